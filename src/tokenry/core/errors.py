@@ -1,0 +1,19 @@
+"""The one exception for what a user can put right: a sentence that says what was given, what is allowed, what to do."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave; its message is one clear sentence, shown without a stack trace."""
+
+
+def require_share(share: float, name: str = "share") -> None:
+    """Raise `UserError` unless `share` is a fraction in (0, 1]."""
+    if not 0.0 < share <= 1.0:
+        raise UserError(
+            f"{name} must be in (0, 1], got {share}: to train on nothing is never meant; use {name}=1.0 for all tokens."
+        )
+
+
+def require_fraction(value: float, name: str) -> None:
+    """Raise `UserError` unless `value` is in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise UserError(f"{name} must be in [0, 1], got {value}.")

@@ -1,0 +1,320 @@
+"""Per-token NLL, entropy and weighted cross-entropy from hidden states, never holding logits beyond a chunk of rows.
+
+Two passes: score without a graph (`row_nll`), choose, then form loss and gradients of the chosen rows only
+(`weighted_cross_entropy`, gradients in the forward, so nothing of size rows × vocabulary waits for the backward):
+
+    nll[t]  = logsumexp(logits[t - 1]) − logits[t - 1, labels[t]]
+    loss    = Σ weights[t] · nll[t]
+    logits  = softcap · tanh(scale · (hidden @ weight.T + bias) / softcap)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from tokenry.core.alignment import at_tokens, predicting_rows
+from tokenry.core.errors import UserError
+
+# 16 million logits (64 MB in float32) are enough to keep every matrix product busy on CPU and GPU alike.
+CHUNK_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The map from hidden states to logits of one causal language model.
+
+    `module` maps a row of hidden states to raw logits, which are then multiplied by `scale` and soft-capped.
+    """
+
+    module: nn.Module
+    vocabulary: int
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The module itself where it is a plain matrix held whole on this device: the gradients then need no autograd.
+
+        An adapter on the head, a quantised head or a sharded one (FSDP2, ZeRO-3) keeps its own forward instead.
+        """
+        plain = type(self.module) is nn.Linear and type(self.module.weight) in (nn.Parameter, Tensor)
+        return self.module if plain and not hasattr(self.module.weight, "ds_id") else None  # type: ignore[return-value]
+
+    def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
+        """Compute the logits of `rows`, in float32 (float64 for a float64 model)."""
+        raw: Tensor = self.module(rows)
+        logits = raw.to(_accumulation_dtype(raw.dtype))
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """Find the transformers causal language model inside PEFT, DDP and other wrappers.
+
+    Raises:
+        UserError: there is no model with an output head.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
+            return module
+    raise UserError(
+        f"{type(model).__name__} has no output head: a causal language model (AutoModelForCausalLM) is needed."
+    )
+
+
+def output_head(model: nn.Module) -> OutputHead:
+    """Read how a transformers causal language model makes logits: head, scale and soft-cap.
+
+    Scales go by several names: `logit_scale` (Cohere), `logits_scaling` (Granite, divides), `lm_head_multiplier` (Falcon-H1).
+
+    Raises:
+        UserError: the model has no output head.
+    """
+    inner = causal_lm(model)
+    config = inner.config.get_text_config()
+    scale = 1.0
+    for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
+        value = getattr(config, name, None)
+        if value is not None:
+            scale *= float(value) ** power
+    head = inner.get_output_embeddings()
+    return OutputHead(
+        module=head,
+        vocabulary=config.vocab_size,
+        scale=scale,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def check_output_head(model: nn.Module) -> None:
+    """Compare the logits that `output_head` explains with the model's own, on a few tokens.
+
+    A model whose forward does more than head, scale and soft-cap would otherwise be trained on the wrong loss in silence.
+
+    Raises:
+        UserError: the two differ.
+    """
+    inner = causal_lm(model)
+    head = output_head(inner)
+    device = next(inner.parameters()).device
+    ids = torch.arange(1, 5, device=device).clamp(max=head.vocabulary - 1)[None]
+    training = inner.training
+    inner.eval()
+    with torch.no_grad():
+        expected = inner(input_ids=ids, use_cache=False).logits[0]
+        hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        explained = head.logits(hidden)[:, : expected.shape[-1]]
+    inner.train(training)
+    largest = expected.float().abs().max()
+    if not torch.allclose(
+        explained.to(expected.dtype), expected, atol=1e-2 * float(largest) + 1e-6, rtol=1e-2
+    ):
+        raise UserError(
+            f"{type(inner).__name__} computes its logits in a way that tokenry does not know (not head, scale and "
+            "soft-cap): per-token losses would be wrong, so this model cannot be used."
+        )
+
+
+def row_nll(
+    rows: Float[Tensor, "rows dim"],
+    targets: Int[Tensor, "rows"],
+    head: OutputHead,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Float[Tensor, "rows"]:
+    """Compute −log p(target) of every row in nats, without a graph, in float32."""
+    nll = torch.empty(targets.shape, dtype=_accumulation_dtype(rows.dtype), device=rows.device)
+    with torch.no_grad():
+        for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
+            nll[part] = _nll_of_logits(_logits(rows[part], head), targets[part])
+    return nll
+
+
+def row_entropy(
+    rows: Float[Tensor, "rows dim"], head: OutputHead, *, chunk_elements: int = CHUNK_ELEMENTS
+) -> Float[Tensor, "rows"]:
+    """Compute the entropy of the predicted distribution of every row in nats, without a graph, in float32."""
+    entropy = torch.empty(rows.shape[:1], dtype=_accumulation_dtype(rows.dtype), device=rows.device)
+    with torch.no_grad():
+        for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
+            log_probabilities = _logits(rows[part], head).log_softmax(-1)
+            entropy[part] = -(log_probabilities.exp() * log_probabilities).sum(-1)
+    return entropy
+
+
+def token_nll(
+    hidden_states: Float[Tensor, "batch seq dim"],
+    labels: Int[Tensor, "batch seq"],
+    head: OutputHead,
+    tokens: Bool[Tensor, "batch seq"],
+) -> Float[Tensor, "batch seq"]:
+    """Compute the NLL of `tokens` in nats, aligned to them; nan elsewhere. Only the rows that predict them meet the head."""
+    return at_tokens(row_nll(predicting_rows(hidden_states, tokens), labels[tokens], head), tokens)
+
+
+def token_entropy(
+    hidden_states: Float[Tensor, "batch seq dim"], head: OutputHead, tokens: Bool[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq"]:
+    """Compute the entropy in nats of the distributions that predict `tokens`, aligned to them; nan elsewhere."""
+    return at_tokens(row_entropy(predicting_rows(hidden_states, tokens), head), tokens)
+
+
+def weighted_cross_entropy(
+    hidden_states: Float[Tensor, "batch seq dim"],
+    labels: Int[Tensor, "batch seq"],
+    weights: Float[Tensor, "batch seq"],
+    head: OutputHead,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch seq"]]:
+    """Sum weights[t] · nll[t] over the tokens with a non-zero weight, with gradients; the others never meet the head.
+
+    Returns:
+        The sum (0 with a graph when every weight is zero), and the NLL of the weighted tokens in nats (nan elsewhere).
+    """
+    tokens = weights != 0
+    rows = predicting_rows(hidden_states, tokens)
+    targets, row_weights = labels[tokens], weights[tokens]
+    linear = head.linear
+    if linear is None:
+        total, nll = _through_module(rows, targets, row_weights, head, chunk_elements)
+    else:
+        total, nll = _FusedCrossEntropy.apply(
+            rows, linear.weight, linear.bias, targets, row_weights, head.scale, head.softcap, chunk_elements
+        )
+    if not targets.numel():
+        total = total + hidden_states.sum() * 0.0
+    return total, at_tokens(nll.detach(), tokens)
+
+
+def _through_module(
+    rows: Tensor, targets: Tensor, weights: Tensor, head: OutputHead, chunk_elements: int
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy through the head's own forward, recomputing each chunk of logits in the backward."""
+
+    def chunk_nll(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head.logits(chunk), chunk_targets, reduction="none")
+
+    parts = list(_chunks(rows.shape[0], head.vocabulary, chunk_elements)) or [slice(0, 0)]
+    nll = torch.cat([checkpoint(chunk_nll, rows[part], targets[part], use_reentrant=False) for part in parts])
+    return (nll * weights).sum(), nll
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients of a linear head chunk by chunk in one go: three matrix products per row and none in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        scale: float,
+        softcap: float | None,
+        chunk_elements: int,
+    ) -> tuple[Tensor, Tensor]:
+        accumulate = _accumulation_dtype(rows.dtype)
+        matrix = _matmul_operand(weight)
+        grad_rows = torch.empty_like(rows) if rows.requires_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=accumulate) if weight.requires_grad else None
+        grad_bias = (
+            torch.zeros_like(bias, dtype=accumulate) if bias is not None and bias.requires_grad else None
+        )
+        nll = torch.empty(targets.shape, dtype=accumulate, device=rows.device)
+        for part in _chunks(rows.shape[0], weight.shape[0], chunk_elements):
+            chunk = rows[part].to(matrix.dtype)
+            logits = _linear_logits(chunk, matrix, bias, scale, softcap)
+            slope = None if softcap is None else 1 - (logits / softcap).square()
+            nll[part] = _nll_of_logits(logits, targets[part], keep_probabilities=True)
+            gradient = logits
+            gradient[torch.arange(chunk.shape[0], device=rows.device), targets[part]] -= 1
+            gradient *= (weights[part] * scale)[:, None]
+            if slope is not None:
+                gradient *= slope
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0)
+            gradient = gradient.to(matrix.dtype)
+            if grad_rows is not None:
+                grad_rows[part] = torch.mm(gradient, matrix)
+            if grad_weight is not None:
+                if gradient.dtype == accumulate:
+                    grad_weight.addmm_(gradient.t(), chunk)
+                else:
+                    grad_weight += torch.mm(gradient.t(), chunk)
+        ctx.gradients = (grad_rows, grad_weight, grad_bias)
+        ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(nll)
+        return (weights * nll).sum(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "weighted_cross_entropy forms its gradients once: backward was called a second time."
+            )
+        scaled = [
+            None if gradient is None else gradient.mul_(grad_total).to(dtype)
+            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        ]
+        ctx.gradients = None
+        return (*scaled, None, None, None, None, None)
+
+
+def _logits(rows: Tensor, head: OutputHead) -> Tensor:
+    linear = head.linear
+    if linear is None:
+        return head.logits(rows)
+    matrix = _matmul_operand(linear.weight)
+    return _linear_logits(rows.to(matrix.dtype), matrix, linear.bias, head.scale, head.softcap)
+
+
+def _linear_logits(
+    rows: Tensor, matrix: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Logits of a plain matrix, in a fresh float32 buffer that the caller may overwrite."""
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = (
+            torch.mm(rows, matrix.t()) if bias is None else torch.addmm(bias.to(rows.dtype), rows, matrix.t())
+        )
+    logits = logits.to(_accumulation_dtype(logits.dtype))
+    if scale != 1.0:
+        logits *= scale
+    if softcap is not None:
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
+    return logits
+
+
+def _nll_of_logits(logits: Tensor, targets: Tensor, *, keep_probabilities: bool = False) -> Tensor:
+    """NLL of `targets`, in place: `logits` are overwritten (by the probabilities where these are kept)."""
+    logits -= logits.amax(-1, keepdim=True)
+    of_target = logits.gather(-1, targets[:, None])[:, 0]
+    normaliser = logits.exp_().sum(-1)
+    if keep_probabilities:
+        logits /= normaliser[:, None]
+    return normaliser.log() - of_target
+
+
+def _matmul_operand(weight: Tensor) -> Tensor:
+    """The head's matrix in the dtype that a matrix product would use here: autocast's where it is on."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _chunks(rows: int, vocabulary: int, chunk_elements: int) -> Iterator[slice]:
+    size = max(1, chunk_elements // vocabulary)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))

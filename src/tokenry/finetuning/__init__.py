@@ -1,0 +1,52 @@
+"""Fine-tune a language model on the tokens that matter."""
+
+from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.dataset_weights import DatasetWeights
+from tokenry.finetuning.history import (
+    AdapterOff,
+    BaseModel,
+    Checkpoint,
+    HistorySource,
+    MovingAverage,
+    PreviousEpoch,
+    moving_average,
+)
+from tokenry.finetuning.prompt_response import PromptResponseWeights
+from tokenry.finetuning.random_tokens import RandomTokens, random_token_labels
+from tokenry.finetuning.rho1 import Rho1, excess_loss, rho1_mask
+from tokenry.finetuning.signals import AttentionProbe, Signals
+from tokenry.finetuning.small_loss import SmallLoss
+from tokenry.finetuning.sstoken import SSToken, retrospective_excess_loss, select_tokens, sstoken_score
+from tokenry.finetuning.token_cleaning import TokenCleaning, token_cleaning_labels
+from tokenry.finetuning.trainer import TokenWeighingTrainer
+from tokenry.finetuning.weighing import GivenWeights, TokenWeighing
+
+__all__ = [
+    "AdapterOff",
+    "AllTokens",
+    "AttentionProbe",
+    "BaseModel",
+    "Checkpoint",
+    "DatasetWeights",
+    "GivenWeights",
+    "HistorySource",
+    "MovingAverage",
+    "PreviousEpoch",
+    "PromptResponseWeights",
+    "RandomTokens",
+    "Rho1",
+    "SSToken",
+    "Signals",
+    "SmallLoss",
+    "TokenCleaning",
+    "TokenWeighing",
+    "TokenWeighingTrainer",
+    "excess_loss",
+    "moving_average",
+    "random_token_labels",
+    "retrospective_excess_loss",
+    "rho1_mask",
+    "select_tokens",
+    "sstoken_score",
+    "token_cleaning_labels",
+]

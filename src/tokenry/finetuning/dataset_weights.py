@@ -1,0 +1,26 @@
+"""Dataset weights: learn from each token as much as the data says.
+
+The data carries a column `weight` (a float per sample) or `token_weights` (a float per token, aligned to `input_ids`).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.weighing import GivenWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetWeights(GivenWeights):
+    """Weigh tokens by the column `weight` or `token_weights` of the data."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The weights in the data."""
+        return frozenset({"dataset_weight"})
+
+    def given(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """What the data says."""
+        return signals["dataset_weight"]

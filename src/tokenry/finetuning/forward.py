@@ -1,0 +1,164 @@
+"""A token loss inside the model's own forward: backbone, signals, choice, loss, in one call that every wrapper sees.
+
+`model(**batch, token_loss=loss)` runs the backbone and hands it to `loss`, in place of making logits. Because it happens in
+`forward`, DDP, FSDP, DeepSpeed, autocast, PEFT and gradient checkpointing work as for any other forward.
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from tokenry.core.alignment import first_tokens, prompt_tokens
+from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
+from tokenry.core.losses import causal_lm, output_head, token_entropy, token_nll, weighted_cross_entropy
+from tokenry.finetuning.signals import AttentionProbe, Signals
+from tokenry.finetuning.weighing import TokenWeighing
+
+Backbone = Callable[[], Any]
+
+
+@runtime_checkable
+class TokenLoss(Protocol):
+    """What a patched model calls instead of making logits."""
+
+    def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
+        """Run `backbone` (its output carries `last_hidden_state`) and return a loss."""
+        ...
+
+
+@dataclass
+class TokenLossOutput(ModelOutput):
+    """Output of a model called with `token_loss`: the loss, and the router's auxiliary loss where there is one."""
+
+    loss: Tensor | None = None
+
+
+def add_token_loss(model: nn.Module) -> None:
+    """Teach a causal language model to take `token_loss`; without it the forward is the original one.
+
+    Raises:
+        UserError: there is no causal language model inside `model`.
+    """
+    inner = causal_lm(model)
+    if getattr(inner.forward, "takes_token_loss", False):
+        return
+    original = inner.forward
+
+    @functools.wraps(original)
+    def forward(self: PreTrainedModel, *args: Any, token_loss: TokenLoss | None = None, **kwargs: Any) -> Any:
+        if token_loss is None:
+            return original(*args, **kwargs)
+        kwargs = {**kwargs, "use_cache": False}
+        return TokenLossOutput(loss=token_loss(functools.partial(self.base_model, *args, **kwargs), self))
+
+    forward.takes_token_loss = True
+    inner.forward = types.MethodType(forward, inner)
+
+
+class NllOnly:
+    """Score without a graph: `nll` holds the NLL in nats of the learnable tokens afterwards, nan elsewhere."""
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+        self.nll: Tensor = torch.empty(0)
+
+    def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
+        """Run the backbone and score the learnable tokens."""
+        with torch.no_grad():
+            hidden_states = backbone().last_hidden_state
+            self.nll = token_nll(
+                hidden_states, self.signals.labels, output_head(model), self.signals.learnable
+            )
+        return self.nll.new_zeros(())
+
+
+class WeighedLoss:
+    """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
+
+    Afterwards `weights` and `signals` tell what was chosen and why, and `nll` holds every NLL that was computed.
+
+    Args:
+        weighing: turns signals into weights.
+        signals: what is known before the forward (labels, segments, history, static signals).
+        content: tokens that are content rather than template, for sink-aware attention.
+        extra: signals to compute beyond those the weighing needs.
+    """
+
+    def __init__(
+        self,
+        weighing: TokenWeighing,
+        signals: Signals,
+        content: Bool[Tensor, "batch seq"] | None = None,
+        extra: frozenset[str] = frozenset(),
+    ) -> None:
+        self.weighing = weighing
+        self.signals = signals
+        self.content = content
+        self.needed = extra | (weighing.needs if weighing.selects(signals.epoch) else frozenset())
+        self.weights: Tensor = torch.empty(0)
+        self.nll: Tensor = torch.empty(0)
+
+    def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
+        """Run the backbone, compute the needed signals, weigh the tokens, and sum their weighted NLL."""
+        labels, learnable, head = self.signals.labels, self.signals.learnable, output_head(model)
+        with ExitStack() as stack:
+            attention = None
+            if "prompt_attention" in self.needed:
+                probe = self.weighing.attention_probe
+                attention = stack.enter_context(_PromptAttention(model, probe, self.signals, self.content))
+            hidden_states = backbone().last_hidden_state
+        values: dict[str, Tensor] = {}
+        if attention is not None:
+            values["prompt_attention"] = attention.read()
+        if "nll" in self.needed:
+            values["nll"] = token_nll(hidden_states, labels, head, learnable)
+        if "entropy" in self.needed:
+            values["entropy"] = token_entropy(hidden_states, head, learnable)
+        self.signals = self.signals.with_values(**values)
+        self.weights = self.weighing.weigh(self.signals)
+        total, nll = weighted_cross_entropy(hidden_states, labels, self.weights, head)
+        self.nll = values.get("nll", nll)
+        return total
+
+
+class _PromptAttention:
+    """Reads the attention of response tokens to the prompt while the backbone runs."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        probe: AttentionProbe,
+        signals: Signals,
+        content: Bool[Tensor, "batch seq"] | None,
+    ) -> None:
+        segments, learnable = signals.segments, signals.learnable
+        self.learnable, self.columns = learnable, probe.columns
+        prompt = prompt_tokens(learnable, segments)
+        if probe.columns == "content":
+            first = first_tokens(segments)
+            wanted = prompt & ~first if content is None else prompt & content & ~first
+            sets = torch.stack([wanted, first], dim=1)
+        else:
+            sets = prompt[:, None]
+        self.mass = attention_mass(model, probe.layers, sets)
+
+    def __enter__(self) -> "_PromptAttention":
+        self.reading = self.mass.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.mass.__exit__(*error)
+
+    def read(self) -> Float[Tensor, "batch seq"]:
+        """Reduce what was read to one number per response token."""
+        reduce = sink_aware_prompt_attention if self.columns == "content" else prompt_attention
+        return reduce(self.reading.by_layer, self.learnable)

@@ -1,0 +1,173 @@
+"""Where `history_nll` comes from: an earlier state of the model in training.
+
+base            the model before training: one pass over the data, cached on disk (the paper's choice)
+adapter_off     the same for LoRA without a pass or a cache: the adapters are switched off for one forward more per step
+ema             an exponential moving average of the trained weights (of the adapter for LoRA), one forward more per step
+previous_epoch  what each token cost in the epoch before: free; the first epoch learns from all tokens
+PATH            any checkpoint, one pass over the data, cached on disk
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tokenry.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class HistorySource:
+    """An earlier state of the model.
+
+    `static_model` names the model of a pass before training (None: no such pass).
+    `live` asks for one forward more per step, under `earlier_weights`. `from_last_epoch` reads last epoch's losses.
+    """
+
+    static_model: str | None = None
+    live: bool = False
+    from_last_epoch: bool = False
+
+    @contextmanager
+    def earlier_weights(self, model: nn.Module) -> Iterator[None]:
+        """While open, `model` computes with its earlier weights."""
+        yield
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that has no such history, before any work starts."""
+        return
+
+    def after_step(self, model: nn.Module) -> None:
+        """Follow the model after an optimisation step."""
+        return
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be saved with a checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what was saved with a checkpoint."""
+        return
+
+
+@dataclass(frozen=True)
+class BaseModel(HistorySource):
+    """The model before training."""
+
+    static_model: str | None = "base"
+
+
+@dataclass(frozen=True)
+class Checkpoint(HistorySource):
+    """Another state of the model, read from `static_model` (a path or a name)."""
+
+
+@dataclass(frozen=True)
+class PreviousEpoch(HistorySource):
+    """The loss each token had in the epoch before."""
+
+    from_last_epoch: bool = True
+
+
+@dataclass(frozen=True)
+class AdapterOff(HistorySource):
+    """The base model of a PEFT run: adapters switched off."""
+
+    live: bool = True
+
+    def check(self, model: nn.Module) -> None:
+        """Only a PEFT model has adapters to switch off."""
+        if not hasattr(model, "disable_adapter"):
+            raise UserError(
+                "history='adapter_off' needs a PEFT model: pass peft_config=LoraConfig(...), or use history='base'."
+            )
+
+    @contextmanager
+    def earlier_weights(self, model: nn.Module) -> Iterator[None]:
+        """Switch the adapters off."""
+        with model.disable_adapter():  # type: ignore[operator]
+            yield
+
+
+@dataclass(frozen=True)
+class MovingAverage(HistorySource):
+    """An exponential moving average of the trained parameters: average ← decay · average + (1 − decay) · current.
+
+    Source: ssToken (arXiv 2510.18250), history update.
+    """
+
+    live: bool = True
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise UserError(f"the decay of the moving average must be in [0, 1), got {self.decay}.")
+        object.__setattr__(self, "_averages", {})
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averaged parameters by name."""
+        return self._averages  # type: ignore[attr-defined]
+
+    def check(self, model: nn.Module) -> None:
+        """Start from the model before training."""
+        self.averages.clear()
+        for name, parameter in _trained(model):
+            self.averages[name] = parameter.detach().clone()
+
+    @contextmanager
+    def earlier_weights(self, model: nn.Module) -> Iterator[None]:
+        """Put the averages in place of the parameters."""
+        with torch.no_grad():
+            current = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+            for name, parameter in _trained(model):
+                parameter.copy_(self.averages[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in _trained(model):
+                    parameter.copy_(current[name])
+
+    def after_step(self, model: nn.Module) -> None:
+        """Move the averages towards the parameters."""
+        with torch.no_grad():
+            for name, parameter in _trained(model):
+                moving_average(self.averages[name], parameter.detach(), self.decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages."""
+        return self.averages
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up saved averages."""
+        for name, average in self.averages.items():
+            average.copy_(state[name])
+
+
+def moving_average(average: Tensor, current: Tensor, decay: float) -> Tensor:
+    """Update `average` in place to decay · average + (1 − decay) · current, and return it.
+
+    Source: ssToken (arXiv 2510.18250), history update with alpha = decay.
+    """
+    return average.mul_(decay).add_(current.to(average.device), alpha=1 - decay)
+
+
+_NAMED = {
+    "base": BaseModel,
+    "adapter_off": AdapterOff,
+    "ema": MovingAverage,
+    "previous_epoch": PreviousEpoch,
+}
+
+
+def parse_history(history: str | HistorySource) -> HistorySource:
+    """Turn a name, a checkpoint's path or a source into a source."""
+    if isinstance(history, HistorySource):
+        return history
+    return _NAMED[history]() if history in _NAMED else Checkpoint(static_model=history)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,118 @@
+"""Per-token NLL of a data set under one model, computed once and kept on disk for every later run.
+
+The cache is content-addressed: an entry is found by the hash of a sample's ids and targets, the file by the fingerprint of
+the model's weights. So it cannot be read for another tokenizer, template, maximum length or model, and does not care
+about order, packing or filtering; what is missing is computed and added.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tokenry.core.errors import UserError
+from tokenry.core.files import atomic_write
+
+FORMAT = "tokenry-nll-1"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: its ids, which of them are targets, and the index of every token in the training set."""
+
+    input_ids: np.ndarray
+    targets: np.ndarray
+    token_index: np.ndarray
+    key: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(np.ascontiguousarray(self.input_ids, dtype=np.int64).tobytes())
+        digest.update(np.packbits(self.targets).tobytes())
+        object.__setattr__(self, "key", digest.digest())
+
+    @property
+    def target_index(self) -> Tensor:
+        """The indices of the targets in the training set."""
+        return torch.from_numpy(self.token_index[self.targets])
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Hash the weights of a model, its adapters left out: names, shapes, dtypes, sums and a few values of every parameter.
+
+    A step of training anywhere changes it; reading it costs one pass over the weights. A PEFT model has the fingerprint of
+    its base model.
+    """
+    adapter = getattr(getattr(model, "base_model", None), "prefix", None)
+    digest = hashlib.blake2b(digest_size=12)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if (adapter and adapter in name) or ".modules_to_save." in name:
+                continue
+            values = parameter.flatten()
+            some = values[:: max(1, values.numel() // 16)].double()
+            sums = torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
+            plain = re.sub(r"^base_model\.model\.|\.base_layer|\.original_module", "", name)
+            digest.update(f"{plain} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(torch.cat([sums, some]).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class NllCache:
+    """The losses known for one model, in `folder`; safe to share between runs.
+
+    Raises:
+        UserError: the file is damaged, or holds the losses of another model.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.path = folder / f"nll-{fingerprint}.safetensors"
+        self.fingerprint = fingerprint
+        self.entries = self._read() if self.path.exists() else {}
+
+    def get(self, sample: Sample) -> Tensor | None:
+        """The NLL in nats of the targets of `sample`, in order, or None when it is not known."""
+        return self.entries.get(sample.key)
+
+    def add(self, samples: Sequence[Sample], losses: Sequence[Tensor]) -> None:
+        """Add the losses of new samples and write the file, keeping what another run added meanwhile."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            if self.path.exists():
+                self.entries = {**self._read(), **self.entries}
+            self.entries.update({sample.key: loss for sample, loss in zip(samples, losses, strict=True)})
+            keys = torch.from_numpy(
+                np.frombuffer(b"".join(self.entries), dtype=np.uint8).reshape(-1, 16).copy()
+            )
+            lengths = torch.tensor([loss.numel() for loss in self.entries.values()])
+            values = torch.cat(list(self.entries.values())) if self.entries else torch.empty(0)
+            with atomic_write(self.path) as partial:
+                save_file(
+                    {"keys": keys, "lengths": lengths, "values": values.float()},
+                    partial,
+                    metadata={"format": FORMAT, "model": self.fingerprint},
+                )
+
+    def _read(self) -> dict[bytes, Tensor]:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                keys, lengths, values = (file.get_tensor(name) for name in ("keys", "lengths", "values"))
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"the history cache {self.path} is damaged ({error}): delete it, and it will be computed again."
+            ) from error
+        if metadata.get("format") != FORMAT or metadata.get("model") != self.fingerprint:
+            raise UserError(
+                f"the history cache {self.path} holds the losses of another model ({metadata.get('model', 'unknown')}, "
+                f"not {self.fingerprint}): delete it, and it will be computed again."
+            )
+        return dict(zip((key.tobytes() for key in keys.numpy()), values.split(lengths.tolist()), strict=True))

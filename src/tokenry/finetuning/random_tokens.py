@@ -1,0 +1,68 @@
+"""Random tokens: learn from a random share of the response tokens, drawn once.
+
+The control that every token selection must beat (ssToken, arXiv 2510.18250; the draw follows the released code of
+TokenCleaning, arXiv 2502.01968): list all response tokens of the data set in order and sample int(share · N) of them.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokenry.core.choices import Rounding
+from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.weighing import Scope, TokenWeighing
+
+
+def random_sample(count: int, share: float, seed: int) -> list[int]:
+    """Draw int(share · count) positions out of `count`, without replacement, as the released code does."""
+    return random.Random(seed).sample(range(count), int(count * share))
+
+
+def random_token_labels(labels: Sequence[Sequence[int]], share: float, seed: int = 42) -> list[list[int]]:
+    """Keep the labels of a random share of the response tokens of a data set; the others become -100.
+
+    Source: TokenCleaning (arXiv 2502.01968), random baseline.
+    """
+    places = [(row, t) for row, ids in enumerate(labels) for t, label in enumerate(ids) if label != -100]
+    kept = {places[position] for position in random_sample(len(places), share, seed)}
+    return [
+        [label if (row, t) in kept else -100 for t, label in enumerate(ids)] for row, ids in enumerate(labels)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomTokens(TokenWeighing):
+    """Learn from a random share of the tokens, the same in every epoch.
+
+    Args:
+        seed: seed of the draw.
+        scope: `dataset` samples over all tokens; `sample` keeps the same share of each sample.
+    """
+
+    scope: Scope = "dataset"
+    rounding: Rounding = "floor"
+    seed: int = 42
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """One uniform number per token."""
+        return frozenset({"uniform"})
+
+    def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """A number that knows nothing."""
+        return signals["uniform"]
+
+    def choose(self, signals: Signals) -> Bool[Tensor, "batch seq"]:
+        """Sample over the whole data set, or rank uniform numbers within samples."""
+        if self.scope != "dataset":
+            return super().choose(signals)
+        learnable = signals.learnable
+        chosen = torch.zeros(int(learnable.sum()), dtype=torch.bool, device=learnable.device)
+        chosen[random_sample(chosen.numel(), self.share, self.seed)] = True
+        kept = torch.zeros_like(learnable)
+        kept[learnable] = chosen
+        return kept

@@ -1,0 +1,89 @@
+"""TokenCleaning: before training, keep the tokens that a reference model predicts better than the base model.
+
+Source: Token Cleaning: Fine-Grained Data Selection for LLM Supervised Fine-Tuning (arXiv 2502.01968).
+
+    score = base_nll − reference_nll
+    kept  = the int(share · N) highest scores of the whole data set (`scope="sample"`: of each sample, which can be none)
+
+The self-evolving form, in which the reference improves with the data, is `self_evolving_cleaning`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenry.core.choices import Rounding, top_share
+from tokenry.core.errors import UserError
+from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.weighing import Scope, TokenWeighing
+
+
+def token_cleaning_labels(
+    labels: Sequence[Sequence[int]],
+    base_nll: Sequence[Sequence[float]],
+    reference_nll: Sequence[Sequence[float]],
+    share: float,
+    scope: Scope = "dataset",
+) -> list[list[int]]:
+    """Keep the labels of the response tokens with the highest base − reference NLL; the others become -100.
+
+    Args:
+        labels: one list per sample, -100 where nothing is learned.
+        base_nll: NLL of every token under the base model, in nats.
+        reference_nll: NLL of every token under the reference model, in nats.
+        share: fraction of the response tokens, in (0, 1].
+        scope: rank over the whole `dataset`, or within each `sample`.
+
+    Raises:
+        UserError: the losses of a sample have another length than its labels.
+
+    Source: TokenCleaning, fixed-model cleaning.
+    """
+    for name, losses in (("base", base_nll), ("reference", reference_nll)):
+        for number, (row, values) in enumerate(zip(labels, losses, strict=True)):
+            if len(row) != len(values):
+                raise UserError(
+                    f"sample {number} has {len(row)} labels but {len(values)} {name} losses: were they computed on other data?"
+                )
+    flat = torch.tensor([list(chain.from_iterable(labels))])
+    score = torch.tensor([list(chain.from_iterable(base_nll))], dtype=torch.float64) - torch.tensor(
+        [list(chain.from_iterable(reference_nll))], dtype=torch.float64
+    )
+    sample = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor([len(row) for row in labels]))[
+        None
+    ]
+    groups = sample if scope == "sample" else None
+    kept = top_share(score, flat != -100, share, groups, rounding="floor")
+    cleaned = iter(torch.where(kept, flat, -100)[0].tolist())
+    return [[next(cleaned) for _ in row] for row in labels]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCleaning(TokenWeighing):
+    """Select once, before training, by the difference of two fixed models.
+
+    Args:
+        reference: path or name of the reference model; None where the trainer is given one (`reference_model=`).
+    """
+
+    scope: Scope = "dataset"
+    rounding: Rounding = "floor"
+    reference: str | None = None
+
+    @property
+    def reference_model(self) -> str | None:
+        """The reference asked for."""
+        return self.reference
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The losses of both models."""
+        return frozenset({"base_nll", "reference_nll"})
+
+    def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """How much better the reference predicts the token."""
+        return signals["base_nll"] - signals["reference_nll"]

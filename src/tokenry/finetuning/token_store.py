@@ -1,0 +1,100 @@
+"""Numbers about the tokens of a training set, kept in flat columns and found by the token's index.
+
+Every token of the prepared data set has one index for life. A signal computed before training, a weight given in the data
+or last epoch's choice is a flat column; a batch carries the indices of its tokens, so shuffling, packing, filtering and
+any number of epochs find the right number again.
+"""
+
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int, Num, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tokenry.core.errors import UserError
+from tokenry.core.files import atomic_write
+
+
+class TokenStore:
+    """Named float32 columns over the tokens of a training set."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.columns: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Shaped[Tensor, "tokens"]) -> None:
+        """Add or replace a column.
+
+        Raises:
+            UserError: the column has another length than the data.
+        """
+        if values.numel() != self.size:
+            raise UserError(
+                f"{name} has {values.numel()} values but the training data {self.size} tokens: "
+                "it was made for other data, another tokenizer or another maximum length."
+            )
+        self.columns[name] = values.float()
+
+    def look_up(
+        self, names: Iterable[str], token_index: Int[Tensor, "batch seq"]
+    ) -> dict[str, Float[Tensor, "batch seq"]]:
+        """Read columns for the tokens of a batch, on its device; nan where the index is -1 (padding)."""
+        if not self.size:
+            return {}
+        index = token_index.cpu()
+        missing = index < 0
+        return {
+            name: self.columns[name][index.clamp(min=0)]
+            .masked_fill(missing, float("nan"))
+            .to(token_index.device)
+            for name in names
+            if name in self.columns
+        }
+
+    def record(
+        self,
+        name: str,
+        token_index: Int[Tensor, "batch seq"],
+        values: Num[Tensor, "batch seq"],
+        where: Bool[Tensor, "batch seq"],
+    ) -> None:
+        """Write one number per token of a batch; tokens never recorded are nan."""
+        column = self.columns.setdefault(name, torch.full((self.size,), float("nan")))
+        places = where & (token_index >= 0)
+        column[token_index[places].cpu()] = values[places].float().cpu()
+
+    def share_between_ranks(self, names: Iterable[str], device: torch.device) -> None:
+        """Under torch.distributed, give every rank what the others recorded; else do nothing."""
+        if not torch.distributed.is_initialized():
+            return
+        for name in names:
+            if name in self.columns:
+                column = self.columns[name]
+                known = (~column.isnan()).float().to(device)
+                values = column.nan_to_num(0.0).to(device)
+                torch.distributed.all_reduce(known)
+                torch.distributed.all_reduce(values)
+                self.columns[name] = torch.where(known > 0, values / known.clamp(min=1), float("nan")).cpu()
+
+    def save(self, path: Path, names: Iterable[str], others: Mapping[str, Tensor]) -> None:
+        """Write the columns `names` and `others` to a safetensors file, atomically."""
+        columns = {name: self.columns[name] for name in names if name in self.columns}
+        with atomic_write(path) as partial:
+            save_file({**columns, **others}, partial)
+
+    def load(self, path: Path, others: Container[str]) -> dict[str, Tensor]:
+        """Read columns back; return the `others` of the file.
+
+        Raises:
+            UserError: the file is damaged or belongs to other data.
+        """
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}): resume from an earlier checkpoint.") from error
+        for name in [name for name in tensors if name not in others]:
+            self.add(name, tensors.pop(name))
+        return tensors

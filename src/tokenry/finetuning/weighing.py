@@ -1,0 +1,186 @@
+"""Token weighing: how much of each token a fine-tuning loss learns from.
+
+A weighing names the signals it needs and scores the tokens with them; this base turns the score into weights:
+
+    kept    = the `share` of learnable tokens with the highest score, per sample, batch or data set
+    weights = 1 where kept, `dropped_weight` elsewhere
+    loss    = Σ weights · nll / Σ weights        (over the whole optimisation step, all ranks)
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokenry.core.choices import Rounding, group_counts, kept_counts, top_share
+from tokenry.core.errors import UserError, require_fraction, require_share
+from tokenry.finetuning.history import HistorySource, parse_history
+from tokenry.finetuning.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
+
+Scope = Literal["sample", "batch", "dataset"]
+Reduction = Literal["token", "sample", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenWeighing:
+    """Base of all weighings: subclass it, set `needs` and write `score`.
+
+    Args:
+        share: fraction of the learnable tokens to keep, in (0, 1].
+        dropped_weight: weight of the tokens that are not kept, in [0, 1]; 0 is hard selection.
+        warmup_epochs: epochs of plain fine-tuning on all tokens before selection begins.
+        scope: rank the tokens within each `sample`, over the (micro-)`batch`, or once over the `dataset`.
+        reduction: `token`: mean over the weight of the step. `sample`: mean over samples of their weighted mean.
+            `paper`: mean over samples of their weighted sum / (share · R), the form printed in ssToken.
+        rounding: how a share becomes a number of tokens, see `tokenry.core.choices.kept_counts`.
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+
+    share: float = 0.6
+    dropped_weight: float = 0.0
+    warmup_epochs: float = 0.0
+    scope: Scope = "sample"
+    reduction: Reduction = "token"
+    rounding: Rounding = "ceil"
+
+    def __post_init__(self) -> None:
+        require_share(self.share)
+        require_fraction(self.dropped_weight, "dropped_weight")
+        if self.warmup_epochs < 0:
+            raise UserError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs}.")
+        if self.scope not in ("sample", "batch", "dataset"):
+            raise UserError(f"scope must be sample, batch or dataset, got {self.scope!r}.")
+        if self.reduction not in ("token", "sample", "paper"):
+            raise UserError(f"reduction must be token, sample or paper, got {self.reduction!r}.")
+        if self.scope == "dataset" and self.needs & LIVE_SIGNALS:
+            raise UserError(
+                f"scope='dataset' ranks all tokens once, before training, but {type(self).__name__} needs "
+                f"{', '.join(sorted(self.needs & LIVE_SIGNALS))}, which change at every step: use sample or batch."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the signals that `score` reads."""
+        return frozenset()
+
+    @property
+    def learns_from_prompt(self) -> bool:
+        """Whether prompt tokens are targets too."""
+        return False
+
+    def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """Score the tokens: higher = more worth learning from. Only learnable tokens are read."""
+        raise NotImplementedError(f"{type(self).__name__} must define `score` (or `weigh`).")
+
+    def choose(self, signals: Signals) -> Bool[Tensor, "batch seq"]:
+        """Keep the `share` of learnable tokens with the highest score."""
+        return top_share(
+            self.score(signals), signals.learnable, self.share, self._groups(signals), self.rounding
+        )
+
+    def weigh(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """Weigh every token: 1 where kept, `dropped_weight` where not, 0 where nothing may be learned."""
+        learnable = signals.learnable
+        if not self.selects(signals.epoch):
+            return self._reduced(learnable.float(), signals)
+        kept = signals["kept"].bool() if self.scope == "dataset" else self.choose(signals)
+        return self._reduced(torch.where(kept, 1.0, self.dropped_weight) * learnable, signals)
+
+    def weight_sum(self, signals: Signals) -> Float[Tensor, ""]:
+        """Tell what `weigh` will sum to, from the labels (and static signals) alone.
+
+        The loss of an optimisation step is divided by it before its first micro-batch has been scored. A weighing
+        that overrides `weigh` overrides this too.
+        """
+        learnable = signals.learnable
+        if self.reduction != "token":
+            return (group_counts(learnable, signals.segments) > 0).sum().float()
+        count = learnable.sum()
+        if not self.selects(signals.epoch):
+            return count.float()
+        if self.scope == "dataset":
+            kept = (signals["kept"].bool() & learnable).sum()
+        else:
+            kept = kept_counts(
+                group_counts(learnable, self._groups(signals)), self.share, self.rounding
+            ).sum()
+        return kept + self.dropped_weight * (count - kept).float()
+
+    def selects(self, epoch: float) -> bool:
+        """Tell whether any token is weighed differently from another after `epoch` epochs."""
+        return self.share < 1.0 and epoch >= self.warmup_epochs
+
+    @property
+    def static_needs(self) -> frozenset[str]:
+        """The needed signals that are known before training."""
+        return self.needs & STATIC_SIGNALS
+
+    @property
+    def attention_probe(self) -> AttentionProbe:
+        """Which attention `prompt_attention` reads."""
+        return AttentionProbe()
+
+    @property
+    def history_source(self) -> HistorySource:
+        """Where `history_nll` comes from."""
+        return parse_history("base")
+
+    @property
+    def reference_model(self) -> str | None:
+        """Path or name of the model behind `reference_nll`; None where the trainer is given one."""
+        return None
+
+    def describe(self) -> str:
+        """Name the weighing with every option that differs from its default."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _groups(self, signals: Signals) -> Tensor | None:
+        return signals.segments if self.scope == "sample" else None
+
+    def _reduced(self, weights: Tensor, signals: Signals) -> Tensor:
+        if self.reduction == "token":
+            return weights
+        learnable = signals.learnable
+        segment = signals.segments[learnable].long()
+        number = int(segment.max()) + 1 if segment.numel() else 0
+        if self.reduction == "paper" and self.selects(signals.epoch):
+            divisor = torch.bincount(segment, minlength=number).float() * self.share
+        else:
+            divisor = weights.new_zeros(number).index_add_(0, segment, weights[learnable])
+        reduced = torch.zeros_like(weights)
+        reduced[learnable] = weights[learnable] / divisor.clamp(min=1e-12)[segment]
+        return reduced
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenWeights(TokenWeighing):
+    """Base of the weighings that choose nothing: their weights are known from the data."""
+
+    share: float = 1.0
+
+    def given(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """The weight of every token; only learnable tokens are read."""
+        raise NotImplementedError(f"{type(self).__name__} must define `given`.")
+
+    def selects(self, epoch: float) -> bool:
+        """Weights differ as soon as the warm-up is over, whatever the share."""
+        return epoch >= self.warmup_epochs
+
+    def weigh(self, signals: Signals) -> Float[Tensor, "batch seq"]:
+        """The given weights on learnable tokens."""
+        given = self.given(signals) if self.selects(signals.epoch) else torch.ones(signals.labels.shape)
+        learnable = signals.learnable
+        return self._reduced(torch.where(learnable, given.to(learnable.device), 0.0), signals)
+
+    def weight_sum(self, signals: Signals) -> Float[Tensor, ""]:
+        """The sum of the given weights."""
+        return self.weigh(signals).sum()
