@@ -1,0 +1,73 @@
+"""The cache folder: what is expensive to make and can always be made again.
+
+`TOKENRY_CACHE` names the folder, else `XDG_CACHE_HOME/tokenry`, else `~/.cache/tokenry`.
+A folder in it is either whole or absent, however many processes ask for it at once and whenever one of them is killed.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from tokenry.core.errors import UserError
+
+
+def cache_folder(*parts: str) -> Path:
+    """Name the cache folder, or a place inside it; nothing is created."""
+    chosen = os.environ.get("TOKENRY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().joinpath(*parts)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home, "tokenry", *parts)
+
+
+def build_once(folder: Path, build: Callable[[Path], None], needed_bytes: int = 0) -> Path:
+    """Return `folder`, after `build` has filled it if it is not there yet.
+
+    One process builds, in a folder beside it that is renamed when complete; the others wait for it.
+
+    Args:
+        folder: where the result belongs; it exists only when it is complete.
+        build: fills the empty folder it is given.
+        needed_bytes: free space without which building is not begun.
+
+    Raises:
+        UserError: the place cannot be written, or has not enough space.
+    """
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                _require_space(folder.parent, needed_bytes)
+                _build_beside(folder, build)
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder.parent} cannot be written ({error.strerror or error}): free some space or name another "
+            "folder in the environment variable TOKENRY_CACHE."
+        ) from error
+    return folder
+
+
+def _build_beside(folder: Path, build: Callable[[Path], None]) -> None:
+    # The lock makes this name ours alone, so what a killed process left under it can be removed.
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        build(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_space(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f"the cache {folder} has {free / 1e6:.0f} MB of space left and {needed_bytes / 1e6:.0f} MB are needed: free some "
+            "space or name another folder in the environment variable TOKENRY_CACHE."
+        )
