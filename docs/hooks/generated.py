@@ -1,0 +1,183 @@
+"""Puts measured figures into the pages: none is typed by hand.
+
+A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made from what the programs stored:
+    capabilities   docs/results/capabilities.json   written by the tests
+    comparisons    docs/results/*.json              records of `tokenry tune`
+    reproductions  docs/results/*.json              records of `tokenry reproduce`
+    benchmarks     benchmarks/results/*.json        written by `make bench`
+    papers         tokenry.papers                   the catalogue
+Where nothing is stored yet, the page says so.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from tokenry.core.files import read_json
+from tokenry.core.records import Comparison
+from tokenry.papers import catalogue
+from tokenry.report.table import comparison_columns, comparison_rows, findings
+
+ROOT = Path(__file__).parents[2]
+PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in the placeholders of one page (called by mkdocs)."""
+    return PLACEHOLDER.sub(lambda match: SECTIONS[match[1]](ROOT), markdown)
+
+
+def capabilities(root: Path) -> str:
+    """One row per weighing, one column per capability; each cell is what its test said."""
+    path = root / "docs/results/capabilities.json"
+    if not path.exists():
+        return missing("capabilities", "make test")
+    cells = read_json(path)
+    names = list(dict.fromkeys(cell["capability"] for cell in cells))
+    weighings = list(dict.fromkeys(cell["weighing"] for cell in cells))
+    status = {(cell["weighing"], cell["capability"]): cell["status"] for cell in cells}
+    rows = ([weighing, *(status.get((weighing, name), "–") for name in names)] for weighing in weighings)
+    tests = (f"- {cell['weighing']} × {cell['capability']}: `{cell['test']}`" for cell in cells)
+    return table(["weighing", *names], rows) + details("The test behind each cell", "\n".join(tests))
+
+
+def comparisons(root: Path) -> str:
+    """One table per stored `tokenry tune` record: every run beside its control, with standard errors."""
+    records = [Comparison.load(path) for path in stored(root, lambda record: record.get("kind") == "tune")]
+    if not records:
+        return missing("comparisons of weighings", "tokenry tune --compare full,random")
+    return "\n".join(comparison_section(record) for record in records)
+
+
+def comparison_section(record: Comparison) -> str:
+    """Head a comparison by what was trained on what; the same cells and verdicts as in the report."""
+    columns = comparison_columns(record)
+    heads = [
+        "run",
+        *(f"{column.title}, {column.unit}" if column.unit else column.title for column in columns),
+    ]
+    rows = (
+        [escape(name), *(f"{column.cells[row].value}<br>{column.cells[row].note}" for column in columns)]
+        for row, (name, _) in enumerate(comparison_rows(record))
+    )
+    said = "".join(f"- {escape(name)}: {escape(verdict)}\n" for name, verdict in findings(record))
+    weighings = {run.name: run.weighing for run in record.runs}
+    return (
+        f"### {escape(record.model)} on {escape(record.data)}\n\n{said}\n"
+        + table(heads, rows)
+        + settings_details({"created": record.created, **weighings, **record.settings, **record.environment})
+    )
+
+
+def reproductions(root: Path) -> str:
+    """One table per reproduced paper: each claim, the paper's figure, ours, the control's, and the verdict."""
+    records = [read_json(path) for path in stored(root, lambda record: "claims" in record)]
+    if not records:
+        return missing("reproductions", "tokenry reproduce SLUG")
+    return "\n".join(reproduction_section(record) for record in records)
+
+
+def reproduction_section(record: dict[str, Any]) -> str:
+    """Head a reproduction by the paper and its verdict, and end it with every setting."""
+    paper = next(paper for paper in catalogue() if paper.slug == record["slug"])
+    keys = ["claim", "paper", "measured", "control", "verdict"]
+    return (
+        f"### {paper.title}: {record['verdict']}\n\n"
+        f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}); "
+        f"`tokenry reproduce {paper.slug}`, {record['seconds']:.0f} s.\n\n"
+        + table(keys, ([figure(claim[key]) for key in keys] for claim in record["claims"]))
+        + settings_details(record["settings"])
+    )
+
+
+def benchmarks(root: Path) -> str:
+    """One table per benchmark script: the ratio to the peer, the target, and whether it holds."""
+    paths = sorted((root / "benchmarks/results").glob("*.json"))
+    if not paths:
+        return missing("benchmarks", "make bench")
+    return "\n".join(benchmark_section(path.stem, read_json(path)) for path in paths)
+
+
+def benchmark_section(script: str, results: Sequence[dict[str, Any]]) -> str:
+    """Head a benchmark by the command that measured it, and end it with every setting."""
+    rows = (
+        [
+            result["name"],
+            figure(result["ratio"]),
+            figure(result["target"]),
+            "yes" if result["holds"] else "no",
+        ]
+        for result in results
+    )
+    settings = {result["name"]: result["settings"] for result in results}
+    return (
+        f"### {script}\n\n`python benchmarks/{script}.py --json`\n\n"
+        + table(["what", "ratio", "target", "holds"], rows)
+        + settings_details(settings)
+    )
+
+
+def papers(_: Path) -> str:
+    """The catalogue, with what can be reproduced today."""
+    rows = (
+        [
+            f"{paper.number:02d}",
+            f"`{paper.slug}`",
+            f"[{escape(paper.title)}](https://arxiv.org/abs/{paper.arxiv})",
+            f"`{paper.module}`",
+            "yes" if paper.available else "not yet",
+        ]
+        for paper in catalogue()
+    )
+    return table(["no.", "slug", "paper", "module", "available"], rows)
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "capabilities": capabilities,
+    "comparisons": comparisons,
+    "reproductions": reproductions,
+    "benchmarks": benchmarks,
+    "papers": papers,
+}
+
+
+def stored(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[Path]:
+    """Find the stored records of one kind, in the order of their names."""
+    found = []
+    for path in sorted((root / "docs/results").glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and wanted(content):
+            found.append(path)
+    return found
+
+
+def missing(what: str, command: str) -> str:
+    """Say plainly that nothing was measured yet."""
+    return f'!!! info "Not measured yet"\n    No {what} are stored in this version. `{command}` makes them.\n'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return (
+        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        + "\n"
+    )
+
+
+def details(title: str, markdown: str) -> str:
+    """Fold away what most readers skip."""
+    indented = "\n".join(f"    {line}" for line in markdown.splitlines())
+    return f'\n??? note "{title}"\n{indented}\n'
+
+
+def settings_details(settings: dict[str, Any]) -> str:
+    """Fold away the settings, one per line."""
+    return details("Settings", "\n".join(f"- {escape(key)}: `{value}`" for key, value in settings.items()))
+
+
+def figure(value: str | float) -> str:
+    """Write a figure; text is escaped."""
+    return escape(value, quote=False) if isinstance(value, str) else f"{value:.4g}"

@@ -1,0 +1,5 @@
+"""`python -m tokenry` is `tokenry`."""
+
+from tokenry.cli import main
+
+main()

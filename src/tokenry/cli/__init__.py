@@ -1,0 +1,45 @@
+"""The command line: one file per verb, each a plain function that is made a command here.
+
+A verb imports what is heavy inside its function, so that `tokenry --help` answers at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from tokenry import __version__
+from tokenry.cli.console import verb
+from tokenry.cli.papers import papers
+from tokenry.cli.reproduce import reproduce
+
+app = typer.Typer(
+    name="tokenry",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _function in (papers, reproduce):
+    app.command()(verb(_function))
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"tokenry {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _tokenry(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """tokenry: fine-tune, score and study language models token by token."""
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit code."""
+    app()

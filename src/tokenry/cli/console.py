@@ -1,0 +1,139 @@
+"""What every verb of the command line shares: results on stdout, all else on stderr, errors in one sentence.
+
+A verb is a plain function; `verb` makes a command of it, with `--quiet` and `--debug`.
+Exit codes: 0 ok, 1 failed, 2 bad usage or bad input (`UserError`).
+"""
+
+import contextlib
+import functools
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tokenry.core.errors import UserError
+
+Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, only the result.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+
+
+@dataclass(frozen=True)
+class _Streams:
+    results: TextIO
+    notes: TextIO
+    quiet: bool
+
+
+_streams: ContextVar[_Streams] = ContextVar("streams")
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a plain function.
+
+    While it runs, stdout belongs to results (`print_json`, `print_table`, `show`): what libraries print goes to stderr.
+    """
+
+    @functools.wraps(function)
+    def command(*args: Any, quiet: bool = False, debug: bool = False, **options: Any) -> None:
+        token = _streams.set(_Streams(results=sys.stdout, notes=sys.stderr, quiet=quiet))
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                function(*args, **options)
+        except UserError as error:
+            _complain(f"error: {error}", debug)
+            raise typer.Exit(2) from error
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            hint = "" if debug else " (--debug shows where)"
+            _complain(f"failed: {type(error).__name__}: {error}{hint}", debug)
+            raise typer.Exit(1) from error
+        finally:
+            _streams.reset(token)
+
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("quiet", Quiet), ("debug", Debug))
+    ]
+    signature = inspect.signature(function, eval_str=True)
+    setattr(  # noqa: B010  (mypy knows no __signature__ on a function)
+        command, "__signature__", signature.replace(parameters=[*signature.parameters.values(), *shared])
+    )
+    command.__annotations__ = {**command.__annotations__, "quiet": Quiet, "debug": Debug}
+    return command
+
+
+def print_json(content: Any) -> None:
+    """Print `content` to stdout as JSON; a value that JSON does not know is a failure, never `NaN`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=float)
+    print(text, file=_streams.get().results, flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to stdout, as wide as the terminal; its cells are shown as they are."""
+    table = Table(show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    show(title)
+    show(table)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a rich table or text to stdout, as a result; plain strings are shown as they are."""
+    Console(file=_streams.get().results, markup=False, highlight=False).print(renderable)
+
+
+def note(text: str) -> None:
+    """Say something that is not a result, on stderr; nothing under `--quiet`."""
+    streams = _streams.get()
+    if not streams.quiet:
+        print(text, file=streams.notes, flush=True)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """Show a bar with elapsed and remaining time on stderr; yields `report(what, share_done)`.
+
+    Where stderr is no terminal, each new `what` is a line of its own.
+    """
+    streams = _streams.get()
+    terminal = Console(file=streams.notes)
+    if streams.quiet or not terminal.is_terminal:
+        said: list[str] = []
+
+        def report_lines(what: str, share: float) -> None:
+            if what not in said[-1:]:
+                said.append(what)
+                note(f"{share:4.0%}  {what}")
+
+        yield report_lines
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def _complain(sentence: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    print(f"tokenry: {sentence}", file=sys.stderr, flush=True)

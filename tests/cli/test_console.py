@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tokenry.cli import app
+from tokenry.cli.console import print_json, print_table, verb
+from tokenry.core.errors import UserError
+
+
+def run(function, *arguments):
+    command = typer.Typer(pretty_exceptions_enable=False)
+    command.command()(verb(function))
+    return CliRunner().invoke(command, arguments)
+
+
+def mistaken() -> None:
+    raise UserError("share must be in (0, 1], got 0.0.")
+
+
+def broken() -> None:
+    raise RuntimeError("out of luck")
+
+
+def test_a_users_mistake_is_one_sentence_on_stderr_and_exit_code_2():
+    result = run(mistaken)
+    assert result.exit_code == 2
+    assert result.stderr == "tokenry: error: share must be in (0, 1], got 0.0.\n"
+
+
+def test_a_failure_is_one_line_on_stderr_and_exit_code_1():
+    result = run(broken)
+    assert result.exit_code == 1
+    assert result.stderr == "tokenry: failed: RuntimeError: out of luck (--debug shows where)\n"
+
+
+@pytest.mark.parametrize(("function", "code"), [(mistaken, 2), (broken, 1)])
+def test_debug_shows_the_stack_trace_and_keeps_the_exit_code(function, code):
+    result = run(function, "--debug")
+    assert result.exit_code == code
+    assert "Traceback (most recent call last)" in result.stderr
+
+
+def test_what_is_printed_inside_a_verb_never_reaches_stdout():
+    def chatty() -> None:
+        print("noise")
+        print_json({"answer": 42})
+
+    result = run(chatty)
+    assert json.loads(result.stdout) == {"answer": 42}
+    assert result.stderr == "noise\n"
+
+
+def test_json_never_holds_nan():
+    def undefined() -> None:
+        print_json({"nll": float("nan")})
+
+    result = run(undefined)
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_a_tables_cells_are_data_and_never_markup():
+    def table() -> None:
+        print_table("[bold]title", ("column",), [("[red]cell[/red]",)])
+
+    assert "[red]cell[/red]" in run(table).stdout
+
+
+def test_an_unknown_verb_is_bad_usage_and_names_the_nearest():
+    result = CliRunner().invoke(app, ["reprodce"])
+    assert result.exit_code == 2
+    assert "reproduce" in result.stderr
+
+
+def test_an_unknown_option_is_bad_usage():
+    assert CliRunner().invoke(app, ["papers", "--jsn"]).exit_code == 2
+
+
+def test_the_version_is_the_packages():
+    from tokenry import __version__
+
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"tokenry {__version__}\n"
+
+
+def test_the_command_line_starts_without_torch_so_that_help_is_instant():
+    check = "import sys, tokenry.cli, tokenry.papers, tokenry.recipes; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

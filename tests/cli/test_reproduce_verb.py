@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tokenry.cli import app
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, ["reproduce", *arguments])
+
+
+def test_json_is_one_object_and_nothing_else_reaches_stdout(run, fake_recipe):
+    result = run("electra", "--json")
+    reproduction = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (reproduction["slug"], reproduction["verdict"]) == ("electra", "not shown")
+    assert [claim["verdict"] for claim in reproduction["claims"]] == ["shown", "not shown"]
+    assert set(reproduction["claims"][0]) == {"claim", "paper", "measured", "control", "verdict"}
+
+
+def test_what_libraries_print_and_the_progress_go_to_stderr(run, fake_recipe):
+    result = run("electra", "--json")
+    assert "a library that chatters on stdout" in result.stderr
+    assert "50%  measuring" in result.stderr
+
+
+def test_quiet_silences_progress_and_notes_but_not_the_result(run, fake_recipe):
+    result = run("electra", "--quiet")
+    assert "measuring" not in result.stderr
+    assert "written to" not in result.stderr
+    assert "a claim that holds" in result.stdout
+
+
+def test_the_result_and_the_plots_are_left_in_the_output_folder(run, fake_recipe, tmp_path):
+    run("electra", "--output", "here")
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["slug"] == "electra"
+    assert (tmp_path / "here" / "plot.svg").exists()
+
+
+def test_without_an_output_the_folder_is_named_after_the_paper(run, fake_recipe, tmp_path):
+    run("electra")
+    assert (tmp_path / "runs" / "reproduce-electra" / "result.json").exists()
+
+
+def test_the_scale_reaches_the_recipe(run, fake_recipe):
+    assert json.loads(run("electra", "--scale", "paper", "--json").stdout)["settings"] == {"scale": "paper"}
+
+
+def test_an_unknown_scale_is_bad_usage_and_says_what_is_allowed(run, fake_recipe):
+    result = run("electra", "--scale", "huge")
+    assert result.exit_code == 2
+    assert "laptop" in result.stderr
+    assert "paper" in result.stderr
+
+
+def test_the_list_names_what_can_be_reproduced(run, fake_recipe):
+    listed = json.loads(run("--list", "--json").stdout)
+    assert {"number": 23, "slug": "electra"}.items() <= listed[-1].items()
+    assert "electra" in run("--list").stdout
+
+
+def test_a_misspelt_slug_is_bad_usage_and_names_the_nearest(run):
+    result = run("elektra")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "tokenry: error: no paper has the slug 'elektra': did you mean electra?\n"
+
+
+def test_a_paper_without_recipe_is_bad_usage_and_says_so(run):
+    result = run("zett")
+    assert result.exit_code == 2
+    assert "'zett' has no recipe yet" in result.stderr
+
+
+def test_no_slug_at_all_is_bad_usage_and_says_what_to_do(run):
+    result = run()
+    assert result.exit_code == 2
+    assert "give a slug, or --list" in result.stderr

@@ -1,0 +1,161 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenry.core.errors import UserError
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def generated():
+    spec = importlib.util.spec_from_file_location("generated", DOCS / "hooks" / "generated.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    return tmp_path
+
+
+def store(path, content):
+    path.write_text(json.dumps(content))
+
+
+def rows(markdown):
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in markdown.splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
+
+
+REPRODUCTION = {
+    "slug": "sstoken",
+    "verdict": "not shown",
+    "claims": [{"claim": "a", "paper": "0.6", "measured": 0.4321987, "control": 0.5, "verdict": "not shown"}],
+    "settings": {"seeds": [0, 1, 2]},
+    "seconds": 61.2,
+    "plots": [],
+}
+RUN = {
+    "weighing": "AllTokens()",
+    "tokens_learned": 10.0,
+    "share_kept": 1.0,
+    "steps": 2,
+    "seconds_per_step": 0.5,
+    "held_out_nll": {"value": 0.33, "standard_error": 0.02, "samples": 90},
+}
+COMPARISON = {
+    "kind": "tune",
+    "model": "embedded",
+    "data": "demo <b>",
+    "created": "2026-11-24",
+    "settings": {"seed": 0},
+    "environment": {"torch": "2.13.0"},
+    "runs": [
+        {"name": "full", **RUN},
+        {
+            "name": "small-loss",
+            **RUN,
+            "paired": {"to": "full", "difference": -0.05, "standard_error": 0.01, "samples": 90},
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("section", ["capabilities", "comparisons", "reproductions", "benchmarks"])
+def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
+    assert "Not measured yet" in generated.SECTIONS[section](root)
+
+
+def test_a_placeholder_becomes_its_section_and_the_prose_stays(generated):
+    page = generated.on_page_markdown("before\n<!-- generated: papers -->\nafter")
+    assert page.startswith("before")
+    assert page.endswith("after")
+    assert "2510.18250" in page
+
+
+def test_an_unknown_placeholder_fails_the_build(generated):
+    with pytest.raises(KeyError):
+        generated.on_page_markdown("<!-- generated: nonsense -->")
+
+
+def test_every_placeholder_in_the_docs_is_known(generated):
+    used = {name for page in DOCS.rglob("*.md") for name in generated.PLACEHOLDER.findall(page.read_text())}
+    assert used == set(generated.SECTIONS)
+
+
+def test_a_reproduction_shows_each_claim_with_its_verdict(generated, root):
+    store(root / "docs/results/sstoken.json", REPRODUCTION)
+    markdown = generated.reproductions(root)
+    assert rows(markdown)[1] == ["a", "0.6", "0.4322", "0.5", "not shown"]
+    assert "LLM Fine-tuning: not shown" in markdown
+    assert "[0, 1, 2]" in markdown
+
+
+def test_a_comparison_shows_each_run_and_what_its_paired_difference_shows(generated, root):
+    store(root / "docs/results/demo.json", COMPARISON)
+    markdown = generated.comparisons(root)
+    heads, full, small_loss = rows(markdown)
+    assert heads[:2] == ["run", "held-out NLL, nats per token"]
+    assert full[:2] == ["full", "0.330 ± 0.020<br>n = 90"]
+    assert small_loss[2] == "−0.050 ± 0.010<br>lower: shown, n = 90"
+    assert "- small-loss: lower than full by 0.050 ± 0.010: shown" in markdown
+
+
+def test_text_from_a_record_is_escaped(generated, root):
+    store(root / "docs/results/demo.json", COMPARISON)
+    assert "demo &lt;b&gt;" in generated.comparisons(root)
+
+
+def test_a_damaged_record_fails_the_build_and_is_named(generated, root):
+    store(root / "docs/results/demo.json", {**COMPARISON, "runs": "none"})
+    with pytest.raises(UserError, match=r"demo\.json is not the record of a run"):
+        generated.comparisons(root)
+
+
+def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
+    result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": {"threads": 1}}
+    store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "ratio": 1.2, "holds": False}])
+    markdown = generated.benchmarks(root)
+    assert rows(markdown)[1:] == [["step time", "0.9234", "0.95", "yes"], ["step time", "1.2", "0.95", "no"]]
+    assert "python benchmarks/sstoken_step.py --json" in markdown
+
+
+def test_the_capability_matrix_has_a_cell_per_test_and_a_dash_where_there_is_none(generated, root):
+    cell = {
+        "weighing": "SSToken",
+        "capability": "packing",
+        "status": "yes",
+        "test": "tests/x.py::test_packing",
+    }
+    store(
+        root / "docs/results/capabilities.json",
+        [cell, {**cell, "weighing": "Rho1", "capability": "ddp", "status": "no"}],
+    )
+    markdown = generated.capabilities(root)
+    assert rows(markdown) == [["weighing", "packing", "ddp"], ["SSToken", "yes", "–"], ["Rho1", "–", "no"]]
+    assert "tests/x.py::test_packing" in markdown
+
+
+def test_the_weighing_that_the_docs_teach_to_write_keeps_the_most_surprising_tokens():
+    from tokenry.finetuning import Signals
+
+    page = (DOCS / "write-your-own-weighing.md").read_text()
+    namespace = {}
+    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    signals = Signals(
+        labels=torch.tensor([[-100, 5, 6, 7, 8]]),
+        segments=torch.zeros(1, 5, dtype=torch.long),
+        values={"nll": torch.tensor([[float("nan"), 0.1, 3.0, 0.2, 2.0]])},
+    )
+    weights = namespace["SurprisingTokens"](share=0.5, dropped_weight=0.1).weigh(signals)
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.1, 1.0, 0.1, 1.0]]))

@@ -1,0 +1,38 @@
+import re
+
+import pytest
+
+from tokenry import recipes
+from tokenry.core.errors import UserError
+from tokenry.papers import catalogue, paper
+
+
+def test_the_catalogue_holds_forty_papers_in_order():
+    assert [entry.number for entry in catalogue()] == list(range(1, 41))
+
+
+def test_no_slug_and_no_arxiv_number_is_given_twice():
+    assert len({entry.slug for entry in catalogue()}) == 40
+    assert len({entry.arxiv for entry in catalogue()}) == 40
+
+
+def test_every_entry_is_well_formed():
+    for entry in catalogue():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry.slug), entry
+        assert re.fullmatch(r"\d{4}\.\d{5}", entry.arxiv), entry
+        assert all(re.fullmatch(r"tokenry(\.[a-z]+)+", module) for module in entry.module.split(", ")), entry
+        assert entry.title
+
+
+def test_a_paper_is_available_exactly_when_its_recipe_exists(tmp_path, monkeypatch):
+    before = {entry.slug for entry in catalogue() if entry.available}
+    (tmp_path / "dpa_logic.py").write_text("RECIPE = None\n")
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+
+    assert "dpa-logic" not in before
+    assert {entry.slug for entry in catalogue() if entry.available} == before | {"dpa-logic"}
+
+
+def test_a_misspelt_slug_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"no paper has the slug 'sstokn': did you mean sstoken\?"):
+        paper("sstokn")
