@@ -1,3 +1,4 @@
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def _count_builds(folder: Path, log: Path) -> None:
     def build(partial: Path) -> None:
         with log.open("a") as file:
             file.write("built\n")
+        time.sleep(0.3)  # long enough for the others to come and find nothing complete
         (partial / "file").write_text("content")
 
     build_once(folder, build)

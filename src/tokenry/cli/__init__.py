@@ -3,14 +3,19 @@
 A verb imports what is heavy inside its function, so that `tokenry --help` answers at once.
 """
 
+import os
 from typing import Annotated
 
 import typer
 
 from tokenry import __version__
 from tokenry.cli.console import verb
+from tokenry.cli.evaluate import evaluate
 from tokenry.cli.papers import papers
+from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
+from tokenry.cli.score import score
+from tokenry.cli.tune import tune
 
 app = typer.Typer(
     name="tokenry",
@@ -20,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (papers, reproduce):
+for _function in (tune, score, report, evaluate, papers, reproduce):
     app.command()(verb(_function))
 
 
@@ -42,4 +47,8 @@ def _tokenry(
 
 def main() -> None:
     """Run the command line; ends the process with its exit code."""
+    # Every verb shows one progress bar of its own; the libraries' many are read from here when they are imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app()

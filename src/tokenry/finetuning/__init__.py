@@ -2,6 +2,7 @@
 
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_weights import DatasetWeights
+from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.history import (
     AdapterOff,
     BaseModel,
@@ -14,6 +15,7 @@ from tokenry.finetuning.history import (
 from tokenry.finetuning.prompt_response import PromptResponseWeights
 from tokenry.finetuning.random_tokens import RandomTokens, random_token_labels
 from tokenry.finetuning.rho1 import Rho1, excess_loss, rho1_mask
+from tokenry.finetuning.self_evolving import self_evolving_cleaning
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.small_loss import SmallLoss
 from tokenry.finetuning.sstoken import SSToken, retrospective_excess_loss, select_tokens, sstoken_score
@@ -28,6 +30,7 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "DatasetWeights",
+    "Diagnosis",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",
@@ -41,12 +44,15 @@ __all__ = [
     "TokenCleaning",
     "TokenWeighing",
     "TokenWeighingTrainer",
+    "diagnose",
     "excess_loss",
+    "judge",
     "moving_average",
     "random_token_labels",
     "retrospective_excess_loss",
     "rho1_mask",
     "select_tokens",
+    "self_evolving_cleaning",
     "sstoken_score",
     "token_cleaning_labels",
 ]

@@ -1,4 +1,4 @@
-"""The NLL of every target of a training set under one fixed model: one pass, shared between ranks, kept in a cache.
+"""Signals of every target of a training set under one fixed model: one pass, and for the NLL a cache.
 
 Samples are sorted by length, so that a batch has next to no padding; only target rows meet the output head.
 """
@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from tokenry.core.alignment import IGNORED, learnable_tokens, segment_ids
-from tokenry.finetuning.forward import NllOnly, add_token_loss
+from tokenry.core.alignment import IGNORED, segment_ids
+from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
-from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.signals import AttentionProbe, Signals
+from tokenry.finetuning.template import content_mask
 from tokenry.finetuning.token_store import TokenStore
 
 
@@ -37,40 +38,69 @@ def dataset_nll(
     size: int,
     *,
     cache: NllCache | None = None,
+    holders: Sequence[int] = (0,),
+    device: torch.device | None = None,
     tokens_per_batch: int = 8192,
     progress: bool = True,
     title: str = "history",
 ) -> Tensor:
     """Compute the NLL of all targets, in nats, as one flat column over the training set (nan where there is no target).
 
-    Under torch.distributed every rank computes its part and all receive the whole.
+    Under torch.distributed every rank that holds the model computes its part, and all receive the whole.
 
     Args:
         model: a causal language model, whole on this device; it is put in eval mode for the pass.
         samples: what `samples_of` gives.
         size: number of tokens in the training set.
-        cache: known losses; new ones are added by the first rank.
+        cache: known losses, read and added to by the first rank only: the others may be on machines without it.
+        holders: the ranks that hold the model, see `weight_holders`.
+        device: through which ranks talk to each other.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
         title: what the progress bar says.
     """
-    known = {sample.key: cache.get(sample) for sample in samples} if cache else {}
-    missing = [sample for sample in samples if known.get(sample.key) is None]
+    rank = dist.get_rank() if dist.is_initialized() else 0
     store = TokenStore(size)
     store.add("nll", torch.full((size,), float("nan")))
-    if missing:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        _compute(
-            model, missing[rank::world], store.columns["nll"], tokens_per_batch, progress and rank == 0, title
-        )
-        store.share_between_ranks(["nll"], next(model.parameters()).device)
-        if cache and rank == 0:
-            cache.add(missing, [store.columns["nll"][sample.target_index].clone() for sample in missing])
-    for sample in samples:
-        losses = known.get(sample.key)
-        if losses is not None:
-            store.columns["nll"][sample.target_index] = losses
+    missing = []
+    for number, sample in enumerate(samples if rank == 0 else ()):
+        losses = cache.get(sample) if cache else None
+        if losses is None:
+            missing.append(number)
+        else:
+            index = torch.from_numpy(sample.token_index)[None]
+            where = torch.from_numpy(sample.targets)[None]
+            store.record("nll", index, torch.zeros(where.shape).masked_scatter(where, losses), where)
+    missing = _as_the_first_rank_says(missing)
+    if missing and rank in holders:
+        part = [samples[number] for number in missing[list(holders).index(rank) :: len(holders)]]
+        shown = progress and rank == 0
+        read_dataset(model, part, store, tokens_per_batch=tokens_per_batch, progress=shown, title=title)
+    store.share_between_ranks(device or torch.device("cpu"))
+    if cache and missing and rank == 0:
+        computed = [samples[number] for number in missing]
+        cache.add(computed, [store.columns["nll"][sample.target_index].clone() for sample in computed])
     return store.columns["nll"]
+
+
+def weight_holders(fingerprint: str | None) -> list[int]:
+    """Tell which ranks hold the same weights as the first; none when the first has no whole weights (None).
+
+    Loaded sparingly for FSDP, a model has its weights on the first rank of each machine only, until training begins.
+    """
+    if not dist.is_initialized():
+        return [] if fingerprint is None else [0]
+    fingerprints: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(fingerprints, fingerprint)
+    return [rank for rank, other in enumerate(fingerprints) if other and other == fingerprints[0]]
+
+
+def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
+    if not dist.is_initialized():
+        return numbers
+    told = [numbers]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
@@ -83,33 +113,56 @@ def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
     return Signals(labels, segments, {name: column[None] for name, column in store.columns.items()})
 
 
-def _compute(
+def read_dataset(
     model: nn.Module,
     samples: Sequence[Sample],
-    column: Tensor,
-    tokens_per_batch: int,
-    progress: bool,
-    title: str,
+    store: TokenStore,
+    needed: frozenset[str] = frozenset({"nll"}),
+    *,
+    probe: AttentionProbe | None = None,
+    template: Sequence[Sequence[int]] = (),
+    tokens_per_batch: int = 8192,
+    progress: bool = True,
+    title: str = "reading",
 ) -> None:
+    """Read signals of all targets in one pass and record them in `store` under their names.
+
+    Args:
+        model: a causal language model, whole on this device; it is put in eval mode for the pass.
+        samples: what `samples_of` gives.
+        store: the columns of the training set.
+        needed: which of `nll`, `entropy` and `prompt_attention`.
+        probe: which attention is read.
+        template: the pieces of the chat template (`tokenry.finetuning.template`), for attention to content.
+        tokens_per_batch: padded tokens of one forward.
+        progress: show a progress bar on stderr.
+        title: what the progress bar says.
+    """
     add_token_loss(model)
     device = next(model.parameters()).device
     batches = list(_batches(samples, tokens_per_batch))
     with evaluating(model), torch.no_grad():
         for batch in track(batches, description=title, disable=not progress, console=Console(stderr=True)):
-            length = max(len(sample.input_ids) for sample in batch)
-            ids, mask, labels = (torch.zeros(len(batch), length, dtype=torch.long) for _ in range(3))
-            for row, sample in enumerate(batch):
-                end = len(sample.input_ids)
-                ids[row, :end] = torch.from_numpy(sample.input_ids)
-                mask[row, :end] = 1
-                labels[row, :end] = torch.from_numpy(np.where(sample.targets, sample.input_ids, -100))
-            labels[mask == 0] = -100
-            ids, mask, labels = ids.to(device), mask.to(device), labels.to(device)
-            segments = segment_ids(ids, mask)
-            scored = NllOnly(Signals(labels, segments))
-            model(input_ids=ids, attention_mask=mask, token_loss=scored)
-            learnable = learnable_tokens(labels, segments)
-            column[torch.cat([sample.target_index for sample in batch])] = scored.nll[learnable].float().cpu()
+            ids, mask, labels, index = (tensor.to(device) for tensor in _padded(batch))
+            content = content_mask(ids, template) if template else None
+            reading = ReadSignals(Signals(labels, segment_ids(ids, mask)), needed, probe, content)
+            model(input_ids=ids, attention_mask=mask, token_loss=reading)
+            for name, values in reading.values.items():
+                store.record(name, index, values, reading.signals.learnable)
+
+
+def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lay samples out as right-padded ids, mask, labels and token indices."""
+    shape = (len(batch), max(len(sample.input_ids) for sample in batch))
+    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    labels, index = torch.full(shape, IGNORED), torch.full(shape, -1)
+    for row, sample in enumerate(batch):
+        end = len(sample.input_ids)
+        ids[row, :end] = torch.from_numpy(sample.input_ids)
+        mask[row, :end] = 1
+        labels[row, :end] = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))
+        index[row, :end] = torch.from_numpy(sample.token_index)
+    return ids, mask, labels, index
 
 
 def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> Iterator[list[Sample]]:

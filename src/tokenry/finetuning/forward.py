@@ -60,28 +60,39 @@ def add_token_loss(model: nn.Module) -> None:
         kwargs = {**kwargs, "use_cache": False}
         return TokenLossOutput(loss=token_loss(functools.partial(self.base_model, *args, **kwargs), self))
 
-    forward.takes_token_loss = True
+    forward.takes_token_loss = True  # type: ignore[attr-defined]
     inner.forward = types.MethodType(forward, inner)
 
 
-class NllOnly:
-    """Score without a graph: `nll` holds the NLL in nats of the learnable tokens afterwards, nan elsewhere."""
+class ReadSignals:
+    """Read signals without a graph and without a loss; `values` holds them afterwards, nan where they are not defined.
 
-    def __init__(self, signals: Signals) -> None:
-        self.signals = signals
-        self.nll: Tensor = torch.empty(0)
+    Args:
+        signals: labels and segments of the batch.
+        needed: which of `nll`, `entropy` and `prompt_attention` to read.
+        probe: which attention `prompt_attention` means.
+        content: tokens that are content rather than template, for sink-aware attention.
+    """
+
+    def __init__(
+        self,
+        signals: Signals,
+        needed: frozenset[str] = frozenset({"nll"}),
+        probe: AttentionProbe | None = None,
+        content: Bool[Tensor, "batch seq"] | None = None,
+    ) -> None:
+        self.signals, self.needed, self.content = signals, needed, content
+        self.probe = probe or AttentionProbe()
+        self.values: dict[str, Tensor] = {}
 
     def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
-        """Run the backbone and score the learnable tokens."""
+        """Run the backbone and read the signals."""
         with torch.no_grad():
-            hidden_states = backbone().last_hidden_state
-            self.nll = token_nll(
-                hidden_states, self.signals.labels, output_head(model), self.signals.learnable
-            )
-        return self.nll.new_zeros(())
+            hidden_states, self.values = _read(backbone, model, self)
+        return hidden_states.new_zeros(())
 
 
-class WeighedLoss:
+class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
     Afterwards `weights` and `signals` tell what was chosen and why, and `nll` holds every NLL that was computed.
@@ -90,7 +101,7 @@ class WeighedLoss:
         weighing: turns signals into weights.
         signals: what is known before the forward (labels, segments, history, static signals).
         content: tokens that are content rather than template, for sink-aware attention.
-        extra: signals to compute beyond those the weighing needs.
+        extra: signals to read beyond those the weighing needs.
     """
 
     def __init__(
@@ -100,34 +111,39 @@ class WeighedLoss:
         content: Bool[Tensor, "batch seq"] | None = None,
         extra: frozenset[str] = frozenset(),
     ) -> None:
+        needed = extra | (weighing.needs if weighing.selects(signals.epoch) else frozenset())
+        super().__init__(signals, needed, weighing.attention_probe, content)
         self.weighing = weighing
-        self.signals = signals
-        self.content = content
-        self.needed = extra | (weighing.needs if weighing.selects(signals.epoch) else frozenset())
         self.weights: Tensor = torch.empty(0)
         self.nll: Tensor = torch.empty(0)
 
     def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
-        """Run the backbone, compute the needed signals, weigh the tokens, and sum their weighted NLL."""
-        labels, learnable, head = self.signals.labels, self.signals.learnable, output_head(model)
-        with ExitStack() as stack:
-            attention = None
-            if "prompt_attention" in self.needed:
-                probe = self.weighing.attention_probe
-                attention = stack.enter_context(_PromptAttention(model, probe, self.signals, self.content))
-            hidden_states = backbone().last_hidden_state
-        values: dict[str, Tensor] = {}
-        if attention is not None:
-            values["prompt_attention"] = attention.read()
-        if "nll" in self.needed:
-            values["nll"] = token_nll(hidden_states, labels, head, learnable)
-        if "entropy" in self.needed:
-            values["entropy"] = token_entropy(hidden_states, head, learnable)
-        self.signals = self.signals.with_values(**values)
+        """Run the backbone, read the needed signals, weigh the tokens, and sum their weighted NLL."""
+        hidden_states, self.values = _read(backbone, model, self)
+        self.signals = self.signals.with_values(**self.values)
         self.weights = self.weighing.weigh(self.signals)
-        total, nll = weighted_cross_entropy(hidden_states, labels, self.weights, head)
-        self.nll = values.get("nll", nll)
+        reduced = self.weighing.reduce(self.weights, self.signals)
+        total, nll = weighted_cross_entropy(hidden_states, self.signals.labels, reduced, output_head(model))
+        self.nll = self.values.get("nll", nll)
         return total
+
+
+def _read(backbone: Backbone, model: PreTrainedModel, asked: ReadSignals) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run the backbone; return its hidden states (with their graph) and the signals asked for (without one)."""
+    signals, head = asked.signals, output_head(model)
+    with ExitStack() as stack:
+        attention = None
+        if "prompt_attention" in asked.needed:
+            attention = stack.enter_context(_PromptAttention(model, asked.probe, signals, asked.content))
+        hidden_states = backbone().last_hidden_state
+    values: dict[str, Tensor] = {}
+    if attention is not None:
+        values["prompt_attention"] = attention.read()
+    if "nll" in asked.needed:
+        values["nll"] = token_nll(hidden_states, signals.labels, head, signals.learnable)
+    if "entropy" in asked.needed:
+        values["entropy"] = token_entropy(hidden_states, head, signals.learnable)
+    return hidden_states, values
 
 
 class _PromptAttention:

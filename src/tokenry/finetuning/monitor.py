@@ -28,10 +28,11 @@ class TokenMonitor:
     ) -> None:
         """Take in one micro-batch.
 
-        A token with the highest weight of the batch counts as kept, one with weight 0 as dropped, others in proportion.
+        A token with weight 1 (or the highest of the batch, if that is more) counts as kept, one with weight 0 as dropped,
+        others in proportion.
         """
         learnable = signals.learnable
-        kept = (weights / weights.max().clamp(min=1e-12))[learnable].double()
+        kept = (weights / weights.max().clamp(min=1.0))[learnable].double()
         losses = nll[learnable].double()
         self._add("tokens/share_kept", kept)
         self._add("tokens/nll_kept", losses, kept)
@@ -43,7 +44,7 @@ class TokenMonitor:
             last = last_weights[learnable].double()
             self._add(
                 "tokens/agreement_with_last_epoch",
-                torch.where(last.isnan(), last, ((last > 0.5) == (kept > 0.5)).double()),
+                torch.where(last.isnan(), last, ((last > 0.5) == (weights[learnable] > 0.5)).double()),
             )
 
     def read(self) -> dict[str, float]:

@@ -4,13 +4,18 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import trl
 from datasets import IterableDataset
-from torch import nn
+from torch import Tensor, nn
+from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
+from tokenry.core.losses import causal_lm, check_output_head
+from tokenry.finetuning.signals import LIVE_SIGNALS
 from tokenry.finetuning.weighing import TokenWeighing
 
 
@@ -36,16 +41,18 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         )
     if arguments.get("compute_loss_func") is not None:
         raise UserError("compute_loss_func replaces the loss that tokens are weighed in: leave it out.")
-    if isinstance(arguments.get("train_dataset"), IterableDataset) and weighing.needs - {
-        "nll",
-        "entropy",
-        "prompt_attention",
-    }:
+    looked_up = weighing.needs - (LIVE_SIGNALS - {"history_nll"})
+    if isinstance(arguments.get("train_dataset"), IterableDataset) and looked_up:
         raise UserError(
             f"{type(weighing).__name__} looks up numbers by token, which a streamed data set does not allow: load it whole, "
             "or use a weighing that needs the current loss only."
         )
     config = arguments.get("args")
+    if looked_up and (getattr(config, "dataset_kwargs", None) or {}).get("skip_prepare_dataset"):
+        raise UserError(
+            f"{type(weighing).__name__} looks up numbers by token, and tokens get their numbers while the data is prepared: "
+            "leave skip_prepare_dataset out (data with input_ids and labels is not tokenised again)."
+        )
     if config is not None:
         _refuse_config(weighing, config)
     peft_config = arguments.get("peft_config")
@@ -76,7 +83,7 @@ def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
 
 
 def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
-    """Refuse what only the built trainer can tell: parallelism, auxiliary losses, layers, a warm-up without end.
+    """Refuse what only the built trainer can tell: parallelism, auxiliary losses, the model's own ways, a warm-up without end.
 
     Raises:
         UserError: one sentence saying which, and what to do.
@@ -95,6 +102,10 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
         )
     if getattr(trainer, "_is_vision_dataset", False):
         raise UserError("token weighing is for text: the training data has images.")
+    if _can_run(trainer.model):
+        check_output_head(trainer.model)
+        if trainer.padding_free:
+            refuse_packing(trainer.model)
     if "prompt_attention" in weighing.needs and weighing.share < 1.0:
         resolve_layers(weighing.attention_probe.layers, len(attention_layers(trainer.model)))
     epochs = trainer.args.num_train_epochs
@@ -103,6 +114,51 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
             f"{type(weighing).__name__} learns from all tokens for longer than the {epochs:g} epochs of this training, so "
             "nothing would ever be selected: raise num_train_epochs or lower warmup_epochs."
         )
+
+
+def refuse_packing(model: nn.Module) -> None:
+    """Refuse packed rows where samples of a row would see each other: no gradient may lead from one into another.
+
+    Raises:
+        UserError: the model's attention mask does not know where a sample begins.
+    """
+    inner = causal_lm(model)
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    packed = collate([{"input_ids": [1, 2, 3, 4]}, {"input_ids": [1, 2, 3, 4]}])
+    del packed["labels"]
+    device = next(inner.parameters()).device
+    inputs = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in packed.items()
+    }
+    embedded: list[Tensor] = []
+
+    def keep_embeddings(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    training = inner.training
+    inner.eval()
+    hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
+    try:
+        with torch.enable_grad():
+            hidden_states = inner.base_model(**inputs, use_cache=False).last_hidden_state
+            (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
+    finally:
+        hook.remove()
+        inner.train(training)
+    if bool(gradient[:, :4].any()):
+        raise UserError(
+            f"in {type(inner).__name__} samples that are packed into one row would see each other, as its attention mask does "
+            "not know where a sample begins: set packing=False and padding_free=False."
+        )
+
+
+def _can_run(model: nn.Module) -> bool:
+    """Tell whether the model can be tried out before training: whole, and not flash attention waiting for its GPU."""
+    waiting = next(model.parameters()).device.type == "cpu" and is_flash_attention_requested(
+        causal_lm(model).config
+    )
+    return has_whole_weights(model) and not waiting
 
 
 def has_whole_weights(model: nn.Module) -> bool:

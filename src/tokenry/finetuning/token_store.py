@@ -24,6 +24,8 @@ class TokenStore:
     def __init__(self, size: int) -> None:
         self.size = size
         self.columns: dict[str, Tensor] = {}
+        # Per column, the tokens that this rank recorded since the ranks last shared: all else in it is old.
+        self._fresh: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Shaped[Tensor, "tokens"]) -> None:
         """Add or replace a column.
@@ -64,20 +66,25 @@ class TokenStore:
         """Write one number per token of a batch; tokens never recorded are nan."""
         column = self.columns.setdefault(name, torch.full((self.size,), float("nan")))
         places = where & (token_index >= 0)
-        column[token_index[places].cpu()] = values[places].float().cpu()
+        index = token_index[places].cpu()
+        column[index] = values[places].float().cpu()
+        self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
 
-    def share_between_ranks(self, names: Iterable[str], device: torch.device) -> None:
-        """Under torch.distributed, give every rank what the others recorded; else do nothing."""
+    def share_between_ranks(self, device: torch.device) -> None:
+        """Under torch.distributed, give every rank what the others recorded since the last call; else do nothing."""
+        fresh, self._fresh = self._fresh, {}
         if not torch.distributed.is_initialized():
             return
-        for name in names:
-            if name in self.columns:
-                column = self.columns[name]
-                known = (~column.isnan()).float().to(device)
-                values = column.nan_to_num(0.0).to(device)
-                torch.distributed.all_reduce(known)
-                torch.distributed.all_reduce(values)
-                self.columns[name] = torch.where(known > 0, values / known.clamp(min=1), float("nan")).cpu()
+        told: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(told, list(fresh))
+        for name in sorted({name for names in told for name in names}):
+            column = self.columns.get(name, torch.full((self.size,), float("nan")))
+            here = fresh.get(name, torch.zeros(self.size, dtype=torch.bool))
+            ranks = here.float().to(device)
+            total = torch.where(here, column, 0.0).nan_to_num(0.0).to(device)
+            torch.distributed.all_reduce(ranks)
+            torch.distributed.all_reduce(total)
+            self.columns[name] = torch.where(ranks.cpu() > 0, (total / ranks.clamp(min=1)).cpu(), column)
 
     def save(self, path: Path, names: Iterable[str], others: Mapping[str, Tensor]) -> None:
         """Write the columns `names` and `others` to a safetensors file, atomically."""

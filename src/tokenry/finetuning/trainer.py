@@ -27,10 +27,15 @@ from trl import SFTConfig, SFTTrainer, pack_dataset
 from tokenry.core.alignment import segment_ids
 from tokenry.core.cache import cache_folder
 from tokenry.core.errors import UserError
-from tokenry.core.losses import check_output_head
 from tokenry.finetuning.all_tokens import AllTokens
-from tokenry.finetuning.dataset_nll import dataset_nll, evaluating, flat_signals, samples_of
-from tokenry.finetuning.forward import NllOnly, WeighedLoss, add_token_loss
+from tokenry.finetuning.dataset_pass import (
+    dataset_nll,
+    evaluating,
+    flat_signals,
+    samples_of,
+    weight_holders,
+)
+from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
 from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
 from tokenry.finetuning.refusals import has_whole_weights, refuse_arguments, refuse_model
@@ -50,6 +55,7 @@ class TokenWeighingTrainer(SFTTrainer):
         *args: as for `SFTTrainer`.
         weighing: which tokens to learn from; None learns from all of them.
         reference_model: the model behind `reference_nll`, where the weighing names none.
+        base_model: the model behind `base_nll`, where it is not the model before this training.
         history_cache: folder of the losses computed before training; None is tokenry's cache folder.
         record_signals: keep the last value of every signal of every token in `store`, for reports.
         **kwargs: as for `SFTTrainer`.
@@ -65,6 +71,7 @@ class TokenWeighingTrainer(SFTTrainer):
         *args: Any,
         weighing: TokenWeighing | None = None,
         reference_model: nn.Module | None = None,
+        base_model: nn.Module | None = None,
         history_cache: str | Path | None = None,
         record_signals: bool = False,
         **kwargs: Any,
@@ -80,8 +87,6 @@ class TokenWeighingTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         refuse_model(self.weighing, self)
-        if has_whole_weights(self.model):
-            check_output_head(self.model)
         add_token_loss(self.model)
         self.data_collator = _WithTokenIndex(self.data_collator)
         self.history = self.weighing.history_source
@@ -93,7 +98,7 @@ class TokenWeighingTrainer(SFTTrainer):
         )
         self._template = template_pieces(self.processing_class) if reads_content else ()
         folder = Path(history_cache) if history_cache else cache_folder() / "nll"
-        self._add_static_signals(reference_model, folder)
+        self._add_static_signals(reference_model, base_model, folder)
         self.add_callback(_FollowTraining(self))
 
     # Before training: every token gets its index, and what is known about it beforehand.
@@ -115,7 +120,8 @@ class TokenWeighingTrainer(SFTTrainer):
         if packing:
             whole.max_length = None  # packing cuts the samples itself
         dataset = self._index_tokens(
-            prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
+            prepare(dataset, processing_class, whole, False, formatting_func, dataset_name),
+            whole,
         )
         if packing:
             dataset = dataset.select_columns(["input_ids", "labels", "token_index"])
@@ -124,12 +130,14 @@ class TokenWeighingTrainer(SFTTrainer):
                 dataset = dataset.shuffle(seed=args.seed)
         return dataset
 
-    def _index_tokens(self, dataset: Dataset) -> Dataset:
+    def _index_tokens(self, dataset: Dataset, args: SFTConfig) -> Dataset:
         ends = np.cumsum([0, *map(len, dataset["labels"])])
         self.store = TokenStore(int(ends[-1]))
         needs = self.weighing.needs
         if "dataset_weight" in needs:
-            self.store.add("dataset_weight", _weights_in_data(dataset))
+            self.store.add("dataset_weight", _weights_in_data(dataset, args))
+        if "token_class" in dataset.column_names:
+            self.store.add("token_class", torch.cat(_per_token(dataset, "token_class", args)))
         if "uniform" in needs:
             generator = torch.Generator().manual_seed(getattr(self.weighing, "seed", 0))
             self.store.add("uniform", torch.rand(self.store.size, generator=generator))
@@ -158,13 +166,15 @@ class TokenWeighingTrainer(SFTTrainer):
                 "history='ema' keeps whole weights, which FSDP and DeepSpeed split: use 'previous_epoch'."
             )
 
-    def _add_static_signals(self, reference_model: nn.Module | None, cache: Path) -> None:
+    def _add_static_signals(
+        self, reference_model: nn.Module | None, base_model: nn.Module | None, cache: Path
+    ) -> None:
         weighing = self.weighing
         if weighing.share >= 1.0:
             return
         passes: dict[str, tuple[str | None, nn.Module | None]] = {}
         if "base_nll" in weighing.needs:
-            passes["base_nll"] = ("base", None)
+            passes["base_nll"] = ("base", None) if base_model is None else (None, base_model)
         if self._needs_history and self.history.static_model:
             passes["history_nll"] = (self.history.static_model, None)
         if "reference_nll" in weighing.needs:
@@ -192,23 +202,30 @@ class TokenWeighingTrainer(SFTTrainer):
                 f"{type(self.weighing).__name__} compares with a reference model: name one (reference='path or name') or "
                 "pass reference_model= to the trainer."
             )
-        if not has_whole_weights(model):
+        fingerprint = model_fingerprint(model) if has_whole_weights(model) else None
+        holders = weight_holders(fingerprint)
+        if not holders:
             raise UserError(
                 f"{signal} needs a pass before training, but the model's weights are split between ranks: use "
-                "history='adapter_off' or 'previous_epoch', or fill the cache in a run without ZeRO-3."
+                "history='adapter_off' or 'previous_epoch', or train without ZeRO-3."
             )
+        main = self.accelerator.is_main_process
         home = next(model.parameters()).device
-        model.to(self.args.device)
+        if fingerprint:
+            model.to(self.args.device)
         with base:
             column = dataset_nll(
                 model,
                 samples,
                 self.store.size,
-                cache=NllCache(folder, model_fingerprint(model)),
+                cache=NllCache(folder, fingerprint) if fingerprint and main else None,
+                holders=holders,
+                device=self.args.device,
                 title=signal,
                 progress=not self.args.disable_tqdm,
             )
-        model.to(home)
+        if fingerprint:
+            model.to(home)
         return column
 
     # During training: signals, weights, loss.
@@ -242,7 +259,7 @@ class TokenWeighingTrainer(SFTTrainer):
         recorded = self.weighing.needs & {"nll", "prompt_attention"} if self.record_signals else frozenset()
         weighed = WeighedLoss(self.weighing, known, content, extra=recorded)
         loss = model(**model_inputs, token_loss=weighed).loss
-        total = weighed.weights.sum() if num_items_in_batch is None else num_items_in_batch
+        total = self.weighing.weight_sum(known) if num_items_in_batch is None else num_items_in_batch
         loss = loss / total.to(loss.device).clamp(min=1e-8) * self.accelerator.num_processes
         self._observe(weighed, token_index)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
@@ -258,11 +275,11 @@ class TokenWeighingTrainer(SFTTrainer):
         """Add the history that one more forward under earlier weights tells."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
-        scored = NllOnly(known)
+        scored = ReadSignals(known)
         whole = self.accelerator.unwrap_model(model)
         with torch.no_grad(), evaluating(model), self.history.earlier_weights(whole):
             model(**model_inputs, token_loss=scored)
-        return known.with_values(history_nll=scored.nll)
+        return known.with_values(history_nll=scored.values["nll"])
 
     def _observe(self, weighed: WeighedLoss, token_index: Tensor | None) -> None:
         learnable = weighed.signals.learnable
@@ -303,14 +320,20 @@ class TokenWeighingTrainer(SFTTrainer):
                 f"{checkpoint} was not written to its end by tokenry: resume from an earlier checkpoint."
             )
         averages = self.store.load(path, others=set(self.history.state()))
+        forgotten = self._remembered() - {"weight"} - self.store.columns.keys()
+        if forgotten or averages.keys() != self.history.state().keys():
+            raise UserError(
+                f"{checkpoint} was written under a weighing with another history than {self.weighing.describe()}: resume with "
+                "the weighing that it was trained with."
+            )
         self.history.restore(averages)
 
     def _keep(self, checkpoint: Path) -> None:
-        remembered = [
-            "weight",
-            *(["history_nll"] if self._needs_history and self.history.from_last_epoch else []),
-        ]
-        self.store.save(checkpoint / STATE_FILE, remembered, others=self.history.state())
+        self.store.save(checkpoint / STATE_FILE, self._remembered(), others=self.history.state())
+
+    def _remembered(self) -> set[str]:
+        from_last_epoch = self._needs_history and self.history.from_last_epoch
+        return {"weight", "history_nll"} if from_last_epoch else {"weight"}
 
 
 def last_whole_checkpoint(folder: Path) -> Path:
@@ -328,24 +351,34 @@ def last_whole_checkpoint(folder: Path) -> Path:
     return whole[-1]
 
 
-def _weights_in_data(dataset: Dataset) -> Tensor:
+def _per_token(dataset: Dataset, name: str, args: SFTConfig) -> list[Tensor]:
+    """Read a column of numbers per token, cut as TRL has cut the samples: to their beginnings, or to their ends.
+
+    Raises:
+        UserError: a sample has not one number per token.
+    """
+    rows = []
+    for number, (row, labels) in enumerate(zip(dataset[name], dataset["labels"], strict=True)):
+        length = len(labels)
+        if len(row) < length or (len(row) > length and length != args.max_length):
+            raise UserError(f"sample {number} has {length} tokens but {len(row)} {name}: give one per token.")
+        start = len(row) - length if args.truncation_mode == "keep_end" else 0
+        rows.append(torch.tensor(row[start : start + length], dtype=torch.float32))
+    return rows
+
+
+def _weights_in_data(dataset: Dataset, args: SFTConfig) -> Tensor:
     """Read `token_weights` (one per token) or `weight` (one per sample) as one flat column.
 
     Raises:
         UserError: neither is there, a list has another length than its sample, or a weight is negative or not finite.
     """
-    lengths = list(map(len, dataset["labels"]))
     if "token_weights" in dataset.column_names:
-        rows = [torch.tensor(row, dtype=torch.float32) for row in dataset["token_weights"]]
-        for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            if len(row) < length:
-                raise UserError(
-                    f"sample {number} has {length} tokens but {len(row)} token_weights: give one per token."
-                )
-        weights = torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
+        weights = torch.cat(_per_token(dataset, "token_weights", args))
     elif "weight" in dataset.column_names:
         weights = torch.repeat_interleave(
-            torch.tensor(dataset["weight"], dtype=torch.float32), torch.tensor(lengths)
+            torch.tensor(dataset["weight"], dtype=torch.float32),
+            torch.tensor([len(labels) for labels in dataset["labels"]]),
         )
     else:
         raise UserError(
@@ -388,8 +421,9 @@ class _FollowTraining(TrainerCallback):
         self.trainer.history.after_step(self.trainer.model)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.store.share_between_ranks(["weight", "history_nll"], self.trainer.args.device)
+        self.trainer.store.share_between_ranks(args.device)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.store.share_between_ranks(args.device)
         if state.is_world_process_zero:
             self.trainer._keep(Path(args.output_dir) / f"checkpoint-{state.global_step}")

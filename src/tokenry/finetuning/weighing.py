@@ -86,15 +86,31 @@ class TokenWeighing:
         """Weigh every token: 1 where kept, `dropped_weight` where not, 0 where nothing may be learned."""
         learnable = signals.learnable
         if not self.selects(signals.epoch):
-            return self._reduced(learnable.float(), signals)
+            return learnable.float()
         kept = signals["kept"].bool() if self.scope == "dataset" else self.choose(signals)
-        return self._reduced(torch.where(kept, 1.0, self.dropped_weight) * learnable, signals)
+        return torch.where(kept, 1.0, self.dropped_weight) * learnable
+
+    def reduce(self, weights: Float[Tensor, "batch seq"], signals: Signals) -> Float[Tensor, "batch seq"]:
+        """Scale what `weigh` says per sample, so that `weight_sum` makes the loss the mean that `reduction` names."""
+        if self.reduction == "token":
+            return weights
+        learnable = signals.learnable
+        segment = signals.segments[learnable].long()
+        number = int(segment.max()) + 1 if segment.numel() else 0
+        if self.reduction == "paper" and self.selects(signals.epoch):
+            divisor = torch.bincount(segment, minlength=number).float() * self.share
+        else:
+            divisor = weights.new_zeros(number).index_add_(0, segment, weights[learnable])
+        reduced = torch.zeros_like(weights)
+        reduced[learnable] = weights[learnable] / divisor.clamp(min=1e-12)[segment]
+        return reduced
 
     def weight_sum(self, signals: Signals) -> Float[Tensor, ""]:
-        """Tell what `weigh` will sum to, from the labels (and static signals) alone.
+        """Tell what the loss of a batch is divided by, from the labels (and static signals) alone.
 
-        The loss of an optimisation step is divided by it before its first micro-batch has been scored. A weighing
-        that overrides `weigh` overrides this too.
+        With reduction `token` it is what `weigh` will sum to, else the number of samples with a response (one of which
+        nothing is kept counts as 0 in their mean). It is needed before the first micro-batch of a step has been scored.
+        A weighing that overrides `weigh` overrides this too.
         """
         learnable = signals.learnable
         if self.reduction != "token":
@@ -146,20 +162,6 @@ class TokenWeighing:
     def _groups(self, signals: Signals) -> Tensor | None:
         return signals.segments if self.scope == "sample" else None
 
-    def _reduced(self, weights: Tensor, signals: Signals) -> Tensor:
-        if self.reduction == "token":
-            return weights
-        learnable = signals.learnable
-        segment = signals.segments[learnable].long()
-        number = int(segment.max()) + 1 if segment.numel() else 0
-        if self.reduction == "paper" and self.selects(signals.epoch):
-            divisor = torch.bincount(segment, minlength=number).float() * self.share
-        else:
-            divisor = weights.new_zeros(number).index_add_(0, segment, weights[learnable])
-        reduced = torch.zeros_like(weights)
-        reduced[learnable] = weights[learnable] / divisor.clamp(min=1e-12)[segment]
-        return reduced
-
 
 @dataclass(frozen=True, kw_only=True)
 class GivenWeights(TokenWeighing):
@@ -179,8 +181,10 @@ class GivenWeights(TokenWeighing):
         """The given weights on learnable tokens."""
         given = self.given(signals) if self.selects(signals.epoch) else torch.ones(signals.labels.shape)
         learnable = signals.learnable
-        return self._reduced(torch.where(learnable, given.to(learnable.device), 0.0), signals)
+        return torch.where(learnable, given.to(learnable.device), 0.0)
 
     def weight_sum(self, signals: Signals) -> Float[Tensor, ""]:
-        """The sum of the given weights."""
-        return self.weigh(signals).sum()
+        """The sum of the given weights, or the number of samples (with reduction `sample`: of those with any weight)."""
+        if self.reduction == "paper":
+            return super().weight_sum(signals)
+        return self.reduce(self.weigh(signals), signals).sum()

@@ -1,0 +1,54 @@
+"""`tokenry score TEXT`: what a model makes of every token of a text or a data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenry.cli.console import Json, note, print_json, show
+
+
+def score(
+    source: Annotated[
+        str, typer.Argument(metavar="TEXT_OR_FILE", help="A text, a text file, or data as for `tune`.")
+    ],
+    signals: Annotated[
+        str, typer.Option(help="Of nll, entropy, prompt_attention, content_attention.")
+    ] = "nll,entropy",
+    model: Annotated[str, typer.Option(help="`embedded`, a folder, or a hub name.")] = "embedded",
+    layers: Annotated[str, typer.Option(help="Attention layers: -1, `deep`, or 10,20.")] = "-1",
+    max_length: Annotated[int, typer.Option(help="Most tokens of a sample.")] = 2048,
+    samples: Annotated[int, typer.Option(help="Most samples of a data set.")] = 20,
+    chat_template: Annotated[str | None, typer.Option(help="open-instruct, or a jinja file.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for scores.json and scores.html.")] = Path(
+        "runs/score"
+    ),
+    json: Json = False,
+) -> None:
+    """Score the tokens of a text or data set, and draw them as heat-maps in the terminal and on a page."""
+    from tokenry.core.files import atomic_write, write_json
+    from tokenry.recipes.scoring import parse_layers, score_source
+    from tokenry.report import render_scores, signal_table, terminal_heatmap
+
+    names = [name.strip() for name in signals.split(",") if name.strip()]
+    examples = score_source(
+        source,
+        names,
+        model,
+        layers=parse_layers(layers),
+        max_length=max_length,
+        samples=samples,
+        chat_template=chat_template,
+    )
+    record = [example.model_dump(mode="json") for example in examples]
+    write_json(output / "scores.json", record)
+    with atomic_write(output / "scores.html") as partial:
+        settings = {"model": model, "signals": signals, "layers": layers}
+        partial.write_text(render_scores(f"Scores by {model}", examples, settings=settings), encoding="utf-8")
+    if json:
+        print_json(record)
+    else:
+        for example in examples[:3]:
+            show(terminal_heatmap(example, names[0]))
+        show(signal_table(examples))
+    note(f"written: {output / 'scores.json'} and {output / 'scores.html'}")

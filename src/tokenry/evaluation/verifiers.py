@@ -1,0 +1,225 @@
+"""Accuracy by the tasks' own verifiers: greedy answers, generated in batches, and whether each of them is right.
+
+An item carries its verifier as plain data, so that it survives JSON, Parquet and `datasets`:
+
+    {"kind": "reasoning-gym", "dataset": NAME, "entry": JSON text of the entry}   its `score_answer` must give 1
+    {"kind": "exact", "answer": TEXT}                                             the text after "The answer is" equals it
+    {"kind": "number", "answer": TEXT}                                            the last number equals its last number
+
+accuracy = right answers / items, ± sqrt(p (1 − p) / (N − 1)), the standard error of the mean over items.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenry.core.errors import UserError
+from tokenry.core.records import Estimate
+from tokenry.evaluation.held_out import evaluation_mode
+
+Messages = Sequence[Mapping[str, Any]]
+Verifier = Mapping[str, Any]
+
+# The answer ends with its line or with its sentence; a point inside a number ("3.5") ends neither.
+_ANSWER = re.compile(r"[Tt]he answer is:?\s+(.*?)(?:\.(?=\s|$)|$)", re.MULTILINE)
+_NUMBER = re.compile(r"(?:(?<![\w.])-)?\d[\d,]*(?:\.\d+)?")
+
+
+def extract_answer(text: str) -> str | None:
+    """Return X of the last "The answer is X." in `text`, without the point; None where it is not said."""
+    said = _ANSWER.findall(text)
+    return said[-1].strip() if said else None
+
+
+def last_number(text: str) -> float | None:
+    """Return the last number in `text` ("1,250.5" is 1250.5); None where there is none."""
+    numbers = _NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
+
+
+def is_right(answer: str, verifier: Verifier) -> bool:
+    """Tell whether a generated answer is right by its item's verifier.
+
+    Raises:
+        UserError: the verifier is of an unknown kind, or incomplete.
+    """
+    kind = verifier.get("kind")
+    if kind not in _VERIFIERS:
+        raise UserError(f"a verifier's kind is one of {', '.join(sorted(_VERIFIERS))}, got {kind!r}.")
+    check, needed = _VERIFIERS[kind]
+    missing = [name for name in needed if verifier.get(name) is None]
+    if missing:
+        raise UserError(f"a verifier of kind {kind!r} needs {' and '.join(missing)}.")
+    return check(answer, verifier)
+
+
+def verifier_accuracy(answers: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Estimate:
+    """Compute the share of right answers and its standard error over the items.
+
+    Args:
+        answers: one generated answer per item.
+        items: rows with a `verifier`.
+
+    Raises:
+        UserError: not one answer per item, fewer than two items, or an item without a usable verifier.
+    """
+    if len(answers) != len(items):
+        raise UserError(f"{len(answers)} answers for {len(items)} items: give one answer per item.")
+    if len(items) < 2:
+        raise UserError(f"{len(items)} item has no standard error: give at least two items.")
+    without = [index for index, item in enumerate(items) if not item.get("verifier")]
+    if without:
+        raise UserError(
+            f"item {without[0]} has no verifier (columns found: {', '.join(sorted(items[without[0]]))})."
+        )
+    right = [is_right(answer, item["verifier"]) for answer, item in zip(answers, items, strict=True)]
+    share = sum(right) / len(right)
+    return Estimate(
+        value=share, standard_error=math.sqrt(share * (1 - share) / (len(right) - 1)), samples=len(right)
+    )
+
+
+def generate_answers(
+    model: PreTrainedModel | torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    max_new_tokens: int = 48,
+    batch_size: int = 16,
+) -> list[str]:
+    """Generate one greedy answer per prompt; batches are padded on the left, which never changes an answer.
+
+    Args:
+        model: anything with `generate` (a transformers model, or one wrapped by PEFT). Its mode is restored afterwards.
+        tokenizer: with a chat template.
+        prompts: conversations that end with the user's turn.
+        max_new_tokens: tokens after which an answer is cut off.
+        batch_size: prompts per batch.
+
+    Raises:
+        UserError: no chat template, a prompt that does not end with the user's turn, or a size below 1.
+    """
+    _check_prompts(tokenizer, prompts, max_new_tokens, batch_size)
+    encoded = [
+        tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        for prompt in prompts
+    ]
+    greedy = _greedy(model, tokenizer, max_new_tokens)
+    answers = [""] * len(prompts)
+    by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, len(encoded), batch_size):
+            batch = by_length[start : start + batch_size]
+            generated = _generate(model, [encoded[index] for index in batch], greedy)
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for index, text in zip(batch, texts, strict=True):
+                answers[index] = text.strip()
+    return answers
+
+
+def _check_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], max_new_tokens: int, batch_size: int
+) -> None:
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "the tokenizer has no chat template, so prompts cannot be written as conversations: set tokenizer.chat_template."
+        )
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}.")
+    for index, prompt in enumerate(prompts):
+        if not prompt or prompt[-1].get("role") != "user":
+            raise UserError(
+                f"prompt {index} does not end with the user's turn: leave the assistant's answer out, it is to be generated."
+            )
+
+
+def _greedy(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> GenerationConfig:
+    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured."""
+    own = getattr(model, "generation_config", None)
+    ends: list[int] = []
+    for end in (tokenizer.eos_token_id, getattr(own, "eos_token_id", None)):
+        ends += [] if end is None else end if isinstance(end, list) else [end]
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(set(ends)) or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0],
+    )
+
+
+def _generate(
+    model: torch.nn.Module, prompts: list[list[int]], greedy: GenerationConfig
+) -> Int[Tensor, "batch new"]:
+    device = next(model.parameters()).device
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), int(greedy.pad_token_id))
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = 1
+    output = model.generate(  # type: ignore[operator]
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        generation_config=greedy,
+    )
+    return output[:, longest:]
+
+
+def _reasoning_gym_right(answer: str, verifier: Verifier) -> bool:
+    said = extract_answer(answer)
+    if said is None:
+        return False
+    try:
+        entry = json.loads(verifier["entry"])
+    except (TypeError, ValueError) as error:
+        raise UserError("a reasoning-gym verifier's entry is the JSON text of the task's entry.") from error
+    # Partial scores are for partly right answers; accuracy counts right ones.
+    return bool(_score_answer(verifier["dataset"])(answer=said, entry=entry) >= 1.0)
+
+
+@cache
+def _score_answer(dataset: str) -> Callable[..., float]:
+    try:
+        from reasoning_gym import get_score_answer_fn
+    except ImportError as error:
+        raise UserError(
+            "this task is verified by reasoning-gym, which is not installed: pip install 'tokenry[demo]'."
+        ) from error
+    try:
+        score: Callable[..., float] = get_score_answer_fn(dataset)
+    except ValueError as error:
+        raise UserError(f"reasoning-gym has no dataset {dataset!r}.") from error
+    return score
+
+
+def _exactly_right(answer: str, verifier: Verifier) -> bool:
+    return extract_answer(answer) == verifier["answer"].strip()
+
+
+def _numerically_right(answer: str, verifier: Verifier) -> bool:
+    right, given = last_number(verifier["answer"]), last_number(answer)
+    if right is None:
+        raise UserError(f"a verifier of kind 'number' needs a number, got {verifier['answer']!r}.")
+    return given is not None and math.isclose(given, right, rel_tol=1e-9, abs_tol=1e-9)
+
+
+_VERIFIERS: dict[str, tuple[Callable[[str, Verifier], bool], tuple[str, ...]]] = {
+    "reasoning-gym": (_reasoning_gym_right, ("dataset", "entry")),
+    "exact": (_exactly_right, ("answer",)),
+    "number": (_numerically_right, ("answer",)),
+}

@@ -1,0 +1,182 @@
+"""What a finished run tells: from the trainer and its token store to a `Run` for the report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.records import ClassShare, Estimate, Example, Histogram, ReportToken, Run
+from tokenry.evaluation import HeldOut
+from tokenry.finetuning import TokenWeighingTrainer
+from tokenry.finetuning.dataset_pass import samples_of
+from tokenry.finetuning.nll_cache import Sample
+
+EXAMPLES = 6
+HISTOGRAM_BINS = 30
+_NOT_SIGNALS = ("weight", "kept", "token_class", "uniform", "response")
+
+
+def describe_run(
+    name: str,
+    trainer: TokenWeighingTrainer,
+    held_out: HeldOut,
+    *,
+    accuracy: Estimate | None = None,
+    classes: Sequence[str] = (),
+    peak_memory_mb: float | None = None,
+) -> Run:
+    """Describe a run: what it cost, what it learned from in its last epoch, and what came of it."""
+    columns = dict(trainer.store.columns)
+    if {"history_nll", "nll"} <= columns.keys():
+        columns["progress"] = columns["history_nll"] - columns["nll"]
+    if {"base_nll", "reference_nll"} <= columns.keys():
+        columns["base_minus_reference"] = columns["base_nll"] - columns["reference_nll"]
+    weights = columns["weight"]
+    learned = ~weights.isnan()
+    relative = weights / weights[learned].max().clamp(min=1e-12)
+    history = trainer.state.log_history
+    seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+    bits = held_out.bits_per_byte
+    return Run(
+        name=name,
+        weighing=trainer.weighing.describe(),
+        tokens_learned=float(relative[learned].sum()),
+        share_kept=float(relative[learned].mean()),
+        steps=trainer.state.global_step,
+        seconds_per_step=seconds[-1] / max(1, trainer.state.global_step) if seconds else 0.0,
+        peak_memory_mb=peak_memory_mb,
+        held_out_nll=held_out.nll_per_token,
+        bits_per_byte=bits.value if bits else None,
+        accuracy=accuracy,
+        curves=[_numbers(entry) for entry in history if "loss" in entry],
+        share_by_class=_share_by_class(columns, relative, learned, classes),
+        histograms=_histograms(columns, relative, learned),
+        examples=_examples(trainer, columns, relative, classes),
+    )
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in entry.items()
+        if isinstance(value, int | float) and np.isfinite(value)
+    }
+
+
+def _share_by_class(
+    columns: dict[str, Tensor], weights: Tensor, learned: Tensor, classes: Sequence[str]
+) -> dict[str, ClassShare]:
+    if "token_class" not in columns:
+        return {}
+    shares = {}
+    for number, name in enumerate(classes):
+        of_class = learned & (columns["token_class"] == number)
+        if bool(of_class.any()):
+            shares[name] = ClassShare(tokens=int(of_class.sum()), kept=float(weights[of_class].sum()))
+    return shares
+
+
+def _histograms(columns: dict[str, Tensor], weights: Tensor, learned: Tensor) -> dict[str, Histogram]:
+    """Count each signal for kept tokens (the highest weight) and for all others, between its 0.5 and 99.5 % quantiles."""
+    kept = learned & (weights >= 1)
+    histograms = {}
+    for name, values in columns.items():
+        known = learned & ~values.isnan()
+        if name in _NOT_SIGNALS or not bool(known.any()):
+            continue
+        low, high = np.quantile(values[known].numpy(), [0.005, 0.995])
+        edges = np.linspace(low, high if high > low else low + 1, HISTOGRAM_BINS + 1)
+        counts = [
+            np.histogram(np.clip(values[which & known].numpy(), edges[0], edges[-1]), edges)[0].tolist()
+            for which in (kept, ~kept)
+        ]
+        histograms[name] = Histogram(edges=edges.tolist(), kept=counts[0], dropped=counts[1])
+    return histograms
+
+
+def _examples(
+    trainer: TokenWeighingTrainer, columns: dict[str, Tensor], weights: Tensor, classes: Sequence[str]
+) -> list[Example]:
+    samples = sorted(samples_of(trainer.train_dataset), key=lambda sample: int(sample.token_index[0]))[
+        :EXAMPLES
+    ]
+    tokenizer = trainer.processing_class
+    return [
+        Example(
+            title=f"training sample {number}",
+            tokens=_tokens(sample, columns, weights, classes, tokenizer),
+        )
+        for number, sample in enumerate(samples, start=1)
+    ]
+
+
+def _tokens(
+    sample: Sample,
+    columns: dict[str, Tensor],
+    weights: Tensor,
+    classes: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[ReportToken]:
+    shown = {name: values for name, values in columns.items() if name not in _NOT_SIGNALS}
+    tokens = []
+    for text, index, target in zip(
+        token_texts(sample.input_ids.tolist(), tokenizer), sample.token_index, sample.targets, strict=True
+    ):
+        signals = {name: float(values[index]) for name, values in shown.items() if not values[index].isnan()}
+        number = int(columns["token_class"][index]) if "token_class" in columns else -1
+        weight = weights[index]
+        tokens.append(
+            ReportToken(
+                text=text,
+                learnable=bool(target),
+                weight=None if bool(weight.isnan()) else float(weight),
+                token_class=classes[number] if 0 <= number < len(classes) else None,
+                signals=signals if target else {},
+            )
+        )
+    return tokens
+
+
+def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Decode token by token, so that the pieces together are the text.
+
+    A character cut into several tokens is shown at the last of them.
+    """
+    texts = []
+    for end in range(1, len(ids) + 1):
+        now = tokenizer.decode(ids[max(0, end - 8) : end], skip_special_tokens=False)
+        before = tokenizer.decode(ids[max(0, end - 8) : end - 1], skip_special_tokens=False)
+        piece = now[len(before) :] if now.startswith(before) else now[len(before.rstrip("\ufffd")) :]
+        texts.append("" if piece.endswith("\ufffd") else piece)
+    return texts
+
+
+class PeakMemory:
+    """Measures the highest memory of this process while open, in megabytes; `peak_mb` is None where it cannot be told.
+
+    On a GPU it is the memory that torch allocated there, else the resident memory that Linux reports.
+    """
+
+    peak_mb: float | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+            self._told = True
+        except OSError:
+            self._told = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            self.peak_mb = torch.cuda.max_memory_allocated() / 1e6
+        elif self._told:
+            status = Path("/proc/self/status").read_text()
+            self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1e3
