@@ -6,7 +6,7 @@
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -37,9 +37,9 @@ class TokenLoss(Protocol):
 
 @dataclass
 class TokenLossOutput(ModelOutput):
-    """Output of a model called with `token_loss`: the loss, and the router's auxiliary loss where there is one."""
+    """Output of a model called with `token_loss`: the loss. (Under autocast, accelerate rebuilds it from a mapping.)"""
 
-    loss: Tensor | None = None
+    loss: Tensor | Mapping[str, Tensor] | None = None
 
 
 def add_token_loss(model: nn.Module) -> None:
@@ -52,11 +52,13 @@ def add_token_loss(model: nn.Module) -> None:
     if getattr(inner.forward, "takes_token_loss", False):
         return
     original = inner.forward
+    patched_before = "forward" in vars(inner)
 
     @functools.wraps(original)
     def forward(self: PreTrainedModel, *args: Any, token_loss: TokenLoss | None = None, **kwargs: Any) -> Any:
         if token_loss is None:
-            return original(*args, **kwargs)
+            # A copy of the model must run its own forward, not that of the model it was copied from.
+            return original(*args, **kwargs) if patched_before else type(self).forward(self, *args, **kwargs)
         kwargs = {**kwargs, "use_cache": False}
         return TokenLossOutput(loss=token_loss(functools.partial(self.base_model, *args, **kwargs), self))
 
