@@ -120,7 +120,7 @@ def read_dataset(
     needed: frozenset[str] = frozenset({"nll"}),
     *,
     probe: AttentionProbe | None = None,
-    template: Sequence[Sequence[int]] = (),
+    template: tuple[tuple[int, ...], ...] = (),
     tokens_per_batch: int = 8192,
     progress: bool = True,
     title: str = "reading",

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -9,18 +10,27 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StopAfterStep(TrainerCallback):
-    """Turns an interrupt into an orderly stop; `stopped` tells that it happened."""
+    """While open, an interrupt is an orderly stop of the trainer; `stopped` tells that it happened.
 
-    def __init__(self) -> None:
+    Args:
+        told: called when an interrupt has been heard, as the end of the step may be far.
+    """
+
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
         self.stopped = False
+        self._told = told
         self._before: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen for interrupts; only a main thread can."""
+    def __enter__(self) -> "StopAfterStep":
+        # Only a main thread may listen.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -30,15 +40,8 @@ class StopAfterStep(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen no more."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
     def _stop(self, signal_number: int, frame: FrameType | None) -> None:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
+        self._told()

@@ -4,19 +4,25 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 import trl
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from tokenry.core.alignment import IGNORED
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
 from tokenry.core.losses import causal_lm, check_output_head
 from tokenry.finetuning.signals import LIVE_SIGNALS
 from tokenry.finetuning.weighing import TokenWeighing
+
+_PROMPT_TUNING = (
+    "prompt tuning puts virtual tokens before the text, so tokens cannot be told apart: use LoRA."
+)
 
 
 def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> None:
@@ -41,6 +47,8 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         )
     if arguments.get("compute_loss_func") is not None:
         raise UserError("compute_loss_func replaces the loss that tokens are weighed in: leave it out.")
+    if isinstance(arguments.get("train_dataset"), Dataset) and not len(arguments["train_dataset"]):
+        raise UserError("the training data has no samples: give at least one.")
     looked_up = weighing.needs - (LIVE_SIGNALS - {"history_nll"})
     if isinstance(arguments.get("train_dataset"), IterableDataset) and looked_up:
         raise UserError(
@@ -57,9 +65,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         _refuse_config(weighing, config)
     peft_config = arguments.get("peft_config")
     if peft_config is not None and getattr(peft_config, "is_prompt_learning", False):
-        raise UserError(
-            "prompt tuning puts virtual tokens before the text, so tokens cannot be told apart: use LoRA."
-        )
+        raise UserError(_PROMPT_TUNING)
 
 
 def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
@@ -95,6 +101,9 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
                 "token weighing needs whole samples on each rank, which context, sequence and tensor parallelism split: "
                 "use DDP, FSDP or DeepSpeed ZeRO."
             )
+    adapters = getattr(trainer.model, "peft_config", {}).values()
+    if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters):
+        raise UserError(_PROMPT_TUNING)
     if getattr(trainer, "aux_loss_enabled", False):
         raise UserError(
             "the load-balancing loss of this mixture-of-experts model is not supported under token weighing: set "
@@ -114,6 +123,28 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
             f"{type(weighing).__name__} learns from all tokens for longer than the {epochs:g} epochs of this training, so "
             "nothing would ever be selected: raise num_train_epochs or lower warmup_epochs."
         )
+
+
+def refuse_data(dataset: Any, vocabulary: int) -> None:
+    """Refuse training data without anything to learn, or with labels that the model cannot say.
+
+    Raises:
+        UserError: one sentence saying which.
+    """
+    if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
+        return
+    labels = pc.list_flatten(dataset.with_format("arrow")[:]["labels"]).to_numpy()
+    learned = labels[labels != IGNORED]
+    if not len(learned):
+        raise UserError(
+            f"the training data has no token to learn from: every label is {IGNORED} (a response may have been cut off by "
+            "max_length)."
+        )
+    for label in (int(learned.min()), int(learned.max())):
+        if not 0 <= label < vocabulary:
+            raise UserError(
+                f"label {label} is not in the vocabulary of {vocabulary} tokens: were the data made with another tokenizer?"
+            )
 
 
 def refuse_packing(model: nn.Module) -> None:

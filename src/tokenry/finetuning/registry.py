@@ -4,12 +4,13 @@
 """
 
 import difflib
+import re
+from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
-
-import yaml
+from typing import Any, get_type_hints
 
 from tokenry.core.errors import UserError
+from tokenry.core.settings import of_kind, parse_yaml
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.prompt_response import PromptResponseWeights
@@ -31,47 +32,58 @@ WEIGHINGS: dict[str, type[TokenWeighing]] = {
     "prompt-response-weights": PromptResponseWeights,
 }
 
-
-def weighing_options(name: str) -> frozenset[str]:
-    """Name the options of a weighing.
-
-    Raises:
-        UserError: there is no such weighing; the nearest name is suggested.
-    """
-    return frozenset(field.name for field in fields(_find(name)))
+# A comma inside brackets belongs to a list: sstoken:layers=[10,20],share=0.5
+_COMMA = re.compile(r",(?![^\[]*\])")
 
 
-def make_weighing(description: str, **options: Any) -> TokenWeighing:
-    """Make a weighing from `name` or `name:option=value,...`; `options` are defaults that the description overrides.
+def make_weighing(description: str, **defaults: Any) -> TokenWeighing:
+    """Make a weighing from `name` or `name:option=value,...`; values are YAML.
+
+    Args:
+        description: what is asked for; its options come before `defaults`.
+        **defaults: options; those that the weighing does not have are left out.
 
     Raises:
-        UserError: an unknown weighing or option (the nearest is suggested), or a value out of range.
+        UserError: an unknown weighing or option (the nearest is suggested), or a value of the wrong kind or out of range.
     """
     name, _, written = description.partition(":")
-    kind = _find(name)
-    given = dict(options)
-    for part in filter(None, written.split(",")):
-        key, equals, value = part.partition("=")
+    kind = _find(name.strip())
+    known = get_type_hints(kind)
+    options = {field.name for field in fields(kind)}
+    given = {option: value for option, value in defaults.items() if option in options}
+    for part in filter(None, _COMMA.split(written)):
+        option, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise UserError(f"{part!r} in {description!r} is not option=value.")
-        given[key.strip()] = yaml.safe_load(value)
-    known = weighing_options(name)
-    for key in given:
-        if key not in known:
+        if option not in options:
             raise UserError(
-                f"{name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(sorted(known))}."
+                f"{name} has no option {option!r}{nearest(option, options)}; it has {', '.join(sorted(options))}."
             )
+        what = f"{name}:{option}"
+        given[option] = of_kind(known[option], parse_yaml(value, what), what)
     return kind(**given)
+
+
+def split_descriptions(written: str) -> list[str]:
+    """Split `full,token-cleaning:dropped_weight=0.1,share=0.5` into descriptions: at the commas before names, not before options."""
+    descriptions: list[str] = []
+    for part in filter(None, (piece.strip() for piece in _COMMA.split(written))):
+        if "=" in part and ":" not in part.partition("=")[0] and descriptions:
+            descriptions[-1] += f",{part}"
+        else:
+            descriptions.append(part)
+    return descriptions
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest what may have been meant by an unknown name; empty when nothing comes near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _find(name: str) -> type[TokenWeighing]:
     if name not in WEIGHINGS:
         raise UserError(
-            f"there is no weighing {name!r}{_nearest(name, WEIGHINGS)}; there are {', '.join(WEIGHINGS)}."
+            f"there is no weighing {name!r}{nearest(name, WEIGHINGS)}; there are {', '.join(WEIGHINGS)}."
         )
     return WEIGHINGS[name]
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
-from tokenry.core.alignment import segment_ids
+from tokenry.core.alignment import IGNORED, segment_ids
 from tokenry.core.cache import cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.losses import output_head
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_pass import (
     dataset_nll,
@@ -38,7 +39,7 @@ from tokenry.finetuning.dataset_pass import (
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
 from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
-from tokenry.finetuning.refusals import has_whole_weights, refuse_arguments, refuse_model
+from tokenry.finetuning.refusals import has_whole_weights, refuse_arguments, refuse_data, refuse_model
 from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.template import content_mask, template_pieces
 from tokenry.finetuning.token_store import TokenStore
@@ -65,6 +66,8 @@ class TokenWeighingTrainer(SFTTrainer):
     """
 
     loss_is_scaled_for_ga = True
+    data_collator: Any
+    _signature_columns: list[str] | None
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class TokenWeighingTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         refuse_model(self.weighing, self)
+        refuse_data(self.train_dataset, output_head(self.model).vocabulary)
         add_token_loss(self.model)
         self.data_collator = _WithTokenIndex(self.data_collator)
         self.history = self.weighing.history_source
@@ -114,15 +118,19 @@ class TokenWeighingTrainer(SFTTrainer):
     ) -> Any:
         """Prepare as TRL does, and index the training tokens before samples are packed."""
         prepare = super()._prepare_dataset
-        if dataset_name != "train" or not isinstance(dataset, Dataset):
+        indexed = self.store.size > 0  # what is called train after the training data is for evaluation
+        if dataset_name != "train" or indexed or not isinstance(dataset, Dataset):
             return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
         whole = copy.copy(args)
+        whole.shuffle_dataset = False  # tokens are numbered in the order of the data
         if packing:
             whole.max_length = None  # packing cuts the samples itself
         dataset = self._index_tokens(
             prepare(dataset, processing_class, whole, False, formatting_func, dataset_name),
             whole,
         )
+        if args.shuffle_dataset:
+            dataset = dataset.shuffle(seed=args.seed)
         if packing:
             dataset = dataset.select_columns(["input_ids", "labels", "token_index"])
             dataset = pack_dataset(dataset, args.max_length, args.packing_strategy)
@@ -131,7 +139,14 @@ class TokenWeighingTrainer(SFTTrainer):
         return dataset
 
     def _index_tokens(self, dataset: Dataset, args: SFTConfig) -> Dataset:
-        ends = np.cumsum([0, *map(len, dataset["labels"])])
+        lengths = [list(map(len, dataset[name])) for name in ("labels", "input_ids")]
+        for number, (labels, ids) in enumerate(zip(*lengths, strict=True)):
+            if labels != ids:
+                raise UserError(
+                    f"sample {number} has {ids} input_ids but {labels} labels: give one label per token, {IGNORED} where "
+                    "nothing is to be learned."
+                )
+        ends = np.cumsum([0, *lengths[0]])
         self.store = TokenStore(int(ends[-1]))
         needs = self.weighing.needs
         if "dataset_weight" in needs:
@@ -155,8 +170,7 @@ class TokenWeighingTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "token_index" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "token_index"]
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "token_index"]))
 
     def _check_history(self) -> None:
         self.history.check(self.model)
@@ -194,7 +208,7 @@ class TokenWeighingTrainer(SFTTrainer):
         base: Any = nullcontext()
         if name == "base":
             model = self.model
-            base = model.disable_adapter() if hasattr(model, "disable_adapter") else base
+            base = getattr(model, "disable_adapter", nullcontext)()
         elif name is not None:
             model = load_model(name, dtype=next(self.model.parameters()).dtype)
         if model is None:
@@ -307,9 +321,9 @@ class TokenWeighingTrainer(SFTTrainer):
         Raises:
             UserError: the checkpoint was not written to its end.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_whole_checkpoint(Path(self.args.output_dir)))
         if resume_from_checkpoint:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
             self._restore(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
