@@ -9,6 +9,21 @@ from jaxtyping import install_import_hook
 
 install_import_hook("tokenry", "beartype.beartype")
 
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+from tests.capabilities import CapabilityMatrix  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--store-capabilities",
+        action="store_true",
+        help="write docs/results/capabilities.json from what passes",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--store-capabilities") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(CapabilityMatrix())

@@ -20,7 +20,7 @@ from tokenry.finetuning import (
     sstoken_score,
     token_cleaning_labels,
 )
-from tokenry.finetuning.forward import NllOnly, WeighedLoss, add_token_loss
+from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "01-sstoken"
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -88,7 +88,8 @@ def test_a_padded_batch_is_selected_and_reduced_as_published():
         ("paper", "loss_paper"),
     ]:
         weighing = SSToken(**options, reduction=reduction)
-        loss = (weighing.weigh(signals) * nll.nan_to_num(0.0)).sum() / weighing.weight_sum(signals)
+        weights = weighing.reduce(weighing.weigh(signals), signals)
+        loss = (weights * nll.nan_to_num(0.0)).sum() / weighing.weight_sum(signals)
         torch.testing.assert_close(loss.double(), data[expected].double(), rtol=1e-6, atol=0)
 
 
@@ -137,13 +138,13 @@ def test_a_whole_step_on_a_llama_is_the_published_one():
     ids, mask, labels = (data[key].long() for key in ("input_ids", "attention_mask", "labels"))
     segments = segment_ids(ids, mask)
     known = Signals(labels, segments, progress=1.0)
-    history = NllOnly(known)
+    history = ReadSignals(known)
     models["his"](input_ids=ids, attention_mask=mask, token_loss=history)
     tokens = known.learnable
     close = {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(history.nll[tokens], data["history_loss"][tokens], **close)
+    torch.testing.assert_close(history.values["nll"][tokens], data["history_loss"][tokens], **close)
     weighing = SSToken(share=float(data["rho"]), balance=float(data["gamma"]), layers=int(data["layer"]))
-    weighed = WeighedLoss(weighing, known.with_values(history_nll=history.nll))
+    weighed = WeighedLoss(weighing, known.with_values(history_nll=history.values["nll"]))
     total = models["cur"](input_ids=ids, attention_mask=mask, token_loss=weighed).loss
     loss = total / weighing.weight_sum(known)
     loss.backward()

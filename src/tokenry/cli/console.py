@@ -1,15 +1,17 @@
 """What every verb of the command line shares: results on stdout, all else on stderr, errors in one sentence.
 
 A verb is a plain function; `verb` makes a command of it, with `--quiet` and `--debug`.
-Exit codes: 0 ok, 1 failed, 2 bad usage or bad input (`UserError`).
+Exit codes: 0 ok, 1 failed or stopped by the user, 2 bad usage or bad input (`UserError`).
 """
 
 import contextlib
 import functools
 import inspect
 import json
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an
 @dataclass(frozen=True)
 class _Streams:
     results: TextIO
-    notes: TextIO
     quiet: bool
 
 
@@ -41,17 +42,21 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a plain function.
 
     While it runs, stdout belongs to results (`print_json`, `print_table`, `show`): what libraries print goes to stderr.
+    What tokenry logs are notes; libraries' warnings are for developers, and shown under `--debug` only.
     """
 
     @functools.wraps(function)
     def command(*args: Any, quiet: bool = False, debug: bool = False, **options: Any) -> None:
-        token = _streams.set(_Streams(results=sys.stdout, notes=sys.stderr, quiet=quiet))
+        token = _streams.set(_Streams(results=sys.stdout, quiet=quiet))
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), _notes_from_log(), _warnings_shown(debug):
                 function(*args, **options)
         except UserError as error:
             _complain(f"error: {error}", debug)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt as stop:
+            _complain(str(stop) or "stopped.", debug)
+            raise typer.Exit(1) from stop
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -97,9 +102,8 @@ def show(renderable: RenderableType) -> None:
 
 def note(text: str) -> None:
     """Say something that is not a result, on stderr; nothing under `--quiet`."""
-    streams = _streams.get()
-    if not streams.quiet:
-        print(text, file=streams.notes, flush=True)
+    if not _streams.get().quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -108,9 +112,8 @@ def progress() -> Iterator[Callable[[str, float], None]]:
 
     Where stderr is no terminal, each new `what` is a line of its own.
     """
-    streams = _streams.get()
-    terminal = Console(file=streams.notes)
-    if streams.quiet or not terminal.is_terminal:
+    terminal = Console(stderr=True)
+    if _streams.get().quiet or not terminal.is_terminal:
         said: list[str] = []
 
         def report_lines(what: str, share: float) -> None:
@@ -128,9 +131,37 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=terminal) as bar:
+    # The remaining time is told from the whole time that went: stages differ in speed.
+    with Progress(*columns, console=terminal, speed_estimate_period=1e9) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"note: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _notes_from_log() -> Iterator[None]:
+    logger, notes = logging.getLogger("tokenry"), _Notes()
+    before = logger.level, logger.propagate
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.level, logger.propagate = before
+
+
+@contextlib.contextmanager
+def _warnings_shown(shown: bool) -> Iterator[None]:
+    with warnings.catch_warnings():
+        if not shown:
+            warnings.simplefilter("ignore")
+        yield
 
 
 def _complain(sentence: str, debug: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, print_table
+from tokenry.cli.console import Json, note, print_json, print_table, progress
 
 
 def evaluate(
@@ -38,15 +38,17 @@ def evaluate(
     if lm_eval is not None:
         result = evaluate_with_harness(model, lm_eval.split(","))
     else:
-        result = evaluate_model(
-            model,
-            data,
-            max_length=max_length,
-            chat_template=chat_template,
-            dtype=dtype,
-            answers=answers,
-            seed=seed,
-        )
+        with progress() as report:
+            result = evaluate_model(
+                model,
+                data,
+                report,
+                max_length=max_length,
+                chat_template=chat_template,
+                dtype=dtype,
+                answers=answers,
+                seed=seed,
+            )
     if output:
         write_json(output, result)
         note(f"written: {output}")

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, show
+from tokenry.cli.console import Json, note, print_json, progress, show
 
 
 def score(
     source: Annotated[
-        str, typer.Argument(metavar="TEXT_OR_FILE", help="A text, a text file, or data as for `tune`.")
+        str,
+        typer.Argument(metavar="TEXT_OR_FILE", help="A text, a text file, or a file of data as for `tune`."),
     ],
     signals: Annotated[
         str, typer.Option(help="Of nll, entropy, prompt_attention, content_attention.")
@@ -31,15 +32,17 @@ def score(
     from tokenry.report import render_scores, signal_table, terminal_heatmap
 
     names = [name.strip() for name in signals.split(",") if name.strip()]
-    examples = score_source(
-        source,
-        names,
-        model,
-        layers=parse_layers(layers),
-        max_length=max_length,
-        samples=samples,
-        chat_template=chat_template,
-    )
+    with progress() as report:
+        examples = score_source(
+            source,
+            names,
+            model,
+            report,
+            layers=parse_layers(layers),
+            max_length=max_length,
+            samples=samples,
+            chat_template=chat_template,
+        )
     record = [example.model_dump(mode="json") for example in examples]
     write_json(output / "scores.json", record)
     with atomic_write(output / "scores.html") as partial:

@@ -69,16 +69,16 @@ def tune(
 ) -> None:
     """Fine-tune a language model on the tokens that matter, beside plain fine-tuning, and say which was better."""
     from tokenry.core.files import atomic_write
+    from tokenry.finetuning.registry import split_descriptions
     from tokenry.recipes.comparison import compare as carry_out
-    from tokenry.recipes.comparison import resume_or_start
-    from tokenry.recipes.plan import parse_settings
+    from tokenry.recipes.plan import add_settings, parse_settings, resume_or_start
     from tokenry.report import comparison_table, render_report
 
     given: dict[str, Any] = {
         "model": model,
         "data": data,
         "weighing": weighing,
-        "compare": None if compare is None else _names(compare),
+        "compare": None if compare is None else split_descriptions(compare),
         "share": share,
         "balance": balance,
         "held_out": held_out,
@@ -90,10 +90,9 @@ def tune(
         "too_long": too_long,
         "seed": seed,
     }
-    asked = {name: value for name, value in given.items() if value is not None}
-    asked |= {"lora": None} if full_weights else {}
-    asked |= parse_settings(set_ or [])
-    plan = resume_or_start(output, asked, config, resume)
+    options = {name: value for name, value in given.items() if value is not None}
+    options |= {"lora": None} if full_weights else {}
+    plan = resume_or_start(output, add_settings(options, parse_settings(set_ or [])), config, resume)
     with progress() as report:
         comparison = carry_out(plan, output, report)
     page = output / "report.html"
@@ -104,14 +103,3 @@ def tune(
     else:
         show(comparison_table(comparison))
     note(f"written: {output / 'result.json'} and {page}")
-
-
-def _names(written: str) -> list[str]:
-    """Split `full,token-cleaning:dropped_weight=0.1,share=0.5` at the commas before a name, not at those before an option."""
-    names: list[str] = []
-    for part in filter(None, (piece.strip() for piece in written.split(","))):
-        if "=" in part and ":" not in part and names:
-            names[-1] += f",{part}"
-        else:
-            names.append(part)
-    return names

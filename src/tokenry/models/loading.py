@@ -113,6 +113,12 @@ def load_tokenizer(
         raise UserError(f"the tokenizer of {name} cannot be loaded: {_first_sentence(error)}") from error
 
 
+def preferred_device() -> torch.device:
+    """Choose the accelerator that torch finds, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def preferred_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """Choose bfloat16 where the hardware computes in it natively, else float32."""
     native = {"cpu": _cpu_has_bfloat16, "cuda": _cuda_has_bfloat16}.get(torch.device(device).type)

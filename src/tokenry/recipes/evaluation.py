@@ -7,14 +7,23 @@ from tokenry.core.errors import UserError
 from tokenry.core.records import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
 from tokenry.finetuning.conversations import encode_rows
-from tokenry.finetuning.rows import read_rows
-from tokenry.models import load_model, load_tokenizer, preferred_dtype
+from tokenry.finetuning.template import training_template
+from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
+from tokenry.recipes.material import read_checked
 from tokenry.recipes.noisy_tasks import noisy_tasks
+from tokenry.recipes.plan import DEMO
+from tokenry.recipes.quiet import quiet_libraries
+from tokenry.recipes.recipe import Progress
+from tokenry.recipes.stages import Stages, answers_cost
+
+ANSWER_TOKENS = 48
 
 
+@quiet_libraries()
 def evaluate_model(
     name: str,
     data: str,
+    report: Progress,
     *,
     max_length: int = 2048,
     chat_template: str | None = None,
@@ -27,23 +36,35 @@ def evaluate_model(
     Raises:
         UserError: a model or data that cannot be read.
     """
+    report("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(name)
-    rows = noisy_tasks(seed=seed).held_out if data == "demo" else read_rows(data)
-    encoded = encode_rows(rows, tokenizer, max_length, chat_template=chat_template)
-    model = load_model(name, dtype=dtype or preferred_dtype())
+    if chat_template:
+        tokenizer.chat_template = training_template(tokenizer, chat_template)
+    rows = noisy_tasks(seed=seed).held_out if data == DEMO else read_checked(data)
+    encoded = encode_rows(rows, tokenizer, max_length)
+    items = [row for row in rows if row.get("verifier") and row.get("messages")][:answers]
+    items = items if len(items) > 1 else []
+    device = preferred_device()
+    model = load_model(name, dtype=dtype or preferred_dtype(device)).to(device)
+    reading = float(sum(map(len, encoded["input_ids"])))
+    answering = answers_cost(len(items), ANSWER_TOKENS)
+    stages = Stages(report, [reading, answering])
+    stages.begin("held-out loss", reading)
     held_out = held_out_nll(model, encoded, tokenizer=tokenizer)
     measures = [_measure("nll per token, nats", held_out.nll_per_token)]
     if held_out.bits_per_byte is not None:
         measures.append(_measure("bits per byte", held_out.bits_per_byte))
-    items = [row for row in rows if row.get("verifier") and row.get("messages")][:answers]
-    if len(items) > 1:
-        said = generate_answers(model, tokenizer, [item["messages"][:-1] for item in items])
+    stages.begin("answers", answering)
+    if items:
+        prompts = [item["messages"][:-1] for item in items]
+        said = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
         measures.append(_measure("accuracy", verifier_accuracy(said, items)))
+    report("done", 1.0)
     return {
         "kind": "evaluation",
         "model": name,
         "data": data,
-        "dtype": str(model.dtype),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "measures": measures,
     }
 
@@ -61,8 +82,9 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             "--lm-eval needs the harness: install it with `pip install 'tokenry[lm-eval]'`."
         ) from error
-    model = HFLM(pretrained=load_model(name, dtype=preferred_dtype()), tokenizer=load_tokenizer(name))
-    results = simple_evaluate(model=model, tasks=list(tasks))["results"]
+    device = preferred_device()
+    model = load_model(name, dtype=preferred_dtype(device)).to(device)
+    results = simple_evaluate(model=HFLM(pretrained=model, tokenizer=load_tokenizer(name)), tasks=list(tasks))
     measures = [
         {
             "measure": f"{task}: {metric.partition(',')[0]}",
@@ -70,7 +92,7 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
             "standard_error": _standard_error(figures, metric),
             "samples": None,
         }
-        for task, figures in results.items()
+        for task, figures in results["results"].items()
         for metric, value in figures.items()
         if isinstance(value, int | float) and "_stderr" not in metric
     ]

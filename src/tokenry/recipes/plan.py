@@ -1,15 +1,21 @@
-"""What `tokenry tune` is asked to do: one plain record, read from a YAML file and options, stored beside the results.
+"""What `tokenry tune` is asked to do: one plain record, made of defaults, a YAML file and options, in this order.
 
-The stored plan is what a resumed run follows.
+The plan is stored beside the results, and a resumed run follows the stored one.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from trl import SFTConfig
 
 from tokenry.core.errors import UserError
+from tokenry.core.files import read_json
+from tokenry.core.settings import of_kind, parse_yaml
+from tokenry.finetuning.registry import nearest
+from tokenry.models import EMBEDDED
+
+DEMO = "demo"
 
 # The paper's hyper-parameters (ssToken, arXiv 2510.18250), for whoever brings own data.
 PAPER_TRAINING: dict[str, Any] = {
@@ -31,6 +37,8 @@ DEMO_TRAINING: dict[str, Any] = {
     "warmup_steps": 0.06,
     "weight_decay": 0.0,
 }
+# What the plan itself says of training; said twice, it could be said differently.
+_SAID_BY_PLAN = ("output_dir", "seed", "max_length")
 
 
 class LoraPlan(BaseModel):
@@ -38,10 +46,10 @@ class LoraPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rank: int = Field(64, gt=0)
-    alpha: int = Field(16, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    first_layer: int = Field(0, ge=0)
+    rank: int = Field(default=64, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    first_layer: int = Field(default=0, ge=0)
 
 
 class TunePlan(BaseModel):
@@ -66,8 +74,8 @@ class TunePlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = "embedded"
-    data: str = "demo"
+    model: str = EMBEDDED
+    data: str = DEMO
     held_out: str | None = None
     trusted: str | None = None
     reference: str | None = None
@@ -81,86 +89,171 @@ class TunePlan(BaseModel):
     max_length: int = Field(2048, gt=1)
     too_long: str = "truncate"
     answers: int = Field(45, ge=0)
-    demo_samples: int = Field(150, gt=1)
+    demo_samples: int = Field(default=150, gt=1)
     seed: int = 42
     training: dict[str, Any] = Field(default_factory=lambda: dict(PAPER_TRAINING))
 
 
-def make_plan(given: dict[str, Any], config: Path | None = None) -> TunePlan:
-    """Make a plan: defaults (the demo's own for `demo`), then the file, then what was given.
+def make_plan(options: dict[str, Any], config: Path | None = None) -> TunePlan:
+    """Make a plan: defaults (the demo's own for `demo`), then the file, then `options`.
+
+    Args:
+        options: plan fields, `lora` and `training` as dicts of what differs.
+        config: a YAML file with plan fields and arguments of `SFTConfig`.
 
     Raises:
-        UserError: the file is not YAML, or a field is unknown or out of range.
+        UserError: the file cannot be read, or a field is unknown or out of range.
     """
-    written = read_config(config) if config else {}
-    asked = {**written, **given}
-    demo = asked.get("data", "demo") == "demo"
-    defaults: dict[str, Any] = {"training": dict(DEMO_TRAINING if demo else PAPER_TRAINING)}
-    if demo:
-        defaults |= {
-            "compare": ["full", "token-cleaning:dropped_weight=0.1"],
-            "lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "first_layer": 10},
-            "max_length": 512,
-        }
-    for group in ("training", "lora"):
-        if asked.get(group, True) is not None:
-            asked[group] = {
-                **defaults.get(group, {}),
-                **(written.get(group) or {}),
-                **(given.get(group) or {}),
-            }
-    try:
-        return TunePlan.model_validate({**defaults, **asked})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+    asked = merge(read_config(config) if config else {}, options)
+    plan = _validated(merge(_defaults(asked), asked))
+    known = get_type_hints(SFTConfig)
+    for name, value in plan.training.items():
+        if name in _SAID_BY_PLAN:
+            raise UserError(f"{name} is no training argument here: tokenry has an option of its own for it.")
+        if name not in known:
+            everything = [*known, *TunePlan.model_fields]
+            raise UserError(
+                f"there is no setting {name!r}{nearest(name, everything)}: settings are the options of `tokenry tune`, lora.rank "
+                "and the like, and the arguments of TRL's SFTConfig."
+            )
+        plan.training[name] = of_kind(known[name], value, name)
+    if plan.data == DEMO and (plan.trusted or plan.held_out):
         raise UserError(
-            f"{name or 'the plan'} is not right: {first['msg'].lower()} (fields: {', '.join(TunePlan.model_fields)})."
+            "the demo brings trusted and held-out samples of its own: leave --trusted and --held-out out, or name DATA of yours."
+        )
+    return plan
+
+
+def stored_plan(path: Path) -> TunePlan:
+    """Read the plan of a run.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return TunePlan.model_validate(read_json(path))
+    except (ValidationError, UserError) as error:
+        raise UserError(
+            f"{path} is damaged, so the run cannot go on: choose another --output for a new one."
         ) from error
 
 
+def resume_or_start(output: Path, options: dict[str, Any], config: Path | None, resume: bool) -> TunePlan:
+    """Make the plan of a new run in `output`, or read the plan of the one to go on with.
+
+    Args:
+        output: folder of the results.
+        options: as for `make_plan`.
+        config: as for `make_plan`.
+        resume: whether a run that is already there may go on.
+
+    Raises:
+        UserError: there is a run already and `resume` is not asked for, or it was made with other settings.
+    """
+    stored = output / "plan.json"
+    if not stored.exists():
+        return make_plan(options, config)
+    if not resume:
+        raise UserError(
+            f"{output} already holds a run: go on with it by --resume, or choose another --output for a new one."
+        )
+    plan = stored_plan(stored)
+    as_stored = plan.model_dump()
+    asked = merge(read_config(config) if config else {}, options)
+    for name, value in asked.items():
+        there = as_stored.get(name)
+        same = value.items() <= there.items() if isinstance(value, dict) and there else value == there
+        if not same:
+            raise UserError(
+                f"the run in {output} was made with {name}={there!r}, not {value!r}: leave it out to go on, or choose "
+                "another --output for a new run."
+            )
+    return plan
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a run file.
+    """Read a run file: plan fields, and anything else as an argument of `SFTConfig`.
 
     Raises:
         UserError: it is missing, is not YAML, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"the run file {path} does not exist.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the run file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+        content = parse_yaml(path.read_text(encoding="utf-8"), f"the run file {path}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UserError(f"the run file {path} cannot be read: {reason}.") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"the run file {path} must map names to values, such as `weighing: sstoken`.")
-    return content
+    return sorted_settings(content)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Turn `key=value` texts into plan fields: `lora.rank=8` and `answers=10` set the plan, all else is for `SFTConfig`.
+def parse_settings(written: list[str]) -> dict[str, Any]:
+    """Turn `key=value` texts into plan fields.
 
     Raises:
-        UserError: a text without `=`.
+        UserError: a text without `=`, or a value that is not YAML.
     """
-    given: dict[str, Any] = {}
-    for setting in settings:
+    settings = {}
+    for setting in written:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set takes KEY=VALUE, such as learning_rate=1e-4, got {setting!r}.")
-        parsed = _number(yaml.safe_load(value))
-        group, _, field = key.partition(".")
-        if field:
-            given.setdefault(group, {})[field] = parsed
+        settings[key.strip()] = parse_yaml(value, f"--set {key}")
+    return sorted_settings(settings)
+
+
+def add_settings(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Add what `--set` says to what the options say.
+
+    Raises:
+        UserError: the same is said by both.
+    """
+    twice = sorted(options.keys() & settings.keys())
+    if twice:
+        raise UserError(f"{twice[0]} is set by an option and by --set: leave one of them out.")
+    return {**options, **settings}
+
+
+def sorted_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Sort settings: plan fields, `lora.rank` into its group, all else is an argument of `SFTConfig`."""
+    plan: dict[str, Any] = {}
+    for key, value in settings.items():
+        group, dot, name = key.partition(".")
+        if dot:
+            plan = merge(plan, {group: {name: value}})
         elif key in TunePlan.model_fields:
-            given[key] = parsed
+            plan = merge(plan, {key: value})
         else:
-            given.setdefault("training", {})[key] = parsed
-    return given
+            plan = merge(plan, {"training": {key: value}})
+    return plan
 
 
-def _number(value: Any) -> Any:
-    """YAML reads `1e-4` as text: a number without a point is not one there."""
+def merge(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Let `more` override `settings`; groups are merged name by name."""
+    merged = dict(settings)
+    for name, value in more.items():
+        there = merged.get(name)
+        both = isinstance(there, dict) and isinstance(value, dict)
+        merged[name] = {**there, **value} if both else value  # type: ignore[dict-item]
+    return merged
+
+
+def _defaults(asked: dict[str, Any]) -> dict[str, Any]:
+    if asked.get("data", DEMO) != DEMO:
+        return {"training": PAPER_TRAINING}
+    embedded = asked.get("model", EMBEDDED) == EMBEDDED
+    return {
+        "training": DEMO_TRAINING,
+        "compare": ["full", "token-cleaning:dropped_weight=0.1"],
+        "lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "first_layer": 10 if embedded else 0},
+        "max_length": 512,
+    }
+
+
+def _validated(settings: dict[str, Any]) -> TunePlan:
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        return TunePlan.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{name} is not right: {first['msg'].lower()}, got {first['input']!r}.") from error

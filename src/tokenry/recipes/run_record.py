@@ -1,5 +1,7 @@
 """What a finished run tells: from the trainer and its token store to a `Run` for the report."""
 
+import gc
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from tokenry.core.records import ClassShare, Estimate, Example, Histogram, ReportToken, Run
 from tokenry.evaluation import HeldOut
@@ -39,7 +41,7 @@ def describe_run(
     learned = ~weights.isnan()
     relative = weights / weights[learned].max().clamp(min=1e-12)
     history = trainer.state.log_history
-    seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+    seconds = [entry["seconds_per_step"] for entry in history if "seconds_per_step" in entry]
     bits = held_out.bits_per_byte
     return Run(
         name=name,
@@ -47,7 +49,7 @@ def describe_run(
         tokens_learned=float(relative[learned].sum()),
         share_kept=float(relative[learned].mean()),
         steps=trainer.state.global_step,
-        seconds_per_step=seconds[-1] / max(1, trainer.state.global_step) if seconds else 0.0,
+        seconds_per_step=float(np.mean(seconds)) if seconds else 0.0,
         peak_memory_mb=peak_memory_mb,
         held_out_nll=held_out.nll_per_token,
         bits_per_byte=bits.value if bits else None,
@@ -85,7 +87,7 @@ def _histograms(columns: dict[str, Tensor], weights: Tensor, learned: Tensor) ->
     kept = learned & (weights >= 1)
     histograms = {}
     for name, values in columns.items():
-        known = learned & ~values.isnan()
+        known = learned & values.isfinite()
         if name in _NOT_SIGNALS or not bool(known.any()):
             continue
         low, high = np.quantile(values[known].numpy(), [0.005, 0.995])
@@ -126,7 +128,7 @@ def _tokens(
     for text, index, target in zip(
         token_texts(sample.input_ids.tolist(), tokenizer), sample.token_index, sample.targets, strict=True
     ):
-        signals = {name: float(values[index]) for name, values in shown.items() if not values[index].isnan()}
+        signals = {name: float(values[index]) for name, values in shown.items() if values[index].isfinite()}
         number = int(columns["token_class"][index]) if "token_class" in columns else -1
         weight = weights[index]
         tokens.append(
@@ -155,6 +157,29 @@ def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
     return texts
 
 
+class StepClock(TrainerCallback):
+    """Times the optimisation steps; the time of each stands in the trainer's log, which outlives an interruption."""
+
+    def __init__(self) -> None:
+        self.steps, self._seconds, self._unlogged, self._began = 0, 0.0, 0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self._seconds += time.perf_counter() - self._began
+        self._unlogged += 1
+        self.steps += 1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the mean time of the steps since the last entry to this one."""
+        if self._unlogged:
+            state.log_history[-1]["seconds_per_step"] = self._seconds / self._unlogged
+            self._seconds, self._unlogged = 0.0, 0
+
+
 class PeakMemory:
     """Measures the highest memory of this process while open, in megabytes; `peak_mb` is None where it cannot be told.
 
@@ -164,6 +189,7 @@ class PeakMemory:
     peak_mb: float | None = None
 
     def __enter__(self) -> "PeakMemory":
+        gc.collect()  # a trainer and its callbacks hold each other
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return self

@@ -1,0 +1,106 @@
+"""The pass that computes the history of ssToken over a data set, relative to one epoch of training on the same data.
+
+SmolLM2-135M-Instruct in the dtype it is trained in here; samples of equal length, and of lengths spread as in chat data (half of
+each is prompt); ssToken with batches of 2 and AdamW, all parameters or LoRA. The pass is paid once: other epochs and other runs
+on the same data read it from the cache, and `history="previous_epoch"` needs none.
+"""
+
+import tempfile
+from collections.abc import Iterator
+
+import torch
+from _measure import Step, interleaved
+from _report import Result, dtype_name, result, run
+from _steps import IGNORED, SSTOKEN, TINY, Shape, config, load, model_name, tokenizer
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+from tokenry.finetuning import TokenWeighingTrainer
+from tokenry.finetuning.dataset_pass import dataset_nll, samples_of
+from tokenry.models.loading import preferred_dtype
+
+TARGET = 0.25
+LORA = LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear")
+
+
+def measure(smoke: bool) -> Iterator[Result]:
+    """Every kind of data with every kind of training."""
+    shape = Shape(model=TINY) if smoke else Shape(dtype=preferred_dtype())
+    longest, samples = (32, 4) if smoke else (512, 16)
+    lengths = {
+        "equal lengths": [longest] * samples,
+        "spread lengths": spread_lengths(samples, longest),
+    }
+    trainings = {"all parameters": None} if smoke else {"all parameters": None, "LoRA": LORA}
+    for data, each in lengths.items():
+        for training, adapter in trainings.items():
+            model = load(shape)
+            steps = pass_and_epoch(model, rows(each, model.config.vocab_size), adapter)
+            rounds = 1 if smoke else 2
+            seconds = interleaved(steps, rounds, threads=1)
+            history, epoch = seconds["history pass"], seconds["epoch"]
+            yield result(
+                f"history pass / one epoch, {data}, {training}",
+                history.cpu / epoch.cpu,
+                TARGET,
+                model=model_name(shape),
+                dtype=dtype_name(shape.dtype),
+                samples=samples,
+                tokens=sum(each),
+                longest=longest,
+                train_batch_size=2,
+                threads=1,
+                rounds=rounds,
+                cpu_seconds={"history pass": round(history.cpu, 3), "epoch": round(epoch.cpu, 3)},
+                wall_seconds={"history pass": round(history.wall, 3), "epoch": round(epoch.wall, 3)},
+            )
+
+
+def spread_lengths(samples: int, longest: int) -> list[int]:
+    """Lengths of chat data: log-normal around a third of the longest (sigma 0.7), cut at the longest."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = longest / 3 * torch.exp(0.7 * torch.randn(samples, generator=generator))
+    return lengths.clamp(8, longest).long().tolist()
+
+
+def rows(lengths: list[int], vocabulary: int) -> Dataset:
+    """Random tokens; the second half of every sample is learned from."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for length in lengths:
+        tokens = torch.randint(10, vocabulary, (length,), generator=generator).tolist()
+        made.append({"input_ids": tokens, "labels": [IGNORED] * (length // 2) + tokens[length // 2 :]})
+    return Dataset.from_list(made)
+
+
+def pass_and_epoch(model: PreTrainedModel, data: Dataset, adapter: LoraConfig | None) -> dict[str, Step]:
+    """The two things to be timed. The learning rate is 0, so that every epoch is the same."""
+
+    def trainer(folder: str) -> TokenWeighingTrainer:
+        options = {"num_train_epochs": 1, "learning_rate": 0.0, "logging_strategy": "no"}
+        return TokenWeighingTrainer(
+            model=model,
+            args=config(folder, 2, **options),
+            train_dataset=data,
+            processing_class=tokenizer(),
+            weighing=SSTOKEN,
+            history_cache=folder,
+            peft_config=adapter,
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        training = trainer(folder)
+    samples = list(samples_of(training.train_dataset))
+
+    def history_pass() -> None:
+        dataset_nll(training.model, samples, training.store.size, progress=False)
+
+    def epoch() -> None:
+        training.train()
+
+    return {"history pass": history_pass, "epoch": epoch}
+
+
+if __name__ == "__main__":
+    run(measure, __doc__.splitlines()[0])

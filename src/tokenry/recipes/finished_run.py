@@ -1,0 +1,72 @@
+"""What a finished run leaves in its folder: what it measured in all, and on every held-out item.
+
+It is read back when a comparison goes on, so that no run is made twice.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from tokenry.core.errors import UserError
+from tokenry.core.files import read_json, write_json
+from tokenry.core.records import Run
+from tokenry.evaluation import HeldOut
+
+
+class _Items(BaseModel):
+    nll: list[float]
+    tokens: list[int]
+    text_bytes: list[int] | None
+    items: list[str]
+
+
+def save_run(folder: Path, run: Run, held_out: HeldOut) -> None:
+    """Write both; the run comes last, so its file says that the folder is complete."""
+    save_held_out(folder / "held_out.json", held_out)
+    write_json(folder / "run.json", run.model_dump(mode="json"))
+
+
+def load_run(folder: Path) -> tuple[Run, HeldOut] | None:
+    """Read both back; None when there is no finished run.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        return Run.model_validate(read_json(folder / "run.json")), load_held_out(folder / "held_out.json")
+    except (ValidationError, UserError) as error:
+        raise UserError(
+            f"the record of a run in {folder} is damaged: delete that folder, and the run is made again."
+        ) from error
+
+
+def save_held_out(path: Path, held_out: HeldOut) -> None:
+    """Write what was measured on held-out items."""
+    items = _Items(
+        nll=held_out.nll.tolist(),
+        tokens=held_out.tokens.tolist(),
+        text_bytes=None if held_out.text_bytes is None else held_out.text_bytes.tolist(),
+        items=list(held_out.items),
+    )
+    write_json(path, items.model_dump())
+
+
+def load_held_out(path: Path) -> HeldOut:
+    """Read what was measured on held-out items.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        stored = _Items.model_validate(read_json(path))
+    except (ValidationError, UserError) as error:
+        raise UserError(f"{path} is damaged: delete it, and it is measured again.") from error
+    return HeldOut(
+        nll=np.array(stored.nll),
+        tokens=np.array(stored.tokens),
+        text_bytes=None if stored.text_bytes is None else np.array(stored.text_bytes),
+        items=tuple(stored.items),
+    )

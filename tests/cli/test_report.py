@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from tests.tiny_chat import QUICK
+
+
+@pytest.fixture(scope="module")
+def run(desk):
+    output = desk.folder / "run"
+    result = desk.tokenry("tune", desk.model, desk.data, *QUICK, "--output", output)
+    assert result.exit_code == 0, result.stderr
+    return output
+
+
+@pytest.mark.parametrize("name", ["", "result.json"])
+def test_the_report_is_drawn_anew_from_the_folder_or_its_record(desk, run, name):
+    drawn = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    result = desk.tokenry("report", run / name)
+    assert result.exit_code == 0
+    assert (run / "report.html").read_bytes() == drawn
+    assert "held-out NLL" in result.stdout
+    assert f"written: {run / 'report.html'}" in result.stderr
+
+
+def test_it_may_be_written_elsewhere_and_json_says_where(desk, run, tmp_path):
+    page = tmp_path / "new" / "page.html"
+    result = desk.tokenry("report", run, "--output", page, "--json", "--quiet")
+    assert json.loads(result.stdout) == {"report": str(page)}
+    assert result.stderr == ""
+    assert "<html" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        ("{", "is not valid JSON"),
+        ('{"kind": "tune"}', "is not the record of a run (model: Field required)"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_sentence(desk, tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    result = desk.tokenry("report", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

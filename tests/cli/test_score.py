@@ -1,0 +1,126 @@
+import json
+import math
+
+import pytest
+
+from tests.tiny_chat import sums, write_rows
+
+
+@pytest.fixture
+def score(desk, tmp_path):
+    def run(source, *options):
+        return desk.tokenry("score", source, "--model", desk.model, "--output", tmp_path / "out", *options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def of_rows(desk):
+    """All signals of two conversations, and the folder with the results."""
+    source, output = write_rows(desk.folder / "two.jsonl", sums(2)), desk.folder / "score"
+    signals = "nll,entropy,prompt_attention,content_attention"
+    options = ("--model", desk.model, "--signals", signals, "--layers", "0,1", "--output", output, "--json")
+    result = desk.tokenry("score", source, *options)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout), output
+
+
+def test_every_token_of_an_answer_has_every_signal_and_no_token_of_a_prompt_has_any(of_rows):
+    examples, _ = of_rows
+    assert len(examples) == 2
+    for token in examples[0]["tokens"]:
+        wanted = {"nll", "entropy", "prompt_attention", "content_attention"} if token["learnable"] else set()
+        assert set(token["signals"]) == wanted
+
+
+def test_the_tokens_together_are_the_conversation(of_rows):
+    text = "".join(token["text"] for token in of_rows[0][0]["tokens"])
+    assert "<|im_start|>user\nWhat is 6 + 6?<|im_end|>" in text
+    assert text.endswith("The answer is 12.<|im_end|>\n")
+
+
+def test_signals_are_in_their_units(of_rows):
+    signals = [token["signals"] for token in of_rows[0][0]["tokens"] if token["learnable"]]
+    assert all(0 < token["nll"] < 20 and 0 < token["entropy"] <= math.log(400) for token in signals)
+    assert all(0 < token["prompt_attention"] < 1 for token in signals)
+    # The content is a part of the prompt that is renormalised without it: another number.
+    assert any(abs(token["prompt_attention"] - token["content_attention"]) > 1e-3 for token in signals)
+
+
+def test_the_scores_are_on_disk_as_json_and_as_a_page(of_rows):
+    examples, output = of_rows
+    assert json.loads((output / "scores.json").read_text()) == examples
+    assert "content" in (output / "scores.html").read_text()
+
+
+def test_a_text_is_scored_as_it_is_from_its_second_token(score):
+    result = score("The answer is 42.", "--json")
+    (example,) = json.loads(result.stdout)
+    assert "".join(token["text"] for token in example["tokens"]) == "The answer is 42."
+    assert [token["learnable"] for token in example["tokens"]] == [False] + [True] * (
+        len(example["tokens"]) - 1
+    )
+
+
+def test_a_text_may_be_long_and_hold_anything(score):
+    assert score("A long text, with a slash / and a null-like \\0. " * 200).exit_code == 0
+
+
+def test_a_text_longer_than_the_maximum_is_cut_and_said_to_be(score):
+    result = score("The answer is 42. " * 20, "--max-length", "16", "--json")
+    assert len(json.loads(result.stdout)[0]["tokens"]) == 16
+    assert "note: the text is longer than 16 tokens" in result.stderr
+
+
+def test_a_text_file_is_scored_as_text(score, tmp_path):
+    (tmp_path / "notes.md").write_text("Hello world.\nSecond line.", encoding="utf-8")
+    result = score(tmp_path / "notes.md", "--json")
+    (example,) = json.loads(result.stdout)
+    assert "".join(token["text"] for token in example["tokens"]) == "Hello world.\nSecond line."
+
+
+def test_the_terminal_shows_tokens_and_a_table_of_the_signals(score):
+    result = score("The answer is 42.")
+    assert result.exit_code == 0
+    assert "answer" in result.stdout
+    assert "entropy" in result.stdout
+    assert "written:" in result.stderr
+
+
+def test_quiet_leaves_only_the_result(score):
+    assert score("The answer is 42.", "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (
+            "a text",
+            ["--signals", "nll,perplexity"],
+            "signals are nll, entropy, prompt_attention, content_attention; got perplexity.",
+        ),
+        ("a text", ["--signals", ","], "got none"),
+        ("a text", ["--signals", "prompt_attention"], "a plain text has none: give conversations"),
+        ("a text", ["--layers", "first"], "layers are -1, deep, or numbers such as 10,20; got 'first'"),
+        ("", [], "fewer than two tokens"),
+        ("missing.jsonl", [], "the file missing.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(score, source, options, words):
+    result = score(source, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_layer_out_of_range_is_named_with_those_there_are(score, desk):
+    result = score(desk.data, "--signals", "prompt_attention", "--layers", "7")
+    assert result.exit_code == 2
+    assert "layer 7 is out of range: the model has 2 attention layers" in result.stderr
+
+
+def test_a_text_file_that_is_not_utf8_is_refused(score, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    result = score(tmp_path / "latin.txt")
+    assert result.exit_code == 2
+    assert "latin.txt is not UTF-8 (byte 3)" in result.stderr

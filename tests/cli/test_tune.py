@@ -1,0 +1,158 @@
+import json
+
+import pytest
+
+from tests.tiny_chat import QUICK
+from tokenry.core.records import Comparison
+
+
+@pytest.fixture(scope="module")
+def everything(desk):
+    """One run with most options, and what it printed."""
+    output = desk.folder / "everything"
+    config = desk.folder / "run.yaml"
+    config.write_text("seed: 7\nlearning_rate: 1e-3\ntraining:\n  weight_decay: 1e-2\n")
+    options = ("--weighing", "token-cleaning:dropped_weight=0.1", "--compare", "full,random,sstoken")
+    options += ("--trusted", desk.trusted, "--held-out", desk.held_out, "--share", "0.5", "--balance", "0.3")
+    options += (
+        "--config",
+        config,
+        "--set",
+        "lora.alpha=8",
+        "--set",
+        "lora.rank=4",
+        "--output",
+        output,
+        "--json",
+    )
+    return desk.tokenry("tune", desk.model, desk.data, *QUICK, *options), output
+
+
+@pytest.fixture(scope="module")
+def comparison(everything):
+    return Comparison.load(everything[1] / "result.json")
+
+
+def test_a_run_ends_well(everything):
+    result, _ = everything
+    assert result.exit_code == 0, result.stderr
+
+
+def test_json_is_the_record_and_nothing_else_reaches_stdout(everything, comparison):
+    result, _ = everything
+    assert json.loads(result.stdout) == comparison.model_dump(mode="json")
+
+
+def test_the_control_comes_first_and_the_weighing_asked_for_next(comparison):
+    names = [run.name for run in comparison.runs]
+    assert names == ["full", "token-cleaning dropped_weight=0.1", "random", "sstoken"]
+
+
+def test_every_run_but_the_control_is_compared_with_it_item_by_item(comparison):
+    assert [run.paired and (run.paired.to, run.paired.samples) for run in comparison.runs] == [
+        None,
+        *[("full", 4)] * 3,
+    ]
+
+
+def test_the_table_says_what_was_learned_from(comparison):
+    full, cleaning, random, sstoken = comparison.runs
+    assert full.share_kept == 1.0
+    assert random.share_kept == pytest.approx(0.5, abs=0.06)
+    assert sstoken.share_kept == pytest.approx(0.5, abs=0.06)
+    assert cleaning.share_kept < 0.7
+    assert set(full.share_by_class) == {"clean", "number"}
+
+
+def test_cost_and_answers_are_measured(comparison):
+    for run in comparison.runs:
+        assert run.steps == 2
+        assert run.seconds_per_step > 0
+        assert run.bits_per_byte > 0
+        assert run.accuracy.samples == 4
+
+
+def test_settings_come_from_defaults_then_the_file_then_the_options(comparison):
+    settings = comparison.settings
+    assert (settings["seed"], settings["share"], settings["lora"]["alpha"]) == (7, 0.5, 8)
+    assert settings["training"]["learning_rate"] == 1e-3
+    assert settings["training"]["weight_decay"] == 0.01
+    assert settings["training"]["num_train_epochs"] == 1
+
+
+def test_progress_and_notes_go_to_stderr(everything):
+    result, output = everything
+    assert "the reference model" in result.stderr
+    assert "sstoken: held-out loss" in result.stderr
+    assert f"written: {output / 'result.json'} and {output / 'report.html'}" in result.stderr
+
+
+def test_a_report_is_drawn(everything):
+    page = (everything[1] / "report.html").read_text()
+    assert "token-cleaning dropped_weight=0.1" in page
+
+
+def test_the_weights_are_left_for_use_and_checkpoints_are_not(everything):
+    output = everything[1]
+    for folder in ("full", "token-cleaning-dropped-weight=0.1", "random", "sstoken", "reference"):
+        assert (output / folder / "model" / "adapter_model.safetensors").exists()
+    assert not list(output.glob("*/checkpoint-*"))
+
+
+def test_nothing_that_is_left_can_run_code_when_it_is_read(everything):
+    assert not [path for path in everything[1].rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_a_finished_run_is_told_again_by_resume_without_any_model(everything, desk, monkeypatch):
+    monkeypatch.setattr("tokenry.recipes.comparison.load_tokenizer", lambda name: pytest.fail("loaded"))
+    again = desk.tokenry("tune", "--output", everything[1], "--resume", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout == everything[0].stdout
+
+
+def test_an_output_that_holds_a_run_is_not_overwritten(everything, desk):
+    result = desk.tokenry("tune", desk.model, desk.data, "--output", everything[1])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "already holds a run: go on with it by --resume, or choose another --output" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--seed", "8"], "seed=7, not 8"),
+        (["--full-weights"], "lora={"),
+        (["--set", "learning_rate=1e-4"], "training={"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(everything, desk, options, name):
+    result = desk.tokenry("tune", "--output", everything[1], "--resume", *options)
+    assert result.exit_code == 2
+    assert f"was made with {name}" in result.stderr
+
+
+def test_the_same_settings_may_be_said_again_on_resume(everything, desk):
+    result = desk.tokenry(
+        "tune", "--output", everything[1], "--resume", "--seed", "7", "--set", "lora.rank=4"
+    )
+    assert result.exit_code == 0, result.stderr
+
+
+def test_all_weights_are_trained_without_lora_and_resume_on_nothing_starts_anew(desk):
+    output = desk.folder / "full-weights"
+    options = ("--full-weights", "--compare", "", "--weighing", "small-loss:warmup_epochs=0", "--quiet")
+    result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", output, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert (output / "small-loss-warmup-epochs=0" / "model" / "model.safetensors").exists()
+    assert result.stderr == ""
+    assert "held-out NLL" in result.stdout
+
+
+def test_a_step_count_too_small_to_learn_anything_is_noted(everything):
+    assert "note: few optimisation steps (2)" in everything[0].stderr
+
+
+def test_samples_that_are_cut_are_noted(desk):
+    options = ("--max-length", "44", "--weighing", "full", "--compare", "", "--set", "max_steps=1")
+    result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", desk.folder / "cut")
+    assert result.exit_code == 0, result.stderr
+    assert "samples are longer than 44 tokens: cut." in result.stderr
