@@ -30,7 +30,7 @@ FOLDERS = ("sstoken", "sstoken-history=previous-epoch-warmup-fraction=0")
 SLOWLY = """
 import runpy, time
 from tokenry.finetuning.interruption import StopAfterStep
-StopAfterStep.on_step_begin = lambda *_, **__: time.sleep(0.3)
+StopAfterStep.on_step_begin = lambda *_, **__: time.sleep(0.2)
 runpy.run_module("tokenry", run_name="__main__")
 """
 

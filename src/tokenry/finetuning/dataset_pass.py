@@ -92,7 +92,7 @@ def weight_holders(fingerprint: str | None) -> list[int]:
         return [] if fingerprint is None else [0]
     fingerprints: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(fingerprints, fingerprint)
-    return list(range(len(fingerprints)))
+    return [rank for rank, other in enumerate(fingerprints) if other and other == fingerprints[0]]
 
 
 def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
