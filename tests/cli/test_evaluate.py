@@ -1,4 +1,6 @@
 import json
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -66,6 +68,43 @@ def test_data_without_verifiers_have_no_accuracy(desk, tmp_path):
     assert set(found) == {"nll per token, nats", "bits per byte"}
 
 
+@pytest.fixture
+def harness(monkeypatch):
+    """A stand-in for lm-evaluation-harness, with results in its form."""
+
+    def simple_evaluate(model, tasks):
+        if tasks == ["nonsense"]:
+            raise KeyError("Spec 'nonsense' is not a registered task")
+        figures = {
+            "alias": "sums",
+            "acc,none": 0.5,
+            "acc_stderr,none": 0.1,
+            "ppl,none": 2.0,
+            "ppl_stderr,none": "N/A",
+        }
+        return {"results": {tasks[0]: {**figures, "sample_len": 26}}}
+
+    package, models = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")
+    package.simple_evaluate = simple_evaluate
+    models.HFLM = lambda pretrained, tokenizer: (pretrained, tokenizer)
+    for name, module in (("lm_eval", package), ("lm_eval.models", package), (models.__name__, models)):
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_tasks_of_the_harness_are_handed_over(desk, harness):
+    result = desk.tokenry("evaluate", desk.model, "--lm-eval", "sums", "--json")
+    assert measures(result) == {
+        "sums: acc": {"measure": "sums: acc", "value": 0.5, "standard_error": 0.1, "samples": 26},
+        "sums: ppl": {"measure": "sums: ppl", "value": 2.0, "standard_error": None, "samples": 26},
+    }
+
+
+def test_a_task_that_the_harness_does_not_know_is_bad_input(desk, harness):
+    result = desk.tokenry("evaluate", desk.model, "--lm-eval", "nonsense")
+    assert result.exit_code == 2
+    assert "does not know a task: Spec 'nonsense' is not a registered task" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -80,7 +119,7 @@ def test_data_without_verifiers_have_no_accuracy(desk, tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(desk, monkeypatch, arguments, words):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     result = desk.tokenry(
         "evaluate", *(argument.format(model=desk.model, data=desk.data) for argument in arguments)
     )

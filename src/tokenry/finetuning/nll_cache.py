@@ -83,23 +83,37 @@ class NllCache:
         return self.entries.get(sample.key)
 
     def add(self, samples: Sequence[Sample], losses: Sequence[Tensor]) -> None:
-        """Add the losses of new samples and write the file, keeping what another run added meanwhile."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            if self.path.exists():
-                self.entries = {**self._read(), **self.entries}
-            self.entries.update({sample.key: loss for sample, loss in zip(samples, losses, strict=True)})
-            keys = torch.from_numpy(
-                np.frombuffer(b"".join(self.entries), dtype=np.uint8).reshape(-1, 16).copy()
+        """Add the losses of new samples and write the file, keeping what another run added meanwhile.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                if self.path.exists():
+                    self.entries = {**self._read(), **self.entries}
+                self.entries.update({sample.key: loss for sample, loss in zip(samples, losses, strict=True)})
+                self._write()
+        except (
+            OSError,
+            SafetensorError,
+        ) as error:  # the latter is how safetensors says that the disk is full
+            raise UserError(
+                f"the history cache {self.path.parent} cannot be written ({error}): free some space or name another folder "
+                "in the environment variable TOKENRY_CACHE."
+            ) from error
+
+    def _write(self) -> None:
+        keys = torch.from_numpy(np.frombuffer(b"".join(self.entries), dtype=np.uint8).reshape(-1, 16).copy())
+        lengths = torch.tensor([loss.numel() for loss in self.entries.values()])
+        values = torch.cat(list(self.entries.values())) if self.entries else torch.empty(0)
+        with atomic_write(self.path) as partial:
+            save_file(
+                {"keys": keys, "lengths": lengths, "values": values.float()},
+                partial,
+                metadata={"format": FORMAT, "model": self.fingerprint},
             )
-            lengths = torch.tensor([loss.numel() for loss in self.entries.values()])
-            values = torch.cat(list(self.entries.values())) if self.entries else torch.empty(0)
-            with atomic_write(self.path) as partial:
-                save_file(
-                    {"keys": keys, "lengths": lengths, "values": values.float()},
-                    partial,
-                    metadata={"format": FORMAT, "model": self.fingerprint},
-                )
 
     def _read(self) -> dict[bytes, Tensor]:
         try:

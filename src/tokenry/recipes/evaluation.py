@@ -1,5 +1,6 @@
 """Measure one model on one data set: what `tokenry evaluate` prints."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,11 +70,12 @@ def evaluate_model(
     }
 
 
+@quiet_libraries()
 def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Hand a model over to lm-evaluation-harness (extra `lm-eval`) and return its figures.
 
     Raises:
-        UserError: the harness is not installed.
+        UserError: the harness is not installed, or does not know a task.
     """
     try:
         from lm_eval import simple_evaluate
@@ -84,17 +86,22 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         ) from error
     device = preferred_device()
     model = load_model(name, dtype=preferred_dtype(device)).to(device)
-    results = simple_evaluate(model=HFLM(pretrained=model, tokenizer=load_tokenizer(name)), tasks=list(tasks))
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    harness = HFLM(pretrained=model, tokenizer=load_tokenizer(name))
+    try:
+        results = simple_evaluate(model=harness, tasks=list(tasks))
+    except KeyError as error:
+        raise UserError(f"lm-evaluation-harness does not know a task: {error.args[0]}.") from error
     measures = [
         {
             "measure": f"{task}: {metric.partition(',')[0]}",
             "value": float(value),
             "standard_error": _standard_error(figures, metric),
-            "samples": None,
+            "samples": figures.get("sample_len"),
         }
         for task, figures in results["results"].items()
         for metric, value in figures.items()
-        if isinstance(value, int | float) and "_stderr" not in metric
+        if isinstance(value, int | float) and "_stderr" not in metric and metric != "sample_len"
     ]
     return {"kind": "lm-eval", "model": name, "data": ",".join(tasks), "measures": measures}
 

@@ -233,7 +233,7 @@ def _plot(auroc: Mapping[str, float], runs: Mapping[str, Sequence[ToyRun]], outp
     right.invert_yaxis()
     right.set(
         xscale="log",
-        xlabel="NLL on clean samples, nats (○ mapped tokens, □ all response tokens)",
+        xlabel="NLL, nats (○ mapped tokens, □ all response tokens)",
         title="Toy",
     )
     path = output / "sstoken.png"
