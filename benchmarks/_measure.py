@@ -47,6 +47,7 @@ def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[st
             if number:
                 taken[name].append(seconds)
     torch.set_num_threads(before)
+    gc.unfreeze()
     return {
         name: Seconds(min(each.cpu for each in rounds), min(each.wall for each in rounds))
         for name, rounds in taken.items()

@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,16 @@ def run(measure: Callable[[bool], Iterable[Result]], description: str) -> None:
 
 def environment() -> dict[str, str]:
     """Name the processor and the versions that a ratio depends on."""
-    packages = ("torch", "transformers", "trl", "tokenry")
-    return {"processor": processor(), **{name: version(name) for name in packages}}
+    packages = ("torch", "transformers", "trl", "liger-kernel", "tokenry")
+    return {"processor": processor(), **{name: installed_version(name) for name in packages}}
+
+
+def installed_version(package: str) -> str:
+    """Tell the version of a package, if it is there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

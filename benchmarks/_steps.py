@@ -124,20 +124,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(folder: str, batch: int, **options: object) -> SFTConfig:
-    """Training arguments that change nothing of the step: no mixed precision, no checkpointing, no truncation."""
-    return SFTConfig(
-        output_dir=folder,
-        per_device_train_batch_size=batch,
-        max_length=None,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to=[],
-        save_strategy="no",
-        dataloader_pin_memory=False,
-        **options,
-    )
+    """Training arguments that change nothing of the step (unless asked): no mixed precision, no checkpointing, no truncation."""
+    plain = {
+        "max_length": None,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
+    quiet = {"disable_tqdm": True, "report_to": [], "save_strategy": "no", "use_cpu": True}
+    return SFTConfig(output_dir=folder, per_device_train_batch_size=batch, **{**plain, **quiet, **options})
 
 
 def with_trl(problem: Problem, loss_type: str) -> Step:

@@ -1,8 +1,10 @@
 """The pass that computes the history of ssToken over a data set, relative to one epoch of training on the same data.
 
 SmolLM2-135M-Instruct in the dtype it is trained in here; samples of equal length, and of lengths spread as in chat data (half of
-each is prompt); ssToken with batches of 2 and AdamW, all parameters or LoRA. The pass is paid once: other epochs and other runs
-on the same data read it from the cache, and `history="previous_epoch"` needs none.
+each is prompt); ssToken with batches of 2 and AdamW. The pass is paid once: other epochs and other runs on the same data read it from
+the cache, and `history="previous_epoch"` needs none. It is a forward of what training does forward and backward, so the ratio is
+lowest where training does most: gradient checkpointing, which is on by default in TRL, adds a forward; LoRA leaves out the
+gradients of most weights.
 """
 
 import tempfile
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from _measure import Step, interleaved
-from _report import Result, dtype_name, result, run
+from _report import Result, dtype_name, note, result, run
 from _steps import IGNORED, SSTOKEN, TINY, Shape, config, load, model_name, tokenizer
 from datasets import Dataset
 from peft import LoraConfig
@@ -21,22 +23,28 @@ from tokenry.finetuning.dataset_pass import dataset_nll, samples_of
 from tokenry.models.loading import preferred_dtype
 
 TARGET = 0.25
+CHECKPOINTING = {"gradient_checkpointing": True}
 LORA = LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear")
 
 
 def measure(smoke: bool) -> Iterator[Result]:
     """Every kind of data with every kind of training."""
     shape = Shape(model=TINY) if smoke else Shape(dtype=preferred_dtype())
-    longest, samples = (32, 4) if smoke else (512, 16)
+    longest, samples = (32, 4) if smoke else (512, 24)
     lengths = {
-        "equal lengths": [longest] * samples,
+        "equal lengths": [longest] * (samples // 3),
         "spread lengths": spread_lengths(samples, longest),
     }
-    trainings = {"all parameters": None} if smoke else {"all parameters": None, "LoRA": LORA}
+    trainings = {
+        "all parameters, TRL's checkpointing": (None, CHECKPOINTING),
+        "all parameters": (None, {}),
+        "LoRA": (LORA, {}),
+    }
     for data, each in lengths.items():
-        for training, adapter in trainings.items():
+        for training, (adapter, options) in trainings.items():
+            note(f"{data}, {training}")
             model = load(shape)
-            steps = pass_and_epoch(model, rows(each, model.config.vocab_size), adapter)
+            steps = pass_and_epoch(model, rows(each, model.config.vocab_size), adapter, options)
             rounds = 1 if smoke else 2
             seconds = interleaved(steps, rounds, threads=1)
             history, epoch = seconds["history pass"], seconds["epoch"]
@@ -46,7 +54,7 @@ def measure(smoke: bool) -> Iterator[Result]:
                 TARGET,
                 model=model_name(shape),
                 dtype=dtype_name(shape.dtype),
-                samples=samples,
+                samples=len(each),
                 tokens=sum(each),
                 longest=longest,
                 train_batch_size=2,
@@ -74,14 +82,16 @@ def rows(lengths: list[int], vocabulary: int) -> Dataset:
     return Dataset.from_list(made)
 
 
-def pass_and_epoch(model: PreTrainedModel, data: Dataset, adapter: LoraConfig | None) -> dict[str, Step]:
+def pass_and_epoch(
+    model: PreTrainedModel, data: Dataset, adapter: LoraConfig | None, options: dict[str, bool]
+) -> dict[str, Step]:
     """The two things to be timed. The learning rate is 0, so that every epoch is the same."""
 
     def trainer(folder: str) -> TokenWeighingTrainer:
-        options = {"num_train_epochs": 1, "learning_rate": 0.0, "logging_strategy": "no"}
+        once = {"num_train_epochs": 1, "learning_rate": 0.0, "logging_strategy": "no"}
         return TokenWeighingTrainer(
             model=model,
-            args=config(folder, 2, **options),
+            args=config(folder, 2, **once, **options),
             train_dataset=data,
             processing_class=tokenizer(),
             weighing=SSTOKEN,

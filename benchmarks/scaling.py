@@ -19,19 +19,18 @@ WIDTH = (
     ("num_attention_heads", 4),
     ("max_position_embeddings", 4096),
 )
-VOCABULARY, SEQ = 8192, 512
 # What the step may take of the released recipe's at one size; how much more than in proportion its memory may grow.
 TARGET, GROWTH_TARGET = 1.0, 1.1
 
 
 def measure(smoke: bool) -> Iterator[Result]:
     """Lengths at one vocabulary, then vocabularies at one length."""
-    lengths = (16, 32) if smoke else (256, 512, 1024, 2048, 4096)
-    vocabularies = (64, 128) if smoke else (8192, 32768, 131072)
-    vocabulary, seq = (64, 16) if smoke else (VOCABULARY, SEQ)
-    rounds = 1 if smoke else 3
-    yield from along("sequence length", {seq: shape(seq, vocabulary) for seq in lengths}, rounds)
-    yield from along("vocabulary", {size: shape(seq, size) for size in vocabularies}, rounds)
+    if smoke:
+        yield from along("sequence length", {seq: shape(seq, 64) for seq in (16, 32)}, rounds=1)
+        return
+    lengths, vocabularies = (256, 512, 1024, 2048, 4096), (8192, 32768, 131072)
+    yield from along("sequence length", {seq: shape(seq, vocabularies[0]) for seq in lengths}, rounds=3)
+    yield from along("vocabulary", {size: shape(lengths[1], size) for size in vocabularies}, rounds=3)
 
 
 def shape(seq: int, vocabulary: int) -> Shape:

@@ -127,6 +127,8 @@ def test_a_tokenizer_without_chat_template_says_how_to_give_one(refused, desk, t
         (["--set", "learning_rate=fast"], "learning_rate cannot be 'fast'"),
         (["--set", "learning_rate=.inf"], "learning_rate cannot be inf: input should be a finite number"),
         (["--set", "lr_scheduler_type=crooked"], "a training argument is not right: crooked is not a valid"),
+        (["--set", "per_device_train_batch_size=0"], "per_device_train_batch_size must be at least 1, got 0"),
+        (["--set", "assistant_only_loss=true"], "this cannot be trained: "),
         (["--set", "output_dir=x"], "output_dir is no training argument here"),
         (["--set", "lora.rnk=4"], "lora.rnk is not right"),
         (["--set", "lora.first_layer=2"], "lora.first_layer must be below the model's 2 layers, got 2"),

@@ -1,6 +1,8 @@
 import json
+import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
@@ -52,6 +54,37 @@ def test_what_is_printed_inside_a_verb_never_reaches_stdout():
     result = run(chatty)
     assert json.loads(result.stdout) == {"answer": 42}
     assert result.stderr == "noise\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [("", "stopped."), ("stopped after step 3; go on with that.", "stopped after step 3; go on with that.")],
+)
+def test_ctrl_c_is_news_in_one_sentence_and_exit_code_1(message, said):
+    def stopped() -> None:
+        raise KeyboardInterrupt(message)
+
+    result = run(stopped)
+    assert (result.exit_code, result.stderr) == (1, f"tokenry: {said}\n")
+
+
+def test_what_tokenry_logs_is_a_note_that_quiet_silences():
+    def warned() -> None:
+        logging.getLogger("tokenry.somewhere").warning("%d samples are too long", 3)
+
+    assert run(warned).stderr == "note: 3 samples are too long\n"
+    assert run(warned, "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), 0), (("--debug",), 1)])
+def test_warnings_of_libraries_are_for_debugging_only(options, shown):
+    def deprecated() -> None:
+        warnings.warn("this will go away", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run(deprecated, *options)
+    assert len(seen) == shown
 
 
 def test_json_never_holds_nan():

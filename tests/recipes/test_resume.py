@@ -25,7 +25,6 @@ from tokenry.recipes.plan import make_plan, stored_plan
 WEIGHINGS = ("sstoken", "sstoken:history=previous_epoch,warmup_fraction=0")
 FOLDERS = ("sstoken", "sstoken-history=previous-epoch-warmup-fraction=0")
 
-
 # `python -m tokenry` with slow steps, so that what is watched is stopped in the midst of them.
 SLOWLY = """
 import runpy, time
@@ -71,46 +70,52 @@ def uninterrupted(options, tmp_path_factory):
     return output, compare(make_plan(options), output, silent)
 
 
-def start(options, output, resume=False):
-    """Start `tokenry tune` as a process of its own."""
-    run_file = output.with_suffix(".yaml")
-    run_file.write_text(yaml.safe_dump(options))
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, "tune", "--config", run_file, "--output", output]
-        + (["--resume"] if resume else []),
+def kill_in_the_midst(run_file, output, folder, step):
+    """Start `tokenry tune` as a process of its own, kill it after a checkpoint of `step`, and return its stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, "tune", "--config", run_file, "--output", output],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for_checkpoint(process, folder, step):
-    """Wait until a whole checkpoint of this step or a later one is there."""
-    while not any(
-        int(state.parent.name.removeprefix("checkpoint-")) >= step
-        for state in folder.glob(f"checkpoint-*/{STATE_FILE}")
-    ):
+    while not (folder / f"checkpoint-{step}" / STATE_FILE).exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    process.kill()
+    return process.communicate()[1]
+
+
+def at_step(patch, step, what):
+    """Do something when a step has ended; what it asks for is heard in the next."""
+    tell = bench_module.TellSteps.on_step_end
+
+    def act(callback, args, state, control, **kwargs):
+        if state.global_step == step:
+            what()
+        tell(callback, args, state, control, **kwargs)
+
+    patch.setattr(bench_module.TellSteps, "on_step_end", act)
 
 
 @pytest.fixture(scope="module")
 def interrupted(options, tmp_path_factory):
     """Killed in the first epoch of the first run, stopped by Ctrl-C in the second epoch of the second, then finished."""
     output = tmp_path_factory.mktemp("interrupted") / "out put"
-    killed = start(options, output)
-    wait_for_checkpoint(killed, output / FOLDERS[0], step=2)
-    killed.kill()
-    killed.communicate()
+    run_file = output.with_suffix(".yaml")
+    run_file.write_text(yaml.safe_dump(options))
+    killed = kill_in_the_midst(run_file, output, output / FOLDERS[0], step=2)
     assert not (output / FOLDERS[0] / "run.json").exists()
-    stopped = start(options, output, resume=True)
-    wait_for_checkpoint(stopped, output / FOLDERS[1], step=6)
-    stopped.send_signal(signal.SIGINT)
-    stdout, stderr = stopped.communicate()
+
+    def press_ctrl_c_in_the_second_run():
+        if (output / FOLDERS[0] / "run.json").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 7, press_ctrl_c_in_the_second_run)
+        stopped = CliRunner().invoke(app, ["tune", "--resume", "--output", str(output)])
     assert not (output / FOLDERS[1] / "run.json").exists()
-    comparison = compare(stored_plan(output / "plan.json"), output, silent)
-    return output, comparison, stopped.returncode, stdout, stderr
+    return output, compare(stored_plan(output / "plan.json"), output, silent), killed, stopped
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -137,21 +142,22 @@ def test_the_figures_are_those_of_an_uninterrupted_run(uninterrupted, interrupte
 
 
 def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(interrupted):
-    output, _, code, stdout, stderr = interrupted
-    assert (code, stdout) == (1, "")
-    last = stderr.splitlines()[-1]
-    assert last.startswith("tokenry: stopped after step ")
-    assert " of 10 of sstoken history=previous_epoch,warmup_fraction=0; what is finished is kept" in last
-    assert last.endswith(f"go on with `tokenry tune --resume --output '{output}'`.")
-    assert "Traceback" not in stderr
+    output, _, _, stopped = interrupted
+    assert (stopped.exit_code, stopped.stdout) == (1, "")
+    assert "Traceback" not in stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == (
+        "tokenry: stopped after step 8 of 10 of sstoken history=previous_epoch,warmup_fraction=0; what is finished is kept: "
+        f"go on with `tokenry tune --resume --output '{output}'`."
+    )
 
 
 def test_ctrl_c_is_heard_at_once(interrupted):
-    assert "stopping after this step (Ctrl-C: at once)" in interrupted[4]
+    assert "stopping after this step (Ctrl-C: at once)" in interrupted[3].stderr
 
 
 def test_nothing_but_what_tokenry_says_reaches_the_terminal(interrupted):
-    said = interrupted[4].splitlines()
+    _, _, killed, stopped = interrupted
+    said = killed.splitlines() + stopped.stderr.splitlines()
     assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in said), said
 
 
@@ -188,15 +194,11 @@ def test_a_run_that_was_stopped_after_training_is_not_trained_again(one_run, who
 
 
 def test_a_half_written_checkpoint_is_passed_over(one_run, whole, tmp_path, monkeypatch):
-    tell = bench_module.TellSteps.on_step_end
-
-    def stop_at_step_five(callback, args, state, control, **kwargs):
-        if state.global_step == 5:
-            raise KeyboardInterrupt
-        tell(callback, args, state, control, **kwargs)
+    def stop():
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench_module.TellSteps, "on_step_end", stop_at_step_five)
+        at_step(patch, 5, stop)
         with pytest.raises(Interrupted):
             compare(one_run, tmp_path / "stopped", silent)
     newest = max(

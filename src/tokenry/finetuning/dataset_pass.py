@@ -142,7 +142,7 @@ def read_dataset(
     device = next(model.parameters()).device
     batches = list(_batches(samples, tokens_per_batch))
     with evaluating(model), torch.no_grad():
-        for batch in track(batches, description=title, disable=not progress, console=Console(stderr=True)):
+        for batch in track(batches, title, console=Console(stderr=True)) if progress else batches:
             ids, mask, labels, index = (tensor.to(device) for tensor in _padded(batch))
             content = content_mask(ids, template) if template else None
             reading = ReadSignals(Signals(labels, segment_ids(ids, mask)), needed, probe, content)

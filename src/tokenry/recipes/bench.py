@@ -89,7 +89,12 @@ class Bench:
             # Where the reference is still to be made, the model itself stands in for it.
             named = self.plan.reference if needs_reference(weighing) else None
             reference = self.load(named) if named else model
-            model = self._trainer(weighing, model, few, self.output, lora, reference).model
+            try:
+                model = self._trainer(weighing, model, few, self.output, lora, reference).model
+            except UserError:
+                raise
+            except ValueError as error:
+                raise UserError(f"this cannot be trained: {' '.join(str(error).split())}") from error
             lora = None
 
     def untrained(self) -> HeldOut:
@@ -249,7 +254,7 @@ def sft_config(plan: TunePlan, folder: Path) -> SFTConfig:
     """
     options = {
         "output_dir": str(folder),
-        "max_length": plan.max_length,
+        "max_length": plan.max_length if plan.training.get("packing") else None,  # the data fits already
         "seed": plan.seed,
         "bf16": False,  # the model itself runs in the dtype of the plan
         "gradient_checkpointing": False,
@@ -264,9 +269,13 @@ def sft_config(plan: TunePlan, folder: Path) -> SFTConfig:
         **plan.training,
     }
     try:
-        return SFTConfig(**options)
+        args = SFTConfig(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"a training argument is not right: {' '.join(str(error).split())}") from error
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"{name} must be at least 1, got {getattr(args, name)}.")
+    return args
 
 
 def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
