@@ -55,10 +55,10 @@ demo: $(READY) ## fine-tune a real language model on the tokens that matter, and
 	@echo "The report, token by token: $(CURDIR)/runs/demo/report.html"
 
 test: $(READY) ## run the tests
-	$(PYTEST) $(BIN)/pytest -n $(JOBS)
+	$(PYTEST) $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-lowest: $(READY_LOWEST) ## run the tests with the lowest supported versions of everything
-	$(PYTEST) $(LOWEST)/bin/pytest -n $(JOBS)
+	$(PYTEST) $(LOWEST)/bin/pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY) ## style, types, import contracts
 	$(BIN)/ruff check .

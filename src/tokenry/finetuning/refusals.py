@@ -117,12 +117,23 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
             refuse_packing(trainer.model)
     if "prompt_attention" in weighing.needs and weighing.share < 1.0:
         resolve_layers(weighing.attention_probe.layers, len(attention_layers(trainer.model)))
-    epochs = trainer.args.num_train_epochs
-    if weighing.share < 1.0 and trainer.args.max_steps <= 0 and not weighing.selects(epochs - 1e-6):
+    epochs = _epochs(trainer)
+    if weighing.share < 1.0 and not weighing.selects(epochs - 1e-6):
         raise UserError(
             f"{type(weighing).__name__} learns from all tokens for longer than the {epochs:g} epochs of this training, so "
-            "nothing would ever be selected: raise num_train_epochs or lower warmup_epochs."
+            "nothing would ever be selected: raise num_train_epochs (or max_steps), or lower warmup_epochs."
         )
+
+
+def _epochs(trainer: SFTTrainer) -> float:
+    """Tell how long is trained, in epochs; streamed data of which only the steps are known has no end."""
+    args = trainer.args
+    if args.max_steps <= 0:
+        return float(args.num_train_epochs)
+    if not hasattr(trainer.train_dataset, "__len__"):
+        return float("inf")
+    samples = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return samples / max(1, len(trainer.train_dataset))
 
 
 def refuse_data(dataset: Any, vocabulary: int) -> None:

@@ -24,6 +24,7 @@ class TokenStore:
     def __init__(self, size: int) -> None:
         self.size = size
         self.columns: dict[str, Tensor] = {}
+        self.recorded: set[str] = set()
         # Per column, the tokens that this rank recorded since the ranks last shared: all else in it is old.
         self._fresh: dict[str, Tensor] = {}
 
@@ -65,6 +66,7 @@ class TokenStore:
     ) -> None:
         """Write one number per token of a batch; tokens never recorded are nan."""
         column = self.columns.setdefault(name, torch.full((self.size,), float("nan")))
+        self.recorded.add(name)
         places = where & (token_index >= 0)
         index = token_index[places].cpu()
         column[index] = values[places].float().cpu()
@@ -104,4 +106,5 @@ class TokenStore:
             raise UserError(f"{path} is damaged ({error}): resume from an earlier checkpoint.") from error
         for name in [name for name in tensors if name not in others]:
             self.add(name, tensors.pop(name))
+            self.recorded.add(name)
         return tensors

@@ -343,7 +343,7 @@ class TokenWeighingTrainer(SFTTrainer):
         self.history.restore(averages)
 
     def _keep(self, checkpoint: Path) -> None:
-        self.store.save(checkpoint / STATE_FILE, self._remembered(), others=self.history.state())
+        self.store.save(checkpoint / STATE_FILE, self.store.recorded, others=self.history.state())
 
     def _remembered(self) -> set[str]:
         from_last_epoch = self._needs_history and self.history.from_last_epoch
