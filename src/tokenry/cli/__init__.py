@@ -49,6 +49,8 @@ def main() -> None:
     """Run the command line; ends the process with its exit code."""
     # Every verb shows one progress bar of its own; the libraries' many are read from here when they are imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # Threads of torch that wait by spinning make a step ten times slower as soon as another program wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app()

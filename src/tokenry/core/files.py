@@ -28,6 +28,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         ) from error
     os.close(handle)
     partial = Path(name)
+    partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
     try:
         yield partial
         partial.replace(path)
@@ -59,3 +60,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
+
+
+def _umask() -> int:
+    """Read the mask of the process; the system can only tell it by setting another."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
