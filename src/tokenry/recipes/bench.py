@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
@@ -205,6 +205,7 @@ class Bench:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> TokenWeighingTrainer:
         args = sft_config(self.plan, folder)
+        set_seed(self.plan.seed)  # older TRL draws the adapter before it sets the seed
         evaluates = args.eval_strategy != "no"
         trainer = TokenWeighingTrainer(
             model,
