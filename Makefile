@@ -12,7 +12,7 @@ READY_LOWEST := $(LOWEST)/.ready
 
 # A name that begins with _ is shared by benchmarks and is none itself.
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
