@@ -39,7 +39,8 @@ def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[st
     taken: dict[str, list[Seconds]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         note(f"{threads} thread(s): round {number} of {rounds}")
-        for name, step in steps.items():
+        turn = number % len(steps)  # nobody always follows the same neighbour
+        for name, step in [*steps.items()][turn:] + [*steps.items()][:turn]:
             gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
             step()

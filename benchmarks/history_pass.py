@@ -9,6 +9,7 @@ gradients of most weights.
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from _measure import Step, interleaved
@@ -104,7 +105,8 @@ def pass_and_epoch(
     samples = list(samples_of(training.train_dataset))
 
     def history_pass() -> None:
-        dataset_nll(training.model, samples, training.store.size, progress=False)
+        with training.model.disable_adapter() if adapter else nullcontext():
+            dataset_nll(training.model, samples, training.store.size, progress=False)
 
     def epoch() -> None:
         training.train()

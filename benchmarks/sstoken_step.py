@@ -46,14 +46,12 @@ def measure(smoke: bool) -> Iterator[Result]:
             "model": model_name(shape),
             "batch": f"{shape.batch} x {shape.seq}",
             "prompt_share": shape.prompt_share,
-        }
-        settings |= {
             "padding_of_last_row": shape.padded_share,
             "dtype": dtype_name(dtype),
             "gradient_norms": norms,
         }
         for threads in (1, 2):
-            rounds = 1 if smoke else 4
+            rounds = 1 if smoke else 5
             seconds = interleaved(steps, rounds, threads)
             for peer, (target, _) in targets.items():
                 yield time_result(seconds, peer, target, threads, {**settings, "rounds": rounds})
