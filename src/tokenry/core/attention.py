@@ -51,10 +51,10 @@ class AttentionCall:
 Reader = Callable[[AttentionCall], None]
 
 
-def _interface_forward(module: nn.Module) -> FunctionType | None:
+def interface_forward(module: nn.Module) -> FunctionType | None:
     """The `forward` (own or inherited) that looks its attention function up in the interface; its globals hold that interface."""
     for owner in type(module).__mro__:
-        forward = inspect.unwrap(vars(owner).get("forward", _interface_forward))
+        forward = inspect.unwrap(vars(owner).get("forward", interface_forward))
         if isinstance(forward, FunctionType) and _INTERFACE in forward.__code__.co_names:
             return forward
     return None
@@ -128,7 +128,7 @@ def tap_attention(readers: Mapping[nn.Module, Reader]) -> Iterator[None]:
     """
     interfaces = []
     for module in readers:
-        forward = _interface_forward(module)
+        forward = interface_forward(module)
         if forward is None:
             raise UserError(
                 f"{type(module).__name__} does not call the transformers attention interface, so its attention cannot be read: "
@@ -164,7 +164,7 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
     layers = {}
     for module in model.modules():
         index = getattr(module, "layer_idx", None)
-        if index is None or _interface_forward(module) is None:
+        if index is None or interface_forward(module) is None:
             continue
         if index in layers:
             raise UserError(

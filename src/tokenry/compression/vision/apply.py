@@ -1,0 +1,247 @@
+"""Make an encoder carry fewer tokens, in one line, and undo it in another.
+
+    reduction = apply_token_reduction(model, ToMe(r=13))
+    ...
+    reduction.remove()
+
+Every layer: attention (with log(size) on the keys), then what the method does with its tokens, then the MLP on those that are left.
+What is known about the tokens is kept at each boundary between layers, so that a layer that gradient checkpointing runs again starts
+from the same state.
+
+Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) + log size).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.plan import MergePlan, compose_places, source_map
+from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.core.attention import AttentionCall
+from tokenry.core.errors import UserError
+from tokenry.core.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
+
+
+@dataclass
+class _Boundary:
+    """What stands before a layer, in the last forward."""
+
+    tokens: Tokens | None = None
+    count: int = 0
+    seen_by_mlp: int = 0
+    before_drop: Tensor | None = None
+
+
+@dataclass
+class _Stream:
+    """The boundaries of one encoder, shared by its layers: layer i starts from boundary i and writes boundary i + 1."""
+
+    special: int
+    proportional_attention: bool
+    restore_length: bool
+    boundaries: list[_Boundary] = field(default_factory=list)
+
+    def plans(self, layers: int) -> list[MergePlan]:
+        made = (boundary.tokens for boundary in self.boundaries[1 : layers + 1])
+        return [tokens.plan for tokens in made if tokens is not None and tokens.plan is not None]
+
+
+@dataclass
+class _Owner:
+    """One layer's part; a `LayerOwner` of core.patching."""
+
+    number: int
+    reducer: LayerReducer
+    stream: _Stream
+
+    def __call__(self, layer: SplitLayer, hidden_states: Tensor) -> Tensor:
+        here, ahead = self.stream.boundaries[self.number : self.number + 2]
+        tokens = self._enter(here, layer, hidden_states)
+        calls: list[AttentionCall] = []
+
+        def tap(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+            calls.append(replace(call, attention_mask=self._key_bias(call, tokens)))
+            return self.reducer.attend(calls[0], tokens)
+
+        hidden_states = layer.attend(hidden_states, tap)
+        if self.reducer.after == "attention":
+            hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
+        here.seen_by_mlp = hidden_states.shape[1]
+        hidden_states = layer.feed_forward(hidden_states)
+        if self.reducer.after == "layer":
+            hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
+        ahead.count = hidden_states.shape[1]
+        last = ahead is self.stream.boundaries[-1]
+        return self._restored(hidden_states) if last and self.stream.restore_length else hidden_states
+
+    def _enter(self, here: _Boundary, layer: SplitLayer, hidden_states: Tensor) -> Tokens:
+        if self.number == 0:
+            here.tokens = Tokens(self.stream.special, mask=_padding(layer.attention_mask))
+        here.count = hidden_states.shape[1]
+        assert here.tokens is not None
+        return replace(here.tokens, plan=None)
+
+    def _key_bias(self, call: AttentionCall, tokens: Tokens) -> Tensor | None:
+        """One number per key, added to the logits: log(size), and the least number for padding."""
+        weighted = self.stream.proportional_attention and tokens.size is not None
+        if tokens.mask is None and not weighted:
+            return None
+        batch, _, keys, _ = call.key.shape
+        bias = (
+            tokens.size[..., 0].log()
+            if weighted and tokens.size is not None
+            else call.key.new_zeros(batch, keys)
+        )
+        if tokens.mask is not None:
+            bias = bias.masked_fill(~tokens.mask, torch.finfo(call.query.dtype).min)
+        return bias.to(call.query.dtype)[:, None, None, :]
+
+    def _reduce(self, hidden_states: Tensor, tokens: Tokens, call: AttentionCall, ahead: _Boundary) -> Tensor:
+        reduced, ahead.tokens = self.reducer.reduce(hidden_states, tokens, Attention(call))
+        drops = ahead.tokens.plan is not None and ahead.tokens.plan.drops
+        ahead.before_drop = hidden_states if drops and self.stream.restore_length else None
+        return reduced
+
+    def _restored(self, hidden_states: Tensor) -> Tensor:
+        """Copy the tokens back to where they came from; a dropped one has the value that it was dropped with."""
+        for boundary in reversed(self.stream.boundaries[1:]):
+            if boundary.tokens is not None and boundary.tokens.plan is not None:
+                hidden_states = boundary.tokens.plan.unmerge(hidden_states, boundary.before_drop)
+        return hidden_states
+
+
+def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
+    mask = key_mask(attention_mask)
+    if mask is None or bool(mask.all()):
+        return None
+    if not bool(mask[:, 0].all()):
+        raise UserError(
+            'the text is padded on the left, where the class token belongs: tokenize with padding_side="right".'
+        )
+    return mask
+
+
+class TokenReduction:
+    """The reduction of one model, from `apply_token_reduction`; also a context manager that removes it at the end.
+
+    What it tells is of the last forward. `copy.deepcopy((model, reduction))` copies both.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        reducers: Sequence[LayerReducer],
+        proportional_attention: bool,
+        restore_length: bool,
+    ) -> None:
+        self._stream = _Stream(
+            encoder.special_tokens,
+            proportional_attention,
+            restore_length,
+            [_Boundary() for _ in range(len(reducers) + 1)],
+        )
+        self._costs = layer_costs(encoder)
+        self._patch = Patch(
+            encoder, [_Owner(number, reducer, self._stream) for number, reducer in enumerate(reducers)]
+        )
+
+    @property
+    def token_counts(self) -> tuple[int, ...]:
+        """How many tokens entered each layer, and how many left the last."""
+        return tuple(boundary.count for boundary in self._ran())
+
+    @property
+    def plans(self) -> tuple[MergePlan | None, ...]:
+        """What each layer did with its tokens."""
+        return tuple(boundary.tokens.plan if boundary.tokens else None for boundary in self._ran()[1:])
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of the layers for one image or text."""
+        layers = self._ran()[:-1]
+        return encoder_flops(
+            self._costs, [layer.count for layer in layers], [layer.seen_by_mlp for layer in layers]
+        )
+
+    @property
+    def dense_flops(self) -> int:
+        """The same without the reduction."""
+        tokens = [self._ran()[0].count] * len(self._costs)
+        return encoder_flops(self._costs, tokens, tokens)
+
+    @property
+    def size(self) -> Float[Tensor, "batch kept 1"] | None:
+        """How many of the first tokens each one that is left stands for; None where sizes were not followed."""
+        tokens = self._ran()[-1].tokens
+        return None if tokens is None else tokens.size
+
+    def places(self, layers: int | None = None) -> Int[Tensor, "batch tokens"]:
+        """Tell where each of the first tokens is after so many layers (default: all); -1 for those that were dropped."""
+        boundaries = self._ran()
+        plans = self._stream.plans(len(boundaries) - 1)
+        if not plans:
+            raise UserError(
+                "no token was merged or dropped in the last forward, so there are no places to tell."
+            )
+        first = plans[0].kept
+        plans = self._stream.plans(len(boundaries) - 1 if layers is None else layers)
+        return compose_places(plans, boundaries[0].count, first.shape[0], first.device)
+
+    def source_map(self, layers: int | None = None) -> Bool[Tensor, "batch kept tokens"]:
+        """Mark of which first tokens each one is made that is left after so many layers (default: all)."""
+        kept = self.token_counts[-1 if layers is None else layers]
+        return source_map(self.places(layers), kept)
+
+    def remove(self) -> None:
+        """Give the model back as it was, bit for bit."""
+        self._patch.remove()
+
+    def __enter__(self) -> "TokenReduction":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.remove()
+
+    def _ran(self) -> list[_Boundary]:
+        if self._stream.boundaries[-1].tokens is None:
+            raise UserError("nothing has run through the model since it was patched: run it once first.")
+        return self._stream.boundaries
+
+
+def apply_token_reduction(
+    model: PreTrainedModel,
+    reducer: TokenReducer,
+    *,
+    proportional_attention: bool | None = None,
+    restore_length: bool = False,
+) -> TokenReduction:
+    """Make an encoder carry fewer tokens from layer to layer, whatever its batches; `remove()` undoes it.
+
+    Works on ViT, DeiT, DINOv2, CLIP and SigLIP vision towers and on BERT-like text encoders, in any dtype, in training (gradient
+    checkpointing included) and inference, with sdpa or eager attention. `output_hidden_states` then gives shrinking tensors.
+
+    Args:
+        model: the model or tower; of a CLIP or SigLIP model with two towers the vision tower is patched.
+        reducer: the method with its options, such as `ToMe(r=13)` or `PiToMe(ratio=0.9)`.
+        proportional_attention: whether a token counts in attention as often as it stands for one; None as the reducer says.
+        restore_length: give the last layer's output the full length again, each token with the value of the one it was merged into (a
+            dropped one with its last value). Heads that pool over the tokens or predict densely need it; a class token does not.
+
+    Returns:
+        The handle that tells counts, FLOPs and sources, and undoes it.
+
+    Raises:
+        UserError: the model is a decoder, of no supported family, patched already, or does not fit the reducer.
+    """
+    encoder = find_encoder(model)
+    reducers = [reducer or LayerReducer() for reducer in reducer.layer_reducers(encoder)]
+    proportional = (
+        reducer.proportional_attention if proportional_attention is None else proportional_attention
+    )
+    return TokenReduction(encoder, reducers, proportional, restore_length)

@@ -1,0 +1,66 @@
+"""One account of what an encoder computes: multiply-adds, attention at the tokens that enter a layer, the MLP at those it goes on with.
+
+    flops = sum over layers of  N_in · (weights of attention) + 2 · N_in² · width  +  N_mlp · (weights of the MLP)
+
+For a plain ViT that is 4 N C² + 2 N² C and 8 N C². All methods and all reports use this account.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from tokenry.core.patching import Encoder
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one token costs in one layer.
+
+    Attributes:
+        attention_weights: weights of the projections, so multiply-adds per token.
+        mlp_weights: the same of the MLP.
+        width: of queries and values together over the heads; an attended pair costs twice this.
+    """
+
+    attention_weights: int
+    mlp_weights: int
+    width: int
+
+    def flops(self, attention_tokens: int, mlp_tokens: int) -> int:
+        """Multiply-adds of one image or text in this layer."""
+        attention = attention_tokens * self.attention_weights + 2 * attention_tokens**2 * self.width
+        return attention + mlp_tokens * self.mlp_weights
+
+
+def layer_costs(encoder: Encoder) -> list[LayerCost]:
+    """Read the costs of each layer off its weights."""
+    return [
+        _layer_cost(layer, attention)
+        for layer, attention in zip(encoder.layers, encoder.attention, strict=True)
+    ]
+
+
+def _layer_cost(layer: nn.Module, attention: nn.Module) -> LayerCost:
+    of_attention = _linear_weights(attention)
+    # Queries, keys, values and the output projection are four matrices hidden × width.
+    hidden = next(module.in_features for module in attention.modules() if isinstance(module, nn.Linear))
+    return LayerCost(of_attention, _linear_weights(layer) - of_attention, of_attention // (4 * hidden))
+
+
+def _linear_weights(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+
+
+def encoder_flops(
+    costs: Sequence[LayerCost], attention_tokens: Sequence[int], mlp_tokens: Sequence[int]
+) -> int:
+    """Multiply-adds of one image or text in all layers.
+
+    Args:
+        costs: of each layer, from `layer_costs`.
+        attention_tokens: tokens that enter each layer.
+        mlp_tokens: tokens that its MLP sees.
+    """
+    counts = zip(costs, attention_tokens, mlp_tokens, strict=True)
+    return sum(cost.flops(entering, seen) for cost, entering, seen in counts)

@@ -1,0 +1,150 @@
+"""What becomes of each token when a layer goes on with fewer: kept in place, merged into a kept one, or dropped.
+
+    merged(x)[j]   = reduce of x over {kept[j]} and the tokens whose target is j
+    unmerged(y)[i] = y at the place where token i is now
+
+Every reduction method ends in one of these plans; merging, masks, sources and undoing are the same for all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+Reduce = Literal["mean", "sum", "amax"]
+
+DROPPED = -1
+"""The place of a token that is nowhere any more."""
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """The tokens of a batch before and after; a token that is neither kept nor merged is dropped.
+
+    Attributes:
+        tokens: number of tokens before.
+        kept: token that stands at each place afterwards.
+        merged: tokens that are merged into a kept one.
+        target: the place each of these goes to; several may share one, and `DROPPED` drops it (where rows of a batch merge
+            different numbers).
+        ragged: whether a target is `DROPPED`.
+    """
+
+    tokens: int
+    kept: Int[Tensor, "batch kept"]
+    merged: Int[Tensor, "batch merged"]
+    target: Int[Tensor, "batch merged"]
+    ragged: bool = False
+
+    @classmethod
+    def keep(cls, kept: Int[Tensor, "batch kept"], tokens: int) -> "MergePlan":
+        """Keep these tokens in this order and drop the others."""
+        none = kept[:, :0]
+        return cls(tokens, kept, none, none)
+
+    @property
+    def drops(self) -> bool:
+        """Whether a token is dropped."""
+        return self.ragged or self.kept.shape[1] + self.merged.shape[1] < self.tokens
+
+    def merge(
+        self, x: Shaped[Tensor, "batch tokens *channels"], reduce: Reduce = "mean"
+    ) -> Shaped[Tensor, "batch kept *channels"]:
+        """Put every token where the plan sends it; each place holds the mean, sum or maximum of its tokens."""
+        kept, merged = _take(x, self.kept), _take(x, self.merged)
+        if not self.ragged:
+            return _scatter(kept, self.target, merged, reduce)
+        # What is dropped goes to one more place, which is cut off.
+        aside = torch.cat([kept, kept[:, :1]], dim=1)
+        target = torch.where(self.target == DROPPED, kept.shape[1], self.target)
+        return _scatter(aside, target, merged, reduce)[:, :-1]
+
+    def merge_weighted(
+        self, x: Float[Tensor, "batch tokens channels"], size: Float[Tensor, "batch tokens 1"] | None = None
+    ) -> tuple[Float[Tensor, "batch kept channels"], Float[Tensor, "batch kept 1"]]:
+        """Merge by the mean that is weighted with sizes, so that a token counts as often as it stands for one.
+
+        Args:
+            x: the tokens.
+            size: how many tokens each of them stands for; None means one.
+
+        Returns:
+            The merged tokens and their sizes, the sums of what was merged (float32 or better).
+
+        Source: ToMe (arXiv 2210.09461), weighted average of merged patches.
+        """
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        if size is None:
+            size = precise.new_ones((*x.shape[:2], 1))
+        both = self.merge(torch.cat([precise * size, size], dim=-1), "sum")
+        total = both[..., -1:]
+        return (both[..., :-1] / total).to(x.dtype), total
+
+    def place(self) -> Int[Tensor, "batch tokens"]:
+        """Tell where each token is afterwards; `DROPPED` for those that are nowhere."""
+        places = torch.full(
+            (self.kept.shape[0], self.tokens), DROPPED, dtype=torch.long, device=self.kept.device
+        )
+        standing = torch.arange(self.kept.shape[1], device=self.kept.device).expand_as(self.kept)
+        return places.scatter(1, self.kept, standing).scatter(1, self.merged, self.target)
+
+    def unmerge(
+        self,
+        y: Float[Tensor, "batch kept channels"],
+        dropped: Float[Tensor, "batch tokens channels"] | None = None,
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """Go back to all tokens: each gets a copy of what stands where it went.
+
+        Args:
+            y: the tokens afterwards.
+            dropped: what dropped tokens get, usually the tokens before; None means 0.
+        """
+        place = self.place()[..., None]
+        copied = _take(y, place[..., 0].clamp_min(0))
+        if not self.drops:
+            return copied
+        return torch.where(place == DROPPED, torch.zeros_like(copied) if dropped is None else dropped, copied)
+
+    def merge_source(self, source: Float[Tensor, "batch tokens first"]) -> Float[Tensor, "batch kept first"]:
+        """Follow which of the first tokens each token is made of: the maximum of one-hot rows."""
+        return self.merge(source, "amax")
+
+    def merge_mask(self, mask: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch kept"]:
+        """Merge a padding mask: a place is seen if one of its tokens was."""
+        return self.merge(mask.to(torch.uint8), "amax").bool()
+
+
+def compose_places(
+    plans: Sequence[MergePlan], tokens: int, batch: int, device: torch.device
+) -> Int[Tensor, "batch tokens"]:
+    """Tell where each of the first tokens is after all plans; `DROPPED` for those that are nowhere."""
+    places = torch.arange(tokens, device=device).expand(batch, -1)
+    for plan in plans:
+        ahead = plan.place().gather(1, places.clamp_min(0))
+        places = torch.where(places == DROPPED, DROPPED, ahead)
+    return places
+
+
+def source_map(places: Int[Tensor, "batch tokens"], kept: int) -> Bool[Tensor, "batch kept tokens"]:
+    """Write places as rows: row j marks the tokens that place j is made of."""
+    return places[:, None, :] == torch.arange(kept, device=places.device)[:, None]
+
+
+def _take(
+    x: Shaped[Tensor, "batch tokens *channels"], index: Int[Tensor, "batch taken"]
+) -> Shaped[Tensor, "batch taken *channels"]:
+    if x.ndim == 2:
+        return x.gather(1, index)
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _scatter(out: Tensor, target: Tensor, x: Tensor, reduce: Reduce) -> Tensor:
+    if target.shape[1] == 0:
+        return out
+    index = target if x.ndim == 2 else target[..., None].expand_as(x)
+    if reduce == "sum":
+        return out.scatter_add(1, index, x)
+    return out.scatter_reduce(1, index, x, reduce, include_self=True)

@@ -1,0 +1,140 @@
+"""What a reduction method is to a patched encoder: for each layer, how its tokens become fewer.
+
+    hidden_states, tokens = layer_reducer.reduce(hidden_states, tokens, attention)
+
+A method plans (`MergePlan`) and says how the plan is carried out; counting, sizes in attention, masks, sources and undoing are shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokenry.compression.vision.plan import MergePlan, Reduce
+from tokenry.core.attention import AttentionCall
+from tokenry.core.patching import Encoder, run_call
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is known about the tokens of a batch, besides their hidden states.
+
+    Attributes:
+        special: leading tokens that are no patch or word (class, distillation, registers).
+        size: how many of the first tokens each stands for; None while each stands for itself.
+        mask: False for padding; None where nothing is padding.
+        plan: how these came from the tokens before; None where nothing changed.
+    """
+
+    special: int
+    size: Float[Tensor, "batch tokens 1"] | None = None
+    mask: Bool[Tensor, "batch tokens"] | None = None
+    plan: MergePlan | None = None
+
+    def merge(
+        self,
+        hidden_states: Float[Tensor, "batch tokens hidden"],
+        plan: MergePlan,
+        reduce: Reduce | None = None,
+    ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
+        """Carry out a plan.
+
+        Args:
+            hidden_states: of these tokens.
+            plan: what becomes of each.
+            reduce: how the merged are put together; None for the mean weighted with sizes, which then add up.
+        """
+        mask = None if self.mask is None else plan.merge_mask(self.mask)
+        if reduce is not None:
+            return plan.merge(hidden_states, reduce), replace(self, mask=mask, plan=plan)
+        merged, size = plan.merge_weighted(hidden_states, self.size)
+        return merged, replace(self, size=size, mask=mask, plan=plan)
+
+    def drop(
+        self, hidden_states: Float[Tensor, "batch tokens hidden"], plan: MergePlan
+    ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
+        """Carry out a plan that merges nothing: the kept tokens stay as they are."""
+        size = None if self.size is None else plan.merge(self.size)
+        mask = None if self.mask is None else plan.merge_mask(self.mask)
+        return plan.merge(hidden_states), replace(self, size=size, mask=mask, plan=plan)
+
+
+class Attention:
+    """The attention call of the layer at hand, with what methods read from it, each computed when it is asked for."""
+
+    def __init__(self, call: AttentionCall) -> None:
+        self.call = call
+
+    @cached_property
+    def keys(self) -> Float[Tensor, "batch tokens head_dim"]:
+        """Mean over heads of the keys, in float32 or better: what ToMe and its kin compare tokens by."""
+        return self.call.key.mean(dim=1, dtype=_precise(self.call.key.dtype))
+
+    @cached_property
+    def class_row(self) -> Float[Tensor, "batch heads tokens"]:
+        """The attention that the first token pays to each token; rows sum to 1."""
+        return self._weights(self.call.query[:, :, :1])[:, :, 0]
+
+    @cached_property
+    def weights(self) -> Float[Tensor, "batch heads tokens tokens"]:
+        """All attention weights after softmax; only for methods whose definition needs the whole graph."""
+        return self._weights(self.call.query)
+
+    def _weights(self, query: Tensor) -> Tensor:
+        dtype = _precise(query.dtype)
+        scaling = self.call.kwargs.get("scaling") or query.shape[-1] ** -0.5
+        logits = (query.to(dtype) @ self.call.key.to(dtype).transpose(-1, -2)) * scaling
+        mask = self.call.attention_mask
+        if mask is not None:
+            mask = mask[:, :, : query.shape[2]]
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        return logits.softmax(dim=-1)
+
+
+class LayerReducer:
+    """What one layer does with its tokens: nothing here; a method overrides `reduce`.
+
+    Attributes:
+        after: where in the layer it happens: between attention and MLP, or after both.
+    """
+
+    after: Literal["attention", "layer"] = "attention"
+
+    def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        """Answer the layer's attention call; the model's own kernel unless a method defines another attention."""
+        return run_call(call)
+
+    def reduce(
+        self, hidden_states: Float[Tensor, "batch tokens hidden"], tokens: Tokens, attention: Attention
+    ) -> tuple[Float[Tensor, "batch kept hidden"], Tokens]:
+        """Return the hidden states and what is known about the tokens afterwards; here, as they came."""
+        return hidden_states, tokens
+
+
+class TokenReducer(Protocol):
+    """A reduction method: an object with the method's options.
+
+    Attributes:
+        proportional_attention: whether keys get the bias log(size), so that a token counts as often as it stands for one.
+    """
+
+    @property
+    def proportional_attention(self) -> bool:
+        """See the class."""
+        ...
+
+    def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
+        """Say for each layer how it reduces; None where it does not.
+
+        Raises:
+            UserError: the method does not fit this encoder.
+        """
+        ...
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,475 @@
+"""How large a language model and how many visual tokens: a scaling law of a VLM's error, and the best choice under a budget.
+
+    error(N, V) = A / N^alpha / V^beta + D        N parameters in billions, V visual tokens, error = 1 - average score
+    FLOPs(N, V) = 2 N (Q + V)                     N in parameters, Q text tokens that no cache holds
+
+Fitted by least squares with all four constants >= 0, with bootstrap intervals and a word on what the data cannot tell apart.
+
+Source: Inference Optimal VLMs Need Only One Visual Token but Larger Models (arXiv 2411.03312). The paper writes T = Q + V in the law;
+its code fits T = V and has Q in the cost only, as here.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import OptimizeResult, least_squares
+from scipy.stats import f as f_distribution
+
+from tokenry.core.errors import UserError, require_fraction
+
+Numbers = float | int | Sequence[float | int] | np.ndarray
+Table = Literal["reasoning", "ocr"]
+
+PUBLISHED_SIZES = (0.5, 1.8, 4.0, 7.0)
+PUBLISHED_TOKENS = (1, 4, 16, 36, 64, 144, 576)
+# Average scores, one row per size and one column per number of tokens, from the authors' repository. Its OCR figures stand in
+# comments only; the last of 7B repeats the one of 4B.
+PUBLISHED_SCORES: Mapping[Table, tuple[tuple[float, ...], ...]] = {
+    "reasoning": (
+        (0.3855, 0.3917, 0.4078, 0.4133, 0.4151, 0.4244, 0.4320),
+        (0.4333, 0.4519, 0.4528, 0.4597, 0.4609, 0.4758, 0.4808),
+        (0.4630, 0.4692, 0.4858, 0.4916, 0.5023, 0.5092, 0.5185),
+        (0.4810, 0.4971, 0.5050, 0.5141, 0.5172, 0.5238, 0.5354),
+    ),
+    "ocr": (
+        (0.09786452795, 0.1182958067, 0.1550942008, 0.1910774145, 0.1941969882, 0.221068366, 0.2608343672),
+        (0.1052476426, 0.1374539054, 0.1752941354, 0.2073164965, 0.2205697757, 0.2585236455, 0.3095503029),
+        (0.1268003646, 0.155895545, 0.1927482015, 0.2320252514, 0.2603975472, 0.2882145317, 0.3460536811),
+        (0.1390784633, 0.1642774799, 0.205, 0.2391638418, 0.2618315143, 0.2880269247, 0.3460536811),
+    ),
+}
+
+# The grid of the released fit, which looks at a random fifth of its five million points.
+_GRID = {
+    "A": np.linspace(0.2, 0.7, 50),
+    "alpha": np.linspace(0.0, 0.2, 100),
+    "beta": np.linspace(0.0, 0.05, 100),
+    "D": np.linspace(0.0, 0.3, 10),
+}
+_NAMES = ("A", "alpha", "beta", "D")
+_CONFIDENCE = 0.95
+
+
+class ErrorLaw(Protocol):
+    """Anything that predicts an error in [0, 1] from a size in billions and a number of visual tokens."""
+
+    def predict(self, n_billion: Numbers, tokens: Numbers) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ScalingFit:
+    """The fitted law.
+
+    Attributes:
+        A: factor; the paper's A times B, of which only the product can be told.
+        alpha: exponent of the size of the language model.
+        beta: exponent of the number of visual tokens.
+        D: error that no size and no number of tokens removes.
+        sse: sum of squared errors over the points.
+        points: how many were fitted.
+        ci: 95 % bootstrap interval of each constant and of `alpha_beta_ratio`; empty where none was asked for or none can be had.
+        warnings: sentences on what the data cannot tell; empty if all is well.
+    """
+
+    A: float
+    alpha: float
+    beta: float
+    D: float
+    sse: float = math.nan
+    points: int = 0
+    ci: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def alpha_beta_ratio(self) -> float:
+        """How much more a doubling of the model is worth than a doubling of the visual tokens; inf if tokens are worth nothing."""
+        return _ratio(self.alpha, self.beta)
+
+    def predict(self, n_billion: Numbers, tokens: Numbers) -> Any:
+        """Predict the error; arguments broadcast, and the result has their shape."""
+        size, count = np.asarray(n_billion, dtype=float), np.asarray(tokens, dtype=float)
+        return self.A / size**self.alpha / count**self.beta + self.D
+
+
+@dataclass(frozen=True)
+class TaskMixture:
+    """The error of a mixture of tasks, each with its own law: their weighted mean (a law for `compute_optimal`).
+
+    Attributes:
+        fits: one law per task.
+        weights: the share of each task in the traffic, in any unit.
+    """
+
+    fits: Sequence[ErrorLaw]
+    weights: Sequence[float | int]
+
+    def __post_init__(self) -> None:
+        if len(self.fits) != len(self.weights) or not self.fits:
+            raise UserError(
+                f"a mixture needs one weight per task, got {len(self.weights)} for {len(self.fits)} tasks."
+            )
+        if min(self.weights) < 0 or not math.isfinite(sum(self.weights)) or sum(self.weights) <= 0:
+            raise UserError(
+                f"the weights of a mixture are shares of the traffic: none below 0 and not all 0, got {list(self.weights)}."
+            )
+
+    def predict(self, n_billion: Numbers, tokens: Numbers) -> Any:
+        """Predict the mean error; arguments broadcast."""
+        weighted = [
+            weight * fit.predict(n_billion, tokens)
+            for fit, weight in zip(self.fits, self.weights, strict=True)
+        ]
+        return sum(weighted) / sum(self.weights)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best choice under a budget: `n_billion` in billions of parameters, `error` as predicted, `flops` per query."""
+
+    n_billion: float
+    visual_tokens: int
+    error: float
+    flops: float
+
+
+def published_scores(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the paper's table as (sizes in billions, visual tokens, errors), one entry per point."""
+    size, tokens = np.meshgrid(PUBLISHED_SIZES, PUBLISHED_TOKENS, indexing="ij")
+    return size.ravel(), tokens.ravel().astype(float), 1 - np.asarray(PUBLISHED_SCORES[table]).ravel()
+
+
+def fit_vlm_scaling(
+    n_billion: Numbers,
+    tokens: Numbers,
+    error: Numbers,
+    fix_d: float | int | None = None,
+    bootstrap: int = 200,
+    seed: int = 0,
+) -> ScalingFit:
+    """Fit the law to measured errors by least squares, all constants >= 0, from several starts.
+
+    Intervals come from a bootstrap of the residuals (drawn anew, put on the fitted errors, fitted again), so every sample keeps the
+    design of the data. D is checked by its profile: how far it can be moved before the fit is significantly worse (F test, 95 %).
+
+    Args:
+        n_billion: parameters of the language model in billions, per point.
+        tokens: visual tokens, per point.
+        error: 1 - average score, in [0, 1], per point.
+        fix_d: hold D at this value instead of fitting it.
+        bootstrap: samples; 0 for no intervals.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: an error outside [0, 1], a size <= 0, a number of tokens < 1, or too few distinct points, sizes or token counts.
+
+    Source: arXiv 2411.03312, equation of the scaling law; the released code searches a grid in random order instead.
+    """
+    size, count, target = (np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error))
+    _require_points(size, count, target)
+    if fix_d is not None:
+        require_fraction(fix_d, "fix_d")
+    problem = _Problem(np.log(size), np.log(count), fix_d)
+    best = min(
+        (problem.solve(target, start) for start in problem.starts(target)), key=lambda found: found.cost
+    )
+    constants = problem.constants(best.x)
+    samples = _bootstrap(problem, best, target, bootstrap, seed)
+    return ScalingFit(
+        **constants,
+        sse=2 * float(best.cost),
+        points=len(target),
+        ci=_intervals(samples),
+        warnings=_warnings(problem, best, target),
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The least-squares problem of one design; the unknowns are A, alpha, beta and, if it is not fixed, D."""
+
+    log_size: Float[np.ndarray, "points"]
+    log_tokens: Float[np.ndarray, "points"]
+    fix_d: float | int | None
+
+    @property
+    def unknowns(self) -> int:
+        return 4 if self.fix_d is None else 3
+
+    def constants(self, x: np.ndarray) -> dict[str, float]:
+        """Name the solution; the solver stays a hair inside the bounds, so what is at a bound is put there."""
+        values = [*x, self.fix_d] if self.fix_d is not None else x
+        return {
+            name: 0.0 if value < 1e-9 else float(value)
+            for name, value in zip(_NAMES, values, strict=True)
+        }
+
+    def curve(self, x: np.ndarray) -> Float[np.ndarray, "points"]:
+        return x[0] * self._power(x) + (x[3] if self.fix_d is None else self.fix_d)
+
+    def solve(self, target: np.ndarray, start: np.ndarray) -> OptimizeResult:
+        return least_squares(
+            lambda x: self.curve(x) - target,
+            np.maximum(start, 1e-9),
+            self._jacobian,
+            bounds=(0.0, np.inf),
+            xtol=1e-12,
+            ftol=1e-12,
+            gtol=1e-12,
+        )
+
+    def starts(self, target: np.ndarray) -> list[np.ndarray]:
+        """Solve the logarithm of the law, which is linear once D is given: D = none, half and nearly all of the least error."""
+        held = [0.0, 0.5, 0.9] if self.fix_d is None else [1.0]
+        least = float(target.min()) if self.fix_d is None else self.fix_d
+        design = np.stack([np.ones_like(self.log_size), -self.log_size, -self.log_tokens], axis=1)
+        found = []
+        for share in held:
+            rest = np.log(np.maximum(target - share * least, 1e-6))
+            log_a, alpha, beta = np.linalg.lstsq(design, rest, rcond=None)[0]
+            found.append(np.array([math.exp(log_a), alpha, beta, share * least][: self.unknowns]))
+        return found
+
+    def _power(self, x: np.ndarray) -> np.ndarray:
+        return np.exp(-x[1] * self.log_size - x[2] * self.log_tokens)
+
+    def _jacobian(self, x: np.ndarray) -> Float[np.ndarray, "points unknowns"]:
+        power = self._power(x)
+        slopes = [power, -x[0] * power * self.log_size, -x[0] * power * self.log_tokens, np.ones_like(power)]
+        return np.stack(slopes[: self.unknowns], axis=1)
+
+
+def _bootstrap(
+    problem: _Problem, best: OptimizeResult, target: np.ndarray, samples: int, seed: int
+) -> Float[np.ndarray, "samples unknowns"]:
+    spare = len(target) - problem.unknowns
+    if spare <= 0 or samples <= 0:
+        return np.empty((0, problem.unknowns))
+    fitted = problem.curve(best.x)
+    residuals = target - fitted
+    # A fit takes out part of the noise: what it leaves is widened by the degrees of freedom it used up.
+    residuals = (residuals - residuals.mean()) * math.sqrt(len(target) / spare)
+    drawn = np.random.default_rng(seed).choice(residuals, size=(samples, len(target)))
+    return np.stack([problem.solve(fitted + noise, best.x).x for noise in drawn])
+
+
+def _intervals(samples: np.ndarray) -> dict[str, tuple[float, float]]:
+    if not len(samples):
+        return {}
+    columns = dict(zip(_NAMES, samples.T, strict=False))
+    columns["alpha_beta_ratio"] = columns["alpha"] / np.maximum(columns["beta"], 1e-12)
+    edge = (1 - _CONFIDENCE) / 2
+    return {
+        name: (float(np.quantile(column, edge)), float(np.quantile(column, 1 - edge)))
+        for name, column in columns.items()
+    }
+
+
+def _warnings(problem: _Problem, best: OptimizeResult, target: np.ndarray) -> tuple[str, ...]:
+    constants = problem.constants(best.x)
+    found = [
+        f"{name} is at its bound 0: the error does not fall with {what}, so the ratio alpha / beta says nothing."
+        for name, what in (("alpha", "the size of the model"), ("beta", "the number of visual tokens"))
+        if constants[name] == 0.0
+    ]
+    if len(target) <= problem.unknowns:
+        found.append(
+            f"{len(target)} points for {problem.unknowns} constants: the fit is exact, so neither its error nor its intervals "
+            "are known; measure more points."
+        )
+    elif problem.fix_d is None:
+        found += _warning_of_d(problem, best, target)
+    return tuple(found)
+
+
+def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -> list[str]:
+    """Say so if D can be moved, without a significantly worse fit, so far that alpha moves by a tenth."""
+    spare = len(target) - problem.unknowns
+    allowed = best.cost * (1 + f_distribution.ppf(_CONFIDENCE, 1, spare) / spare)
+    profile = []
+    for d in np.linspace(0.0, float(target.min()), 24):
+        held = _Problem(problem.log_size, problem.log_tokens, float(d))
+        found = held.solve(target, held.starts(target)[0])
+        if found.cost <= allowed:
+            profile.append((float(d), float(found.x[1]), _ratio(float(found.x[1]), float(found.x[2]))))
+    if not profile:  # D is told to less than a step of the profile
+        return []
+    (low, *_), (high, *_) = profile[0], profile[-1]
+    alphas, ratios = ([row[column] for row in profile] for column in (1, 2))
+    if max(alphas) <= 1.1 * min(alphas):
+        return []
+    return [
+        f"D cannot be told from these points: anything from {low:.2f} to {high:.2f} fits as well (95 %), while alpha goes from "
+        f"{min(alphas):.3f} to {max(alphas):.3f} and alpha / beta from {min(ratios):.1f} to {max(ratios):.1f}: "
+        "trust the ratio, and alpha or beta alone only together with D."
+    ]
+
+
+def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingFit:
+    """Find the best point of the released fit's complete grid (5 million points), for comparison.
+
+    With p = N^-alpha V^-beta the sum of squares is a polynomial of sums over the points,
+    A^2 sum(p^2) - 2 A sum(p (error - D)) + sum((error - D)^2), so the points are summed once per (alpha, beta) only.
+
+    Raises:
+        UserError: as for `fit_vlm_scaling`.
+
+    Source: arXiv 2411.03312, released fitting code (grid), which evaluates 20 % of it in random order.
+    """
+    size, count, target = (np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error))
+    _require_points(size, count, target)
+    a, d = _GRID["A"][:, None], _GRID["D"]
+    exponents = np.stack(np.meshgrid(_GRID["alpha"], _GRID["beta"], indexing="ij"), axis=-1).reshape(-1, 2)
+    rest = target[:, None] - d
+    sse = np.empty((len(exponents), len(a), len(d)))
+    for number, (alpha, beta) in enumerate(exponents):
+        power = size**-alpha * count**-beta
+        sse[number] = a**2 * (power @ power) - 2 * a * (power @ rest) + (rest**2).sum(axis=0)
+    # The polynomial loses digits where it is small: the nearly best points are looked at again, one by one.
+    near = np.argwhere(sse <= sse.min() + 1e-9)
+    fits = [
+        ScalingFit(
+            float(_GRID["A"][place]), *map(float, exponents[number]), float(d[level]), points=len(target)
+        )
+        for number, place, level in near
+    ]
+    errors = [float(((fit.predict(size, count) - target) ** 2).sum()) for fit in fits]
+    best = fits[int(np.argmin(errors))]
+    return ScalingFit(best.A, best.alpha, best.beta, best.D, sse=min(errors), points=len(target))
+
+
+def inference_flops(
+    n_params: Numbers, visual_tokens: Numbers, text_tokens: Numbers = 0, decode_tokens: Numbers = 0
+) -> Any:
+    """Count the FLOPs of one query: 2 per parameter and token, of the prompt and of the answer.
+
+    The paper counts the prompt alone (`decode_tokens=0`). Attention scores, the vision tower and a question pass are left out.
+
+    Args:
+        n_params: parameters of the language model (not billions).
+        visual_tokens: after compression.
+        text_tokens: prompt tokens that no cache holds (0: the text is cached; the paper also plots 50).
+        decode_tokens: tokens of the answer.
+    """
+    size, *counts = (np.asarray(each) for each in (n_params, text_tokens, visual_tokens, decode_tokens))
+    return 2 * size * sum(counts)
+
+
+def compute_optimal(
+    fit: ErrorLaw,
+    sizes: Sequence[float | int] | np.ndarray,
+    token_counts: Sequence[int] | np.ndarray,
+    budget_flops: float | int,
+    text_tokens: int = 0,
+    decode_tokens: int = 0,
+    cost: Callable[..., Any] = inference_flops,
+) -> Optimum | None:
+    """Choose the size and the number of visual tokens with the least predicted error that a budget allows; None if nothing fits.
+
+    Ties go to the larger model, then to fewer tokens.
+
+    Args:
+        fit: a `ScalingFit`, a `TaskMixture`, or anything with `predict`.
+        sizes: language models to choose from, in billions of parameters.
+        token_counts: numbers of visual tokens to choose from.
+        budget_flops: per query, in the unit of `cost`.
+        text_tokens: prompt tokens that no cache holds.
+        decode_tokens: tokens of the answer.
+        cost: `cost(n_params, visual_tokens, text_tokens, decode_tokens)`, arrays in and out: put your own latency here.
+
+    Raises:
+        UserError: a negative budget, a size <= 0, a number of tokens < 1, or nothing to choose from.
+    """
+    size, count = np.asarray(sizes, dtype=float), np.asarray(token_counts)
+    _require_choices(size, count, budget_flops, text_tokens, decode_tokens)
+    size, count = (each.ravel() for each in np.meshgrid(size, count, indexing="ij"))
+    price = np.asarray(cost(size * 1e9, count, text_tokens, decode_tokens), dtype=float)
+    error = np.asarray(fit.predict(size, count), dtype=float)
+    for place in np.lexsort((count, -size, error)):
+        if price[place] <= budget_flops:
+            return Optimum(
+                float(size[place]), int(count[place]), float(error[place]), float(price[place])
+            )
+    return None
+
+
+def optimal_tokens_closed_form(alpha: float | int, beta: float | int, text_tokens: float | int) -> float:
+    """Give the best number of visual tokens when any size can be had: V* = beta Q / (alpha - beta), at least 1.
+
+    With FLOPs = 2 N x and x = Q + V, the error at a given budget goes as x^alpha V^-beta. It is 1 for cached text (Q = 0) and
+    alpha > beta, and inf (as many tokens as there are) where tokens are worth as much as size.
+
+    Raises:
+        UserError: an exponent or the number of text tokens is negative.
+
+    Source: arXiv 2411.03312, compute-optimal trade-off, solved for V.
+    """
+    if min(alpha, beta, text_tokens) < 0:
+        raise UserError(
+            f"alpha, beta and text_tokens are at least 0, got {alpha}, {beta} and {text_tokens}: they come from a fit and a prompt."
+        )
+    if beta == 0 or (text_tokens == 0 and alpha >= beta):
+        return 1.0
+    if alpha <= beta:
+        return math.inf
+    return max(1.0, beta * text_tokens / (alpha - beta))
+
+
+def _ratio(alpha: float, beta: float) -> float:
+    if beta > 0:
+        return alpha / beta
+    return math.inf if alpha > 0 else math.nan
+
+
+def _require_points(size: np.ndarray, count: np.ndarray, target: np.ndarray) -> None:
+    if not len(size) == len(count) == len(target):
+        raise UserError(
+            f"every point needs a size, a number of tokens and an error, got {len(size)}, {len(count)} and {len(target)} of them."
+        )
+    if len(wrong := target[~((target >= 0) & (target <= 1))]):
+        raise UserError(
+            f"errors must be in [0, 1], got {wrong[0]:g}: an error is 1 - score, with scores as fractions (divide per cent by 100)."
+        )
+    _require_sizes(size)
+    _require_token_counts(count)
+    distinct = len({*zip(size.tolist(), count.tolist(), strict=True)})
+    if distinct < 4:
+        raise UserError(
+            f"the law has four constants and cannot be identified from {distinct} distinct points: measure at least 4, "
+            "over several sizes and token counts."
+        )
+    for values, what in ((size, "model size"), (count, "number of visual tokens")):
+        if len(np.unique(values)) == 1:
+            raise UserError(
+                f"all points have the {what} {values[0]:g}, so its exponent cannot be identified: measure at least two."
+            )
+
+
+def _require_choices(
+    size: np.ndarray, count: np.ndarray, budget: float | int, text_tokens: int, decode_tokens: int
+) -> None:
+    if not size.size or not count.size:
+        raise UserError("there is nothing to choose from: give at least one model size and one number of visual tokens.")
+    if not budget >= 0:
+        raise UserError(f"the budget must be at least 0 FLOPs per query, got {budget}.")
+    if min(text_tokens, decode_tokens) < 0:
+        raise UserError(f"numbers of text tokens are at least 0, got {min(text_tokens, decode_tokens)}.")
+    _require_sizes(size)
+    _require_token_counts(count)
+
+
+def _require_sizes(size: np.ndarray) -> None:
+    if len(wrong := size[~((size > 0) & np.isfinite(size))]):
+        raise UserError(
+            f"model sizes are billions of parameters and must be above 0, got {wrong[0]:g}: leave such a point out."
+        )
+
+
+def _require_token_counts(count: np.ndarray) -> None:
+    if len(wrong := count[~((count >= 1) & np.isfinite(count))]):
+        raise UserError(
+            f"numbers of visual tokens must be at least 1, got {wrong[0]:g}: the law is not defined without visual tokens."
+        )
