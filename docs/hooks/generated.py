@@ -106,7 +106,7 @@ def benchmark_section(script: str, results: Sequence[dict[str, Any]]) -> str:
         [
             result["name"],
             figure(result["ratio"]),
-            figure(result["target"]),
+            ("≥ " if result.get("at_least") else "≤ ") + figure(result["target"]),
             "yes" if result["holds"] else "no",
         ]
         for result in results
