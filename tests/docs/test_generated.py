@@ -126,8 +126,14 @@ def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
     result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": {"threads": 1}}
     store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "ratio": 1.2, "holds": False}])
     markdown = generated.benchmarks(root)
-    assert rows(markdown)[1:] == [["step time", "0.9234", "0.95", "yes"], ["step time", "1.2", "0.95", "no"]]
+    assert rows(markdown)[1:] == [["step time", "0.9234", "≤ 0.95", "yes"], ["step time", "1.2", "≤ 0.95", "no"]]
     assert "python benchmarks/sstoken_step.py --json" in markdown
+
+
+def test_a_speed_up_must_reach_its_target(generated, root):
+    result = {"name": "images per second", "ratio": 1.6, "target": 1.55, "holds": True, "at_least": True}
+    store(root / "benchmarks/results/vision_reduction.json", [{**result, "settings": {}}])
+    assert rows(generated.benchmarks(root))[1:] == [["images per second", "1.6", "≥ 1.55", "yes"]]
 
 
 def test_the_capability_matrix_has_a_cell_per_test_and_a_dash_where_there_is_none(generated, root):
