@@ -4,10 +4,7 @@ Right-padded batches of similar length; only the rows that predict a learnable t
 The item is the sample; with n the summed NLL of an item (nats) and t its learnable tokens, or its bytes:
 
     mean            = Σ n / Σ t                                  (mean per token, not mean of the items' means)
-    standard error  = sqrt(N / (N − 1) · Σ (n − mean · t)²) / Σ t
     bits per byte   = Σ n / (ln 2 · Σ bytes)
-
-Source: ratio estimator over items as sampling units (Cochran, Sampling Techniques, 1977, section 6.4).
 """
 
 import hashlib
@@ -27,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
+from tokenry.core.estimates import ratio_estimate
 from tokenry.core.losses import causal_lm, output_head, token_nll
 from tokenry.core.records import Estimate, Paired
 
@@ -71,28 +69,6 @@ class HeldOut:
             return None
         value, error = ratio_estimate(self.nll / math.log(2), self.text_bytes)
         return Estimate(value=value, standard_error=error, samples=len(self.items))
-
-
-def ratio_estimate(
-    totals: Float[ndarray, "items"], sizes: Int[ndarray, "items"] | Float[ndarray, "items"]
-) -> tuple[float, float]:
-    """Estimate Σ totals / Σ sizes and its standard error, with the items as sampling units.
-
-    Raises:
-        UserError: fewer than two items, or nothing to divide by.
-    """
-    number = len(totals)
-    if number < 2:
-        raise UserError(f"{number} held-out item has no standard error: give at least two.")
-    size = float(sizes.sum())
-    if size == 0:
-        raise UserError(
-            "the held-out items hold no text to divide by: their labels are -100 or special tokens everywhere."
-        )
-    mean = float(totals.sum()) / size
-    residuals = totals - mean * sizes
-    error = math.sqrt(number / (number - 1) * float(np.square(residuals).sum())) / size
-    return mean, error
 
 
 def held_out_nll(
