@@ -1,0 +1,1 @@
+"""Which token, or byte, comes next."""

@@ -1,0 +1,1 @@
+"""How text is cut: measure, train, replace and transplant tokenizers."""
