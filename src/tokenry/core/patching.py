@@ -10,8 +10,8 @@ and a registered attention function hands each call to the owner's tap before it
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, Protocol
+from functools import cache, partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -184,11 +184,13 @@ class SplitLayer:
         module: the layer.
         attention_mask: as the model made it for this call: None, or bool or additive (batch, 1, 1 or tokens, tokens).
         kwargs: what else the model hands to its attention.
+        state: what the owner's `begin` returned for this call.
     """
 
     module: nn.Module
     attention_mask: Tensor | None
     kwargs: dict[str, Any]
+    state: Any
 
     def attend(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], tap: AttentionTap
@@ -250,10 +252,10 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
             f"the layers of {type(model).__name__} cannot be split: supported are encoders made of "
             f"{', '.join(sorted(_FAMILIES))}."
         )
-    if not _hands_on_arguments(layers[0]):
+    if "attention_mask" not in inspect.signature(type(layers[0]).forward).parameters:
         raise UserError(
-            f"the {type(layers[0]).__name__} of this transformers version does not hand arguments on to its attention: "
-            "install a newer transformers."
+            f"the {type(layers[0]).__name__} of this transformers version hands no mask on to its attention: "
+            "install a newer transformers (5.9 for ViT and DeiT, 5.18 for DINOv2)."
         )
     family = _family(layers[0])
     attention = tuple(getattr(layer, family.attention) for layer in layers)
@@ -268,13 +270,16 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
     return Encoder(tower, layers, family.special_tokens(config), family.modality, attention)
 
 
-def _hands_on_arguments(layer: nn.Module) -> bool:
-    forward = inspect.signature(type(layer).forward)
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in forward.parameters.values())
-
-
+@runtime_checkable
 class LayerOwner(Protocol):
     """What a patched layer does in place of its `forward`."""
+
+    def begin(self) -> Any:
+        """Say what this call of the layer is to know, as `layer.state`; a run again by gradient checkpointing gets the same.
+
+        By then other forwards may have begun, so what belongs to one forward must not be looked up anywhere else.
+        """
+        ...
 
     def __call__(
         self, layer: SplitLayer, hidden_states: Float[Tensor, "batch tokens hidden"]
@@ -284,18 +289,20 @@ class LayerOwner(Protocol):
 
 
 _OWNER = "_tokenry_owner"
+_STATE = "_tokenry_state"
 
 
 def _owned_forward(
     self: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *more: Any, **kwargs: Any
 ) -> Tensor:
+    state = kwargs.pop(_STATE)
     used = {name: value for name, value in kwargs.items() if value is not None}
     if any(value is not None for value in more) or "past_key_values" in used:
         raise UserError(
             "a model with patched layers takes neither a key-value cache nor states of another encoder: call remove() first."
         )
     owner: LayerOwner = getattr(self, _OWNER)
-    return owner(SplitLayer(self, attention_mask, used), hidden_states)
+    return owner(SplitLayer(self, attention_mask, used, state), hidden_states)
 
 
 class Patch:
@@ -337,9 +344,17 @@ def _interface_modules(encoder: Encoder) -> Iterator[nn.Module]:
         yield from (module for module in part.modules() if interface_forward(module) is not None)
 
 
+@cache
 def _owned_class(layer_class: type[nn.Module]) -> type[nn.Module]:
     """A subclass with the owner's forward, which still looks like the original one to who asks its name."""
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # Outside what gradient checkpointing runs again, inside what it remembers: the arguments.
+        owner: LayerOwner = getattr(self, _OWNER)
+        return layer_class.__call__(self, *args, **kwargs, **{_STATE: owner.begin()})
+
     names = {
+        "__call__": call,
         "forward": _owned_forward,
         "__module__": layer_class.__module__,
         "__qualname__": layer_class.__qualname__,

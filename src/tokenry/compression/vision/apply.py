@@ -5,8 +5,8 @@
     reduction.remove()
 
 Every layer: attention (with log(size) on the keys), then what the method does with its tokens, then the MLP on those that are left.
-What is known about the tokens is kept at each boundary between layers, so that a layer that gradient checkpointing runs again starts
-from the same state.
+What is known about the tokens is kept at each boundary between layers, anew for each forward, so that a layer that gradient
+checkpointing runs again starts from the same state.
 
 Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) + log size).
 """
@@ -30,7 +30,7 @@ from tokenry.core.patching import Encoder, Patch, SplitLayer, find_encoder, key_
 
 @dataclass
 class _Boundary:
-    """What stands before a layer, in the last forward."""
+    """What stands before a layer, in one forward."""
 
     tokens: Tokens | None = None
     count: int = 0
@@ -40,8 +40,9 @@ class _Boundary:
 
 @dataclass
 class _Stream:
-    """The boundaries of one encoder, shared by its layers: layer i starts from boundary i and writes boundary i + 1."""
+    """What the layers of one encoder share: options, and the boundaries of the last forward."""
 
+    layers: int
     special: int
     proportional_attention: bool
     restore_length: bool
@@ -54,14 +55,19 @@ class _Stream:
 
 @dataclass
 class _Owner:
-    """One layer's part; a `LayerOwner` of core.patching."""
+    """One layer's part; a `LayerOwner` of core.patching. Layer i starts from boundary i and writes boundary i + 1."""
 
     number: int
     reducer: LayerReducer
     stream: _Stream
 
+    def begin(self) -> list[_Boundary]:
+        if self.number == 0:
+            self.stream.boundaries = [_Boundary() for _ in range(self.stream.layers + 1)]
+        return self.stream.boundaries
+
     def __call__(self, layer: SplitLayer, hidden_states: Tensor) -> Tensor:
-        here, ahead = self.stream.boundaries[self.number : self.number + 2]
+        here, ahead = layer.state[self.number : self.number + 2]
         tokens = self._enter(here, layer, hidden_states)
         calls: list[AttentionCall] = []
 
@@ -77,8 +83,8 @@ class _Owner:
         if self.reducer.after == "layer":
             hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
         ahead.count = hidden_states.shape[1]
-        last = ahead is self.stream.boundaries[-1]
-        return self._restored(hidden_states) if last and self.stream.restore_length else hidden_states
+        last = self.number == self.stream.layers - 1
+        return _restored(hidden_states, layer.state) if last and self.stream.restore_length else hidden_states
 
     def _enter(self, here: _Boundary, layer: SplitLayer, hidden_states: Tensor) -> Tokens:
         if self.number == 0:
@@ -108,17 +114,25 @@ class _Owner:
         ahead.before_drop = hidden_states if drops and self.stream.restore_length else None
         return reduced
 
-    def _restored(self, hidden_states: Tensor) -> Tensor:
-        """Copy the tokens back to where they came from; a dropped one has the value that it was dropped with."""
-        for boundary in reversed(self.stream.boundaries[1:]):
-            if boundary.tokens is not None and boundary.tokens.plan is not None:
-                hidden_states = boundary.tokens.plan.unmerge(hidden_states, boundary.before_drop)
-        return hidden_states
+
+def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
+    """Copy the tokens back to where they came from; a dropped one has the value that it was dropped with."""
+    for boundary in reversed(boundaries[1:]):
+        if boundary.tokens is not None and boundary.tokens.plan is not None:
+            hidden_states = boundary.tokens.plan.unmerge(hidden_states, boundary.before_drop)
+    return hidden_states
 
 
 def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
     mask = key_mask(attention_mask)
-    if mask is None or bool(mask.all()):
+    if mask is None:
+        return None
+    if bool((attention_mask != attention_mask[:, :1, :1]).any()):
+        raise UserError(
+            "the attention mask differs from query to query (as for packed texts), but a merged token has one: give one mask for "
+            "all queries, (batch, tokens)."
+        )
+    if bool(mask.all()):
         return None
     if not bool(mask[:, 0].all()):
         raise UserError(
@@ -140,12 +154,7 @@ class TokenReduction:
         proportional_attention: bool,
         restore_length: bool,
     ) -> None:
-        self._stream = _Stream(
-            encoder.special_tokens,
-            proportional_attention,
-            restore_length,
-            [_Boundary() for _ in range(len(reducers) + 1)],
-        )
+        self._stream = _Stream(len(reducers), encoder.special_tokens, proportional_attention, restore_length)
         self._costs = layer_costs(encoder)
         self._patch = Patch(
             encoder, [_Owner(number, reducer, self._stream) for number, reducer in enumerate(reducers)]
@@ -209,9 +218,10 @@ class TokenReduction:
         self.remove()
 
     def _ran(self) -> list[_Boundary]:
-        if self._stream.boundaries[-1].tokens is None:
+        boundaries = self._stream.boundaries
+        if not boundaries or boundaries[-1].tokens is None:
             raise UserError("nothing has run through the model since it was patched: run it once first.")
-        return self._stream.boundaries
+        return boundaries
 
 
 def apply_token_reduction(

@@ -79,9 +79,9 @@ class MergePlan:
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         if size is None:
             size = precise.new_ones((*x.shape[:2], 1))
-        both = self.merge(torch.cat([precise * size, size], dim=-1), "sum")
-        total = both[..., -1:]
-        return (both[..., :-1] / total).to(x.dtype), total
+        # Not in one piece with the tokens: sizes must not come to need a gradient.
+        total = self.merge(size, "sum")
+        return (self.merge(precise * size, "sum") / total).to(x.dtype), total
 
     def place(self) -> Int[Tensor, "batch tokens"]:
         """Tell where each token is afterwards; `DROPPED` for those that are nowhere."""

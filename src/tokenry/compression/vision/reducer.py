@@ -7,8 +7,7 @@ A method plans (`MergePlan`) and says how the plan is carried out; counting, siz
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,22 +63,22 @@ class Tokens:
 
 
 class Attention:
-    """The attention call of the layer at hand, with what methods read from it, each computed when it is asked for."""
+    """The attention call of the layer at hand, with what methods read from it, computed each time it is asked for."""
 
     def __init__(self, call: AttentionCall) -> None:
         self.call = call
 
-    @cached_property
+    @property
     def keys(self) -> Float[Tensor, "batch tokens head_dim"]:
         """Mean over heads of the keys, in float32 or better: what ToMe and its kin compare tokens by."""
         return self.call.key.mean(dim=1, dtype=_precise(self.call.key.dtype))
 
-    @cached_property
+    @property
     def class_row(self) -> Float[Tensor, "batch heads tokens"]:
         """The attention that the first token pays to each token; rows sum to 1."""
         return self._weights(self.call.query[:, :, :1])[:, :, 0]
 
-    @cached_property
+    @property
     def weights(self) -> Float[Tensor, "batch heads tokens tokens"]:
         """All attention weights after softmax; only for methods whose definition needs the whole graph."""
         return self._weights(self.call.query)
@@ -115,6 +114,7 @@ class LayerReducer:
         return hidden_states, tokens
 
 
+@runtime_checkable
 class TokenReducer(Protocol):
     """A reduction method: an object with the method's options.
 

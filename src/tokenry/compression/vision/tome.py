@@ -2,17 +2,18 @@
 
 Source: Token Merging (arXiv 2210.09461). A = tokens 0, 2, 4, ...; B = tokens 1, 3, 5, ...; each token of A looks for its most similar
 token of B (cosine of the keys, mean over heads), and the r best of A are merged into theirs.
+In text, padding matches nothing: what becomes of a text does not depend on how much it is padded.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.plan import DROPPED, MergePlan
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder
@@ -27,7 +28,7 @@ def parse_r(num_layers: int, r: int | Sequence[int] | tuple[int, float]) -> list
             [-1, 1]: from r·(1 - inflection) to r·(1 + inflection) in equal steps, so -1 merges most in the first layers.
 
     Raises:
-        UserError: a number is negative, or there are more of them than layers.
+        UserError: a number is negative, there are more of them than layers, or the inflection is out of range.
 
     Source: ToMe, merging schedules.
     """
@@ -47,6 +48,10 @@ def parse_r(num_layers: int, r: int | Sequence[int] | tuple[int, float]) -> list
 
 
 def _inflected(num_layers: int, r: int, inflection: float) -> list[int]:
+    if not -1.0 <= inflection <= 1.0:
+        raise UserError(
+            f"the inflection of r must be in [-1, 1], got {inflection}: -1.0 merges most in the first layers, 1.0 in the last."
+        )
     least = int(r * (1.0 - inflection))
     step = (2 * r - 2 * least) / max(1, num_layers - 1)
     return [int(least + step * layer) for layer in range(num_layers)]
@@ -68,17 +73,14 @@ def bipartite_soft_matching(
     return match_even_odd(metric, r, int(class_token) + int(distill_token))
 
 
+@torch.no_grad()
 def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: int) -> MergePlan:
     """`bipartite_soft_matching` for any number of leading special tokens, which stay where they are."""
     batch, tokens, _ = metric.shape
     r = max(0, min(r, (tokens - special) // 2))
-    metric = normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1, eps=1e-12)
-    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    similarity[:, : (special + 1) // 2] = -torch.inf
-    similarity[:, :, : special // 2] = -torch.inf
-    if similarity.shape[2] == 0:
+    if tokens < 2:
         return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
-    best, partner = similarity.max(dim=2)
+    best, partner = _even_odd_similarity(metric, special).max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
     merged, left = order[:, :r], order[:, r:]
     if special:
@@ -89,6 +91,14 @@ def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: i
     return MergePlan(tokens, kept, 2 * merged, target)
 
 
+def _even_odd_similarity(metric: Tensor, special: int) -> Float[Tensor, "batch even odd"]:
+    unit = unit_vectors(metric)
+    similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    similarity[:, : (special + 1) // 2] = -torch.inf
+    similarity[:, :, : special // 2] = -torch.inf
+    return similarity
+
+
 def _special_first(left: Tensor, tokens: int, special: int) -> Tensor:
     """Order of the kept: special tokens as they stood, then what is left of A, then B."""
     odd = torch.arange(1, tokens, 2, device=left.device).expand(left.shape[0], -1)
@@ -97,6 +107,65 @@ def _special_first(left: Tensor, tokens: int, special: int) -> Tensor:
     return torch.cat([first, 2 * left[:, even_special:], odd[:, odd_special:]], dim=1)
 
 
+@torch.no_grad()
+def match_even_odd_padded(
+    metric: Float[Tensor, "batch tokens dim"], r: int, special: int, mask: Bool[Tensor, "batch tokens"]
+) -> MergePlan:
+    """`match_even_odd` for texts padded on the right: each merges what it would alone, and padding nobody needs is dropped.
+
+    Args:
+        metric: what tokens are compared by (cosine).
+        r: tokens to remove from each text; at most half of those that are not special are.
+        special: leading special tokens.
+        mask: False for padding.
+    """
+    batch, tokens, _ = metric.shape
+    if tokens < 2:
+        return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
+    seen_together = mask[:, ::2, None] & mask[:, None, 1::2]
+    best, partner = _even_odd_similarity(metric, special).masked_fill_(~seen_together, -torch.inf).max(dim=2)
+    lengths = mask.sum(dim=1)
+    removed = ((lengths - special) // 2).clamp(0, r)
+    rank = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+    place = torch.arange(tokens, device=metric.device)
+    odd = ((place % 2 == 1) & (place >= special)).long()
+    group = torch.where(mask, odd, PADDING)
+    group[:, ::2][rank < removed[:, None]] = MERGED
+    into = torch.zeros_like(group)
+    into[:, ::2] = 2 * partner + 1
+    return MergePlan(tokens, *arrange(group, into, int((lengths - removed).max())), ragged=True)
+
+
+PADDING, MERGED = 2, 3
+
+
+def arrange(
+    group: Int[Tensor, "batch tokens"], into: Int[Tensor, "batch tokens"], left: int
+) -> tuple[Int[Tensor, "batch left"], Int[Tensor, "batch gone"], Int[Tensor, "batch gone"]]:
+    """Put the tokens of each row in the order of their groups, `left` of them kept: rows may merge different numbers.
+
+    Args:
+        group: of each token: 0 and 1 are kept, then `PADDING` as far as there is room, and `MERGED` goes.
+        into: the token that each of the merged goes into; not read elsewhere.
+        left: tokens kept in every row; no row has more of groups 0 and 1, or fewer with padding.
+
+    Returns:
+        The kept, those that go, and the place of each of these afterwards (`DROPPED` for padding).
+    """
+    order = group.argsort(dim=1, stable=True)
+    place = order.argsort(dim=1)
+    kept, gone = order[:, :left], order[:, left:]
+    target = place.gather(1, into.gather(1, gone))
+    return kept, gone, target.where(group.gather(1, gone) == MERGED, DROPPED)
+
+
+def unit_vectors(metric: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    """Scale vectors to length 1 in float32 or better; a zero vector stays zero."""
+    return normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1, eps=1e-12)
+
+
+@torch.no_grad()
 def kth_bipartite_matching(metric: Float[Tensor, "batch tokens dim"], k: int) -> MergePlan:
     """Keep every k-th token and merge all others into the most similar of these; the last tokens mod k are dropped.
 
@@ -109,10 +178,10 @@ def kth_bipartite_matching(metric: Float[Tensor, "batch tokens dim"], k: int) ->
         raise UserError(f"k must be at least 2, got {k}: every k-th token is kept.")
     batch, tokens, _ = metric.shape
     whole = tokens // k * k
-    metric = normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1, eps=1e-12)
+    unit = unit_vectors(metric)
     index = torch.arange(whole, device=metric.device).view(-1, k)
     kept, merged = index[:, -1], index[:, :-1].flatten()
-    target = (metric[:, merged] @ metric[:, kept].transpose(1, 2)).argmax(dim=2)
+    target = (unit[:, merged] @ unit[:, kept].transpose(1, 2)).argmax(dim=2)
     return MergePlan(tokens, kept.expand(batch, -1), merged.expand(batch, -1), target)
 
 
@@ -121,12 +190,16 @@ class _MergeSimilar(LayerReducer):
     r: int
 
     def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        return tokens.merge(hidden_states, match_even_odd(attention.keys, self.r, tokens.special))
+        if tokens.mask is None:
+            plan = match_even_odd(attention.keys, self.r, tokens.special)
+        else:
+            plan = match_even_odd_padded(attention.keys, self.r, tokens.special, tokens.mask)
+        return tokens.merge(hidden_states, plan)
 
 
 @dataclass(frozen=True)
 class ToMe:
-    """Merge the r most similar pairs of tokens in every layer.
+    """Merge the r most similar pairs of tokens in every layer, of images or texts.
 
     Attributes:
         r: tokens that a layer removes; see `parse_r`. 13 on a ViT-S at 224 px saves about 41 % of the FLOPs.
@@ -145,6 +218,6 @@ class ToMe:
         """One matching per layer.
 
         Raises:
-            UserError: r lists more layers than there are, or the encoder reads text (padding would be merged).
+            UserError: r lists more layers than there are.
         """
         return [_MergeSimilar(r) if r else None for r in parse_r(len(encoder.layers), self.r)]

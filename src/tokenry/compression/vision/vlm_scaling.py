@@ -12,7 +12,7 @@ its code fits T = V and has Q in the cost only, as here.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -52,12 +52,16 @@ _GRID = {
 }
 _NAMES = ("A", "alpha", "beta", "D")
 _CONFIDENCE = 0.95
+_AT_BOUND = 1e-9
 
 
+@runtime_checkable
 class ErrorLaw(Protocol):
-    """Anything that predicts an error in [0, 1] from a size in billions and a number of visual tokens."""
+    """Anything that predicts an error from a size in billions and a number of visual tokens."""
 
-    def predict(self, n_billion: Numbers, tokens: Numbers) -> Any: ...
+    def predict(self, n_billion: Numbers, tokens: Numbers) -> Any:
+        """Predict the error, in [0, 1]; arguments broadcast."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,12 @@ def fit_vlm_scaling(
 
     Source: arXiv 2411.03312, equation of the scaling law; the released code searches a grid in random order instead.
     """
-    size, count, target = (np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error))
+    size, count, target = (
+        np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error)
+    )
     _require_points(size, count, target)
     if fix_d is not None:
-        require_fraction(fix_d, "fix_d")
+        require_fraction(float(fix_d), "fix_d")
     problem = _Problem(np.log(size), np.log(count), fix_d)
     best = min(
         (problem.solve(target, start) for start in problem.starts(target)), key=lambda found: found.cost
@@ -203,7 +209,7 @@ class _Problem:
         """Name the solution; the solver stays a hair inside the bounds, so what is at a bound is put there."""
         values = [*x, self.fix_d] if self.fix_d is not None else x
         return {
-            name: 0.0 if value < 1e-9 else float(value)
+            name: 0.0 if value < _AT_BOUND else float(value)
             for name, value in zip(_NAMES, values, strict=True)
         }
 
@@ -253,7 +259,8 @@ def _bootstrap(
     # A fit takes out part of the noise: what it leaves is widened by the degrees of freedom it used up.
     residuals = (residuals - residuals.mean()) * math.sqrt(len(target) / spare)
     drawn = np.random.default_rng(seed).choice(residuals, size=(samples, len(target)))
-    return np.stack([problem.solve(fitted + noise, best.x).x for noise in drawn])
+    solved = np.stack([problem.solve(fitted + noise, best.x).x for noise in drawn])
+    return np.where(solved < _AT_BOUND, 0.0, solved)
 
 
 def _intervals(samples: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -303,7 +310,7 @@ def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -
         return []
     return [
         f"D cannot be told from these points: anything from {low:.2f} to {high:.2f} fits as well (95 %), while alpha goes from "
-        f"{min(alphas):.3f} to {max(alphas):.3f} and alpha / beta from {min(ratios):.1f} to {max(ratios):.1f}: "
+        f"{min(alphas):.3f} to {max(alphas):.3f} and alpha / beta from {min(ratios):.2f} to {max(ratios):.2f}: "
         "trust the ratio, and alpha or beta alone only together with D."
     ]
 
@@ -319,7 +326,9 @@ def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingF
 
     Source: arXiv 2411.03312, released fitting code (grid), which evaluates 20 % of it in random order.
     """
-    size, count, target = (np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error))
+    size, count, target = (
+        np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error)
+    )
     _require_points(size, count, target)
     a, d = _GRID["A"][:, None], _GRID["D"]
     exponents = np.stack(np.meshgrid(_GRID["alpha"], _GRID["beta"], indexing="ij"), axis=-1).reshape(-1, 2)
@@ -332,7 +341,11 @@ def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingF
     near = np.argwhere(sse <= sse.min() + 1e-9)
     fits = [
         ScalingFit(
-            float(_GRID["A"][place]), *map(float, exponents[number]), float(d[level]), points=len(target)
+            float(_GRID["A"][place]),
+            float(exponents[number, 0]),
+            float(exponents[number, 1]),
+            float(d[level]),
+            points=len(target),
         )
         for number, place, level in near
     ]
@@ -390,9 +403,7 @@ def compute_optimal(
     error = np.asarray(fit.predict(size, count), dtype=float)
     for place in np.lexsort((count, -size, error)):
         if price[place] <= budget_flops:
-            return Optimum(
-                float(size[place]), int(count[place]), float(error[place]), float(price[place])
-            )
+            return Optimum(float(size[place]), int(count[place]), float(error[place]), float(price[place]))
     return None
 
 
@@ -452,7 +463,9 @@ def _require_choices(
     size: np.ndarray, count: np.ndarray, budget: float | int, text_tokens: int, decode_tokens: int
 ) -> None:
     if not size.size or not count.size:
-        raise UserError("there is nothing to choose from: give at least one model size and one number of visual tokens.")
+        raise UserError(
+            "there is nothing to choose from: give at least one model size and one number of visual tokens."
+        )
     if not budget >= 0:
         raise UserError(f"the budget must be at least 0 FLOPs per query, got {budget}.")
     if min(text_tokens, decode_tokens) < 0:

@@ -1,0 +1,432 @@
+"""DiffRate: prune and merge in the same layer, both by one sort on class attention, as many tokens as a learned schedule says.
+
+    order = special tokens, then patches by the attention of the class token (mean over heads), descending
+    prune : the first `prune_kept` of the order stay
+    merge : the first `merge_kept` of these stay; each of the others goes into the one it is most similar to (cosine), as a plain mean
+    size  = size + sum of size · similarity over what was merged in
+
+Source: DiffRate (arXiv 2305.17997). The size that is scaled by similarity is in the official code only. Schedules are learned by
+`search_rates`; all their counts include the special tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from operator import index
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tokenry.compression.vision.flops import LayerCost
+from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.core.errors import UserError
+from tokenry.core.files import read_json, write_json
+from tokenry.core.patching import Encoder
+
+Count = int | Float[Tensor, ""]
+"""A number of tokens; a tensor where it is to be learned."""
+
+By = Literal["both", "prune", "merge"]
+
+LEAST_SIZE = 1e-6
+"""Sizes end here: dissimilar tokens can make them negative, and attention takes their logarithm."""
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many tokens stay in each layer, special tokens included; a count above the tokens that are there changes nothing.
+
+    Attributes:
+        prune_kept: tokens left by pruning, one count per layer.
+        merge_kept: tokens left by the merging that follows; at or above `prune_kept` nothing is merged.
+    """
+
+    prune_kept: Sequence[int]
+    merge_kept: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in ("prune_kept", "merge_kept"):
+            object.__setattr__(self, name, tuple(_whole(count, name) for count in getattr(self, name)))
+        if len(self.prune_kept) != len(self.merge_kept) or not self.prune_kept:
+            raise UserError(
+                f"prune_kept and merge_kept need one count per layer each, got {len(self.prune_kept)} and {len(self.merge_kept)}."
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Schedule":
+        """Read a schedule that `save` wrote.
+
+        Raises:
+            UserError: the file is missing or holds no schedule.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or content.keys() != {"prune_kept", "merge_kept"}:
+            raise UserError(
+                f"{path} holds no schedule: expected a JSON object with prune_kept and merge_kept, one count per layer each."
+            )
+        return cls(**content)
+
+    def save(self, path: Path) -> None:
+        """Write the schedule as JSON, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load_published(cls, model: str, gflops: float) -> "Schedule":
+        """One of the schedules that the authors learned on ImageNet-1k for ViTs of 12 layers with 196 patches and a class token.
+
+        Args:
+            model: "deit-tiny" or "deit-small" (without distillation token).
+            gflops: multiply-adds of the model with it, in 1e9, as `vit_flops` counts them.
+
+        Raises:
+            UserError: there is none.
+        """
+        if (model, gflops) not in _PUBLISHED:
+            known = ", ".join(f"{name} at {target}" for name, target in sorted(_PUBLISHED))
+            raise UserError(
+                f"there is no published schedule for {model} at {gflops} GFLOPs: choose from {known}, or learn one with search_rates."
+            )
+        return cls(*_PUBLISHED[model, gflops])
+
+
+def _whole(count: object, name: str) -> int:
+    try:
+        whole = index(count)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UserError(
+            f"{name} must hold whole numbers of tokens, got {count!r}: round it yourself."
+        ) from error
+    if whole < 1 or isinstance(count, bool):
+        raise UserError(f"{name} must keep at least 1 token in every layer, got {count!r}.")
+    return whole
+
+
+def uniform_schedule(
+    costs: Sequence[LayerCost], tokens: int, special: int, share: float, by: By = "both"
+) -> Schedule:
+    """Keep the same fraction of the patches in every layer but the first, at a share of the dense FLOPs.
+
+    What a learned schedule is to be compared with; that leaves the first layer alone too.
+
+    Args:
+        costs: of each layer.
+        tokens: tokens that enter the first layer.
+        special: how many of them are special.
+        share: of the FLOPs of the layers; met as nearly as whole numbers allow.
+        by: whether half of what goes is pruned and the other half merged, or all of it is pruned or merged.
+    """
+    dense = scheduled_flops(costs, tokens, [tokens] * len(costs), [tokens] * len(costs))
+
+    def error(schedule: Schedule) -> float:
+        return abs(
+            float(scheduled_flops(costs, tokens, schedule.prune_kept, schedule.merge_kept) / dense) - share
+        )
+
+    rates = (rate / 1000 for rate in range(1001))
+    return min((_at_rate(rate, len(costs), tokens, special, by) for rate in rates), key=error)
+
+
+def _at_rate(rate: float, layers: int, tokens: int, special: int, by: By) -> Schedule:
+    left = [tokens] + [
+        max(1, round((tokens - special) * rate**layer)) + special for layer in range(1, layers)
+    ]
+    entering = [tokens, *left[:-1]]
+    pruned = {
+        "both": [(before + after + 1) // 2 for before, after in zip(entering, left, strict=True)],
+        "prune": left,
+        "merge": entering,
+    }
+    return Schedule(pruned[by], left)
+
+
+# --- FLOPs ---------------------------------------------------------------------------------------------------------------------------
+
+
+def scheduled_flops(
+    costs: Sequence[LayerCost], tokens: int, prune_kept: Sequence[Count], merge_kept: Sequence[Count]
+) -> Float[Tensor, ""]:
+    """Multiply-adds of the layers for one image under a schedule: attention at the tokens that enter, the MLP at those that stay.
+
+    Given tensors, the gradient goes to both counts of a layer, whichever was the least, and not to the layer before: the counts of a
+    layer feel its own MLP and the next layer's attention.
+
+    Source: DiffRate, FLOPs of the training objective.
+    """
+    flops = torch.zeros((), dtype=torch.float64)
+    entering = torch.tensor(tokens, dtype=torch.float64)
+    for cost, prune, merge in zip(costs, prune_kept, merge_kept, strict=True):
+        staying = _least(entering, _precise(prune), _precise(merge))
+        attention = entering * cost.attention_weights + 2 * entering**2 * cost.width
+        flops = flops + attention + staying * cost.mlp_weights
+        entering = staying
+    return flops
+
+
+def _precise(count: Count) -> Tensor:
+    return torch.as_tensor(count).to("cpu", torch.float64)
+
+
+def _least(before: Tensor, prune: Tensor, merge: Tensor) -> Tensor:
+    least = torch.stack([before, prune, merge]).min().detach()
+    return least + (prune - prune.detach()) + (merge - merge.detach())
+
+
+def vit_flops(
+    prune_kept: Sequence[Count],
+    merge_kept: Sequence[Count],
+    hidden_size: int,
+    patch_size: int,
+    num_patches: int,
+    num_labels: int,
+) -> Float[Tensor, ""]:
+    """Multiply-adds of a whole plain ViT for one image, counted as the paper does; differentiable when given tensors.
+
+    An MLP is four times as wide as the residual stream, images have three channels, and the class token is counted as if it had been
+    embedded too.
+    """
+    width = hidden_size
+    costs = [LayerCost(4 * width**2, 8 * width**2, width)] * len(prune_kept)
+    tokens = num_patches + 1
+    embedding = tokens * width * 3 * patch_size**2
+    return scheduled_flops(costs, tokens, prune_kept, merge_kept) + embedding + width * num_labels
+
+
+# --- one layer -----------------------------------------------------------------------------------------------------------------------
+
+
+def importance_order(importance: Float[Tensor, "batch tokens"], special: int) -> Int[Tensor, "batch tokens"]:
+    """Special tokens first, then the others by importance, descending; of equals the first."""
+    patches = importance[:, special:].argsort(dim=1, descending=True, stable=True) + special
+    first = torch.arange(special, device=importance.device).expand(importance.shape[0], -1)
+    return torch.cat([first, patches], dim=1)
+
+
+def diffrate_merge(
+    x: Float[Tensor, "batch tokens hidden"], kept: int, special: int = 1
+) -> tuple[MergePlan, Float[Tensor, "batch merged"]]:
+    """Merge each token from position `kept` on into the most similar one before it.
+
+    Args:
+        x: tokens, sorted by importance; compared as they are.
+        kept: how many stay; all of them if that is more than there are.
+        special: leading tokens into which nothing is merged.
+
+    Returns:
+        The plan, and how similar (cosine) each merged token is to where it goes.
+
+    Source: DiffRate, token merging.
+    """
+    batch, tokens, _ = x.shape
+    index = torch.arange(tokens, device=x.device).expand(batch, -1)
+    kept = min(kept, tokens)
+    unit = normalize(x.detach().to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=1e-12)
+    cosine = unit[:, kept:] @ unit[:, :kept].transpose(1, 2)
+    cosine[:, :, :special] = -torch.inf
+    similarity, target = cosine.max(dim=2)
+    return MergePlan(tokens, index[:, :kept], index[:, kept:], target), similarity
+
+
+def scale_merged(
+    plan: MergePlan, similarity: Float[Tensor, "batch merged"]
+) -> Float[Tensor, "batch tokens 1"]:
+    """What the sizes before a plan are scaled by: how similar a token is to where it goes, and 1 where nothing is merged."""
+    scale = similarity.new_ones((similarity.shape[0], plan.tokens))
+    return scale.scatter(1, plan.merged, similarity)[..., None]
+
+
+def take(
+    x: Shaped[Tensor, "batch tokens *channels"], index: Int[Tensor, "batch taken"]
+) -> Shaped[Tensor, "batch taken *channels"]:
+    """Take tokens in another order, or some of them."""
+    return MergePlan.keep(index, x.shape[1]).merge(x)
+
+
+def masked_softmax(
+    logits: Float[Tensor, "batch heads queries tokens"],
+    policy: Float[Tensor, "batch tokens"],
+    eps: float = 1e-6,
+) -> Float[Tensor, "batch heads queries tokens"]:
+    """Attention over the tokens that are alive, differentiable in who is; a token always sees itself.
+
+    Args:
+        logits: of the first queries, or of all.
+        policy: 1 for a living key, 0 for a dead one.
+        eps: keeps what a dead token gets above 0.
+
+    Source: DiffRate, attention in training (after DynamicViT).
+    """
+    queries, tokens = logits.shape[-2:]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    itself = torch.eye(queries, tokens, device=logits.device, dtype=logits.dtype)
+    seen = policy.to(logits.dtype)[:, None, None, :]
+    seen = seen + (1 - seen) * itself
+    # Dead keys count for the maximum too: it only scales.
+    exponentials = (logits - logits.amax(dim=-1, keepdim=True)).exp() * seen
+    return (exponentials + eps / tokens) / (exponentials.sum(dim=-1, keepdim=True) + eps)
+
+
+# --- the method ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DiffRate:
+    """Prune and merge by a schedule, in the order of class attention.
+
+    Attributes:
+        schedule: how many tokens stay in each layer; see `search_rates` and `Schedule.load_published`.
+        merge: "mean" is the paper's plain mean; "weighted" counts a token as often as it stands for one.
+        size_clamp: "min1" keeps every size at 1 or more before sizes are added, as the search does; "none" is the official
+            evaluation, where dissimilar tokens can make a size smaller.
+        importance: "class" is the attention that the class token pays; "received" is what all tokens pay, on average, for models
+            without class token: merging only, and sizes are not scaled by similarity (the paper's CAFormer variant).
+        proportional_attention: keys count by their size.
+
+    Source: DiffRate (arXiv 2305.17997).
+    """
+
+    schedule: Schedule
+    merge: Literal["mean", "weighted"] = "mean"
+    size_clamp: Literal["none", "min1"] = "none"
+    importance: Literal["class", "received"] = "class"
+    proportional_attention: bool = True
+
+    def __post_init__(self) -> None:
+        _require_one_of("merge", self.merge, ("mean", "weighted"))
+        _require_one_of("size_clamp", self.size_clamp, ("none", "min1"))
+        _require_one_of("importance", self.importance, ("class", "received"))
+
+    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
+        """One sort, prune and merge per layer, also where the schedule changes nothing.
+
+        Raises:
+            UserError: the schedule does not fit the model, or the model has no class token, or reads text.
+        """
+        require_image_encoder(encoder)
+        if self.importance == "class":
+            require_class_token(encoder)
+        counts = list(zip(self.schedule.prune_kept, self.schedule.merge_kept, strict=True))
+        if len(counts) != len(encoder.layers):
+            raise UserError(
+                f"the schedule has {len(counts)} layers, but {type(encoder.model).__name__} has {len(encoder.layers)}: give one that "
+                "was made for this model."
+            )
+        least, allowed = min(map(min, counts)), encoder.special_tokens + 1
+        if least < allowed:
+            raise UserError(
+                f"every count of the schedule must be at least {allowed}, got {least}: special tokens and one patch must stay."
+            )
+        return [_Compress(self, *counted) for counted in counts]
+
+
+def require_image_encoder(encoder: Encoder) -> None:
+    """Raise `UserError` for an encoder of text."""
+    if encoder.modality != "image":
+        raise UserError(
+            f"{type(encoder.model).__name__} reads text, which DiffRate does not know (padding would be ranked): use ToMe or PiToMe."
+        )
+
+
+def require_class_token(encoder: Encoder) -> None:
+    """Raise `UserError` where there is no class token whose attention could rank the patches."""
+    if encoder.special_tokens == 0:
+        raise UserError(
+            f"{type(encoder.model).__name__} has no class token whose attention could rank the patches: apply DiffRate with "
+            'importance="received" and a schedule that only merges, or use ToMe or PiToMe.'
+        )
+
+
+@dataclass(frozen=True)
+class _Compress(LayerReducer):
+    method: DiffRate
+    prune_kept: int
+    merge_kept: int
+
+    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
+        count = hidden_states.shape[1]
+        if self.method.importance == "received":
+            self._require_no_pruning(count)
+        order = importance_order(self._importance(attention), tokens.special)[:, : self.prune_kept]
+        merging, similarity = diffrate_merge(take(hidden_states, order), self.merge_kept, tokens.special)
+        plan = MergePlan(count, take(order, merging.kept), take(order, merging.merged), merging.target)
+        size = similarity.new_ones((*hidden_states.shape[:2], 1)) if tokens.size is None else tokens.size
+        if self.method.merge == "weighted":
+            merged = plan.merge_weighted(hidden_states, size)[0]
+        else:
+            merged = plan.merge(hidden_states, "mean")
+        if self.method.importance == "class":
+            size = size * scale_merged(plan, similarity)
+        if self.method.size_clamp == "min1":
+            size = size.clamp_min(1)
+        size = plan.merge(size, "sum").clamp_min(LEAST_SIZE)
+        return merged, replace(tokens, size=size, plan=plan)
+
+    def _importance(self, attention: Attention) -> Tensor:
+        if self.method.importance == "class":
+            return attention.class_row.mean(dim=1)
+        return attention.weights.mean(dim=(1, 2))
+
+    def _require_no_pruning(self, tokens: int) -> None:
+        if self.prune_kept < tokens:
+            raise UserError(
+                f'the schedule prunes {tokens} tokens to {self.prune_kept}, but by importance="received" tokens are only merged: give '
+                "prune_kept counts that no layer falls below."
+            )
+
+
+def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+
+# Learned by the authors on ImageNet-1k: (model, GFLOPs) -> prune_kept, merge_kept.
+# fmt: off
+_PUBLISHED = {
+    ("deit-tiny", 0.6): (
+        (197, 196, 180, 157, 130, 107, 86, 73, 63, 51, 40, 3),
+        (197, 187, 167, 139, 114, 90, 76, 66, 57, 45, 37, 3),
+    ),
+    ("deit-tiny", 0.7): (
+        (197, 196, 194, 180, 150, 123, 98, 82, 68, 60, 52, 3),
+        (197, 196, 192, 158, 133, 103, 88, 72, 64, 58, 49, 3),
+    ),
+    ("deit-tiny", 0.8): (
+        (197, 197, 196, 186, 166, 147, 117, 103, 92, 80, 74, 3),
+        (197, 196, 190, 172, 154, 125, 107, 96, 84, 78, 70, 3),
+    ),
+    ("deit-tiny", 0.9): (
+        (197, 197, 196, 190, 182, 166, 141, 125, 113, 105, 99, 3),
+        (197, 196, 194, 188, 172, 147, 129, 115, 107, 103, 96, 3),
+    ),
+    ("deit-tiny", 1.0): (
+        (197, 197, 196, 194, 188, 184, 178, 164, 156, 137, 129, 21),
+        (197, 197, 196, 190, 186, 154, 148, 156, 145, 135, 125, 21),
+    ),
+    ("deit-small", 2.3): (
+        (197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3),
+        (197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3),
+    ),
+    ("deit-small", 2.5): (
+        (197, 192, 174, 156, 131, 115, 111, 99, 76, 50, 39, 3),
+        (197, 186, 160, 133, 119, 107, 96, 82, 66, 43, 37, 3),
+    ),
+    ("deit-small", 2.7): (
+        (197, 196, 182, 160, 141, 127, 115, 105, 88, 66, 49, 3),
+        (197, 188, 170, 147, 131, 119, 109, 96, 76, 54, 45, 3),
+    ),
+    ("deit-small", 2.9): (
+        (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3),
+        (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3),
+    ),
+    ("deit-small", 3.1): (
+        (197, 197, 194, 180, 160, 147, 137, 129, 115, 92, 76, 3),
+        (197, 196, 186, 164, 150, 141, 133, 121, 103, 78, 68, 3),
+    ),
+}
+# fmt: on

@@ -1,0 +1,459 @@
+"""Learn how many tokens each layer keeps, by gradient descent on a frozen classifier under a FLOPs target.
+
+    loss = cross_entropy + flops_weight · (4.6 · (flops − target) / dense)²
+
+In the search no token is removed: a mask of who is alive goes from layer to layer, dead tokens are hidden from attention, merged ones
+are averaged into those that stay, and the mask carries the gradient to the logits of the counts (`RateProxy`). One sort by class
+attention puts the living first, so a count is a position.
+
+Source: DiffRate (arXiv 2305.17997). 4.6 GFLOPs is a DeiT-S, for which this loss is the paper's, (GFLOPs − target)²; that one vanishes
+for smaller models. Starting at the uniform schedule of the target is ours too: from zero logits, every layer starts at half the
+tokens, and a short search stays there.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from transformers import PreTrainedModel
+
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.diffrate import (
+    DiffRate,
+    Schedule,
+    diffrate_merge,
+    importance_order,
+    masked_softmax,
+    require_class_token,
+    require_image_encoder,
+    scale_merged,
+    scheduled_flops,
+    take,
+    uniform_schedule,
+)
+from tokenry.compression.vision.flops import LayerCost, layer_costs
+from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.rate_proxy import RateProxy
+from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.core.attention import AttentionCall
+from tokenry.core.errors import UserError, require_share
+from tokenry.core.patching import Encoder, find_encoder
+
+DEIT_SMALL_GFLOPS = 4.6
+_MISSED = 0.015
+"""A final schedule this far from its target (relative) is warned about."""
+
+
+# --- the forward that is searched with -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskedTokens(Tokens):
+    """Tokens of which none was removed.
+
+    Attributes:
+        alive: 1 for the living and 0 for the dead, with the gradient of their survival; None while all live.
+    """
+
+    alive: Float[Tensor, "batch tokens"] | None = None
+
+
+class SearchedRates:
+    """The counts of all layers while they are learned; a `TokenReducer` whose model removes nothing but is differentiable in them.
+
+    Attributes:
+        prune: one proxy per layer.
+        merge: the same for merging.
+        proportional_attention: as `DiffRate` has it.
+    """
+
+    proportional_attention = True
+
+    def __init__(self, layers: int, num_patches: int, granularity: int = 4, special_tokens: int = 1) -> None:
+        """Make proxies with logits 0; the first layer has one candidate, all patches, so it is never compressed.
+
+        Raises:
+            UserError: as `RateProxy` does.
+        """
+        RateProxy(num_patches, granularity, special_tokens)
+        steps = [num_patches + 1] + [granularity] * (layers - 1)
+        self.prune = [RateProxy(num_patches, step, special_tokens) for step in steps]
+        self.merge = [RateProxy(num_patches, step, special_tokens) for step in steps]
+
+    @property
+    def proxies(self) -> list[RateProxy]:
+        """Those of pruning, then those of merging."""
+        return [*self.prune, *self.merge]
+
+    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
+        """One pair of proxies per layer.
+
+        Raises:
+            UserError: the encoder reads text or has no class token.
+        """
+        require_image_encoder(encoder)
+        require_class_token(encoder)
+        return [_Masked(*proxies) for proxies in zip(self.prune, self.merge, strict=True)]
+
+    def flops(self, costs: Sequence[LayerCost], tokens: int) -> Float[Tensor, ""]:
+        """Multiply-adds of the layers for one image, differentiable in the logits; see `scheduled_flops`."""
+        prune, merge = ([proxy.kept() for proxy in proxies] for proxies in (self.prune, self.merge))
+        return scheduled_flops(costs, tokens, prune, merge)
+
+    def schedule(self) -> Schedule:
+        """Read off the counts."""
+        return Schedule(*([int(proxy.kept()) for proxy in proxies] for proxies in (self.prune, self.merge)))
+
+    def start_at(self, schedule: Schedule) -> None:
+        """Give logits the form of a normal distribution around the counts of a schedule."""
+        for proxy, count in zip(self.proxies, (*schedule.prune_kept, *schedule.merge_kept), strict=True):
+            _bump(proxy, count)
+
+
+@torch.no_grad()
+def _bump(proxy: RateProxy, count: int) -> None:
+    candidates = proxy.candidates.to(proxy.logits.dtype)
+    # Wide enough that candidates some steps away have a gradient, narrow enough that the mean is about the count.
+    width = max(len(candidates) / 10, 1) * float(candidates[0] - candidates[-1] + 1) / len(candidates)
+    distance = (candidates - (count - proxy.special_tokens)) / width
+    proxy.logits.copy_(-(distance**2) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Masked(LayerReducer):
+    prune: RateProxy
+    merge: RateProxy
+
+    def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        weights = masked_softmax(_logits(call, call.query), _alive(call, tokens))
+        output = weights.to(call.value.dtype) @ call.value
+        return output.transpose(1, 2).contiguous(), None
+
+    def reduce(
+        self, hidden_states: Tensor, tokens: Tokens, attention: Attention
+    ) -> tuple[Tensor, MaskedTokens]:
+        call = attention.call
+        alive = _alive(call, tokens)
+        order = _living_first(call, alive, tokens.special)
+        x, alive = take(hidden_states, order), take(alive, order)
+        size = alive.new_ones((*alive.shape, 1)) if tokens.size is None else take(tokens.size, order)
+        living = int(alive[0].detach().sum())
+        pruned, merged = int(self.prune.kept()), int(self.merge.kept())
+        if pruned < living:
+            alive = alive * self.prune.mask(living)
+            living = pruned
+        if merged < living:
+            x, size = _merge_in_place(x, size, living, merged, tokens.special)
+            alive = alive * self.merge.mask(living)
+        plan = MergePlan.keep(order, order.shape[1])
+        return x, MaskedTokens(tokens.special, size, tokens.mask, plan, alive)
+
+
+def _logits(call: AttentionCall, query: Tensor) -> Tensor:
+    scaling = call.kwargs.get("scaling") or query.shape[-1] ** -0.5
+    logits = (query @ call.key.transpose(-1, -2)) * scaling
+    return logits if call.attention_mask is None else logits + call.attention_mask
+
+
+def _alive(call: AttentionCall, tokens: Tokens) -> Tensor:
+    """Who lives before this layer; all in the first, to which no `MaskedTokens` come."""
+    batch, _, count, _ = call.key.shape
+    alive = getattr(tokens, "alive", None)
+    return call.key.new_ones((batch, count), dtype=_precise(call.key.dtype)) if alive is None else alive
+
+
+@torch.no_grad()
+def _living_first(call: AttentionCall, alive: Tensor, special: int) -> Tensor:
+    """Order by masked class attention: what the dead get is next to nothing."""
+    class_row = masked_softmax(_logits(call, call.query[:, :, :1]), alive)[:, :, 0]
+    return importance_order(class_row.mean(dim=1), special)
+
+
+def _merge_in_place(x: Tensor, size: Tensor, living: int, merged: int, special: int) -> tuple[Tensor, Tensor]:
+    """Merge positions `merged` to `living` into those before; they keep their own values and places."""
+    plan, similarity = diffrate_merge(x[:, :living], merged, special)
+    scaled = (size[:, :living] * scale_merged(plan, similarity)).clamp_min(1)
+    x = torch.cat([plan.merge(x[:, :living]), x[:, merged:]], dim=1)
+    size = torch.cat([plan.merge(scaled, "sum"), scaled[:, merged:], size[:, living:]], dim=1)
+    return x, size
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+# --- the search ----------------------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
+    """Batches of images and labels that can be gone through several times, such as a `DataLoader` or a list."""
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """What a search is at, told after every step.
+
+    Attributes:
+        step: steps that are done.
+        steps: steps of the whole search.
+        loss: cross-entropy of this batch, in nats.
+        gflops: multiply-adds of the model at the counts of this step, in 1e9, patch embedding and head included.
+        target_gflops: what they should be.
+        lr: learning rate of this step.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    gflops: float
+    target_gflops: float
+    lr: float
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a search: it stops as any program does, and what was learned so far is here.
+
+    Attributes:
+        schedule: the counts after the last step; `search_rates(..., init=schedule)` goes on from them.
+    """
+
+    def __init__(self, schedule: Schedule, step: int, steps: int) -> None:
+        super().__init__(
+            f"the search was stopped after {step} of {steps} steps, so this schedule is not the final one: {schedule}; "
+            "search_rates(..., init=schedule) goes on from it."
+        )
+        self.schedule = schedule
+
+
+def search_rates(
+    model: PreTrainedModel,
+    loader: Batches,
+    *,
+    target_gflops: float | None = None,
+    target_share: float | None = None,
+    granularity: int = 4,
+    flops_weight: float = 5.0,
+    lr: float = 1e-2,
+    min_lr: float = 1e-3,
+    epochs: int = 3,
+    init: Literal["uniform", "zeros"] | Schedule = "uniform",
+    flops_unit: Literal["share", "gflops"] = "share",
+    progress: Callable[[SearchStep], None] = lambda step: None,
+) -> Schedule:
+    """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model are afterwards as they were.
+
+    The model runs as in evaluation (no dropout). Augmentation is the loader's business. Ctrl-C raises `SearchInterrupted`, which holds
+    what was learned so far. A schedule that ends more than 1.5 % off its target is returned with a warning.
+
+    Args:
+        model: a classifier whose head reads the class token; is called with `pixel_values` and gives `logits`.
+        loader: batches (images, labels); labels are class numbers, or probabilities (batch, classes) as mixup makes them.
+        target_gflops: multiply-adds of the whole model, in 1e9, patch embedding and head included as the paper counts them.
+        target_share: instead of it, the share of the layers' multiply-adds, as `TokenReduction.flops / dense_flops` tells.
+        granularity: step between the counts to choose from; 1 for small images.
+        flops_weight: of the FLOPs term.
+        lr: of AdamW on the logits, without weight decay; falls to `min_lr` by a cosine, from epoch to epoch.
+        min_lr: see `lr`.
+        epochs: passes over the loader.
+        init: where to start: the uniform schedule of the target, zero logits (official), or a schedule.
+        flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" as it is (official).
+        progress: told after every step.
+
+    Raises:
+        UserError: an argument is out of range, the model does not fit, the target cannot be reached, or the loss is not finite.
+        SearchInterrupted: Ctrl-C.
+
+    Source: DiffRate, training objective and appendix (defaults).
+    """
+    _check(target_gflops, target_share, epochs, lr, min_lr, init, flops_unit)
+    encoder = find_encoder(model)
+    require_image_encoder(encoder)
+    require_class_token(encoder)
+    images = _first_images(loader)
+    with _frozen(model):
+        account = _account(model, encoder, images)
+        patches = account.tokens - account.special
+        rates = SearchedRates(len(encoder.layers), patches, granularity, account.special)
+        target = _target(account, target_gflops, target_share, rates.proxies[-1])
+        if init != "zeros":
+            start = init if isinstance(init, Schedule) else account.uniform(target)
+            rates.start_at(_fitting(start, encoder))
+        unit = DEIT_SMALL_GFLOPS / account.dense if flops_unit == "share" else 1e-9
+        for proxy in rates.proxies:
+            proxy.to(model.device)
+        with apply_token_reduction(model, rates):
+            objective = _Objective(model, rates, account, target, flops_weight * unit**2)
+            _descend(objective, loader, epochs, lr, min_lr, progress)
+    schedule = rates.schedule()
+    missed = float(rates.flops(account.costs, account.tokens)) / target - 1
+    if abs(missed) > _MISSED:
+        warnings.warn(
+            f"the schedule is {missed:+.1%} off the FLOPs target: search for more epochs, with a larger lr or a smaller granularity.",
+            stacklevel=2,
+        )
+    return schedule
+
+
+@dataclass(frozen=True)
+class _Account:
+    """FLOPs of one image: of the layers as they depend on the counts, and of the rest of the model, which does not."""
+
+    costs: list[LayerCost]
+    tokens: int
+    special: int
+    rest: int
+
+    @property
+    def dense(self) -> float:
+        return self.with_kept(self.tokens)
+
+    def with_kept(self, count: int) -> float:
+        """FLOPs of the layers when so many tokens leave the first and every later one."""
+        counts = [self.tokens] + [count] * (len(self.costs) - 1)
+        return float(scheduled_flops(self.costs, self.tokens, counts, counts))
+
+    def uniform(self, target: float) -> Schedule:
+        return uniform_schedule(self.costs, self.tokens, self.special, target / self.dense)
+
+
+def _account(model: PreTrainedModel, encoder: Encoder, images: Tensor) -> _Account:
+    layers = len(encoder.layers)
+    full = DiffRate(Schedule([2**31] * layers, [2**31] * layers))
+    with apply_token_reduction(model, full) as dense, torch.no_grad():
+        model(pixel_values=images[:1].to(model.device))
+        tokens = dense.token_counts[0]
+    in_layers = {module for layer in encoder.layers for module in layer.modules()}
+    others = [module for module in model.modules() if module not in in_layers]
+    # The class token is counted as if it had been embedded too.
+    embedding = sum(module.weight.numel() for module in others if isinstance(module, nn.Conv2d)) * tokens
+    head = sum(module.weight.numel() for module in others if isinstance(module, nn.Linear))
+    return _Account(layer_costs(encoder), tokens, encoder.special_tokens, embedding + head)
+
+
+def _target(account: _Account, gflops: float | None, share: float | None, proxy: RateProxy) -> float:
+    """FLOPs of the layers to be met."""
+    target = account.dense * share if share is not None else gflops * 1e9 - account.rest  # type: ignore[operator]
+    least = account.with_kept(int(proxy.candidates[-1]) + account.special)
+    if not least <= target <= account.dense:
+        low, high = ((flops + account.rest) / 1e9 for flops in (least, account.dense))
+        told = f"target_share={share}" if share is not None else f"target_gflops={gflops}"
+        raise UserError(
+            f"{told} is out of reach: this model takes {high:.4g} GFLOPs dense and at least {low:.4g} (a share of "
+            f"{least / account.dense:.3f} of its layers) when all layers but the first keep the smallest count that granularity allows."
+        )
+    return target
+
+
+def _check(
+    gflops: float | None,
+    share: float | None,
+    epochs: int,
+    lr: float,
+    min_lr: float,
+    init: object,
+    flops_unit: str,
+) -> None:
+    if (gflops is None) == (share is None):
+        raise UserError("give either target_gflops or target_share: how much the model may compute.")
+    if share is not None:
+        require_share(share, "target_share")
+    if gflops is not None and not 0 < gflops < math.inf:
+        raise UserError(f"target_gflops must be above 0, got {gflops}: it is what one image may cost.")
+    if epochs < 1:
+        raise UserError(f"epochs must be at least 1, got {epochs}.")
+    if not 0 <= min_lr <= lr < math.inf:
+        raise UserError(
+            f"lr must be finite and at least min_lr, and min_lr not negative, got {lr} and {min_lr}."
+        )
+    if not isinstance(init, Schedule) and init not in ("uniform", "zeros"):
+        raise UserError(f'init must be "uniform", "zeros" or a Schedule, got {init!r}.')
+    if flops_unit not in ("share", "gflops"):
+        raise UserError(f'flops_unit must be "share" or "gflops", got {flops_unit!r}.')
+
+
+def _fitting(schedule: Schedule, encoder: Encoder) -> Schedule:
+    DiffRate(schedule).layer_reducers(encoder)
+    return schedule
+
+
+def _first_images(loader: Batches) -> Tensor:
+    for images, _ in loader:
+        return images
+    raise UserError("the loader gives no batch: nothing can be searched with.")
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, required in flags:
+            parameter.requires_grad_(required)
+
+
+@dataclass(frozen=True)
+class _Objective:
+    model: PreTrainedModel
+    rates: SearchedRates
+    account: _Account
+    target: float
+    weight: float
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Loss with the FLOPs term, loss without it in nats, and FLOPs of the layers."""
+        device = self.model.device
+        logits = self.model(pixel_values=images.to(device)).logits
+        cross = cross_entropy(logits.float(), labels.to(device))
+        flops = self.rates.flops(self.account.costs, self.account.tokens)
+        penalty = self.weight * (flops - self.target) ** 2
+        return cross + penalty.to(cross), cross.detach(), float(flops)
+
+
+def _descend(
+    objective: _Objective,
+    loader: Batches,
+    epochs: int,
+    lr: float,
+    min_lr: float,
+    progress: Callable[[SearchStep], None],
+) -> None:
+    optimizer = torch.optim.AdamW(
+        [proxy.logits for proxy in objective.rates.proxies], lr=lr, weight_decay=0.0
+    )
+    cosine = CosineAnnealingLR(optimizer, epochs, min_lr)
+    step, steps = 0, epochs * len(loader)
+    try:
+        for _ in range(epochs):
+            for images, labels in loader:
+                loss, cross, flops = objective(images, labels)
+                if not bool(loss.isfinite()):
+                    raise UserError(
+                        f"the loss of step {step} is {float(loss)}: check the images for nan, or run the model in float32."
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+                progress(_told(objective, step, steps, float(cross), flops, float(cosine.get_last_lr()[0])))
+            cosine.step()
+    except KeyboardInterrupt as interrupt:
+        raise SearchInterrupted(objective.rates.schedule(), step, steps) from interrupt
+
+
+def _told(objective: _Objective, step: int, steps: int, cross: float, flops: float, lr: float) -> SearchStep:
+    rest = objective.account.rest
+    return SearchStep(step, steps, cross, (flops + rest) / 1e9, (objective.target + rest) / 1e9, lr)

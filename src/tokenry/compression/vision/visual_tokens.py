@@ -1,0 +1,387 @@
+"""Prune the visual tokens of a vision-language model before its first layer: `prune_visual_tokens(model, ratio=0.1112)`.
+
+Works on transformers' LLaVA, LLaVA-NeXT, Qwen2-VL and Qwen2.5-VL with what their processors return, unchanged, for `forward`
+(also in training) and `generate`. The model's own `get_image_features` makes the features; then
+
+    kept   = select(features, sensitivity, k)                       per image; AnyRes: per frame, newline tokens on top
+    prompt = embeddings of text and kept features, in their order   attention mask, labels, positions shortened alike
+
+Sources: ZOO-Prune (arXiv 2509.24837, step 6), DivPrune (arXiv 2503.02175). No attention is read or patched.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from tokenry.compression.vision.diversity import (
+    coverage_radius,
+    farthest_point_select,
+    frame_budget,
+    select_in_groups,
+    sensitivity_diverse_select,
+    token_budget,
+    with_newlines,
+)
+from tokenry.compression.vision.image_features import (
+    Architecture,
+    Encoded,
+    ImageTokens,
+    Sensitivity,
+    encode_images,
+    names,
+    supported_model,
+)
+from tokenry.compression.vision.placeholders import ShortPrompt, Side, kept_columns, rebuild_prompt
+from tokenry.compression.vision.vlm_prompt import (
+    attention_mask_of,
+    brings_images,
+    merged_embeddings,
+    prompt_ids,
+    prompt_positions,
+    refuse_positions,
+    refuse_pruned_cache,
+)
+from tokenry.compression.vision.zoo_prune import SensitivityMethod
+from tokenry.core.errors import UserError
+
+Method = Literal["divprune", "zoo", "zoo-sampled", "sensitivity", "random"]
+
+
+@dataclass(frozen=True)
+class PrunedImage:
+    """What was kept of one image.
+
+    Attributes:
+        tokens: visual tokens before pruning.
+        kept: which of them were kept, ascending.
+        sensitivity: of every token (output units per input unit), nan at newline tokens; None where the method needs none.
+        frames: the AnyRes frame of every token (0 = the whole image), -9999 at newline tokens; None for other images.
+        coverage: cosine distance of the worst represented token to its nearest kept one.
+    """
+
+    tokens: int
+    kept: Int[Tensor, "kept"]
+    sensitivity: Float[Tensor, "tokens"] | None
+    frames: Int[Tensor, "tokens"] | None
+    coverage: float
+
+
+@dataclass(frozen=True)
+class PrunedPrompt:
+    """What became of a prompt.
+
+    Attributes:
+        images: one entry per image, in the order of the images.
+        columns: the column of the processor's prompt that each token comes from, -1 at padding.
+        attention_mask: of the shortened prompt, None if it has none; a hand-written decoding loop goes on from it.
+    """
+
+    images: tuple[PrunedImage, ...]
+    columns: Int[Tensor, "batch short"]
+    attention_mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The sensitivity that a method needs, and its choice of k of (images, tokens, dim) features, ascending or not."""
+
+    sensitivity: SensitivityMethod | None
+    select: Callable[[Tensor, Tensor, int, Generator], Tensor]
+
+
+def _most_sensitive(_: Tensor, sensitivity: Tensor, k: int, __: Generator) -> Tensor:
+    return sensitivity.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def _at_random(features: Tensor, _: Tensor, k: int, generator: Generator) -> Tensor:
+    order = torch.rand(features.shape[:-1], generator=generator).argsort(dim=-1)
+    return order[..., :k].to(features.device)
+
+
+def _diverse(features: Tensor, _: Tensor, k: int, __: Generator) -> Tensor:
+    return farthest_point_select(features, k)
+
+
+def _sensitive_and_diverse(features: Tensor, sensitivity: Tensor, k: int, _: Generator) -> Tensor:
+    return sensitivity_diverse_select(features, sensitivity, k)
+
+
+_METHODS: Mapping[str, _Selection] = {
+    "divprune": _Selection(None, _diverse),
+    "zoo": _Selection("closed_form", _sensitive_and_diverse),
+    "zoo-sampled": _Selection("sampled", _sensitive_and_diverse),
+    "sensitivity": _Selection("closed_form", _most_sensitive),
+    "random": _Selection(None, _at_random),
+}
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """How many tokens are kept: a fraction or a number of every image's."""
+
+    ratio: float | None
+    keep: int | None
+
+    def __post_init__(self) -> None:
+        if (self.ratio is None) == (self.keep is None):
+            raise UserError(
+                f"give either ratio (the fraction of visual tokens to keep) or keep (their number), got ratio={self.ratio} and "
+                f"keep={self.keep}."
+            )
+        if self.ratio is not None and not 0.0 < self.ratio <= 1.0:
+            raise UserError(
+                f"ratio must be in (0, 1], got {self.ratio}: it is the fraction of visual tokens that is kept."
+            )
+        if self.keep is not None and self.keep < 1:
+            raise UserError(
+                f"keep must be at least 1 visual token, got {self.keep}: leave images out instead of keeping none of them."
+            )
+
+    def of_image(self, tokens: int) -> int:
+        """Tokens to keep of an image."""
+        return min(self.keep, tokens) if self.keep is not None else token_budget(tokens, self.ratio or 0.0)
+
+    def of_frame(self, frames: int, tokens: int) -> int:
+        """Tokens to keep of every frame of an AnyRes image; at least one."""
+        if self.keep is not None:
+            return max(self.keep // frames, 1)
+        return frame_budget(frames, tokens, self.ratio or 0.0)
+
+
+def prune_visual_tokens(
+    model: nn.Module,
+    ratio: float | None = None,
+    keep: int | None = None,
+    method: Method = "divprune",
+    keep_positions: bool | None = None,
+    seed: int = 0,
+) -> "VisualTokenPruning":
+    """Make a vision-language model carry only some of the visual tokens of every image, until `.remove()`.
+
+    Args:
+        model: LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, Qwen2VLForConditionalGeneration or
+            Qwen2_5_VLForConditionalGeneration; also inside a PEFT model. Videos are not pruned.
+        ratio: fraction of the visual tokens to keep; 0.1112 keeps 64 of 576. Or:
+        keep: number of tokens to keep of every image; an image that has no more keeps them all. AnyRes images divide either
+            budget equally among their frames and keep their newline tokens on top of it.
+        method: `divprune` (mutually different tokens: the safe default), `zoo` (ZOO-Prune with the closed-form sensitivity),
+            `zoo-sampled` (as published, 64 random directions), or the controls `sensitivity` (the most sensitive tokens) and
+            `random`. Sensitivity need not mean relevance: see `relevance_correlation`.
+        keep_positions: whether kept tokens and the text after them keep the positions they have in the unpruned prompt. None
+            is the model's default: True for Qwen-VL, whose positions are the image's grid and cannot be numbered afresh; False
+            for LLaVA, where the published figures were measured so and the shortened prompt is an ordinary one.
+        seed: of `random` and `zoo-sampled`.
+
+    Returns:
+        The handle: `.last` tells what was kept, `.remove()` restores the model; also a context manager.
+
+    Raises:
+        UserError: the model is not supported or pruned already, the budget or the method is not valid, or positions must be
+            kept.
+    """
+    return VisualTokenPruning(model, ratio, keep, method, keep_positions, seed)
+
+
+class VisualTokenPruning:
+    """A model that is being pruned; made by `prune_visual_tokens`.
+
+    Attributes:
+        last: what was kept in the last forward or generate with images; None before.
+    """
+
+    last: PrunedPrompt | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ratio: float | None,
+        keep: int | None,
+        method: Method,
+        keep_positions: bool | None,
+        seed: int,
+    ) -> None:
+        self._model, self._architecture = supported_model(model)
+        _check(self._model, self._architecture, method, keep_positions)
+        self._budget = _Budget(ratio, keep)
+        self._method = _METHODS[method]
+        self._keep_positions = (
+            self._architecture.keeps_positions if keep_positions is None else keep_positions
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._sensitivity = Sensitivity(self._model, self._architecture, seed)
+        # Bound methods, so that a deep copy of the model is pruned by a copy of this.
+        self._generate = self._model.generate
+        self._replaced = vars(self._model).get("generate")
+        self._model.generate = self._generate_short
+        self._hook = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Restore the model exactly; a second time does nothing."""
+        self._hook.remove()
+        if vars(self._model).get("generate") == self._generate_short:
+            del self._model.generate
+            if self._replaced is not None:
+                self._model.generate = self._replaced
+
+    def __enter__(self) -> "VisualTokenPruning":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _before_forward(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Replace the arguments of a forward that brings images; every other one passes."""
+        inputs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
+        if not brings_images(inputs):
+            return None
+        short = self._shorten(inputs, "right").inputs
+        return (), {name: value for name, value in short.items() if name != "input_ids"}
+
+    def _generate_short(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate from the short prompt; the result begins with the prompt that was given, as without pruning."""
+        given = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
+        if not brings_images(given):
+            refuse_pruned_cache(self._model, given)
+            return self._generate(inputs, generation_config, *args, **kwargs)
+        with torch.no_grad():
+            short = self._shorten(given, "left").inputs
+        long_ids, short_ids = given["input_ids"], short["input_ids"]
+        limits = self._length_limits(given, generation_config, long_ids.shape[1] - short_ids.shape[1])
+        output = self._generate(None, generation_config, *args, **{**short, **limits})
+        generated = output if isinstance(output, Tensor) else output.sequences
+        prompts = long_ids.repeat_interleave(len(generated) // len(long_ids), dim=0).to(generated.device)
+        sequences = torch.cat((prompts, generated[:, short_ids.shape[1] :]), dim=1)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
+
+    def _length_limits(
+        self, given: Mapping[str, Any], config: GenerationConfig | None, removed: int
+    ) -> dict[str, int]:
+        """Limits on the length of the whole sequence, which count the prompt, move with it."""
+        configs = (config, self._model.generation_config)
+
+        def limit(name: str) -> int | None:
+            values = (given.get(name), *(getattr(each, name, None) for each in configs))
+            return next((value for value in values if value is not None), None)
+
+        limited = ["min_length"] if limit("max_new_tokens") else ["max_length", "min_length"]
+        return {name: max(value - removed, 0) for name in limited if (value := limit(name))}
+
+    def _shorten(self, inputs: dict[str, Any], padding_side: Side) -> ShortPrompt:
+        """Turn the processor's output into embeddings of the short prompt, with everything that is per token."""
+        input_ids = prompt_ids(inputs)
+        refuse_positions(inputs, self._keep_positions)
+        encoded = encode_images(self._model, self._architecture, inputs, self._method.sensitivity is not None)
+        with torch.no_grad():
+            images = self._choose(encoded)
+        columns = kept_columns(
+            input_ids,
+            self._model.config.image_token_id,
+            [image.tokens for image in images],
+            [image.kept for image in images],
+        )
+        prompt = {**inputs, "inputs_embeds": merged_embeddings(self._model, input_ids, encoded.images)}
+        if self._keep_positions:
+            # Positions with gaps but no mask would be taken for packed samples.
+            prompt["attention_mask"] = attention_mask_of(inputs)
+            prompt["position_ids"] = prompt_positions(
+                self._model, self._architecture, inputs, padding_side == "left"
+            )
+        for name in names(self._model.model.get_image_features):
+            prompt.pop(name, None)
+        short = rebuild_prompt(prompt, columns, padding_side, self._model.generation_config.pad_token_id)
+        if self._architecture.keeps_positions:
+            self._model.model.rope_deltas = _rope_deltas(short.inputs)
+        self.last = PrunedPrompt(images, short.columns, short.inputs.get("attention_mask"))
+        return short
+
+    def _choose(self, encoded: Encoded) -> tuple[PrunedImage, ...]:
+        """Choose the tokens of every image; images with equally many tokens are chosen from together."""
+        sensitivities = self._sensitivity.of(encoded, self._method.sensitivity)
+        kept: dict[int, Tensor] = {}
+        for numbers in _alike(encoded.images):
+            images = [encoded.images[number] for number in numbers]
+            weights = [sensitivities[number] for number in numbers]
+            chosen = self._choose_in_frames(images[0], weights[0]) if images[0].frames is not None else None
+            if chosen is None:
+                features = torch.stack([image.features for image in images])
+                k = self._budget.of_image(features.shape[1])
+                chosen = self._method.select(features, torch.stack(weights), k, self._generator).sort().values
+            kept |= dict(zip(numbers, chosen.view(len(numbers), -1), strict=True))
+        return tuple(
+            PrunedImage(
+                tokens=len(image.features),
+                kept=kept[number],
+                sensitivity=sensitivities[number] if self._method.sensitivity else None,
+                frames=image.frames.labels if image.frames else None,
+                coverage=float(coverage_radius(image.features, kept[number])),
+            )
+            for number, image in enumerate(encoded.images)
+        )
+
+    def _choose_in_frames(self, image: ImageTokens, sensitivity: Tensor) -> Tensor:
+        """Choose equally many tokens in every frame, and all newline tokens."""
+        assert image.frames is not None
+        labels = image.frames.labels
+        selected = select_in_groups(
+            labels,
+            self._budget.of_frame(len(labels[labels >= 0].unique()), image.frames.tokens),
+            lambda members, few: self._method.select(
+                image.features[members], sensitivity[members], few, self._generator
+            ),
+        )
+        return with_newlines(selected, labels)
+
+
+def _alike(images: Sequence[ImageTokens]) -> list[list[int]]:
+    """The images that tokens can be chosen from at once: AnyRes images alone, others with those of equal length."""
+    alike: dict[tuple[str, int], list[int]] = {}
+    for number, image in enumerate(images):
+        key = ("tokens", len(image.features)) if image.frames is None else ("image", number)
+        alike.setdefault(key, []).append(number)
+    return list(alike.values())
+
+
+def _rope_deltas(short: Mapping[str, Any]) -> Tensor:
+    """What decoding adds to the number of a token to get its position (M-RoPE): highest position + 1 − tokens."""
+    mask, positions = short["attention_mask"].bool(), short["position_ids"]
+    highest = positions.view(-1, *mask.shape)[-3:].amax(0).masked_fill(~mask, 0).amax(1)
+    return (highest + 1 - mask.sum(1))[:, None]
+
+
+def _check(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    method: str,
+    keep_positions: bool | None,
+) -> None:
+    if isinstance(getattr(vars(model).get("generate"), "__self__", None), VisualTokenPruning):
+        raise UserError(
+            f"this {type(model).__name__} is pruned already: call .remove() on the first handle before pruning it anew."
+        )
+    if method not in _METHODS:
+        raise UserError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    if keep_positions is False and architecture.keeps_positions:
+        raise UserError(
+            f"keep_positions=False is not possible with {type(model).__name__}: its visual tokens have positions on the image's "
+            "grid (M-RoPE), so leave keep_positions out."
+        )

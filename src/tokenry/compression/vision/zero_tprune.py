@@ -1,0 +1,788 @@
+"""Zero-TPrune: read attention as a graph in which tokens vote for tokens; drop those that are alike, then those with few votes.
+
+Source: Zero-TPrune (arXiv 2305.17328); no code was released.
+    votes       s_j <- sum_i s_i A_ij, from s = 1/N, per head (weighted page rank)
+    importance  sqrt(mean over heads of s_j^2), heads whose votes vary too little or too much left out
+    S-stage     of the less important half, drop the r tokens most similar to one of the more important half
+    I-stage     of the others, keep the fraction keep_rate with the highest importance
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.controls import highest
+from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.core.errors import UserError, require_share
+from tokenry.core.patching import Encoder, find_encoder
+
+Aggregation = Literal["rms", "mean"]
+Partition = Literal["sequential-u", "sequential-i", "alternate", "random"]
+PreVote = Literal["wpr", "one_step"]
+
+# A graph whose votes run in circles (a permutation) never comes to rest.
+_MOST_ITERATIONS = 1000
+_SHARPENING = 0.1
+
+
+@dataclass(frozen=True)
+class ZeroTPruneConfig:
+    """Where, how much and by what to prune. Without arguments: the schedule of DeiT-S at 224 px, no window for heads.
+
+    Attributes:
+        layers: prune after these layers; the first is 1.
+        keep_rates: fraction that the I-stage keeps, for each of them.
+        r: tokens that the S-stage removes, for each of them.
+        iterations: rounds of votes, for each of them: many in early layers, where the votes have not settled, one in the last.
+        tol: stop earlier when a round moves less than this (sum of absolute changes); None never does.
+        v_min: least variance of a head's votes that lets it take part (votes rescaled to mean 1); None for no bound.
+        v_max: highest such variance. The bounds depend on the backbone: the paper's [0.01, 0.7] suit DeiT and reject good heads of others.
+        aggregation: "rms" favours tokens that one head is sure of; "mean" is the control.
+        partition: which tokens the S-stage may remove; see `partition_by_importance`.
+        metric_heads: compare tokens by the mean of the keys over heads, or by the keys of all heads.
+        pre_vote: what the importance of both stages is; "one_step" is one round on attention sharpened with temperature 0.1.
+        rescore: vote again on what the S-stage left before the I-stage.
+        merge_similar: average what the S-stage removes into the token it is similar to, instead of dropping it.
+        warm_start: begin the votes with those of the pruning layer before.
+        seed: of the "random" partition.
+    """
+
+    layers: Sequence[int] = (1, 3, 6, 9, 11)
+    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 1.0)
+    r: Sequence[int] = (10, 10, 10, 10, 10)
+    iterations: Sequence[int] = (30, 5, 5, 1, 1)
+    tol: float | None = None
+    v_min: float | None = None
+    v_max: float | None = None
+    aggregation: Aggregation = "rms"
+    partition: Partition = "sequential-u"
+    metric_heads: Literal["mean", "concat"] = "mean"
+    pre_vote: PreVote = "wpr"
+    rescore: bool = False
+    merge_similar: bool = False
+    warm_start: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lengths = [len(each) for each in (self.layers, self.keep_rates, self.r, self.iterations)]
+        if len(set(lengths)) != 1:
+            raise UserError(
+                "layers, keep_rates, r and iterations must have one entry per pruning layer, got "
+                f"{', '.join(map(str, lengths[:-1]))} and {lengths[-1]} entries."
+            )
+        if any(layer < 1 for layer in self.layers) or list(self.layers) != sorted(set(self.layers)):
+            raise UserError(
+                f"layers must ascend from 1 (the first layer) on, got {list(self.layers)}: tokens are pruned after each of them."
+            )
+        for keep_rate in self.keep_rates:
+            require_share(keep_rate, "keep_rate")
+        if any(r < 0 for r in self.r):
+            raise UserError(
+                f"r must not be negative, got {list(self.r)}: it is the number of tokens that the S-stage removes."
+            )
+        if any(iterations < 1 for iterations in self.iterations):
+            raise UserError(f"iterations must be at least 1, got {list(self.iterations)}.")
+        _require_window(self.v_min, self.v_max)
+        _require_one_of("aggregation", self.aggregation, get_args(Aggregation))
+        _require_one_of("partition", self.partition, get_args(Partition))
+        _require_one_of("metric_heads", self.metric_heads, ("mean", "concat"))
+        _require_one_of("pre_vote", self.pre_vote, get_args(PreVote))
+
+    @classmethod
+    def deit_s(cls, **changes: Any) -> "ZeroTPruneConfig":
+        """The paper's ablation on DeiT-S: 197 to 66 tokens, 3.08 of 4.55 GFLOPs, heads in the window [0.01, 0.7]."""
+        return replace(cls(v_min=0.01, v_max=0.7), **changes)
+
+
+def _require_window(v_min: float | None, v_max: float | None) -> None:
+    if v_min is not None and v_max is not None and not v_min <= v_max:
+        raise UserError(f"v_min must not be above v_max, got {v_min} and {v_max}: no head could take part.")
+
+
+def _require_one_of(name: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}.")
+
+
+# --- importance ----------------------------------------------------------------------------------------------------------------------
+
+
+def weighted_page_rank(
+    attn: Tensor,
+    iterations: int | None = None,
+    tol: float | None = None,
+    initial: Float[Tensor, "batch heads tokens"] | None = None,
+) -> tuple[Float[Tensor, "batch heads tokens"], int]:
+    """Let tokens vote: a token is important if important tokens attend to it. The votes of a head sum to 1.
+
+    Args:
+        attn: (batch, heads, tokens, tokens), attention weights after softmax, row = query.
+        iterations: rounds; None goes on until `tol` is reached (at most 1000 rounds).
+        tol: stop when the sum of absolute changes is at most this in every head; None does so at 1e-6 if `iterations` is None too.
+        initial: votes to begin with; None for 1 / tokens.
+
+    Returns:
+        The votes (float32 or better), and the rounds that were made.
+
+    Raises:
+        UserError: `attn` is no stack of square matrices of weights whose rows sum to 1, or there is no round to make.
+
+    Source: Zero-TPrune (arXiv 2305.17328), weighted page rank, s^{t+1} = A^T s^t.
+    """
+    _require_graph(attn)
+    if iterations is not None and iterations < 1:
+        raise UserError(f"iterations must be at least 1, got {iterations}.")
+    if iterations is None and tol is None:
+        tol = 1e-6
+    return _page_rank(attn, iterations or _MOST_ITERATIONS, tol, initial)
+
+
+def _require_graph(attn: Tensor) -> None:
+    if attn.ndim != 4 or attn.shape[2] != attn.shape[3]:
+        raise UserError(
+            f"attention must have the shape (batch, heads, tokens, tokens), got {tuple(attn.shape)}."
+        )
+    if not bool(torch.isfinite(attn).all()):
+        raise UserError("attention has entries that are not finite: give the weights after softmax.")
+    if bool((attn < 0).any()):
+        raise UserError("attention has negative entries: give the weights after softmax, not the logits.")
+    off = float((_precise(attn).sum(dim=-1) - 1).abs().amax()) if attn.numel() else 0.0
+    if off > 1e-3:
+        raise UserError(
+            f"the rows of attention must sum to 1, one is off by {off:.3g}: give the post-softmax weights, without dropout."
+        )
+
+
+def _page_rank(
+    attn: Tensor, iterations: int, tol: float | None, initial: Tensor | None
+) -> tuple[Tensor, int]:
+    attn = _precise(attn)
+    votes = torch.full_like(attn[:, :, 0], 1 / attn.shape[-1]) if initial is None else initial.to(attn.dtype)
+    # A row vector times A walks through memory in order; A^T times a column is several times slower.
+    votes = votes[:, :, None, :]
+    made, moving = 0, True
+    while moving and made < iterations:
+        before, votes = votes, votes @ attn
+        made += 1
+        moving = tol is None or float((votes - before).abs().sum(dim=-1).amax()) > tol
+    return votes[:, :, 0], made
+
+
+def head_variance(scores: Float[Tensor, "batch heads tokens"]) -> Float[Tensor, "batch heads"]:
+    """Variance of each head's votes among the tokens that can be pruned, rescaled to mean 1.
+
+    Votes that sum to 1 would have variances below 1 / tokens, and no head would reach the paper's bounds.
+    """
+    mean = scores.mean(dim=-1, keepdim=True)
+    rescaled = scores / mean.where(mean > 0, torch.ones_like(mean))
+    return rescaled.var(dim=-1, correction=0)
+
+
+def aggregate_heads(
+    scores: Float[Tensor, "batch heads tokens"],
+    v_min: float | None = 0.01,
+    v_max: float | None = 0.7,
+    mode: Aggregation = "rms",
+) -> tuple[Float[Tensor, "batch tokens"], Bool[Tensor, "batch heads"]]:
+    """Put the heads' votes together: the importance of each token.
+
+    Args:
+        scores: votes of the tokens that can be pruned.
+        v_min: a head takes part if its `head_variance` is at least this; None for no bound.
+        v_max: and at most this. If no head of an image does, all take part.
+        mode: root mean square (the paper's EIR), or mean.
+
+    Returns:
+        The importance, and which heads took part.
+
+    Raises:
+        UserError: `v_min` is above `v_max`, or the mode is unknown.
+
+    Source: Zero-TPrune, emphasising informative regions (EIR) and variance-based head filter (VHF).
+    """
+    _require_window(v_min, v_max)
+    _require_one_of("mode", mode, get_args(Aggregation))
+    kept = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
+    if v_min is not None or v_max is not None:
+        variance = head_variance(scores)
+        inside = kept if v_min is None else variance >= v_min
+        inside = inside if v_max is None else inside & (variance <= v_max)
+        kept = inside | ~inside.any(dim=1, keepdim=True)
+    weight = (kept / kept.sum(dim=1, keepdim=True)).to(scores.dtype)[:, :, None]
+    if mode == "mean":
+        return (scores * weight).sum(dim=1), kept
+    return (scores.square() * weight).sum(dim=1).sqrt(), kept
+
+
+def _one_step_vote(attn: Tensor) -> Tensor:
+    """One round of votes on sharpened attention, mean over heads and queries."""
+    return torch.softmax(_precise(attn) / _SHARPENING, dim=-1).mean(dim=(1, 2))
+
+
+def _importance(attn: Tensor, votes: Tensor, special: int, config: ZeroTPruneConfig) -> Tensor:
+    if config.pre_vote == "one_step":
+        return _one_step_vote(attn)[:, special:]
+    return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
+
+
+# --- the two stages ------------------------------------------------------------------------------------------------------------------
+
+
+def partition_by_importance(
+    importance: Float[Tensor, "batch tokens"], mode: Partition = "sequential-u", seed: int = 0
+) -> tuple[Int[Tensor, "batch group_a"], Int[Tensor, "batch group_b"]]:
+    """Divide the tokens into A, whose tokens may be removed (half of all, rounded down), and B, which they are compared with.
+
+    Args:
+        importance: of the tokens that can be pruned.
+        mode: A = the least important half ("sequential-u"), the most important half ("sequential-i"), every second token in the order
+            of importance ("alternate"), or any half ("random").
+        seed: of the random permutation, the same for every image.
+
+    Returns:
+        Indices of both groups, most important first.
+
+    Raises:
+        UserError: the mode is unknown.
+
+    Source: Zero-TPrune, partition of the S-stage.
+    """
+    _require_one_of("partition", mode, get_args(Partition))
+    order = importance.argsort(dim=1, descending=True, stable=True)
+    tokens = order.shape[1]
+    half = tokens // 2
+    if mode == "sequential-i":
+        return order[:, :half], order[:, half:]
+    if mode == "alternate":
+        return order[:, 1::2], order[:, ::2]
+    if mode == "random":
+        drawn = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
+        first, second = (ranks.sort().values.to(order.device) for ranks in (drawn[:half], drawn[half:]))
+        return order[:, first], order[:, second]
+    return order[:, tokens - half :], order[:, : tokens - half]
+
+
+def best_similarity(
+    metric: Float[Tensor, "batch tokens dim"],
+    group_a: Int[Tensor, "batch group_a"],
+    group_b: Int[Tensor, "batch group_b"],
+) -> tuple[Float[Tensor, "batch group_a"], Int[Tensor, "batch group_a"]]:
+    """Find for each token of A the most similar one of B (cosine; 0 where a vector is zero).
+
+    Returns:
+        The similarity, and the index of that token among all.
+    """
+    unit = normalize(_precise(metric), dim=-1, eps=1e-12)
+    a, b = (unit.gather(1, group[..., None].expand(-1, -1, unit.shape[2])) for group in (group_a, group_b))
+    similarity, partner = (a @ b.transpose(1, 2)).max(dim=2)
+    return similarity, group_b.gather(1, partner)
+
+
+def similarity_prune(
+    importance: Float[Tensor, "batch tokens"],
+    metric: Float[Tensor, "batch tokens dim"],
+    r: int,
+    mode: Partition = "sequential-u",
+    seed: int = 0,
+) -> Int[Tensor, "batch removed"]:
+    """The S-stage: the r tokens of group A that are most similar to one of group B, ascending.
+
+    Args:
+        importance: of the tokens that can be pruned.
+        metric: what they are compared by.
+        r: how many are removed; at most half of the tokens.
+        mode: see `partition_by_importance`.
+        seed: of the random partition.
+
+    Raises:
+        UserError: r is negative, or more than half of the tokens.
+
+    Source: Zero-TPrune, S-stage.
+    """
+    return _similar(importance, metric, r, mode, seed)[0]
+
+
+def _similar(importance: Tensor, metric: Tensor, r: int, mode: Partition, seed: int) -> tuple[Tensor, Tensor]:
+    """What the S-stage removes, ascending, and the token that each of these is similar to."""
+    _require_r(r, importance.shape[1])
+    group_a, group_b = partition_by_importance(importance, mode, seed)
+    # In the order of their indices, so that of equally similar tokens the first goes.
+    group_a = group_a.sort(dim=1).values
+    if r == 0:
+        return group_a[:, :0], group_a[:, :0]
+    similarity, partner = best_similarity(metric, group_a, group_b)
+    removed = highest(similarity, r)
+    return group_a.gather(1, removed), partner.gather(1, removed)
+
+
+def _require_r(r: int, tokens: int) -> None:
+    if not 0 <= r <= tokens // 2:
+        raise UserError(
+            f"r must be from 0 to half of the tokens that can be pruned, here {tokens // 2} of {tokens}, got {r}: "
+            "the S-stage removes tokens of the less important half."
+        )
+
+
+def importance_prune(importance: Float[Tensor, "batch tokens"], keep: int) -> Int[Tensor, "batch kept"]:
+    """The I-stage: the `keep` most important tokens, ascending; of equals the first.
+
+    Raises:
+        UserError: no token would be kept, or more than there are.
+
+    Source: Zero-TPrune, I-stage.
+    """
+    if not 1 <= keep <= importance.shape[1]:
+        raise UserError(f"keep must be from 1 to {importance.shape[1]}, the number of tokens, got {keep}.")
+    return highest(importance, keep)
+
+
+def _kept_by_both(tokens: int, r: int, keep_rate: float) -> int:
+    """How many of the tokens that can be pruned both stages leave."""
+    _require_r(r, tokens)
+    # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the case may be.
+    keep = int((tokens - r) * keep_rate + 1e-9)
+    if tokens and not keep:
+        raise UserError(
+            f"keep_rate {keep_rate} and r = {r} leave none of {tokens} tokens: raise keep_rate or prune in fewer layers."
+        )
+    return keep
+
+
+# --- one pruning layer ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """What a pruning layer decided.
+
+    Attributes:
+        kept: indices of what is left, ascending.
+        partner: for each token that the S-stage removed the one it is similar to, `DROPPED` for all others.
+        votes: of all tokens.
+    """
+
+    kept: Int[Tensor, "batch kept"]
+    partner: Int[Tensor, "batch tokens"]
+    votes: Float[Tensor, "batch heads tokens"]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One pruning layer of a schedule."""
+
+    config: ZeroTPruneConfig
+    keep_rate: float
+    r: int
+    iterations: int
+
+    def prune(self, attn: Tensor, metric: Tensor, special: int, initial: Tensor | None = None) -> _Pruned:
+        """Run I', S and I on images that have the same number of tokens and no padding."""
+        config = self.config
+        keep = _kept_by_both(attn.shape[-1] - special, self.r, self.keep_rate)
+        votes, _ = _page_rank(attn, self.iterations, config.tol, initial)
+        importance = _importance(attn, votes, special, config)
+        removed, partner = _similar(importance, metric[:, special:], self.r, config.partition, config.seed)
+        alive = torch.ones_like(importance).scatter(1, removed, 0.0)
+        left = highest(alive, alive.shape[1] - self.r)
+        importance = self._vote_again(attn, left, special) if config.rescore else importance.gather(1, left)
+        first = torch.arange(special, device=left.device).expand(left.shape[0], -1)
+        kept = torch.cat([first, left.gather(1, highest(importance, keep)) + special], dim=1)
+        similar = torch.full_like(votes[:, 0], DROPPED, dtype=torch.long)
+        return _Pruned(kept, similar.scatter(1, removed + special, partner + special), votes)
+
+    def _vote_again(self, attn: Tensor, left: Tensor, special: int) -> Tensor:
+        config = self.config
+        first = torch.arange(special, device=left.device).expand(left.shape[0], -1)
+        graph = _normalised(_subgraph(attn, torch.cat([first, left + special], dim=1)))
+        votes, _ = _page_rank(graph, self.iterations, config.tol, None)
+        return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
+
+    def fit(self, tokens: int) -> "_Step":
+        """The same for a text of so many words: no more than half of them are similar, and one is always left."""
+        r = min(self.r, tokens // 2)
+        return replace(self, r=r, keep_rate=max(self.keep_rate, 1 / max(1, tokens - r)))
+
+
+def _subgraph(attn: Tensor, index: Tensor) -> Tensor:
+    """The rows and columns of these tokens."""
+    index = index[:, None, :, None]
+    rows = attn.gather(2, index.expand(-1, attn.shape[1], -1, attn.shape[3]))
+    return rows.gather(3, index.transpose(2, 3).expand(-1, attn.shape[1], rows.shape[2], -1))
+
+
+def _normalised(graph: Tensor) -> Tensor:
+    """Rows that sum to 1 again; a token that attended only to removed ones votes for all alike."""
+    total = graph.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, graph / total, 1 / graph.shape[-1])
+
+
+def _steps(config: ZeroTPruneConfig) -> dict[int, _Step]:
+    """The pruning layers by their number, from 1."""
+    schedule = zip(config.layers, config.keep_rates, config.r, config.iterations, strict=True)
+    return {layer: _Step(config, keep_rate, r, iterations) for layer, keep_rate, r, iterations in schedule}
+
+
+def zero_tprune_layer(
+    attn: Tensor,
+    metric: Float[Tensor, "batch tokens dim"],
+    num_special: int,
+    iterations: int,
+    keep_rate: float,
+    r: int,
+    *,
+    tol: float | None = None,
+    v_min: float | None = 0.01,
+    v_max: float | None = 0.7,
+    aggregation: Aggregation = "rms",
+    partition: Partition = "sequential-u",
+    pre_vote: PreVote = "wpr",
+    rescore: bool = False,
+    initial: Float[Tensor, "batch heads tokens"] | None = None,
+    seed: int = 0,
+) -> Int[Tensor, "batch kept"]:
+    """Prune after one layer: importance, then the S-stage, then the I-stage.
+
+    Args:
+        attn: (batch, heads, tokens, tokens), the layer's attention weights after softmax.
+        metric: what tokens are compared by, usually the layer's keys.
+        num_special: leading tokens that vote and are always kept (class, distillation).
+        iterations: rounds of votes.
+        keep_rate: fraction that the I-stage keeps.
+        r: tokens that the S-stage removes.
+        tol: stop the votes when a round moves less than this.
+        v_min: least variance of a head that takes part.
+        v_max: highest such variance.
+        aggregation: of the heads.
+        partition: of the S-stage.
+        pre_vote: what importance is; for this and the options above see `ZeroTPruneConfig`.
+        rescore: vote again before the I-stage.
+        initial: votes to begin with; None for 1 / tokens.
+        seed: of the random partition.
+
+    Returns:
+        Indices of the kept tokens, ascending: the special ones, then floor((tokens - special - r) · keep_rate) others.
+
+    Raises:
+        UserError: `attn` holds no attention weights, an option is out of range, or no token would be left.
+
+    Source: Zero-TPrune (arXiv 2305.17328), I', S and I stages.
+    """
+    _require_graph(attn)
+    if not 0 <= num_special <= attn.shape[-1]:
+        raise UserError(
+            f"num_special must be from 0 to {attn.shape[-1]}, the number of tokens, got {num_special}."
+        )
+    if metric.shape[:2] != attn.shape[::3]:
+        raise UserError(
+            f"metric must have one vector for each of the {attn.shape[-1]} tokens of {attn.shape[0]} images, got the shape "
+            f"{tuple(metric.shape)}."
+        )
+    config = ZeroTPruneConfig(
+        layers=(1,),
+        keep_rates=(keep_rate,),
+        r=(r,),
+        iterations=(iterations,),
+        tol=tol,
+        v_min=v_min,
+        v_max=v_max,
+        aggregation=aggregation,
+        partition=partition,
+        pre_vote=pre_vote,
+        rescore=rescore,
+        seed=seed,
+    )
+    return _steps(config)[1].prune(attn, metric, num_special, initial).kept
+
+
+def token_trace(
+    config: ZeroTPruneConfig, num_tokens: int, num_layers: int, num_special: int = 1
+) -> tuple[int, ...]:
+    """How many tokens enter each layer, and how many leave the last; nothing has to run for it.
+
+    Raises:
+        UserError: a pruning layer does not exist, or cannot remove so many tokens.
+    """
+    steps = _steps(config)
+    _require_layers(config, num_layers)
+    counts = [num_tokens]
+    for layer in range(1, num_layers + 1):
+        step, free = steps.get(layer), counts[-1] - num_special
+        kept = _kept_by_both(free, step.r, step.keep_rate) if step else free
+        counts.append(num_special + kept)
+    return tuple(counts)
+
+
+def _require_layers(config: ZeroTPruneConfig, num_layers: int) -> None:
+    beyond = [layer for layer in config.layers if layer > num_layers]
+    if beyond:
+        raise UserError(
+            f"layers must be from 1 to {num_layers}, the number of the model's layers, got {beyond[0]}."
+        )
+
+
+# --- in a model ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _PruneAfter(LayerReducer):
+    """One pruning layer; keeps its survivors' votes for the next one where the votes start warm."""
+
+    step: _Step
+    any_length: bool
+    previous: "_PruneAfter | None"
+    votes: Tensor | None = None
+    after: Literal["attention", "layer"] = "layer"
+
+    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
+        config = self.step.config
+        with torch.no_grad():
+            pruned = self._prune(attention.weights, self._metric(attention), tokens)
+            if config.warm_start:
+                kept = pruned.kept[:, None, :].expand(-1, pruned.votes.shape[1], -1)
+                self.votes = pruned.votes.gather(2, kept)
+        if config.merge_similar:
+            return tokens.merge(hidden_states, _merge_plan(pruned))
+        return tokens.drop(hidden_states, MergePlan.keep(pruned.kept, hidden_states.shape[1]))
+
+    def _metric(self, attention: Attention) -> Tensor:
+        if self.step.config.metric_heads == "mean":
+            return attention.keys
+        return attention.call.key.transpose(1, 2).flatten(2)
+
+    def _prune(self, attn: Tensor, metric: Tensor, tokens: Tokens) -> _Pruned:
+        initial = self._warm_votes()
+        if tokens.mask is not None:
+            return _prune_each_length(self.step, attn, metric, tokens.special, tokens.mask, initial)
+        step = self.step.fit(attn.shape[-1] - tokens.special) if self.any_length else self.step
+        return step.prune(attn, metric, tokens.special, initial)
+
+    def _warm_votes(self) -> Tensor | None:
+        if self.previous is None or self.previous.votes is None:
+            return None
+        return _normalised(self.previous.votes)
+
+
+def _prune_each_length(
+    step: _Step, attn: Tensor, metric: Tensor, special: int, mask: Tensor, initial: Tensor | None
+) -> _Pruned:
+    """Prune texts of equal length together, each as if it stood alone; shorter ones keep padding to fill their rows."""
+    lengths = mask.sum(dim=1)
+    parts = []
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        real = mask[rows].nonzero()[:, 1].view(len(rows), length)
+        start = None
+        if initial is not None:
+            start = initial[rows].gather(2, real[:, None, :].expand(-1, attn.shape[1], -1))
+        vectors = metric[rows].gather(1, real[..., None].expand(-1, -1, metric.shape[2]))
+        part = step.fit(length - special).prune(_subgraph(attn[rows], real), vectors, special, start)
+        parts.append((rows, real, part))
+    longest = max(part.kept.shape[1] for _, _, part in parts)
+    # Padding, in its order, before what was dropped: only padding fills up a row.
+    kept = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest].clone()
+    partner = torch.full_like(mask, DROPPED, dtype=torch.long)
+    votes = torch.zeros_like(attn[:, :, 0])
+    for rows, real, part in parts:
+        chosen = real.gather(1, part.kept)
+        filling = kept[rows, : longest - chosen.shape[1]]
+        kept[rows] = torch.cat([chosen, filling], dim=1)
+        ahead = real.gather(1, part.partner.clamp_min(0)).where(part.partner != DROPPED, DROPPED)
+        partner[rows[:, None], real] = ahead
+        votes[
+            rows[:, None, None], torch.arange(votes.shape[1], device=rows.device)[:, None], real[:, None]
+        ] = part.votes
+    return _Pruned(kept, partner, votes)
+
+
+def _merge_plan(pruned: _Pruned) -> MergePlan:
+    """Merge what is similar to a kept token into it; drop the rest."""
+    tokens = pruned.partner.shape[1]
+    place = MergePlan.keep(pruned.kept, tokens).place()
+    gone = highest((place == DROPPED).to(torch.float32), tokens - pruned.kept.shape[1])
+    partner = pruned.partner.gather(1, gone)
+    target = place.gather(1, partner.clamp_min(0)).where(partner != DROPPED, DROPPED)
+    return MergePlan(tokens, pruned.kept, gone, target, ragged=True)
+
+
+@dataclass(frozen=True)
+class ZeroTPrune:
+    """Prune tokens after a few layers of a frozen encoder, by the graph that its attention is; with or without a class token.
+
+    Attention weights are computed in the pruning layers only. On text, each row is pruned as if it stood alone, without its padding.
+
+    Attributes:
+        config: the schedule, and what tokens are ranked by.
+
+    Source: Zero-TPrune (arXiv 2305.17328).
+    """
+
+    config: ZeroTPruneConfig = field(default_factory=ZeroTPruneConfig)
+
+    @property
+    def proportional_attention(self) -> bool:
+        """Off, as dropped tokens are counted nowhere; worth trying with `merge_similar`."""
+        return False
+
+    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
+        """One reducer after each pruning layer.
+
+        Raises:
+            UserError: a pruning layer does not exist.
+        """
+        _require_layers(self.config, len(encoder.layers))
+        reducers: list[LayerReducer | None] = [None] * len(encoder.layers)
+        previous = None
+        for layer, step in _steps(self.config).items():
+            if step.r == 0 and step.keep_rate == 1:
+                continue
+            # Whoever writes a schedule knows how many tokens an image has, but not how long each text will be.
+            reducer = _PruneAfter(step, encoder.modality == "text", previous)
+            reducers[layer - 1] = reducer
+            previous = reducer if self.config.warm_start else None
+        return reducers
+
+
+# --- search --------------------------------------------------------------------------------------------------------------------------
+
+Batches = Sequence[Mapping[str, Tensor]]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done, in [0, 1]."""
+
+_RATES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MOST_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One schedule that was tried.
+
+    Attributes:
+        config: the schedule.
+        accuracy: share of the images that are classified right (without labels: as the unpruned model does).
+        flops: its multiply-adds as a share of the unpruned encoder's.
+    """
+
+    config: ZeroTPruneConfig
+    accuracy: float
+    flops: float
+
+
+def search_config(
+    model: PreTrainedModel,
+    batches: Batches,
+    target_flops: float,
+    trials: int = 50,
+    *,
+    options: ZeroTPruneConfig | None = None,
+    tolerance: float = 0.02,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Trial]:
+    """Try random schedules (layers, keep rates, r) that meet a FLOPs target; the best comes first.
+
+    Draws one to five layers, for each a keep rate of 0.5, 0.6, ..., 1 and an r of up to a quarter of the tokens that are left to prune.
+    Rounds of votes by depth as in the paper: 30 in the first quarter of the layers, 1 in the last, 5 between.
+
+    Args:
+        model: a classifier.
+        batches: what it is called with; `labels` in them are compared with its logits, without them its own unpruned answers are.
+        target_flops: share of the unpruned encoder's FLOPs, in (0, 1).
+        trials: schedules to try.
+        options: everything besides the schedule; None for the defaults.
+        tolerance: a schedule counts as meeting the target if its FLOPs are at most this much below it.
+        seed: of the draws.
+        progress: told how far it is.
+
+    Raises:
+        UserError: there is nothing to try, or no schedule was found that meets the target.
+
+    Source: Zero-TPrune, Monte-Carlo search of the hyper-parameters.
+    """
+    if not 0 < target_flops < 1:
+        raise UserError(
+            f"target_flops must be between 0 and 1, got {target_flops}: it is a share of the unpruned FLOPs."
+        )
+    if trials < 1 or not batches:
+        raise UserError(f"got {trials} trials and {len(batches)} batches: at least one of each is needed.")
+    options = options or ZeroTPruneConfig()
+    was_training = model.training
+    model.eval()
+    try:
+        unpruned = replace(options, layers=(), keep_rates=(), r=(), iterations=())
+        with apply_token_reduction(model, ZeroTPrune(unpruned)) as reduction:
+            answers = [batch.get("labels", _answers(model, batch)) for batch in batches]
+            tokens = reduction.token_counts[0]
+        schedules = _Schedules(model, tokens, options, random.Random(seed))
+        tried = []
+        for number in range(trials):
+            if progress:
+                progress(f"schedule {number + 1} of {trials}", number / trials)
+            config, flops = schedules.draw(target_flops, tolerance)
+            with apply_token_reduction(model, ZeroTPrune(config)):
+                right = [
+                    _answers(model, batch) == answer for batch, answer in zip(batches, answers, strict=True)
+                ]
+            tried.append(Trial(config, float(torch.cat(right).float().mean()), flops))
+    finally:
+        model.train(was_training)
+    return sorted(tried, key=lambda trial: (-trial.accuracy, trial.flops))
+
+
+def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        return model(**inputs).logits.argmax(dim=-1)
+
+
+class _Schedules:
+    """Random schedules for one model and number of tokens."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokens: int, options: ZeroTPruneConfig, draws: random.Random
+    ) -> None:
+        encoder = find_encoder(model)
+        self._costs, self._special = layer_costs(encoder), encoder.special_tokens
+        self._tokens, self._options, self._draws = tokens, options, draws
+
+    def draw(self, target: float, tolerance: float) -> tuple[ZeroTPruneConfig, float]:
+        """One that costs from target - tolerance to target, and that share."""
+        for _ in range(_MOST_DRAWS):
+            config = self._any()
+            counts = token_trace(config, self._tokens, len(self._costs), self._special)
+            flops = self._flops(counts[:-1]) / self._flops([self._tokens] * len(self._costs))
+            if target - tolerance <= flops <= target:
+                return config, flops
+        raise UserError(
+            f"no schedule with {target - tolerance:.2f} to {target:.2f} of the FLOPs was found among {_MOST_DRAWS} random ones: "
+            "raise target_flops or tolerance."
+        )
+
+    def _any(self) -> ZeroTPruneConfig:
+        depth = len(self._costs)
+        number = self._draws.randint(1, min(5, max(1, depth - 1)))
+        # After the last layer there is nothing to save.
+        layers = sorted(self._draws.sample(range(1, max(2, depth)), number))
+        rates, r, free = [], [], self._tokens - self._special
+        for _ in layers:
+            rates.append(self._draws.choice(_RATES))
+            r.append(self._draws.randint(0, free // 4))
+            free = max(1, int((free - r[-1]) * rates[-1] + 1e-9))
+        rounds = [30 if layer <= depth / 4 else 5 if layer <= depth * 3 / 4 else 1 for layer in layers]
+        return replace(self._options, layers=layers, keep_rates=rates, r=r, iterations=rounds)
+
+    def _flops(self, counts: Sequence[int]) -> int:
+        return encoder_flops(self._costs, counts, counts)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,188 @@
+"""The images of a folder and the labels of a CSV file, checked before any work starts.
+
+What cannot be used (a damaged image, a row without an image) is named in a note and left out.
+"""
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tokenry.compression.vision.registry import nearest
+from tokenry.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_NAMED = 5
+"""So many of a long list are named in a note."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image.
+
+    Attributes:
+        path: where it is.
+        name: its path relative to the folder, as the labels and the report call it.
+    """
+
+    path: Path
+    name: str
+
+
+def find_images(folder: Path) -> list[ImageFile]:
+    """Find the images of a folder and of the folders in it, by name.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if not folder.exists():
+        raise UserError(f"the folder of images {folder} does not exist.")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file: name the folder that holds the images.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not found:
+        raise UserError(f"{folder} holds no image ({', '.join(_SUFFIXES)}), nor does a folder in it.")
+    return [ImageFile(path, path.relative_to(folder).as_posix()) for path in found]
+
+
+def pick(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
+    """Take `limit` images at equal distances: folders are often sorted by class, and the first ones would be of one class only.
+
+    Raises:
+        UserError: the limit is below 1.
+    """
+    if limit is None:
+        return list(files)
+    if limit < 1:
+        raise UserError(f"limit must be at least 1, got {limit}: it is the number of images to look at.")
+    places = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int)
+    return [files[place] for place in places]
+
+
+def batches(files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
+    """Decode images, `size` at a time; those that cannot be decoded are left out, and named in a note at the end.
+
+    Raises:
+        UserError: none can be decoded.
+    """
+    broken: list[str] = []
+    read: list[tuple[ImageFile, Image.Image]] = []
+    for file in files:
+        try:
+            read.append((file, read_image(file.path)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            broken.append(file.name)
+        if len(read) == size:
+            yield [each for each, _ in read], [image for _, image in read]
+            read = []
+    if len(broken) == len(files):
+        raise UserError(f"none of the {len(files)} images can be read, such as {broken[0]}.")
+    if read:
+        yield [each for each, _ in read], [image for _, image in read]
+    if broken:
+        logger.warning("left out, as they cannot be read as images: %s.", some(broken))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image as RGB, turned the right way up."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def read_label_rows(path: Path) -> dict[str, str]:
+    """Read a CSV file with the columns `file` and `label`.
+
+    Returns:
+        The label as it is written, by file.
+
+    Raises:
+        UserError: no such file, other columns, no row, or two labels for one file.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            columns = [name.strip() for name in rows.fieldnames or ()]
+            rows.fieldnames = columns
+            if not {"file", "label"} <= set(columns):
+                raise UserError(
+                    f"{path} has the columns {', '.join(columns) or 'none'}: its first line must be `file,label`."
+                )
+            labels: dict[str, str] = {}
+            for row in rows:
+                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+                if labels.setdefault(name, label) != label:
+                    raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
+    except OSError as error:
+        raise UserError(f"the labels {path} cannot be read ({error.strerror}).") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file in UTF-8 ({error}).") from error
+    if not labels:
+        raise UserError(f"{path} has no row below its first line.")
+    return labels
+
+
+def match_labels(
+    rows: dict[str, str], files: Sequence[ImageFile], known: Sequence[ImageFile], classes: Sequence[str]
+) -> list[int | None]:
+    """Tell the class of each image; None for those without a label.
+
+    Args:
+        rows: label by file, relative to the folder, or by its bare name where that is clear.
+        files: the images looked at.
+        known: all images of the folder; a row that names none of them is named in a note.
+        classes: of the model. A label is one of these names, or an index.
+
+    Raises:
+        UserError: the model has no classes, a label is none of them, or no row matches an image.
+    """
+    if not classes:
+        raise UserError(
+            "labels are given, but the model is no classifier: leave them out, and its features are compared."
+        )
+    by_name = {name: _class_of(label, classes) for name, label in rows.items()}
+    names = _names(known)
+    strangers = [name for name in by_name if name not in names]
+    if len(strangers) == len(by_name):
+        raise UserError(
+            f"none of the {len(by_name)} labelled files is among the images, such as {strangers[0]!r}: name them relative to the folder "
+            f"of images, such as {known[0].name!r}."
+        )
+    if strangers:
+        logger.warning("labelled files that are not among the images: %s.", some(strangers))
+    labels = {names[name]: label for name, label in by_name.items() if name in names}
+    matched = [labels.get(file.name) for file in files]
+    if not any(label is not None for label in matched):
+        raise UserError("none of the images looked at has a label: raise the limit, or leave the labels out.")
+    return matched
+
+
+def _names(files: Sequence[ImageFile]) -> dict[str, str]:
+    """All that an image may be called, and its name."""
+    bare: dict[str, list[str]] = {}
+    for file in files:
+        bare.setdefault(file.path.name, []).append(file.name)
+    clear = {short: names[0] for short, names in bare.items() if len(names) == 1}
+    return clear | {file.name: file.name for file in files}
+
+
+def _class_of(label: str, classes: Sequence[str]) -> int:
+    if label in classes:
+        return list(classes).index(label)
+    if label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    raise UserError(
+        f"the label {label!r} is no class of the model{nearest(label, classes)}: give one of its {len(classes)} names, such as "
+        f"{classes[0]!r}, or an index below {len(classes)}."
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """List a few of many names."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
