@@ -126,7 +126,10 @@ def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
     result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": {"threads": 1}}
     store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "ratio": 1.2, "holds": False}])
     markdown = generated.benchmarks(root)
-    assert rows(markdown)[1:] == [["step time", "0.9234", "≤ 0.95", "yes"], ["step time", "1.2", "≤ 0.95", "no"]]
+    assert rows(markdown)[1:] == [
+        ["step time", "0.9234", "≤ 0.95", "yes"],
+        ["step time", "1.2", "≤ 0.95", "no"],
+    ]
     assert "python benchmarks/sstoken_step.py --json" in markdown
 
 

@@ -269,6 +269,11 @@ class _OneKeyHeadPerQueryHead:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """That of the module: a patched model (core.patching) finds its attention function by it."""
+        return type(self._module)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 

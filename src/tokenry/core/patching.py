@@ -45,7 +45,7 @@ def _tapped(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    function = _eager[type(module)] if kernel == "eager" else ALL_ATTENTION_FUNCTIONS[kernel]
+    function = _eager[module.__class__] if kernel == "eager" else ALL_ATTENTION_FUNCTIONS[kernel]
     call = AttentionCall(module, query, key, value, attention_mask, function, kwargs)
     tap: AttentionTap = getattr(module, _TAP, run_call)
     return tap(call)
@@ -316,6 +316,11 @@ class Patch:
         if any(hasattr(layer, _OWNER) for layer in encoder.layers):
             raise UserError(f"{type(model).__name__} is patched already: call remove() on its handle first.")
         kernel = model.config._attn_implementation or "eager"
+        if kernel.startswith("tokenry_"):
+            raise UserError(
+                f"{type(model).__name__} shares its config with a patched model, and the config names the attention function: patch a "
+                "copy (copy.deepcopy), or call remove() on the other's handle first."
+            )
         if kernel not in _KERNELS:
             raise UserError(
                 f"the model runs attention with {kernel}, which takes no bias per key: call "
@@ -327,7 +332,7 @@ class Patch:
         model.set_attn_implementation(f"tokenry_{kernel}")
         for layer, owner in zip(encoder.layers, owners, strict=True):
             setattr(layer, _OWNER, owner)
-            layer.__class__ = _owned_class(type(layer))
+            layer.__class__ = _owned_class(type(layer))  # type: ignore[arg-type]
 
     def remove(self) -> None:
         """Give every layer its own class and attention back; a second call does nothing."""

@@ -96,9 +96,7 @@ class ImageEncoder:
         tokens = output.last_hidden_state
         return tokens[:, 0] if self.encoder.special_tokens else tokens.mean(dim=1)
 
-    def visible(
-        self, pixels: Float[Tensor, "batch 3 height width"]
-    ) -> UInt8[Tensor, "batch height width 3"]:
+    def visible(self, pixels: Float[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
         """Undo the normalisation, to show what the model sees."""
         shown = pixels.float().cpu()
         if getattr(self.processor, "do_normalize", False):
@@ -193,7 +191,9 @@ def _load_processor(
     try:
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise UserError(f"the image processor of {name} cannot be loaded: {_first_sentence(error)}") from error
+        raise UserError(
+            f"the image processor of {name} cannot be loaded: {_first_sentence(error)}"
+        ) from error
 
 
 def _plain_processor(

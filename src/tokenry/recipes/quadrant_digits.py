@@ -114,7 +114,9 @@ def train_reader(
         torch.manual_seed(seed)
         reader = QuadrantReader(kind, tokens, setting)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting.learning_rate, total_steps=setting.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, setting.learning_rate, total_steps=setting.steps
+    )
     generator = Generator().manual_seed(seed)
     for _ in range(setting.steps):
         images, quadrants, digits = quadrant_batch(setting.batch_size, False, generator)

@@ -26,7 +26,7 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.reducer import LayerReducer
 from tokenry.compression.vision.tome import ToMe
-from tokenry.core.attention import tap_attention
+from tokenry.core.attention import attention_mass, tap_attention
 from tokenry.core.errors import UserError
 from tokenry.core.patching import find_encoder
 
@@ -520,6 +520,36 @@ def test_a_tap_reads_the_call_of_a_patched_model(attention):
     with tap_attention(readers):
         outputs(model, inputs("bert"))
     assert [seen[number].key.shape[2] for number in range(LAYERS)] == [12, 10, 8]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_mass_of_a_reduced_layer_counts_sizes_and_padding(attention):
+    model, given = tiny("bert"), inputs("bert")
+    model.set_attn_implementation("eager")
+    apply_token_reduction(model, MergeFirst(r=2))
+    with torch.no_grad():
+        weights = model(**given, output_attentions=True).attentions[1]
+    model = tiny("bert")
+    model.set_attn_implementation(attention)
+    reduction = apply_token_reduction(model, MergeFirst(r=2))
+    columns = torch.zeros(2, 1, 10, dtype=torch.bool)
+    columns[:, :, 1:4] = True
+    with attention_mass(model, 1, columns) as mass:
+        after = outputs(model, given)
+    torch.testing.assert_close(mass.by_layer[1][..., 0], weights[..., 1:4].sum(dim=-1), rtol=1e-4, atol=1e-6)
+    assert reduction.token_counts == (12, 10, 8, 6)
+    assert_same(outputs(model, given), after)
+
+
+def test_attention_mass_says_how_many_tokens_a_reduced_layer_has():
+    model = tiny("bert")
+    apply_token_reduction(model, MergeFirst(r=2))
+    columns = torch.ones(2, 1, 12, dtype=torch.bool)
+    with (
+        pytest.raises(UserError, match=r"\(2, 12\), but the model attends over \(2, 10\)"),
+        attention_mass(model, 1, columns),
+    ):
+        outputs(model, inputs("bert"))
 
 
 # --- torch.compile -------------------------------------------------------------------------------------------------------------------

@@ -199,12 +199,19 @@ def test_without_a_class_token_random_and_norm_work_and_class_attention_says_so(
         ({"ratio": 1.5}, r"ratio must be in \(0, 1\], got 1.5"),
         ({"ratio": float("nan")}, r"ratio must be in \(0, 1\], got nan"),
         ({"r": -1}, "r must not be negative, got -1"),
-        ({"r": 2, "after": "mlp"}, 'after must be "attention" or "layer", got \'mlp\''),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(control, options, message):
     with pytest.raises(UserError, match=message):
         control(**options)
+
+
+def test_an_unknown_place_in_the_layer_is_refused():
+    control = RandomDrop(r=2)
+    # As from a command line: the test run would check the annotation first.
+    object.__setattr__(control, "after", "mlp")
+    with pytest.raises(UserError, match='after must be "attention" or "layer", got \'mlp\''):
+        control.__post_init__()
 
 
 def test_counts_of_another_model_are_refused(vit, images):

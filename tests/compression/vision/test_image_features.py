@@ -50,7 +50,7 @@ def test_watching_leaves_no_trace_when_encoding_fails(family):
     inputs = make_inputs(model, family)
     inputs["pixel_values"] = inputs["pixel_values"][..., :1]
     before = copy.copy(vars(model.model))
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
         encode_images(model, architecture, inputs, with_rows=True)
     assert vars(model.model) == before
     assert not architecture.projector(model.model)._forward_hooks
@@ -110,7 +110,7 @@ def test_a_projector_that_is_not_its_weights_is_refused():
     model, architecture = supported_model(make_model("llava"))
     model.model.multi_modal_projector.linear_2 = Quantised(24, 24)
     encoded = encode_images(model, architecture, make_inputs(model, "llava"), with_rows=True)
-    with pytest.raises(UserError, match="plain weights but it has a Quantised.*use method='divprune'"):
+    with pytest.raises(UserError, match=r"plain weights but it has a Quantised.*use method='divprune'"):
         Sensitivity(model, architecture, seed=0).of(encoded, "closed_form")
 
 

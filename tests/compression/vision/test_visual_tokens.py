@@ -1,5 +1,6 @@
 import copy
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -134,6 +135,46 @@ def test_kept_positions_are_those_of_the_unpruned_prompt(family, dtype):
             assert torch.equal(generated[row, -5:], by_hand.generate(row, 5))
 
 
+@contextmanager
+def watched_positions(model):
+    """The positions of every call of the language model: (3 or 1, batch, seq)."""
+    seen = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(
+            kwargs["position_ids"].view(-1, *kwargs["position_ids"].shape[-2:])[-3:]
+        ),
+        with_kwargs=True,
+    )
+    yield seen
+    hook.remove()
+
+
+def test_every_token_has_the_position_that_it_has_without_pruning(model, family):
+    inputs = make_inputs(model, family)
+    with watched_positions(model) as unpruned:
+        model.generate(**inputs, **NEW)
+    with (
+        watched_positions(model) as pruned,
+        prune_visual_tokens(model, ratio=0.4, keep_positions=True) as pruning,
+    ):
+        model.generate(**inputs, **NEW)
+    columns = pruning.last.columns
+    for row in range(2):
+        kept = columns[row] >= 0
+        assert torch.equal(pruned[0][:, row, kept], unpruned[0][:, row, columns[row, kept]])
+    for one, other in zip(pruned[1:], unpruned[1:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_decoding_by_hand_goes_on_with_the_positions_of_the_grid(models):
+    for family in ("qwen2-vl", "qwen2.5-vl"):
+        model, inputs = models[family], make_inputs(models[family], family, images_per_row=(2,))
+        with prune_visual_tokens(model, ratio=0.4), watched_positions(model) as positions:
+            output = forward(model, inputs, use_cache=True)
+            forward(model, {"input_ids": torch.tensor([[5]])}, past_key_values=output.past_key_values)
+        assert (positions[1] == positions[0].max() + 1).all(), family
+
+
 def test_positions_make_a_difference(models):
     model, inputs = models["llava"], make_inputs(models["llava"], "llava")
     logits = {}
@@ -229,20 +270,27 @@ def test_prefill_and_cache_are_as_short_as_the_prompt(model, family):
 
 
 def test_decoding_by_hand_goes_on_from_the_short_prompt(model, family):
-    inputs = make_inputs(model, family)
+    inputs = make_inputs(model, family, images_per_row=(2,))
+    with prune_visual_tokens(model, ratio=0.4):
+        expected = model.generate(**inputs, **NEW)[:, -5:]
+        output, found = forward(model, inputs, use_cache=True), []
+        for _ in range(5):
+            found.append(output.logits[:, -1:].argmax(-1))
+            output = forward(model, {"input_ids": found[-1]}, past_key_values=output.past_key_values)
+    assert torch.equal(torch.cat(found, dim=1), expected)
+
+
+def test_decoding_padded_rows_by_hand_goes_on_from_the_mask_of_the_handle(models):
+    model, inputs = models["llava"], make_inputs(models["llava"], "llava")
     with prune_visual_tokens(model, ratio=0.4) as pruning:
         expected = model.generate(**inputs, **NEW)[:, -5:]
-        output = forward(model, inputs, use_cache=True)
-        mask, found = pruning.last.attention_mask, []
+        output, found = forward(model, inputs, use_cache=True), []
+        mask = pruning.last.attention_mask
         for _ in range(5):
             found.append(output.logits[:, -1:].argmax(-1))
             mask = torch.cat((mask, torch.ones(2, 1, dtype=torch.long)), dim=1)
-            step = {} if family.startswith("qwen") else {"position_ids": mask.cumsum(1)[:, -1:] - 1}
-            output = forward(
-                model,
-                {"input_ids": found[-1], "attention_mask": mask, **step},
-                past_key_values=output.past_key_values,
-            )
+            step = {"input_ids": found[-1], "attention_mask": mask}
+            output = forward(model, step, past_key_values=output.past_key_values)
     assert torch.equal(torch.cat(found, dim=1), expected)
 
 
@@ -473,7 +521,7 @@ def test_there_is_one_budget(models, budget):
 def test_a_ratio_that_keeps_nothing_of_an_image_is_refused_and_restores_nothing(models):
     with (
         prune_visual_tokens(models["llava"], ratio=0.01),
-        pytest.raises(UserError, match="ratio 0.01 keeps none of 16 visual tokens"),
+        pytest.raises(UserError, match=r"ratio 0\.01 keeps none of 16 visual tokens"),
     ):
         forward(models["llava"], make_inputs(models["llava"], "llava"))
 
@@ -482,13 +530,13 @@ def test_methods_are_known_by_name(models):
     with pytest.raises(
         UserError, match="method must be one of divprune, zoo, zoo-sampled, sensitivity, random"
     ):
-        prune_visual_tokens.__wrapped__(models["llava"], keep=2, method="fastv")
+        prune_visual_tokens(models["llava"], keep=2, method="fastv")
 
 
 def test_a_model_is_pruned_once(models):
     with prune_visual_tokens(models["llava"], keep=2):
         with pytest.raises(
-            UserError, match="LlavaForConditionalGeneration is pruned already: call .remove()"
+            UserError, match=r"LlavaForConditionalGeneration is pruned already: call \.remove"
         ):
             prune_visual_tokens(models["llava"], keep=2)
         assert len(models["llava"]._forward_pre_hooks) == 1
@@ -544,7 +592,7 @@ def test_a_conversation_begins_its_own_cache(models):
     inputs = make_inputs(model, "llava")
     with prune_visual_tokens(model, keep=2):
         cache = forward(model, inputs, past_key_values=DynamicCache(), use_cache=True).past_key_values
-        with pytest.raises(UserError, match="holds 11 tokens already.*without past_key_values"):
+        with pytest.raises(UserError, match=r"holds 11 tokens already.*without past_key_values"):
             model.generate(**inputs, past_key_values=cache, **NEW)
         del inputs["pixel_values"]
         with pytest.raises(UserError, match="fewer tokens than it has placeholders"):
@@ -557,7 +605,7 @@ def test_given_positions_keep_their_meaning(models):
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with (
         prune_visual_tokens(model, keep=2),
-        pytest.raises(UserError, match="numbers positions afresh.*keep_positions=True"),
+        pytest.raises(UserError, match=r"numbers positions afresh.*keep_positions=True"),
     ):
         forward(model, inputs)
     with prune_visual_tokens(model, keep=2, keep_positions=True):

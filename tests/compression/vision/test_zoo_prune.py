@@ -301,3 +301,8 @@ def test_a_projector_that_drops_out_is_refused():
 def test_features_have_the_width_of_the_projector():
     with pytest.raises(UserError, match="features have width 7 but the projector takes 6"):
         mlp_sensitivity(torch.randn(5, 7), *weights(make_mlp()))
+
+
+def test_methods_are_known_by_name():
+    with pytest.raises(UserError, match="method must be sampled or closed_form, got 'exact'"):
+        mlp_sensitivity(torch.randn(5, 6), *weights(make_mlp()), method="exact")

@@ -69,11 +69,11 @@ class _Owner:
     def __call__(self, layer: SplitLayer, hidden_states: Tensor) -> Tensor:
         here, ahead = layer.state[self.number : self.number + 2]
         tokens = self._enter(here, layer, hidden_states)
-        calls: list[AttentionCall] = []
+        calls: list[AttentionCall] = []  # the layer's own first; who reads attention repeats it
 
         def tap(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
             calls.append(replace(call, attention_mask=self._key_bias(call, tokens)))
-            return self.reducer.attend(calls[0], tokens)
+            return self.reducer.attend(calls[-1], tokens)
 
         hidden_states = layer.attend(hidden_states, tap)
         if self.reducer.after == "attention":
@@ -124,15 +124,15 @@ def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
 
 
 def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
-    mask = key_mask(attention_mask)
-    if mask is None:
+    if attention_mask is None:
         return None
     if bool((attention_mask != attention_mask[:, :1, :1]).any()):
         raise UserError(
             "the attention mask differs from query to query (as for packed texts), but a merged token has one: give one mask for "
             "all queries, (batch, tokens)."
         )
-    if bool(mask.all()):
+    mask = key_mask(attention_mask)
+    if mask is None or bool(mask.all()):
         return None
     if not bool(mask[:, 0].all()):
         raise UserError(

@@ -9,6 +9,7 @@ Source: DiffRate (arXiv 2305.17997). The size that is scaled by similarity is in
 `search_rates`; all their counts include the special tokens.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import index
@@ -124,13 +125,15 @@ def uniform_schedule(
     """
     dense = scheduled_flops(costs, tokens, [tokens] * len(costs), [tokens] * len(costs))
 
-    def error(schedule: Schedule) -> float:
-        return abs(
-            float(scheduled_flops(costs, tokens, schedule.prune_kept, schedule.merge_kept) / dense) - share
-        )
+    def at(permille: int) -> Schedule:
+        return _at_rate(permille / 1000, len(costs), tokens, special, by)
 
-    rates = (rate / 1000 for rate in range(1001))
-    return min((_at_rate(rate, len(costs), tokens, special, by) for rate in rates), key=error)
+    def share_at(permille: int) -> float:
+        schedule = at(permille)
+        return float(scheduled_flops(costs, tokens, schedule.prune_kept, schedule.merge_kept) / dense)
+
+    above = bisect_left(range(1000), share, key=share_at)
+    return at(min((above, max(above - 1, 0)), key=lambda permille: abs(share_at(permille) - share)))
 
 
 def _at_rate(rate: float, layers: int, tokens: int, special: int, by: By) -> Schedule:

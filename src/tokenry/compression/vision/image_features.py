@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.compression.vision.diversity import NEWLINE
-from tokenry.compression.vision.zoo_prune import SensitivityMethod, mlp_sensitivity, projector_interaction
+from tokenry.compression.vision.zoo_prune import mlp_sensitivity, projector_interaction
 from tokenry.core.errors import UserError
 
 Layers = tuple[nn.Module, nn.Module, nn.Module]
@@ -153,7 +153,7 @@ class Sensitivity:
         self._interaction: tuple[tuple[Any, ...], Tensor] | None = None
 
     @torch.no_grad()
-    def of(self, encoded: Encoded, method: SensitivityMethod | None) -> list[Tensor]:
+    def of(self, encoded: Encoded, method: str | None) -> list[Tensor]:
         """Sensitivity of the tokens of every image, nan at newline tokens; zeros where no method is named."""
         if method is None:
             return [

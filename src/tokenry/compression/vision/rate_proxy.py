@@ -91,7 +91,7 @@ class RateProxy(nn.Module):
         probabilities = self.probabilities()
         survival = self._survival(probabilities)
         hard = torch.ones_like(survival)
-        hard[int(self._kept(probabilities)) : num_alive] = 0
+        hard[int(self._kept(probabilities.detach())) : num_alive] = 0
         return hard + (survival - survival.detach())
 
     def _kept(self, probabilities: Tensor) -> Tensor:

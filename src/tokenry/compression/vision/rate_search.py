@@ -110,7 +110,10 @@ class SearchedRates:
 
     def schedule(self) -> Schedule:
         """Read off the counts."""
-        return Schedule(*([int(proxy.kept()) for proxy in proxies] for proxies in (self.prune, self.merge)))
+        with torch.no_grad():
+            counts = [int(proxy.kept()) for proxy in self.proxies]
+        layers = len(self.prune)
+        return Schedule(counts[:layers], counts[layers:])
 
     def start_at(self, schedule: Schedule) -> None:
         """Give logits the form of a normal distribution around the counts of a schedule."""
@@ -146,7 +149,7 @@ class _Masked(LayerReducer):
         x, alive = take(hidden_states, order), take(alive, order)
         size = alive.new_ones((*alive.shape, 1)) if tokens.size is None else take(tokens.size, order)
         living = int(alive[0].detach().sum())
-        pruned, merged = int(self.prune.kept()), int(self.merge.kept())
+        pruned, merged = int(self.prune.kept().detach()), int(self.merge.kept().detach())
         if pruned < living:
             alive = alive * self.prune.mask(living)
             living = pruned
@@ -261,7 +264,8 @@ def search_rates(
         target_share: instead of it, the share of the layers' multiply-adds, as `TokenReduction.flops / dense_flops` tells.
         granularity: step between the counts to choose from; 1 for small images.
         flops_weight: of the FLOPs term.
-        lr: of AdamW on the logits, without weight decay; falls to `min_lr` by a cosine, from epoch to epoch.
+        lr: of AdamW on the logits, without weight decay; falls to `min_lr` by a cosine, from step to step (officially from epoch to
+            epoch, which is no fall at all for one epoch).
         min_lr: see `lr`.
         epochs: passes over the loader.
         init: where to start: the uniform schedule of the target, zero logits (official), or a schedule.
@@ -294,7 +298,7 @@ def search_rates(
             objective = _Objective(model, rates, account, target, flops_weight * unit**2)
             _descend(objective, loader, epochs, lr, min_lr, progress)
     schedule = rates.schedule()
-    missed = float(rates.flops(account.costs, account.tokens)) / target - 1
+    missed = float(rates.flops(account.costs, account.tokens).detach()) / target - 1
     if abs(missed) > _MISSED:
         warnings.warn(
             f"the schedule is {missed:+.1%} off the FLOPs target: search for more epochs, with a larger lr or a smaller granularity.",
@@ -420,7 +424,7 @@ class _Objective:
         cross = cross_entropy(logits.float(), labels.to(device))
         flops = self.rates.flops(self.account.costs, self.account.tokens)
         penalty = self.weight * (flops - self.target) ** 2
-        return cross + penalty.to(cross), cross.detach(), float(flops)
+        return cross + penalty.to(cross), cross.detach(), float(flops.detach())
 
 
 def _descend(
@@ -434,22 +438,22 @@ def _descend(
     optimizer = torch.optim.AdamW(
         [proxy.logits for proxy in objective.rates.proxies], lr=lr, weight_decay=0.0
     )
-    cosine = CosineAnnealingLR(optimizer, epochs, min_lr)
     step, steps = 0, epochs * len(loader)
+    cosine = CosineAnnealingLR(optimizer, steps, min_lr)
     try:
         for _ in range(epochs):
             for images, labels in loader:
                 loss, cross, flops = objective(images, labels)
                 if not bool(loss.isfinite()):
                     raise UserError(
-                        f"the loss of step {step} is {float(loss)}: check the images for nan, or run the model in float32."
+                        f"the loss of step {step} is {float(loss.detach())}: check the images for nan, or run the model in float32."
                     )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 step += 1
                 progress(_told(objective, step, steps, float(cross), flops, float(cosine.get_last_lr()[0])))
-            cosine.step()
+                cosine.step()
     except KeyboardInterrupt as interrupt:
         raise SearchInterrupted(objective.rates.schedule(), step, steps) from interrupt
 

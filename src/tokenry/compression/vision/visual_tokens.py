@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -48,10 +48,7 @@ from tokenry.compression.vision.vlm_prompt import (
     refuse_positions,
     refuse_pruned_cache,
 )
-from tokenry.compression.vision.zoo_prune import SensitivityMethod
 from tokenry.core.errors import UserError
-
-Method = Literal["divprune", "zoo", "zoo-sampled", "sensitivity", "random"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class PrunedPrompt:
 class _Selection:
     """The sensitivity that a method needs, and its choice of k of (images, tokens, dim) features, ascending or not."""
 
-    sensitivity: SensitivityMethod | None
+    sensitivity: str | None
     select: Callable[[Tensor, Tensor, int, Generator], Tensor]
 
 
@@ -113,7 +110,7 @@ def _sensitive_and_diverse(features: Tensor, sensitivity: Tensor, k: int, _: Gen
     return sensitivity_diverse_select(features, sensitivity, k)
 
 
-_METHODS: Mapping[str, _Selection] = {
+METHODS: Mapping[str, _Selection] = {
     "divprune": _Selection(None, _diverse),
     "zoo": _Selection("closed_form", _sensitive_and_diverse),
     "zoo-sampled": _Selection("sampled", _sensitive_and_diverse),
@@ -159,7 +156,7 @@ def prune_visual_tokens(
     model: nn.Module,
     ratio: float | None = None,
     keep: int | None = None,
-    method: Method = "divprune",
+    method: str = "divprune",
     keep_positions: bool | None = None,
     seed: int = 0,
 ) -> "VisualTokenPruning":
@@ -203,14 +200,14 @@ class VisualTokenPruning:
         model: nn.Module,
         ratio: float | None,
         keep: int | None,
-        method: Method,
+        method: str,
         keep_positions: bool | None,
         seed: int,
     ) -> None:
         self._model, self._architecture = supported_model(model)
         _check(self._model, self._architecture, method, keep_positions)
         self._budget = _Budget(ratio, keep)
-        self._method = _METHODS[method]
+        self._method = METHODS[method]
         self._keep_positions = (
             self._architecture.keeps_positions if keep_positions is None else keep_positions
         )
@@ -378,8 +375,8 @@ def _check(
         raise UserError(
             f"this {type(model).__name__} is pruned already: call .remove() on the first handle before pruning it anew."
         )
-    if method not in _METHODS:
-        raise UserError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    if method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     if keep_positions is False and architecture.keeps_positions:
         raise UserError(
             f"keep_positions=False is not possible with {type(model).__name__}: its visual tokens have positions on the image's "

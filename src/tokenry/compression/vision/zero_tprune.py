@@ -58,7 +58,7 @@ class ZeroTPruneConfig:
     """
 
     layers: Sequence[int] = (1, 3, 6, 9, 11)
-    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 1.0)
+    keep_rates: Sequence[float | int] = (1.0, 0.9, 0.8, 0.7, 1.0)
     r: Sequence[int] = (10, 10, 10, 10, 10)
     iterations: Sequence[int] = (30, 5, 5, 1, 1)
     tol: float | None = None
@@ -85,7 +85,7 @@ class ZeroTPruneConfig:
                 f"layers must ascend from 1 (the first layer) on, got {list(self.layers)}: tokens are pruned after each of them."
             )
         for keep_rate in self.keep_rates:
-            require_share(keep_rate, "keep_rate")
+            require_share(float(keep_rate), "keep_rate")
         if any(r < 0 for r in self.r):
             raise UserError(
                 f"r must not be negative, got {list(self.r)}: it is the number of tokens that the S-stage removes."
@@ -157,7 +157,8 @@ def _require_graph(attn: Tensor) -> None:
     if bool((attn < 0).any()):
         raise UserError("attention has negative entries: give the weights after softmax, not the logits.")
     off = float((_precise(attn).sum(dim=-1) - 1).abs().amax()) if attn.numel() else 0.0
-    if off > 1e-3:
+    # A weight in half precision is off by up to eps / 2 of itself.
+    if off > max(1e-3, torch.finfo(attn.dtype).eps):
         raise UserError(
             f"the rows of attention must sum to 1, one is off by {off:.3g}: give the post-softmax weights, without dropout."
         )
@@ -218,7 +219,8 @@ def aggregate_heads(
         inside = kept if v_min is None else variance >= v_min
         inside = inside if v_max is None else inside & (variance <= v_max)
         kept = inside | ~inside.any(dim=1, keepdim=True)
-    weight = (kept / kept.sum(dim=1, keepdim=True)).to(scores.dtype)[:, :, None]
+    taking_part = kept.to(scores.dtype)
+    weight = (taking_part / taking_part.sum(dim=1, keepdim=True))[:, :, None]
     if mode == "mean":
         return (scores * weight).sum(dim=1), kept
     return (scores.square() * weight).sum(dim=1).sqrt(), kept
@@ -346,7 +348,7 @@ def importance_prune(importance: Float[Tensor, "batch tokens"], keep: int) -> In
     return highest(importance, keep)
 
 
-def _kept_by_both(tokens: int, r: int, keep_rate: float) -> int:
+def _kept_by_both(tokens: int, r: int, keep_rate: float | int) -> int:
     """How many of the tokens that can be pruned both stages leave."""
     _require_r(r, tokens)
     # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the case may be.
@@ -381,7 +383,7 @@ class _Step:
     """One pruning layer of a schedule."""
 
     config: ZeroTPruneConfig
-    keep_rate: float
+    keep_rate: float | int
     r: int
     iterations: int
 
@@ -437,7 +439,7 @@ def zero_tprune_layer(
     metric: Float[Tensor, "batch tokens dim"],
     num_special: int,
     iterations: int,
-    keep_rate: float,
+    keep_rate: float | int,
     r: int,
     *,
     tol: float | None = None,
@@ -533,26 +535,33 @@ def _require_layers(config: ZeroTPruneConfig, num_layers: int) -> None:
 # --- in a model ----------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
+class _VotedTokens(Tokens):
+    """Tokens that remember the votes of the pruning layer before; they travel with the forward they belong to."""
+
+    votes: Float[Tensor, "batch heads voters"] | None = None
+
+
+@dataclass(frozen=True)
 class _PruneAfter(LayerReducer):
-    """One pruning layer; keeps its survivors' votes for the next one where the votes start warm."""
+    """One pruning layer."""
 
     step: _Step
     any_length: bool
-    previous: "_PruneAfter | None"
-    votes: Tensor | None = None
     after: Literal["attention", "layer"] = "layer"
 
     def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        config = self.step.config
         with torch.no_grad():
             pruned = self._prune(attention.weights, self._metric(attention), tokens)
-            if config.warm_start:
-                kept = pruned.kept[:, None, :].expand(-1, pruned.votes.shape[1], -1)
-                self.votes = pruned.votes.gather(2, kept)
-        if config.merge_similar:
-            return tokens.merge(hidden_states, _merge_plan(pruned))
-        return tokens.drop(hidden_states, MergePlan.keep(pruned.kept, hidden_states.shape[1]))
+        if self.step.config.merge_similar:
+            reduced, left = tokens.merge(hidden_states, _merge_plan(pruned))
+        else:
+            plan = MergePlan.keep(pruned.kept, hidden_states.shape[1])
+            reduced, left = tokens.drop(hidden_states, plan)
+        if self.step.config.warm_start:
+            votes = pruned.votes.gather(2, pruned.kept[:, None, :].expand(-1, pruned.votes.shape[1], -1))
+            left = _VotedTokens(left.special, left.size, left.mask, left.plan, votes)
+        return reduced, left
 
     def _metric(self, attention: Attention) -> Tensor:
         if self.step.config.metric_heads == "mean":
@@ -560,16 +569,12 @@ class _PruneAfter(LayerReducer):
         return attention.call.key.transpose(1, 2).flatten(2)
 
     def _prune(self, attn: Tensor, metric: Tensor, tokens: Tokens) -> _Pruned:
-        initial = self._warm_votes()
+        before = tokens.votes if isinstance(tokens, _VotedTokens) else None
+        initial = None if before is None else _normalised(before)
         if tokens.mask is not None:
             return _prune_each_length(self.step, attn, metric, tokens.special, tokens.mask, initial)
         step = self.step.fit(attn.shape[-1] - tokens.special) if self.any_length else self.step
         return step.prune(attn, metric, tokens.special, initial)
-
-    def _warm_votes(self) -> Tensor | None:
-        if self.previous is None or self.previous.votes is None:
-            return None
-        return _normalised(self.previous.votes)
 
 
 def _prune_each_length(
@@ -641,14 +646,11 @@ class ZeroTPrune:
         """
         _require_layers(self.config, len(encoder.layers))
         reducers: list[LayerReducer | None] = [None] * len(encoder.layers)
-        previous = None
+        # Whoever writes a schedule knows how many tokens an image has, but not how long each text will be.
+        any_length = encoder.modality == "text"
         for layer, step in _steps(self.config).items():
-            if step.r == 0 and step.keep_rate == 1:
-                continue
-            # Whoever writes a schedule knows how many tokens an image has, but not how long each text will be.
-            reducer = _PruneAfter(step, encoder.modality == "text", previous)
-            reducers[layer - 1] = reducer
-            previous = reducer if self.config.warm_start else None
+            if step.r or step.keep_rate < 1:
+                reducers[layer - 1] = _PruneAfter(step, any_length)
         return reducers
 
 

@@ -12,7 +12,6 @@ way. Selection with it: `diversity.sensitivity_diverse_select`; before trusting 
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,6 @@ from torch.nn.functional import gelu
 from tokenry.core.errors import UserError
 
 Projector = Callable[[Tensor], Tensor]
-SensitivityMethod = Literal["sampled", "closed_form"]
 
 NUM_DIRECTIONS = 64
 STEP = 1e-2
@@ -76,7 +74,7 @@ def mlp_sensitivity(
     w1: Float[Tensor, "hidden dim"],
     b1: Float[Tensor, "hidden"] | None,
     w2: Float[Tensor, "out hidden"],
-    method: SensitivityMethod = "sampled",
+    method: str = "sampled",
     num_directions: int = NUM_DIRECTIONS,
     step: float = STEP,
     directions: Float[Tensor, "directions width"] | None = None,
@@ -117,12 +115,12 @@ def mlp_sensitivity(
             "not what leaves it."
         )
     hidden = nn.functional.linear(features, w1, None if b1 is None else b1.to(features.dtype))
+    if method not in ("sampled", "closed_form"):
+        raise UserError(f"method must be sampled or closed_form, got {method!r}.")
     if method == "closed_form":
         if interaction is None:
             interaction = projector_interaction(w1, w2)
         return _closed_form(hidden, interaction.to(features.dtype), activation, features.shape[-1])
-    if method != "sampled":
-        raise UserError(f"method must be sampled or closed_form, got {method!r}.")
     units = _unit_directions(features, num_directions, step, directions, generator)
     total = torch.zeros(features.shape[:-1], dtype=features.dtype, device=features.device)
     for some in _chunks(units, chunk):

@@ -1,0 +1,394 @@
+"""DiffRate (arXiv 2305.17997): at equal FLOPs, does a learned schedule beat a uniform one, and class attention chance?
+
+A frozen vision transformer; counts of kept tokens are learned on its training images, everything is measured on test images:
+
+    learned      counts from `search_rates`, pruning and merging in the order of class attention
+    uniform      the same rate in every layer but the first: half pruned and half merged, all pruned, all merged
+    controls     the learned counts in random order, and as many tokens dropped at random in every layer
+
+Accuracies are compared image by image. The paper's tables could not be read: its figures are those of the authors' repository.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import PreTrainedModel
+
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.controls import RandomDrop
+from tokenry.compression.vision.diffrate import DiffRate, Schedule, uniform_schedule
+from tokenry.compression.vision.flops import layer_costs
+from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
+from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.core.patching import Encoder, find_encoder
+from tokenry.recipes.digits_vit import correct, load_digits_vit
+from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+
+PAPER = "79.54 % at 2.905 GFLOPs, 79.8 % at 4.6 dense (DeiT-S, off the shelf)"
+NO_FIGURE = "claimed without such a figure"
+RANDOM_SEEDS = 5
+LEARNED, WEIGHTED = "learned", "learned, weighted mean"
+HALF, PRUNE, MERGE = "uniform, half and half", "uniform, prune only", "uniform, merge only"
+RANDOM_ORDER, RANDOM_DROP = "learned, random order", "random drop"
+UNIFORM = (HALF, PRUNE, MERGE)
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """A trained model, with images to search and to test with.
+
+    Attributes:
+        model: takes `pixel_values`; has a class token.
+        loader: training images in batches, with labels.
+        images: test images.
+        labels: their classes.
+        views: so many test images in a row show the same object, and are not independent.
+        shares: of the dense FLOPs, mild to strong.
+        search: options of `search_rates`.
+    """
+
+    model: PreTrainedModel
+    loader: Batches
+    images: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, "n"]
+    views: int
+    shares: tuple[float, ...]
+    search: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one budget.
+
+    Attributes:
+        flops: as a share of the dense encoder's.
+        counts: tokens that enter each layer, and leave the last.
+        right: for each object the share of its views that are classified right, in percent; with chance, the mean over its seeds.
+    """
+
+    flops: float
+    counts: tuple[int, ...]
+    right: Float[Tensor, "objects"]
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+        return self.right.mean().item()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference in percentage points, with its standard error."""
+
+    points: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.points:+.1f} ± {self.error:.1f} points"
+
+    @property
+    def clear(self) -> bool:
+        """Above 0 by two standard errors."""
+        return self.points > 2 * self.error
+
+
+Budget = Mapping[str, Point]
+"""All methods at one share of the FLOPs."""
+
+
+class _RandomRow(Attention):
+    @property
+    def class_row(self) -> Float[Tensor, "batch heads tokens"]:  # type: ignore[override]
+        return torch.rand(self.call.key.shape[:3], device=self.call.key.device)
+
+
+@dataclass(frozen=True)
+class _InRandomOrder(LayerReducer):
+    reducer: LayerReducer
+
+    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
+        return self.reducer.reduce(hidden_states, tokens, _RandomRow(attention.call))
+
+
+@dataclass(frozen=True)
+class RandomOrder:
+    """DiffRate, sorted at random instead of by class attention; everything else is its own."""
+
+    method: DiffRate
+    proportional_attention: bool = True
+
+    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
+        """Those of the method, in another order."""
+        return [_InRandomOrder(reducer) for reducer in self.method.layer_reducers(encoder) if reducer]
+
+
+@dataclass(frozen=True)
+class _DiffRateRecipe:
+    slug: str = "diffrate"
+    title: str = "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers"
+
+    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
+        """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
+        started = time.perf_counter()
+        testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.4 * share))
+        dense = measure(testbed, DiffRate(_full(testbed.model)))
+        schedules, budgets = {}, {}
+        for number, share in enumerate(testbed.shares):
+            begin, width = 0.4 + 0.6 * number / len(testbed.shares), 0.6 / len(testbed.shares)
+            schedules[share] = learn(testbed, share, _part(progress, begin, 0.8 * width))
+            progress(f"measuring at {share:.0%} of the FLOPs", begin + 0.8 * width)
+            budgets[share] = compare(testbed, dense.counts[0], share, schedules[share])
+        return Reproduction(
+            slug=self.slug,
+            claims=judge(dense, budgets),
+            settings={
+                "scale": scale,
+                "model": testbed.model.config.to_diff_dict(),
+                "images": len(testbed.images),
+                "search": dict(testbed.search) | {"steps": len(testbed.loader) * testbed.search["epochs"]},
+                "random_seeds": RANDOM_SEEDS,
+                "dense_accuracy": dense.accuracy,
+                "learned": {str(share): asdict(schedule) for share, schedule in schedules.items()},
+                "measured": {
+                    str(share): {
+                        name: {"flops": point.flops, "accuracy": point.accuracy, "counts": point.counts}
+                        for name, point in budget.items()
+                    }
+                    for share, budget in budgets.items()
+                },
+            },
+            seconds=time.perf_counter() - started,
+            plots=(_plot(dense, budgets, schedules, output),),
+        )
+
+
+def learn(testbed: Testbed, share: float, progress: Progress) -> Schedule:
+    """Search the schedule of one budget."""
+
+    def tell(step: SearchStep) -> None:
+        progress(
+            f"searching {share:.0%} of the FLOPs: {step.gflops / step.target_gflops:.3f} of the target, loss {step.loss:.3f}",
+            step.step / step.steps,
+        )
+
+    return search_rates(testbed.model, testbed.loader, target_share=share, progress=tell, **testbed.search)
+
+
+def compare(testbed: Testbed, tokens: int, share: float, learned: Schedule) -> dict[str, Point]:
+    """Measure the learned schedule and all its controls; random drop leaves as many tokens in every layer."""
+    encoder = find_encoder(testbed.model)
+    costs, special = layer_costs(encoder), encoder.special_tokens
+    points = {LEARNED: measure(testbed, DiffRate(learned))}
+    methods: dict[str, TokenReducer] = {
+        name: DiffRate(uniform_schedule(costs, tokens, special, share, by))
+        for name, by in zip(UNIFORM, ("both", "prune", "merge"), strict=True)
+    }
+    methods |= {
+        RANDOM_ORDER: RandomOrder(DiffRate(learned)),
+        RANDOM_DROP: RandomDrop(counts=points[LEARNED].counts[1:]),
+        WEIGHTED: DiffRate(learned, merge="weighted"),
+    }
+    return points | {name: measure(testbed, method) for name, method in methods.items()}
+
+
+def measure(testbed: Testbed, method: TokenReducer) -> Point:
+    """Run the test images through the model with one method."""
+    seeds = range(RANDOM_SEEDS if isinstance(method, RandomDrop | RandomOrder) else 1)
+    right = []
+    with torch.random.fork_rng(), apply_token_reduction(testbed.model, method) as reduction:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            right.append(correct(testbed.model, testbed.images, testbed.labels).float().cpu())
+        of_objects = 100 * torch.stack(right).mean(dim=0).view(-1, testbed.views).mean(dim=1)
+        return Point(reduction.flops / reduction.dense_flops, reduction.token_counts, of_objects)
+
+
+def difference(one: Point, other: Point) -> Difference:
+    """Compare two methods object by object."""
+    paired = one.right - other.right
+    return Difference(paired.mean().item(), (paired.std() / len(paired) ** 0.5).item())
+
+
+def judge(dense: Point, budgets: Mapping[float, Budget]) -> tuple[Claim, ...]:
+    """Put each claim beside its measurement; the margin of one point was set on another training of such a model."""
+    shares = ", ".join(f"{share:.2f}" for share in budgets)
+
+    def against(control: str) -> list[Difference]:
+        return [difference(budget[LEARNED], budget[control]) for budget in budgets.values()]
+
+    def told(name: str) -> str:
+        return ", ".join(f"{budget[name].accuracy:.1f}" for budget in budgets.values()) + f" % ({name})"
+
+    def claim(words: str, control: str, paper: str, shown: Callable[[Difference], bool]) -> Claim:
+        differences = against(control)
+        return Claim(
+            claim=words,
+            paper=paper,
+            measured=f"{told(LEARNED)}; differences {', '.join(map(str, differences))}; dense {dense.accuracy:.1f} %",
+            control=told(control),
+            verdict=verdict(all(map(shown, differences))),
+        )
+
+    missed = [budget[LEARNED].flops / share - 1 for share, budget in budgets.items()]
+    best = [
+        min((difference(budget[LEARNED], budget[name]) for name in UNIFORM), key=lambda each: each.points)
+        for budget in budgets.values()
+    ]
+    return (
+        claim(
+            f"a learned schedule is at least 1 point above a uniform one at equal FLOPs (accuracy at {shares} of the dense FLOPs)",
+            HALF,
+            PAPER,
+            lambda each: each.points >= 1.0,
+        ),
+        Claim(
+            claim=f"it is above every uniform schedule, whether they prune, merge or do both (accuracy at {shares})",
+            paper=NO_FIGURE,
+            measured=f"{told(LEARNED)}; against the best of them {', '.join(map(str, best))}",
+            control="; ".join(told(name) for name in UNIFORM),
+            verdict=verdict(all(each.points > 0 for each in best)),
+        ),
+        Claim(
+            claim="the search ends within 1.5 % of its FLOPs target",
+            paper="2.905 of 2.9 and 11.517 of 11.5 GFLOPs",
+            measured=", ".join(f"{each:+.2%}" for each in missed),
+            control="0 (the target)",
+            verdict=verdict(all(abs(each) < 0.015 for each in missed)),
+        ),
+        claim(
+            f"class attention finds the tokens to keep: random order loses more at the same schedule (accuracy at {shares})",
+            RANDOM_ORDER,
+            NO_FIGURE,
+            lambda each: each.clear,
+        ),
+        claim(
+            f"it keeps more than random drop at the same token counts (accuracy at {shares})",
+            RANDOM_DROP,
+            NO_FIGURE,
+            lambda each: each.clear,
+        ),
+    )
+
+
+def _full(model: PreTrainedModel) -> Schedule:
+    unreachable = [2**31] * len(find_encoder(model).layers)
+    return Schedule(unreachable, unreachable)
+
+
+def _part(progress: Progress, begin: float, width: float) -> Progress:
+    return lambda what, share: progress(what, begin + width * share)
+
+
+def _digits(progress: Progress) -> Testbed:
+    digits = load_digits_vit(progress)
+    data = TensorDataset(digits.train_images, digits.train_labels)
+    return Testbed(
+        digits.model,
+        # In order: the training images are shuffled already.
+        DataLoader(data, batch_size=64, drop_last=True),
+        digits.test_images,
+        digits.test_labels,
+        views=3,
+        shares=(0.6, 0.45),
+        search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 2},
+    )
+
+
+def _imagenet(progress: Progress) -> Testbed:
+    """DeiT-S, searched on ImageNet-1k without augmentation and tested on 5000 of its validation images; needs access and a GPU."""
+    from datasets import load_dataset
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    name, number = "facebook/deit-small-patch16-224", 5000
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = AutoImageProcessor.from_pretrained(name)
+
+    def collate(rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
+        return pixels, torch.tensor([row["label"] for row in rows])
+
+    progress("reading ImageNet-1k", 0.0)
+    training, validation = (
+        load_dataset("ILSVRC/imagenet-1k", split=split) for split in ("train", "validation")
+    )
+    images, labels = collate(list(validation.shuffle(0).select(range(number))))
+    loader = DataLoader(training, batch_size=256, shuffle=True, collate_fn=collate, num_workers=8)
+    return Testbed(
+        AutoModelForImageClassification.from_pretrained(name).to(device).eval(),
+        loader,
+        images.to(device),
+        labels.to(device),
+        views=1,
+        shares=(0.63, 0.5),
+        search={"granularity": 4, "lr": 1e-2, "min_lr": 1e-3, "epochs": 3},
+    )
+
+
+_TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}
+
+
+def _plot(
+    dense: Point, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule], output: Path
+) -> Path:
+    """Draw accuracy against FLOPs, and how many tokens each layer goes on with."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    styles = {
+        LEARNED: ("o-", "C0"),
+        HALF: ("s-", "C1"),
+        MERGE: ("^--", "C1"),
+        PRUNE: ("v:", "C1"),
+        RANDOM_ORDER: ("D-", "0.45"),
+        RANDOM_DROP: ("x-", "0.45"),
+    }
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name, (style, color) in styles.items():
+        points = [budget[name] for budget in budgets.values()]
+        left.plot(
+            [100 * point.flops for point in points],
+            [point.accuracy for point in points],
+            style,
+            color=color,
+            markersize=5,
+            label=name,
+        )
+    left.axhline(dense.accuracy, color="black", linewidth=0.8, linestyle=":")
+    left.annotate(
+        f"dense {dense.accuracy:.1f} %",
+        (0.01, dense.accuracy),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    left.set(xlabel="FLOPs, % of the dense encoder", ylabel="accuracy, %", title="Equal FLOPs")
+    left.legend(fontsize=8)
+    for (share, budget), marker in zip(budgets.items(), "os", strict=False):
+        for name, color in ((LEARNED, "C0"), (HALF, "C1")):
+            counts = budget[name].counts[1:]
+            layers = range(1, len(counts) + 1)
+            right.plot(layers, counts, f"{marker}-", color=color, label=f"{name}, {share:.0%}")
+        pruned = [
+            min(before, kept)
+            for before, kept in zip(budget[LEARNED].counts, schedules[share].prune_kept, strict=False)
+        ]
+        right.plot(layers, pruned, marker, color="C0", fillstyle="none", label=f"after pruning, {share:.0%}")
+    right.set(xlabel="layer", ylabel="tokens it goes on with", title="Schedules", xticks=list(layers))
+    right.set_ylim(bottom=0)
+    right.legend(fontsize=8)
+    path = output / "diffrate.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return Path(path.name)
+
+
+RECIPE = _DiffRateRecipe()

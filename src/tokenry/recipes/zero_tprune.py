@@ -1,0 +1,319 @@
+"""Zero-TPrune (arXiv 2305.17328): at equal token counts, do votes on the attention graph beat chance, and similarity votes alone?
+
+A frozen vision transformer, pruned after the same layers to the same numbers of tokens by
+
+    random drop      the control; also what the class token attends to
+    votes            weighted page rank: mean over heads, root mean square (EIR), with the paper's window for heads (EIR + VHF)
+    votes and S      the schedule as it is: the S-stage drops r similar tokens first, the I-stage the rest; also merging them instead
+
+Without the S-stage the I-stage keeps fewer, so that the counts are equal. Accuracies are compared image by image.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
+from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
+from tokenry.core.patching import find_encoder
+from tokenry.recipes.digits_vit import correct, load_digits_vit
+from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+
+RANDOM, CLASS = "random drop", "class-attention drop"
+WPR, EIR, VHF = "votes, mean (WPR)", "votes, EIR", "votes, EIR + VHF"
+MEAN_S, EIR_S, MERGED = "votes, mean + S", "votes, EIR + S", "votes, EIR + S, merged"
+# ImageNet top-1 of DeiT-S at 3.08 of 4.55 GFLOPs, from the tables of the project page. Which aggregation the row with the S-stage has
+# is not said there.
+PAPER = {RANDOM: 76.8, WPR: 78.6, EIR: 78.8, VHF: 78.9, EIR_S: 79.4}
+PAPER_UNPRUNED = 79.8
+RANDOM_SEEDS = 5
+WINDOW = {"v_min": 0.01, "v_max": 0.7}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One strength of pruning, and what a claim asks for at it, in points.
+
+    Attributes:
+        config: pruning layers, keep rates, r and rounds of votes.
+        over_random: least gain of the votes over random drop.
+        by_similarity: least gain of the S-stage.
+    """
+
+    config: ZeroTPruneConfig
+    over_random: float = 0.0
+    by_similarity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """A trained model with test images.
+
+    Attributes:
+        model: takes `pixel_values`; has a class token.
+        images: test images.
+        labels: their classes.
+        views: so many images in a row show the same object, and are not independent.
+        schedules: by name.
+    """
+
+    model: PreTrainedModel
+    images: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, "n"]
+    views: int
+    schedules: Mapping[str, Schedule]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method at one schedule.
+
+    Attributes:
+        counts: tokens that enter each layer, and leave the last.
+        flops: as a share of the unpruned encoder's.
+        right: for each object the share of its views that are classified right, in percent; for random drop the mean over its seeds.
+    """
+
+    counts: tuple[int, ...]
+    flops: float
+    right: Float[Tensor, "objects"]
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+        return self.right.mean().item()
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy."""
+        return _standard_error(self.right)
+
+
+Table = Mapping[str, Mapping[str, Measured]]
+"""By schedule and method."""
+
+
+def without_s_stage(config: ZeroTPruneConfig, counts: tuple[int, ...], special: int) -> ZeroTPruneConfig:
+    """The same numbers of tokens by the I-stage alone."""
+    free = [(counts[layer - 1] - special, counts[layer] - special) for layer in config.layers]
+    return replace(config, r=(0,) * len(free), keep_rates=tuple(after / before for before, after in free))
+
+
+def methods(config: ZeroTPruneConfig, tokens: int, layers: int, special: int) -> dict[str, TokenReducer]:
+    """All methods at the token counts of a schedule."""
+    counts = token_trace(config, tokens, layers, special)
+    votes = without_s_stage(config, counts, special)
+    pruned = {
+        WPR: replace(votes, aggregation="mean"),
+        EIR: votes,
+        VHF: replace(votes, **WINDOW),
+        MEAN_S: replace(config, aggregation="mean"),
+        EIR_S: config,
+        MERGED: replace(config, merge_similar=True),
+    }
+    return {
+        RANDOM: RandomDrop(counts=counts[1:], after="layer"),
+        CLASS: ClassAttentionDrop(counts=counts[1:], after="layer"),
+        **{name: ZeroTPrune(each) for name, each in pruned.items()},
+    }
+
+
+@dataclass(frozen=True)
+class _ZeroTPruneRecipe:
+    slug: str = "zero-tprune"
+    title: str = "Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained Transformers"
+
+    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
+        """Run every method at every schedule and judge each claim."""
+        started = time.perf_counter()
+        testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.5 * share))
+        dense, table = compare(testbed, lambda what, share: progress(what, 0.5 + 0.5 * share))
+        return Reproduction(
+            slug=self.slug,
+            claims=judge(testbed, table),
+            settings={
+                "scale": scale,
+                "model": testbed.model.config.to_diff_dict(),
+                "images": len(testbed.images),
+                "random_seeds": RANDOM_SEEDS,
+                "window": WINDOW,
+                "unpruned_accuracy": dense.accuracy,
+                "schedules": {name: asdict(each.config) for name, each in testbed.schedules.items()},
+                "counts": {name: row[EIR_S].counts for name, row in table.items()},
+                "flops": {name: row[EIR_S].flops for name, row in table.items()},
+                "accuracy": {
+                    name: {method: [each.accuracy, each.error] for method, each in row.items()}
+                    for name, row in table.items()
+                },
+            },
+            seconds=time.perf_counter() - started,
+            plots=(_plot(dense, table, output),),
+        )
+
+
+def compare(testbed: Testbed, progress: Progress) -> tuple[Measured, Table]:
+    """Measure the unpruned model, and all methods at all schedules."""
+    encoder = find_encoder(testbed.model)
+    dense = measure(testbed, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
+    table: dict[str, dict[str, Measured]] = {}
+    for number, (name, schedule) in enumerate(testbed.schedules.items()):
+        all_methods = methods(schedule.config, dense.counts[0], len(encoder.layers), encoder.special_tokens)
+        for place, (method, reducer) in enumerate(all_methods.items()):
+            progress(f"{name}: {method}", (number + place / len(all_methods)) / len(testbed.schedules))
+            table.setdefault(name, {})[method] = measure(testbed, reducer)
+    return dense, table
+
+
+def measure(testbed: Testbed, reducer: TokenReducer) -> Measured:
+    """Run the test images through the model with one method."""
+    seeds = range(RANDOM_SEEDS if isinstance(reducer, RandomDrop) else 1)
+    right = []
+    with torch.random.fork_rng(), apply_token_reduction(testbed.model, reducer) as reduction:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            right.append(correct(testbed.model, testbed.images, testbed.labels).float().cpu())
+        per_object = 100 * torch.stack(right).mean(dim=0).view(-1, testbed.views).mean(dim=1)
+        return Measured(reduction.token_counts, reduction.flops / reduction.dense_flops, per_object)
+
+
+def judge(testbed: Testbed, table: Table) -> tuple[Claim, ...]:
+    """Put each claim beside its measurement; it is shown if the gain reaches its threshold and two standard errors."""
+    claims = []
+    for name, row in table.items():
+        schedule = testbed.schedules[name]
+        left = f"{name}: {row[EIR_S].counts[-1]} of {row[EIR_S].counts[0]} tokens left"
+        claims += [
+            _gain(row, f"{left}: votes beat random drop", WPR, RANDOM, schedule.over_random),
+            _gain(row, f"{name}: the S-stage adds to the votes", EIR_S, EIR, schedule.by_similarity, VHF),
+            _gain(row, f"{name}: root mean square over heads (EIR) beats their mean", EIR, WPR),
+            _gain(row, f"{name}: the paper's window for heads (VHF) helps", VHF, EIR),
+        ]
+    return tuple(claims)
+
+
+def _gain(
+    row: Mapping[str, Measured],
+    claim: str,
+    method: str,
+    control: str,
+    least: float = 0.0,
+    control_in_paper: str | None = None,
+) -> Claim:
+    ours, theirs = row[method], row[control]
+    difference = ours.right - theirs.right
+    points, error = difference.mean().item(), _standard_error(difference)
+    asked = f" by at least {least:g} points" if least else ""
+    return Claim(
+        claim=f"{claim}{asked} (accuracy at equal token counts)",
+        paper=f"{PAPER[method]} % against {PAPER[control_in_paper or control]} % (ImageNet top-1, DeiT-S)",
+        measured=f"{ours.accuracy:.1f} % ({points:+.1f} ± {error:.1f} points)",
+        control=f"{theirs.accuracy:.1f} % ({control})",
+        verdict=verdict(points >= least and points > 2 * error),
+    )
+
+
+def _standard_error(values: Float[Tensor, "objects"]) -> float:
+    return (values.std() / len(values) ** 0.5).item()
+
+
+def _digits(progress: Progress) -> Testbed:
+    digits = load_digits_vit(progress)
+    layers, rounds = (1, 3, 5), (20, 5, 1)
+    mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
+    hard = ZeroTPruneConfig(layers, (0.7, 0.6, 0.8), (5, 4, 2), rounds)
+    schedules = {"mild": Schedule(mild, over_random=10.0), "hard": Schedule(hard, 10.0, by_similarity=1.0)}
+    return Testbed(digits.model, digits.test_images, digits.test_labels, views=3, schedules=schedules)
+
+
+def _imagenet(progress: Progress) -> Testbed:
+    """DeiT-S on 5000 validation images of ImageNet-1k, which must be accessible; on a GPU where there is one."""
+    from datasets import load_dataset
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    name, number = "facebook/deit-small-patch16-224", 5000
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = AutoImageProcessor.from_pretrained(name)
+    stream = load_dataset("ILSVRC/imagenet-1k", split="validation", streaming=True).shuffle(0).take(number)
+    images, labels = [], []
+    for place, row in enumerate(stream):
+        progress(f"reading image {place + 1} of {number}", place / number)
+        images.append(processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"])
+        labels.append(row["label"])
+    model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()
+    schedules = {"ablation": Schedule(ZeroTPruneConfig())}
+    return Testbed(
+        model,
+        torch.cat(images).to(device),
+        torch.tensor(labels, device=device),
+        views=1,
+        schedules=schedules,
+    )
+
+
+_TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}
+
+
+def _plot(dense: Measured, table: Table, output: Path) -> Path:
+    """Draw the accuracy of every method, schedule by schedule, and the paper's ladder beside."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(next(iter(table.values())))
+    places = dict(zip(names, range(len(names)), strict=True))
+    figure, panels = plt.subplots(
+        1, len(table) + 1, figsize=(4 + 3.2 * len(table), 3.8), sharey=True, layout="constrained"
+    )
+    for panel, (schedule, row) in zip(panels, table.items(), strict=False):
+        panel.errorbar(
+            [each.accuracy for each in row.values()],
+            list(places.values()),
+            xerr=[2 * each.error for each in row.values()],
+            fmt="o",
+            color="C0",
+            markersize=5,
+            capsize=2,
+        )
+        _unpruned(panel, dense.accuracy)
+        counts, flops = row[EIR_S].counts, row[EIR_S].flops
+        panel.set(
+            title=f"{schedule}: {counts[-1]} of {counts[0]} tokens, {100 * flops:.0f} % of FLOPs",
+            xlabel="accuracy, %, ± 2 standard errors",
+        )
+    panels[-1].plot(list(PAPER.values()), [places[name] for name in PAPER], "o", color="0.4", markersize=5)
+    _unpruned(panels[-1], PAPER_UNPRUNED)
+    panels[-1].set(title="the paper: DeiT-S, 68 % of FLOPs", xlabel="ImageNet top-1, %")
+    for panel in panels:
+        panel.grid(axis="y", color="0.9", linewidth=0.8)
+        panel.title.set_fontsize(10)
+    panels[0].set_yticks(np.arange(len(names)), names)
+    panels[0].invert_yaxis()
+    path = output / "zero_tprune.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return Path(path.name)
+
+
+def _unpruned(panel: "matplotlib.axes.Axes", accuracy: float) -> None:
+    panel.axvline(accuracy, color="black", linewidth=0.8, linestyle=":")
+    panel.annotate(
+        f"unpruned {accuracy:.1f}",
+        (accuracy, 0.03),
+        xycoords=("data", "axes fraction"),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        fontsize=8,
+        ha="right",
+    )
+
+
+RECIPE = _ZeroTPruneRecipe()

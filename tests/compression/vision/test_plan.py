@@ -1,0 +1,196 @@
+"""What becomes of each token: for any plan, merging conserves, undoing copies, and places say where everything is."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenry.compression.vision.plan import DROPPED, MergePlan, compose_places, source_map
+
+
+def make_plan(seed: int, batch: int, tokens: int, kept: int, merged: int, ragged: bool = False) -> MergePlan:
+    """A random plan: each row its own permutation, targets anywhere; some of them dropped where it is ragged."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(batch)])
+    target = torch.randint(0, kept, (batch, merged), generator=generator)
+    if ragged:
+        target = target.where(torch.rand(batch, merged, generator=generator) < 0.6, DROPPED)
+    return MergePlan(tokens, order[:, :kept], order[:, kept : kept + merged], target, ragged)
+
+
+@st.composite
+def plans(draw, drops=True, ragged=None):
+    tokens = draw(st.integers(1, 12))
+    kept = draw(st.integers(1, tokens))
+    merged = draw(st.integers(0, tokens - kept)) if drops else tokens - kept
+    is_ragged = draw(st.booleans()) if ragged is None else ragged
+    return make_plan(draw(st.integers(0, 2**20)), draw(st.integers(1, 3)), tokens, kept, merged, is_ragged)
+
+
+def tokens_for(plan: MergePlan, channels: int = 5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(plan.kept.shape[0], plan.tokens, channels, generator=generator, dtype=torch.float64)
+
+
+def members(plan: MergePlan, row: int) -> list[list[int]]:
+    """Which tokens each place is made of, the slow way."""
+    made = [[token] for token in plan.kept[row].tolist()]
+    for token, place in zip(plan.merged[row].tolist(), plan.target[row].tolist(), strict=True):
+        if place != DROPPED:
+            made[place].append(token)
+    return made
+
+
+quick = settings(max_examples=25, deadline=None)
+
+
+@quick
+@given(plans())
+@pytest.mark.parametrize("reduce", ["mean", "sum", "amax"])
+def test_each_place_holds_the_reduction_of_its_tokens(reduce, plan):
+    x = tokens_for(plan)
+    merged = plan.merge(x, reduce)
+    assert merged.shape == (*plan.kept.shape, 5)
+    for row in range(len(x)):
+        for place, made_of in enumerate(members(plan, row)):
+            expected = getattr(x[row, made_of], reduce)(dim=0)
+            torch.testing.assert_close(merged[row, place], expected)
+
+
+@quick
+@given(plans(), st.integers(0, 100))
+def test_weighted_merging_is_the_mean_weighted_with_sizes(plan, seed):
+    x = tokens_for(plan)
+    size = torch.randint(1, 9, (*x.shape[:2], 1), generator=torch.Generator().manual_seed(seed)).double()
+    merged, total = plan.merge_weighted(x, size)
+    for row in range(len(x)):
+        for place, made_of in enumerate(members(plan, row)):
+            weight = size[row, made_of]
+            torch.testing.assert_close(total[row, place], weight.sum(dim=0))
+            torch.testing.assert_close(
+                merged[row, place], (x[row, made_of] * weight).sum(dim=0) / weight.sum()
+            )
+
+
+@quick
+@given(plans(drops=False, ragged=False))
+def test_merging_without_dropping_conserves_sizes_and_the_weighted_mean_of_all_tokens(plan):
+    x = tokens_for(plan)
+    merged, size = plan.merge_weighted(x)
+    again = make_plan(3, len(x), size.shape[1], (size.shape[1] + 1) // 2, size.shape[1] // 2)
+    merged, size = again.merge_weighted(merged, size)
+    assert size.sum(dim=1).flatten().tolist() == [plan.tokens] * len(x)
+    torch.testing.assert_close((merged * size).sum(dim=1) / plan.tokens, x.mean(dim=1))
+
+
+@quick
+@given(plans())
+def test_a_token_is_one_place_or_nowhere(plan):
+    place = plan.place()
+    for row in range(len(place)):
+        expected = [DROPPED] * plan.tokens
+        for number, made_of in enumerate(members(plan, row)):
+            for token in made_of:
+                expected[token] = number
+        assert place[row].tolist() == expected
+    assert not (place == DROPPED).any() or plan.drops
+
+
+@quick
+@given(plans())
+def test_undoing_copies_what_stands_at_a_tokens_place(plan):
+    x = tokens_for(plan)
+    y = plan.merge(x, "sum")
+    place = plan.place()
+    restored, bare = plan.unmerge(y, x), plan.unmerge(y)
+    for row in range(len(x)):
+        for token, where in enumerate(place[row].tolist()):
+            gone = where == DROPPED
+            assert torch.equal(restored[row, token], x[row, token] if gone else y[row, where])
+            assert torch.equal(bare[row, token], torch.zeros(5).double() if gone else y[row, where])
+
+
+@quick
+@given(plans(drops=False, ragged=False))
+def test_merging_what_was_undone_changes_nothing(plan):
+    y = plan.merge(tokens_for(plan))
+    torch.testing.assert_close(plan.merge(plan.unmerge(y)), y)
+
+
+@quick
+@given(plans())
+def test_sources_follow_one_hot_rows(plan):
+    eye = torch.eye(plan.tokens).expand(plan.kept.shape[0], -1, -1)
+    source = plan.merge_source(eye)
+    assert torch.equal(source.bool(), source_map(plan.place(), plan.kept.shape[1]))
+    assert torch.equal(source, plan.merge(eye, "sum"))
+
+
+@quick
+@given(plans(), st.integers(0, 100))
+def test_a_place_is_seen_if_one_of_its_tokens_was(plan, seed):
+    seen = torch.rand(plan.kept.shape[0], plan.tokens, generator=torch.Generator().manual_seed(seed)) < 0.5
+    merged = plan.merge_mask(seen)
+    assert merged.dtype == torch.bool
+    for row in range(len(seen)):
+        assert merged[row].tolist() == [bool(seen[row, made_of].any()) for made_of in members(plan, row)]
+
+
+@quick
+@given(plans(), st.integers(0, 100))
+def test_places_after_several_plans_are_those_of_one_after_the_other(plan, seed):
+    kept = plan.kept.shape[1]
+    then = make_plan(seed, plan.kept.shape[0], kept, max(1, kept // 2), kept // 3, ragged=seed % 2 == 1)
+    places = compose_places([plan, then], plan.tokens, plan.kept.shape[0], plan.kept.device)
+    first, second = plan.place(), then.place()
+    for row in range(len(places)):
+        expected = [DROPPED if at == DROPPED else int(second[row, at]) for at in first[row].tolist()]
+        assert places[row].tolist() == expected
+    eye = torch.eye(plan.tokens).expand(len(places), -1, -1)
+    source = then.merge_source(plan.merge_source(eye))
+    assert torch.equal(source.bool(), source_map(places, then.kept.shape[1]))
+
+
+def test_without_a_plan_every_token_is_where_it_was():
+    assert compose_places([], 4, 2, torch.device("cpu")).tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_keeping_drops_the_others_in_the_order_given():
+    plan = MergePlan.keep(torch.tensor([[3, 0]]), 4)
+    assert plan.drops
+    assert plan.merge(torch.arange(4.0)[None, :, None]).flatten().tolist() == [3, 0]
+    assert plan.place().tolist() == [[1, DROPPED, DROPPED, 0]]
+    assert not MergePlan.keep(torch.arange(4)[None], 4).drops
+
+
+def test_a_dropped_target_changes_no_place():
+    """Also where the values are such that a stray one would be seen: what is cut off is not the last place."""
+    plan = MergePlan(
+        4, torch.tensor([[0, 1]]), torch.tensor([[2, 3]]), torch.tensor([[DROPPED, 1]]), ragged=True
+    )
+    x = torch.tensor([1.0, 2.0, 1000.0, 4.0])[None, :, None]
+    assert plan.merge(x, "sum").flatten().tolist() == [1, 6]
+    assert plan.merge(x, "amax").flatten().tolist() == [1, 4]
+    assert plan.merge(x).flatten().tolist() == [1, 3]
+    merged, size = plan.merge_weighted(x)
+    assert (merged.flatten().tolist(), size.flatten().tolist()) == ([1, 3], [1, 2])
+
+
+def test_half_precision_is_merged_in_single_and_given_back_in_half():
+    plan = make_plan(0, 2, 200, 1, 199)
+    x = torch.full((2, 200, 3), 1.0 + 2**-7, dtype=torch.bfloat16)
+    merged, size = plan.merge_weighted(x)
+    assert (merged.dtype, size.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(merged, x[:, :1])
+    assert size.flatten().tolist() == [200, 200]
+
+
+def test_gradients_reach_every_token_that_was_merged_and_no_dropped_one():
+    plan = MergePlan(
+        4, torch.tensor([[0, 1]]), torch.tensor([[2, 3]]), torch.tensor([[DROPPED, 1]]), ragged=True
+    )
+    x = torch.ones(1, 4, 1, requires_grad=True)
+    merged, size = plan.merge_weighted(x)
+    merged.sum().backward()
+    assert x.grad.flatten().tolist() == [1, 0.5, 0, 0.5]
+    assert not size.requires_grad

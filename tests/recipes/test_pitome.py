@@ -1,0 +1,97 @@
+"""The recipe of PiToMe: equal counts for every method, and verdicts that follow the measurements in both directions."""
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from tokenry.recipes import load_recipe, pitome
+from tokenry.recipes.pitome import (
+    CLASS,
+    CORE,
+    OFFICIAL,
+    PITOME,
+    RANDOM,
+    TOME,
+    Point,
+    Testbed,
+    difference,
+    judge,
+    sweep,
+)
+
+RATIOS = (0.9, 0.75)
+
+
+@pytest.fixture
+def testbed():
+    torch.manual_seed(0)
+    model = ViTForImageClassification(
+        ViTConfig(
+            image_size=16, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+            intermediate_size=32, num_labels=3,
+        )
+    ).eval()  # fmt: skip
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randn(12, 1, 16, 16, generator=draw)
+    return Testbed(model, images, torch.randint(3, (12,), generator=draw), views=3, ratios=RATIOS, r=3)
+
+
+def point(accuracy, flops=0.5):
+    """Of 3000 images so many percent are right, the same ones first."""
+    return Point(flops, (37,), (torch.arange(3000) % 1000 < 10 * accuracy).float())
+
+
+def verdicts(testbed, tome=80.0, random=60.0, **accuracies):
+    curves = {
+        PITOME: (90, 85), CORE: (90, 85), OFFICIAL: (88, 80), TOME: (90, 80), CLASS: (70, 60), RANDOM: (60, 50),
+        **{globals()[name]: pair for name, pair in accuracies.items()},
+    }  # fmt: skip
+    curves = {name: [point(value) for value in pair] for name, pair in curves.items()}
+    claims = judge(testbed, point(93), curves, point(tome), point(random))
+    return [claim.verdict == "shown" for claim in claims]
+
+
+def test_the_recipe_bears_the_names_of_the_catalogue():
+    assert load_recipe("pitome").slug == "pitome"
+
+
+def test_every_method_is_measured_at_the_same_token_counts(testbed):
+    dense, curves = sweep(testbed, lambda what, share: None)
+    assert dense.flops == 1
+    for number in range(len(RATIOS)):
+        assert len({curve[number].counts for curve in curves.values()}) == 1
+    assert curves[TOME][0].flops > curves[TOME][1].flops
+
+
+def test_a_run_writes_its_plot_and_leaves_the_random_state_alone(testbed, tmp_path, monkeypatch):
+    monkeypatch.setitem(pitome._TESTBEDS, "laptop", lambda progress: testbed)
+    state, shares = torch.get_rng_state(), []
+    result = load_recipe("pitome").run("laptop", tmp_path, lambda what, share: shares.append(share))
+    assert torch.get_rng_state().equal(state)
+    assert (tmp_path / result.plots[0]).stat().st_size > 1000
+    assert shares == sorted(shares)
+    result.save(tmp_path / "result.json")
+
+
+def test_views_of_one_object_count_as_one():
+    one, other = (Point(1.0, (), torch.tensor(right)) for right in ([1.0, 1, 1, 0, 0, 0], [0.0] * 6))
+    assert difference(one, other, views=3).points == pytest.approx(50.0)
+    assert difference(one, other, views=3).error > difference(one, other, views=1).error
+
+
+def test_everything_can_be_shown(testbed):
+    assert all(verdicts(testbed))
+
+
+@pytest.mark.parametrize(("accuracies", "not_shown"), [
+    ({"PITOME": (89.0, 85.0)}, {0}),
+    ({"CORE": (90.0, 80.5)}, {1}),
+    ({"PITOME": (90.0, 79.0)}, {0, 2, 6}),
+    ({"CORE": (85.0, 79.0)}, {1, 3}),
+    ({"random": 71.0}, {4}),
+    ({"CLASS": (70.0, 84.0)}, {5}),
+    ({"OFFICIAL": (90.0, 85.0)}, {6}),
+])  # fmt: skip
+def test_each_claim_can_fail(testbed, accuracies, not_shown):
+    outcome = verdicts(testbed, **accuracies)
+    assert {number for number, shown in enumerate(outcome) if not shown} == not_shown
