@@ -24,14 +24,14 @@ _MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC
 
 @dataclass(frozen=True)
 class Seconds:
-    """The least of several rounds."""
+    """Of one round, or the least of several."""
 
     cpu: float
     wall: float
 
 
-def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[str, Seconds]:
-    """Time every step once per round, by turns, after one round that warms up."""
+def by_turns(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[str, list[Seconds]]:
+    """Time every step once per round, by turns, after one round that warms up; all rounds in order."""
     before = torch.get_num_threads()
     gc.collect()
     gc.freeze()  # what is loaded stays: the collections between the steps look at the steps only
@@ -49,9 +49,14 @@ def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[st
                 taken[name].append(seconds)
     torch.set_num_threads(before)
     gc.unfreeze()
+    return taken
+
+
+def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[str, Seconds]:
+    """Time the steps by turns; the least of each."""
     return {
-        name: Seconds(min(each.cpu for each in rounds), min(each.wall for each in rounds))
-        for name, rounds in taken.items()
+        name: Seconds(min(each.cpu for each in taken), min(each.wall for each in taken))
+        for name, taken in by_turns(steps, rounds, threads).items()
     }
 
 

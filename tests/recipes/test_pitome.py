@@ -13,7 +13,7 @@ from tokenry.recipes.pitome import (
     RANDOM,
     TOME,
     Point,
-    Testbed,
+    TrainedClassifier,
     difference,
     judge,
     sweep,
@@ -23,7 +23,7 @@ RATIOS = (0.9, 0.75)
 
 
 @pytest.fixture
-def testbed():
+def subject():
     torch.manual_seed(0)
     model = ViTForImageClassification(
         ViTConfig(
@@ -33,7 +33,9 @@ def testbed():
     ).eval()  # fmt: skip
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(12, 1, 16, 16, generator=draw)
-    return Testbed(model, images, torch.randint(3, (12,), generator=draw), views=3, ratios=RATIOS, r=3)
+    return TrainedClassifier(
+        model, images, torch.randint(3, (12,), generator=draw), views=3, ratios=RATIOS, r=3
+    )
 
 
 def point(accuracy, flops=0.5):
@@ -41,13 +43,13 @@ def point(accuracy, flops=0.5):
     return Point(flops, (37,), (torch.arange(3000) % 1000 < 10 * accuracy).float())
 
 
-def verdicts(testbed, tome=80.0, random=60.0, **accuracies):
+def verdicts(subject, tome=80.0, random=60.0, **accuracies):
     curves = {
         PITOME: (90, 85), CORE: (90, 85), OFFICIAL: (88, 80), TOME: (90, 80), CLASS: (70, 60), RANDOM: (60, 50),
         **{globals()[name]: pair for name, pair in accuracies.items()},
     }  # fmt: skip
     curves = {name: [point(value) for value in pair] for name, pair in curves.items()}
-    claims = judge(testbed, point(93), curves, point(tome), point(random))
+    claims = judge(subject, point(93), curves, point(tome), point(random))
     return [claim.verdict == "shown" for claim in claims]
 
 
@@ -55,16 +57,16 @@ def test_the_recipe_bears_the_names_of_the_catalogue():
     assert load_recipe("pitome").slug == "pitome"
 
 
-def test_every_method_is_measured_at_the_same_token_counts(testbed):
-    dense, curves = sweep(testbed, lambda what, share: None)
+def test_every_method_is_measured_at_the_same_token_counts(subject):
+    dense, curves = sweep(subject, lambda what, share: None)
     assert dense.flops == 1
     for number in range(len(RATIOS)):
         assert len({curve[number].counts for curve in curves.values()}) == 1
     assert curves[TOME][0].flops > curves[TOME][1].flops
 
 
-def test_a_run_writes_its_plot_and_leaves_the_random_state_alone(testbed, tmp_path, monkeypatch):
-    monkeypatch.setitem(pitome._TESTBEDS, "laptop", lambda progress: testbed)
+def test_a_run_writes_its_plot_and_leaves_the_random_state_alone(subject, tmp_path, monkeypatch):
+    monkeypatch.setitem(pitome._SUBJECTS, "laptop", lambda progress: subject)
     state, shares = torch.get_rng_state(), []
     result = load_recipe("pitome").run("laptop", tmp_path, lambda what, share: shares.append(share))
     assert torch.get_rng_state().equal(state)
@@ -79,8 +81,8 @@ def test_views_of_one_object_count_as_one():
     assert difference(one, other, views=3).error > difference(one, other, views=1).error
 
 
-def test_everything_can_be_shown(testbed):
-    assert all(verdicts(testbed))
+def test_everything_can_be_shown(subject):
+    assert all(verdicts(subject))
 
 
 @pytest.mark.parametrize(("accuracies", "not_shown"), [
@@ -92,6 +94,6 @@ def test_everything_can_be_shown(testbed):
     ({"CLASS": (70.0, 84.0)}, {5}),
     ({"OFFICIAL": (90.0, 85.0)}, {6}),
 ])  # fmt: skip
-def test_each_claim_can_fail(testbed, accuracies, not_shown):
-    outcome = verdicts(testbed, **accuracies)
+def test_each_claim_can_fail(subject, accuracies, not_shown):
+    outcome = verdicts(subject, **accuracies)
     assert {number for number, shown in enumerate(outcome) if not shown} == not_shown

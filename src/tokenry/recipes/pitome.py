@@ -37,7 +37,7 @@ TOME, RANDOM, CLASS = "ToMe", "random drop", "class-attention drop"
 
 
 @dataclass(frozen=True)
-class Testbed:
+class TrainedClassifier:
     """A trained model with test images.
 
     Attributes:
@@ -114,50 +114,50 @@ class _PiToMeRecipe:
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
         """Run every method at every ratio and judge each claim."""
         started = time.perf_counter()
-        testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.5 * share))
-        dense, curves = sweep(testbed, lambda what, share: progress(what, 0.5 + 0.4 * share))
-        progress(f"ToMe and random drop at r = {testbed.r}", 0.9)
-        tome, random = (measure(testbed, kind(r=testbed.r)) for kind in (ToMe, RandomDrop))
+        subject = _SUBJECTS[scale](lambda what, share: progress(what, 0.5 * share))
+        dense, curves = sweep(subject, lambda what, share: progress(what, 0.5 + 0.4 * share))
+        progress(f"ToMe and random drop at r = {subject.r}", 0.9)
+        tome, random = (measure(subject, kind(r=subject.r)) for kind in (ToMe, RandomDrop))
         return Reproduction(
             slug=self.slug,
-            claims=judge(testbed, dense, curves, tome, random),
+            claims=judge(subject, dense, curves, tome, random),
             settings={
                 "scale": scale,
-                "model": testbed.model.config.to_diff_dict(),
-                "images": len(testbed.images),
-                "ratios": testbed.ratios,
+                "model": subject.model.config.to_diff_dict(),
+                "images": len(subject.images),
+                "ratios": subject.ratios,
                 "random_seeds": RANDOM_SEEDS,
                 "dense_accuracy": dense.accuracy,
                 "counts": [point.counts for point in curves[PITOME]],
                 "flops": [point.flops for point in curves[PITOME]],
                 "accuracy": {name: [point.accuracy for point in curve] for name, curve in curves.items()},
-                f"accuracy_at_r_{testbed.r}": {TOME: tome.accuracy, RANDOM: random.accuracy},
+                f"accuracy_at_r_{subject.r}": {TOME: tome.accuracy, RANDOM: random.accuracy},
             },
             seconds=time.perf_counter() - started,
             plots=(_plot(dense, curves, output),),
         )
 
 
-def sweep(testbed: Testbed, progress: Progress) -> tuple[Point, Curves]:
+def sweep(subject: TrainedClassifier, progress: Progress) -> tuple[Point, Curves]:
     """Measure the unreduced model and all methods at all ratios."""
-    dense = measure(testbed, PiToMe(1.0))
+    dense = measure(subject, PiToMe(1.0))
     tokens, layers = dense.counts[0], len(dense.counts) - 1
     curves: dict[str, list[Point]] = {}
-    for number, ratio in enumerate(testbed.ratios):
+    for number, ratio in enumerate(subject.ratios):
         for name, method in methods(tokens, layers, ratio).items():
-            progress(f"{name}, ratio {ratio}", number / len(testbed.ratios))
-            curves.setdefault(name, []).append(measure(testbed, method))
+            progress(f"{name}, ratio {ratio}", number / len(subject.ratios))
+            curves.setdefault(name, []).append(measure(subject, method))
     return dense, curves
 
 
-def measure(testbed: Testbed, method: TokenReducer) -> Point:
+def measure(subject: TrainedClassifier, method: TokenReducer) -> Point:
     """Run the test images through the model with one method."""
     seeds = range(RANDOM_SEEDS if isinstance(method, RandomDrop) else 1)
     right = []
-    with torch.random.fork_rng(), apply_token_reduction(testbed.model, method) as reduction:
+    with torch.random.fork_rng(), apply_token_reduction(subject.model, method) as reduction:
         for seed in seeds:
             torch.manual_seed(seed)
-            right.append(correct(testbed.model, testbed.images, testbed.labels).float().cpu())
+            right.append(correct(subject.model, subject.images, subject.labels).float().cpu())
         return Point(
             reduction.flops / reduction.dense_flops, reduction.token_counts, torch.stack(right).mean(dim=0)
         )
@@ -169,26 +169,28 @@ def difference(one: Point, other: Point, views: int) -> Difference:
     return Difference(per_object.mean().item(), (per_object.std() / len(per_object) ** 0.5).item())
 
 
-def judge(testbed: Testbed, dense: Point, curves: Curves, tome: Point, random: Point) -> tuple[Claim, ...]:
+def judge(
+    subject: TrainedClassifier, dense: Point, curves: Curves, tome: Point, random: Point
+) -> tuple[Claim, ...]:
     """Put each claim beside its measurement; thresholds in points were set on another training of such a model."""
-    views, strong = testbed.views, testbed.ratios[-1]
+    views, strong = subject.views, subject.ratios[-1]
     against_class = {name: _compare(curves, name, CLASS, views) for name in (PITOME, CORE, TOME)}
     against_random = difference(tome, random, views)
     proportional = difference(curves[PITOME][-1], curves[OFFICIAL][-1], views)
     return (
-        _against_tome(testbed, curves, PITOME, "PiToMe, matched as in the released code,"),
-        _against_tome(testbed, curves, CORE, "PiToMe, matched as in the paper (core everywhere),"),
+        _against_tome(subject, curves, PITOME, "PiToMe, matched as in the released code,"),
+        _against_tome(subject, curves, CORE, "PiToMe, matched as in the paper (core everywhere),"),
         _within_the_papers_range(dense, curves, PITOME, views),
         _within_the_papers_range(dense, curves, CORE, views),
         Claim(
-            claim=f"merging keeps at least 10 points more than random drop (ToMe, r = {testbed.r} per layer)",
+            claim=f"merging keeps at least 10 points more than random drop (ToMe, r = {subject.r} per layer)",
             paper=NO_FIGURE,
             measured=f"{tome.accuracy:.1f} % ({against_random})",
             control=f"{random.accuracy:.1f} % (random drop, {RANDOM_SEEDS} seeds)",
             verdict=verdict(against_random.points >= 10.0),
         ),
         Claim(
-            claim=f"merging, PiToMe's and ToMe's, is above class-attention drop at every ratio ({_listed(testbed.ratios)})",
+            claim=f"merging, PiToMe's and ToMe's, is above class-attention drop at every ratio ({_listed(subject.ratios)})",
             paper=NO_FIGURE,
             measured="; ".join(f"{name}: {_listed(each)}" for name, each in against_class.items()),
             control=_accuracies(curves, CLASS),
@@ -204,11 +206,11 @@ def judge(testbed: Testbed, dense: Point, curves: Curves, tome: Point, random: P
     )
 
 
-def _against_tome(testbed: Testbed, curves: Curves, name: str, words: str) -> Claim:
-    differences = _compare(curves, name, TOME, testbed.views)
+def _against_tome(subject: TrainedClassifier, curves: Curves, name: str, words: str) -> Claim:
+    differences = _compare(curves, name, TOME, subject.views)
     return Claim(
         claim=f"{words} is nowhere more than 0.5 points below ToMe at equal token counts, and 1 point above at the strongest "
-        f"reduction (accuracy at ratios {_listed(testbed.ratios)})",
+        f"reduction (accuracy at ratios {_listed(subject.ratios)})",
         paper=f"better than ToMe off the shelf; {ABSTRACT}",
         measured=f"{_accuracies(curves, name)}; differences {_listed(differences)}",
         control=_accuracies(curves, TOME),
@@ -247,14 +249,14 @@ def _listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _digits(progress: Progress) -> Testbed:
+def _digits(progress: Progress) -> TrainedClassifier:
     digits = load_digits_vit(progress)
-    return Testbed(
+    return TrainedClassifier(
         digits.model, digits.test_images, digits.test_labels, views=3, ratios=(0.9, 0.85, 0.8, 0.75), r=5
     )
 
 
-def _imagenet(progress: Progress) -> Testbed:
+def _imagenet(progress: Progress) -> TrainedClassifier:
     """DeiT-S on 5000 validation images of ImageNet-1k, which must be accessible; on a GPU where there is one."""
     from datasets import load_dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -269,7 +271,7 @@ def _imagenet(progress: Progress) -> Testbed:
         images.append(processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"])
         labels.append(row["label"])
     model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()
-    return Testbed(
+    return TrainedClassifier(
         model,
         torch.cat(images).to(device),
         torch.tensor(labels, device=device),
@@ -279,7 +281,7 @@ def _imagenet(progress: Progress) -> Testbed:
     )
 
 
-_TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}
+_SUBJECTS: dict[Scale, Callable[[Progress], TrainedClassifier]] = {"laptop": _digits, "paper": _imagenet}
 
 
 def _plot(dense: Point, curves: Curves, output: Path) -> Path:

@@ -109,7 +109,7 @@ def prompt_positions(
         return model.model.get_rope_index(**{name: inputs[name] for name in wanted if name in inputs})[0]
     mask = attention_mask_of(inputs)
     if generating:
-        return mask.long().cumsum(-1).clamp(min=0)
+        return mask.long().cumsum(-1).sub(1).clamp(min=0)
     return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
 
 

@@ -1,0 +1,94 @@
+"""A vision-language model in miniature: a projector and one layer that read the visual tokens of the digits ViT.
+
+The 36 patch tokens after block 2 (class token removed) go through a two-layer projector (48 → 96 → 96, GELU) and are read by a
+learned query in one transformer layer: all that comes after the projector depends on the tokens it is given, so tokens can be left out
+of a trained model as in LLaVA. Trained on all tokens only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import OneCycleLR
+from transformers import ViTForImageClassification
+
+from tokenry.recipes.recipe import Progress
+
+BLOCK = 2
+WIDTH = 96
+_STEPS_PER_REPORT = 50
+
+
+@dataclass(frozen=True)
+class ReaderSetting:
+    """How the reader is trained: AdamW, one cycle up to the learning rate."""
+
+    images: int = 6300
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+class DigitsReader(nn.Module):
+    """The projector, and a layer in which a query reads however many tokens it is given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projector = nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.query = nn.Parameter(0.02 * torch.randn(WIDTH))
+        self.layer = nn.TransformerEncoderLayer(
+            WIDTH, 4, 2 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10))
+
+    def read(self, projected: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
+        """Classify from projected tokens."""
+        query = self.query.expand(len(projected), 1, -1)
+        return self.head(self.layer(torch.cat((query, projected), dim=1))[:, 0])
+
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
+        """Classify from visual tokens."""
+        return self.read(self.projector(tokens))
+
+
+@torch.inference_mode()
+def visual_tokens(
+    model: ViTForImageClassification, images: Float[Tensor, "n 1 height width"]
+) -> Float[Tensor, "n tokens dim"]:
+    """The patch tokens after block 2."""
+    made = [
+        model(pixel_values=batch, output_hidden_states=True).hidden_states[BLOCK][:, 1:]
+        for batch in images.split(256)
+    ]
+    return torch.cat(made)
+
+
+def train_reader(
+    tokens: Float[Tensor, "n tokens dim"],
+    labels: Int[Tensor, "n"],
+    setting: ReaderSetting,
+    progress: Progress = lambda what, share: None,
+) -> DigitsReader:
+    """Train a reader from nothing; it comes back frozen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.seed)
+        reader = DigitsReader(tokens.shape[-1])
+    per_epoch = len(tokens) // setting.batch_size
+    steps = setting.epochs * per_epoch
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate, weight_decay=0.05)
+    schedule = OneCycleLR(optimizer, setting.learning_rate, total_steps=steps)
+    generator = Generator().manual_seed(setting.seed)
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(tokens), generator=generator)
+        if step % _STEPS_PER_REPORT == 0:
+            progress("training the projector and its reader", step / steps)
+        batch = order[step % per_epoch * setting.batch_size :][: setting.batch_size]
+        cross_entropy(reader(tokens[batch]), labels[batch]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return reader.eval().requires_grad_(False)
