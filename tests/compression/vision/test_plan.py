@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenry.compression.vision.plan import DROPPED, MergePlan, compose_places, source_map
+from tokenry.core.errors import UserError
 
 
 def make_plan(seed: int, batch: int, tokens: int, kept: int, merged: int, ragged: bool = False) -> MergePlan:
@@ -194,3 +195,9 @@ def test_gradients_reach_every_token_that_was_merged_and_no_dropped_one():
     merged.sum().backward()
     assert x.grad.flatten().tolist() == [1, 0.5, 0, 0.5]
     assert not size.requires_grad
+
+
+def test_other_tokens_than_those_of_the_plan_are_refused():
+    plan = MergePlan.keep(torch.tensor([[0, 2]]), tokens=3)
+    with pytest.raises(UserError, match="the plan is for 3 tokens, but there are 5"):
+        plan.merge(torch.zeros(1, 5, 2))

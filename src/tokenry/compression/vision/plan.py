@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from tokenry.core.errors import UserError
+
 Reduce = Literal["mean", "sum", "amax"]
 
 DROPPED = -1
@@ -53,7 +55,15 @@ class MergePlan:
     def merge(
         self, x: Shaped[Tensor, "batch tokens *channels"], reduce: Reduce = "mean"
     ) -> Shaped[Tensor, "batch kept *channels"]:
-        """Put every token where the plan sends it; each place holds the mean, sum or maximum of its tokens."""
+        """Put every token where the plan sends it; each place holds the mean, sum or maximum of its tokens.
+
+        Raises:
+            UserError: `x` has another number of tokens than the plan was made for.
+        """
+        if x.shape[1] != self.tokens:
+            raise UserError(
+                f"the plan is for {self.tokens} tokens, but there are {x.shape[1]}: match and merge the same tokens."
+            )
         kept, merged = _take(x, self.kept), _take(x, self.merged)
         if not self.ragged:
             return _scatter(kept, self.target, merged, reduce)
