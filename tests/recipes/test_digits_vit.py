@@ -136,6 +136,18 @@ def test_training_is_seeded_and_leaves_the_global_generator_alone():
     assert torch.equal(one.classifier.weight, same.classifier.weight)
 
 
+def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was():
+    (images, labels), _ = digits_vit._images(SHORT)
+    one = train_digits_vit(images, labels, SHORT)
+    torch.set_num_threads(2)
+    try:
+        two = train_digits_vit(images, labels, SHORT)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(one.classifier.weight, two.classifier.weight)
+
+
 def test_the_model_is_frozen_and_ready_to_be_used():
     model = load_digits_vit(setting=SHORT).model
     assert not model.training

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import RandomDrop
-from tokenry.compression.vision.diffrate import DiffRate, Schedule, uniform_schedule
+from tokenry.compression.vision.diffrate import By, DiffRate, Schedule, uniform_schedule
 from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
@@ -38,7 +38,7 @@ RANDOM_SEEDS = 5
 LEARNED, WEIGHTED = "learned", "learned, weighted mean"
 HALF, PRUNE, MERGE = "uniform, half and half", "uniform, prune only", "uniform, merge only"
 RANDOM_ORDER, RANDOM_DROP = "learned, random order", "random drop"
-UNIFORM = (HALF, PRUNE, MERGE)
+UNIFORM: dict[str, By] = {HALF: "both", PRUNE: "prune", MERGE: "merge"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ Budget = Mapping[str, Point]
 
 class _RandomRow(Attention):
     @property
-    def class_row(self) -> Float[Tensor, "batch heads tokens"]:  # type: ignore[override]
+    def class_row(self) -> Float[Tensor, "batch heads tokens"]:
         return torch.rand(self.call.key.shape[:3], device=self.call.key.device)
 
 
@@ -188,8 +188,7 @@ def compare(testbed: Testbed, tokens: int, share: float, learned: Schedule) -> d
     costs, special = layer_costs(encoder), encoder.special_tokens
     points = {LEARNED: measure(testbed, DiffRate(learned))}
     methods: dict[str, TokenReducer] = {
-        name: DiffRate(uniform_schedule(costs, tokens, special, share, by))
-        for name, by in zip(UNIFORM, ("both", "prune", "merge"), strict=True)
+        name: DiffRate(uniform_schedule(costs, tokens, special, share, by)) for name, by in UNIFORM.items()
     }
     methods |= {
         RANDOM_ORDER: RandomOrder(DiffRate(learned)),

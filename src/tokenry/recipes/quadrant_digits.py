@@ -1,15 +1,19 @@
 """What one visual token can carry: an image of four digits, a question about one of them, and a compressor in between.
 
 A 16 x 16 image holds 2 x 2 handwritten digits; the question names a quadrant, the answer is its digit. 16 patches get a fixed random
-embedding and go through one encoder layer; a compressor leaves one token (or one per quadrant); a read-out with one hidden layer is
-given the tokens and the question, in the place of a language model. A compressor that does not know the question has to carry four
-digits in its token, one that does has to carry the one that is asked for.
+embedding and go through one encoder layer; a compressor leaves one token; a read-out is given the token and the question, in the
+place of a language model. A compressor that does not know the question has to carry four digits, one that does only the one asked for.
+
+Two things decide whether that matters. A linear read-out adds what the token says to what the question says, so it cannot look up one
+digit of four by the question, however well the token carries them; one with a hidden layer can. And a token that is wide enough
+carries all four.
 
 Training images are made of the digits of three quarters of the data set, test images of the others.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +26,6 @@ DIGITS = 10
 QUADRANTS = 4
 GRID = 4
 PATCH = 4
-PATCHES_PER_QUADRANT = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class QuadrantSetting:
     """How the models are made and trained.
 
     Attributes:
-        hidden_size: width of the encoder and of a token.
+        read_out: `linear`, or `mlp` with one hidden layer, which can use the question.
+        token_size: numbers that the read-out gets of the token.
+        hidden_size: width of the encoder and of the compressor.
         text_hidden_size: width of the question's embedding.
         steps: of AdamW, on fresh images.
         batch_size: images per step.
@@ -38,6 +43,8 @@ class QuadrantSetting:
         held_out: test images.
     """
 
+    read_out: Literal["linear", "mlp"] = "mlp"
+    token_size: int = 64
     hidden_size: int = 64
     text_hidden_size: int = 16
     steps: int = 1500
@@ -47,9 +54,9 @@ class QuadrantSetting:
 
 
 class QuadrantReader(nn.Module):
-    """Encoder, compressor and read-out; `tokens` is how many the compressor leaves, 1 or 4."""
+    """Encoder, compressor to one token, projector and read-out."""
 
-    def __init__(self, kind: type[WindowCompressor], tokens: int, setting: QuadrantSetting) -> None:
+    def __init__(self, kind: type[WindowCompressor], setting: QuadrantSetting) -> None:
         super().__init__()
         width, text = setting.hidden_size, setting.text_hidden_size
         self.register_buffer("patches", torch.randn(PATCH**2, width) / PATCH)
@@ -63,12 +70,17 @@ class QuadrantReader(nn.Module):
                 hidden_size=width,
                 text_hidden_size=text,
                 grid_size=GRID,
-                kernel_size=GRID if tokens == 1 else PATCHES_PER_QUADRANT,
+                kernel_size=GRID,
                 num_levels=2,
             )
         )
-        self.read_out = nn.Sequential(
-            nn.Linear(tokens * width + text, 2 * width), nn.GELU(), nn.Linear(2 * width, DIGITS)
+        self.projector = nn.Linear(width, setting.token_size)
+        inputs = setting.token_size + text
+        hidden = 2 * width
+        self.read_out = (
+            nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, DIGITS))
+            if setting.read_out == "mlp"
+            else nn.Linear(inputs, DIGITS)
         )
 
     def forward(
@@ -79,8 +91,8 @@ class QuadrantReader(nn.Module):
         embedded = cells.flatten(3).flatten(1, 2) @ self.patches + self.positions
         features = self.encoder(embedded)
         text = self.question(quadrants)[:, None]
-        tokens = self.compressor(features, torch.cat([embedded, features], dim=-1), text)
-        return self.read_out(torch.cat([tokens.flatten(1), text[:, 0]], dim=1))
+        token = self.projector(self.compressor(features, torch.cat([embedded, features], dim=-1), text))
+        return self.read_out(torch.cat([token, text], dim=2)[:, 0])
 
 
 @cache
@@ -106,14 +118,14 @@ def quadrant_batch(
 
 
 def train_reader(
-    kind: type[WindowCompressor], tokens: int, seed: int, setting: QuadrantSetting | None = None
+    kind: type[WindowCompressor], seed: int, setting: QuadrantSetting | None = None
 ) -> QuadrantReader:
     """Train one reader from its seed; the images depend on the seed alone, so that compressors can be compared in pairs."""
     setting = setting or QuadrantSetting()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = QuadrantReader(kind, tokens, setting)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate)
+        reader = QuadrantReader(kind, setting)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, setting.learning_rate, total_steps=setting.steps
     )

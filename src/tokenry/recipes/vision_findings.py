@@ -1,0 +1,85 @@
+"""What a reduction brought, in words: what it saves, whether it pays in time here, and why not where it does not.
+
+A setting pays when the lower quartile of its speed-up is above 1, and does not when the upper one is not.
+"""
+
+from collections.abc import Sequence
+
+from tokenry.core.records import Estimate
+from tokenry.core.vision_records import Reduced, Spread
+
+_FEW_FLOPS = 0.10
+_MUCH_TIME = 0.15
+_MORE_MEMORY = 1.05
+AGREES = 0.95
+"""From this agreement on, a setting changes little."""
+
+
+def finding(
+    *,
+    share: float,
+    speedup: Spread,
+    reduction_share: float,
+    memory: float | None,
+    batch_size: int,
+) -> str:
+    """Say what one setting saves and whether it pays.
+
+    Args:
+        share: of the dense FLOPs.
+        speedup: of the rounds, wall time.
+        reduction_share: part of the patched model's time that goes into the reduction itself.
+        memory: peak memory over that of the unpatched model.
+        batch_size: of the timed forward.
+    """
+    saves = f"saves {1 - share:.0%} of the FLOPs"
+    more = f", with {memory - 1:.0%} more memory" if memory is not None and memory > _MORE_MEMORY else ""
+    times = _times(speedup.median)
+    if speedup.lower > 1:
+        return f"{saves} and runs {times} as fast{more}"
+    why = _why(share, reduction_share, batch_size)
+    if speedup.upper <= 1:
+        return f"does not pay here: it {saves}, but runs {times} as fast{more}; {why}"
+    spread = f"{_times(speedup.lower)} to {_times(speedup.upper)} in the middle half of the rounds"
+    return f"{saves}, but no speed-up can be told ({spread}){more}; {why}, or the machine was busy with other work"
+
+
+def _why(share: float, reduction_share: float, batch_size: int) -> str:
+    if 1 - share < _FEW_FLOPS:
+        return "so few FLOPs are saved that there is little to gain"
+    if reduction_share >= _MUCH_TIME:
+        return f"choosing and merging tokens takes {reduction_share:.0%} of its time"
+    return f"at batch size {batch_size} the time of this model does not follow its FLOPs: try a larger batch"
+
+
+def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) -> list[str]:
+    """Say how far each method can go before it changes what the model says."""
+    by_method: dict[str, list[Reduced]] = {}
+    for each in results:
+        by_method.setdefault(each.method, []).append(each)
+    return [_how_far(method, settings, dense, agreement_of) for method, settings in by_method.items()]
+
+
+def _how_far(method: str, settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
+    close = [each for each in settings if each.agreement.value >= AGREES]
+    if agreement_of == "top-1":
+        same = f"the class of the unpatched model on at least {AGREES:.0%} of the images"
+    else:
+        same = f"features with a cosine of at least {AGREES} to those of the unpatched model"
+    if not close:
+        return f"{method}: at no setting tried {same}"
+    best = min(close, key=lambda each: each.flops)
+    faster = (
+        f"{_times(best.speedup.median)} as fast" if best.speedup.lower > 1 else "but no faster that can be told"
+    )
+    return f"{method}: down to {best.flops / dense:.0%} of the FLOPs, {faster}, {same}{_accuracy(best.accuracy_change)}"
+
+
+def _accuracy(change: Estimate | None) -> str:
+    if change is None:
+        return ""
+    return f"; accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace("-", "−")
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}×"

@@ -1,0 +1,189 @@
+"""Time and memory of one model with different reductions, and without: taken by turns in one process, on one batch.
+
+    speed-up = wall time unpatched / wall time patched, round by round: their median and quartiles
+
+Wall time is what a user waits for. CPU time, which other programs on the machine hardly change, is told beside it.
+"""
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.core.attention import AttentionCall
+from tokenry.core.patching import Encoder
+from tokenry.core.vision_records import Speed, Spread
+from tokenry.models.image_encoders import ImageEncoder
+
+Patched = Callable[[], AbstractContextManager[Any]]
+"""Patches the model while it is entered."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one forward."""
+
+    wall: float
+    cpu: float
+
+
+def take_turns(
+    forward: Callable[[], object], variants: Mapping[str, Patched], rounds: int, tell: Callable[[float], None]
+) -> dict[str, list[Seconds]]:
+    """Time one forward of every variant in each round, by turns, after one round that warms up.
+
+    Args:
+        forward: runs the model once.
+        variants: how the model is patched for it; patching is not timed.
+        rounds: that count.
+        tell: is told the share that is done.
+    """
+    taken: dict[str, list[Seconds]] = {name: [] for name in variants}
+    names = list(variants)
+    for number in range(rounds + 1):
+        turn = number % len(names)  # nobody always follows the same neighbour
+        for place, name in enumerate(names[turn:] + names[:turn]):
+            tell((number + place / len(names)) / (rounds + 1))
+            with variants[name]():
+                gc.collect()
+                seconds = _timed(forward)
+            if number:
+                taken[name].append(seconds)
+    return taken
+
+
+def _timed(forward: Callable[[], object]) -> Seconds:
+    _wait_for_device()
+    wall, cpu = time.perf_counter(), time.process_time()
+    forward()
+    _wait_for_device()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _wait_for_device() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def speed(taken: Sequence[Seconds], images: int, peak_memory_mb: float | None) -> Speed:
+    """Sum up the rounds of one variant."""
+    return Speed(
+        images_per_second=images / statistics.median(each.wall for each in taken),
+        images_per_cpu_second=images / max(1e-9, statistics.median(each.cpu for each in taken)),
+        peak_memory_mb=peak_memory_mb,
+    )
+
+
+def speedup(unpatched: Sequence[Seconds], patched: Sequence[Seconds]) -> tuple[Spread, float]:
+    """Compare two variants round by round: the spread in wall time, and the median in CPU time."""
+    rounds = list(zip(unpatched, patched, strict=True))
+    lower, median, upper = np.percentile([one.wall / other.wall for one, other in rounds], [25, 50, 75])
+    cpu = statistics.median(one.cpu / max(1e-9, other.cpu) for one, other in rounds)
+    return Spread(median=float(median), lower=float(lower), upper=float(upper)), cpu
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(forward: Callable[[], object]) -> float | None:
+    """Megabytes that one forward needs beyond what is there before it; None where the system does not tell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        forward()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        # What was freed goes back to the system, and the peak so far is forgotten.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+        forward()
+        return max(0, _resident("VmHWM") - before) / 1e6
+    except (OSError, AttributeError):
+        return None
+
+
+def _resident(what: str) -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{what}:"))
+
+
+# --- where the time goes -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TimedReducer:
+    """A reduction method that counts the seconds spent on choosing, merging and dropping; a `TokenReducer`."""
+
+    reducer: TokenReducer
+    seconds: float = 0.0
+
+    @property
+    def proportional_attention(self) -> bool:
+        """As the method has it."""
+        return self.reducer.proportional_attention
+
+    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
+        """The method's own, each with a clock."""
+        reducers = self.reducer.layer_reducers(encoder)
+        return [reducer and _TimedLayer(reducer, self) for reducer in reducers]
+
+
+class _TimedLayer(LayerReducer):
+    def __init__(self, reducer: LayerReducer, clock: TimedReducer) -> None:
+        self.after = reducer.after
+        self._reducer, self._clock = reducer, clock
+
+    def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        return self._reducer.attend(call, tokens)
+
+    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
+        _wait_for_device()
+        start = time.perf_counter()
+        reduced = self._reducer.reduce(hidden_states, tokens, attention)
+        _wait_for_device()
+        self._clock.seconds += time.perf_counter() - start
+        return reduced
+
+
+# --- what the head reads -------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def reads_patches(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width"]) -> bool:
+    """Tell whether the output depends on the patch tokens that leave the last layer, or on the special ones alone.
+
+    A head that reads patches wants all of them: merged ones would count too little, and their number would change its mean.
+    """
+    special = encoder.encoder.special_tokens
+    with _hooked(encoder.encoder.layers[-1], lambda out: _without_patches(out, special)):
+        without = encoder(pixels)
+    return not torch.allclose(without, encoder(pixels), rtol=1e-3, atol=1e-5)
+
+
+def _without_patches(hidden_states: Tensor, special: int) -> Tensor:
+    return torch.cat([hidden_states[:, :special], torch.zeros_like(hidden_states[:, special:])], dim=1)
+
+
+@contextmanager
+def _hooked(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    hook = layer.register_forward_hook(lambda module, arguments, output: change(output))
+    try:
+        yield
+    finally:
+        hook.remove()

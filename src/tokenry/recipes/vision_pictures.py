@@ -1,0 +1,78 @@
+"""What became of the patches of a few images, ready to be drawn."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from tokenry.compression.vision.apply import TokenReduction
+from tokenry.core.vision_records import Panel, Picture
+from tokenry.models.image_encoders import ImageEncoder
+
+Reduce = Callable[[], AbstractContextManager[TokenReduction]]
+
+
+def draw_pictures(
+    encoder: ImageEncoder,
+    pixels: Float[Tensor, "batch 3 height width"],
+    titles: Sequence[str],
+    reductions: Mapping[str, Reduce],
+    every_layer: bool,
+) -> list[Picture]:
+    """Follow the patches of images through the layers.
+
+    Args:
+        encoder: the model.
+        pixels: of the images, as the model takes them.
+        titles: of the images.
+        reductions: by the name of the setting; each patches the model while it is entered.
+        every_layer: after each layer that changed the tokens, not only after the last.
+
+    Returns:
+        A picture per image; none where the tokens of the model are not a grid of patches.
+    """
+    rows, columns = patch_grid(encoder, pixels)
+    panels: list[list[Panel]] = [[] for _ in titles]
+    for setting, reduce in reductions.items():
+        with reduce() as reduction, torch.no_grad():
+            encoder(pixels)
+            if reduction.token_counts[0] - encoder.encoder.special_tokens != rows * columns:
+                return []
+            followed = _followed(reduction, every_layer, len(titles), encoder.encoder.special_tokens)
+        for layer, places in followed.items():
+            for image, row in zip(panels, places.tolist(), strict=True):
+                image.append(Panel(setting=setting, layer=layer, places=row))
+    return [
+        Picture(title=title, image=_jpeg(image), rows=rows, columns=columns, panels=image_panels)
+        for title, image, image_panels in zip(titles, encoder.visible(pixels), panels, strict=True)
+    ]
+
+
+def patch_grid(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[int, int]:
+    """Tell how many rows and columns of patches the model cuts these images into."""
+    size = encoder.encoder.model.config.patch_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return pixels.shape[2] // height, pixels.shape[3] // width
+
+
+def _followed(
+    reduction: TokenReduction, every_layer: bool, images: int, special: int
+) -> dict[int, Int[Tensor, "batch patches"]]:
+    plans = reduction.plans
+    if not any(plans):
+        standing = torch.arange(reduction.token_counts[0]).expand(images, -1)
+        return {len(plans): standing[:, special:]}
+    changed = [layer for layer, plan in enumerate(plans, start=1) if plan is not None]
+    layers = changed if every_layer else [len(plans)]
+    return {layer: reduction.places(layer)[:, special:].cpu() for layer in layers}
+
+
+def _jpeg(image: UInt8[Tensor, "height width 3"]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image.numpy()).save(buffer, "JPEG", quality=90, subsampling=0)
+    return base64.b64encode(buffer.getvalue()).decode()

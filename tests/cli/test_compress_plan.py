@@ -1,0 +1,134 @@
+"""`tokenry compress plan`: the fit and the choices of a table of scores, and what is refused before any work starts."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tokenry.cli.compress_plan import plan
+from tokenry.cli.console import verb
+from tokenry.compression.vision.vlm_scaling import PUBLISHED_SCORES, PUBLISHED_SIZES, PUBLISHED_TOKENS
+
+FAST = ("--bootstrap", "8")
+ROWS = [
+    {"size": size, "tokens": tokens, "score": score}
+    for size, row in zip(PUBLISHED_SIZES, PUBLISHED_SCORES["reasoning"], strict=True)
+    for tokens, score in zip(PUBLISHED_TOKENS, row, strict=True)
+]
+
+
+def tokenry(*arguments):
+    app = typer.Typer()
+    app.command()(verb(plan))
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def planned(*arguments):
+    result = tokenry(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def as_csv(path, rows=ROWS, columns=("size", "tokens", "score")):
+    lines = [",".join(columns), *(",".join(str(row[column]) for column in columns) for row in rows)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def constants(result):
+    return {each["name"]: each["value"] for each in result["constants"]}
+
+
+def test_the_papers_table_is_fitted_and_the_choices_are_the_papers():
+    result = planned(*FAST, "--budget", 2e10, "--budget", 2e12, "--sizes", "0.5,1.8,4,7,14")
+    assert constants(result)["alpha_beta_ratio"] == pytest.approx(4.7, abs=0.2)
+    chosen = [(each["best"]["n_billion"], each["best"]["visual_tokens"]) for each in result["choices"]]
+    assert chosen == [(7, 1), (14, 64)]
+
+
+def test_the_ocr_table_reverses_the_choice():
+    result = planned(*FAST, "--table", "ocr", "--budget", 2e10)
+    best = result["choices"][0]["best"]
+    assert (best["n_billion"], best["visual_tokens"]) == (0.5, 16)
+    assert result["tokens_at_any_size"] is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_file_of_scores_gives_what_the_same_table_gives(suffix, tmp_path):
+    path = tmp_path / f"scores{suffix}"
+    if suffix == ".csv":
+        as_csv(path, [row | {"note": "x"} for row in reversed(ROWS)], ("note", "score", "tokens", "size"))
+    else:
+        path.write_text(json.dumps(ROWS))
+    expected, found = constants(planned("--bootstrap", 0)), constants(planned(path, "--bootstrap", 0))
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_the_tables_show_intervals_choices_and_the_warning_goes_beside_them():
+    result = tokenry(*FAST, "--budget", 1e6, "--budget", 2e10)
+    assert result.exit_code == 0
+    for words in ("alpha / beta ratio", "95 % interval", " to ", "nothing fits", "7B"):
+        assert words in result.stdout
+    assert "D cannot be told from these points" in result.stderr
+
+
+def test_a_fixed_d_has_no_warning_and_no_interval():
+    result = planned(*FAST, "--fix-d", 0.1)
+    assert result["warnings"] == []
+    assert {each["name"]: each["low"] for each in result["constants"]}["D"] is None
+
+
+def test_text_and_answer_tokens_cost_too():
+    free, paid = (planned("--bootstrap", 0, "--budget", 2e12, *more)["choices"][0]["best"] for more in (
+        (), ("--text-tokens", 50, "--decode-tokens", 100),
+    ))  # fmt: skip
+    assert paid["flops"] == 2 * paid["n_billion"] * 1e9 * (150 + paid["visual_tokens"])
+    assert (free["n_billion"], free["visual_tokens"]) != (paid["n_billion"], paid["visual_tokens"])
+
+
+def test_choices_are_made_among_the_tokens_that_were_named():
+    result = planned("--bootstrap", 0, "--budget", 1e13, "--tokens", "9,25")
+    assert result["choices"][0]["best"]["visual_tokens"] == 25
+
+
+def test_the_result_is_written_as_it_is_printed(tmp_path):
+    printed = planned(*FAST, "--output", tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text()) == printed
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--budget", "-1"), "the budget must be at least 0 FLOPs per query, got -1.0"),
+    (("--sizes", "7,big"), "--sizes takes numbers separated by commas, such as 1,4,16, got '7,big'"),
+    (("--tokens", "1.5"), "--tokens takes numbers separated by commas"),
+    (("--tokens", "0"), "numbers of visual tokens must be at least 1, got 0"),
+    (("--sizes", "0"), "must be above 0, got 0"),
+    (("--fix-d", "2"), "fix_d must be in [0, 1], got 2.0"),
+    (("--text-tokens", "-5"), "numbers of text tokens are at least 0, got -5"),
+    (("missing.csv",), "missing.csv does not exist"),
+    (("missing.json",), "missing.json does not exist"),
+    (("missing.csv", "--table", "ocr"), "give a file of scores or --table, not both"),
+])  # fmt: skip
+def test_what_cannot_be_planned_is_refused(arguments, words):
+    result = tokenry(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("a.csv", "size,tokens\n7,1", "has no score: a table of scores has the columns size, tokens, score"),
+    ("a.csv", "size,tokens,score", "has no rows"),
+    ("a.csv", "size,tokens,score\n7,one,0.5", "tokens must be a number, got 'one' in row 2 of"),
+    ("a.csv", "size,tokens,score\n7,1", "score must be a number, got None in row 2 of"),
+    ("a.csv", "size,tokens,score\n7,1,48.1", "scores must be in [0, 1], got 48.1"),
+    ("a.csv", "size,tokens,score\n7,1,nan", "scores must be in [0, 1], got nan"),
+    ("a.csv", "size,tokens,score\n7,1,0.5\n7,4,0.6", "cannot be identified from 2 distinct points"),
+    ("a.json", "[1, 2]", "must hold a list of objects with the keys size, tokens, score"),
+    ("a.json", '[{"size": 7, "tokens": 1}]', "has no score"),
+    ("a.json", "{", "is not valid JSON"),
+])  # fmt: skip
+def test_a_table_that_is_none_is_refused(name, text, words, tmp_path):
+    (tmp_path / name).write_text(text)
+    result = tokenry(tmp_path / name)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())

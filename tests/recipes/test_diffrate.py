@@ -1,0 +1,123 @@
+"""The recipe of DiffRate: every method at the same FLOPs, and verdicts that follow the measurements."""
+
+import warnings
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.diffrate import DiffRate, Schedule
+from tokenry.recipes import diffrate, load_recipe, run_recipe
+from tokenry.recipes.diffrate import (
+    HALF,
+    LEARNED,
+    RANDOM_DROP,
+    RANDOM_ORDER,
+    UNIFORM,
+    WEIGHTED,
+    Point,
+    RandomOrder,
+    compare,
+    judge,
+)
+
+METHODS = (LEARNED, *UNIFORM, RANDOM_ORDER, RANDOM_DROP, WEIGHTED)
+
+
+@pytest.fixture
+def testbed():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=24,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
+        initializer_range=0.3,
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(12, 1, 24, 24, generator=generator)
+    labels = torch.arange(12) % 3
+    return diffrate.Testbed(
+        model=ViTForImageClassification(config).eval().requires_grad_(False),
+        loader=[(images[:4], labels[:4])] * 2,
+        images=images,
+        labels=labels,
+        views=3,
+        shares=(0.7, 0.5),
+        search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 1},
+    )
+
+
+def points(**accuracy):
+    """Budgets of 40 objects; accuracies in percent, scattered alike."""
+    scatter = torch.linspace(-5, 5, 40)
+    budget = {}
+    for number, name in enumerate(METHODS):
+        of_method = accuracy.get(name, 80.0) + scatter.roll(number)
+        budget[name] = Point(accuracy.get("flops", 0.6) if name == LEARNED else 0.6, (37, 37, 20), of_method)
+    return {0.6: budget}
+
+
+DENSE = Point(1.0, (37, 37, 37), torch.full((40,), 93.0))
+
+
+def verdicts(**accuracy):
+    return [claim.verdict == "shown" for claim in judge(DENSE, points(**accuracy))]
+
+
+def test_the_recipe_bears_the_names_of_the_catalogue():
+    assert load_recipe("diffrate").slug == "diffrate"
+
+
+def test_it_runs_from_search_to_picture(testbed, tmp_path, monkeypatch):
+    monkeypatch.setitem(diffrate._TESTBEDS, "laptop", lambda progress: testbed)
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = run_recipe("diffrate", "laptop", tmp_path, lambda what, share: told.append(share))
+    assert (tmp_path / "diffrate.png").stat().st_size > 10_000
+    assert (tmp_path / "result.json").exists()
+    assert told == sorted(told)
+    assert 0 <= told[0] < told[-1] <= 1
+    assert found.settings["measured"]["0.5"].keys() == set(METHODS)
+    assert len(found.claims) == 5
+
+
+def test_all_methods_have_the_same_budget(testbed):
+    learned = Schedule([37, 30, 24, 18], [37, 28, 20, 12])
+    budget = compare(testbed, 37, 0.7, learned)
+    for name in UNIFORM:
+        assert budget[name].flops == pytest.approx(0.7, rel=0.02)
+    for name in (RANDOM_ORDER, RANDOM_DROP, WEIGHTED):
+        assert budget[name].counts == budget[LEARNED].counts == (37, 37, 28, 20, 12)
+
+
+def test_random_order_changes_which_tokens_stay_and_nothing_else(testbed):
+    schedule = Schedule([37, 30, 24, 18], [37, 28, 20, 12])
+    sources = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with apply_token_reduction(testbed.model, RandomOrder(DiffRate(schedule))) as reduction:
+            testbed.model(testbed.images)
+            sources.append(reduction.source_map())
+    assert not sources[0].equal(sources[1])
+    assert sources[0][:, 0].equal(sources[1][:, 0])
+
+
+def test_equal_accuracies_show_only_that_the_budget_is_met():
+    assert verdicts() == [False, False, True, False, False]
+
+
+def test_a_better_schedule_is_shown_and_a_missed_budget_is_not():
+    assert verdicts(**{LEARNED: 90.0}) == [True] * 5
+    assert verdicts(**{LEARNED: 90.0, "flops": 0.62}) == [True, True, False, True, True]
+
+
+def test_one_better_uniform_schedule_refutes_being_above_all():
+    assert verdicts(**{LEARNED: 90.0, HALF: 88.0, "uniform, merge only": 91.0})[:2] == [True, False]
+    assert verdicts(**{LEARNED: 90.0, HALF: 89.5})[:2] == [False, True]
