@@ -211,6 +211,30 @@ def test_removing_one_patch_leaves_another_model_with_the_same_kind_of_layers_al
     assert [len(owner.calls) for owner in owners] == [1] * LAYERS
 
 
+def test_recorded_hidden_states_leave_nothing_behind_that_bypasses_a_patch():
+    """Some versions of transformers leave the class's forward on the layer where they recorded something."""
+    model = tiny("bert")
+    layer = find_encoder(model).layers[0]
+    layer.forward = layer.forward
+    with torch.no_grad():
+        before = model(**inputs("bert")).last_hidden_state
+        patch, owners = patched(model)
+        model(**inputs("bert"), output_hidden_states=True)
+        assert [len(owner.calls) for owner in owners] == [1] * LAYERS
+        layer.forward = layer.forward
+        patch.remove()
+        assert torch.equal(model(**inputs("bert")).last_hidden_state, before)
+
+
+def test_layers_that_others_have_wrapped_are_refused():
+    model = tiny("bert")
+    layer = find_encoder(model).layers[0]
+    original = layer.forward
+    layer.forward = lambda *arguments, **options: original(*arguments, **options)
+    with pytest.raises(UserError, match="layers of BertModel are wrapped already.*on one device"):
+        patched(model)
+
+
 # --- refused -------------------------------------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_reader_and_leaves_the_global_generator_alo
 
 def test_a_reader_learns():
     setting = dataclasses.replace(
-        SHORT, hidden_size=32, token_size=32, steps=120, batch_size=64, held_out=500
+        SHORT, token_size=16, steps=150, batch_size=32, held_out=500
     )
     assert reading_accuracy(train_reader(QueCC, 0, setting), 0, setting) > 0.3
 
@@ -123,7 +123,7 @@ def test_the_law_is_judged_by_its_interval_and_its_choices(reasoning, ocr, verdi
 
 def test_the_law_must_halve_the_error_of_the_nearest_size():
     claims = scaling_claims(
-        law(0.07, 0.015, 4, 5), law(0.03, 0.04, 0.5, 0.9), {"law": 0.011, "nearest size": 0.02}
+        law(0.07, 0.015, 4.0, 5.0), law(0.03, 0.04, 0.5, 0.9), {"law": 0.011, "nearest size": 0.02}
     )
     assert claims[-1].verdict == "not shown"
 

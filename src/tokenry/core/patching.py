@@ -328,6 +328,13 @@ class Patch:
                 f"the model runs attention with {kernel}, which takes no bias per key: call "
                 'model.set_attn_implementation("sdpa") first.'
             )
+        for layer in encoder.layers:
+            _drop_bound_forward(layer)
+        if any("forward" in vars(layer) for layer in encoder.layers):
+            raise UserError(
+                f"the layers of {type(model).__name__} are wrapped already (as device_map does it over several devices): load the model on "
+                "one device, or patch it before it is wrapped."
+            )
         self._encoder, self._kernel = encoder, kernel
         for module in _interface_modules(encoder):
             _eager[type(module)] = interface_forward(module).__globals__["eager_attention_forward"]  # type: ignore[union-attr]
@@ -340,10 +347,19 @@ class Patch:
         """Give every layer its own class and attention back; a second call does nothing."""
         for layer in self._encoder.layers:
             if hasattr(layer, _OWNER):
+                _drop_bound_forward(layer)
                 layer.__class__ = type(layer).__mro__[1]
                 delattr(layer, _OWNER)
         if self._encoder.model.config._attn_implementation == f"tokenry_{self._kernel}":
             self._encoder.model.set_attn_implementation(self._kernel)
+
+
+def _drop_bound_forward(layer: nn.Module) -> None:
+    """Before 5.2, transformers leaves the forward of a layer's class on the layer where it recorded hidden states: another class's would
+    not be run.
+    """
+    if getattr(vars(layer).get("forward"), "__func__", None) is type(layer).forward:
+        del layer.forward
 
 
 def _interface_modules(encoder: Encoder) -> Iterator[nn.Module]:

@@ -56,7 +56,7 @@ class Reduced(_Record):
         speedup: unpatched over patched wall time, round by round.
         cpu_speedup: the same for CPU time, median.
         reduction_share: part of the patched model's time that goes into choosing, merging and dropping tokens.
-        agreement: with the unpatched model, see `VisionRun.agreement_of`.
+        agreement: with the unpatched model, see `VisionRun.agreement_of`; None for a single image.
         accuracy: share of the labelled images whose class is right.
         accuracy_change: patched minus unpatched on the same images.
         finding: what came of it, in words.
@@ -71,7 +71,7 @@ class Reduced(_Record):
     speedup: Spread
     cpu_speedup: float
     reduction_share: float
-    agreement: Estimate
+    agreement: Estimate | None = None
     accuracy: Estimate | None = None
     accuracy_change: Estimate | None = None
     finding: str

@@ -25,8 +25,8 @@ _STEPS_PER_REPORT = 50
 class ReaderSetting:
     """How the reader is trained: AdamW, one cycle up to the learning rate."""
 
-    images: int = 6300
-    epochs: int = 6
+    images: int = 4200
+    epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 3e-3
     seed: int = 0

@@ -213,7 +213,7 @@ def _plot(fits: Mapping[Table, ScalingFit], accuracies: Accuracies, output: Path
                 color=grey,
                 label=f"{each:g}B",
             )
-        budgets = np.geomspace(1e9, 8e12, 200)
+        budgets = np.geomspace(1e9, 8e12, 80)
         best = [
             compute_optimal(fits[table], PUBLISHED_SIZES, PUBLISHED_TOKENS, float(budget))
             for budget in budgets

@@ -61,7 +61,7 @@ def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) ->
 
 
 def _how_far(method: str, settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
-    close = [each for each in settings if each.agreement.value >= AGREES]
+    close = [each for each in settings if each.agreement and each.agreement.value >= AGREES]
     if agreement_of == "top-1":
         same = f"the class of the unpatched model on at least {AGREES:.0%} of the images"
     else:
@@ -70,7 +70,9 @@ def _how_far(method: str, settings: Sequence[Reduced], dense: int, agreement_of:
         return f"{method}: at no setting tried {same}"
     best = min(close, key=lambda each: each.flops)
     faster = (
-        f"{_times(best.speedup.median)} as fast" if best.speedup.lower > 1 else "but no faster that can be told"
+        f"{_times(best.speedup.median)} as fast"
+        if best.speedup.lower > 1
+        else "but no faster that can be told"
     )
     return f"{method}: down to {best.flops / dense:.0%} of the FLOPs, {faster}, {same}{_accuracy(best.accuracy_change)}"
 
@@ -78,7 +80,9 @@ def _how_far(method: str, settings: Sequence[Reduced], dense: int, agreement_of:
 def _accuracy(change: Estimate | None) -> str:
     if change is None:
         return ""
-    return f"; accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace("-", "−")
+    return f"; accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace(
+        "-", "−"
+    )
 
 
 def _times(factor: float) -> str:

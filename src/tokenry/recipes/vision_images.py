@@ -4,8 +4,7 @@ What cannot be used (a damaged image, a row without an image) is named in a note
 """
 
 import csv
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from PIL import Image, ImageOps
 from tokenry.compression.vision.registry import nearest
 from tokenry.core.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5
 """So many of a long list are named in a note."""
+
+Note = Callable[[str], None]
+"""Is told, in a sentence, what is left out."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def pick(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
     return [files[place] for place in places]
 
 
-def batches(files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
+def batches(
+    files: Sequence[ImageFile], size: int, note: Note
+) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
     """Decode images, `size` at a time; those that cannot be decoded are left out, and named in a note at the end.
 
     Raises:
@@ -86,7 +88,7 @@ def batches(files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[ImageF
     if read:
         yield [each for each, _ in read], [image for _, image in read]
     if broken:
-        logger.warning("left out, as they cannot be read as images: %s.", some(broken))
+        note(f"left out, as they cannot be read as images: {_some(broken)}.")
 
 
 def read_image(path: Path) -> Image.Image:
@@ -128,7 +130,11 @@ def read_label_rows(path: Path) -> dict[str, str]:
 
 
 def match_labels(
-    rows: dict[str, str], files: Sequence[ImageFile], known: Sequence[ImageFile], classes: Sequence[str]
+    rows: dict[str, str],
+    files: Sequence[ImageFile],
+    known: Sequence[ImageFile],
+    classes: Sequence[str],
+    note: Note,
 ) -> list[int | None]:
     """Tell the class of each image; None for those without a label.
 
@@ -137,6 +143,7 @@ def match_labels(
         files: the images looked at.
         known: all images of the folder; a row that names none of them is named in a note.
         classes: of the model. A label is one of these names, or an index.
+        note: is told of strangers.
 
     Raises:
         UserError: the model has no classes, a label is none of them, or no row matches an image.
@@ -154,7 +161,7 @@ def match_labels(
             f"of images, such as {known[0].name!r}."
         )
     if strangers:
-        logger.warning("labelled files that are not among the images: %s.", some(strangers))
+        note(f"labelled files that are not among the images: {_some(strangers)}.")
     labels = {names[name]: label for name, label in by_name.items() if name in names}
     matched = [labels.get(file.name) for file in files]
     if not any(label is not None for label in matched):
@@ -182,7 +189,6 @@ def _class_of(label: str, classes: Sequence[str]) -> int:
     )
 
 
-def some(names: Sequence[str]) -> str:
-    """List a few of many names."""
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

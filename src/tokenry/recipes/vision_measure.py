@@ -126,9 +126,29 @@ def _resident(what: str) -> int:
 # --- where the time goes -------------------------------------------------------------------------------------------------------------
 
 
+def reduction_share(
+    forward: Callable[[], object],
+    patched: Callable[[TokenReducer], AbstractContextManager[Any]],
+    reducer: TokenReducer,
+) -> float:
+    """Measure which part of the time of a patched model goes into choosing, merging and dropping tokens.
+
+    Args:
+        forward: runs the model once.
+        patched: patches the model with a method while it is entered.
+        reducer: the method.
+    """
+    timed = TimedReducer(reducer)
+    with patched(timed):
+        forward()
+        timed.seconds = 0.0
+        whole = _timed(forward)
+    return min(1.0, timed.seconds / whole.wall)
+
+
 @dataclass
 class TimedReducer:
-    """A reduction method that counts the seconds spent on choosing, merging and dropping; a `TokenReducer`."""
+    """A reduction method that counts the seconds that it takes to choose, merge and drop; a `TokenReducer`."""
 
     reducer: TokenReducer
     seconds: float = 0.0

@@ -15,9 +15,10 @@ from tokenry.core.vision_records import Panel, Picture
 from tokenry.models.image_encoders import ImageEncoder
 
 Reduce = Callable[[], AbstractContextManager[TokenReduction]]
+"""Patches the model while it is entered, and tells what became of the tokens."""
 
 
-def draw_pictures(
+def follow_patches(
     encoder: ImageEncoder,
     pixels: Float[Tensor, "batch 3 height width"],
     titles: Sequence[str],

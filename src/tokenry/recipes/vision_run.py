@@ -11,12 +11,13 @@ import datetime
 import logging
 import math
 import platform
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,9 +28,10 @@ from torch.nn.functional import cosine_similarity
 from tokenry.compression.vision.apply import TokenReduction, apply_token_reduction
 from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.core.records import Estimate
-from tokenry.core.vision_records import Reduced, Unpatched, VisionRun
+from tokenry.core.vision_records import Picture, Reduced, Unpatched, VisionRun
 from tokenry.models import preferred_device, preferred_dtype
 from tokenry.models.image_encoders import ImageEncoder, load_image_encoder
 from tokenry.recipes.quiet import quiet_libraries
@@ -47,14 +49,14 @@ from tokenry.recipes.vision_images import (
 from tokenry.recipes.vision_measure import (
     Patched,
     Seconds,
-    TimedReducer,
     peak_memory,
     reads_patches,
+    reduction_share,
     speed,
     speedup,
     take_turns,
 )
-from tokenry.recipes.vision_pictures import draw_pictures, patch_grid
+from tokenry.recipes.vision_pictures import follow_patches
 from tokenry.recipes.vision_settings import (
     Setting,
     VisionPlan,
@@ -71,40 +73,54 @@ _ON_CPU, _ON_ACCELERATOR = 8, 64
 
 @quiet_libraries()
 def compress_vision(plan: VisionPlan, output: Path, report: Progress) -> VisionRun:
-    """Carry out a plan.
+    """Carry out a plan and write `result.json`; what can be seen to be wrong without the model is said before it is loaded.
 
     Args:
         plan: what to do.
-        output: the folder where the caller will write; only looked at here.
+        output: folder of the result.
         report: is told what is being done, and the share that is done.
 
     Raises:
-        UserError: something in the plan, the images or the model cannot work; what can be seen without the model is said before it is
-            loaded.
+        UserError: something in the plan, the images or the model cannot work.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: choose a folder for --output.")
     check_methods(plan)
-    colours = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
+    mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
     known = find_images(plan.images)
     files = pick(known, plan.limit)
-    label_rows = read_label_rows(plan.labels) if plan.labels else None
+    if plan.sweep and len(files) < 2:
+        raise UserError("a sweep compares how often the model says the same: give at least two images.")
+    rows = None if plan.labels is None else read_label_rows(plan.labels)
     report("reading the model", 0.0)
     device = preferred_device()
-    encoder = load_image_encoder(plan.model, plan.dtype or preferred_dtype(device), mean=colours[0], std=colours[1])
+    encoder = load_image_encoder(plan.model, plan.dtype or preferred_dtype(device), mean=mean, std=std)
     encoder.model.to(device)
-    labels = match_labels(label_rows, files, known, encoder.classes) if label_rows else [None] * len(files)
+    notes = _Notes()
+    labels = match_labels(rows, files, known, encoder.classes, notes.add) if rows else [None] * len(files)
     # Random reductions draw from torch's generator: a run can be repeated, and the caller's draws go on as if it had not been.
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        record = _Bench(plan, encoder, files, labels, report).run()
+        record = _Bench(plan, encoder, files, labels, notes, report).run()
+    record.save(output / "result.json")
     report("done", 1.0)
     return record
 
 
 @dataclass
+class _Notes:
+    """What is left out or worth knowing: told when it happens, and kept for the record."""
+
+    kept: list[str] = field(default_factory=list)
+
+    def add(self, words: str) -> None:
+        logger.warning("%s", words)
+        self.kept.append(words)
+
+
+@dataclass
 class _Tally:
-    """What one setting did on the images seen so far."""
+    """What one variant of the model said of the images seen so far."""
 
     agreement: list[float] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
@@ -112,8 +128,16 @@ class _Tally:
     flops: int = 0
 
 
+@dataclass
+class _Drawn:
+    """The images of which pictures are drawn."""
+
+    titles: list[str] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
+
+
 class _Bench:
-    """One run: the images once through everything, then the clock."""
+    """One run: the images once through every variant, then the clock."""
 
     def __init__(
         self,
@@ -121,93 +145,96 @@ class _Bench:
         encoder: ImageEncoder,
         files: Sequence[ImageFile],
         labels: Sequence[int | None],
+        notes: _Notes,
         report: Progress,
     ) -> None:
-        self._plan, self._encoder, self._files = plan, encoder, files
+        self._plan, self._encoder, self._files, self._notes = plan, encoder, files, notes
         self._labels = {file.name: label for file, label in zip(files, labels, strict=True)}
         on_cpu = encoder.model.device.type == "cpu"
         self._batch_size = plan.batch_size or (_ON_CPU if on_cpu else _ON_ACCELERATOR)
-        self._pictured = {file.name for file in pick(files, plan.pictures)} if plan.pictures else set()
-        self._report = report
-        self._settings: list[Setting] = []
-        self._notes: list[str] = []
-        self._restore = False
-        self._seen = 0
+        self._first = self._prepare()
+        self._tallies = {name: _Tally() for name in (UNPATCHED, *(each.name for each in self._settings))}
+        variants, batch = len(self._tallies), len(self._first)
+        self._costs = {
+            "looking at the images": len(files) * variants,
+            "timing, by turns": batch * (plan.rounds + 1) * variants,
+            "memory, and where the time goes": 3 * batch * variants,
+            "pictures": plan.pictures * variants,
+        }
+        self._stages = Stages(report, list(self._costs.values()))
+
+    def _begin(self, what: str) -> None:
+        self._stages.begin(what, self._costs[what])
 
     def run(self) -> VisionRun:
         """Measure everything."""
-        first, titles, drawn, tallies = self._look()
-        stages = self._stages
-        taken = self._time(first, stages)
-        unpatched = self._unpatched(first, tallies[UNPATCHED], taken[UNPATCHED])
-        stages.begin("memory, and where the time goes", 2.0 * len(self._settings) * len(first))
+        self._begin("looking at the images")
+        drawn = self._look()
+        self._begin("timing, by turns")
+        taken = self._time()
+        self._begin("memory, and where the time goes")
+        unpatched = self._unpatched(taken[UNPATCHED])
         results = []
         for number, setting in enumerate(self._settings):
-            stages.tell(number / len(self._settings))
-            results.append(self._reduced(setting, first, tallies, taken, unpatched))
-        stages.begin("pictures", float(len(self._settings) * len(titles)))
-        pictures = []
-        if titles:
-            shown = {each.name: partial(self._patch, each.reducer) for each in self._settings if each.pictured}
-            pictures = draw_pictures(self._encoder, torch.cat(drawn), titles, shown, self._plan.every_layer)
-        return self._record(unpatched, results, pictures, len(first))
+            self._stages.tell(number / len(self._settings))
+            results.append(self._reduced(setting, taken, unpatched))
+        self._begin("pictures")
+        return self._record(unpatched, results, self._draw(drawn))
 
-    # --- the images ---
-
-    def _look(self) -> tuple[Tensor, list[str], list[Tensor], dict[str, _Tally]]:
-        """Run all images through the model with and without each setting; keeps the first batch, and those to be drawn."""
-        first: Tensor | None = None
-        titles: list[str] = []
-        drawn: list[Tensor] = []
-        tallies: dict[str, _Tally] = {}
-        for files, images in batches(self._files, self._batch_size):
-            pixels = self._encoder.pixels(images)
-            if first is None:
-                first = pixels
-                self._prepare(pixels)
-                tallies = {name: _Tally() for name in (UNPATCHED, *(each.name for each in self._settings))}
-            self._look_at(pixels, files, tallies)
-            for file, one in zip(files, pixels.split(1), strict=True):
-                if file.name in self._pictured:
-                    titles.append(file.name)
-                    drawn.append(one)
-            self._seen += len(files)
-            self._stages.tell(self._seen / len(self._files))
-        assert first is not None
-        return first, titles, drawn, tallies
-
-    def _prepare(self, pixels: Tensor) -> None:
+    def _prepare(self) -> Tensor:
         """See on the first batch what the model does, and make the settings for it."""
+        _, images = next(batches(self._files, self._batch_size, note=lambda words: None))
+        pixels = self._encoder.pixels(images)
         if not torch.isfinite(self._encoder(pixels)).all():
             raise UserError(
-                f"{self._plan.model} gives numbers that are not finite in {_name(pixels.dtype)}: try another dtype."
+                f"{self._plan.model} gives numbers that are not finite in {self._dtype}: try another dtype."
             )
-        with self._patch(_Nothing()) as reduction:
+        with apply_token_reduction(self._encoder.model, ToMe(r=0)) as reduction:
             self._encoder(pixels)
             self._tokens = reduction.token_counts[0]
         self._settings, left_out = settings_of(self._plan, self._encoder.encoder, self._tokens)
         for words in left_out:
-            self._note(words)
+            self._notes.add(words)
         reads = reads_patches(self._encoder, pixels)
         self._restore = reads if self._plan.restore_length is None else self._plan.restore_length
         if reads and not self._restore:
-            self._note(
-                "the head of this model reads the patch tokens, of which it gets fewer: --restore-length gives it all of them."
+            self._notes.add(
+                "the head of this model reads patch tokens, and gets fewer of them: --restore-length gives it all."
             )
-        if len(self._files) < 2 and self._plan.sweep:
-            raise UserError("a sweep compares how often the model says the same: give at least two images.")
-        variants, looks = len(self._settings) + 1, float(len(self._files))
-        batch, rounds = float(len(pixels)), self._plan.rounds + 1
-        costs = [looks * variants, batch * rounds * variants, 2 * batch * variants, float(len(self._pictured) * variants)]
-        self._stages = Stages(self._report, costs)
-        self._stages.begin("looking at the images", costs[0])
+        return pixels
 
-    def _look_at(self, pixels: Tensor, files: Sequence[ImageFile], tallies: dict[str, _Tally]) -> None:
-        labels = [self._labels[file.name] for file in files]
+    @property
+    def _dtype(self) -> str:
+        return str(self._encoder.model.dtype).removeprefix("torch.")
+
+    def _patch(self, reducer: TokenReducer) -> TokenReduction:
+        return apply_token_reduction(self._encoder.model, reducer, restore_length=self._restore)
+
+    # --- the images ------------------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Drawn:
+        """Run all images through the model with and without each setting."""
+        drawn, seen = _Drawn(), 0
+        wanted = (
+            {file.name for file in pick(self._files, self._plan.pictures)} if self._plan.pictures else set()
+        )
+        for files, images in batches(self._files, self._batch_size, self._notes.add):
+            pixels = self._encoder.pixels(images)
+            self._look_at(pixels, [self._labels[file.name] for file in files])
+            for file, one in zip(files, pixels.split(1), strict=True):
+                if file.name in wanted:
+                    drawn.titles.append(file.name)
+                    drawn.pixels.append(one)
+            seen += len(files)
+            self._stages.tell(seen / len(self._files))
+        self._seen = seen
+        return drawn
+
+    def _look_at(self, pixels: Tensor, labels: Sequence[int | None]) -> None:
         unpatched = self._encoder(pixels).float()
-        self._judge(tallies[UNPATCHED], unpatched, unpatched, labels)
+        self._judge(self._tallies[UNPATCHED], unpatched, unpatched, labels)
         for setting in self._settings:
-            tally = tallies[setting.name]
+            tally = self._tallies[setting.name]
             with self._patch(setting.reducer) as reduction:
                 said = self._encoder(pixels).float()
                 tally.token_counts, tally.flops = reduction.token_counts, reduction.flops
@@ -225,85 +252,107 @@ class _Bench:
             return
         answers = said.argmax(dim=-1)
         tally.agreement += (answers == unpatched.argmax(dim=-1)).float().tolist()
-        tally.right += [
-            float(answer == label)
-            for answer, label in zip(answers.tolist(), labels, strict=True)
-            if label is not None
-        ]
+        labelled = zip(answers.tolist(), labels, strict=True)
+        tally.right += [float(answer == label) for answer, label in labelled if label is not None]
 
-    # --- the clock ---
+    def _draw(self, drawn: _Drawn) -> list[Picture]:
+        if not drawn.titles:
+            return []
+        shown = {each.name: partial(self._patch, each.reducer) for each in self._settings if each.pictured}
+        pixels = torch.cat(drawn.pixels)
+        pictures = follow_patches(self._encoder, pixels, drawn.titles, shown, self._plan.every_layer)
+        if not pictures:
+            self._notes.add("no pictures are drawn: the tokens of this model are not a grid of patches.")
+        return pictures
 
-    def _time(self, pixels: Tensor, stages: Stages) -> dict[str, list[Seconds]]:
+    # --- the clock -------------------------------------------------------------------------------------------------------------------
+
+    def _forward(self) -> Tensor:
+        return self._encoder(self._first)
+
+    def _time(self) -> Mapping[str, Sequence[Seconds]]:
         variants: dict[str, Patched] = {UNPATCHED: nullcontext}
         variants |= {each.name: partial(self._patch, each.reducer) for each in self._settings}
-        rounds = self._plan.rounds
-        stages.begin("timing, by turns", float(len(pixels) * (rounds + 1) * len(variants)))
-        return take_turns(lambda: self._encoder(pixels), variants, rounds, stages.tell)
+        return take_turns(self._forward, variants, self._plan.rounds, self._stages.tell)
 
-    def _unpatched(self, pixels: Tensor, tally: _Tally, taken: Sequence[Seconds]) -> Unpatched:
-        dense = [self._tokens] * len(self._encoder.encoder.layers)
+    def _unpatched(self, taken: Sequence[Seconds]) -> Unpatched:
+        tokens = [self._tokens] * len(self._encoder.encoder.layers)
         return Unpatched(
             tokens=self._tokens,
-            flops=encoder_flops(layer_costs(self._encoder.encoder), dense, dense),
-            speed=speed(taken, len(pixels), peak_memory(lambda: self._encoder(pixels))),
-            accuracy=_estimate(tally.right),
+            flops=encoder_flops(layer_costs(self._encoder.encoder), tokens, tokens),
+            speed=speed(taken, len(self._first), peak_memory(self._forward)),
+            accuracy=_estimate(self._tallies[UNPATCHED].right),
         )
 
     def _reduced(
-        self,
-        setting: Setting,
-        pixels: Tensor,
-        tallies: dict[str, _Tally],
-        taken: dict[str, list[Seconds]],
-        unpatched: Unpatched,
+        self, setting: Setting, taken: Mapping[str, Sequence[Seconds]], unpatched: Unpatched
     ) -> Reduced:
-        tally = tallies[setting.name]
+        tally, seconds = self._tallies[setting.name], taken[setting.name]
         with self._patch(setting.reducer):
-            memory = peak_memory(lambda: self._encoder(pixels))
-        timed = TimedReducer(setting.reducer)
-        whole = take_turns(lambda: self._encoder(pixels), {"": partial(self._patch, timed)}, 1, lambda share: None)
-        spread, cpu = speedup(taken[UNPATCHED], taken[setting.name])
-        # The clock ran in the round that warms up too.
-        share = min(1.0, timed.seconds / 2 / whole[""][0].wall)
-        dense_memory = unpatched.speed.peak_memory_mb
+            memory = peak_memory(self._forward)
+        wall, cpu = speedup(taken[UNPATCHED], seconds)
+        share, before = (
+            reduction_share(self._forward, self._patch, setting.reducer),
+            unpatched.speed.peak_memory_mb,
+        )
         return Reduced(
             name=setting.name,
             method=setting.method,
             options=setting.options,
             token_counts=list(tally.token_counts),
             flops=tally.flops,
-            speed=speed(taken[setting.name], len(pixels), memory),
-            speedup=spread,
+            speed=speed(seconds, len(self._first), memory),
+            speedup=wall,
             cpu_speedup=cpu,
             reduction_share=share,
             agreement=_estimate(tally.agreement),
             accuracy=_estimate(tally.right),
-            accuracy_change=_estimate(np.subtract(tally.right, tallies[UNPATCHED].right).tolist()),
+            accuracy_change=_estimate(np.subtract(tally.right, self._tallies[UNPATCHED].right).tolist()),
             finding=finding(
                 share=tally.flops / unpatched.flops,
-                speedup=spread,
+                speedup=wall,
                 reduction_share=share,
-                memory=memory / dense_memory if memory and dense_memory else None,
-                batch_size=len(pixels),
+                memory=memory / before if memory and before else None,
+                batch_size=len(self._first),
             ),
         )
 
-    def _patch(self, reducer: TokenReducer) -> TokenReduction:
-        return apply_token_reduction(
-            self._encoder.encoder.model, reducer, restore_length=self._restore
+    # --- the record ------------------------------------------------------------------------------------------------------------------
+
+    def _record(self, unpatched: Unpatched, results: list[Reduced], pictures: list[Picture]) -> VisionRun:
+        agreement_of: Literal["top-1", "features"] = "top-1" if self._encoder.classes else "features"
+        if self._plan.sweep:
+            findings = sweep_findings(results, unpatched.flops, agreement_of)
+        else:
+            findings = [f"{each.name}: {each.finding}" for each in results]
+        decided = {"dtype": self._dtype, "batch_size": len(self._first), "restore_length": self._restore}
+        return VisionRun(
+            model=self._plan.model,
+            images=str(self._plan.images),
+            number_of_images=self._seen,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            agreement_of=agreement_of,
+            swept=self._plan.sweep,
+            settings=self._plan.as_settings() | decided,
+            environment=_environment(self._encoder.model.device),
+            notes=self._notes.kept,
+            unpatched=unpatched,
+            results=results,
+            findings=findings,
+            pictures=pictures,
         )
 
-    # --- the record ---
 
-    def _record(self, unpatched: Unpatched, results: list[Reduced], pictures: list, batch: int) -> VisionRun:
-        agreement_of = "top-1" if self._encoder.classes else "features"
-        ...
+def _estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and standard error; None where there are too few to tell one."""
+    if len(values) < 2:
+        return None
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Estimate(value=float(np.mean(values)), standard_error=error, samples=len(values))
 
 
-class _Nothing:
-    """Reduces nothing; a `TokenReducer` with which the tokens are counted."""
-
-    proportional_attention = False
-
-    def layer_reducers(self, encoder):
-        return [None] * len(encoder.layers)
+def _environment(device: torch.device) -> dict[str, str]:
+    packages = {name: version(name) for name in ("tokenry", "torch", "transformers")}
+    on_cpu = f"CPU, {torch.get_num_threads()} threads"
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
+    return {"python": platform.python_version(), "device": named, **packages}

@@ -91,7 +91,7 @@ class Setting:
     @property
     def options(self) -> dict[str, Any]:
         """Everything it was made with."""
-        return asdict(self.reducer) if is_dataclass(self.reducer) else {}  # type: ignore[arg-type]
+        return asdict(self.reducer) if is_dataclass(self.reducer) else {}
 
 
 def check_methods(plan: VisionPlan) -> None:
@@ -105,9 +105,7 @@ def check_methods(plan: VisionPlan) -> None:
         return
     given = [option for option in ("r", "ratio", "schedule") if getattr(plan, option) is not None]
     if given:
-        raise UserError(
-            f"a sweep sets itself how much each method reduces: leave {' and '.join(given)} out."
-        )
+        raise UserError(f"a sweep sets itself how much each method reduces: leave {' and '.join(given)} out.")
     for description in plan.methods:
         method, _ = parse_description(description)
         make_reducer(description, **options_at(method, SHARES[0], _ANY_SHAPE))

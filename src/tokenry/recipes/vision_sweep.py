@@ -105,16 +105,18 @@ def _scaled(strength: float, shape: Shape) -> dict[str, Any]:
     """The paper's schedule with 3 · strength times its losses, its layers at the same depth of this model."""
     depth, patches, factor = len(shape.costs), shape.tokens - shape.special, 3 * strength
     at_depth: dict[int, tuple[float, int, int]] = {}
-    for layer, keep_rate, r, iterations in zip(
+    for layer, paper_keep, paper_r, iterations in zip(
         _PAPER.layers, _PAPER.keep_rates, _PAPER.r, _PAPER.iterations, strict=True
     ):
+        similar = min(round(factor * paper_r * patches / _PAPER_PATCHES), (patches - 1) // 2)
+        keep = max(1 - factor * (1 - paper_keep), 1 / max(1, patches - similar))
         place = max(1, math.floor(layer * depth / _PAPER_LAYERS))
-        similar = min(round(factor * r * patches / _PAPER_PATCHES), (patches - 1) // 2)
-        keep = max(1 - factor * (1 - keep_rate), 1 / max(1, patches - similar))
-        patches = max(1, math.floor((patches - similar) * keep + 1e-9))
-        at_depth.setdefault(place, (keep, similar, iterations))
-    keep_rates, r, iterations = zip(*at_depth.values(), strict=True)
-    return {"layers": tuple(at_depth), "keep_rates": keep_rates, "r": r, "iterations": iterations}
+        # In a shallow model several of the paper's layers fall on one, which prunes once.
+        if place not in at_depth:
+            patches = max(1, math.floor((patches - similar) * keep + 1e-9))
+            at_depth[place] = (keep, similar, iterations)
+    keep_rates, r, rounds = zip(*at_depth.values(), strict=True)
+    return {"layers": tuple(at_depth), "keep_rates": keep_rates, "r": r, "iterations": rounds}
 
 
 _OPTIONS: dict[str, Callable[[float, Shape], dict[str, Any]]] = {

@@ -114,7 +114,10 @@ def tiny_clip(seed: int = 0) -> CLIPModel:
     text = CLIPTextConfig(**_SIZES, vocab_size=60, max_position_embeddings=20, eos_token_id=59)
     vision = CLIPVisionConfig(**_SIZES, **_IMAGE)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
-    return _random(CLIPModel, config, seed)
+    model = _random(CLIPModel, config, seed)
+    if not isinstance(model.vision_model, PreTrainedModel):
+        pytest.skip("the vision tower of this transformers version is no model of its own")
+    return model
 
 
 def tiny_clip_text(seed: int = 0) -> CLIPTextModel:
