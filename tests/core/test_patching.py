@@ -231,7 +231,7 @@ def test_layers_that_others_have_wrapped_are_refused():
     layer = find_encoder(model).layers[0]
     original = layer.forward
     layer.forward = lambda *arguments, **options: original(*arguments, **options)
-    with pytest.raises(UserError, match="layers of BertModel are wrapped already.*on one device"):
+    with pytest.raises(UserError, match=r"layers of BertModel are wrapped already.*on one device"):
         patched(model)
 
 

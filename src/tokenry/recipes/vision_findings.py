@@ -10,7 +10,7 @@ from tokenry.core.vision_records import Reduced, Spread
 
 _FEW_FLOPS = 0.10
 _MUCH_TIME = 0.15
-_MORE_MEMORY = 1.05
+_MORE_MEMORY = 1.1
 AGREES = 0.95
 """From this agreement on, a setting changes little."""
 

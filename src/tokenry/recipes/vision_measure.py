@@ -98,7 +98,12 @@ def speedup(unpatched: Sequence[Seconds], patched: Sequence[Seconds]) -> tuple[S
 
 
 def peak_memory(forward: Callable[[], object]) -> float | None:
-    """Megabytes that one forward needs beyond what is there before it; None where the system does not tell."""
+    """Megabytes that one forward needs beyond what is there before it, the less of two; None where the system does not tell."""
+    peaks = [_peak_memory(forward) for _ in range(2)]
+    return min((peak for peak in peaks if peak is not None), default=None)
+
+
+def _peak_memory(forward: Callable[[], object]) -> float | None:
     gc.collect()
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()

@@ -37,7 +37,8 @@ def follow_patches(
     Returns:
         A picture per image; none where the tokens of the model are not a grid of patches.
     """
-    rows, columns = patch_grid(encoder, pixels)
+    height, width = _patch_size(encoder)
+    rows, columns = pixels.shape[2] // height, pixels.shape[3] // width
     panels: list[list[Panel]] = [[] for _ in titles]
     for setting, reduce in reductions.items():
         with reduce() as reduction, torch.no_grad():
@@ -48,17 +49,17 @@ def follow_patches(
         for layer, places in followed.items():
             for image, row in zip(panels, places.tolist(), strict=True):
                 image.append(Panel(setting=setting, layer=layer, places=row))
+    seen = encoder.visible(pixels)[:, : rows * height, : columns * width]
     return [
         Picture(title=title, image=_jpeg(image), rows=rows, columns=columns, panels=image_panels)
-        for title, image, image_panels in zip(titles, encoder.visible(pixels), panels, strict=True)
+        for title, image, image_panels in zip(titles, seen, panels, strict=True)
     ]
 
 
-def patch_grid(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[int, int]:
-    """Tell how many rows and columns of patches the model cuts these images into."""
+def _patch_size(encoder: ImageEncoder) -> tuple[int, int]:
     size = encoder.encoder.model.config.patch_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
-    return pixels.shape[2] // height, pixels.shape[3] // width
+    return height, width
 
 
 def _followed(

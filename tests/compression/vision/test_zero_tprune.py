@@ -476,6 +476,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(options):
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"merge_similar": True, "warm_start": True, "rescore": True}])
+def test_a_model_in_bfloat16_is_pruned_and_stays_in_it(options):
+    model, data = tiny("vit").bfloat16(), {"pixel_values": inputs("vit")["pixel_values"].bfloat16()}
+    out, reduction = pruned(model, ZeroTPruneConfig(**{**vars(SMALL), **options}), data)
+    assert out.last_hidden_state.dtype == torch.bfloat16
+    assert reduction.token_counts == token_trace(SMALL, 17, 3)
+
+
 def test_a_copy_of_a_pruned_model_prunes_by_itself():
     model, data = tiny("vit"), inputs("vit")
     reduction = apply_token_reduction(

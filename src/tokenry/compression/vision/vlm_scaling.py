@@ -216,15 +216,15 @@ class _Problem:
     def curve(self, x: np.ndarray) -> Float[np.ndarray, "points"]:
         return x[0] * self._power(x) + (x[3] if self.fix_d is None else self.fix_d)
 
-    def solve(self, target: np.ndarray, start: np.ndarray) -> OptimizeResult:
+    def solve(self, target: np.ndarray, start: np.ndarray, tolerance: float = 1e-12) -> OptimizeResult:
         return least_squares(
             lambda x: self.curve(x) - target,
             np.maximum(start, 1e-9),
             self._jacobian,
             bounds=(0.0, np.inf),
-            xtol=1e-12,
-            ftol=1e-12,
-            gtol=1e-12,
+            xtol=tolerance,
+            ftol=tolerance,
+            gtol=tolerance,
         )
 
     def starts(self, target: np.ndarray) -> list[np.ndarray]:
@@ -259,7 +259,7 @@ def _bootstrap(
     # A fit takes out part of the noise: what it leaves is widened by the degrees of freedom it used up.
     residuals = (residuals - residuals.mean()) * math.sqrt(len(target) / spare)
     drawn = np.random.default_rng(seed).choice(residuals, size=(samples, len(target)))
-    solved = np.stack([problem.solve(fitted + noise, best.x).x for noise in drawn])
+    solved = np.stack([problem.solve(fitted + noise, best.x, 1e-8).x for noise in drawn])
     return np.where(solved < _AT_BOUND, 0.0, solved)
 
 
@@ -296,14 +296,7 @@ def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -
     """Say so if D can be moved, without a significantly worse fit, so far that alpha moves by a tenth."""
     spare = len(target) - problem.unknowns
     allowed = best.cost * (1 + f_distribution.ppf(_CONFIDENCE, 1, spare) / spare)
-    profile = []
-    for d in np.linspace(0.0, float(target.min()), 24):
-        held = _Problem(problem.log_size, problem.log_tokens, float(d))
-        found = held.solve(target, held.starts(target)[0])
-        if found.cost <= allowed:
-            profile.append((float(d), float(found.x[1]), _ratio(float(found.x[1]), float(found.x[2]))))
-    if not profile:  # D is told to less than a step of the profile
-        return []
+    profile = _profile_of_d(problem, best, target, allowed)
     (low, *_), (high, *_) = profile[0], profile[-1]
     alphas, ratios = ([row[column] for row in profile] for column in (1, 2))
     if max(alphas) <= 1.1 * min(alphas):
@@ -313,6 +306,24 @@ def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -
         f"{min(alphas):.3f} to {max(alphas):.3f} and alpha / beta from {min(ratios):.2f} to {max(ratios):.2f}: "
         "trust the ratio, and alpha or beta alone only together with D."
     ]
+
+
+def _profile_of_d(
+    problem: _Problem, best: OptimizeResult, target: np.ndarray, allowed: float, steps: int = 12
+) -> list[tuple[float, float, float]]:
+    """Walk away from the best D, both ways, while the fit stays as good as allowed: (D, alpha, alpha / beta) in order of D."""
+    reached = [(float(best.x[3]), float(best.x[1]), float(best.x[2]))]
+    for end in (0.0, float(target.min())):
+        if abs(end - best.x[3]) < _AT_BOUND:
+            continue
+        start = best.x[:3]
+        for d in np.linspace(best.x[3], end, steps + 1)[1:]:
+            found = _Problem(problem.log_size, problem.log_tokens, float(d)).solve(target, start)
+            if found.cost > allowed:
+                break
+            start = found.x
+            reached.append((float(d), float(found.x[1]), float(found.x[2])))
+    return [(d, alpha, _ratio(alpha, beta)) for d, alpha, beta in sorted(reached)]
 
 
 def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingFit:

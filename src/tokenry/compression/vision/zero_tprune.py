@@ -590,7 +590,7 @@ def _prune_each_length(
         if initial is not None:
             start = initial[rows].gather(2, real[:, None, :].expand(-1, attn.shape[1], -1))
         vectors = metric[rows].gather(1, real[..., None].expand(-1, -1, metric.shape[2]))
-        part = step.prune(_subgraph(attn[rows], real), vectors, special, start)
+        part = step.fit(length - special).prune(_subgraph(attn[rows], real), vectors, special, start)
         parts.append((rows, real, part))
     longest = max(part.kept.shape[1] for _, _, part in parts)
     # Padding, in its order, before what was dropped: only padding fills up a row.
