@@ -14,7 +14,7 @@ from _report import Result, run, speedup
 from tokenry.compression.vision.vlm_scaling import fit_vlm_scaling, grid_search, published_scores
 
 TARGET = 1000.0
-INTERVALS_TARGET = 100.0
+INTERVALS_TARGET = 50.0
 VECTORISED_TARGET = 1.0
 GRID_POINTS = 50 * 100 * 100 * 10
 SEARCHED = GRID_POINTS // 5

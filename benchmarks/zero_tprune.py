@@ -15,13 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
 from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.page_rank import aggregate_heads, page_rank
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    _page_rank,
     _Step,
     _steps,
-    aggregate_heads,
     partition_by_importance,
 )
 
@@ -124,7 +123,7 @@ def decide(schedule: dict[int, _Step], graphs: dict[int, Tensor]) -> None:
     """Votes, importance and partition, as the pruning layers make them."""
     for layer, attn in graphs.items():
         step = schedule[layer]
-        votes, _ = _page_rank(attn, step.iterations, None, None)
+        votes, _ = page_rank(attn, step.iterations, None, None)
         importance, _ = aggregate_heads(votes[:, :, 1:], step.config.v_min, step.config.v_max)
         partition_by_importance(importance, step.config.partition)
 
@@ -137,7 +136,7 @@ def prune(schedule: dict[int, _Step], graphs: dict[int, Tensor], keys: dict[int,
 
 def row_votes(attn: Tensor, iterations: int) -> None:
     """The votes as they are computed here."""
-    _page_rank(attn, iterations, None, None)
+    page_rank(attn, iterations, None, None)
 
 
 def column_votes(attn: Tensor, iterations: int) -> None:

@@ -77,9 +77,7 @@ def test_the_same_seed_gives_the_same_reader_and_leaves_the_global_generator_alo
 
 
 def test_a_reader_learns():
-    setting = dataclasses.replace(
-        SHORT, token_size=16, steps=150, batch_size=32, held_out=500
-    )
+    setting = dataclasses.replace(SHORT, token_size=16, steps=150, batch_size=32, held_out=500)
     assert reading_accuracy(train_reader(QueCC, 0, setting), 0, setting) > 0.3
 
 
@@ -99,7 +97,7 @@ def test_only_what_the_readers_get_differs_between_the_settings():
     assert {(each.read_out, each.token_size) for each in settings.values()} == {
         ("linear", 64),
         ("mlp", 64),
-        ("mlp", 16),
+        ("mlp", 4),
     }
     assert {dataclasses.replace(each, read_out="mlp", token_size=64) for each in settings.values()} == {
         QuadrantSetting()

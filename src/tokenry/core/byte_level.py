@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -134,6 +134,22 @@ class ByteVocabulary:
     def with_prefix(self, prefix: bytes) -> Int[np.ndarray, "tokens"]:
         """Ids of the tokens that begin with `prefix`, sorted by their bytes."""
         return self.order[self.prefix_range(prefix)]
+
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, "ids"]:
+        """Bytes of each id; 0 where it has none."""
+        return np.array([len(data or b"") for data in self.token_bytes], dtype=np.int64)
+
+    def bytes_at(self, ids: Int[np.ndarray, "some"], place: int) -> UInt8[np.ndarray, "some"]:
+        """The byte number `place` of each of these tokens, all of which must be longer than that."""
+        text, starts = self._text
+        return text[starts[ids] + place]
+
+    @cached_property
+    def _text(self) -> tuple[UInt8[np.ndarray, "all_bytes"], Int[np.ndarray, "ids"]]:
+        """All tokens one after the other, and where each begins."""
+        text = np.frombuffer(b"".join(data or b"" for data in self.token_bytes), dtype=np.uint8)
+        return text, np.cumsum(self.lengths) - self.lengths
 
     def decode(self, ids: Iterator[int] | list[int] | tuple[int, ...]) -> bytes:
         """Concatenate the bytes of tokens; special ones have none."""

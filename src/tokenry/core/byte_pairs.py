@@ -3,14 +3,20 @@
 Encoding: while a merge applies, apply the one of lowest rank, leftmost first.
 Two tokens are a valid pair if encoding their bytes gives them back; a sequence is valid if and only if all its neighbours are.
 
+For all right neighbours of a token at once: each token is built by its own merges, and a part of its edge lasts from the merge that makes
+it to the merge that uses it up. Two neighbours stay apart unless a merge joins their edges while both last.
+
 Source: pairwise validity after ByteSampler (arXiv 2506.14123).
 """
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -74,6 +80,9 @@ class BytePairEncoder:
         """
         if self._whole_first and piece in self._ids:
             return [self._ids[piece]]
+        return self._merge(piece)
+
+    def _merge(self, piece: bytes) -> list[int]:
         ids = [number for unit in self._units(piece) for number in self._start(unit)]
         after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
         waiting: list[tuple[int, int, int, int]] = []
@@ -111,6 +120,19 @@ class BytePairEncoder:
             ]
         return self._valid[pair]
 
+    @property
+    def reachable(self) -> Bool[np.ndarray, "ids"]:
+        """The ids that merges make of their own bytes: only they have neighbours."""
+        return self._edges.reachable
+
+    def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
+        """Tell for every id whether it is a valid right neighbour of `left`, by merges alone (`whole_first` aside)."""
+        return self._edges.valid_after(left)
+
+    @cached_property
+    def _edges(self) -> "_Edges":
+        return _Edges(self)
+
     def _units(self, piece: bytes) -> list[bytes]:
         if not self._fallback:
             return [bytes([byte]) for byte in piece]
@@ -136,3 +158,106 @@ class BytePairEncoder:
                 f"the merge of {left} and {right} makes {data!r}, which is no token: the merges do not fit."
             )
         return self._ids[data]
+
+
+_NEVER = np.iinfo(np.int64).max
+
+
+class _Edges:
+    """The edges of all tokens, and the merges that join them.
+
+    Attributes:
+        made: how each token of more than one unit is made: left part, right part, rank. Parts are always made before.
+        reachable: the ids that merges make of their own bytes.
+        irregular: those of them whose parts are made by later merges than they are; their neighbours are looked at one by one.
+    """
+
+    def __init__(self, encoder: BytePairEncoder) -> None:
+        self._encoder = encoder
+        self.made: dict[int, tuple[int, int, int]] = {}
+        units = {
+            number for number, data in enumerate(encoder.token_bytes) if data and self._is_unit(number, data)
+        }
+        self._merges_of: dict[int, dict[int, int]] = {}
+        for (left, right), (rank, merged) in encoder._merges.items():
+            self._merges_of.setdefault(left, {})[right] = rank
+            new = merged not in self.made and merged not in units
+            known = all(part in self.made or part in units for part in (left, right))
+            if new and known and not self._joined_before(left, right, rank):
+                self.made[merged] = (left, right, rank)
+        regular = units | self.made.keys()
+        self.irregular = [
+            number
+            for number, data in enumerate(encoder.token_bytes)
+            if data and number not in regular and encoder._merge(data) == [number]
+        ]
+        self.reachable = np.zeros(len(encoder.token_bytes), dtype=bool)
+        self.reachable[[*regular, *self.irregular]] = True
+        rows = [(part, number, end) for number in sorted(regular) for part, end in self._left_edge(number)]
+        # The rows of one part are one range.
+        rows.sort(key=lambda row: row[0])
+        self._parts, self._owners, self._ends = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
+
+    def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
+        valid = self.reachable.copy()
+        if not valid[left] or left in self.irregular:
+            checked = np.flatnonzero(valid) if valid[left] else []
+            return self._one_by_one(left, checked, np.zeros_like(valid))
+        for part, end in self._right_edge(left):
+            merges = self._merges_of.get(part)
+            if merges:
+                rights, ranks = (
+                    np.fromiter(each, np.int64, len(merges)) for each in (merges.keys(), merges.values())
+                )
+                valid[self._joined(rights[ranks < end], ranks[ranks < end])] = False
+        return self._one_by_one(left, self.irregular, valid)
+
+    def _is_unit(self, number: int, data: bytes) -> bool:
+        encoder = self._encoder
+        return len(encoder._units(data)) == 1 and encoder._start(data) == [number]
+
+    def _left_edge(self, number: int) -> Iterator[tuple[int, int]]:
+        """The parts at the left edge, from the whole to the first unit, with the rank of the merge that uses each up."""
+        end = _NEVER
+        while True:
+            yield number, end
+            if number not in self.made:
+                return
+            number, _, end = self.made[number]
+
+    def _right_edge(self, number: int) -> Iterator[tuple[int, int]]:
+        end = _NEVER
+        while True:
+            yield number, end
+            if number not in self.made:
+                return
+            _, number, end = self.made[number]
+
+    def _joined_before(self, left: int, right: int, rank: int) -> bool:
+        """Tell whether a merge of lower rank joins the edges of two tokens."""
+        left_edge = list(self._left_edge(right))
+        for part, end in self._right_edge(left):
+            merges = self._merges_of.get(part, {})
+            for other, other_end in left_edge:
+                found = merges.get(other, _NEVER)
+                # Of two equal merges the left one comes first: inside the left token before the border, at the border before the right.
+                if found < min(rank, end) and found <= other_end:
+                    return True
+        return False
+
+    def _joined(
+        self, parts: Int[np.ndarray, "merges"], ranks: Int[np.ndarray, "merges"]
+    ) -> Int[np.ndarray, "joined"]:
+        """Tokens at whose left edge one of `parts` still is when its merge, of the rank beside it, comes."""
+        first, last = (np.searchsorted(self._parts, parts, side) for side in ("left", "right"))
+        counts = last - first
+        rows = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        return self._owners[rows[np.repeat(ranks, counts) <= self._ends[rows]]]
+
+    def _one_by_one(
+        self, left: int, rights: Sequence[int] | np.ndarray, valid: Bool[np.ndarray, "ids"]
+    ) -> Bool[np.ndarray, "ids"]:
+        data = self._encoder.token_bytes
+        for right in rights:
+            valid[right] = self._encoder._merge((data[left] or b"") + (data[right] or b"")) == [left, right]
+        return valid

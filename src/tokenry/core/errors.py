@@ -1,5 +1,7 @@
 """The one exception for what a user can put right: a sentence that says what was given, what is allowed, what to do."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """A mistake in what the user gave; its message is one clear sentence, shown without a stack trace."""
@@ -17,3 +19,9 @@ def require_fraction(value: float, name: str) -> None:
     """Raise `UserError` unless `value` is in [0, 1]."""
     if not 0.0 <= value <= 1.0:
         raise UserError(f"{name} must be in [0, 1], got {value}.")
+
+
+def require_one_of(given: str, allowed: Sequence[str], name: str) -> None:
+    """Raise `UserError` unless `given` is one of the allowed words."""
+    if given not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}.")

@@ -27,11 +27,11 @@ class Spread(_Record):
 
 
 class Speed(_Record):
-    """What one model takes: images per second of wall time and of CPU time (medians), and its peak memory beyond the weights."""
+    """What one model takes: images per second of wall time and of CPU time (medians), and the tensors of one forward at their most."""
 
     images_per_second: float
     images_per_cpu_second: float
-    peak_memory_mb: float | None = None
+    peak_memory_mb: float
 
 
 class Unpatched(_Record):
@@ -99,6 +99,7 @@ class VisionRun(_Record):
     """Everything `tokenry compress vision` measured.
 
     `agreement_of` says what agreement is: the share of images with the same `top-1` class, or the mean cosine of the `features`.
+    `findings` names a setting (in a sweep a method) and says what came of it.
     """
 
     kind: Literal["compress vision"] = "compress vision"
@@ -113,7 +114,7 @@ class VisionRun(_Record):
     notes: list[str] = Field(default_factory=list)
     unpatched: Unpatched
     results: list[Reduced]
-    findings: list[str]
+    findings: list[tuple[str, str]]
     pictures: list[Picture] = Field(default_factory=list)
 
     def save(self, path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -30,7 +31,7 @@ from tokenry.compression.vision.vlm_scaling import (
     inference_flops,
     published_scores,
 )
-from tokenry.recipes.quadrant_digits import DIGITS, QuadrantSetting, reading_accuracy, train_reader
+from tokenry.recipes.quadrant_digits import DIGITS, QUADRANTS, QuadrantSetting, reading_accuracy, train_reader
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
 
 PAPER_RATIO = 0.077 / 0.015
@@ -40,6 +41,7 @@ CANDIDATES = (*PUBLISHED_SIZES, 14.0)
 # In every one of them the largest model is out of reach with a single token.
 BUDGETS = (1e9, 4e9, 1e10, 2e10)
 TABLES: tuple[Table, ...] = ("reasoning", "ocr")
+TITLES: Mapping[Table, str] = {"reasoning": "Reasoning", "ocr": "OCR"}
 CONTROL, OURS = "query-blind", "QueCC"
 MARGIN = 0.2
 SEEDS: Mapping[Scale, tuple[int, ...]] = {"laptop": (0, 1), "paper": tuple(range(10))}
@@ -47,12 +49,12 @@ Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def digit_settings(base: QuadrantSetting | None = None) -> dict[str, QuadrantSetting]:
-    """The three ways of reading the token: by name, what differs from `base`."""
+    """The three ways of reading the token: by name, what differs from `base`; four numbers are one per digit of the image."""
     base = base or QuadrantSetting()
     return {
         "linear read-out": replace(base, read_out="linear"),
         "read-out that can use the question": base,
-        "the same, token of 16 numbers": replace(base, token_size=16),
+        "the same, token of four numbers": replace(base, token_size=QUADRANTS),
     }
 
 
@@ -112,7 +114,7 @@ def scaling_claims(
     ]
     return (
         Claim(
-            claim="reasoning: a larger model is worth more than as many times the visual tokens (alpha / beta above 1)",
+            claim="reasoning: a model twice as large is worth more than twice the visual tokens (alpha / beta above 1)",
             paper=f"{PAPER_RATIO:.1f} (0.077 / 0.015)",
             measured=_with_interval(reasoning),
             control="1 (worth the same)",
@@ -126,7 +128,7 @@ def scaling_claims(
             verdict=verdict(all(one_token)),
         ),
         Claim(
-            claim="OCR: the order is reversed, and tokens are worth more than size (alpha / beta below 1)",
+            claim="OCR: the other way round, twice the tokens are worth more (alpha / beta below 1)",
             paper=NO_FIGURE,
             measured=_with_interval(ocr),
             control=f"{reasoning.alpha_beta_ratio:.2f} (reasoning)",
@@ -226,7 +228,7 @@ def _plot(fits: Mapping[Table, ScalingFit], accuracies: Accuracies, output: Path
             xscale="log",
             xlabel="FLOPs per query (text cached)",
             ylabel="error (1 − average score)",
-            title=f"{table}: alpha / beta = {fits[table].alpha_beta_ratio:.2f}",
+            title=f"{TITLES[table]}: alpha / beta = {fits[table].alpha_beta_ratio:.2f}",
         )
         axis.legend(fontsize=8, frameon=False, title="points: published, lines: law", title_fontsize=8)
     _plot_digits(axes[2], accuracies)
@@ -249,11 +251,11 @@ def _plot_digits(axis: Any, accuracies: Accuracies) -> None:
                 label=kind if place == 0 else None,
             )
     axis.axhline(1 / DIGITS, color="0.5", linewidth=0.8, linestyle="--", label="guessing")
-    axis.set_xticks(range(len(accuracies)), [name.replace(" ", "\n", 1) for name in accuracies], fontsize=8)
+    axis.set_xticks(range(len(accuracies)), [fill(name, 20) for name in accuracies], fontsize=8)
     axis.set(
-        ylim=(0, 1.03), ylabel="right answers, unseen digits", title="one token, one of four digits asked for"
+        ylim=(0, 1.03), ylabel="right answers, unseen digits", title="One token, one of four digits asked for"
     )
-    axis.legend(fontsize=8, frameon=False, loc="lower left")
+    axis.legend(fontsize=8, frameon=False, loc="center")
 
 
 RECIPE = _OneVisualTokenRecipe()

@@ -11,6 +11,7 @@ from tokenry.core.vision_records import Reduced, Spread
 _FEW_FLOPS = 0.10
 _MUCH_TIME = 0.15
 _MORE_MEMORY = 1.1
+_NOISY = 1.25
 AGREES = 0.95
 """From this agreement on, a setting changes little."""
 
@@ -20,7 +21,7 @@ def finding(
     share: float,
     speedup: Spread,
     reduction_share: float,
-    memory: float | None,
+    memory: float,
     batch_size: int,
 ) -> str:
     """Say what one setting saves and whether it pays.
@@ -33,15 +34,16 @@ def finding(
         batch_size: of the timed forward.
     """
     saves = f"saves {1 - share:.0%} of the FLOPs"
-    more = f", with {memory - 1:.0%} more memory" if memory is not None and memory > _MORE_MEMORY else ""
-    times = _times(speedup.median)
+    more = f", with {memory - 1:.0%} more memory" if memory > _MORE_MEMORY else ""
+    times = f"{speedup.median:.2f}×"
+    if speedup.upper > _NOISY * speedup.lower:
+        times += f" ({speedup.lower:.2f} to {speedup.upper:.2f}: the machine was busy with other work)"
     if speedup.lower > 1:
         return f"{saves} and runs {times} as fast{more}"
     why = _why(share, reduction_share, batch_size)
     if speedup.upper <= 1:
         return f"does not pay here: it {saves}, but runs {times} as fast{more}; {why}"
-    spread = f"{_times(speedup.lower)} to {_times(speedup.upper)} in the middle half of the rounds"
-    return f"{saves}, but no speed-up can be told ({spread}){more}; {why}, or the machine was busy with other work"
+    return f"{saves}, but no speed-up can be told: {times} as fast{more}; {why}"
 
 
 def _why(share: float, reduction_share: float, batch_size: int) -> str:
@@ -52,29 +54,29 @@ def _why(share: float, reduction_share: float, batch_size: int) -> str:
     return f"at batch size {batch_size} the time of this model does not follow its FLOPs: try a larger batch"
 
 
-def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) -> list[str]:
+def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) -> list[tuple[str, str]]:
     """Say how far each method can go before it changes what the model says."""
     by_method: dict[str, list[Reduced]] = {}
     for each in results:
         by_method.setdefault(each.method, []).append(each)
-    return [_how_far(method, settings, dense, agreement_of) for method, settings in by_method.items()]
+    return [(method, _how_far(settings, dense, agreement_of)) for method, settings in by_method.items()]
 
 
-def _how_far(method: str, settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
+def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
     close = [each for each in settings if each.agreement and each.agreement.value >= AGREES]
     if agreement_of == "top-1":
         same = f"the class of the unpatched model on at least {AGREES:.0%} of the images"
     else:
         same = f"features with a cosine of at least {AGREES} to those of the unpatched model"
     if not close:
-        return f"{method}: at no setting tried {same}"
+        return f"at no setting tried {same}"
     best = min(close, key=lambda each: each.flops)
     faster = (
         f"{_times(best.speedup.median)} as fast"
         if best.speedup.lower > 1
         else "but no faster that can be told"
     )
-    return f"{method}: down to {best.flops / dense:.0%} of the FLOPs, {faster}, {same}{_accuracy(best.accuracy_change)}"
+    return f"down to {best.flops / dense:.0%} of the FLOPs, {faster}, {same}{_accuracy(best.accuracy_change)}"
 
 
 def _accuracy(change: Estimate | None) -> str:
@@ -83,7 +85,3 @@ def _accuracy(change: Estimate | None) -> str:
     return f"; accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace(
         "-", "−"
     )
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.2f}×"

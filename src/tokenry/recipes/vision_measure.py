@@ -5,21 +5,21 @@
 Wall time is what a user waits for. CPU time, which other programs on the machine hardly change, is told beside it.
 """
 
-import ctypes
 import gc
 import statistics
-import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.attention import AttentionCall
@@ -77,7 +77,7 @@ def _wait_for_device() -> None:
         torch.accelerator.synchronize()
 
 
-def speed(taken: Sequence[Seconds], images: int, peak_memory_mb: float | None) -> Speed:
+def speed(taken: Sequence[Seconds], images: int, peak_memory_mb: float) -> Speed:
     """Sum up the rounds of one variant."""
     return Speed(
         images_per_second=images / statistics.median(each.wall for each in taken),
@@ -97,35 +97,55 @@ def speedup(unpatched: Sequence[Seconds], patched: Sequence[Seconds]) -> tuple[S
 # --- memory --------------------------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(forward: Callable[[], object]) -> float | None:
-    """Megabytes that one forward needs beyond what is there before it, the less of two; None where the system does not tell."""
-    peaks = [_peak_memory(forward) for _ in range(2)]
-    return min((peak for peak in peaks if peak is not None), default=None)
+def peak_memory(forward: Callable[[], object], device: torch.device) -> float:
+    """Megabytes of tensors that one forward needs at once, beyond those that are there before it.
 
-
-def _peak_memory(forward: Callable[[], object]) -> float | None:
-    gc.collect()
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    On CUDA the allocator tells. Elsewhere the storages that operations make are counted while they live, which is exact but for what
+    kernels need inside; the memory of the process would count what an allocator keeps for later.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         forward()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        # What was freed goes back to the system, and the peak so far is forgotten.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    with _LivingStorages() as living:
         forward()
-        return max(0, _resident("VmHWM") - before) / 1e6
-    except (OSError, AttributeError):
-        return None
+    return living.most / 1e6
 
 
-def _resident(what: str) -> int:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{what}:"))
+class _LivingStorages(TorchDispatchMode):
+    """Counts the bytes of the storages that were made under it and still live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        before = {self._storage(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor) and self._storage(each) not in before:
+                self._count(each.untyped_storage())
+        return made
+
+    @staticmethod
+    def _storage(tensor: Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        self._now += storage.nbytes()
+        self.most = max(self.most, self._now)
+        weakref.finalize(storage, self._release, storage.nbytes())
+
+    def _release(self, size: int) -> None:
+        self._now -= size
 
 
 # --- where the time goes -------------------------------------------------------------------------------------------------------------

@@ -270,6 +270,9 @@ class _Bench:
     def _forward(self) -> Tensor:
         return self._encoder(self._first)
 
+    def _memory(self) -> float:
+        return peak_memory(self._forward, self._encoder.model.device)
+
     def _time(self) -> Mapping[str, Sequence[Seconds]]:
         variants: dict[str, Patched] = {UNPATCHED: nullcontext}
         variants |= {each.name: partial(self._patch, each.reducer) for each in self._settings}
@@ -280,7 +283,7 @@ class _Bench:
         return Unpatched(
             tokens=self._tokens,
             flops=encoder_flops(layer_costs(self._encoder.encoder), tokens, tokens),
-            speed=speed(taken, len(self._first), peak_memory(self._forward)),
+            speed=speed(taken, len(self._first), self._memory()),
             accuracy=_estimate(self._tallies[UNPATCHED].right),
         )
 
@@ -289,12 +292,9 @@ class _Bench:
     ) -> Reduced:
         tally, seconds = self._tallies[setting.name], taken[setting.name]
         with self._patch(setting.reducer):
-            memory = peak_memory(self._forward)
+            memory = self._memory()
         wall, cpu = speedup(taken[UNPATCHED], seconds)
-        share, before = (
-            reduction_share(self._forward, self._patch, setting.reducer),
-            unpatched.speed.peak_memory_mb,
-        )
+        share = reduction_share(self._forward, self._patch, setting.reducer)
         return Reduced(
             name=setting.name,
             method=setting.method,
@@ -312,7 +312,7 @@ class _Bench:
                 share=tally.flops / unpatched.flops,
                 speedup=wall,
                 reduction_share=share,
-                memory=memory / before if memory and before else None,
+                memory=memory / unpatched.speed.peak_memory_mb,
                 batch_size=len(self._first),
             ),
         )
@@ -324,7 +324,7 @@ class _Bench:
         if self._plan.sweep:
             findings = sweep_findings(results, unpatched.flops, agreement_of)
         else:
-            findings = [f"{each.name}: {each.finding}" for each in results]
+            findings = [(each.name, each.finding) for each in results]
         decided = {"dtype": self._dtype, "batch_size": len(self._first), "restore_length": self._restore}
         return VisionRun(
             model=self._plan.model,

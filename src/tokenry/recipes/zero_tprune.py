@@ -27,14 +27,9 @@ from transformers import PreTrainedModel
 
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
+from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_rank
 from tokenry.compression.vision.reducer import TokenReducer
-from tokenry.compression.vision.zero_tprune import (
-    ZeroTPrune,
-    ZeroTPruneConfig,
-    aggregate_heads,
-    token_trace,
-    weighted_page_rank,
-)
+from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
 from tokenry.recipes.digits_vit import PATCH, correct, load_digits_vit
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict

@@ -416,9 +416,9 @@ def measure_prefill(visual: int = 576, kept: int = 64, text: int = 32, width: in
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(6)][1:]
     least = {name: min(each[name] for each in rounds) for name in steps}
     return {
-        "visual_tokens": visual,
-        "kept": kept,
-        "text_tokens": text,
+        "visual_tokens": float(visual),
+        "kept": float(kept),
+        "text_tokens": float(text),
         **{f"cpu_seconds_{name}": round(value, 4) for name, value in least.items()},
         "language_model_faster": least["language_model_all"] / least["language_model_pruned"],
         "faster": (least["all"] - least["vision"]) / (least["pruned"] - least["vision"]),
@@ -492,9 +492,10 @@ def ask(
     with torch.no_grad():
         encoded = encode_images(target, architecture, inputs, with_rows=True)
         projected = encoded.images[0].features.float()[None]
-    assert encoded.entering is not None
+    entering = encoded.entering
+    assert entering is not None
     weights = _weights(architecture.projector(model.model))
-    sensitivity = mlp_sensitivity(encoded.entering, *weights, method="closed_form")
+    sensitivity = mlp_sensitivity(entering, *weights, method="closed_form")
 
     def right() -> Tensor:
         return torch.tensor([_answered(model, processor, inputs, answer)])
@@ -508,7 +509,7 @@ def ask(
         return Choice(answered, *(each.cpu() for each in values))
 
     def estimate(number: int) -> float:
-        sampled = mlp_sensitivity(encoded.entering, *weights, num_directions=number)
+        sampled = mlp_sensitivity(entering, *weights, num_directions=number)
         return rank_correlation(sampled, sensitivity)
 
     return Measured(
@@ -587,6 +588,7 @@ def _plot(measured: Measured, output: Path) -> Path:
         ylim=(None, 1),
     )
     right.set_xticks(list(measured.estimates), [str(m) for m in measured.estimates])
+    right.minorticks_off()
     _draw_pictures(bottom, measured.pictures)
     path = output / "zoo_prune.png"
     figure.savefig(path, dpi=150)

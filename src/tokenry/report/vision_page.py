@@ -34,6 +34,10 @@ def render_vision(record: VisionRun) -> str:
         tokens=None if record.swept else token_chart(record),
         charts=trade_off_charts(record) if record.swept else [],
         pictures=[picture_view(picture) for picture in record.pictures],
+        settings_drawn=list(
+            dict.fromkeys(panel.setting for each in record.pictures for panel in each.panels)
+        ),
+        by_layer=bool(record.settings.get("every_layer")),
         settings=_pairs(record.settings) + _pairs(record.environment),
         options=[(each.name, _pairs(each.options)) for each in record.results],
     )

@@ -21,13 +21,13 @@ def vision_columns(record: VisionRun) -> list[Column]:
     dense, results = record.unpatched, record.results
     agreement, unit = _AGREEMENT[record.agreement_of]
     columns = [
-        Column("tokens", "in → out", [Cell(f"{dense.tokens:,}"), *map(_tokens, results)]),
-        Column("FLOPs", "% of the unpatched", [_flops(dense.flops, dense.flops), *(_flops(each.flops, dense.flops) for each in results)]),
+        Column("tokens", "", [Cell(f"{dense.tokens:,}"), *map(_tokens, results)]),
+        Column("FLOPs", "% of all", [_flops(dense.flops, dense.flops), *(_flops(each.flops, dense.flops) for each in results)]),
         Column("speed-up", "wall time", [Cell("1"), *map(_speedup, results)]),
         Column("by CPU time", "", [Cell("1"), *(Cell(f"{each.cpu_speedup:.2f}×") for each in results)]),
         Column("images per second", "", [_rate(dense.speed), *(_rate(each.speed) for each in results)]),
         Column("peak memory", "MB", [_memory(dense.speed), *(_memory(each.speed) for each in results)]),
-        Column("time to reduce", "% of its time", [Cell(), *(Cell(f"{100 * each.reduction_share:.1f}") for each in results)]),
+        Column("time in reducing", "%", [Cell(), *(Cell(f"{100 * each.reduction_share:.1f}") for each in results)]),
         Column(agreement, unit, [Cell(), *(_estimate(each.agreement, unit) for each in results)]),
         Column("accuracy", "%", [_estimate(dense.accuracy, "%"), *map(_accuracy, results)]),
     ]  # fmt: skip
@@ -38,8 +38,11 @@ _AGREEMENT = {"top-1": ("same class", "%"), "features": ("cosine of features", "
 
 
 def vision_table(record: VisionRun) -> Table:
-    """Draw the run for a terminal: a row per setting, the findings in words below."""
-    words = [*record.findings, *(f"note: {note}" for note in record.notes)]
+    """Draw the run for a terminal, the findings in words below; a sweep has a row per setting, else settings have columns."""
+    words = [
+        *(f"{name}: {said}" for name, said in record.findings),
+        *(f"note: {note}" for note in record.notes),
+    ]
     table = Table(
         title=Text(harmless(f"{record.model} on {record.number_of_images:,} images"), style="bold"),
         title_justify="left",
@@ -48,23 +51,45 @@ def vision_table(record: VisionRun) -> Table:
         box=None,
         padding=(0, 1),
         pad_edge=False,
-        header_style="dim",
+        header_style="bold",
     )
-    columns = vision_columns(record)
-    table.add_column("")
-    for column in columns:
-        table.add_column(Text("\n".join(filter(None, (column.title, column.unit)))), justify="right")
-    for row, name in enumerate([UNPATCHED, *(each.name for each in record.results)]):
-        table.add_row(
-            Text(harmless(name), style="bold", overflow="fold"),
-            *(_terminal_cell(column.cells[row], record.swept) for column in columns),
-        )
+    (_by_rows if record.swept else _by_columns)(table, names(record.results), vision_columns(record))
     return table
 
 
-def _terminal_cell(cell: Cell, short: bool) -> Text:
+def names(results: Sequence[Reduced]) -> list[str]:
+    """The settings of a run, the unpatched model first."""
+    return [UNPATCHED, *(each.name for each in results)]
+
+
+def _by_columns(table: Table, settings: Sequence[str], columns: Sequence[Column]) -> None:
+    table.add_column("")
+    for name in settings:
+        table.add_column(Text(harmless(name)), justify="right", overflow="fold")
+    for column in columns:
+        measure = Text(", ".join(filter(None, (column.title, column.unit))), style="dim")
+        table.add_row(measure, *map(_terminal_cell, column.cells))
+
+
+_OF_A_SWEEP = ("FLOPs", "speed-up", "by CPU time", "same class", "cosine of features", "accuracy")
+
+
+def _by_rows(table: Table, settings: Sequence[str], columns: Sequence[Column]) -> None:
+    shown = [column for column in columns if column.title in _OF_A_SWEEP]
+    table.add_column("")
+    for column in shown:
+        head = "\n".join((column.title, column.unit)) if column.unit else column.title
+        table.add_column(Text(head, style="dim"), justify="right")
+    for row, name in enumerate(settings):
+        table.add_row(
+            Text(harmless(name), style="bold", overflow="fold"),
+            *(Text(column.cells[row].value) for column in shown),
+        )
+
+
+def _terminal_cell(cell: Cell) -> Text:
     text = Text(cell.value)
-    return text if short or not cell.note else text.append(f"\n{cell.note}", style="dim")
+    return text.append(f"\n{cell.note}", style="dim") if cell.note else text
 
 
 def _tokens(setting: Reduced) -> Cell:
@@ -85,7 +110,7 @@ def _rate(speed: Speed) -> Cell:
 
 
 def _memory(speed: Speed) -> Cell:
-    return Cell() if speed.peak_memory_mb is None else Cell(f"{speed.peak_memory_mb:,.0f}")
+    return Cell(_number(speed.peak_memory_mb))
 
 
 def _accuracy(setting: Reduced) -> Cell:
@@ -106,8 +131,3 @@ def _estimate(estimate: Estimate | None, unit: str) -> Cell:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def names(results: Sequence[Reduced]) -> list[str]:
-    """The rows of the table."""
-    return [UNPATCHED, *(each.name for each in results)]

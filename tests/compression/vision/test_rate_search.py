@@ -22,7 +22,7 @@ TRAINED = {"rtol": 1e-4, "atol": 1e-6}
 def golden_rates():
     golden = arrays("dev-model.npz")
     image, patch, _, depth, _, _, granularity = golden["config"].tolist()
-    rates = SearchedRates(depth, (image // patch) ** 2, granularity)
+    rates = SearchedRates(depth, (image // patch) ** 2, granularity, bounded=False)
     for layer in range(depth):
         rates.prune[layer].double().logits.data = golden[f"arch_prune_{layer}"]
         rates.merge[layer].double().logits.data = golden[f"arch_merge_{layer}"]
@@ -133,6 +133,38 @@ def test_accuracy_is_felt_by_all_counts_between_the_first_layer_and_the_last():
         cross_entropy(model(images()).logits, torch.tensor([0, 1])).backward()
     gradients = [proxy.logits.grad for proxy in rates.prune]
     assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["prune", "merge"])
+def test_the_counts_of_pruning_and_of_merging_feel_accuracy(kind):
+    model = tiny("vit classification")
+    rates = SearchedRates(LAYERS, 16, granularity=1)
+    rates.start_at(
+        Schedule([17, 12, 9], [17, 17, 17]) if kind == "prune" else Schedule([17, 17, 17], [17, 10, 9])
+    )
+    with apply_token_reduction(model, rates):
+        cross_entropy(model(images()).logits, torch.tensor([0, 1])).backward()
+    assert bool(getattr(rates, kind)[1].logits.grad.any())
+
+
+def test_a_bounded_gradient_of_attention_is_the_change_that_a_token_makes():
+    """Where the derivative is a thousand times what bringing the token back could do."""
+    logits = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    logits[..., 3] = 10.0
+    value = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    dead = torch.tensor([[1.0, 1.0, 1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+
+    def answer(policy, **options):
+        return masked_softmax(logits, policy, eps=0.0, **options)[0, 0, 0] @ value
+
+    change = float(answer(torch.ones_like(dead)) - answer(dead).detach())
+    gradient = {
+        bounded: float(torch.autograd.grad(answer(dead, bounded=bounded), dead)[0][0, 3])
+        for bounded in (False, True)
+    }
+    assert gradient[True] == pytest.approx(change)
+    assert change < 1 < 1000 * change < gradient[False]
+    assert answer(dead, bounded=True).equal(answer(dead))
 
 
 # --- the search ------------------------------------------------------------------------------------------------------------------
@@ -323,12 +355,10 @@ def test_a_search_that_makes_no_sense_is_refused(options, words):
         search_rates(classifier(), batches(1), **options)
 
 
-def test_an_unknown_start_or_unit_is_refused():
+def test_an_unknown_start_is_refused():
     # Below the annotations, which the test run would check first.
     with pytest.raises(UserError, match='init must be "uniform", "zeros" or a Schedule, got \'ones\''):
-        rate_search._check(None, 0.5, 3, 0.1, 0.0, "ones", "share")
-    with pytest.raises(UserError, match='flops_unit must be "share" or "gflops", got \'flops\''):
-        rate_search._check(None, 0.5, 3, 0.1, 0.0, "zeros", "flops")
+        rate_search._check(None, 0.5, 3, 0.1, 0.0, "ones")
 
 
 def test_a_model_without_class_token_is_refused():

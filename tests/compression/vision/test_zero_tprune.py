@@ -14,21 +14,19 @@ from tests.compression.vision.encoders import inputs, tiny, tokens_of
 from tokenry.compression.vision import zero_tprune
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import LayerCost, encoder_flops
+from tokenry.compression.vision.page_rank import aggregate_heads, head_variance, weighted_page_rank
 from tokenry.compression.vision.reducer import Attention
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    aggregate_heads,
     best_similarity,
-    head_variance,
     importance_prune,
     partition_by_importance,
-    search_config,
     similarity_prune,
     token_trace,
-    weighted_page_rank,
     zero_tprune_layer,
 )
+from tokenry.compression.vision.zero_tprune_search import search_config
 from tokenry.core.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "12-zero-tprune"
@@ -545,7 +543,7 @@ def test_a_search_leaves_the_model_as_it_was():
     ],
 )
 def test_a_search_with_nothing_to_find_is_refused(target, trials, batches, message, monkeypatch):
-    monkeypatch.setattr("tokenry.compression.vision.zero_tprune._MOST_DRAWS", 50)
+    monkeypatch.setattr("tokenry.compression.vision.zero_tprune_search._MOST_DRAWS", 50)
     with pytest.raises(UserError, match=message):
         search_config(tiny("vit classification"), [inputs("vit")] * batches, target, trials)
 

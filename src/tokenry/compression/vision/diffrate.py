@@ -255,23 +255,34 @@ def masked_softmax(
     logits: Float[Tensor, "batch heads queries tokens"],
     policy: Float[Tensor, "batch tokens"],
     eps: float = 1e-6,
+    bounded: bool = False,
 ) -> Float[Tensor, "batch heads queries tokens"]:
     """Attention over the tokens that are alive, differentiable in who is; a token always sees itself.
+
+    The derivative for a dead key is exp(logit) / sum over the living: where attention is sharp and the dead key would have had it all,
+    that has no bound, though bringing the key back could not change attention by more than 1.
 
     Args:
         logits: of the first queries, or of all.
         policy: 1 for a living key, 0 for a dead one.
         eps: keeps what a dead token gets above 0.
+        bounded: take for a dead key the change that bringing it back would make, instead of the derivative; the values are the same.
 
-    Source: DiffRate, attention in training (after DynamicViT).
+    Source: DiffRate, attention in training (after DynamicViT); `bounded` is not in it.
     """
     queries, tokens = logits.shape[-2:]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     itself = torch.eye(queries, tokens, device=logits.device, dtype=logits.dtype)
-    seen = policy.to(logits.dtype)[:, None, None, :]
-    seen = seen + (1 - seen) * itself
     # Dead keys count for the maximum too: it only scales.
-    exponentials = (logits - logits.amax(dim=-1, keepdim=True)).exp() * seen
+    exponentials = (logits - logits.amax(dim=-1, keepdim=True)).exp()
+    seen = policy.to(logits.dtype)[:, None, None, :]
+    if bounded:
+        with torch.no_grad():
+            living = (exponentials * (seen + (1 - seen) * itself)).sum(dim=-1, keepdim=True) + eps
+            damping = living / (living + exponentials * (1 - seen))
+        seen = seen.detach() + damping * (seen - seen.detach())
+    seen = seen + (1 - seen) * itself
+    exponentials = exponentials * seen
     return (exponentials + eps / tokens) / (exponentials.sum(dim=-1, keepdim=True) + eps)
 
 
@@ -301,9 +312,9 @@ class DiffRate:
     proportional_attention: bool = True
 
     def __post_init__(self) -> None:
-        _require_one_of("merge", self.merge, ("mean", "weighted"))
-        _require_one_of("size_clamp", self.size_clamp, ("none", "min1"))
-        _require_one_of("importance", self.importance, ("class", "received"))
+        require_one_of("merge", self.merge, ("mean", "weighted"))
+        require_one_of("size_clamp", self.size_clamp, ("none", "min1"))
+        require_one_of("importance", self.importance, ("class", "received"))
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """One sort, prune and merge per layer, also where the schedule changes nothing.
@@ -383,7 +394,8 @@ class _Compress(LayerReducer):
             )
 
 
-def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise `UserError` unless an option has one of the known values."""
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 

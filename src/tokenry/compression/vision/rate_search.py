@@ -8,7 +8,7 @@ attention puts the living first, so a count is a position.
 
 Source: DiffRate (arXiv 2305.17997). 4.6 GFLOPs is a DeiT-S, for which this loss is the paper's, (GFLOPs − target)²; that one vanishes
 for smaller models. Starting at the uniform schedule of the target is ours too: from zero logits, every layer starts at half the
-tokens, and a short search stays there.
+tokens, and a short search stays there. So is the bounded gradient (see `masked_softmax`).
 """
 
 import math
@@ -34,6 +34,7 @@ from tokenry.compression.vision.diffrate import (
     masked_softmax,
     require_class_token,
     require_image_encoder,
+    require_one_of,
     scale_merged,
     scheduled_flops,
     take,
@@ -77,13 +78,28 @@ class SearchedRates:
 
     proportional_attention = True
 
-    def __init__(self, layers: int, num_patches: int, granularity: int = 4, special_tokens: int = 1) -> None:
+    def __init__(
+        self,
+        layers: int,
+        num_patches: int,
+        granularity: int = 4,
+        special_tokens: int = 1,
+        bounded: bool = True,
+    ) -> None:
         """Make proxies with logits 0; the first layer has one candidate, all patches, so it is never compressed.
+
+        Args:
+            layers: how many.
+            num_patches: as `RateProxy` has it, and so on.
+            granularity: in all layers but the first.
+            special_tokens: of the model.
+            bounded: see `masked_softmax`.
 
         Raises:
             UserError: as `RateProxy` does.
         """
         RateProxy(num_patches, granularity, special_tokens)
+        self.bounded = bounded
         steps = [num_patches + 1] + [granularity] * (layers - 1)
         self.prune = [RateProxy(num_patches, step, special_tokens) for step in steps]
         self.merge = [RateProxy(num_patches, step, special_tokens) for step in steps]
@@ -101,7 +117,7 @@ class SearchedRates:
         """
         require_image_encoder(encoder)
         require_class_token(encoder)
-        return [_Masked(*proxies) for proxies in zip(self.prune, self.merge, strict=True)]
+        return [_Masked(*pair, self.bounded) for pair in zip(self.prune, self.merge, strict=True)]
 
     def flops(self, costs: Sequence[LayerCost], tokens: int) -> Float[Tensor, ""]:
         """Multiply-adds of the layers for one image, differentiable in the logits; see `scheduled_flops`."""
@@ -134,9 +150,10 @@ def _bump(proxy: RateProxy, count: int) -> None:
 class _Masked(LayerReducer):
     prune: RateProxy
     merge: RateProxy
+    bounded: bool
 
     def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-        weights = masked_softmax(_logits(call, call.query), _alive(call, tokens))
+        weights = masked_softmax(_logits(call, call.query), _alive(call, tokens), bounded=self.bounded)
         output = weights.to(call.value.dtype) @ call.value
         return output.transpose(1, 2).contiguous(), None
 
@@ -250,6 +267,7 @@ def search_rates(
     epochs: int = 3,
     init: Literal["uniform", "zeros"] | Schedule = "uniform",
     flops_unit: Literal["share", "gflops"] = "share",
+    gradient: Literal["bounded", "official"] = "bounded",
     progress: Callable[[SearchStep], None] = lambda step: None,
 ) -> Schedule:
     """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model are afterwards as they were.
@@ -270,6 +288,8 @@ def search_rates(
         epochs: passes over the loader.
         init: where to start: the uniform schedule of the target, zero logits (official), or a schedule.
         flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" as it is (official).
+        gradient: "bounded" takes for a dead token the change that bringing it back would make in attention, "official" the derivative
+            there, which explodes where attention is sharp and then drowns the FLOPs term.
         progress: told after every step.
 
     Raises:
@@ -278,7 +298,9 @@ def search_rates(
 
     Source: DiffRate, training objective and appendix (defaults).
     """
-    _check(target_gflops, target_share, epochs, lr, min_lr, init, flops_unit)
+    _check(target_gflops, target_share, epochs, lr, min_lr, init)
+    require_one_of("flops_unit", flops_unit, ("share", "gflops"))
+    require_one_of("gradient", gradient, ("bounded", "official"))
     encoder = find_encoder(model)
     require_image_encoder(encoder)
     require_class_token(encoder)
@@ -286,7 +308,9 @@ def search_rates(
     with _frozen(model):
         account = _account(model, encoder, images)
         patches = account.tokens - account.special
-        rates = SearchedRates(len(encoder.layers), patches, granularity, account.special)
+        rates = SearchedRates(
+            len(encoder.layers), patches, granularity, account.special, bounded=gradient == "bounded"
+        )
         target = _target(account, target_gflops, target_share, rates.proxies[-1])
         if init != "zeros":
             start = init if isinstance(init, Schedule) else account.uniform(target)
@@ -364,7 +388,6 @@ def _check(
     lr: float,
     min_lr: float,
     init: object,
-    flops_unit: str,
 ) -> None:
     if (gflops is None) == (share is None):
         raise UserError("give either target_gflops or target_share: how much the model may compute.")
@@ -380,8 +403,6 @@ def _check(
         )
     if not isinstance(init, Schedule) and init not in ("uniform", "zeros"):
         raise UserError(f'init must be "uniform", "zeros" or a Schedule, got {init!r}.')
-    if flops_unit not in ("share", "gflops"):
-        raise UserError(f'flops_unit must be "share" or "gflops", got {flops_unit!r}.')
 
 
 def _fitting(schedule: Schedule, encoder: Encoder) -> Schedule:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenry.compression.vision.plan import MergePlan, Reduce
 from tokenry.core.attention import AttentionCall
 from tokenry.core.patching import Encoder, run_call
+from tokenry.core.precision import precise, precise_dtype
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Attention:
     @property
     def keys(self) -> Float[Tensor, "batch tokens head_dim"]:
         """Mean over heads of the keys, in float32 or better: what ToMe and its kin compare tokens by."""
-        return self.call.key.mean(dim=1, dtype=_precise(self.call.key.dtype))
+        return self.call.key.mean(dim=1, dtype=precise_dtype(self.call.key.dtype))
 
     @property
     def class_row(self) -> Float[Tensor, "batch heads tokens"]:
@@ -84,9 +85,9 @@ class Attention:
         return self._weights(self.call.query)
 
     def _weights(self, query: Tensor) -> Tensor:
-        dtype = _precise(query.dtype)
+        query, key = precise(query), precise(self.call.key)
         scaling = self.call.kwargs.get("scaling") or query.shape[-1] ** -0.5
-        logits = (query.to(dtype) @ self.call.key.to(dtype).transpose(-1, -2)) * scaling
+        logits = (query @ key.transpose(-1, -2)) * scaling
         mask = self.call.attention_mask
         if mask is not None:
             mask = mask[:, :, : query.shape[2]]
@@ -134,7 +135,3 @@ class TokenReducer(Protocol):
             UserError: the method does not fit this encoder.
         """
         ...
-
-
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

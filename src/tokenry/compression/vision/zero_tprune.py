@@ -7,32 +7,32 @@ Source: Zero-TPrune (arXiv 2305.17328); no code was released.
     I-stage     of the others, keep the fraction keep_rate with the highest importance
 """
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import highest
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.page_rank import (
+    Aggregation,
+    aggregate_heads,
+    one_step_vote,
+    page_rank,
+    require_graph,
+    require_window,
+)
 from tokenry.compression.vision.plan import DROPPED, MergePlan
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
-from tokenry.core.errors import UserError, require_share
-from tokenry.core.patching import Encoder, find_encoder
+from tokenry.core.errors import UserError, require_one_of, require_share
+from tokenry.core.patching import Encoder
+from tokenry.core.precision import precise
 
-Aggregation = Literal["rms", "mean"]
 Partition = Literal["sequential-u", "sequential-i", "alternate", "random"]
 PreVote = Literal["wpr", "one_step"]
-
-# A graph whose votes run in circles (a permutation) never comes to rest.
-_MOST_ITERATIONS = 1000
-_SHARPENING = 0.1
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class ZeroTPruneConfig:
             )
         if any(iterations < 1 for iterations in self.iterations):
             raise UserError(f"iterations must be at least 1, got {list(self.iterations)}.")
-        _require_window(self.v_min, self.v_max)
-        _require_one_of("aggregation", self.aggregation, get_args(Aggregation))
-        _require_one_of("partition", self.partition, get_args(Partition))
-        _require_one_of("metric_heads", self.metric_heads, ("mean", "concat"))
-        _require_one_of("pre_vote", self.pre_vote, get_args(PreVote))
+        require_window(self.v_min, self.v_max)
+        require_one_of(self.aggregation, get_args(Aggregation), "aggregation")
+        require_one_of(self.partition, get_args(Partition), "partition")
+        require_one_of(self.metric_heads, ("mean", "concat"), "metric_heads")
+        require_one_of(self.pre_vote, get_args(PreVote), "pre_vote")
 
     @classmethod
     def deit_s(cls, **changes: Any) -> "ZeroTPruneConfig":
@@ -104,136 +104,9 @@ class ZeroTPruneConfig:
         return replace(cls(v_min=0.01, v_max=0.7), **changes)
 
 
-def _require_window(v_min: float | None, v_max: float | None) -> None:
-    if v_min is not None and v_max is not None and not v_min <= v_max:
-        raise UserError(f"v_min must not be above v_max, got {v_min} and {v_max}: no head could take part.")
-
-
-def _require_one_of(name: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {given!r}.")
-
-
-# --- importance ----------------------------------------------------------------------------------------------------------------------
-
-
-def weighted_page_rank(
-    attn: Tensor,
-    iterations: int | None = None,
-    tol: float | None = None,
-    initial: Float[Tensor, "batch heads tokens"] | None = None,
-) -> tuple[Float[Tensor, "batch heads tokens"], int]:
-    """Let tokens vote: a token is important if important tokens attend to it. The votes of a head sum to 1.
-
-    Args:
-        attn: (batch, heads, tokens, tokens), attention weights after softmax, row = query.
-        iterations: rounds; None goes on until `tol` is reached (at most 1000 rounds).
-        tol: stop when the sum of absolute changes is at most this in every head; None does so at 1e-6 if `iterations` is None too.
-        initial: votes to begin with; None for 1 / tokens.
-
-    Returns:
-        The votes (float32 or better), and the rounds that were made.
-
-    Raises:
-        UserError: `attn` is no stack of square matrices of weights whose rows sum to 1, or there is no round to make.
-
-    Source: Zero-TPrune (arXiv 2305.17328), weighted page rank, s^{t+1} = A^T s^t.
-    """
-    _require_graph(attn)
-    if iterations is not None and iterations < 1:
-        raise UserError(f"iterations must be at least 1, got {iterations}.")
-    if iterations is None and tol is None:
-        tol = 1e-6
-    return _page_rank(attn, iterations or _MOST_ITERATIONS, tol, initial)
-
-
-def _require_graph(attn: Tensor) -> None:
-    if attn.ndim != 4 or attn.shape[2] != attn.shape[3]:
-        raise UserError(
-            f"attention must have the shape (batch, heads, tokens, tokens), got {tuple(attn.shape)}."
-        )
-    if not bool(torch.isfinite(attn).all()):
-        raise UserError("attention has entries that are not finite: give the weights after softmax.")
-    if bool((attn < 0).any()):
-        raise UserError("attention has negative entries: give the weights after softmax, not the logits.")
-    off = float((_precise(attn).sum(dim=-1) - 1).abs().amax()) if attn.numel() else 0.0
-    # A weight in half precision is off by up to eps / 2 of itself.
-    if off > max(1e-3, torch.finfo(attn.dtype).eps):
-        raise UserError(
-            f"the rows of attention must sum to 1, one is off by {off:.3g}: give the post-softmax weights, without dropout."
-        )
-
-
-def _page_rank(
-    attn: Tensor, iterations: int, tol: float | None, initial: Tensor | None
-) -> tuple[Tensor, int]:
-    attn = _precise(attn)
-    votes = torch.full_like(attn[:, :, 0], 1 / attn.shape[-1]) if initial is None else initial.to(attn.dtype)
-    # A row vector times A walks through memory in order; A^T times a column is several times slower.
-    votes = votes[:, :, None, :]
-    made, moving = 0, True
-    while moving and made < iterations:
-        before, votes = votes, votes @ attn
-        made += 1
-        moving = tol is None or float((votes - before).abs().sum(dim=-1).amax()) > tol
-    return votes[:, :, 0], made
-
-
-def head_variance(scores: Float[Tensor, "batch heads tokens"]) -> Float[Tensor, "batch heads"]:
-    """Variance of each head's votes among the tokens that can be pruned, rescaled to mean 1.
-
-    Votes that sum to 1 would have variances below 1 / tokens, and no head would reach the paper's bounds.
-    """
-    mean = scores.mean(dim=-1, keepdim=True)
-    rescaled = scores / mean.where(mean > 0, torch.ones_like(mean))
-    return rescaled.var(dim=-1, correction=0)
-
-
-def aggregate_heads(
-    scores: Float[Tensor, "batch heads tokens"],
-    v_min: float | None = 0.01,
-    v_max: float | None = 0.7,
-    mode: Aggregation = "rms",
-) -> tuple[Float[Tensor, "batch tokens"], Bool[Tensor, "batch heads"]]:
-    """Put the heads' votes together: the importance of each token.
-
-    Args:
-        scores: votes of the tokens that can be pruned.
-        v_min: a head takes part if its `head_variance` is at least this; None for no bound.
-        v_max: and at most this. If no head of an image does, all take part.
-        mode: root mean square (the paper's EIR), or mean.
-
-    Returns:
-        The importance, and which heads took part.
-
-    Raises:
-        UserError: `v_min` is above `v_max`, or the mode is unknown.
-
-    Source: Zero-TPrune, emphasising informative regions (EIR) and variance-based head filter (VHF).
-    """
-    _require_window(v_min, v_max)
-    _require_one_of("mode", mode, get_args(Aggregation))
-    kept = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
-    if v_min is not None or v_max is not None:
-        variance = head_variance(scores)
-        inside = kept if v_min is None else variance >= v_min
-        inside = inside if v_max is None else inside & (variance <= v_max)
-        kept = inside | ~inside.any(dim=1, keepdim=True)
-    taking_part = kept.to(scores.dtype)
-    weight = (taking_part / taking_part.sum(dim=1, keepdim=True))[:, :, None]
-    if mode == "mean":
-        return (scores * weight).sum(dim=1), kept
-    return (scores.square() * weight).sum(dim=1).sqrt(), kept
-
-
-def _one_step_vote(attn: Tensor) -> Tensor:
-    """One round of votes on sharpened attention, mean over heads and queries."""
-    return torch.softmax(_precise(attn) / _SHARPENING, dim=-1).mean(dim=(1, 2))
-
-
 def _importance(attn: Tensor, votes: Tensor, special: int, config: ZeroTPruneConfig) -> Tensor:
     if config.pre_vote == "one_step":
-        return _one_step_vote(attn)[:, special:]
+        return one_step_vote(attn)[:, special:]
     return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
 
 
@@ -259,7 +132,7 @@ def partition_by_importance(
 
     Source: Zero-TPrune, partition of the S-stage.
     """
-    _require_one_of("partition", mode, get_args(Partition))
+    require_one_of(mode, get_args(Partition), "partition")
     order = importance.argsort(dim=1, descending=True, stable=True)
     tokens = order.shape[1]
     half = tokens // 2
@@ -284,7 +157,7 @@ def best_similarity(
     Returns:
         The similarity, and the index of that token among all.
     """
-    unit = normalize(_precise(metric), dim=-1, eps=1e-12)
+    unit = normalize(precise(metric), dim=-1, eps=1e-12)
     a, b = (unit.gather(1, group[..., None].expand(-1, -1, unit.shape[2])) for group in (group_a, group_b))
     similarity, partner = (a @ b.transpose(1, 2)).max(dim=2)
     return similarity, group_b.gather(1, partner)
@@ -391,7 +264,7 @@ class _Step:
         """Run I', S and I on images that have the same number of tokens and no padding."""
         config = self.config
         keep = _kept_by_both(attn.shape[-1] - special, self.r, self.keep_rate)
-        votes, _ = _page_rank(attn, self.iterations, config.tol, initial)
+        votes, _ = page_rank(attn, self.iterations, config.tol, initial)
         importance = _importance(attn, votes, special, config)
         removed, partner = _similar(importance, metric[:, special:], self.r, config.partition, config.seed)
         alive = torch.ones_like(importance).scatter(1, removed, 0.0)
@@ -406,7 +279,7 @@ class _Step:
         config = self.config
         first = torch.arange(special, device=left.device).expand(left.shape[0], -1)
         graph = _normalised(_subgraph(attn, torch.cat([first, left + special], dim=1)))
-        votes, _ = _page_rank(graph, self.iterations, config.tol, None)
+        votes, _ = page_rank(graph, self.iterations, config.tol, None)
         return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
 
     def fit(self, tokens: int) -> "_Step":
@@ -479,7 +352,7 @@ def zero_tprune_layer(
 
     Source: Zero-TPrune (arXiv 2305.17328), I', S and I stages.
     """
-    _require_graph(attn)
+    require_graph(attn)
     if not 0 <= num_special <= attn.shape[-1]:
         raise UserError(
             f"num_special must be from 0 to {attn.shape[-1]}, the number of tokens, got {num_special}."
@@ -652,139 +525,3 @@ class ZeroTPrune:
             if step.r or step.keep_rate < 1:
                 reducers[layer - 1] = _PruneAfter(step, any_length)
         return reducers
-
-
-# --- search --------------------------------------------------------------------------------------------------------------------------
-
-Batches = Sequence[Mapping[str, Tensor]]
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, in [0, 1]."""
-
-_RATES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_MOST_DRAWS = 20_000
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One schedule that was tried.
-
-    Attributes:
-        config: the schedule.
-        accuracy: share of the images that are classified right (without labels: as the unpruned model does).
-        flops: its multiply-adds as a share of the unpruned encoder's.
-    """
-
-    config: ZeroTPruneConfig
-    accuracy: float
-    flops: float
-
-
-def search_config(
-    model: PreTrainedModel,
-    batches: Batches,
-    target_flops: float,
-    trials: int = 50,
-    *,
-    options: ZeroTPruneConfig | None = None,
-    tolerance: float = 0.02,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> list[Trial]:
-    """Try random schedules (layers, keep rates, r) that meet a FLOPs target; the best comes first.
-
-    Draws one to five layers, for each a keep rate of 0.5, 0.6, ..., 1 and an r of up to a quarter of the tokens that are left to prune.
-    Rounds of votes by depth as in the paper: 30 in the first quarter of the layers, 1 in the last, 5 between.
-
-    Args:
-        model: a classifier.
-        batches: what it is called with; `labels` in them are compared with its logits, without them its own unpruned answers are.
-        target_flops: share of the unpruned encoder's FLOPs, in (0, 1).
-        trials: schedules to try.
-        options: everything besides the schedule; None for the defaults.
-        tolerance: a schedule counts as meeting the target if its FLOPs are at most this much below it.
-        seed: of the draws.
-        progress: told how far it is.
-
-    Raises:
-        UserError: there is nothing to try, or no schedule was found that meets the target.
-
-    Source: Zero-TPrune, Monte-Carlo search of the hyper-parameters.
-    """
-    if not 0 < target_flops < 1:
-        raise UserError(
-            f"target_flops must be between 0 and 1, got {target_flops}: it is a share of the unpruned FLOPs."
-        )
-    if trials < 1 or not batches:
-        raise UserError(f"got {trials} trials and {len(batches)} batches: at least one of each is needed.")
-    options = options or ZeroTPruneConfig()
-    was_training = model.training
-    model.eval()
-    try:
-        unpruned = replace(options, layers=(), keep_rates=(), r=(), iterations=())
-        with apply_token_reduction(model, ZeroTPrune(unpruned)) as reduction:
-            answers = [batch.get("labels", _answers(model, batch)) for batch in batches]
-            tokens = reduction.token_counts[0]
-        schedules = _Schedules(model, tokens, options, random.Random(seed))
-        tried = []
-        for number in range(trials):
-            if progress:
-                progress(f"schedule {number + 1} of {trials}", number / trials)
-            config, flops = schedules.draw(target_flops, tolerance)
-            with apply_token_reduction(model, ZeroTPrune(config)):
-                right = [
-                    _answers(model, batch) == answer for batch, answer in zip(batches, answers, strict=True)
-                ]
-            tried.append(Trial(config, float(torch.cat(right).float().mean()), flops))
-    finally:
-        model.train(was_training)
-    return sorted(tried, key=lambda trial: (-trial.accuracy, trial.flops))
-
-
-def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    with torch.no_grad():
-        return model(**inputs).logits.argmax(dim=-1)
-
-
-class _Schedules:
-    """Random schedules for one model and number of tokens."""
-
-    def __init__(
-        self, model: PreTrainedModel, tokens: int, options: ZeroTPruneConfig, draws: random.Random
-    ) -> None:
-        encoder = find_encoder(model)
-        self._costs, self._special = layer_costs(encoder), encoder.special_tokens
-        self._tokens, self._options, self._draws = tokens, options, draws
-
-    def draw(self, target: float, tolerance: float) -> tuple[ZeroTPruneConfig, float]:
-        """One that costs from target - tolerance to target, and that share."""
-        for _ in range(_MOST_DRAWS):
-            config = self._any()
-            counts = token_trace(config, self._tokens, len(self._costs), self._special)
-            flops = self._flops(counts[:-1]) / self._flops([self._tokens] * len(self._costs))
-            if target - tolerance <= flops <= target:
-                return config, flops
-        raise UserError(
-            f"no schedule with {target - tolerance:.2f} to {target:.2f} of the FLOPs was found among {_MOST_DRAWS} random ones: "
-            "raise target_flops or tolerance."
-        )
-
-    def _any(self) -> ZeroTPruneConfig:
-        depth = len(self._costs)
-        number = self._draws.randint(1, min(5, max(1, depth - 1)))
-        # After the last layer there is nothing to save.
-        layers = sorted(self._draws.sample(range(1, max(2, depth)), number))
-        rates, r, free = [], [], self._tokens - self._special
-        for _ in layers:
-            rates.append(self._draws.choice(_RATES))
-            r.append(self._draws.randint(0, free // 4))
-            free = max(1, int((free - r[-1]) * rates[-1] + 1e-9))
-        rounds = [30 if layer <= depth / 4 else 5 if layer <= depth * 3 / 4 else 1 for layer in layers]
-        return replace(self._options, layers=layers, keep_rates=rates, r=r, iterations=rounds)
-
-    def _flops(self, counts: Sequence[int]) -> int:
-        return encoder_flops(self._costs, counts, counts)
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
