@@ -77,7 +77,9 @@ def test_the_same_seed_gives_the_same_reader_and_leaves_the_global_generator_alo
 
 
 def test_a_reader_learns():
-    setting = dataclasses.replace(SHORT, token_size=16, steps=150, batch_size=32, held_out=500)
+    setting = QuadrantSetting(
+        hidden_size=32, token_size=32, steps=150, batch_size=64, held_out=500, learning_rate=5e-3
+    )
     assert reading_accuracy(train_reader(QueCC, 0, setting), 0, setting) > 0.3
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from tokenry import __version__
+from tokenry.cli.compress_plan import plan
+from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
 from tokenry.cli.papers import papers
@@ -28,6 +30,13 @@ app = typer.Typer(
 for _function in (tune, score, report, evaluate, papers, reproduce):
     app.command()(verb(_function))
 
+_compress = typer.Typer(
+    no_args_is_help=True, help="Carry fewer tokens: inside a vision encoder, and into a language model."
+)
+app.add_typer(_compress, name="compress")
+for _function in (vision, plan):
+    _compress.command()(verb(_function))
+
 
 def _print_version(asked: bool) -> bool:
     if asked:
@@ -42,7 +51,7 @@ def _tokenry(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """tokenry: fine-tune, score and study language models token by token."""
+    """tokenry: fine-tune, score, compress and study language models token by token."""
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ RANDOM, DIVPRUNE, SENSITIVE, ZOO, LEAST = (
 )
 DIRECTIONS = (1, 4, 16, 64)
 DRAWS = 8
+_IMAGE = 63
 PAPER = "98.6 / 97.8 / 95.5 % of the unpruned average with 192 / 128 / 64 tokens (LLaVA-1.5-7B), above DivPrune at every budget"
 NO_FIGURE = "claimed without such a figure"
 
@@ -386,14 +387,9 @@ def measure_prefill(visual: int = 576, kept: int = 64, text: int = 32, width: in
     Seconds of processor time, least of five rounds by turns. `faster` is without the vision encoder, which is the same for both, and
     with the selection; `language_model_faster` is the language model alone.
     """
-    model = _random_llava(visual, width)
+    model = random_llava(visual, width)
     target, architecture = supported_model(model)
-    image_token = model.config.image_token_id
-    inputs = {
-        "input_ids": torch.tensor([[1] * (text // 2) + [image_token] * visual + [2] * (text - text // 2)]),
-        "attention_mask": torch.ones(1, visual + text, dtype=torch.long),
-        "pixel_values": torch.randn(1, 3, 14 * int(visual**0.5), 14 * int(visual**0.5)),
-    }
+    inputs = llava_inputs(visual, text)
 
     @torch.inference_mode()
     def seconds(step: Callable[[], Any]) -> float:
@@ -426,7 +422,19 @@ def measure_prefill(visual: int = 576, kept: int = 64, text: int = 32, width: in
     }
 
 
-def _random_llava(visual: int, width: int) -> LlavaForConditionalGeneration:
+def llava_inputs(visual: int, text: int) -> dict[str, Tensor]:
+    """A prompt with one image between two halves of text, for `random_llava`."""
+    side = 14 * int(visual**0.5)
+    prompt = [1] * (text // 2) + [_IMAGE] * visual + [2] * (text - text // 2)
+    return {
+        "input_ids": torch.tensor([prompt]),
+        "attention_mask": torch.ones(1, visual + text, dtype=torch.long),
+        "pixel_values": torch.randn(1, 3, side, side, generator=Generator().manual_seed(0)),
+    }
+
+
+def random_llava(visual: int, width: int) -> LlavaForConditionalGeneration:
+    """A LLaVA with random weights, so many visual tokens per image, a tiny vision encoder and four layers of the given width."""
     side = int(visual**0.5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -447,9 +455,9 @@ def _random_llava(visual: int, width: int) -> LlavaForConditionalGeneration:
                 num_attention_heads=8,
                 max_position_embeddings=2 * visual,
             ),
-            image_token_index=63,
+            image_token_index=_IMAGE,
         )
-        config.image_token_id = 63
+        config.image_token_id = _IMAGE
         return LlavaForConditionalGeneration(config).eval()
 
 

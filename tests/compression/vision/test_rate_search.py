@@ -12,7 +12,7 @@ from tests.compression.vision.encoders import LAYERS, images, tiny
 from tests.compression.vision.golden_diffrate import arrays, cases, golden_vit
 from tokenry.compression.vision import rate_search
 from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.diffrate import DiffRate, Schedule, vit_flops
+from tokenry.compression.vision.diffrate import DiffRate, Schedule, masked_softmax, vit_flops
 from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, search_rates
 from tokenry.core.errors import UserError
 

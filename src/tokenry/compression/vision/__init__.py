@@ -1,1 +1,140 @@
-"""Carry fewer visual tokens: reduction inside vision encoders, and between a vision encoder and a language model."""
+"""Carry fewer visual tokens: inside a vision encoder, and between it and a language model.
+
+`apply_token_reduction` makes any transformers vision encoder carry fewer tokens, by any of the methods; `prune_visual_tokens` does so for
+LLaVA, LLaVA-NeXT and Qwen2-VL; `attach_compressor` puts a trainable compressor before the projector; `fit_vlm_scaling` tells how large a
+model and how many visual tokens a budget is best spent on.
+"""
+
+from tokenry.compression.vision.apply import TokenReduction, apply_token_reduction
+from tokenry.compression.vision.compressor import (
+    AttachedCompressor,
+    attach_compressor,
+    load_compressor,
+    save_compressor,
+)
+from tokenry.compression.vision.controls import ClassAttentionDrop, NormDrop, RandomDrop
+from tokenry.compression.vision.diffrate import (
+    DiffRate,
+    Schedule,
+    diffrate_merge,
+    masked_softmax,
+    uniform_schedule,
+    vit_flops,
+)
+from tokenry.compression.vision.diversity import (
+    coverage_radius,
+    farthest_point_select,
+    sensitivity_diverse_select,
+)
+from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.page_rank import aggregate_heads, head_variance, weighted_page_rank
+from tokenry.compression.vision.pitome import (
+    PiToMe,
+    energy_score,
+    margin_schedule,
+    pitome_matching,
+    pitome_text_matching,
+    ratio_schedule,
+)
+from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
+from tokenry.compression.vision.rate_proxy import RateProxy
+from tokenry.compression.vision.rate_search import SearchedRates, search_rates
+from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.compression.vision.registry import make_reducer
+from tokenry.compression.vision.relevance import relevance_correlation
+from tokenry.compression.vision.tome import (
+    ToMe,
+    bipartite_soft_matching,
+    kth_bipartite_matching,
+    parse_r,
+)
+from tokenry.compression.vision.visual_tokens import VisualTokenPruning, prune_visual_tokens
+from tokenry.compression.vision.vlm_scaling import (
+    ScalingFit,
+    TaskMixture,
+    compute_optimal,
+    fit_vlm_scaling,
+    inference_flops,
+    optimal_tokens_closed_form,
+    published_scores,
+)
+from tokenry.compression.vision.zero_tprune import (
+    ZeroTPrune,
+    ZeroTPruneConfig,
+    importance_prune,
+    partition_by_importance,
+    similarity_prune,
+    token_trace,
+    zero_tprune_layer,
+)
+from tokenry.compression.vision.zero_tprune_search import search_config
+from tokenry.compression.vision.zoo_prune import mlp_sensitivity, zeroth_order_sensitivity
+
+__all__ = [
+    "AttachedCompressor",
+    "Attention",
+    "ClassAttentionDrop",
+    "CompressorConfig",
+    "DiffRate",
+    "LayerReducer",
+    "MergePlan",
+    "NormDrop",
+    "PiToMe",
+    "QueCC",
+    "RandomDrop",
+    "RateProxy",
+    "ScalingFit",
+    "Schedule",
+    "SearchedRates",
+    "TaskMixture",
+    "ToMe",
+    "TokenPackerCompressor",
+    "TokenReducer",
+    "TokenReduction",
+    "Tokens",
+    "VisualTokenPruning",
+    "ZeroTPrune",
+    "ZeroTPruneConfig",
+    "aggregate_heads",
+    "apply_token_reduction",
+    "attach_compressor",
+    "bipartite_soft_matching",
+    "compute_optimal",
+    "coverage_radius",
+    "diffrate_merge",
+    "encoder_flops",
+    "energy_score",
+    "farthest_point_select",
+    "fit_vlm_scaling",
+    "head_variance",
+    "importance_prune",
+    "inference_flops",
+    "kth_bipartite_matching",
+    "layer_costs",
+    "load_compressor",
+    "make_reducer",
+    "margin_schedule",
+    "masked_softmax",
+    "mlp_sensitivity",
+    "optimal_tokens_closed_form",
+    "parse_r",
+    "partition_by_importance",
+    "pitome_matching",
+    "pitome_text_matching",
+    "prune_visual_tokens",
+    "published_scores",
+    "ratio_schedule",
+    "relevance_correlation",
+    "save_compressor",
+    "search_config",
+    "search_rates",
+    "sensitivity_diverse_select",
+    "similarity_prune",
+    "token_trace",
+    "uniform_schedule",
+    "vit_flops",
+    "weighted_page_rank",
+    "zero_tprune_layer",
+    "zeroth_order_sensitivity",
+]
