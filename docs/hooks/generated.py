@@ -6,6 +6,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
     papers         tokenry.papers                   the catalogue
+    scalinglaw     tokenry.compression.vision       fits of the published scores of vision-language models
 Where nothing is stored yet, the page says so.
 """
 
@@ -13,14 +14,23 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from tokenry.compression.vision.vlm_scaling import (
+    PUBLISHED_SIZES,
+    PUBLISHED_TOKENS,
+    Table,
+    compute_optimal,
+    fit_vlm_scaling,
+    published_scores,
+)
 from tokenry.core.files import read_json
 from tokenry.core.records import Comparison
 from tokenry.papers import catalogue
 from tokenry.report.table import comparison_columns, comparison_rows, findings
 
 ROOT = Path(__file__).parents[2]
+SCALING_BUDGET = 2e10
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
 
 
@@ -134,12 +144,34 @@ def papers(_: Path) -> str:
     return table(["no.", "slug", "paper", "module", "available"], rows)
 
 
+def scalinglaw(_: Path) -> str:
+    """The fits of the paper's two tables, and the best choice at one budget."""
+    rows = []
+    for name in get_args(Table):
+        fit = fit_vlm_scaling(*published_scores(name))
+        best = compute_optimal(fit, PUBLISHED_SIZES, PUBLISHED_TOKENS, SCALING_BUDGET)
+        assert best is not None
+        low, high = fit.ci["alpha_beta_ratio"]
+        ratio = f"{fit.alpha_beta_ratio:.2f} ({low:.2f} to {high:.2f})"
+        choice = f"{best.n_billion:g}B, visual tokens: {best.visual_tokens}"
+        rows.append([name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice])
+    heads = [
+        "table",
+        "alpha",
+        "beta",
+        "alpha / beta (95 %)",
+        f"best at {SCALING_BUDGET:.0e} FLOPs, text cached",
+    ]
+    return table(heads, rows)
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "capabilities": capabilities,
     "comparisons": comparisons,
     "reproductions": reproductions,
     "benchmarks": benchmarks,
     "papers": papers,
+    "scalinglaw": scalinglaw,
 }
 
 

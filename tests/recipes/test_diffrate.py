@@ -1,7 +1,5 @@
 """The recipe of DiffRate: every method at the same FLOPs, and verdicts that follow the measurements."""
 
-import warnings
-
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -49,6 +47,7 @@ def testbed():
         labels=labels,
         views=3,
         shares=(0.7, 0.5),
+        official=0.5,
         search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 1},
     )
 
@@ -67,7 +66,7 @@ DENSE = Point(1.0, (37, 37, 37), torch.full((40,), 93.0))
 
 
 def verdicts(**accuracy):
-    return [claim.verdict == "shown" for claim in judge(DENSE, points(**accuracy))]
+    return [claim.verdict == "shown" for claim in judge(DENSE, points(**accuracy), 0.6, DENSE)]
 
 
 def test_the_recipe_bears_the_names_of_the_catalogue():
@@ -77,15 +76,13 @@ def test_the_recipe_bears_the_names_of_the_catalogue():
 def test_it_runs_from_search_to_picture(testbed, tmp_path, monkeypatch):
     monkeypatch.setitem(diffrate._TESTBEDS, "laptop", lambda progress: testbed)
     told = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = run_recipe("diffrate", "laptop", tmp_path, lambda what, share: told.append(share))
+    found = run_recipe("diffrate", "laptop", tmp_path, lambda what, share: told.append(share))
     assert (tmp_path / "diffrate.png").stat().st_size > 10_000
     assert (tmp_path / "result.json").exists()
     assert told == sorted(told)
     assert 0 <= told[0] < told[-1] <= 1
     assert found.settings["measured"]["0.5"].keys() == set(METHODS)
-    assert len(found.claims) == 5
+    assert len(found.claims) == 6
 
 
 def test_all_methods_have_the_same_budget(testbed):

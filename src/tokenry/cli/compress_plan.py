@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, print_table
+from tokenry.cli.console import Json, note, print_json, print_table, show
 from tokenry.core.errors import UserError
 
 
@@ -67,7 +67,7 @@ def plan(
         return
     _show(result)
     for warning in result["warnings"]:
-        note(f"note: {warning}")
+        show(f"Mind: {warning}")
 
 
 def _show(result: dict[str, Any]) -> None:

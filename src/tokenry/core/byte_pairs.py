@@ -48,7 +48,7 @@ class BytePairEncoder:
         self.token_bytes = tuple(token_bytes)
         view = ByteVocabulary(self.token_bytes, frozenset(), fallback)
         self._ids, self._fallback = view.ids, {self.token_bytes[number]: number for number in fallback}
-        self._whole_first = whole_first
+        self.whole_first = whole_first
         self._merges: dict[tuple[int, int], tuple[int, int]] = {}
         for rank, (left, right) in enumerate(merges):
             self._merges.setdefault((left, right), (rank, self._merged(left, right)))
@@ -78,7 +78,7 @@ class BytePairEncoder:
         Raises:
             UserError: a byte is no token.
         """
-        if self._whole_first and piece in self._ids:
+        if self.whole_first and piece in self._ids:
             return [self._ids[piece]]
         return self._merge(piece)
 

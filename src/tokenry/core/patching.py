@@ -246,7 +246,7 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
             "its vision tower alone if the projector takes any number of tokens."
         )
     tower = getattr(model, "vision_model", model)
-    if not isinstance(tower, PreTrainedModel):  # CLIP before transformers 5.6: the tower is the whole model's
+    if not isinstance(tower, PreTrainedModel):  # CLIP before transformers 5.2: the tower is the whole model's
         tower = model
     layers = tuple(module for module in tower.modules() if _is_known(module))
     if len({type(layer) for layer in layers}) != 1:

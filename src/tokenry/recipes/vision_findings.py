@@ -23,8 +23,9 @@ def finding(
     reduction_share: float,
     memory: float,
     batch_size: int,
+    outcome: str,
 ) -> str:
-    """Say what one setting saves and whether it pays.
+    """Say what one setting saves, whether it pays, and what it does to the answers.
 
     Args:
         share: of the dense FLOPs.
@@ -32,7 +33,23 @@ def finding(
         reduction_share: part of the patched model's time that goes into the reduction itself.
         memory: peak memory over that of the unpatched model.
         batch_size: of the timed forward.
+        outcome: from `outcome`.
     """
+    return "; ".join(filter(None, (_pays(share, speedup, reduction_share, memory, batch_size), outcome)))
+
+
+def outcome(agreement: Estimate | None, accuracy_change: Estimate | None, agreement_of: str) -> str:
+    """Say what a setting does to the answers; nothing where there are too few images to tell."""
+    if agreement is None:
+        return ""
+    if agreement_of == "top-1":
+        said = f"same class on {agreement.value:.1%} of the images"
+    else:
+        said = f"cosine to the unpatched features {agreement.value:.3f}"
+    return said + _accuracy(accuracy_change)
+
+
+def _pays(share: float, speedup: Spread, reduction_share: float, memory: float, batch_size: int) -> str:
     saves = f"saves {1 - share:.0%} of the FLOPs"
     more = f", with {memory - 1:.0%} more memory" if memory > _MORE_MEMORY else ""
     times = f"{speedup.median:.2f}×"
@@ -82,6 +99,6 @@ def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
 def _accuracy(change: Estimate | None) -> str:
     if change is None:
         return ""
-    return f"; accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace(
+    return f", accuracy {100 * change.value:+.1f} ± {100 * change.standard_error:.1f} points".replace(
         "-", "−"
     )

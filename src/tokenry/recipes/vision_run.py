@@ -37,7 +37,7 @@ from tokenry.models.image_encoders import ImageEncoder, load_image_encoder
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Progress
 from tokenry.recipes.stages import Stages
-from tokenry.recipes.vision_findings import finding, sweep_findings
+from tokenry.recipes.vision_findings import finding, outcome, sweep_findings
 from tokenry.recipes.vision_images import (
     ImageFile,
     batches,
@@ -295,6 +295,7 @@ class _Bench:
             memory = self._memory()
         wall, cpu = speedup(taken[UNPATCHED], seconds)
         share = reduction_share(self._forward, self._patch, setting.reducer)
+        agreement, change = _estimate(tally.agreement), _estimate(self._changes(tally))
         return Reduced(
             name=setting.name,
             method=setting.method,
@@ -305,24 +306,32 @@ class _Bench:
             speedup=wall,
             cpu_speedup=cpu,
             reduction_share=share,
-            agreement=_estimate(tally.agreement),
+            agreement=agreement,
             accuracy=_estimate(tally.right),
-            accuracy_change=_estimate(np.subtract(tally.right, self._tallies[UNPATCHED].right).tolist()),
+            accuracy_change=change,
             finding=finding(
                 share=tally.flops / unpatched.flops,
                 speedup=wall,
                 reduction_share=share,
                 memory=memory / unpatched.speed.peak_memory_mb,
                 batch_size=len(self._first),
+                outcome=outcome(agreement, change, self._agreement_of),
             ),
         )
+
+    def _changes(self, tally: _Tally) -> list[float]:
+        before = self._tallies[UNPATCHED].right
+        return [now - then for now, then in zip(tally.right, before, strict=True)]
+
+    @property
+    def _agreement_of(self) -> Literal["top-1", "features"]:
+        return "top-1" if self._encoder.classes else "features"
 
     # --- the record ------------------------------------------------------------------------------------------------------------------
 
     def _record(self, unpatched: Unpatched, results: list[Reduced], pictures: list[Picture]) -> VisionRun:
-        agreement_of: Literal["top-1", "features"] = "top-1" if self._encoder.classes else "features"
         if self._plan.sweep:
-            findings = sweep_findings(results, unpatched.flops, agreement_of)
+            findings = sweep_findings(results, unpatched.flops, self._agreement_of)
         else:
             findings = [(each.name, each.finding) for each in results]
         decided = {"dtype": self._dtype, "batch_size": len(self._first), "restore_length": self._restore}
@@ -331,7 +340,7 @@ class _Bench:
             images=str(self._plan.images),
             number_of_images=self._seen,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            agreement_of=agreement_of,
+            agreement_of=self._agreement_of,
             swept=self._plan.sweep,
             settings=self._plan.as_settings() | decided,
             environment=_environment(self._encoder.model.device),

@@ -154,9 +154,9 @@ def _panel_view(panel: Panel, picture: Picture, colours: Float[ndarray, "rows co
 def _words(groups: Sequence[Group], dropped: int) -> str:
     merged = [group for group in groups if group.patches > 1]
     of_these = sum(group.patches for group in merged)
-    said = [f"{len(groups):,} tokens left"]
+    said = [f"{len(groups):,} tokens"]
     said += [f"{len(merged):,} of them merged from {of_these:,} patches"] if merged else []
-    said += [f"{dropped:,} patches dropped"] if dropped else []
+    said += [f"{dropped:,} {'patch' if dropped == 1 else 'patches'} dropped"] if dropped else []
     return ", ".join(said)
 
 

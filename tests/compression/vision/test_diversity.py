@@ -197,6 +197,16 @@ def test_a_batch_is_its_images_one_by_one():
     torch.testing.assert_close(radii[2], coverage_radius(features[2], together[1][2]))
 
 
+def test_the_layout_in_memory_does_not_matter():
+    features = torch.randn(8, 12, 5).permute(2, 1, 0)
+    sensitivity = torch.rand(12, 5).T
+    assert torch.equal(
+        sensitivity_diverse_select(features, sensitivity, 6),
+        sensitivity_diverse_select(features.contiguous(), sensitivity.contiguous(), 6),
+    )
+    assert torch.equal(farthest_point_select(features, 6), farthest_point_select(features.contiguous(), 6))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_computed_in_float32(dtype):
     generator = torch.Generator().manual_seed(0)

@@ -201,3 +201,25 @@ def test_other_tokens_than_those_of_the_plan_are_refused():
     plan = MergePlan.keep(torch.tensor([[0, 2]]), tokens=3)
     with pytest.raises(UserError, match="the plan is for 3 tokens, but there are 5"):
         plan.merge(torch.zeros(1, 5, 2))
+
+
+@quick
+@given(plans())
+def test_a_token_that_nothing_is_merged_into_stays_as_it_is_to_the_last_bit(plan):
+    x = tokens_for(plan)
+    size = torch.randint(1, 9, (*x.shape[:2], 1), generator=torch.Generator().manual_seed(1)).double()
+    merged, _ = plan.merge_weighted(x, size)
+    for row in range(len(x)):
+        for place, made_of in enumerate(members(plan, row)):
+            if len(made_of) == 1:
+                assert torch.equal(merged[row, place], x[row, made_of[0]])
+
+
+@quick
+@given(plans(), st.sampled_from(["mean", "sum", "amax"]))
+def test_merging_leaves_the_tokens_before_as_they_were(plan, reduce):
+    x = tokens_for(plan)
+    before = x.clone()
+    plan.merge(x, reduce)
+    plan.merge_weighted(x)
+    assert torch.equal(x, before)

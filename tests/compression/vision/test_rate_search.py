@@ -297,8 +297,8 @@ def test_the_official_unit_hardly_feels_a_small_model():
     assert distance["share"] < distance["gflops"] / 2
 
 
-def test_labels_may_be_probabilities():
-    soft = [(x, torch.nn.functional.one_hot(y, 4).float()) for x, y in batches(2)]
+def test_labels_may_be_probabilities_and_batches_may_have_names():
+    soft = [{"pixel_values": x, "labels": torch.nn.functional.one_hot(y, 4).float()} for x, y in batches(2)]
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -369,3 +369,15 @@ def test_a_model_without_class_token_is_refused():
 def test_a_loader_without_batches_is_refused():
     with pytest.raises(UserError, match="the loader gives no batch"):
         search_rates(classifier(), [], target_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"pixel_values": torch.zeros(1, 1, 24, 24)}, "or be a pair of them, but it has only pixel_values"),
+        ([torch.zeros(1, 1, 24, 24)], "a batch must hold pixel_values and labels.*it has 1 tensors"),
+    ],
+)
+def test_a_batch_without_labels_is_refused(batch, words):
+    with pytest.raises(UserError, match=words):
+        search_rates(classifier(), [batch], target_share=0.5)

@@ -187,19 +187,20 @@ def _greedy(
     k: int,
 ) -> Int[Tensor, "batch {k}"]:
     tie = _TIE * torch.finfo(directions.dtype).eps
-    image = torch.arange(len(directions), device=directions.device)
-    taken = torch.zeros_like(weight)
-    raised = tie * weight
+    tokens, dim = directions.shape[1:]
+    rows = directions.reshape(-1, dim)
+    first_rows = torch.arange(len(directions), device=directions.device) * tokens
+    taken, raised = weight.new_zeros(weight.shape), tie * weight
     nearest = torch.full_like(weight, float("inf"))
     chosen = (start >= start.amax(-1, keepdim=True) - tie).to(torch.uint8).argmax(-1)
     order = [chosen]
     for _ in range(k - 1):
-        taken[image, chosen] = raised[image, chosen] = float("-inf")
-        similarity = torch.bmm(directions, directions[image, chosen, :, None])[..., 0]
+        taken.view(-1).index_fill_(0, first_rows + chosen, float("-inf"))
+        similarity = torch.bmm(directions, rows.index_select(0, first_rows + chosen)[..., None])[..., 0]
         nearest = torch.minimum(nearest, _distance(similarity))
-        best = torch.addcmul(taken, nearest, weight).amax(-1, keepdim=True)
+        score = torch.addcmul(taken, nearest, weight)
         # Tokens that would be best if they were farther by a rounding error: the lowest index of them.
-        chosen = (torch.addcmul(raised, nearest, weight) >= best).to(torch.uint8).argmax(-1)
+        chosen = (score + raised >= score.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
         order.append(chosen)
     return torch.stack(order, dim=-1)
 

@@ -89,9 +89,10 @@ class MergePlan:
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         if size is None:
             size = precise.new_ones((*x.shape[:2], 1))
-        # Not in one piece with the tokens: sizes must not come to need a gradient.
         total = self.merge(size, "sum")
-        return (self.merge(precise * size, "sum") / total).to(x.dtype), total
+        # Shares before the sum, so that a token that nothing is merged into (share 1) stays as it is to the last bit.
+        share = size / self.unmerge(total, size)
+        return self.merge(precise * share, "sum").to(x.dtype), total
 
     def place(self) -> Int[Tensor, "batch tokens"]:
         """Tell where each token is afterwards; `DROPPED` for those that are nowhere."""
@@ -164,7 +165,7 @@ def _scatter(out: Tensor, target: Tensor, x: Tensor, reduce: Reduce) -> Tensor:
         index = target.view(*target.shape, *[1] * (x.ndim - 2)).expand_as(x)
         return out.scatter_reduce(1, index, x, "amax", include_self=True)
     rows = _rows(target, out.shape[1])
-    total = out.flatten(0, 1).index_add(0, rows, x.flatten(0, 1)).view_as(out)
+    total = out.flatten(0, 1).index_add_(0, rows, x.flatten(0, 1)).view_as(out)  # `out` is a copy already
     if reduce == "sum":
         return total
     members = torch.ones_like(out.flatten(0, 1)[:, :1]).index_add(

@@ -13,7 +13,7 @@ tokens, and a short search stays there. So is the bounded gradient (see `masked_
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -213,9 +213,13 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 # --- the search ----------------------------------------------------------------------------------------------------------------------
 
 
+Batch = Mapping[str, Tensor] | Sequence[Tensor]
+"""Images and labels: by name, as transformers collates them (`pixel_values`, `labels`), or as a pair, as torchvision's data sets are."""
+
+
 @runtime_checkable
-class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
-    """Batches of images and labels that can be gone through several times, such as a `DataLoader` or a list."""
+class Batches(Iterable[Batch], Sized, Protocol):
+    """Batches that can be gone through several times, such as a `DataLoader` or a list."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,8 @@ def search_rates(
 
     Args:
         model: a classifier whose head reads the class token; is called with `pixel_values` and gives `logits`.
-        loader: batches (images, labels); labels are class numbers, or probabilities (batch, classes) as mixup makes them.
+        loader: batches of `pixel_values` and `labels`, or pairs of them; labels are class numbers, or probabilities (batch, classes) as
+            mixup makes them.
         target_gflops: multiply-adds of the whole model, in 1e9, patch embedding and head included as the paper counts them.
         target_share: instead of it, the share of the layers' multiply-adds, as `TokenReduction.flops / dense_flops` tells.
         granularity: step between the counts to choose from; 1 for small images.
@@ -411,9 +416,22 @@ def _fitting(schedule: Schedule, encoder: Encoder) -> Schedule:
 
 
 def _first_images(loader: Batches) -> Tensor:
-    for images, _ in loader:
-        return images
+    for batch in loader:
+        return _images_and_labels(batch)[0]
     raise UserError("the loader gives no batch: nothing can be searched with.")
+
+
+def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping):
+        pair = [batch[name] for name in ("pixel_values", "labels") if name in batch]
+        told = f"only {', '.join(batch)}"
+    else:
+        pair, told = list(batch), f"{len(batch)} tensors"
+    if len(pair) != 2:
+        raise UserError(
+            f"a batch must hold pixel_values and labels, or be a pair of them, but it has {told}."
+        )
+    return pair[0], pair[1]
 
 
 @contextmanager
@@ -463,8 +481,8 @@ def _descend(
     cosine = CosineAnnealingLR(optimizer, steps, min_lr)
     try:
         for _ in range(epochs):
-            for images, labels in loader:
-                loss, cross, flops = objective(images, labels)
+            for batch in loader:
+                loss, cross, flops = objective(*_images_and_labels(batch))
                 if not bool(loss.isfinite()):
                     raise UserError(
                         f"the loss of step {step} is {float(loss.detach())}: check the images for nan, or run the model in float32."

@@ -7,7 +7,7 @@ Source: Training-Free Token Pruning via Zeroth-Order Gradient Estimation (arXiv 
     closed form   s = ‖J‖_F / √dim,  ‖J‖_F² = gᵀ [(W2ᵀ W2) ∘ (W1 W1ᵀ)] g  with g = act′(a)    root mean square instead of mean
 
 The sensitivity is a property of the projector, not of relevance: where background lies on its steep part, it points the wrong
-way. Selection with it: `diversity.sensitivity_diverse_select`; before trusting it: `visual_tokens.relevance_correlation`.
+way. Selection with it: `diversity.sensitivity_diverse_select`; before trusting it: `relevance.relevance_correlation`.
 """
 
 import copy

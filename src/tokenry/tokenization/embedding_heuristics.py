@@ -1,0 +1,215 @@
+"""Rows for new tokens as weighted sums of old rows: TokenAdapt's local and global estimates, and their mixture.
+
+    local    q = (softmax(cos(token, its pieces)) + length ratio) / 2        weights = softmax(q / T)
+    global   weights = softmax(cos(token, its k nearest old tokens) / T), those below the threshold 0, renormalised
+    hybrid   (1 − w) · local + w · global; where one of them fails, the other alone
+
+Cosines are taken in an auxiliary space; the same weights serve the input and the output matrix. T is the temperature + 1e-5.
+
+Source: TokenAdapt (arXiv 2505.09738) and its released code; `mean_of_pieces` is ReTok / FVT.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+# Queries are compared with all old tokens in blocks of so many similarities.
+_BLOCK_ELEMENTS = 1 << 24
+_LEAST_TEMPERATURE = 1e-5
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Weighted sums of the rows of a matrix: row i is Σ_j weights[i, j] · matrix[indices[i, j]].
+
+    Attributes:
+        indices: of rows; any where the weight is 0.
+        weights: all 0 for a token that could not be composed.
+    """
+
+    indices: Int[Tensor, "tokens slots"]
+    weights: Float[Tensor, "tokens slots"]
+
+    @property
+    def composed(self) -> Bool[Tensor, "tokens"]:
+        """The tokens that have a row."""
+        return (self.weights != 0).any(dim=-1)
+
+    def rows(self, matrix: Float[Tensor, "old dim"]) -> Float[Tensor, "tokens dim"]:
+        """Compute the rows, in the dtype of the weights; 0 for tokens that could not be composed."""
+        counted = self.weights != 0
+        used, places = self.indices[counted].unique(return_inverse=True)
+        offsets = counted.sum(dim=-1).cumsum(dim=0).roll(1)
+        offsets[:1] = 0
+        return nn.functional.embedding_bag(
+            places,
+            matrix[used].to(self.weights.dtype),
+            offsets,
+            mode="sum",
+            per_sample_weights=self.weights[counted],
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The tokens whose rows are wanted, seen from the old vocabulary and from the auxiliary space.
+
+    Attributes:
+        pieces: old ids that spell each token; -1 after the last.
+        length_ratio: length of each piece as a share of the token's.
+        vectors: unit vectors in the auxiliary space.
+        has_vector: where `vectors` holds one.
+        itself: old id of the same token, which takes no part in its own estimate; -1 where there is none.
+    """
+
+    pieces: Int[Tensor, "tokens pieces"]
+    length_ratio: Float[Tensor, "tokens pieces"]
+    vectors: Float[Tensor, "tokens dim"]
+    has_vector: Bool[Tensor, "tokens"]
+    itself: Int[Tensor, "tokens"]
+
+
+def local_weights(
+    similarity: Float[Tensor, "tokens pieces"],
+    length_ratio: Float[Tensor, "tokens pieces"],
+    mask: Bool[Tensor, "tokens pieces"],
+    temperature: float,
+) -> Float[Tensor, "tokens pieces"]:
+    """Weigh the pieces of each token by their similarity to it and by their length; 0 without pieces.
+
+    Source: TokenAdapt, local heuristic.
+    """
+    agreement = _masked_softmax(similarity, mask)
+    quality = (agreement + length_ratio) / 2
+    return _masked_softmax(quality / (temperature + _LEAST_TEMPERATURE), mask)
+
+
+def global_weights(
+    similarity: Float[Tensor, "tokens k"], temperature: float, threshold: float
+) -> Float[Tensor, "tokens k"]:
+    """Weigh the nearest old tokens by their similarity; 0 where none reaches the threshold.
+
+    Source: TokenAdapt, global heuristic.
+    """
+    weights = _masked_softmax(similarity / (temperature + _LEAST_TEMPERATURE), similarity.isfinite())
+    weights = weights.masked_fill(similarity < threshold, 0.0)
+    total = weights.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, weights / total, 0.0)
+
+
+def mean_of_pieces(wanted: Wanted) -> Mixture:
+    """Average the rows of the pieces.
+
+    Source: ReTok (arXiv 2410.04335); the same as FVT.
+    """
+    mask = wanted.pieces >= 0
+    weights = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return Mixture(wanted.pieces.clamp(min=0), weights.to(wanted.length_ratio.dtype))
+
+
+def local_mixture(
+    wanted: Wanted,
+    old_vectors: Float[Tensor, "old dim"],
+    old_has_vector: Bool[Tensor, "old"],
+    temperature: float,
+    needs_vectors: bool = False,
+) -> Mixture:
+    """Compose each token of its pieces.
+
+    Args:
+        wanted: the tokens.
+        old_vectors: unit vectors of the old tokens.
+        old_has_vector: where `old_vectors` holds one.
+        temperature: of the last softmax; small ones let the best piece win.
+        needs_vectors: leave out pieces and tokens without a vector, as the released code does; else their similarity counts as 0,
+            so that length alone decides.
+    """
+    mask = wanted.pieces >= 0
+    ids = wanted.pieces.clamp(min=0)
+    comparable = mask & wanted.has_vector[:, None] & old_has_vector[ids]
+    similarity = torch.zeros_like(wanted.length_ratio)
+    similarity[comparable] = _pair_similarity(
+        wanted.vectors, old_vectors, comparable.nonzero()[:, 0], ids[comparable]
+    )
+    mask = comparable if needs_vectors else mask
+    return Mixture(ids, local_weights(similarity, wanted.length_ratio, mask, temperature))
+
+
+def global_mixture(
+    wanted: Wanted,
+    old_vectors: Float[Tensor, "old dim"],
+    old_has_vector: Bool[Tensor, "old"],
+    k: int,
+    temperature: float,
+    threshold: float,
+) -> Mixture:
+    """Compose each token of the k old tokens nearest to it in the auxiliary space (of all of them where there are fewer)."""
+    similarity, ids = nearest(wanted.vectors, old_vectors, k, old_has_vector, wanted.itself)
+    weights = global_weights(similarity, temperature, threshold)
+    return Mixture(ids, weights * wanted.has_vector[:, None])
+
+
+def hybrid(local: Mixture, other: Mixture, global_weight: float) -> Mixture:
+    """Mix two estimates, `global_weight` of the second; a token that only one of them has takes that one unscaled."""
+    both = local.composed & other.composed
+    of_local = torch.where(both, 1 - global_weight, 1.0).to(local.weights.dtype)
+    of_other = torch.where(both, global_weight, 1.0).to(other.weights.dtype)
+    return Mixture(
+        torch.cat([local.indices, other.indices], dim=1),
+        torch.cat([local.weights * of_local[:, None], other.weights * of_other[:, None]], dim=1),
+    )
+
+
+def nearest(
+    queries: Float[Tensor, "tokens dim"],
+    vectors: Float[Tensor, "old dim"],
+    k: int,
+    among: Bool[Tensor, "old"],
+    without: Int[Tensor, "tokens"],
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """Find the k vectors with the largest inner product, in blocks of one matrix product each.
+
+    Args:
+        queries: compared with all `vectors`.
+        vectors: of the old tokens.
+        k: at most; fewer where there are fewer vectors.
+        among: the vectors that may be found.
+        without: one that each query may not find; -1 for none.
+
+    Returns:
+        Similarities, descending, −inf where there are fewer than k; and indices.
+    """
+    k = min(k, len(vectors))
+    block = max(1, _BLOCK_ELEMENTS // len(vectors))
+    parts = []
+    for start in range(0, len(queries), block):
+        similarity = queries[start : start + block] @ vectors.T
+        similarity[:, ~among] = -torch.inf
+        forbidden = without[start : start + block]
+        rows = (forbidden >= 0).nonzero()[:, 0]
+        similarity[rows, forbidden[rows]] = -torch.inf
+        parts.append(similarity.topk(k, dim=-1))
+    if not parts:
+        return queries.new_empty(0, k), without.new_empty(0, k)
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def _pair_similarity(
+    queries: Float[Tensor, "tokens dim"],
+    vectors: Float[Tensor, "old dim"],
+    left: Int[Tensor, "pairs"],
+    right: Int[Tensor, "pairs"],
+) -> Float[Tensor, "pairs"]:
+    block = max(1, _BLOCK_ELEMENTS // max(1, queries.shape[1]))
+    pairs = zip(left.split(block), right.split(block), strict=True)
+    return torch.cat([(queries[one] * vectors[other]).sum(dim=-1) for one, other in pairs])
+
+
+def _masked_softmax(
+    scores: Float[Tensor, "tokens slots"], mask: Bool[Tensor, "tokens slots"]
+) -> Float[Tensor, "tokens slots"]:
+    """Softmax over the slots of the mask; 0 elsewhere, and in rows without any."""
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)

@@ -1,0 +1,273 @@
+"""What parallel text costs in each language: corpus token counts, premiums, and how far they spread, with intervals.
+
+The texts say the same in every language; a segment is one or more texts (a line, an article), and each text is encoded alone.
+
+    corpus token count (CTC)(l) = tokens of all segments in l, without special tokens
+    token premium(l)            = CTC(l) / CTC(reference)
+    byte premium(l)             = UTF-8 bytes in l / UTF-8 bytes in the reference
+
+Intervals: percentile bootstrap over segments, drawn together for all languages, since the texts are parallel.
+
+Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909), section 3; premiums after Petrov et al. 2023.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.byte_level import backend_tokenizer
+from tokenry.core.errors import UserError
+
+Segments = Sequence[Sequence[str]]
+"""Per segment its texts."""
+
+_TEXTS_AT_ONCE = 1024
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+@runtime_checkable
+class CountingTokenizer(Protocol):
+    """A tokenizer of our own kind: it tells how many tokens a text has."""
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text."""
+        ...
+
+
+AnyTokenizer = Tokenizer | PreTrainedTokenizerBase | CountingTokenizer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Dispersion:
+    """How far the counts of the languages spread.
+
+    Attributes:
+        mean: of the counts.
+        std: sample standard deviation (ddof 1).
+        variance: its square.
+        cv: coefficient of variation, std / mean.
+        max_min: largest over smallest.
+        range: largest − smallest.
+        iqr: distance of the quartiles (linear interpolation).
+    """
+
+    mean: float
+    std: float
+    variance: float
+    cv: float
+    max_min: float
+    range: float
+    iqr: float
+
+
+def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndarray, "texts"]:
+    """Count the tokens of each text, without special tokens.
+
+    Raises:
+        UserError: a slow tokenizer.
+    """
+    if isinstance(tokenizer, CountingTokenizer):
+        return np.array([tokenizer.count(text) for text in texts], dtype=np.int64)
+    backend, texts = backend_tokenizer(tokenizer), list(texts)
+    counts: list[int] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        counts += [len(each) for each in batch]
+    return np.array(counts, dtype=np.int64)
+
+
+def segment_token_counts(tokenizer: AnyTokenizer, segments: Segments) -> Int[ndarray, "segments"]:
+    """Count the tokens of each segment: the sum over its texts.
+
+    Raises:
+        UserError: there is no text in any segment.
+    """
+    texts = [text for segment in segments for text in segment]
+    require_text(texts)
+    return _per_segment(text_token_counts(tokenizer, texts), segments)
+
+
+def corpus_token_count(tokenizer: AnyTokenizer, texts: Iterable[str]) -> int:
+    """Count the tokens of a corpus, every text encoded alone, without special tokens.
+
+    Raises:
+        UserError: there is no text.
+    """
+    texts = list(texts)
+    require_text(texts)
+    return int(text_token_counts(tokenizer, texts).sum())
+
+
+def token_premiums(counts: Mapping[str, int | float], reference: str) -> dict[str, float]:
+    """Divide the corpus token count of each language by that of the reference.
+
+    Raises:
+        UserError: the reference is not among the languages, or has no tokens.
+    """
+    require_reference(counts, reference)
+    if not counts[reference] > 0:
+        raise UserError(f"the evaluation text of {reference} is empty: there is nothing to compare with.")
+    return {language: count / counts[reference] for language, count in counts.items()}
+
+
+def byte_premium(texts: Iterable[str], reference: Iterable[str]) -> float:
+    """Divide the UTF-8 bytes of a text by those of the same text in the reference language.
+
+    Raises:
+        UserError: the reference text is empty.
+    """
+    size, of_reference = utf8_bytes(texts), utf8_bytes(reference)
+    if of_reference == 0:
+        raise UserError(
+            "the evaluation text of the reference language is empty: there is nothing to compare with."
+        )
+    return size / of_reference
+
+
+def utf8_bytes(texts: Iterable[str]) -> int:
+    """Count the UTF-8 bytes of texts."""
+    return sum(len(text.encode()) for text in texts)
+
+
+def dispersion(counts: Mapping[str, int | float]) -> Dispersion:
+    """Describe how far the counts of the languages spread.
+
+    Raises:
+        UserError: fewer than two languages, or one without tokens.
+    """
+    if len(counts) < 2:
+        raise UserError(f"{len(counts)} language has no spread: give at least two.")
+    values = np.array(list(counts.values()), dtype=float)
+    empty = [language for language, count in counts.items() if not count > 0]
+    if empty:
+        raise UserError(f"the evaluation text of {', '.join(empty)} is empty: give parallel text.")
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    lower, upper = np.percentile(values, [25, 75])
+    return Dispersion(
+        mean=mean,
+        std=std,
+        variance=std**2,
+        cv=std / mean,
+        max_min=float(values.max() / values.min()),
+        range=float(values.max() - values.min()),
+        iqr=float(upper - lower),
+    )
+
+
+def premium_intervals(
+    counts: Mapping[str, Int[ndarray, "segments"]],
+    reference: str,
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Estimate the premium of each language with its interval; that of the reference is 1 with no width.
+
+    Args:
+        counts: tokens per segment, the same segments for all languages.
+        reference: the language whose count is divided by.
+        confidence: of the intervals.
+        samples: draws of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: the texts are not parallel, or the reference is missing or empty.
+    """
+    values = token_premiums({language: float(each.sum()) for language, each in counts.items()}, reference)
+    totals = resampled_counts(counts, samples, seed)
+    of_reference = totals[:, list(counts).index(reference)]
+    return {
+        language: _estimate(values[language], totals[:, place] / of_reference, confidence)
+        for place, language in enumerate(counts)
+    }
+
+
+def dispersion_intervals(
+    counts: Mapping[str, Int[ndarray, "segments"]],
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Estimate mean, std, cv and max/min of the counts of the languages, with intervals over segments.
+
+    Arguments and errors as in `premium_intervals`.
+    """
+    value = dispersion({language: float(each.sum()) for language, each in counts.items()})
+    totals = resampled_counts(counts, samples, seed)
+    mean, std = totals.mean(axis=1), totals.std(axis=1, ddof=1)
+    drawn = {"mean": mean, "std": std, "cv": std / mean, "max_min": totals.max(axis=1) / totals.min(axis=1)}
+    return {name: _estimate(getattr(value, name), each, confidence) for name, each in drawn.items()}
+
+
+def resampled_counts(
+    counts: Mapping[str, Int[ndarray, "segments"]], samples: int = 2000, seed: int = 0
+) -> Float[ndarray, "samples languages"]:
+    """Draw the segments anew, with replacement and the same ones for all languages, and count each time.
+
+    Raises:
+        UserError: the texts are not parallel.
+    """
+    require_parallel({language: len(each) for language, each in counts.items()})
+    per_segment = np.stack([*counts.values()], axis=1).astype(float)
+    segments, generator = len(per_segment), np.random.default_rng(seed)
+    even = np.full(segments, 1 / segments)
+    at_once = max(1, _NUMBERS_AT_ONCE // segments)
+    drawn = [
+        generator.multinomial(segments, even, size=min(at_once, samples - start)) @ per_segment
+        for start in range(0, samples, at_once)
+    ]
+    return np.concatenate(drawn)
+
+
+def _estimate(value: float, drawn: Float[ndarray, "samples"], confidence: float) -> Estimate:
+    outside = 50 * (1 - confidence)
+    # A draw of empty segments only tells nothing.
+    low, high = np.nanpercentile(drawn, [outside, 100 - outside])
+    return Estimate(value, float(low), float(high))
+
+
+def require_text(texts: Sequence[str]) -> None:
+    """Raise `UserError` unless one of the texts holds something."""
+    if not any(texts):
+        raise UserError("the evaluation text is empty: give at least one text that holds something.")
+
+
+def require_reference(languages: Iterable[str], reference: str) -> None:
+    """Raise `UserError` unless the reference is among the languages."""
+    languages = list(languages)
+    if reference not in languages:
+        shown = ", ".join(languages[:8]) + (", …" if len(languages) > 8 else "")
+        raise UserError(
+            f"the reference language {reference!r} is not among the languages ({shown or 'none'}): name one of them."
+        )
+
+
+def require_parallel(segments: Mapping[str, int]) -> None:
+    """Raise `UserError` unless all languages have the same number of segments."""
+    if len(set(segments.values())) > 1:
+        first = next(iter(segments))
+        other = next(language for language, number in segments.items() if number != segments[first])
+        raise UserError(
+            f"the texts are not parallel: {first} has {segments[first]} segments and {other} has {segments[other]}; "
+            "give the same segments in every language."
+        )
+
+
+def _per_segment(counts: Int[ndarray, "texts"], segments: Segments) -> Int[ndarray, "segments"]:
+    number = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
+    return np.bincount(number, counts, minlength=len(segments)).astype(np.int64)

@@ -1,0 +1,193 @@
+"""What two vocabularies have in common: the old token of each new one, or the old tokens that spell it.
+
+    match="bytes"    tokens are equal if they stand for the same bytes, whatever kind of tokenizer wrote them ("Ġthe" = "▁the")
+    match="string"   tokens are equal if they are written alike, and spelled by encoding what they decode to: the released code's rule
+
+Special tokens stand for no bytes: they are matched by name, then by what they are for (bos, eos, pad, unk).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.errors import UserError, require_one_of
+
+Match = Literal["bytes", "string"]
+
+_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+
+
+@dataclass(frozen=True)
+class VocabularyMatch:
+    """The tokens of a new vocabulary in terms of an old one.
+
+    Attributes:
+        shared: old id of each new one; -1 where there is none.
+        pieces: old ids that spell each new token that is not shared; -1 after the last.
+        length_ratio: length of each piece as a share of the token's (bytes, or characters with `match="string"`).
+        old_texts: what each old token stands for; None where that is no text (special tokens, parts of characters, no token).
+        new_texts: the same for new tokens.
+        special: old id of each special token of the new vocabulary, by its name; None where there is none.
+        absent: ids below the largest that the new vocabulary has no token for.
+    """
+
+    shared: Int[Tensor, "new"]
+    pieces: Int[Tensor, "new pieces"]
+    length_ratio: Float[Tensor, "new pieces"]
+    old_texts: tuple[str | None, ...]
+    new_texts: tuple[str | None, ...]
+    special: dict[str, int | None]
+    absent: frozenset[int]
+
+
+def match_vocabularies(
+    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, match: Match = "bytes"
+) -> VocabularyMatch:
+    """Find for each new token the old one, or the old ones that spell it.
+
+    Raises:
+        UserError: an empty new vocabulary, or a slow tokenizer.
+    """
+    require_one_of(match, get_args(Match), "match")
+    if not token_names(new):
+        raise UserError(
+            "the new tokenizer has no token: train it first, or load it from the folder it was saved to."
+        )
+    return (_match_bytes if match == "bytes" else _match_strings)(old, new)
+
+
+def token_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """How each token is written in the vocabulary."""
+    vocabulary = backend_tokenizer(tokenizer).get_vocab(with_added_tokens=True)
+    return {number: name for name, number in vocabulary.items()}
+
+
+def longest_first(data: bytes, vocabulary: ByteVocabulary, whole: bool = True) -> list[int]:
+    """Spell bytes from the left by the longest token that fits; by none where a byte has no token.
+
+    Args:
+        data: the bytes.
+        vocabulary: to spell with.
+        whole: whether one token may spell them all.
+    """
+    ids, start = [], 0
+    while start < len(data):
+        longest = min(vocabulary.longest, len(data) - start - (start == 0 and not whole))
+        ends = range(start + longest, start, -1)
+        end = next((end for end in ends if data[start:end] in vocabulary.ids), None)
+        if end is None:
+            return []
+        ids.append(vocabulary.ids[data[start:end]])
+        start = end
+    return ids
+
+
+def padded(
+    pieces: Sequence[Sequence[int]], lengths: Sequence[int], old_lengths: Sequence[int]
+) -> tuple[Int[Tensor, "tokens pieces"], Float[Tensor, "tokens pieces"]]:
+    """Lay pieces out as a matrix of ids (-1 after the last), and their lengths as shares of their token's length."""
+    slots = max(map(len, pieces), default=0)
+    ids = torch.full((len(pieces), slots), -1)
+    ratios = torch.zeros(len(pieces), slots)
+    for row, (spelled, length) in enumerate(zip(pieces, lengths, strict=True)):
+        if spelled:
+            ids[row, : len(spelled)] = torch.tensor(spelled)
+            ratios[row, : len(spelled)] = torch.tensor([old_lengths[piece] / length for piece in spelled])
+    return ids, ratios
+
+
+def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
+    old_view, new_view = (ByteVocabulary.from_tokenizer(each) for each in (old, new))
+    old_names, new_names = token_names(old), token_names(new)
+    by_name = {name: number for number, name in old_names.items()}
+    special = _special_tokens(old, new, new_view.special)
+    cut = _byte_cutter(old, old_view)
+    shared, pieces = [], []
+    for number, data in enumerate(new_view.token_bytes):
+        name = new_names.get(number, "")
+        counterpart = special.get(name)
+        if data:
+            # Of several old tokens with these bytes ("a" and "<0x61>") the one that is written alike.
+            alike = by_name.get(name)
+            written_alike = alike is not None and old_view.token_bytes[alike] == data
+            counterpart = alike if written_alike else old_view.ids.get(data)
+        shared.append(-1 if counterpart is None else counterpart)
+        pieces.append(cut(data) if data and counterpart is None else [])
+    old_lengths, lengths = ([len(data or b"") for data in view.token_bytes] for view in (old_view, new_view))
+    return VocabularyMatch(
+        torch.tensor(shared),
+        *padded(pieces, lengths, old_lengths),
+        tuple(map(_text, old_view.token_bytes)),
+        tuple(map(_text, new_view.token_bytes)),
+        special,
+        frozenset(range(len(shared))) - new_names.keys(),
+    )
+
+
+def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
+    by_name = {name: number for number, name in token_names(old).items()}
+    new_names = token_names(new)
+    old_texts, new_texts = _decoded(old), _decoded(new)
+    counterparts = [by_name.get(new_names.get(number, "")) for number in range(len(new_texts))]
+    unique = [n for n, text in enumerate(new_texts) if counterparts[n] is None and text]
+    pieces: list[list[int]] = [[] for _ in new_texts]
+    for number in unique:
+        pieces[number] = old.encode(new_texts[number], add_special_tokens=False)
+    old_lengths, lengths = ([len(text or "") for text in texts] for texts in (old_texts, new_texts))
+    special = sorted(ByteVocabulary.from_tokenizer(new).special)
+    return VocabularyMatch(
+        torch.tensor([-1 if each is None else each for each in counterparts]),
+        *padded(pieces, lengths, old_lengths),
+        old_texts,
+        new_texts,
+        {new_names[number]: counterparts[number] for number in special},
+        frozenset(range(len(new_texts))) - new_names.keys(),
+    )
+
+
+def _special_tokens(
+    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, special: frozenset[int]
+) -> dict[str, int | None]:
+    by_name = {name: number for number, name in token_names(old).items()}
+    by_role = {getattr(new, role): getattr(old, role) for role in reversed(_ROLES)}
+    new_names = token_names(new)
+    return {
+        new_names[number]: by_name.get(new_names[number], by_role.get(number)) for number in sorted(special)
+    }
+
+
+def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Callable[[bytes], list[int]]:
+    """How a tokenizer spells bytes in the middle of a text: by its merges, else by the longest token that fits."""
+    try:
+        encoder = BytePairEncoder.from_tokenizer(tokenizer)
+    except UserError:  # it has no merges
+        return lambda data: longest_first(data, view)
+
+    def cut(data: bytes) -> list[int]:
+        try:
+            return encoder.encode(data)
+        except UserError:  # a byte without a token
+            return []
+
+    return cut
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, ...]:
+    names = token_names(tokenizer)
+    texts = tokenizer.batch_decode([[number] for number in names], skip_special_tokens=False)
+    decoded = dict(zip(names, texts, strict=True))
+    return tuple(decoded.get(number) for number in range(max(names, default=-1) + 1))
+
+
+def _text(data: bytes | None) -> str | None:
+    try:
+        return data.decode() if data else None
+    except UnicodeDecodeError:
+        return None
