@@ -43,7 +43,7 @@ SHORT = ("ToMe r=13", "ToMe r=11")
 def measure(smoke: bool) -> Iterator[Result]:
     """Each method with one thread, ToMe with two and in half precision, then the share of matching and merging."""
     model, images = vit_and_images(smoke)
-    rounds = 1 if smoke else 15
+    rounds = 1 if smoke else 9
     yield from speedups(model, images, METHODS, rounds, threads=1)
     tome = {name: METHODS[name] for name in SHORT}
     yield from speedups(model, images, tome, rounds, threads=2)

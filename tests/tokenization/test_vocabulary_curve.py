@@ -87,7 +87,7 @@ def test_no_start_of_a_general_solver_finds_a_better_fit(a, b, floor, noise):
 @settings(max_examples=25, deadline=None)
 @given(st.floats(10, 1e4), st.floats(0.05, 4), st.floats(0, 1e3), st.floats(300, 1e6))
 def test_solving_undoes_predicting(a, b, c, size):
-    curve = PowerLaw(a=a, b=b, c=c, v0=256.0, r2=1.0, sse=0.0)
+    curve = PowerLaw(a=float(a), b=float(b), c=float(c), v0=256.0, r2=1.0, sse=0.0)
     target = curve.predict(size)
     if target - c > 1e-6 * target:
         assert curve.solve(target) == pytest.approx(size, rel=1e-6)
@@ -122,7 +122,7 @@ def test_sizes_are_rounded_and_clipped_to_what_can_be_trained():
 
 def curves(parameters):
     return {
-        f"l{number}": PowerLaw(a=a, b=b, c=c, v0=256.0, r2=1.0, sse=0.0)
+        f"l{number}": PowerLaw(a=float(a), b=float(b), c=float(c), v0=256.0, r2=1.0, sse=0.0)
         for number, (a, b, c) in enumerate(parameters)
     }
 

@@ -26,7 +26,7 @@ def vision(
         typer.Option(help="DiffRate: a JSON file, or a published schedule such as deit-small@2.9."),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="All methods side by side, from 85 to 45 % of the FLOPs.")
+        bool, typer.Option("--sweep", help="All methods side by side, from 80 to 35 % of the FLOPs.")
     ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="A CSV file, file,label: accuracy is measured too.")
@@ -41,7 +41,9 @@ def vision(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per forward (default: 8 on a CPU, 64 on an accelerator).")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of the timing.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of the timing (default: 5; in a sweep 3).")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")
     ] = None,

@@ -377,7 +377,7 @@ class PiecewiseTokens:
     def _find_dropped(self, outline: _Outline) -> int:
         """How many tokens lie before the last border that no later text can move."""
         ways = [self._borders(outline.shape, more) for more in self._followers(outline.shape, outline.begun)]
-        agreed = _agreed([borders for borders in ways if outline.allows(borders)], len(outline.shape))
+        agreed = [border for border in _agreed(ways, len(outline.shape)) if border in outline.joints]
         return outline.joints.index(agreed[-1]) + 1 if agreed else 0
 
     def _borders(self, text: str, more: str) -> tuple[int, ...]:

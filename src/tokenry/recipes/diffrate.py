@@ -153,7 +153,7 @@ class _DiffRateRecipe:
             begin = 0.4 + width * number
             schedules[share] = learn(testbed, share, _part(progress, begin, 0.8 * width))
             progress(f"measuring at {share:.0%} of the FLOPs", begin + 0.8 * width)
-            budgets[share] = compare(testbed, dense.counts[0], share, schedules[share])
+            budgets[share] = compare(testbed, dense.counts[0], schedules[share])
         official = learn(testbed, testbed.official, _part(progress, 1 - width, width), gradient="official")
         without_bound = measure(testbed, DiffRate(official))
         return Reproduction(
@@ -206,13 +206,14 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         )
 
 
-def compare(testbed: Testbed, tokens: int, share: float, learned: Schedule) -> dict[str, Point]:
-    """Measure the learned schedule and all its controls; random drop leaves as many tokens in every layer."""
+def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Point]:
+    """Measure the learned schedule and all its controls: at the FLOPs that it has, whether they met the target or not."""
     encoder = find_encoder(testbed.model)
     costs, special = layer_costs(encoder), encoder.special_tokens
     points = {LEARNED: measure(testbed, DiffRate(learned))}
     methods: dict[str, TokenReducer] = {
-        name: DiffRate(uniform_schedule(costs, tokens, special, share, by)) for name, by in UNIFORM.items()
+        name: DiffRate(uniform_schedule(costs, tokens, special, points[LEARNED].flops, by))
+        for name, by in UNIFORM.items()
     }
     methods |= {
         RANDOM_ORDER: RandomOrder(DiffRate(learned)),

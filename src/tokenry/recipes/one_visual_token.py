@@ -253,7 +253,10 @@ def _plot_digits(axis: Any, accuracies: Accuracies) -> None:
     axis.axhline(1 / DIGITS, color="0.5", linewidth=0.8, linestyle="--", label="guessing")
     axis.set_xticks(range(len(accuracies)), [fill(name, 20) for name in accuracies], fontsize=8)
     axis.set(
-        ylim=(0, 1.03), ylabel="right answers, unseen digits", title="One token, one of four digits asked for"
+        xlim=(-0.5, len(accuracies) - 0.5),
+        ylim=(0, 1.03),
+        ylabel="right answers, unseen digits",
+        title="One token, one of four digits asked for",
     )
     axis.legend(fontsize=8, frameon=False, loc="center")
 

@@ -153,12 +153,13 @@ class _Bench:
         on_cpu = encoder.model.device.type == "cpu"
         self._batch_size = plan.batch_size or (_ON_CPU if on_cpu else _ON_ACCELERATOR)
         self._first = self._prepare()
+        self._seen = 0
         self._tallies = {name: _Tally() for name in (UNPATCHED, *(each.name for each in self._settings))}
         variants, batch = len(self._tallies), len(self._first)
         self._costs = {
             "looking at the images": len(files) * variants,
-            "timing, by turns": batch * (plan.rounds + 1) * variants,
-            "memory, and where the time goes": 3 * batch * variants,
+            "timing, by turns": batch * (plan.timed_rounds + 1) * variants,
+            "memory, and where the time goes": 2 * batch * variants,
             "pictures": plan.pictures * variants,
         }
         self._stages = Stages(report, list(self._costs.values()))
@@ -214,7 +215,7 @@ class _Bench:
 
     def _look(self) -> _Drawn:
         """Run all images through the model with and without each setting."""
-        drawn, seen = _Drawn(), 0
+        drawn = _Drawn()
         wanted = (
             {file.name for file in pick(self._files, self._plan.pictures)} if self._plan.pictures else set()
         )
@@ -225,15 +226,14 @@ class _Bench:
                 if file.name in wanted:
                     drawn.titles.append(file.name)
                     drawn.pixels.append(one)
-            seen += len(files)
-            self._stages.tell(seen / len(self._files))
-        self._seen = seen
+            self._seen += len(files)
         return drawn
 
     def _look_at(self, pixels: Tensor, labels: Sequence[int | None]) -> None:
         unpatched = self._encoder(pixels).float()
         self._judge(self._tallies[UNPATCHED], unpatched, unpatched, labels)
-        for setting in self._settings:
+        for number, setting in enumerate(self._settings, start=1):
+            self._stages.tell((self._seen + len(pixels) * number / len(self._tallies)) / len(self._files))
             tally = self._tallies[setting.name]
             with self._patch(setting.reducer) as reduction:
                 said = self._encoder(pixels).float()
@@ -276,7 +276,7 @@ class _Bench:
     def _time(self) -> Mapping[str, Sequence[Seconds]]:
         variants: dict[str, Patched] = {UNPATCHED: nullcontext}
         variants |= {each.name: partial(self._patch, each.reducer) for each in self._settings}
-        return take_turns(self._forward, variants, self._plan.rounds, self._stages.tell)
+        return take_turns(self._forward, variants, self._plan.timed_rounds, self._stages.tell)
 
     def _unpatched(self, taken: Sequence[Seconds]) -> Unpatched:
         tokens = [self._tokens] * len(self._encoder.encoder.layers)
@@ -334,7 +334,12 @@ class _Bench:
             findings = sweep_findings(results, unpatched.flops, self._agreement_of)
         else:
             findings = [(each.name, each.finding) for each in results]
-        decided = {"dtype": self._dtype, "batch_size": len(self._first), "restore_length": self._restore}
+        decided = {
+            "dtype": self._dtype,
+            "batch_size": len(self._first),
+            "restore_length": self._restore,
+            "rounds": self._plan.timed_rounds,
+        }
         return VisionRun(
             model=self._plan.model,
             images=str(self._plan.images),

@@ -34,7 +34,7 @@ class VisionPlan:
         pictures: how many images to draw.
         limit: how many images to look at; None for all.
         batch_size: images per forward; None for 8 on a CPU and 64 on an accelerator.
-        rounds: of the timing.
+        rounds: of the timing; None for 5, in a sweep 3.
         dtype: of the model; None is bfloat16 where the hardware has it.
         restore_length: give the head all tokens again; None where it reads patches.
         mean: of the colours, three numbers with commas; with `std` in place of an image processor.
@@ -53,7 +53,7 @@ class VisionPlan:
     pictures: int = 8
     limit: int | None = None
     batch_size: int | None = None
-    rounds: int = 5
+    rounds: int | None = None
     dtype: str | None = None
     restore_length: bool | None = None
     mean: str | None = None
@@ -64,6 +64,11 @@ class VisionPlan:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}.")
+
+    @property
+    def timed_rounds(self) -> int:
+        """Rounds of the timing."""
+        return self.rounds or (3 if self.sweep else 5)
 
     def as_settings(self) -> dict[str, Any]:
         """What was asked for, as plain values."""

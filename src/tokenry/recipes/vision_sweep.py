@@ -17,7 +17,7 @@ from tokenry.compression.vision.flops import LayerCost, encoder_flops
 from tokenry.compression.vision.pitome import removed_tokens
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
 
-SHARES = (0.85, 0.75, 0.65, 0.55, 0.45)
+SHARES = (0.8, 0.65, 0.5, 0.35)
 """Of the dense FLOPs, at which the methods are compared."""
 
 _PAPER = ZeroTPruneConfig()

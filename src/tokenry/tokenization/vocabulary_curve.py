@@ -217,7 +217,7 @@ def allocate_budget(
     level = (
         levels[0] if short[0] <= 0 else brentq(lambda each: poured(each).sum() - budget, *levels, xtol=1e-9)
     )
-    sizes = dict(zip(curves, _whole(poured(level), budget, smallest, limit), strict=True))
+    sizes = dict(zip(curves, _whole([*curves.values()], poured(level), budget, smallest, limit), strict=True))
     counts = {language: curve.predict(sizes[language]) for language, curve in curves.items()}
     return Allocation(
         sizes=sizes,
@@ -315,15 +315,41 @@ def _level_bounds(curves: Mapping[str, PowerLaw], smallest: int, largest: int) -
     return low, max(curve.predict(smallest) for curve in curves.values())
 
 
-def _whole(sizes: Float[ndarray, "languages"], budget: int, smallest: int, largest: int) -> list[int]:
-    """Round to whole tokens that add up to the budget: what is left goes where most was cut off, then to whoever has room."""
-    whole = np.floor(sizes + 1e-9).astype(np.int64).clip(smallest, largest)
-    order = np.argsort(-(sizes - whole), kind="stable")
-    while (left := budget - int(whole.sum())) != 0:
+def _whole(
+    curves: Sequence[PowerLaw],
+    sizes: Float[ndarray, "languages"],
+    budget: int,
+    smallest: int,
+    largest: int,
+) -> list[int]:
+    """Round to whole tokens that add up to the budget: those left over go, one by one, to whoever is then worst off."""
+    whole = [min(max(math.floor(size), smallest), largest) for size in sizes]
+    while left := budget - sum(whole):
         step = 1 if left > 0 else -1
-        room = [place for place in order if smallest <= whole[place] + step <= largest]
-        share, rest = divmod(abs(left), len(room))
-        for rank, place in enumerate(room):
-            change = share + (rank < rest)
-            whole[place] = min(max(whole[place] + step * change, smallest), largest)
-    return [int(each) for each in whole]
+        room = [place for place, size in enumerate(whole) if smallest <= size + step <= largest]
+        each = abs(left) // len(room)
+        if each:  # only where curves are flat: nobody is helped
+            for place in room:
+                whole[place] = min(max(whole[place] + step * each, smallest), largest)
+        else:
+            place = max(room, key=lambda place: step * curves[place].predict(whole[place]))
+            whole[place] += step
+    while pair := _exchange(curves, whole, smallest, largest):
+        giver, taker = pair
+        whole[giver] -= 1
+        whole[taker] += 1
+    return whole
+
+
+def _exchange(
+    curves: Sequence[PowerLaw], whole: Sequence[int], smallest: int, largest: int
+) -> tuple[int, int] | None:
+    """Who could give one token of vocabulary to the worst-off, and still be better off than that one is now."""
+    places = range(len(whole))
+    taker = max(places, key=lambda place: curves[place].predict(whole[place]))
+    givers = [place for place in places if whole[place] > smallest and place != taker]
+    if not givers or whole[taker] >= largest or curves[taker].a == 0:
+        return None
+    giver = min(givers, key=lambda place: curves[place].predict(whole[place] - 1))
+    better = curves[giver].predict(whole[giver] - 1) < curves[taker].predict(whole[taker])
+    return (giver, taker) if better else None

@@ -43,12 +43,8 @@ class ByHand:
         with torch.no_grad():
             features = encode_images(*supported_model(model), inputs, with_rows=False).images
             if family.startswith("qwen"):
-                positions, _ = model.model.get_rope_index(
-                    inputs["input_ids"],
-                    mm_token_type_ids=inputs["mm_token_type_ids"],
-                    image_grid_thw=inputs["image_grid_thw"],
-                    attention_mask=inputs["attention_mask"],
-                )
+                named = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+                positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in named if name in inputs})
             else:
                 positions = (inputs["attention_mask"].cumsum(1) - 1)[None]
         pairs = iter(zip(features, images, strict=True))

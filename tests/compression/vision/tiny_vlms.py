@@ -1,7 +1,7 @@
 """Tiny vision-language models with random weights, and what their processors would return."""
 
+import inspect
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from transformers import (
@@ -116,7 +116,9 @@ def make_inputs(model, family, images_per_row=(2, 1), side="left", dtype=torch.f
     for number in images_per_row:
         row = text(generator, 3)
         for _ in range(number):
-            row += [IMAGE] * next(counts) + text(generator, 2)
+            image = [IMAGE] * next(counts)
+            row += [START, *image, END] if family.startswith("qwen") else image
+            row += text(generator, 2)
         rows.append(row)
     longest = max(map(len, rows))
     input_ids, mask = [], []
@@ -126,9 +128,14 @@ def make_inputs(model, family, images_per_row=(2, 1), side="left", dtype=torch.f
         input_ids.append(ids + row if side == "left" else row + ids)
         mask.append(real + [1] * len(row) if side == "left" else [1] * len(row) + real)
     inputs = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(mask), **pixels}
-    if family.startswith("qwen"):
+    if needs_token_types(model):
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
     return inputs
+
+
+def needs_token_types(model):
+    """Whether the installed transformers finds the images of Qwen-VL by the types of tokens."""
+    return "mm_token_type_ids" in inspect.signature(model.forward).parameters
 
 
 def text(generator, length):
@@ -158,8 +165,3 @@ def pixel_inputs(model, family, images, generator, dtype):
 def visual_tokens(model, family, pixels):
     """Tokens per image, counted on what the model itself makes of the images."""
     return [len(image) for image in model.model.get_image_features(**pixels, return_dict=True).pooler_output]
-
-
-def image_runs(row):
-    """Lengths of the runs of placeholders in a row."""
-    return [len(list(run)) for is_image, run in groupby(row, lambda token: token == IMAGE) if is_image]

@@ -261,8 +261,8 @@ class SearchInterrupted(KeyboardInterrupt):
 def search_rates(
     model: PreTrainedModel,
     loader: Batches,
-    *,
     target_gflops: float | None = None,
+    *,
     target_share: float | None = None,
     granularity: int = 4,
     flops_weight: float = 5.0,
@@ -330,7 +330,8 @@ def search_rates(
     missed = float(rates.flops(account.costs, account.tokens).detach()) / target - 1
     if abs(missed) > _MISSED:
         warnings.warn(
-            f"the schedule is {missed:+.1%} off the FLOPs target: search for more epochs, with a larger lr or a smaller granularity.",
+            f"the schedule is {missed:+.1%} off the FLOPs target: search for more epochs, or with a larger flops_weight or lr, or a "
+            "smaller granularity.",
             stacklevel=2,
         )
     return schedule

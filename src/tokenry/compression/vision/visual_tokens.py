@@ -45,6 +45,7 @@ from tokenry.compression.vision.vlm_prompt import (
     merged_embeddings,
     prompt_ids,
     prompt_positions,
+    refuse_generation_without_positions,
     refuse_positions,
     refuse_pruned_cache,
 )
@@ -257,6 +258,8 @@ class VisualTokenPruning:
         if not brings_images(given):
             refuse_pruned_cache(self._model, given)
             return self._generate(inputs, generation_config, *args, **kwargs)
+        if self._keep_positions:
+            refuse_generation_without_positions(self._model)
         with torch.no_grad():
             short = self._shorten(given, "left").inputs
         long_ids, short_ids = given["input_ids"], short["input_ids"]

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -84,6 +86,19 @@ def refuse_positions(inputs: Mapping[str, Any], keep_positions: bool) -> None:
         raise UserError(
             "position_ids without an attention_mask look like packed samples, which cannot be pruned: pass the processor's "
             "attention_mask too."
+        )
+
+
+def refuse_generation_without_positions(model: PreTrainedModel) -> None:
+    """Refuse to generate where the installed transformers numbers new tokens without regard to the positions of the prompt.
+
+    Raises:
+        UserError: transformers is older than 5.2.
+    """
+    if Version(transformers.__version__) < Version("5.2"):
+        raise UserError(
+            f"transformers {transformers.__version__} forgets the positions of the prompt while it generates, so {type(model).__name__} "
+            "cannot keep them: install transformers 5.2 or later."
         )
 
 
