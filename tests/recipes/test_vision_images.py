@@ -124,7 +124,7 @@ def test_a_missing_labels_file_and_one_that_is_no_text_are_refused(tmp_path):
 
 
 def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="the folder of images .* does not exist"):
+    with pytest.raises(UserError, match=r"the folder of images .* does not exist"):
         find_images(tmp_path / "none")
     with pytest.raises(UserError, match=r"holds no image \(\.jpg, \.jpeg, \.png, \.webp\)"):
         find_images(tmp_path)

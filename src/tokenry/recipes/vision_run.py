@@ -162,7 +162,7 @@ class _Bench:
             "memory, and where the time goes": 2 * batch * variants,
             "pictures": plan.pictures * variants,
         }
-        self._stages = Stages(report, list(self._costs.values()))
+        self._stages = Stages(report, [float(cost) for cost in self._costs.values()])
 
     def _begin(self, what: str) -> None:
         self._stages.begin(what, self._costs[what])

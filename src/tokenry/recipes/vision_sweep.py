@@ -102,8 +102,8 @@ def _zero_tprune(share: float, shape: Shape) -> dict[str, Any]:
 
 
 def _scaled(strength: float, shape: Shape) -> dict[str, Any]:
-    """The paper's schedule with 3 · strength times its losses, its layers at the same depth of this model."""
-    depth, patches, factor = len(shape.costs), shape.tokens - shape.special, 3 * strength
+    """The paper's schedule with 6 · strength times its losses, its layers at the same depth of this model."""
+    depth, patches, factor = len(shape.costs), shape.tokens - shape.special, 6 * strength
     at_depth: dict[int, tuple[float, int, int]] = {}
     for layer, paper_keep, paper_r, iterations in zip(
         _PAPER.layers, _PAPER.keep_rates, _PAPER.r, _PAPER.iterations, strict=True

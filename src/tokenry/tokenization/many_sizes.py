@@ -10,21 +10,20 @@ Both are exact, and counted for all sizes in one replay of the merges over the d
 
 import heapq
 import json
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
-from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
 from tokenry.tokenization.byte_level_training import (
     PATTERN,
-    byte_level_pieces,
     require_vocab_size,
     train_bpe,
     train_unigram,
@@ -59,7 +58,9 @@ def ctc_curve(
     require_text(eval_texts)
     if algorithm == "bpe":
         tokenizer = train_bpe(train_texts, sizes[-1], pattern, special_tokens)
-        return {size: int(count.sum()) for size, count in counts_by_size(tokenizer, eval_texts, sizes).items()}
+        return {
+            size: int(count.sum()) for size, count in counts_by_size(tokenizer, eval_texts, sizes).items()
+        }
     if algorithm == "unigram":
         train_texts = list(train_texts)
         return {
@@ -82,7 +83,7 @@ def counts_by_size(
     Raises:
         UserError: the tokenizer is no BPE, or a size has no room for what is there before the first merge.
     """
-    vocabulary, merges, _ = bpe_state(tokenizer)
+    vocabulary, merges = bpe_state(tokenizer)
     limits = _merges_at(vocabulary, merges, sizes)
     ranks, made = _ranked(vocabulary, merges)
     pieces = _pieces(tokenizer, texts)
@@ -102,36 +103,32 @@ def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     Raises:
         UserError: the tokenizer is no BPE, or the vocabulary has no room for what is there before the first merge.
     """
-    vocabulary, merges, _ = bpe_state(tokenizer)
+    vocabulary, merges = bpe_state(tokenizer)
     (number,) = _merges_at(vocabulary, merges, [vocab_size])
     kept = {token: place for token, place in vocabulary.items() if place < vocab_size}
-    state = json.loads(tokenizer.to_str())
-    smaller = Tokenizer.from_str(json.dumps({**state, "model": json.loads(_EMPTY)["model"]}))
-    smaller.model = models.BPE(vocab=kept, merges=merges[:number], **_model_options(state["model"]))
-    return smaller
+    return with_merges(tokenizer, kept, merges[:number])
 
 
-def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges, list[str]]:
-    """Read vocabulary, merges by rank and special tokens of a byte-level BPE tokenizer.
+def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
+    """Read the vocabulary and the merges by rank of a BPE tokenizer.
 
     Raises:
         UserError: the tokenizer is no BPE.
     """
-    state = json.loads(backend_tokenizer(tokenizer).to_str())
-    model = state["model"]
+    model = json.loads(tokenizer.to_str())["model"]
     if model["type"] != "BPE":
         raise UserError(f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer.")
     merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-    special = [token["content"] for token in state["added_tokens"] if token["special"]]
-    return dict(model["vocab"]), merges, special
+    return dict(model["vocab"]), merges
 
 
-_EMPTY = Tokenizer(models.BPE()).to_str()
-
-
-def _model_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
-    return {name: model[name] for name in names if model.get(name) is not None}
+def with_merges(
+    tokenizer: Tokenizer, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> Tokenizer:
+    """Copy a BPE tokenizer with another vocabulary and other merges; all else stays."""
+    state = json.loads(tokenizer.to_str())
+    state["model"] |= {"vocab": dict(vocabulary), "merges": [list(pair) for pair in merges]}
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def _merges_at(vocabulary: Mapping[str, int], merges: Merges, sizes: Sequence[int]) -> list[int]:
@@ -146,12 +143,10 @@ def _merges_at(vocabulary: Mapping[str, int], merges: Merges, sizes: Sequence[in
     for left, right in merges:
         seen.add(left + right)
         made.append(tokens + len(seen))
-    return [next((n for n, size in enumerate(made) if size >= wanted), len(merges)) for wanted in sizes]
+    return [min(bisect_left(made, wanted), len(merges)) for wanted in sizes]
 
 
-def _ranked(
-    vocabulary: Mapping[str, int], merges: Merges
-) -> tuple[dict[tuple[int, int], int], list[int]]:
+def _ranked(vocabulary: Mapping[str, int], merges: Merges) -> tuple[dict[tuple[int, int], int], list[int]]:
     """Rank by pair of ids, and by rank the id that is made."""
     ranks = {(vocabulary[left], vocabulary[right]): rank for rank, (left, right) in enumerate(merges)}
     return ranks, [vocabulary[left + right] for left, right in merges]
@@ -173,7 +168,7 @@ def _lengths(
     after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
     waiting = [
         (rank, left, pair)
-        for left, pair in enumerate(zip(ids, ids[1:], strict=False))
+        for left, pair in enumerate(pairwise(ids))
         if (rank := ranks.get(pair)) is not None
     ]
     heapq.heapify(waiting)

@@ -10,24 +10,24 @@ A merge is dropped for good if the token it makes has more than `max_words` word
 Source: SuperBPE (arXiv 2503.13423) and its released trainer, whose rules on words and on `:Ġ` are not in the paper.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
+from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
 from tokenry.tokenization.byte_level_training import (
     PATTERN,
     byte_level_pieces,
-    byte_level_tokenizer,
     require_vocab_size,
     train_bpe,
 )
-from tokenry.tokenization.many_sizes import bpe_state, smaller_bpe
+from tokenry.tokenization.many_sizes import bpe_state, smaller_bpe, with_merges
 from tokenry.tokenization.superword_counting import AdjacentPairs
 from tokenry.tokenization.token_counts import corpus_token_count
 
@@ -120,12 +120,13 @@ def extend_to_superwords(
         UserError: the tokenizer is no BPE, or has more tokens than `vocab_size`.
     """
     config = config or SuperBPEConfig()
-    vocabulary, merges, special_tokens = bpe_state(tokenizer)
+    vocabulary, merges = bpe_state(tokenizer)
+    _require_extensible(tokenizer, vocabulary)
     if len(vocabulary) > vocab_size:
         raise UserError(
             f"the transition ({len(vocabulary)} tokens) lies above the vocabulary of {vocab_size}: ask for a larger vocabulary."
         )
-    inherited = _superword_tokenizer(vocabulary, merges, special_tokens, config)
+    inherited = _across_words(tokenizer, vocabulary, merges, config)
     pairs = AdjacentPairs(inherited_pieces(inherited, texts), names=range(len(vocabulary)))
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     least = max(1, config.min_frequency)
@@ -140,7 +141,7 @@ def extend_to_superwords(
         if made not in vocabulary:
             vocabulary[made] = len(tokens)
             tokens.append(made)
-    return _superword_tokenizer(vocabulary, merges, special_tokens, config)
+    return _across_words(tokenizer, vocabulary, merges, config)
 
 
 def choose_transition(
@@ -225,13 +226,25 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _superword_tokenizer(
-    vocabulary: dict[str, int],
+def _across_words(
+    tokenizer: Tokenizer,
+    vocabulary: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
-    special_tokens: Sequence[str],
     config: SuperBPEConfig,
 ) -> Tokenizer:
-    model = models.BPE(vocab=dict(vocabulary), merges=list(merges))
-    tokenizer = byte_level_tokenizer(model, config.superword_pattern)
-    tokenizer.add_special_tokens(list(special_tokens))
-    return tokenizer
+    across = with_merges(tokenizer, vocabulary, merges)
+    across.pre_tokenizer = byte_level_pieces(config.superword_pattern)
+    return across
+
+
+def _require_extensible(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> None:
+    if not set(BYTE_CHARACTERS) <= vocabulary.keys():
+        raise UserError(
+            "the tokenizer is no byte-level BPE: a byte has no token, so its merges cannot go on across spaces."
+        )
+    if tokenizer.get_vocab_size(with_added_tokens=True) > len(vocabulary) or sorted(
+        vocabulary.values()
+    ) != list(range(len(vocabulary))):
+        raise UserError(
+            "the ids of new tokens would collide with added tokens that lie behind the vocabulary: remove those first."
+        )

@@ -25,7 +25,7 @@ class AdjacentPairs:
     """Count and merge adjacent tokens; ties are decided by the tokens' names, the left one first.
 
     Args:
-        pieces: token ids, with `_END` (-1) between pieces: no pair lies across it.
+        pieces: token ids, with -1 between pieces: no pair lies across it.
         names: what each token id is ordered by, such as its number or its bytes.
         disjoint: count a run of n equal tokens as n // 2 pairs, and not as the n − 1 windows in it.
         locked: no token may be part of a pair until it is unlocked.
@@ -73,7 +73,7 @@ class AdjacentPairs:
                     self._found.pop((left, right), None)
             if self._threshold <= least:
                 return None
-            self._count_anew(least)
+            self._count_anew(least)  # with a lower threshold each time
 
     def drop(self, left: int, right: int) -> None:
         """Forget the best pair: it is not merged."""
@@ -103,8 +103,8 @@ class AdjacentPairs:
         if into is None:
             self._hold_neighbours(token, first)
         else:
-            # Pairs with this token were counted before and now occur more often: the bounds hold no more.
-            self._count_anew(self._threshold)
+            # Pairs with this token were counted before and now occur more often: their bounds hold no more.
+            self._count_anew()
         return token
 
     def unlock(self, token: int) -> None:
@@ -163,26 +163,40 @@ class AdjacentPairs:
         self._found[left, right] = places
         heapq.heappush(self._bounds, (-len(places), self._names[left], self._names[right], left, right))
 
-    def _count_anew(self, least: int) -> None:
-        """Count all pairs and hold the most frequent ones: about `at_least` of them, and all that occur `least` times."""
+    def _count_anew(self, least: int | None = None) -> None:
+        """Count all pairs and hold the most frequent ones.
+
+        Args:
+            least: the least count that is asked for; without it, the threshold stays as it is.
+        """
         self._compact()
         left, right = self._ids[:-1], self._ids[1:]
-        firsts = np.flatnonzero(self._may_pair(left) & self._may_pair(right))
+        firsts = np.flatnonzero(self._may_pair(left) & self._may_pair(right)).astype(self._after.dtype)
         packed = (left[firsts].astype(np.int64) << 32) | right[firsts]
-        pairs, counts = _counted(packed)
-        # Half of what is asked for, so that a falling `least` does not count the corpus each time.
-        self._threshold = max((least + 1) // 2, _nth_largest(counts, self._at_least), 1)
+        pairs, counts = np.unique(packed, return_counts=True)
+        if least is not None:
+            self._threshold = self._lower_threshold(counts, least)
         chosen = pairs[counts >= self._threshold]
         self._found, self._bounds = {}, []
         if not len(chosen):
             return
         place = np.searchsorted(chosen, packed).clip(max=len(chosen) - 1)
         hit = chosen[place] == packed
-        place, firsts = place[hit], firsts[hit].astype(self._after.dtype)
+        place, firsts = place[hit], firsts[hit]
         order = np.argsort(place, kind="stable")
         groups = np.split(firsts[order], np.cumsum(np.bincount(place, minlength=len(chosen)))[:-1])
         for pair, places in zip(chosen.tolist(), groups, strict=True):
             self._push(pair >> 32, pair & 0xFFFFFFFF, places.copy())
+
+    def _lower_threshold(self, counts: Int[ndarray, "distinct"], least: int) -> int:
+        """The count that `at_least` pairs reach, if that is lower than now; down to half of what is asked for.
+
+        Half, so that a `least` that falls step by step does not make the corpus be counted at each.
+        """
+        missing = len(counts) - self._at_least
+        reached = int(np.partition(counts, missing)[missing]) if missing >= 0 else 0
+        lower = reached if reached < self._threshold else self._threshold // 2
+        return max(lower, (least + 1) // 2, 1)
 
     def _compact(self) -> None:
         """Close the gaps that merges have left."""
@@ -203,13 +217,6 @@ class AdjacentPairs:
         return token
 
 
-def joined_pieces(pieces: Sequence[Sequence[int]]) -> Int[ndarray, "places"]:
-    """Put pieces of token ids behind one another, with an end after each; pieces of one token have no pair and are left out."""
-    long = [piece for piece in pieces if len(piece) > 1]
-    parts = [np.fromiter((*piece, _END), dtype=np.int32, count=len(piece) + 1) for piece in long]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-
-
 def _disjoint_places(
     places: Int[ndarray, "occurrences"], after: Int[ndarray, "places"], equal: bool
 ) -> Int[ndarray, "disjoint"]:
@@ -221,18 +228,3 @@ def _disjoint_places(
     number = np.arange(len(places))
     offset = number - np.maximum.accumulate(np.where(begins, number, 0))
     return places[offset % 2 == 0]
-
-
-def _counted(packed: Int[ndarray, "pairs"]) -> tuple[Int[ndarray, "distinct"], Int[ndarray, "distinct"]]:
-    """The distinct values in order, and how often each occurs."""
-    if not len(packed):
-        return packed, packed
-    values, counts = np.unique(packed, return_counts=True)
-    return values, counts
-
-
-def _nth_largest(counts: Int[ndarray, "distinct"], number: int) -> int:
-    """The count that `number` pairs reach; 0 if there are fewer."""
-    if len(counts) < number:
-        return 0
-    return int(np.partition(counts, len(counts) - number)[len(counts) - number])

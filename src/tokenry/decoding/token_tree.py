@@ -1,0 +1,252 @@
+"""The next-token log-probabilities of many contexts that share beginnings, in one forward pass.
+
+Contexts are nodes of a tree of tokens. Those that are new go through the model together, as one sequence in which each token attends to its
+ancestors only, at the position that is its depth; what was computed for a node is kept and serves every context that goes on from it.
+
+    attention[token, other] = other is an ancestor of token, or the token itself
+    position[token]         = depth of token
+
+A model that cannot do this (found out by a comparison on a few tokens) gets each context as a row of its own, without a cache.
+
+Source: tree attention as in SpecInfer (arXiv 2305.09781), section 4.2.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tokenry.core.errors import UserError
+from tokenry.core.losses import causal_lm, check_output_head, output_head
+
+# 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
+_MASK_ELEMENTS = 1 << 24
+_ROW_TOKENS = 1 << 14
+# What is kept beyond twice what is needed is dropped: copying it at every step would cost more than computing it again.
+_SPARE_TOKENS = 256
+
+
+class Context:
+    """A sequence of tokens, known by its last one and the context before that; lives as long as somebody holds it."""
+
+    __slots__ = ("__weakref__", "_children", "depth", "parent", "token")
+
+    def __init__(self, parent: "Context | None" = None, token: int = -1) -> None:
+        self.parent, self.token = parent, token
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self._children: WeakValueDictionary[int, Context] = WeakValueDictionary()
+
+    def then(self, *tokens: int) -> "Context":
+        """The context with more tokens; the same object for the same tokens."""
+        context = self
+        for token in tokens:
+            child = context._children.get(token)
+            if child is None:
+                child = context._children[token] = Context(context, token)
+            context = child
+        return context
+
+    def path(self) -> "list[Context]":
+        """All contexts with at least one token that this one goes through, the shortest first."""
+        context, found = self, []
+        while context.parent is not None:
+            found.append(context)
+            context = context.parent
+        return found[::-1]
+
+    def ids(self) -> tuple[int, ...]:
+        """Its tokens."""
+        return tuple(each.token for each in self.path())
+
+
+class NextTokenModel(Protocol):
+    """What is asked of a language model."""
+
+    def hold(self, contexts: Sequence[Context]) -> None:
+        """Compute what is not known yet of these contexts, in as few forward passes as possible."""
+        ...
+
+    def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
+        """Log-probabilities of the next token in nats, of contexts that are held or not."""
+        ...
+
+
+class CalledModel:
+    """Any function from token sequences to log-probabilities of the next token (float64 is kept)."""
+
+    def __init__(self, function: Callable[[list[tuple[int, ...]]], Tensor]) -> None:
+        self._function = function
+
+    def hold(self, contexts: Sequence[Context]) -> None:
+        """A function keeps nothing."""
+
+    def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
+        """Call it once."""
+        return self._function([context.ids() for context in contexts])
+
+
+class TokenTree:
+    """A causal language model of transformers, with all contexts of one use in one tree.
+
+    Args:
+        model: in any precision, on any device; its weights must not change while the tree is used.
+
+    Attributes:
+        is_tree: whether contexts share their beginnings; else each is a row of its own.
+
+    Raises:
+        UserError: the model has no output head, or makes its logits in an unknown way.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        check_output_head(model)
+        self._model, self._head = causal_lm(model), output_head(model)
+        parameter = next(self._model.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+        config = self._model.config.get_text_config()
+        # Beyond its window a layer attends to less than all ancestors.
+        windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        self._window = min((window for window in windows if window), default=math.inf)
+        self._longest = getattr(config, "max_position_embeddings", None) or math.inf
+        self._forget()
+        self.is_tree = self._attends_to_ancestors()
+
+    def hold(self, contexts: Sequence[Context]) -> None:
+        """Compute what is not known yet of these contexts and of all they go through: one forward pass, unless it is too large.
+
+        Raises:
+            UserError: a context is empty, or longer than the model allows.
+        """
+        depths = {context.depth for context in contexts}
+        if 0 in depths:
+            raise UserError(
+                "the model needs a token before the text and the tokenizer has neither a bos nor an eos token: give context_ids."
+            )
+        deepest = max(depths, default=0)
+        if deepest > self._longest:
+            raise UserError(
+                f"a context of {deepest} tokens is longer than the {self._longest} that the model allows: shorten the text."
+            )
+        if self.is_tree and deepest > self._window:
+            self.is_tree = False
+            self._forget()
+        new = self._unknown(contexts)
+        needed = len({each for context in contexts for each in context.path()})
+        if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
+            self._forget()
+            new = self._unknown(contexts)
+        training = self._model.training
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                (self._run_tree if self.is_tree else self._run_rows)(new)
+        finally:
+            self._model.train(training)
+
+    def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
+        """Log-probabilities of the next token in nats; float32, or float64 for a model in float64."""
+        self.hold(contexts)
+        with torch.no_grad():
+            hidden = torch.stack([self._hidden[context] for context in contexts])
+            return self._head.logits(hidden).log_softmax(-1).cpu()
+
+    def _forget(self) -> None:
+        self._cache, self._tokens = DynamicCache(), 0
+        self._slots: WeakKeyDictionary[Context, int] = WeakKeyDictionary()
+        self._hidden: WeakKeyDictionary[Context, Tensor] = WeakKeyDictionary()
+
+    def _unknown(self, contexts: Sequence[Context]) -> list[Context]:
+        """What is not known, parents before children."""
+        new: dict[Context, None] = {}
+        for context in contexts:
+            chain = []
+            at: Context | None = context
+            while at is not None and at.depth and at not in self._hidden and at not in new:
+                chain.append(at)
+                at = at.parent
+            new.update(dict.fromkeys(reversed(chain)))
+        return list(new)
+
+    def _run_tree(self, new: list[Context]) -> None:
+        while new:
+            # So many that their mask, new × (known + new), is not too large.
+            room = max(1, int(math.sqrt(self._tokens**2 / 4 + _MASK_ELEMENTS) - self._tokens / 2))
+            part, new = new[:room], new[room:]
+            ids, positions = (
+                torch.tensor([each], device=self._device)
+                for each in ([context.token for context in part], [context.depth - 1 for context in part])
+            )
+            hidden = self._forward(
+                ids,
+                position_ids=positions,
+                attention_mask=self._mask(part),
+                past_key_values=self._cache,
+                use_cache=True,
+            )[0]
+            for row, context in enumerate(part):
+                self._hidden[context], self._slots[context] = hidden[row], self._tokens + row
+            self._tokens += len(part)
+
+    def _mask(self, part: Sequence[Context]) -> Float[Tensor, "1 1 new all"] | None:
+        """What is added to the attention: nothing where a token may attend; None where that is everything before it."""
+        rows = {context: row for row, context in enumerate(part)}
+        allowed = torch.zeros(len(part), self._tokens + len(part), dtype=torch.bool)
+        for context, row in rows.items():
+            if context.parent in rows:
+                allowed[row] = allowed[rows[context.parent]]
+            elif context.parent is not None and context.parent.depth:
+                allowed[row, [self._slots[each] for each in context.parent.path()]] = True
+            allowed[row, self._tokens + row] = True
+        if bool((allowed.sum(1) == self._tokens + 1 + torch.arange(len(part))).all()):
+            return None
+        mask = torch.zeros(allowed.shape, dtype=self._dtype).masked_fill(
+            ~allowed, torch.finfo(self._dtype).min
+        )
+        return mask[None, None].to(self._device)
+
+    def _run_rows(self, new: Sequence[Context]) -> None:
+        parents = {context.parent for context in new}
+        ends = sorted(
+            (context for context in new if context not in parents), key=lambda context: -context.depth
+        )
+        while ends:
+            room = max(1, _ROW_TOKENS // ends[0].depth)
+            paths, ends = [context.path() for context in ends[:room]], ends[room:]
+            ids = [torch.tensor([context.token for context in path]) for path in paths]
+            pad = nn.utils.rnn.pad_sequence
+            input_ids = pad(ids, batch_first=True).to(self._device)
+            attention_mask = pad([torch.ones_like(each) for each in ids], batch_first=True).to(self._device)
+            hidden = self._forward(input_ids, attention_mask=attention_mask, use_cache=False)
+            for row, path in enumerate(paths):
+                self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
+
+    def _forward(self, input_ids: Tensor, **arguments: Any) -> Tensor:
+        return self._model.base_model(input_ids=input_ids, **arguments).last_hidden_state
+
+    def _attends_to_ancestors(self) -> bool:
+        """Compare the tree with rows on a few tokens, in two steps."""
+        first = Context().then(min(1, self._head.vocabulary - 1))
+        one, other = (first.then(token % self._head.vocabulary) for token in (2, 3))
+        last = [each.then(min(1, self._head.vocabulary - 1)) for each in (other, one)]
+        training = self._model.training
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                self._run_tree([first, one, other])
+                self._run_tree(last)
+                found = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+                self._run_rows(last)
+                expected = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+        except Exception:
+            # A model that knows no such mask, positions or cache says so in its own way.
+            return False
+        finally:
+            self._model.train(training)
+            self._forget()
+        tolerance = 1e-4 if self._dtype.itemsize >= 4 else 3e-2
+        return bool((found - expected).norm() <= tolerance * expected.norm())
