@@ -12,14 +12,13 @@ from tokenry.recipes.pitome import (
     PITOME,
     RANDOM,
     TOME,
-    Point,
-    TrainedClassifier,
-    difference,
+    Strengths,
     judge,
     sweep,
 )
+from tokenry.recipes.reduction_trial import Classifier, Measured
 
-RATIOS = (0.9, 0.75)
+STRENGTHS = Strengths(ratios=(0.9, 0.75), r=3)
 
 
 @pytest.fixture
@@ -33,23 +32,21 @@ def subject():
     ).eval()  # fmt: skip
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(12, 1, 16, 16, generator=draw)
-    return TrainedClassifier(
-        model, images, torch.randint(3, (12,), generator=draw), views=3, ratios=RATIOS, r=3
-    )
+    return Classifier(model, images, torch.randint(3, (12,), generator=draw), views=3)
 
 
 def point(accuracy, flops=0.5):
-    """Of 3000 images so many percent are right, the same ones first."""
-    return Point(flops, (37,), (torch.arange(3000) % 1000 < 10 * accuracy).float())
+    """Of 1000 objects so many percent are right, the same ones first."""
+    return Measured((37,), flops, 100 * (torch.arange(1000) < 10 * accuracy).float())
 
 
-def verdicts(subject, tome=80.0, random=60.0, **accuracies):
+def verdicts(tome=80.0, random=60.0, **accuracies):
     curves = {
         PITOME: (90, 85), CORE: (90, 85), OFFICIAL: (88, 80), TOME: (90, 80), CLASS: (70, 60), RANDOM: (60, 50),
         **{globals()[name]: pair for name, pair in accuracies.items()},
     }  # fmt: skip
     curves = {name: [point(value) for value in pair] for name, pair in curves.items()}
-    claims = judge(subject, point(93), curves, point(tome), point(random))
+    claims = judge(STRENGTHS, point(93), curves, point(tome), point(random))
     return [claim.verdict == "shown" for claim in claims]
 
 
@@ -58,15 +55,15 @@ def test_the_recipe_bears_the_names_of_the_catalogue():
 
 
 def test_every_method_is_measured_at_the_same_token_counts(subject):
-    dense, curves = sweep(subject, lambda what, share: None)
+    dense, curves = sweep(subject, STRENGTHS.ratios, lambda what, share: None)
     assert dense.flops == 1
-    for number in range(len(RATIOS)):
+    for number in range(len(STRENGTHS.ratios)):
         assert len({curve[number].counts for curve in curves.values()}) == 1
     assert curves[TOME][0].flops > curves[TOME][1].flops
 
 
 def test_a_run_writes_its_plot_and_leaves_the_random_state_alone(subject, tmp_path, monkeypatch):
-    monkeypatch.setitem(pitome._SUBJECTS, "laptop", lambda progress: subject)
+    monkeypatch.setitem(pitome._SUBJECTS, "laptop", (lambda progress: subject, STRENGTHS))
     state, shares = torch.get_rng_state(), []
     result = load_recipe("pitome").run("laptop", tmp_path, lambda what, share: shares.append(share))
     assert torch.get_rng_state().equal(state)
@@ -75,14 +72,8 @@ def test_a_run_writes_its_plot_and_leaves_the_random_state_alone(subject, tmp_pa
     result.save(tmp_path / "result.json")
 
 
-def test_views_of_one_object_count_as_one():
-    one, other = (Point(1.0, (), torch.tensor(right)) for right in ([1.0, 1, 1, 0, 0, 0], [0.0] * 6))
-    assert difference(one, other, views=3).points == pytest.approx(50.0)
-    assert difference(one, other, views=3).error > difference(one, other, views=1).error
-
-
-def test_everything_can_be_shown(subject):
-    assert all(verdicts(subject))
+def test_everything_can_be_shown():
+    assert all(verdicts())
 
 
 @pytest.mark.parametrize(("accuracies", "not_shown"), [
@@ -94,6 +85,6 @@ def test_everything_can_be_shown(subject):
     ({"CLASS": (70.0, 84.0)}, {5}),
     ({"OFFICIAL": (90.0, 85.0)}, {6}),
 ])  # fmt: skip
-def test_each_claim_can_fail(subject, accuracies, not_shown):
-    outcome = verdicts(subject, **accuracies)
+def test_each_claim_can_fail(accuracies, not_shown):
+    outcome = verdicts(**accuracies)
     assert {number for number, shown in enumerate(outcome) if not shown} == not_shown

@@ -7,6 +7,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
 from tokenry.papers import paper
 from tokenry.recipes import zero_tprune
+from tokenry.recipes.reduction_trial import Classifier, Measured
 from tokenry.recipes.zero_tprune import (
     CLASS,
     EIR,
@@ -16,13 +17,10 @@ from tokenry.recipes.zero_tprune import (
     RECIPE,
     VHF,
     WPR,
-    Measured,
     Schedule,
     Testbed,
     compare,
     judge,
-    measure,
-    methods,
     votes_and_ink,
     without_s_stage,
 )
@@ -48,7 +46,7 @@ def testbed():
     ink = torch.rand(12, 36)
     schedules = {"mild": Schedule(CONFIG, over_random=10.0)}
     model = ViTForImageClassification(config).eval()
-    return Testbed(model, images, torch.arange(12) // 3, 3, schedules, ink)
+    return Testbed(Classifier(model, images, torch.arange(12) // 3, 3), schedules, ink)
 
 
 def right(*values):
@@ -75,17 +73,6 @@ def test_without_the_s_stage_the_i_stage_removes_as_many():
     assert token_trace(alone, 37, 3) == counts
 
 
-def test_random_drop_is_measured_over_several_seeds_and_leaves_the_generator_alone(testbed):
-    state = torch.random.get_rng_state()
-    random = measure(testbed, methods(CONFIG, 37, 3, 1)[RANDOM])
-    assert random.right.equal(measure(testbed, methods(CONFIG, 37, 3, 1)[RANDOM]).right)
-    assert torch.random.get_rng_state().equal(state)
-
-
-def test_views_of_one_object_count_as_one(testbed):
-    assert measure(testbed, methods(CONFIG, 37, 3, 1)[EIR]).right.shape == (4,)
-
-
 def test_a_claim_is_shown_only_if_its_gain_reaches_the_threshold_and_two_standard_errors(testbed):
     low, high = right(40.0, 50.0, 60.0, 50.0), right(60.0, 70.0, 81.0, 70.0)
     row = {RANDOM: low, WPR: high, EIR: high, EIR_S: high, VHF: high}
@@ -99,13 +86,13 @@ def test_a_claim_is_shown_only_if_its_gain_reaches_the_threshold_and_two_standar
 
 def test_votes_that_follow_the_ink_correlate_with_it(testbed):
     with torch.no_grad():
-        attention = testbed.model(testbed.images, output_attentions=True).attentions[0]
+        attention = testbed.classifier.model(testbed.classifier.images, output_attentions=True).attentions[0]
     votes = attention.mean(dim=2)[:, :, 1:].square().mean(dim=1).sqrt()
-    first = votes_and_ink(testbed.model, testbed.images, votes, iterations=1)[0]
+    first = votes_and_ink(testbed.classifier.model, testbed.classifier.images, votes, iterations=1)[0]
     assert first == pytest.approx(1.0, abs=1e-5)
-    assert votes_and_ink(testbed.model, testbed.images, -votes, iterations=1)[0] == pytest.approx(
-        -1.0, abs=1e-5
-    )
+    assert votes_and_ink(testbed.classifier.model, testbed.classifier.images, -votes, iterations=1)[
+        0
+    ] == pytest.approx(-1.0, abs=1e-5)
 
 
 def test_a_run_ends_with_claims_settings_and_a_picture(testbed, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ A verb imports what is heavy inside its function, so that `tokenry --help` answe
 """
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,15 +28,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (tune, score, report, evaluate, papers, reproduce):
-    app.command()(verb(_function))
+
+def _add(group: typer.Typer, *functions: Callable[..., None]) -> None:
+    for function in functions:
+        group.command()(verb(function))
+
+
+_add(app, tune, score, report, evaluate, papers, reproduce)
 
 _compress = typer.Typer(
     no_args_is_help=True, help="Carry fewer tokens: inside a vision encoder, and into a language model."
 )
 app.add_typer(_compress, name="compress")
-for _function in (vision, plan):
-    _compress.command()(verb(_function))
+_add(_compress, vision, plan)
 
 
 def _print_version(asked: bool) -> bool:

@@ -80,9 +80,10 @@ class BytePairEncoder:
         """
         if self.whole_first and piece in self._ids:
             return [self._ids[piece]]
-        return self._merge(piece)
+        return self.merge(piece)
 
-    def _merge(self, piece: bytes) -> list[int]:
+    def merge(self, piece: bytes) -> list[int]:
+        """Cut one piece by merges alone, even where it is a token (`whole_first`)."""
         ids = [number for unit in self._units(piece) for number in self._start(unit)]
         after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
         waiting: list[tuple[int, int, int, int]] = []
@@ -189,7 +190,7 @@ class _Edges:
         self.irregular = [
             number
             for number, data in enumerate(encoder.token_bytes)
-            if data and number not in regular and encoder._merge(data) == [number]
+            if data and number not in regular and encoder.merge(data) == [number]
         ]
         self.reachable = np.zeros(len(encoder.token_bytes), dtype=bool)
         self.reachable[[*regular, *self.irregular]] = True
@@ -259,5 +260,5 @@ class _Edges:
     ) -> Bool[np.ndarray, "ids"]:
         data = self._encoder.token_bytes
         for right in rights:
-            valid[right] = self._encoder._merge((data[left] or b"") + (data[right] or b"")) == [left, right]
+            valid[right] = self._encoder.merge((data[left] or b"") + (data[right] or b"")) == [left, right]
         return valid

@@ -10,6 +10,7 @@ Source: valid encodings and cover encodings, arXiv 2410.09303, section 3; pairwi
 ByteSampler (arXiv 2506.14123).
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
@@ -50,8 +53,8 @@ class ValidTokens(Protocol):
         """Take one more token."""
         ...
 
-    def settled(self, data: bytes) -> tuple[list[int], int]:
-        """Encode the part of a text that no later text can change: its tokens, and how many bytes they are."""
+    def settled(self, data: bytes) -> list[int]:
+        """Encode the part of a text that no later text can change."""
         ...
 
 
@@ -91,9 +94,9 @@ class AnyTokens:
         """Nothing matters."""
         return ()
 
-    def settled(self, data: bytes) -> tuple[list[int], int]:
+    def settled(self, data: bytes) -> list[int]:
         """Nothing is settled."""
-        return [], 0
+        return []
 
 
 class CharacterFallback:
@@ -163,9 +166,13 @@ class PairwiseTokens:
         begun = self._fallback.begun((*tail, token)) if self._fallback else b""
         return (*tail, token)[-max(1, len(begun)) :]
 
-    def settled(self, data: bytes) -> tuple[list[int], int]:
+    def settled(self, data: bytes) -> list[int]:
         """Nothing is: a merge may reach over any border."""
-        return [], 0
+        return []
+
+    def encode(self, data: bytes) -> list[int]:
+        """Encode a whole text."""
+        return self._encoder.encode(data)
 
 
 @dataclass(frozen=True)
@@ -247,18 +254,29 @@ class PiecewiseTokens:
         new = (*tail, token)
         return new[self._dropped(self._outline(new)) :]
 
-    def settled(self, data: bytes) -> tuple[list[int], int]:
+    def settled(self, data: bytes) -> list[int]:
         """Encode the pieces before the last border that no later text can move."""
         whole, begun = split_unfinished(data)
         try:
             text = whole.decode()
         except UnicodeDecodeError:
-            return [], 0
+            return []
         followers = self._followers(self._pieces.shape(text[-8:]), begun)
         agreed = _agreed([self._borders(text, more) for more in followers], len(text))
         pieces = [text[start:end].encode() for start, end in pairwise((0, *agreed))]
-        ids = [number for piece in pieces for number in self._encoded(piece)]
-        return ids, sum(map(len, pieces))
+        return [number for piece in pieces for number in self._encoded(piece)]
+
+    def encode(self, data: bytes) -> list[int]:
+        """Encode a whole text; a byte that is no character is cut like an unknown one."""
+        return [number for piece in self._cut(data, "") for number in self._encoded(piece)]
+
+    def _cut(self, data: bytes, more: str) -> list[bytes]:
+        """The pieces of bytes that go on with `more`, as far as the bytes reach."""
+        characters = data.decode(errors="surrogateescape")
+        text = re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", characters)
+        ends = np.cumsum([0, *(len(each.encode(errors="surrogateescape")) for each in characters)])
+        borders = [int(ends[border]) for border in self._pieces.borders(text + more) if border < len(text)]
+        return [data[start:end] for start, end in pairwise((0, *borders, len(data)))] if data else []
 
     def _valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
         valid, ending, kinds = self._possible(tail)
@@ -383,6 +401,65 @@ class PiecewiseTokens:
     def _borders(self, text: str, more: str) -> tuple[int, ...]:
         """Where pieces begin in a text that goes on; where nothing follows, its end is a border."""
         return self._pieces.borders(text + more) + (() if more else (len(text),))
+
+
+class ReencodedPairs(PairwiseTokens):
+    """The same by encoding every pair of neighbours: slow, the reference."""
+
+    def _valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
+        if not tail:
+            return super()._valid(tail)
+        valid = np.array([self._encoder.pair_valid(tail[-1], number) for number in range(len(self._first))])
+        return valid & self._fallback.mask(self._fallback.begun(tail)) if self._fallback else valid
+
+
+class ReencodedPieces(PiecewiseTokens):
+    """The same by encoding the tail with every token, and every way to go on: slow, the reference."""
+
+    def _possible(
+        self, tail: Tail
+    ) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], Int[np.ndarray, "ids"]]:
+        outline = self._outline(tail)
+        kinds = self._kinds((outline.begun, self._pieces.apostrophe_reaches(outline.shape))).of
+        valid, ending = np.zeros_like(self._whole), np.zeros_like(self._whole)
+        for number in np.flatnonzero(kinds >= 0).tolist():
+            ways = self._ways((*tail, number))
+            valid[number], ending[number] = bool(ways), "" in ways
+        if self._fallback:
+            allowed = self._fallback.mask(self._fallback.begun(tail))
+            valid, ending = valid & allowed, ending & allowed
+        return valid, ending, kinds
+
+    def _ways(self, tail: Tail) -> list[str]:
+        """The continuations with which the pieces of the tail are encoded as it is."""
+        data = self._vocabulary.decode(tail)
+        whole, begun = split_unfinished(data)
+        followers = self._followers(self._pieces.shape(whole[-32:].decode(errors="ignore")), begun)
+        return [more for more in followers if self._encode_open(whole, begun, more) == list(tail)]
+
+    def _encode_open(self, whole: bytes, begun: bytes, more: str) -> list[int]:
+        pieces = self._cut(whole, more)
+        *closed, last = pieces or [b""]
+        # An unfinished character belongs to the piece of the text before it, or begins one.
+        begins = bool(begun) and len(whole.decode()) in self._pieces.borders(whole.decode() + more)
+        closed, last = ([*closed, last], begun) if begins else (closed, last + begun)
+        goes_on = more and len(whole.decode()) not in self._pieces.borders(whole.decode() + more)
+        ids = [number for piece in closed for number in self._encoded(piece)]
+        return ids + (self._encoder.merge(last) if goes_on or begun else self._encoded(last))
+
+
+def valid_tokens(
+    tokenizer: PreTrainedTokenizerBase | Tokenizer, vocabulary: ByteVocabulary, reencode: bool = False
+) -> PairwiseTokens | PiecewiseTokens:
+    """Read what a tokenizer can write; `reencode` for the slow reference.
+
+    Raises:
+        UserError: it is no byte-pair tokenizer, or its pre-tokenizer drops characters or is unknown.
+    """
+    encoder, pieces = BytePairEncoder.from_tokenizer(tokenizer), Pieces.of(tokenizer)
+    if pieces is None:
+        return (ReencodedPairs if reencode else PairwiseTokens)(encoder, vocabulary)
+    return (ReencodedPieces if reencode else PiecewiseTokens)(encoder, vocabulary, pieces)
 
 
 def whole_tokens(encoder: BytePairEncoder) -> Bool[np.ndarray, "ids"]:

@@ -17,79 +17,44 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
-from tokenry.recipes.digits_vit import correct, load_digits_vit
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.reduction_trial import (
+    NO_FIGURE,
+    RANDOM_SEEDS,
+    Classifier,
+    Difference,
+    Measured,
+    deit_on_imagenet,
+    difference,
+    digits_classifier,
+    measure,
+)
 
 ABSTRACT = "drop of 0.5 % against 2.6 % for baselines at 40-60 % fewer FLOPs (ViT-MAE-H, off the shelf)"
-NO_FIGURE = "claimed without such a figure"
-RANDOM_SEEDS = 5
 PITOME, CORE, OFFICIAL = "PiToMe", "PiToMe, core everywhere", "PiToMe without proportional attention"
 TOME, RANDOM, CLASS = "ToMe", "random drop", "class-attention drop"
 
 
 @dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained model with test images.
+class Strengths:
+    """How much is reduced.
 
     Attributes:
-        model: takes `pixel_values`; has a class token and `patches` others.
-        images: test images.
-        labels: their classes.
-        views: so many images in a row show the same object, and are not independent.
         ratios: shares kept per layer, mild to strong.
         r: ToMe's number for the comparison with random drop.
     """
 
-    model: PreTrainedModel
-    images: Float[Tensor, "n channels height width"]
-    labels: Int[Tensor, "n"]
-    views: int
     ratios: tuple[float, ...]
     r: int
 
 
-@dataclass(frozen=True)
-class Point:
-    """One method at one strength.
-
-    Attributes:
-        flops: as a share of the unreduced encoder's.
-        counts: tokens that enter each layer, and leave the last.
-        right: for each image 1 or 0; for random drop the mean over its seeds.
-    """
-
-    flops: float
-    counts: tuple[int, ...]
-    right: Float[Tensor, "n"]
-
-    @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return 100 * self.right.mean().item()
-
-
-Curves = Mapping[str, Sequence[Point]]
-"""Of each method one point per ratio."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference in percentage points, with its standard error."""
-
-    points: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.points:+.1f} ± {self.error:.1f} points"
+Curves = Mapping[str, Sequence[Measured]]
+"""Of each method one measurement per ratio."""
 
 
 def methods(tokens: int, layers: int, ratio: float) -> dict[str, TokenReducer]:
@@ -114,83 +79,69 @@ class _PiToMeRecipe:
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
         """Run every method at every ratio and judge each claim."""
         started = time.perf_counter()
-        subject = _SUBJECTS[scale](lambda what, share: progress(what, 0.5 * share))
-        dense, curves = sweep(subject, lambda what, share: progress(what, 0.5 + 0.4 * share))
-        progress(f"ToMe and random drop at r = {subject.r}", 0.9)
-        tome, random = (measure(subject, kind(r=subject.r)) for kind in (ToMe, RandomDrop))
+        load, strengths = _SUBJECTS[scale]
+        subject = load(lambda what, share: progress(what, 0.5 * share))
+        dense, curves = sweep(
+            subject, strengths.ratios, lambda what, share: progress(what, 0.5 + 0.4 * share)
+        )
+        progress(f"ToMe and random drop at r = {strengths.r}", 0.9)
+        tome = measure(subject, ToMe(r=strengths.r))
+        random = measure(subject, RandomDrop(r=strengths.r), RANDOM_SEEDS)
         return Reproduction(
             slug=self.slug,
-            claims=judge(subject, dense, curves, tome, random),
+            claims=judge(strengths, dense, curves, tome, random),
             settings={
                 "scale": scale,
                 "model": subject.model.config.to_diff_dict(),
                 "images": len(subject.images),
-                "ratios": subject.ratios,
+                "ratios": strengths.ratios,
                 "random_seeds": RANDOM_SEEDS,
                 "dense_accuracy": dense.accuracy,
                 "counts": [point.counts for point in curves[PITOME]],
                 "flops": [point.flops for point in curves[PITOME]],
                 "accuracy": {name: [point.accuracy for point in curve] for name, curve in curves.items()},
-                f"accuracy_at_r_{subject.r}": {TOME: tome.accuracy, RANDOM: random.accuracy},
+                f"accuracy_at_r_{strengths.r}": {TOME: tome.accuracy, RANDOM: random.accuracy},
             },
             seconds=time.perf_counter() - started,
             plots=(_plot(dense, curves, output),),
         )
 
 
-def sweep(subject: TrainedClassifier, progress: Progress) -> tuple[Point, Curves]:
+def sweep(subject: Classifier, ratios: Sequence[float], progress: Progress) -> tuple[Measured, Curves]:
     """Measure the unreduced model and all methods at all ratios."""
     dense = measure(subject, PiToMe(1.0))
     tokens, layers = dense.counts[0], len(dense.counts) - 1
-    curves: dict[str, list[Point]] = {}
-    for number, ratio in enumerate(subject.ratios):
+    curves: dict[str, list[Measured]] = {}
+    for number, ratio in enumerate(ratios):
         for name, method in methods(tokens, layers, ratio).items():
-            progress(f"{name}, ratio {ratio}", number / len(subject.ratios))
-            curves.setdefault(name, []).append(measure(subject, method))
+            progress(f"{name}, ratio {ratio}", number / len(ratios))
+            seeds = RANDOM_SEEDS if name == RANDOM else 1
+            curves.setdefault(name, []).append(measure(subject, method, seeds))
     return dense, curves
 
 
-def measure(subject: TrainedClassifier, method: TokenReducer) -> Point:
-    """Run the test images through the model with one method."""
-    seeds = range(RANDOM_SEEDS if isinstance(method, RandomDrop) else 1)
-    right = []
-    with torch.random.fork_rng(), apply_token_reduction(subject.model, method) as reduction:
-        for seed in seeds:
-            torch.manual_seed(seed)
-            right.append(correct(subject.model, subject.images, subject.labels).float().cpu())
-        return Point(
-            reduction.flops / reduction.dense_flops, reduction.token_counts, torch.stack(right).mean(dim=0)
-        )
-
-
-def difference(one: Point, other: Point, views: int) -> Difference:
-    """Compare two methods image by image; views of one object count as one."""
-    per_object = 100 * (one.right - other.right).view(-1, views).mean(dim=1)
-    return Difference(per_object.mean().item(), (per_object.std() / len(per_object) ** 0.5).item())
-
-
 def judge(
-    subject: TrainedClassifier, dense: Point, curves: Curves, tome: Point, random: Point
+    strengths: Strengths, dense: Measured, curves: Curves, tome: Measured, random: Measured
 ) -> tuple[Claim, ...]:
     """Put each claim beside its measurement; thresholds in points were set on another training of such a model."""
-    views, strong = subject.views, subject.ratios[-1]
-    against_class = {name: _compare(curves, name, CLASS, views) for name in (PITOME, CORE, TOME)}
-    against_random = difference(tome, random, views)
-    proportional = difference(curves[PITOME][-1], curves[OFFICIAL][-1], views)
+    strong = strengths.ratios[-1]
+    against_class = {name: _compare(curves, name, CLASS) for name in (PITOME, CORE, TOME)}
+    against_random = difference(tome, random)
+    proportional = difference(curves[PITOME][-1], curves[OFFICIAL][-1])
     return (
-        _against_tome(subject, curves, PITOME, "PiToMe, matched as in the released code,"),
-        _against_tome(subject, curves, CORE, "PiToMe, matched as in the paper (core everywhere),"),
-        _within_the_papers_range(dense, curves, PITOME, views),
-        _within_the_papers_range(dense, curves, CORE, views),
+        _against_tome(strengths, curves, PITOME, "PiToMe, matched as in the released code,"),
+        _against_tome(strengths, curves, CORE, "PiToMe, matched as in the paper (core everywhere),"),
+        _within_the_papers_range(dense, curves, PITOME),
+        _within_the_papers_range(dense, curves, CORE),
         Claim(
-            claim=f"merging keeps at least 10 points more than random drop (ToMe, r = {subject.r} per layer)",
+            claim=f"merging keeps at least 10 points more than random drop (ToMe, r = {strengths.r} per layer)",
             paper=NO_FIGURE,
             measured=f"{tome.accuracy:.1f} % ({against_random})",
             control=f"{random.accuracy:.1f} % (random drop, {RANDOM_SEEDS} seeds)",
             verdict=verdict(against_random.points >= 10.0),
         ),
         Claim(
-            claim=f"merging, PiToMe's and ToMe's, is above class-attention drop at every ratio ({_listed(subject.ratios)})",
+            claim=f"merging, PiToMe's and ToMe's, is above class-attention drop at every ratio ({_listed(strengths.ratios)})",
             paper=NO_FIGURE,
             measured="; ".join(f"{name}: {_listed(each)}" for name, each in against_class.items()),
             control=_accuracies(curves, CLASS),
@@ -201,16 +152,16 @@ def judge(
             paper="in the paper's equation, not in its code",
             measured=f"{curves[PITOME][-1].accuracy:.1f} % ({proportional})",
             control=f"{curves[OFFICIAL][-1].accuracy:.1f} % (without)",
-            verdict=verdict(proportional.points > 2 * proportional.error),
+            verdict=verdict(proportional.clear),
         ),
     )
 
 
-def _against_tome(subject: TrainedClassifier, curves: Curves, name: str, words: str) -> Claim:
-    differences = _compare(curves, name, TOME, subject.views)
+def _against_tome(strengths: Strengths, curves: Curves, name: str, words: str) -> Claim:
+    differences = _compare(curves, name, TOME)
     return Claim(
         claim=f"{words} is nowhere more than 0.5 points below ToMe at equal token counts, and 1 point above at the strongest "
-        f"reduction (accuracy at ratios {_listed(subject.ratios)})",
+        f"reduction (accuracy at ratios {_listed(strengths.ratios)})",
         paper=f"better than ToMe off the shelf; {ABSTRACT}",
         measured=f"{_accuracies(curves, name)}; differences {_listed(differences)}",
         control=_accuracies(curves, TOME),
@@ -218,27 +169,27 @@ def _against_tome(subject: TrainedClassifier, curves: Curves, name: str, words: 
     )
 
 
-def _within_the_papers_range(dense: Point, curves: Curves, name: str, views: int) -> Claim:
+def _within_the_papers_range(dense: Measured, curves: Curves, name: str) -> Claim:
     """The abstract's sentence, averaged over the ratios that save 40 to 60 % here (or the strongest)."""
     saved = [1 - point.flops for point in curves[name]]
     there = [number for number, share in enumerate(saved) if 0.4 <= share <= 0.6] or [len(saved) - 1]
     ours, theirs = (
-        Point(0.0, (), torch.stack([curves[each][number].right for number in there]).mean(dim=0))
+        Measured((), 0.0, torch.stack([curves[each][number].right for number in there]).mean(dim=0))
         for each in (name, TOME)
     )
-    gain = difference(ours, theirs, views)
+    gain = difference(ours, theirs)
     least, most = (round(100 * extreme(saved[number] for number in there)) for extreme in (min, max))
     return Claim(
         claim=f"with {least} to {most} % fewer FLOPs {name} loses less than ToMe (mean drop in points)",
         paper=ABSTRACT,
         measured=f"{dense.accuracy - ours.accuracy:.1f} (accuracy {gain} against ToMe)",
         control=f"{dense.accuracy - theirs.accuracy:.1f} (ToMe)",
-        verdict=verdict(gain.points > 2 * gain.error),
+        verdict=verdict(gain.clear),
     )
 
 
-def _compare(curves: Curves, one: str, other: str, views: int) -> list[Difference]:
-    return [difference(*pair, views) for pair in zip(curves[one], curves[other], strict=True)]
+def _compare(curves: Curves, one: str, other: str) -> list[Difference]:
+    return [difference(*pair) for pair in zip(curves[one], curves[other], strict=True)]
 
 
 def _accuracies(curves: Curves, name: str) -> str:
@@ -249,42 +200,13 @@ def _listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _digits(progress: Progress) -> TrainedClassifier:
-    digits = load_digits_vit(progress)
-    return TrainedClassifier(
-        digits.model, digits.test_images, digits.test_labels, views=3, ratios=(0.9, 0.85, 0.8, 0.75), r=5
-    )
+_SUBJECTS: dict[Scale, tuple[Callable[[Progress], Classifier], Strengths]] = {
+    "laptop": (digits_classifier, Strengths(ratios=(0.9, 0.85, 0.8, 0.75), r=5)),
+    "paper": (deit_on_imagenet, Strengths(ratios=(0.975, 0.95, 0.925, 0.9), r=13)),
+}
 
 
-def _imagenet(progress: Progress) -> TrainedClassifier:
-    """DeiT-S on 5000 validation images of ImageNet-1k, which must be accessible; on a GPU where there is one."""
-    from datasets import load_dataset
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    name, number = "facebook/deit-small-patch16-224", 5000
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoImageProcessor.from_pretrained(name)
-    stream = load_dataset("ILSVRC/imagenet-1k", split="validation", streaming=True).shuffle(0).take(number)
-    images, labels = [], []
-    for place, row in enumerate(stream):
-        progress(f"reading image {place + 1} of {number}", place / number)
-        images.append(processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"])
-        labels.append(row["label"])
-    model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()
-    return TrainedClassifier(
-        model,
-        torch.cat(images).to(device),
-        torch.tensor(labels, device=device),
-        views=1,
-        ratios=(0.975, 0.95, 0.925, 0.9),
-        r=13,
-    )
-
-
-_SUBJECTS: dict[Scale, Callable[[Progress], TrainedClassifier]] = {"laptop": _digits, "paper": _imagenet}
-
-
-def _plot(dense: Point, curves: Curves, output: Path) -> Path:
+def _plot(dense: Measured, curves: Curves, output: Path) -> Path:
     """Draw accuracy against FLOPs."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

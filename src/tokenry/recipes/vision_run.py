@@ -156,13 +156,14 @@ class _Bench:
         self._seen = 0
         self._tallies = {name: _Tally() for name in (UNPATCHED, *(each.name for each in self._settings))}
         variants, batch = len(self._tallies), len(self._first)
-        self._costs = {
-            "looking at the images": len(files) * variants,
-            "timing, by turns": batch * (plan.timed_rounds + 1) * variants,
-            "memory, and where the time goes": 2 * batch * variants,
-            "pictures": plan.pictures * variants,
+        forwards = {
+            "looking at the images": len(files),
+            "timing, by turns": batch * (plan.timed_rounds + 1),
+            "memory, and where the time goes": 2 * batch,
+            "pictures": plan.pictures,
         }
-        self._stages = Stages(report, [float(cost) for cost in self._costs.values()])
+        self._costs = {what: float(images * variants) for what, images in forwards.items()}
+        self._stages = Stages(report, list(self._costs.values()))
 
     def _begin(self, what: str) -> None:
         self._stages.begin(what, self._costs[what])

@@ -20,19 +20,28 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_rank
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
-from tokenry.recipes.digits_vit import PATCH, correct, load_digits_vit
+from tokenry.recipes.digits_vit import PATCH
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.reduction_trial import (
+    NO_FIGURE,
+    RANDOM_SEEDS,
+    Classifier,
+    Measured,
+    deit_on_imagenet,
+    difference,
+    digits_classifier,
+    measure,
+)
 
 RANDOM, CLASS = "random drop", "class-attention drop"
 WPR, EIR, VHF = "votes, mean (WPR)", "votes, EIR", "votes, EIR + VHF"
@@ -41,8 +50,6 @@ MEAN_S, EIR_S, MERGED = "votes, mean + S", "votes, EIR + S", "votes, EIR + S, me
 # is not said there.
 PAPER = {RANDOM: 76.8, WPR: 78.6, EIR: 78.8, VHF: 78.9, EIR_S: 79.4}
 PAPER_UNPRUNED = 79.8
-NO_FIGURE = "claimed without such a figure"
-RANDOM_SEEDS = 5
 WINDOW = (0.01, 0.7)
 
 
@@ -63,48 +70,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Testbed:
-    """A trained model with test images.
+    """What is pruned how.
 
     Attributes:
-        model: takes `pixel_values`; has a class token.
-        images: test images.
-        labels: their classes.
-        views: so many images in a row show the same object, and are not independent.
+        classifier: the model with its test images.
         schedules: by name.
         ink: how much of the object each patch holds, where that is known.
     """
 
-    model: PreTrainedModel
-    images: Float[Tensor, "n channels height width"]
-    labels: Int[Tensor, "n"]
-    views: int
+    classifier: Classifier
     schedules: Mapping[str, Schedule]
     ink: Float[Tensor, "n patches"] | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One method at one schedule.
-
-    Attributes:
-        counts: tokens that enter each layer, and leave the last.
-        flops: as a share of the unpruned encoder's.
-        right: for each object the share of its views that are classified right, in percent; for random drop the mean over its seeds.
-    """
-
-    counts: tuple[int, ...]
-    flops: float
-    right: Float[Tensor, "objects"]
-
-    @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return self.right.mean().item()
-
-    @property
-    def error(self) -> float:
-        """Standard error of the accuracy."""
-        return _standard_error(self.right)
 
 
 Table = Mapping[str, Mapping[str, Measured]]
@@ -145,15 +121,16 @@ class _ZeroTPruneRecipe:
         """Run every method at every schedule and judge each claim."""
         started = time.perf_counter()
         testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.5 * share))
+        classifier = testbed.classifier
         dense, table = compare(testbed, lambda what, share: progress(what, 0.5 + 0.5 * share))
-        found = () if testbed.ink is None else votes_and_ink(testbed.model, testbed.images, testbed.ink)
+        found = () if testbed.ink is None else votes_and_ink(classifier.model, classifier.images, testbed.ink)
         return Reproduction(
             slug=self.slug,
             claims=(*judge(testbed, table), *_where_votes_go(found)),
             settings={
                 "scale": scale,
-                "model": testbed.model.config.to_diff_dict(),
-                "images": len(testbed.images),
+                "model": classifier.model.config.to_diff_dict(),
+                "images": len(classifier.images),
                 "random_seeds": RANDOM_SEEDS,
                 "window": WINDOW,
                 "unpruned_accuracy": dense.accuracy,
@@ -173,27 +150,16 @@ class _ZeroTPruneRecipe:
 
 def compare(testbed: Testbed, progress: Progress) -> tuple[Measured, Table]:
     """Measure the unpruned model, and all methods at all schedules."""
-    encoder = find_encoder(testbed.model)
-    dense = measure(testbed, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
+    encoder = find_encoder(testbed.classifier.model)
+    dense = measure(testbed.classifier, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
     table: dict[str, dict[str, Measured]] = {}
     for number, (name, schedule) in enumerate(testbed.schedules.items()):
         all_methods = methods(schedule.config, dense.counts[0], len(encoder.layers), encoder.special_tokens)
         for place, (method, reducer) in enumerate(all_methods.items()):
             progress(f"{name}: {method}", (number + place / len(all_methods)) / len(testbed.schedules))
-            table.setdefault(name, {})[method] = measure(testbed, reducer)
+            seeds = RANDOM_SEEDS if method == RANDOM else 1
+            table.setdefault(name, {})[method] = measure(testbed.classifier, reducer, seeds)
     return dense, table
-
-
-def measure(testbed: Testbed, reducer: TokenReducer) -> Measured:
-    """Run the test images through the model with one method."""
-    seeds = range(RANDOM_SEEDS if isinstance(reducer, RandomDrop) else 1)
-    right = []
-    with torch.random.fork_rng(), apply_token_reduction(testbed.model, reducer) as reduction:
-        for seed in seeds:
-            torch.manual_seed(seed)
-            right.append(correct(testbed.model, testbed.images, testbed.labels).float().cpu())
-        per_object = 100 * torch.stack(right).mean(dim=0).view(-1, testbed.views).mean(dim=1)
-        return Measured(reduction.token_counts, reduction.flops / reduction.dense_flops, per_object)
 
 
 def judge(testbed: Testbed, table: Table) -> tuple[Claim, ...]:
@@ -220,15 +186,14 @@ def _gain(
     control_in_paper: str | None = None,
 ) -> Claim:
     ours, theirs = row[method], row[control]
-    difference = ours.right - theirs.right
-    points, error = difference.mean().item(), _standard_error(difference)
+    gain = difference(ours, theirs)
     asked = f" by at least {least:g} points" if least else ""
     return Claim(
         claim=f"{claim}{asked} (accuracy at equal token counts)",
         paper=f"{PAPER[method]} % against {PAPER[control_in_paper or control]} % (ImageNet top-1, DeiT-S)",
-        measured=f"{ours.accuracy:.1f} % ({points:+.1f} ± {error:.1f} points)",
+        measured=f"{ours.accuracy:.1f} % ({gain})",
         control=f"{theirs.accuracy:.1f} % ({control})",
-        verdict=verdict(points >= least and points > 2 * error),
+        verdict=verdict(gain.points >= least and gain.clear),
     )
 
 
@@ -268,12 +233,8 @@ def _where_votes_go(found: Sequence[float]) -> tuple[Claim, ...]:
     )
 
 
-def _standard_error(values: Float[Tensor, "objects"]) -> float:
-    return (values.std() / len(values) ** 0.5).item()
-
-
 def _digits(progress: Progress) -> Testbed:
-    digits = load_digits_vit(progress)
+    classifier = digits_classifier(progress)
     layers, rounds = (1, 3, 5), (20, 5, 1)
     mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
     hard = ZeroTPruneConfig(layers, (0.7, 0.6, 0.8), (5, 4, 2), rounds)
@@ -282,33 +243,11 @@ def _digits(progress: Progress) -> Testbed:
         "hard": Schedule(hard, over_random=10.0, by_similarity=1.0),
         "hard, from layer 2": Schedule(replace(hard, layers=(2, 3, 5)), over_random=10.0),
     }
-    ink = avg_pool2d(digits.test_images, PATCH).flatten(1)
-    return Testbed(digits.model, digits.test_images, digits.test_labels, 3, schedules, ink)
+    return Testbed(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
 
 
 def _imagenet(progress: Progress) -> Testbed:
-    """DeiT-S on 5000 validation images of ImageNet-1k, which must be accessible; on a GPU where there is one."""
-    from datasets import load_dataset
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    name, number = "facebook/deit-small-patch16-224", 5000
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoImageProcessor.from_pretrained(name)
-    stream = load_dataset("ILSVRC/imagenet-1k", split="validation", streaming=True).shuffle(0).take(number)
-    images, labels = [], []
-    for place, row in enumerate(stream):
-        progress(f"reading image {place + 1} of {number}", place / number)
-        images.append(processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"])
-        labels.append(row["label"])
-    model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()
-    schedules = {"ablation": Schedule(ZeroTPruneConfig())}
-    return Testbed(
-        model,
-        torch.cat(images).to(device),
-        torch.tensor(labels, device=device),
-        views=1,
-        schedules=schedules,
-    )
+    return Testbed(deit_on_imagenet(progress), {"ablation": Schedule(ZeroTPruneConfig())})
 
 
 _TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}

@@ -167,9 +167,7 @@ def _lengths(
     """Tokens of one piece under each number of merges (`limits`, not decreasing), from one pass over all merges."""
     after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
     waiting = [
-        (rank, left, pair)
-        for left, pair in enumerate(pairwise(ids))
-        if (rank := ranks.get(pair)) is not None
+        (rank, left, pair) for left, pair in enumerate(pairwise(ids)) if (rank := ranks.get(pair)) is not None
     ]
     heapq.heapify(waiting)
     length, found = len(ids), []

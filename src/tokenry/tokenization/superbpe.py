@@ -193,10 +193,12 @@ def inherited_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[ndarray,
     """Encode texts and put the pieces of more than one token behind one another, with -1 after each."""
     parts = [np.zeros(0, dtype=np.int32)]
     for batch in _batches(texts):
-        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-            ids = np.array(encoding.ids, dtype=np.int32)
-            if len(ids) > 1:
-                parts.append(_with_ends(ids, np.array(encoding.word_ids, dtype=np.int32)))
+        found = [each for each in tokenizer.encode_batch(batch, add_special_tokens=False) if len(each) > 1]
+        if found:
+            ids = np.array([number for each in found for number in each.ids], dtype=np.int32)
+            pieces = np.array([piece for each in found for piece in each.word_ids], dtype=np.int64)
+            text = np.repeat(np.arange(len(found)), [len(each) for each in found])
+            parts.append(_with_ends(ids, (text << 32) | pieces))
     return np.concatenate(parts)
 
 
@@ -206,7 +208,7 @@ def rereadable(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _with_ends(ids: Int[ndarray, "tokens"], pieces: Int[ndarray, "tokens"]) -> Int[ndarray, "places"]:
-    """Put -1 after each piece; a token that is a piece of its own makes no pair and is left out."""
+    """Put -1 after each piece (`pieces` tells which one a token is in); a token that is a piece of its own makes no pair and is left out."""
     ends = np.flatnonzero(np.diff(pieces, append=-1))
     alone = np.diff(ends, prepend=-1) == 1
     kept = np.ones(len(ids), dtype=bool)

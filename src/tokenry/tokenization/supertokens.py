@@ -66,7 +66,8 @@ def chunk_lengths(distribution: ChunkLengths, normalize: bool = False) -> dict[t
             "normalize=True."
         )
     return {
-        reach: probability / total if normalize else probability for reach, probability in distribution.items()
+        reach: probability / total if normalize else probability
+        for reach, probability in distribution.items()
     }
 
 

@@ -147,6 +147,26 @@ def test_positions_with_three_axes_and_embeddings_are_shortened_too():
     assert torch.equal(short.inputs["inputs_embeds"], embeddings[:, [0, 2, 3]])
 
 
+def test_at_padding_stands_what_stood_there():
+    input_ids = torch.tensor([[7, 7, 1, 9, 9], [1, 9, 9, 9, 2]])
+    mask = (input_ids != 7).long()
+    keep = kept_columns(input_ids, IMAGE, [2, 3], [torch.tensor([0]), torch.tensor([0, 1])])
+    positions = torch.stack(
+        (torch.where(mask == 1, mask.cumsum(1), 5), torch.where(mask == 1, mask.cumsum(1), 6))
+    )
+    embeddings = torch.where(mask == 1, 0.5, 3.0)[..., None].expand(2, 5, 4)
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "inputs_embeds": embeddings,
+    }
+    short = rebuild_prompt(inputs, keep, pad_token_id=8).inputs
+    assert short["input_ids"].tolist() == [[7, 7, 1, 9], [1, 9, 9, 2]]
+    assert short["position_ids"][:, 0, :2].tolist() == [[5, 5], [6, 6]]
+    assert short["inputs_embeds"][0].tolist() == [[3.0] * 4] * 2 + [[0.5] * 4] * 2
+
+
 def test_one_row_of_positions_may_stand_for_all_rows():
     input_ids = torch.tensor([[1, 9, 9, 2], [1, 9, 9, 2]])
     keep = kept_columns(input_ids, IMAGE, [2, 2], [torch.tensor([1]), torch.tensor([0])])

@@ -4,17 +4,28 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
-from tests.compression.vision.tiny_vlms import FAMILIES, IMAGE, PAD, make_inputs, make_model
+from tests.compression.vision.tiny_vlms import (
+    FAMILIES,
+    IMAGE,
+    PAD,
+    make_inputs,
+    make_model,
+    needs_token_types,
+)
+from tokenry.compression.vision import vlm_prompt
 from tokenry.compression.vision.diversity import farthest_point_select, sensitivity_diverse_select
 from tokenry.compression.vision.image_features import encode_images, supported_model
 from tokenry.compression.vision.visual_tokens import prune_visual_tokens
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity
 from tokenry.core.errors import UserError
 
+POSITIONS_LAST = Version(transformers.__version__) >= Version("5.2")
 METHODS = ("divprune", "zoo", "zoo-sampled", "sensitivity", "random")
 NEW = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 
@@ -35,6 +46,12 @@ def model(models, family):
     return models[family]
 
 
+def skip_if_positions_are_lost(family, keep_positions=False):
+    """What is refused by `test_where_positions_are_lost_...`."""
+    if not POSITIONS_LAST and (keep_positions or family.startswith("qwen")):
+        pytest.skip("transformers 5.1 forgets positions while it generates")
+
+
 class ByHand:
     """What each row of a pruned prompt must be: text embeddings with the kept features, without any padding."""
 
@@ -44,7 +61,9 @@ class ByHand:
             features = encode_images(*supported_model(model), inputs, with_rows=False).images
             if family.startswith("qwen"):
                 named = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-                positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in named if name in inputs})
+                positions, _ = model.model.get_rope_index(
+                    **{name: inputs[name] for name in named if name in inputs}
+                )
             else:
                 positions = (inputs["attention_mask"].cumsum(1) - 1)[None]
         pairs = iter(zip(features, images, strict=True))
@@ -117,6 +136,7 @@ def test_a_pruned_forward_is_the_prompt_without_the_dropped_placeholders(model, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kept_positions_are_those_of_the_unpruned_prompt(family, dtype):
+    skip_if_positions_are_lost(family, keep_positions=True)
     model = make_model(family, dtype)
     inputs = make_inputs(model, family, dtype=dtype)
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 5e-2, "atol": 2e-2}
@@ -141,11 +161,14 @@ def watched_positions(model):
         ),
         with_kwargs=True,
     )
-    yield seen
-    hook.remove()
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def test_every_token_has_the_position_that_it_has_without_pruning(model, family):
+    skip_if_positions_are_lost(family, keep_positions=True)
     inputs = make_inputs(model, family)
     with watched_positions(model) as unpruned:
         model.generate(**inputs, **NEW)
@@ -160,6 +183,21 @@ def test_every_token_has_the_position_that_it_has_without_pruning(model, family)
         assert torch.equal(pruned[0][:, row, kept], unpruned[0][:, row, columns[row, kept]])
     for one, other in zip(pruned[1:], unpruned[1:], strict=True):
         assert torch.equal(one, other)
+
+
+def test_where_positions_are_lost_while_generating_it_is_said(models, monkeypatch):
+    monkeypatch.setattr(vlm_prompt.transformers, "__version__", "5.1.0")
+    for family, keep_positions in (("qwen2-vl", None), ("llava", True)):
+        model = models[family]
+        with (
+            prune_visual_tokens(model, keep=2, keep_positions=keep_positions),
+            pytest.raises(
+                UserError, match=r"transformers 5\.1\.0 forgets the positions.*install transformers 5\.2"
+            ),
+        ):
+            model.generate(**make_inputs(model, family), **NEW)
+    with prune_visual_tokens(models["llava"], keep=2):
+        models["llava"].generate(**make_inputs(models["llava"], "llava"), **NEW)
 
 
 def test_decoding_by_hand_goes_on_with_the_positions_of_the_grid(models):
@@ -192,6 +230,7 @@ def test_positions_with_gaps_are_not_packed_samples(models):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_generation_is_the_prompt_followed_by_what_the_short_prompt_says(model, family, method):
+    skip_if_positions_are_lost(family)
     inputs = make_inputs(model, family)
     with prune_visual_tokens(model, ratio=0.4, method=method) as pruning:
         generated = model.generate(**inputs, **NEW)
@@ -203,6 +242,7 @@ def test_generation_is_the_prompt_followed_by_what_the_short_prompt_says(model, 
 
 
 def test_generation_with_everything_kept_is_the_unpruned_generation(model, family):
+    skip_if_positions_are_lost(family)
     inputs = make_inputs(model, family)
     expected = model.generate(**inputs, **NEW)
     with prune_visual_tokens(model, ratio=1.0):
@@ -211,7 +251,9 @@ def test_generation_with_everything_kept_is_the_unpruned_generation(model, famil
 
 @pytest.mark.parametrize("arguments", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
 def test_beams_search_from_the_short_prompt(model, family, arguments):
-    inputs = make_inputs(model, family)
+    skip_if_positions_are_lost(family)
+    # One image per row: older transformers mix up the images of a row when they repeat it for its beams.
+    inputs = make_inputs(model, family, images_per_row=(1, 1))
     expected = model.generate(**inputs, **NEW, **arguments)
     with prune_visual_tokens(model, ratio=1.0):
         assert torch.equal(model.generate(**inputs, **NEW, **arguments), expected)
@@ -221,6 +263,7 @@ def test_beams_search_from_the_short_prompt(model, family, arguments):
 
 
 def test_generation_as_a_dictionary_holds_the_whole_sequences(model, family):
+    skip_if_positions_are_lost(family)
     inputs = make_inputs(model, family)
     with prune_visual_tokens(model, ratio=0.4):
         plain = model.generate(**inputs, **NEW)
@@ -249,6 +292,7 @@ def test_a_maximal_length_counts_the_prompt_that_was_given(models):
 
 
 def test_prefill_and_cache_are_as_short_as_the_prompt(model, family):
+    skip_if_positions_are_lost(family)
     inputs = make_inputs(model, family)
     lengths = []
     hook = model.model.language_model.register_forward_pre_hook(
@@ -266,6 +310,7 @@ def test_prefill_and_cache_are_as_short_as_the_prompt(model, family):
 
 
 def test_decoding_by_hand_goes_on_from_the_short_prompt(model, family):
+    skip_if_positions_are_lost(family)
     inputs = make_inputs(model, family, images_per_row=(2,))
     with prune_visual_tokens(model, ratio=0.4):
         expected = model.generate(**inputs, **NEW)[:, -5:]
@@ -480,6 +525,7 @@ def test_a_prompt_without_a_mask_gets_one_where_rows_come_to_differ(models):
 
 
 def test_no_warning_is_given(model, family):
+    skip_if_positions_are_lost(family)
     with warnings.catch_warnings(), prune_visual_tokens(model, ratio=0.4):
         warnings.simplefilter("error", UserWarning)
         forward(model, make_inputs(model, family))
@@ -615,6 +661,8 @@ def test_given_positions_keep_their_meaning(models):
 
 def test_the_grid_needs_the_types_of_the_tokens(models):
     model = models["qwen2-vl"]
+    if not needs_token_types(model):
+        pytest.skip("this transformers finds images by their start tokens")
     inputs = make_inputs(model, "qwen2-vl")
     del inputs["mm_token_type_ids"]
     with prune_visual_tokens(model, keep=2), pytest.raises(UserError, match="mm_token_type_ids are missing"):

@@ -101,6 +101,7 @@ def make_model(family, dtype=torch.float32, seed=0, **text):
             vision_end_token_id=END,
         )
     model = kind.model(config).eval()
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.02)  # what stands at padding is not zero
     model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     return model.to(dtype)

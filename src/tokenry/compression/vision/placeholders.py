@@ -135,7 +135,7 @@ def rebuild_prompt(
         inputs: what the processor returned.
         keep: tokens that stay, see `kept_columns`.
         padding_side: where to pad if the prompt is not padded yet (generation needs `left`).
-        pad_token_id: written at new padding; None repeats the prompt's own, or writes 0.
+        pad_token_id: written at padding where the prompt has none yet; None writes 0.
 
     Raises:
         UserError: the attention mask is not (batch, seq).
@@ -151,11 +151,9 @@ def rebuild_prompt(
     padded = columns < 0
     if mask is None and bool(padded.any()):
         inputs = {**inputs, "attention_mask": torch.ones_like(keep, dtype=torch.long)}
-    fills = dict(PER_TOKEN)
-    if inputs.get("input_ids") is not None:
-        fills["input_ids"] = _pad_token(inputs["input_ids"], real, pad_token_id)
+    fills = PER_TOKEN if pad_token_id is None else {**PER_TOKEN, "input_ids": pad_token_id}
     short = {
-        name: _gather(name, value, columns, fills[name])
+        name: _gather(name, value, columns, real, fills[name])
         if name in PER_TOKEN and isinstance(value, Tensor)
         else value
         for name, value in inputs.items()
@@ -190,24 +188,22 @@ def _columns(keep: Bool[Tensor, "batch seq"], side: Side) -> Int[Tensor, "batch 
     return columns.gather(1, (place - (length - counts)[:, None]) % max(length, 1))
 
 
-def _pad_token(
-    input_ids: Int[Tensor, "batch seq"], real: Bool[Tensor, "batch seq"], pad_token_id: int | None
-) -> int:
-    if pad_token_id is not None:
-        return pad_token_id
-    padding = input_ids[~real]
-    return int(padding[0]) if padding.numel() else PER_TOKEN["input_ids"]
+def _gather(
+    name: str, value: Tensor, columns: Int[Tensor, "batch short"], real: Bool[Tensor, "batch seq"], fill: int
+) -> Tensor:
+    """Shorten one entry; the sequence is its last axis, the one before the last for embeddings.
 
-
-def _gather(name: str, value: Tensor, columns: Int[Tensor, "batch short"], fill: int) -> Tensor:
-    """Shorten one entry; the sequence is its last axis, the one before the last for embeddings."""
-    padded = columns < 0
-    source = columns.clamp(min=0)
+    At padding stands what the prompt has at its padding, or `fill` if it has none.
+    """
+    padded, source = columns < 0, columns.clamp(min=0)
     if name == "inputs_embeds":
         rows = torch.arange(len(source), device=source.device)[:, None]
-        return value[rows, source].masked_fill(padded[..., None], fill)
-    shape = (*value.shape[:-2], *source.shape)
-    spread = value.expand(
-        *value.shape[:-2], len(source), value.shape[-1]
-    )  # one row of positions may stand for all
-    return spread.gather(-1, source.expand(shape)).masked_fill(padded, fill)
+        kept, padding, padded = value[rows, source], value[~real], padded[..., None]
+        return torch.where(padded, padding[0] if len(padding) else fill, kept)
+    spread = value.expand(*value.shape[:-2], *real.shape)  # one row of positions may stand for all
+    kept, padding = spread.gather(-1, source.expand(*value.shape[:-2], *source.shape)), spread[..., ~real]
+    return (
+        torch.where(padded, padding[..., 0, None, None], kept)
+        if padding.numel()
+        else kept.masked_fill(padded, fill)
+    )

@@ -1,0 +1,212 @@
+"""Sampling bytes: temperature and nucleus on next-byte distributions, stop strings, prompts that fill in the middle.
+
+    tempered = (p + 1e-7)^(1 / temperature), normalised; the most probable byte below a temperature of 0.1
+    nucleus  = most probable first, drop what has more than `top_p` before it, normalise
+
+Several prompts take their bytes together, one forward pass for all.
+
+Source: Exact Byte-Level Probabilities from Tokenized Language Models (arXiv 2410.09303), section 5 and its released defaults.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.errors import UserError, require_one_of, require_share
+
+_FLOOR = 1e-7
+_GREEDY_BELOW = 0.1
+
+
+class Stream(Protocol):
+    """A text that takes one byte at a time."""
+
+    def push(self, byte: int) -> None:
+        """Take the next byte."""
+        ...
+
+
+_Stream = TypeVar("_Stream", bound=Stream)
+
+
+class ByteModel(Protocol[_Stream]):
+    """A model of bytes, one or an ensemble."""
+
+    def streams(self, prefixes: Sequence[bytes], context_ids: Sequence[int] | None = None) -> list[_Stream]:
+        """Begin several texts."""
+        ...
+
+    def next_logprobs(self, streams: Sequence[_Stream]) -> Float[np.ndarray, "streams 257"]:
+        """Log-probabilities of the 256 bytes and the end, one row per stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Bytes that were sampled after a prompt.
+
+    Attributes:
+        text: without the prompt, and without the stop string.
+        log_prob: of all sampled bytes (the end and a stop string with them) under the model, in nats.
+        why: why it ended: the end of the text, a stop string, or the length.
+    """
+
+    text: bytes
+    log_prob: float
+    why: Literal["end", "stop", "length"]
+
+
+def tempered(
+    probabilities: Float[np.ndarray, "outcomes"], temperature: float
+) -> Float[np.ndarray, "outcomes"]:
+    """Sharpen (below 1) or flatten a distribution.
+
+    Raises:
+        UserError: a negative temperature.
+    """
+    if not temperature >= 0:
+        raise UserError(
+            f"temperature must not be negative, got {temperature}: use 0 for the most probable byte."
+        )
+    if temperature < _GREEDY_BELOW:
+        return np.eye(len(probabilities))[int(probabilities.argmax())]
+    powers = np.log(probabilities + _FLOOR) / temperature
+    raised = np.exp(powers - powers.max())
+    return raised / raised.sum()
+
+
+def nucleus(probabilities: Float[np.ndarray, "outcomes"], top_p: float) -> Float[np.ndarray, "outcomes"]:
+    """Keep the most probable outcomes until more than `top_p` comes before the next one; equal ones in their order.
+
+    Raises:
+        UserError: `top_p` is not in (0, 1].
+    """
+    require_share(top_p, "top_p")
+    order = np.argsort(-probabilities, kind="stable")
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    kept = np.zeros_like(probabilities)
+    kept[order] = np.where(before > top_p, 0.0, probabilities[order])
+    return kept / kept.sum()
+
+
+def generate(
+    model: ByteModel,
+    prompt: bytes | Sequence[bytes],
+    max_bytes: int = 100,
+    temperature: float = 0.6,
+    top_p: float = 1.0,
+    stop: Sequence[bytes] = (),
+    seed: int = 0,
+    context_ids: Sequence[int] | None = None,
+) -> Generated | list[Generated]:
+    """Sample bytes after a prompt, which may end anywhere; for several prompts, each as it would be alone.
+
+    Args:
+        model: a `ByteLM` or a `ByteEnsemble`.
+        prompt: one, or several.
+        max_bytes: most bytes after it.
+        temperature: 0 for the most probable byte.
+        top_p: share of the probability that is sampled from, in (0, 1].
+        stop: byte strings at which a text ends.
+        seed: of the random numbers.
+        context_ids: tokens before the prompt, see `fill_in_middle`.
+
+    Raises:
+        UserError: a value is out of range, or a prompt has no cover.
+    """
+    require_share(top_p, "top_p")
+    tempered(np.ones(1), temperature)
+    several = not isinstance(prompt, bytes | str)
+    streams = model.streams(prompt if several else [prompt], context_ids)
+    draws = [np.random.default_rng([seed, number]) for number in range(len(streams))]
+    texts, log_probs, why = [bytearray() for _ in streams], [0.0] * len(streams), ["length"] * len(streams)
+    going = list(range(len(streams)))
+    for _ in range(max_bytes):
+        if not going:
+            break
+        logprobs = model.next_logprobs([streams[number] for number in going])
+        for number, row in zip(tuple(going), logprobs, strict=True):
+            byte = _draw(row, temperature, top_p, draws[number])
+            log_probs[number] += float(row[byte])
+            ended = _ended(texts[number], byte, stop)
+            if ended:
+                why[number] = ended
+                going.remove(number)
+            else:
+                streams[number].push(byte)
+    found = [
+        Generated(bytes(text), log_prob, each)
+        for text, log_prob, each in zip(texts, log_probs, why, strict=True)
+    ]
+    return found if several else found[0]
+
+
+def fill_in_middle(
+    tokenizer: PreTrainedTokenizerBase,
+    prefix: bytes,
+    suffix: str,
+    sentinels: tuple[str, str, str] = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    order: Literal["suffix-prefix-middle", "prefix-suffix-middle"] = "suffix-prefix-middle",
+) -> tuple[list[int], bytes]:
+    """Lay out a prompt that asks for what stands between two texts, exactly from the cursor on.
+
+    With the suffix first the prefix comes last, and may end inside a token or a character; it becomes the bytes that the middle goes on
+    from. With the prefix first the middle begins after a sentinel, and the prefix must be whole characters.
+
+    Args:
+        tokenizer: of a model that was trained for it.
+        prefix: before the cursor.
+        suffix: after it.
+        sentinels: its special tokens for the beginning of prefix, suffix and middle.
+        order: as the model was trained.
+
+    Returns:
+        `context_ids` and the prompt for `generate`.
+
+    Raises:
+        UserError: a sentinel is no token, or the prefix ends inside a character where it must not.
+    """
+    require_one_of(order, ("suffix-prefix-middle", "prefix-suffix-middle"), "order")
+    vocabulary = tokenizer.get_vocab()
+    missing = [each for each in sentinels if each not in vocabulary]
+    if missing:
+        raise UserError(
+            f"the tokenizer has no token {missing[0]!r}: name its sentinels for prefix, suffix and middle."
+        )
+    before, after, middle = (vocabulary[each] for each in sentinels)
+    after_ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
+    if order == "suffix-prefix-middle":
+        return [before, after, *after_ids, middle], prefix
+    try:
+        prefix_ids = tokenizer(prefix.decode(), add_special_tokens=False)["input_ids"]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the prefix ends inside a character, which tokens before a sentinel cannot: use order='suffix-prefix-middle'."
+        ) from error
+    return [before, *prefix_ids, after, *after_ids, middle], b""
+
+
+def _draw(
+    logprobs: Float[np.ndarray, "257"], temperature: float, top_p: float, random: np.random.Generator
+) -> int:
+    probabilities = np.exp(logprobs)
+    sampled = nucleus(tempered(probabilities, temperature), top_p)
+    # The floor of the temperature must not make possible what is not.
+    sampled = np.where(probabilities > 0, sampled, 0.0)
+    return int(random.choice(len(sampled), p=sampled / sampled.sum()))
+
+
+def _ended(text: bytearray, byte: int, stop: Sequence[bytes]) -> str:
+    """Add a byte to a text, and tell why it ends, if it does."""
+    if byte > 255:
+        return "end"
+    text.append(byte)
+    for each in stop:
+        if each and text.endswith(each):
+            del text[-len(each) :]
+            return "stop"
+    return ""

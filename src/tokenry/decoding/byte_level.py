@@ -1,0 +1,572 @@
+"""Exact byte-level probabilities of any tokenized language model: the probability of a byte string, the next byte, streams of bytes.
+
+A cover of x is a valid token sequence that begins with x and whose last token holds the last byte of x:
+
+    P(x)                 = Σ over covers t of x: Π p(t_i | t_<i)
+    P(x, next byte = b)  = Σ over covers that go on with b, and over tokens that begin with b after the sequences that end with x
+
+Prompts may end anywhere, inside a token or inside a character. What to do with the probability that a model gives to tokens which its
+tokenizer never writes: `truncate` drops it, `renormalize` gives it to the valid tokens and the end of the text (then bytes are exactly
+consistent), `all` counts every cut of the text.
+
+Source: Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles (arXiv 2410.09303), Lemma 1, section 4.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.errors import UserError, require_one_of
+from tokenry.decoding.byte_generation import Generated, generate
+from tokenry.decoding.token_tree import CalledModel, Context, NextTokenModel, TokenTree
+from tokenry.decoding.valid_tokens import AnyTokens, Tail, ValidTokens, valid_tokens
+
+Invalid = Literal["truncate", "renormalize", "all"]
+Validate = Literal["pairwise", "reencode", "none"]
+
+END = 256
+"""The place of the end of the text in a next-byte distribution, after the 256 bytes."""
+
+# So many distributions over the vocabulary at once, and so many sequences of one text, are bearable.
+_ROWS = 32
+_MOST_SEQUENCES = 20_000
+# Normalisation to composed characters changes no text that is composed already; every other rewriting is refused.
+_ACCEPTED = {"NFC"}
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A token sequence that begins with a text and whose last token holds its last byte.
+
+    Attributes:
+        ids: its tokens, those of the context left out.
+        log_prob: in nats.
+    """
+
+    ids: tuple[int, ...]
+    log_prob: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Next:
+    """What may come after a sequence: log-probabilities of tokens by id (-inf where invalid), and of the end of the text."""
+
+    tokens: Float[np.ndarray, "ids"]
+    end: float
+
+
+@dataclass(eq=False)
+class _Ending:
+    """A valid sequence that ends where the text ends."""
+
+    context: Context
+    tail: Tail
+    log_prob: float
+    next: _Next | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Reaching:
+    """Tokens after one sequence that reach beyond the text, of which `inside` bytes are text already."""
+
+    context: Context
+    tail: Tail
+    inside: int
+    ids: Int[np.ndarray, "tokens"]
+    log_probs: Float[np.ndarray, "tokens"]
+
+    def possible(self) -> "_Reaching":
+        """Without those of probability zero."""
+        some = self.log_probs > -np.inf
+        return self if some.all() else replace(self, ids=self.ids[some], log_probs=self.log_probs[some])
+
+
+@dataclass(eq=False)
+class _Node:
+    """A valid sequence whose bytes are the beginning of a text; `parent` is it without its last token."""
+
+    place: int
+    context: Context
+    tail: Tail
+    parent: "_Node | None" = None
+    log_prob: float = 0.0
+    children: "list[_Node]" = field(default_factory=list)
+    reaching: Int[np.ndarray, "tokens"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def pass_on(self, following: _Next) -> None:
+        """Give the sequences that are longer by a token their probability."""
+        for child in self.children:
+            child.log_prob = self.log_prob + float(following.tokens[child.context.token])
+
+
+class ByteLM:
+    """A tokenized causal language model as a model of bytes.
+
+    Args:
+        model: a causal language model of transformers, or a function from token sequences (tuples of ids) to log-probabilities of the next
+            token. Its weights must not change while it is used.
+        tokenizer: its fast tokenizer; a byte-pair one, of any kind (any kind at all with `invalid="all"`).
+        invalid: what becomes of the probability of tokens that the tokenizer never writes.
+        validate: how these are found: by pairs of neighbours, by encoding again (slow, the reference), or not at all (then only sequences
+            that end within the text are checked).
+        context_ids: tokens before the text, of which no byte is counted; by default the bos token, or else the eos token.
+        eos_token_ids: tokens that end a text; by default those of the model's generation config, or else of the tokenizer.
+
+    Raises:
+        UserError: the tokenizer changes the bytes of a text, or its valid sequences cannot be told.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[list[tuple[int, ...]]], Tensor],
+        tokenizer: PreTrainedTokenizerBase | Tokenizer,
+        invalid: Invalid = "truncate",
+        validate: Validate = "pairwise",
+        context_ids: Sequence[int] | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.vocabulary, self.invalid, self.validate = (
+            ByteVocabulary.from_tokenizer(tokenizer),
+            invalid,
+            validate,
+        )
+        require_one_of(invalid, get_args(Invalid), "invalid")
+        require_one_of(validate, get_args(Validate), "validate")
+        _require_kept_bytes(self.vocabulary)
+        every = AnyTokens(self.vocabulary)
+        self._rules: ValidTokens = (
+            every if invalid == "all" else valid_tokens(tokenizer, self.vocabulary, validate == "reencode")
+        )
+        # For tokens that reach beyond the text.
+        self._reach = every if validate == "none" else self._rules
+        self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
+        self.eos_token_ids = list(_last_ids(model, tokenizer) if eos_token_ids is None else eos_token_ids)
+        self._first = Context()
+        self._root = self._first.then(*(_first_ids(model, tokenizer) if context_ids is None else context_ids))
+        self._lead = b" " if self.vocabulary.prepends_space and context_ids is None else b""
+        # By id: the first byte, 256 without one.
+        self._first_byte = np.array([data[0] if data else END for data in self.vocabulary.token_bytes])
+
+    def log_prob(self, text: bytes, context_ids: Sequence[int] | None = None) -> float:
+        """Log-probability in nats that a text begins with these bytes.
+
+        Raises:
+            UserError: there is no cover, or the model gives all of them probability zero.
+        """
+        return self.stream(text, context_ids).log_prob
+
+    def next_byte_logprobs(
+        self, text: bytes | Sequence[bytes], context_ids: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "*texts 257"]:
+        """Log-probabilities in nats of the 256 bytes and the end of the text, normalised; for several texts, one row each.
+
+        Raises:
+            UserError: as `log_prob`.
+        """
+        several = not isinstance(text, bytes | str)
+        logprobs = self.next_logprobs(self.streams(text if several else [text], context_ids))
+        return logprobs if several else logprobs[0]
+
+    def covers(self, text: bytes, context_ids: Sequence[int] | None = None) -> list[Cover]:
+        """All covers of a text that have a probability, by their ids."""
+        return self.stream(text, context_ids).covers()
+
+    def stream(self, prefix: bytes = b"", context_ids: Sequence[int] | None = None) -> "ByteStream":
+        """Begin a text that takes one byte at a time.
+
+        Args:
+            prefix: bytes that are there already.
+            context_ids: tokens before the text, such as the sentinels of a fill-in-the-middle prompt; they replace the default ones.
+        """
+        return self.streams([prefix], context_ids)[0]
+
+    def streams(
+        self, prefixes: Sequence[bytes], context_ids: Sequence[int] | None = None
+    ) -> "list[ByteStream]":
+        """Begin several texts with one forward pass for all of them."""
+        root, lead = self._root, self._lead
+        if context_ids is not None:
+            root, lead = self._first.then(*context_ids), b""
+        texts = [lead + self._checked(prefix) for prefix in prefixes]
+        grown = [self._grow(text, root) for text in texts]
+        self.model.hold([node.context for nodes in grown for node in nodes] or [root])
+        return [self._begin(text, root, nodes, len(lead)) for text, nodes in zip(texts, grown, strict=True)]
+
+    def next_logprobs(self, streams: Sequence["ByteStream"]) -> Float[np.ndarray, "streams 257"]:
+        """Next-byte log-probabilities of several streams with one forward pass for all of them, one row each."""
+        self.advance(streams)
+        return np.stack([stream.next_logprobs() for stream in streams])
+
+    def advance(self, streams: Sequence["ByteStream"]) -> None:
+        """Compute what streams need for their next byte, with one forward pass for all of them."""
+        waiting = [ending for stream in streams for ending in stream._endings if ending.next is None]
+        if waiting:
+            self.model.hold([ending.context for ending in waiting])
+            for ending, following in zip(waiting, self._following(waiting), strict=True):
+                ending.next = following
+
+    def prefix_log_probs(
+        self, text: bytes, context_ids: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "bytes_and_one"]:
+        """Log-probabilities in nats of all beginnings of a text, the empty one first: all sequences in one forward pass.
+
+        A beginning without covers, or with covers of probability zero, has -inf.
+        """
+        root, lead = (
+            (self._root, self._lead) if context_ids is None else (self._first.then(*context_ids), b"")
+        )
+        data = lead + self._checked(text)
+        nodes = self._grow(data, root, settle=False, alive=False)
+        self.model.hold([node.context for node in nodes])
+        parts: list[list[float]] = [[] for _ in range(len(data) + 1)]
+        for node, following in zip(nodes, self._following(nodes), strict=True):
+            self._pass_on(node, following)
+            for end, ids in self._matching(data, node.place):
+                parts[end].append(node.log_prob + _logsumexp(following.tokens[ids]))
+        log_probs = np.array([0.0, *map(_logsumexp, parts[1:])])
+        return log_probs[len(lead) :] - log_probs[len(lead)]
+
+    def encode(self, text: bytes) -> list[int]:
+        """The tokens that the tokenizer writes for a whole text, valid UTF-8 or not.
+
+        Raises:
+            UserError: `invalid="all"`, which knows no encoding, or a byte that no token stands for.
+        """
+        return self._rules.encode(self._lead + self._checked(text))
+
+    def generate(
+        self,
+        prompt: bytes | Sequence[bytes],
+        max_bytes: int = 100,
+        temperature: float = 0.6,
+        top_p: float = 1.0,
+        stop: Sequence[bytes] = (),
+        seed: int = 0,
+        context_ids: Sequence[int] | None = None,
+    ) -> Generated | list[Generated]:
+        """Sample bytes after a prompt, or after each of several; see `tokenry.decoding.byte_generation.generate`."""
+        return generate(self, prompt, max_bytes, temperature, top_p, stop, seed, context_ids)
+
+    def _beginning(self, context_ids: Sequence[int] | None) -> tuple[Context, bytes]:
+        """The tokens before a text, and the space that the tokenizer puts there; none after tokens of the user's."""
+        return (self._root, self._lead) if context_ids is None else (self._first.then(*context_ids), b"")
+
+    def _checked(self, text: bytes) -> bytes:
+        if not isinstance(text, bytes):
+            raise UserError(
+                f"a text must be bytes, got {type(text).__name__}: use text.encode(); only bytes can end inside a character."
+            )
+        if "NFC" in self.vocabulary.rewrites and not unicodedata.is_normalized(
+            "NFC", text.decode(errors="ignore")
+        ):
+            raise UserError(
+                "the tokenizer composes characters (NFC), and this text is not composed: give unicodedata.normalize('NFC', text)."
+            )
+        return text
+
+    @cached_property
+    def _lead_log_prob(self) -> float:
+        """Log-probability of the space that the tokenizer puts before a text: the probabilities of texts are given it."""
+        return float(self._prefix_log_probs(self._lead, self._root)[-1])
+
+    def _prefix_log_probs(self, text: bytes, root: Context) -> Float[np.ndarray, "bytes_and_one"]:
+        nodes = self._grow(text, root, settle=False, whole=False)
+        self.model.hold([node.context for node in nodes])
+        parts: list[list[float]] = [[] for _ in range(len(text))]
+        for node, following in zip(nodes, self._following(nodes), strict=True):
+            node.pass_on(following)
+            for end, ids in self._matching(text, node.place):
+                parts[end - 1].append(node.log_prob + _logsumexp(following.tokens[ids]))
+        return np.array([0.0, *map(_logsumexp, parts)])
+
+    def _grow(self, text: bytes, root: Context, settle: bool = True, whole: bool = True) -> list[_Node]:
+        """All valid sequences whose bytes begin a text, parents before children.
+
+        Args:
+            text: with the space that the tokenizer puts before it.
+            root: the context before it.
+            settle: whether to take the part that no later text changes as the tokenizer writes it.
+            whole: whether to leave out sequences that no cover of the whole text goes on from.
+        """
+        nodes = [_Node(0, root, ())]
+        for token in self._rules.settled(text) if settle else ():
+            nodes.append(self._child(nodes[-1], token))
+        at = {nodes[-1].place: [nodes[-1]]}
+        for place in range(nodes[-1].place, len(text)):
+            for node in at.pop(place, ()):
+                valid, reach = self._rules.valid(node.tail), self._reach.valid(node.tail)
+                for end, ids in self._matching(text, place):
+                    lengths = self.vocabulary.lengths[ids]
+                    for token in ids[(lengths == end - place) & valid[ids]].tolist():
+                        nodes.append(self._child(node, token))
+                        at.setdefault(end, []).append(nodes[-1])
+                    if end == len(text):
+                        node.reaching = ids[(lengths > end - place) & reach[ids]]
+            _require_bearable(len(nodes), place)
+        return _leading_to_the_end(nodes, len(text)) if whole else nodes
+
+    def _child(self, node: _Node, token: int) -> _Node:
+        place = node.place + int(self.vocabulary.lengths[token])
+        child = _Node(place, node.context.then(token), self._rules.after(node.tail, token), node)
+        node.children.append(child)
+        return child
+
+    def _matching(self, text: bytes, place: int) -> Iterator[tuple[int, Int[np.ndarray, "tokens"]]]:
+        """For each end: the tokens that begin with the bytes of the text from `place` to there, while there are any."""
+        for end in range(place + 1, min(len(text), place + self.vocabulary.longest) + 1):
+            ids = self.vocabulary.with_prefix(text[place:end])
+            if not len(ids):
+                return
+            yield end, ids
+
+    def _spread(self, text: bytes, nodes: Sequence[_Node]) -> tuple[list[_Ending], list[_Reaching]]:
+        """Pass probability on from the beginning of a text to its covers."""
+        reaching = []
+        inner = [node for node in nodes if node.place < len(text)]
+        for node, following in zip(inner, self._following(inner), strict=True):
+            node.pass_on(following)
+            log_probs = node.log_prob + following.tokens[node.reaching]
+            reaching.append(
+                _Reaching(node.context, node.tail, len(text) - node.place, node.reaching, log_probs)
+            )
+        endings = [node for node in nodes if node.place == len(text)]
+        return [_Ending(node.context, node.tail, node.log_prob) for node in endings], reaching
+
+    def _following(self, sequences: Sequence[_Node] | Sequence[_Ending]) -> Iterator[_Next]:
+        """What may come after each sequence."""
+        for start in range(0, len(sequences), _ROWS):
+            some = sequences[start : start + _ROWS]
+            rows = self.model.log_probs([each.context for each in some]).double().numpy()
+            for each, row in zip(some, rows, strict=True):
+                yield self._next(row, each.tail)
+
+    def _next(self, row: Float[np.ndarray, "vocabulary"], tail: Tail) -> _Next:
+        valid = self._reach.valid(tail)
+        if len(row) < len(valid):
+            raise UserError(
+                f"the model knows {len(row)} tokens and the tokenizer {len(valid)}: they do not belong together."
+            )
+        tokens = np.where(valid, row[: len(valid)], -np.inf)
+        end = _logsumexp(row[self.eos_token_ids]) if self._rules.may_end(tail) else -np.inf
+        if self.invalid != "renormalize":
+            return _Next(tokens, end)
+        total = np.logaddexp(_logsumexp(tokens), end)
+        return _Next(tokens - total, end - total) if total > -np.inf else _Next(tokens, end)
+
+    def _no_cover(self, text: bytes, root: Context, lead: int) -> UserError:
+        """Say at which byte a text lost its last cover, or its last one with a probability."""
+        reached = lead
+        for node in self._grow(text, root, settle=False, whole=False):
+            reach = self._reach.valid(node.tail)
+            reached = max(
+                reached, *(end for end, ids in self._matching(text, node.place) if reach[ids].any()), 0
+            )
+        if reached == len(text):
+            log_probs = self._prefix_log_probs(text, root)
+            return UserError(
+                f"the model gives probability zero to every cover of the first {int(np.argmin(log_probs)) - lead} bytes of this text."
+            )
+        byte = text[reached : reached + 1]
+        known = any(byte in data for data in self.vocabulary.sorted_bytes)
+        why = "the tokenizer never writes it after the bytes before" if known else "no token holds it"
+        return UserError(
+            f"no cover: byte 0x{byte.hex().upper()} at position {reached - lead} cannot be produced ({why})."
+        )
+
+
+class ByteStream:
+    """A text that takes one byte at a time, with all its covers.
+
+    Each byte costs at most one forward pass, for the one or few sequences that end with it.
+
+    Raises:
+        UserError: the text has no cover, or only such of probability zero.
+    """
+
+    def __init__(
+        self,
+        lm: ByteLM,
+        root: Context,
+        text: bytes,
+        lead: int,
+        endings: list[_Ending],
+        reaching: list[_Reaching],
+    ) -> None:
+        self._lm, self._root, self._text, self._lead = lm, root, text, lead
+        self._endings = [each for each in endings if each.log_prob > -np.inf]
+        self._reaching = [each for some in reaching if len((each := some.possible()).ids)]
+        if not self._endings and not self._reaching:
+            raise lm._no_cover(text, root, lead)
+        _require_bearable(len(self._endings), len(text))
+
+    @property
+    def text(self) -> bytes:
+        """The bytes so far."""
+        return self._text[self._lead :]
+
+    @property
+    def log_prob(self) -> float:
+        """Log-probability in nats that a text begins with these bytes."""
+        endings = np.array([each.log_prob for each in self._endings])
+        total = _logsumexp(np.concatenate([endings, *(each.log_probs for each in self._reaching)]))
+        return total - self._given
+
+    @property
+    def leak(self) -> float:
+        """Log (Σ P(text, next byte) + P(text, end)) − log P(text) in nats: what invalid tokens take; 0 where nothing is lost."""
+        return _logsumexp(self._next_masses()) - self._given - self.log_prob
+
+    def next_logprobs(self) -> Float[np.ndarray, "257"]:
+        """Log-probabilities in nats of the 256 bytes and the end of the text, normalised.
+
+        Raises:
+            UserError: nothing can follow.
+        """
+        masses = self._next_masses()
+        total = _logsumexp(masses)
+        if total == -np.inf:
+            raise UserError(
+                f"the model gives probability zero to every byte at position {len(self.text)}, and to the end of the text."
+            )
+        return masses - total
+
+    def push(self, byte: int) -> None:
+        """Take the next byte.
+
+        Raises:
+            UserError: no cover goes on with it, or only such of probability zero; the stream stays as it was.
+        """
+        if not 0 <= byte < END:
+            raise UserError(f"a byte is a number from 0 to 255, got {byte}.")
+        self._lm.advance([self])
+        endings, reaching = [], []
+        for each in self._going_on_with(byte):
+            ends = self._lm.vocabulary.lengths[each.ids] == each.inside
+            valid = self._lm._rules.valid(each.tail)
+            for token, log_prob in zip(each.ids[ends].tolist(), each.log_probs[ends].tolist(), strict=True):
+                if valid[token]:
+                    tail = self._lm._rules.after(each.tail, token)
+                    endings.append(_Ending(each.context.then(token), tail, log_prob))
+            reaching.append(replace(each, ids=each.ids[~ends], log_probs=each.log_probs[~ends]))
+        text = self._text + bytes([byte])
+        moved = ByteStream(self._lm, self._root, text, self._lead, endings, reaching)
+        self._text, self._endings, self._reaching = text, moved._endings, moved._reaching
+
+    def fork(self) -> "ByteStream":
+        """A second stream that goes on from here; what was computed serves both."""
+        return copy(self)
+
+    def covers(self) -> list[Cover]:
+        """All covers that have a probability, by their ids; their probabilities add up to that of the text."""
+
+        def cover(context: Context, log_prob: float, *more: int) -> Cover:
+            return Cover((*context.ids()[self._root.depth :], *more), log_prob - self._given)
+
+        found = [cover(each.context, each.log_prob) for each in self._endings]
+        for each in self._reaching:
+            pairs = zip(each.ids.tolist(), each.log_probs.tolist(), strict=True)
+            found += [cover(each.context, log_prob, token) for token, log_prob in pairs]
+        return sorted(found, key=lambda each: each.ids)
+
+    @property
+    def _given(self) -> float:
+        return self._lm._lead_log_prob if self._lead else 0.0
+
+    def _going_on_with(self, byte: int) -> Iterator[_Reaching]:
+        vocabulary = self._lm.vocabulary
+        first = vocabulary.with_prefix(bytes([byte]))
+        for ending in self._endings:
+            if ending.next is not None:
+                yield _Reaching(
+                    ending.context, ending.tail, 1, first, ending.log_prob + ending.next.tokens[first]
+                )
+        for each in self._reaching:
+            same = vocabulary.bytes_at(each.ids, each.inside) == byte
+            yield replace(each, inside=each.inside + 1, ids=each.ids[same], log_probs=each.log_probs[same])
+
+    def _next_masses(self) -> Float[np.ndarray, "257"]:
+        """Log-probabilities of the text with each next byte, and with its end."""
+        self._lm.advance([self])
+        nexts, log_probs = [np.array([END])], [np.array([-np.inf])]
+        for each in self._reaching:
+            nexts.append(self._lm.vocabulary.bytes_at(each.ids, each.inside))
+            log_probs.append(each.log_probs)
+        for ending in self._endings:
+            if ending.next is not None:
+                nexts += [self._lm._first_byte, np.array([END])]
+                log_probs += [
+                    ending.log_prob + ending.next.tokens,
+                    np.array([ending.log_prob + ending.next.end]),
+                ]
+        return _log_bincount(np.concatenate(nexts), np.concatenate(log_probs))
+
+
+def _log_bincount(
+    outcomes: Int[np.ndarray, "tokens"], log_probs: Float[np.ndarray, "tokens"]
+) -> Float[np.ndarray, "257"]:
+    """Log of the summed probability of each outcome."""
+    highest = log_probs.max()
+    if highest == -np.inf:
+        return np.full(END + 1, -np.inf)
+    with np.errstate(divide="ignore"):
+        return np.log(np.bincount(outcomes, np.exp(log_probs - highest), END + 1)) + highest
+
+
+def _logsumexp(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
+    highest = (
+        max(log_probs, default=-np.inf) if isinstance(log_probs, list) else log_probs.max(initial=-np.inf)
+    )
+    if highest == -np.inf:
+        return -np.inf
+    return float(np.log(np.exp(np.asarray(log_probs) - highest).sum()) + highest)
+
+
+def _leading_to_the_end(nodes: Sequence[_Node], end: int) -> list[_Node]:
+    """Leave out sequences that no cover of the whole text goes on from."""
+    kept: set[_Node] = set()
+    for node in reversed(nodes):
+        node.children = [child for child in node.children if child in kept]
+        if node.children or len(node.reaching) or node.place == end:
+            kept.add(node)
+    return [node for node in nodes if node in kept]
+
+
+def _require_bearable(sequences: int, place: int) -> None:
+    if sequences > _MOST_SEQUENCES:
+        raise UserError(
+            f"the first {place} bytes have more than {_MOST_SEQUENCES} token sequences: all cuts of a long text are too many, use "
+            "invalid='truncate' or 'renormalize'."
+        )
+
+
+def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:
+    changing = [each for each in vocabulary.rewrites if each not in _ACCEPTED]
+    if changing:
+        raise UserError(
+            f"the tokenizer rewrites a text before it cuts it ({', '.join(changing)}), so the bytes of its tokens are not those of the "
+            "text: give a tokenizer that keeps bytes."
+        )
+
+
+def _first_ids(model: object, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> list[int]:
+    """The token that begins a text; nothing for a function, which knows how a text begins."""
+    names = ("bos_token_id", "eos_token_id") if isinstance(model, nn.Module) else ()
+    known = (getattr(tokenizer, name, None) for name in names)
+    return [token for token in known if token is not None][:1]
+
+
+def _last_ids(model: object, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> list[int]:
+    """The tokens that end a text."""
+    of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = of_model if of_model is not None else getattr(tokenizer, "eos_token_id", None)
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
