@@ -14,11 +14,11 @@ from tokenry.recipes.diffrate import (
     RANDOM_ORDER,
     UNIFORM,
     WEIGHTED,
-    Point,
     RandomOrder,
     compare,
     judge,
 )
+from tokenry.recipes.reduction_trial import Classifier, Measured
 
 METHODS = (LEARNED, *UNIFORM, RANDOM_ORDER, RANDOM_DROP, WEIGHTED)
 
@@ -41,11 +41,8 @@ def testbed():
     images = torch.randn(12, 1, 24, 24, generator=generator)
     labels = torch.arange(12) % 3
     return diffrate.Testbed(
-        model=ViTForImageClassification(config).eval().requires_grad_(False),
+        Classifier(ViTForImageClassification(config).eval().requires_grad_(False), images, labels, views=3),
         loader=[(images[:4], labels[:4])] * 2,
-        images=images,
-        labels=labels,
-        views=3,
         shares=(0.7, 0.5),
         official=0.5,
         search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 1},
@@ -58,11 +55,13 @@ def points(**accuracy):
     budget = {}
     for number, name in enumerate(METHODS):
         of_method = accuracy.get(name, 80.0) + scatter.roll(number)
-        budget[name] = Point(accuracy.get("flops", 0.6) if name == LEARNED else 0.6, (37, 37, 20), of_method)
+        budget[name] = Measured(
+            (37, 37, 20), accuracy.get("flops", 0.6) if name == LEARNED else 0.6, of_method
+        )
     return {0.6: budget}
 
 
-DENSE = Point(1.0, (37, 37, 37), torch.full((40,), 93.0))
+DENSE = Measured((37, 37, 37), 1.0, torch.full((40,), 93.0))
 
 
 def verdicts(**accuracy):
@@ -99,8 +98,8 @@ def test_random_order_changes_which_tokens_stay_and_nothing_else(testbed):
     sources = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        with apply_token_reduction(testbed.model, RandomOrder(DiffRate(schedule))) as reduction:
-            testbed.model(testbed.images)
+        with apply_token_reduction(testbed.classifier.model, RandomOrder(DiffRate(schedule))) as reduction:
+            testbed.classifier.model(testbed.classifier.images)
             sources.append(reduction.source_map())
     assert not sources[0].equal(sources[1])
     assert sources[0][:, 0].equal(sources[1][:, 0])

@@ -14,9 +14,10 @@ from transformers import (
 from tests.tiny_images import IMAGE, SIZE, write_classifier, write_processor
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.reducer import LayerReducer
-from tokenry.core.vision_records import Spread
+from tokenry.core.records import Estimate
+from tokenry.core.vision_records import Reduced, Speed, Spread
 from tokenry.models.image_encoders import load_image_encoder
-from tokenry.recipes.vision_findings import finding
+from tokenry.recipes.vision_findings import finding, sweep_findings
 from tokenry.recipes.vision_measure import (
     Seconds,
     peak_memory,
@@ -124,3 +125,25 @@ def test_a_busy_machine_and_more_memory_are_named():
     noisy = said(1.2, 1.6, 2.4, memory=1.31)
     assert "1.60× (1.20 to 2.40: the machine was busy with other work) as fast" in noisy
     assert "with 31% more memory" in noisy
+
+
+def at(method, flops, agreement, lower=1.2):
+    return Reduced(
+        name=f"{method} at {flops}", method=method, options={}, token_counts=[17, 9], flops=flops,
+        speed=Speed(images_per_second=1.0, images_per_cpu_second=1.0, peak_memory_mb=1.0),
+        speedup=Spread(lower=lower, median=1.5, upper=1.6), cpu_speedup=1.5, reduction_share=0.1,
+        agreement=Estimate(value=agreement, standard_error=0.0, samples=9), finding="",
+    )  # fmt: skip
+
+
+def test_a_sweep_says_how_far_each_method_can_go():
+    results = [at("tome", 80, 1.0), at("tome", 50, 0.96), at("tome", 35, 0.5), at("norm", 80, 0.9)]
+    results += [at("random", 80, 0.99, lower=0.9)]
+    tome, norm, random = sweep_findings(results, 100, "top-1")
+    assert tome == (
+        "tome",
+        "keeps the same class on at least 95% of the images down to 50% of the FLOPs, 1.50× as fast",
+    )
+    assert norm == ("norm", "does not keep the same class on at least 95% of the images at any setting tried")
+    assert random[1].endswith("down to 80% of the FLOPs, no faster that can be told")
+    assert "a cosine of at least 0.95" in sweep_findings(results, 100, "features")[0][1]

@@ -48,7 +48,7 @@ def test_a_smaller_tokenizer_is_the_one_of_its_own_training():
 def test_sizes_beyond_the_text_count_as_the_largest_there_is():
     tokenizer = train_bpe(["ab ab"], 5000)
     found = counts_by_size(tokenizer, ["ab ab ab"], [256, 4000, 5000])
-    assert [count.sum() for count in found.values()] == [8, 4, 4]
+    assert [count.sum() for count in found.values()] == [8, 3, 3]
 
 
 def test_unigram_is_trained_once_per_size():
@@ -62,6 +62,7 @@ def test_unigram_is_trained_once_per_size():
     [
         (lambda: ctc_curve(["a"], ["a"], [400, 300]), "must be positive and increase, got 400, 300"),
         (lambda: ctc_curve(["a"], ["a"], [200, 300]), "a vocabulary of 200 has no room for the 256 bytes"),
+        (lambda: ctc_curve(["a"], ["a"], [300], "wordpiece"), "must be bpe or unigram, got 'wordpiece'"),
         (lambda: ctc_curve(["a"], [], [300]), "the evaluation text is empty"),
         (lambda: counts_by_size(train_unigram(["ab"], 300), ["a"], [300]), "has no merges"),
         (lambda: counts_by_size(train_bpe(["ab ab"], 300), ["a"], [100]), "a vocabulary of 100 has no room"),

@@ -79,6 +79,7 @@ def test_locked_tokens_are_in_no_pair_until_they_are_unlocked(pieces, at_least, 
 @given(PIECES, INDEX_SIZES)
 def test_a_token_that_is_there_already_can_be_made_again(pieces, at_least):
     pairs = AdjacentPairs(flat(pieces), range(4), at_least=at_least)
+    names = 4
     for into in (2, None, 0, None, 3):
         counts = counted(pieces, False, {0, 1, 2, 3, 4, 5})
         expected = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
@@ -87,7 +88,8 @@ def test_a_token_that_is_there_already_can_be_made_again(pieces, at_least):
             assert found is None
             break
         assert found == (*expected, counts[expected])
-        token = pairs.merge(*expected, name=9, into=into)
+        token = pairs.merge(*expected, name=names, into=into)
+        names += into is None
         pieces = [merged(piece, *expected, token) for piece in pieces]
 
 

@@ -202,8 +202,7 @@ class _Edges:
     def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
         valid = self.reachable.copy()
         if not valid[left] or left in self.irregular:
-            checked = np.flatnonzero(valid) if valid[left] else []
-            return self._one_by_one(left, checked, np.zeros_like(valid))
+            return self._one_by_one(left, np.flatnonzero(valid & valid[left]), np.zeros_like(valid))
         for part, end in self._right_edge(left):
             merges = self._merges_of.get(part)
             if merges:

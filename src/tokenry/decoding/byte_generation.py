@@ -10,18 +10,22 @@ Source: Exact Byte-Level Probabilities from Tokenized Language Models (arXiv 241
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of, require_share
+from tokenry.decoding.utf8 import Text
+
+Why = Literal["end", "stop", "length"]
 
 _FLOOR = 1e-7
 _GREEDY_BELOW = 0.1
 
 
+@runtime_checkable
 class Stream(Protocol):
     """A text that takes one byte at a time."""
 
@@ -33,10 +37,11 @@ class Stream(Protocol):
 _Stream = TypeVar("_Stream", bound=Stream)
 
 
+@runtime_checkable
 class ByteModel(Protocol[_Stream]):
     """A model of bytes, one or an ensemble."""
 
-    def streams(self, prefixes: Sequence[bytes], context_ids: Sequence[int] | None = None) -> list[_Stream]:
+    def streams(self, prefixes: Sequence[Text], context_ids: Any = None) -> list[_Stream]:
         """Begin several texts."""
         ...
 
@@ -57,7 +62,7 @@ class Generated:
 
     text: bytes
     log_prob: float
-    why: Literal["end", "stop", "length"]
+    why: Why
 
 
 def tempered(
@@ -95,13 +100,13 @@ def nucleus(probabilities: Float[np.ndarray, "outcomes"], top_p: float) -> Float
 
 def generate(
     model: ByteModel,
-    prompt: bytes | Sequence[bytes],
+    prompt: Text | Sequence[Text],
     max_bytes: int = 100,
     temperature: float = 0.6,
     top_p: float = 1.0,
     stop: Sequence[bytes] = (),
     seed: int = 0,
-    context_ids: Sequence[int] | None = None,
+    context_ids: Any = None,
 ) -> Generated | list[Generated]:
     """Sample bytes after a prompt, which may end anywhere; for several prompts, each as it would be alone.
 
@@ -113,17 +118,18 @@ def generate(
         top_p: share of the probability that is sampled from, in (0, 1].
         stop: byte strings at which a text ends.
         seed: of the random numbers.
-        context_ids: tokens before the prompt, see `fill_in_middle`.
+        context_ids: tokens before the prompt (see `fill_in_middle`); for an ensemble, of each model its own.
 
     Raises:
         UserError: a value is out of range, or a prompt has no cover.
     """
     require_share(top_p, "top_p")
     tempered(np.ones(1), temperature)
-    several = not isinstance(prompt, bytes | str)
-    streams = model.streams(prompt if several else [prompt], context_ids)
+    prompts = [prompt] if isinstance(prompt, bytes | str) else prompt
+    streams = model.streams(prompts, context_ids)
     draws = [np.random.default_rng([seed, number]) for number in range(len(streams))]
-    texts, log_probs, why = [bytearray() for _ in streams], [0.0] * len(streams), ["length"] * len(streams)
+    texts, log_probs = [bytearray() for _ in streams], [0.0] * len(streams)
+    why: list[Why] = ["length"] * len(streams)
     going = list(range(len(streams)))
     for _ in range(max_bytes):
         if not going:
@@ -142,7 +148,7 @@ def generate(
         Generated(bytes(text), log_prob, each)
         for text, log_prob, each in zip(texts, log_probs, why, strict=True)
     ]
-    return found if several else found[0]
+    return found[0] if isinstance(prompt, bytes | str) else found
 
 
 def fill_in_middle(
@@ -200,7 +206,7 @@ def _draw(
     return int(random.choice(len(sampled), p=sampled / sampled.sum()))
 
 
-def _ended(text: bytearray, byte: int, stop: Sequence[bytes]) -> str:
+def _ended(text: bytearray, byte: int, stop: Sequence[bytes]) -> Why | None:
     """Add a byte to a text, and tell why it ends, if it does."""
     if byte > 255:
         return "end"
@@ -209,4 +215,4 @@ def _ended(text: bytearray, byte: int, stop: Sequence[bytes]) -> str:
         if each and text.endswith(each):
             del text[-len(each) :]
             return "stop"
-    return ""
+    return None

@@ -29,7 +29,15 @@ from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.decoding.byte_generation import Generated, generate
 from tokenry.decoding.token_tree import CalledModel, Context, NextTokenModel, TokenTree
-from tokenry.decoding.valid_tokens import AnyTokens, Tail, ValidTokens, valid_tokens
+from tokenry.decoding.utf8 import Text, as_bytes
+from tokenry.decoding.valid_tokens import (
+    AnyTokens,
+    PairwiseTokens,
+    PiecewiseTokens,
+    Tail,
+    ValidTokens,
+    valid_tokens,
+)
 
 Invalid = Literal["truncate", "renormalize", "all"]
 Validate = Literal["pairwise", "reencode", "none"]
@@ -66,12 +74,18 @@ class _Next:
 
 
 @dataclass(eq=False)
-class _Ending:
-    """A valid sequence that ends where the text ends."""
+class _Sequence:
+    """A valid token sequence."""
 
     context: Context
     tail: Tail
-    log_prob: float
+    log_prob: float = 0.0
+
+
+@dataclass(eq=False)
+class _Ending(_Sequence):
+    """A sequence that ends where the text ends."""
+
     next: _Next | None = None
 
 
@@ -92,14 +106,10 @@ class _Reaching:
 
 
 @dataclass(eq=False)
-class _Node:
-    """A valid sequence whose bytes are the beginning of a text; `parent` is it without its last token."""
+class _Node(_Sequence):
+    """A sequence whose bytes are the beginning of a text, up to `place`; `children` are longer by a token."""
 
-    place: int
-    context: Context
-    tail: Tail
-    parent: "_Node | None" = None
-    log_prob: float = 0.0
+    place: int = 0
     children: "list[_Node]" = field(default_factory=list)
     reaching: Int[np.ndarray, "tokens"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
@@ -144,9 +154,8 @@ class ByteLM:
         require_one_of(validate, get_args(Validate), "validate")
         _require_kept_bytes(self.vocabulary)
         every = AnyTokens(self.vocabulary)
-        self._rules: ValidTokens = (
-            every if invalid == "all" else valid_tokens(tokenizer, self.vocabulary, validate == "reencode")
-        )
+        self._tokenizer = tokenizer
+        self._rules: ValidTokens = every if invalid == "all" else self._encoding
         # For tokens that reach beyond the text.
         self._reach = every if validate == "none" else self._rules
         self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
@@ -157,7 +166,7 @@ class ByteLM:
         # By id: the first byte, 256 without one.
         self._first_byte = np.array([data[0] if data else END for data in self.vocabulary.token_bytes])
 
-    def log_prob(self, text: bytes, context_ids: Sequence[int] | None = None) -> float:
+    def log_prob(self, text: Text, context_ids: Sequence[int] | None = None) -> float:
         """Log-probability in nats that a text begins with these bytes.
 
         Raises:
@@ -166,22 +175,22 @@ class ByteLM:
         return self.stream(text, context_ids).log_prob
 
     def next_byte_logprobs(
-        self, text: bytes | Sequence[bytes], context_ids: Sequence[int] | None = None
+        self, text: Text | Sequence[Text], context_ids: Sequence[int] | None = None
     ) -> Float[np.ndarray, "*texts 257"]:
         """Log-probabilities in nats of the 256 bytes and the end of the text, normalised; for several texts, one row each.
 
         Raises:
             UserError: as `log_prob`.
         """
-        several = not isinstance(text, bytes | str)
-        logprobs = self.next_logprobs(self.streams(text if several else [text], context_ids))
-        return logprobs if several else logprobs[0]
+        if isinstance(text, bytes | str):
+            return self.stream(text, context_ids).next_logprobs()
+        return self.next_logprobs(self.streams(text, context_ids))
 
-    def covers(self, text: bytes, context_ids: Sequence[int] | None = None) -> list[Cover]:
+    def covers(self, text: Text, context_ids: Sequence[int] | None = None) -> list[Cover]:
         """All covers of a text that have a probability, by their ids."""
         return self.stream(text, context_ids).covers()
 
-    def stream(self, prefix: bytes = b"", context_ids: Sequence[int] | None = None) -> "ByteStream":
+    def stream(self, prefix: Text = b"", context_ids: Sequence[int] | None = None) -> "ByteStream":
         """Begin a text that takes one byte at a time.
 
         Args:
@@ -191,16 +200,17 @@ class ByteLM:
         return self.streams([prefix], context_ids)[0]
 
     def streams(
-        self, prefixes: Sequence[bytes], context_ids: Sequence[int] | None = None
+        self, prefixes: Sequence[Text], context_ids: Sequence[int] | None = None
     ) -> "list[ByteStream]":
         """Begin several texts with one forward pass for all of them."""
-        root, lead = self._root, self._lead
-        if context_ids is not None:
-            root, lead = self._first.then(*context_ids), b""
+        root, lead = self._beginning(context_ids)
         texts = [lead + self._checked(prefix) for prefix in prefixes]
         grown = [self._grow(text, root) for text in texts]
-        self.model.hold([node.context for nodes in grown for node in nodes] or [root])
-        return [self._begin(text, root, nodes, len(lead)) for text, nodes in zip(texts, grown, strict=True)]
+        self.model.hold([node.context for nodes in grown for node in nodes])
+        return [
+            ByteStream(self, root, text, len(lead), *self._spread(text, nodes))
+            for text, nodes in zip(texts, grown, strict=True)
+        ]
 
     def next_logprobs(self, streams: Sequence["ByteStream"]) -> Float[np.ndarray, "streams 257"]:
         """Next-byte log-probabilities of several streams with one forward pass for all of them, one row each."""
@@ -216,37 +226,42 @@ class ByteLM:
                 ending.next = following
 
     def prefix_log_probs(
-        self, text: bytes, context_ids: Sequence[int] | None = None
+        self, text: Text, context_ids: Sequence[int] | None = None
     ) -> Float[np.ndarray, "bytes_and_one"]:
         """Log-probabilities in nats of all beginnings of a text, the empty one first: all sequences in one forward pass.
 
         A beginning without covers, or with covers of probability zero, has -inf.
         """
-        root, lead = (
-            (self._root, self._lead) if context_ids is None else (self._first.then(*context_ids), b"")
-        )
-        data = lead + self._checked(text)
-        nodes = self._grow(data, root, settle=False, alive=False)
-        self.model.hold([node.context for node in nodes])
-        parts: list[list[float]] = [[] for _ in range(len(data) + 1)]
-        for node, following in zip(nodes, self._following(nodes), strict=True):
-            self._pass_on(node, following)
-            for end, ids in self._matching(data, node.place):
-                parts[end].append(node.log_prob + _logsumexp(following.tokens[ids]))
-        log_probs = np.array([0.0, *map(_logsumexp, parts[1:])])
+        root, lead = self._beginning(context_ids)
+        log_probs = self._prefix_log_probs(lead + self._checked(text), root)
         return log_probs[len(lead) :] - log_probs[len(lead)]
 
-    def encode(self, text: bytes) -> list[int]:
+    def encode(self, text: Text, context_ids: Sequence[int] | None = None) -> list[int]:
         """The tokens that the tokenizer writes for a whole text, valid UTF-8 or not.
 
         Raises:
-            UserError: `invalid="all"`, which knows no encoding, or a byte that no token stands for.
+            UserError: a byte that no token stands for, or a tokenizer that is no byte-pair one.
         """
-        return self._rules.encode(self._lead + self._checked(text))
+        return self._encoding.encode(self._beginning(context_ids)[1] + self._checked(text))
+
+    def next_token_logprobs(
+        self, sequences: Sequence[Sequence[int]], context_ids: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "sequences ids_and_end"]:
+        """What the model says about the next token after each sequence, invalid ones too: log-probabilities by id, then of the end."""
+        root = self._beginning(context_ids)[0]
+        contexts = [root.then(*sequence) for sequence in sequences]
+        self.model.hold(contexts)
+        size = len(self.vocabulary.token_bytes)
+        found = np.empty((len(contexts), size + 1))
+        for start in range(0, len(contexts), _ROWS):
+            rows = self.model.log_probs(contexts[start : start + _ROWS]).double().numpy()
+            found[start : start + _ROWS, :size] = rows[:, :size]
+            found[start : start + _ROWS, size] = np.logaddexp.reduce(rows[:, self.eos_token_ids], axis=1)
+        return found
 
     def generate(
         self,
-        prompt: bytes | Sequence[bytes],
+        prompt: Text | Sequence[Text],
         max_bytes: int = 100,
         temperature: float = 0.6,
         top_p: float = 1.0,
@@ -261,18 +276,18 @@ class ByteLM:
         """The tokens before a text, and the space that the tokenizer puts there; none after tokens of the user's."""
         return (self._root, self._lead) if context_ids is None else (self._first.then(*context_ids), b"")
 
-    def _checked(self, text: bytes) -> bytes:
-        if not isinstance(text, bytes):
-            raise UserError(
-                f"a text must be bytes, got {type(text).__name__}: use text.encode(); only bytes can end inside a character."
-            )
-        if "NFC" in self.vocabulary.rewrites and not unicodedata.is_normalized(
-            "NFC", text.decode(errors="ignore")
-        ):
+    def _checked(self, text: Text) -> bytes:
+        data = as_bytes(text)
+        composes = "NFC" in self.vocabulary.rewrites
+        if composes and not unicodedata.is_normalized("NFC", data.decode(errors="ignore")):
             raise UserError(
                 "the tokenizer composes characters (NFC), and this text is not composed: give unicodedata.normalize('NFC', text)."
             )
-        return text
+        return data
+
+    @cached_property
+    def _encoding(self) -> PairwiseTokens | PiecewiseTokens:
+        return valid_tokens(self._tokenizer, self.vocabulary, self.validate == "reencode")
 
     @cached_property
     def _lead_log_prob(self) -> float:
@@ -280,13 +295,15 @@ class ByteLM:
         return float(self._prefix_log_probs(self._lead, self._root)[-1])
 
     def _prefix_log_probs(self, text: bytes, root: Context) -> Float[np.ndarray, "bytes_and_one"]:
-        nodes = self._grow(text, root, settle=False, whole=False)
+        nodes = [node for node in self._grow(text, root, settle=False, whole=False) if node.place < len(text)]
         self.model.hold([node.context for node in nodes])
         parts: list[list[float]] = [[] for _ in range(len(text))]
         for node, following in zip(nodes, self._following(nodes), strict=True):
             node.pass_on(following)
+            valid = self._rules.valid(node.tail)
             for end, ids in self._matching(text, node.place):
-                parts[end - 1].append(node.log_prob + _logsumexp(following.tokens[ids]))
+                covers = ids[valid[ids] | (self.vocabulary.lengths[ids] > end - node.place)]
+                parts[end - 1].append(node.log_prob + _logsumexp(following.tokens[covers]))
         return np.array([0.0, *map(_logsumexp, parts)])
 
     def _grow(self, text: bytes, root: Context, settle: bool = True, whole: bool = True) -> list[_Node]:
@@ -298,7 +315,7 @@ class ByteLM:
             settle: whether to take the part that no later text changes as the tokenizer writes it.
             whole: whether to leave out sequences that no cover of the whole text goes on from.
         """
-        nodes = [_Node(0, root, ())]
+        nodes = [_Node(root, ())]
         for token in self._rules.settled(text) if settle else ():
             nodes.append(self._child(nodes[-1], token))
         at = {nodes[-1].place: [nodes[-1]]}
@@ -317,7 +334,7 @@ class ByteLM:
 
     def _child(self, node: _Node, token: int) -> _Node:
         place = node.place + int(self.vocabulary.lengths[token])
-        child = _Node(place, node.context.then(token), self._rules.after(node.tail, token), node)
+        child = _Node(node.context.then(token), self._rules.after(node.tail, token), place=place)
         node.children.append(child)
         return child
 
@@ -342,7 +359,7 @@ class ByteLM:
         endings = [node for node in nodes if node.place == len(text)]
         return [_Ending(node.context, node.tail, node.log_prob) for node in endings], reaching
 
-    def _following(self, sequences: Sequence[_Node] | Sequence[_Ending]) -> Iterator[_Next]:
+    def _following(self, sequences: Sequence[_Sequence]) -> Iterator[_Next]:
         """What may come after each sequence."""
         for start in range(0, len(sequences), _ROWS):
             some = sequences[start : start + _ROWS]

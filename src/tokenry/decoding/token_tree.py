@@ -12,8 +12,9 @@ Source: tree attention as in SpecInfer (arXiv 2305.09781), section 4.2.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -64,6 +65,7 @@ class Context:
         return tuple(each.token for each in self.path())
 
 
+@runtime_checkable
 class NextTokenModel(Protocol):
     """What is asked of a language model."""
 
@@ -140,13 +142,8 @@ class TokenTree:
         if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
             self._forget()
             new = self._unknown(contexts)
-        training = self._model.training
-        self._model.eval()
-        try:
-            with torch.no_grad():
-                (self._run_tree if self.is_tree else self._run_rows)(new)
-        finally:
-            self._model.train(training)
+        with _evaluating(self._model):
+            (self._run_tree if self.is_tree else self._run_rows)(new)
 
     def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
         """Log-probabilities of the next token in nats; float32, or float64 for a model in float64."""
@@ -233,10 +230,8 @@ class TokenTree:
         first = Context().then(min(1, self._head.vocabulary - 1))
         one, other = (first.then(token % self._head.vocabulary) for token in (2, 3))
         last = [each.then(min(1, self._head.vocabulary - 1)) for each in (other, one)]
-        training = self._model.training
-        self._model.eval()
         try:
-            with torch.no_grad():
+            with _evaluating(self._model):
                 self._run_tree([first, one, other])
                 self._run_tree(last)
                 found = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
@@ -246,7 +241,20 @@ class TokenTree:
             # A model that knows no such mask, positions or cache says so in its own way.
             return False
         finally:
-            self._model.train(training)
             self._forget()
         tolerance = 1e-4 if self._dtype.itemsize >= 4 else 3e-2
         return bool((found - expected).norm() <= tolerance * expected.norm())
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; afterwards the model trains on if it did."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if training:
+            model.train()

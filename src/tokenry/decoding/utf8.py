@@ -1,4 +1,30 @@
-"""Characters that are not finished yet: which code points a few first bytes of UTF-8 can still become."""
+"""Text as bytes, and characters that are not finished yet: which code points a few first bytes of UTF-8 can still become."""
+
+from tokenry.core.errors import UserError
+
+Text = bytes | str
+"""Bytes, or whole characters that are taken as UTF-8."""
+
+
+def as_bytes(text: Text) -> bytes:
+    """Take characters as UTF-8.
+
+    Raises:
+        UserError: the text ends in half a character, which only bytes can hold.
+    """
+    if isinstance(text, bytes):
+        return text
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds a piece of a character ({text[error.start]!r} at {error.start}), which a str cannot: give bytes."
+        ) from error
+    if text.endswith("\N{REPLACEMENT CHARACTER}"):
+        raise UserError(
+            "the text ends in U+FFFD, where bytes were cut inside a character and decoded: give the bytes themselves."
+        )
+    return data
 
 
 def code_points(begun: bytes) -> range:

@@ -16,15 +16,16 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.errors import UserError
 from tokenry.decoding.pieces import Pieces
 from tokenry.decoding.utf8 import code_points, missing_bytes, split_unfinished
 
@@ -34,10 +35,11 @@ Tail = tuple[int, ...]
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
 
-# A masks of all tokens takes a byte per token: 64 MB of them.
+# A mask of all tokens takes a byte per token: 64 MB of them.
 _REMEMBERED_BYTES = 1 << 26
 
 
+@runtime_checkable
 class ValidTokens(Protocol):
     """What may follow a sequence of tokens."""
 
@@ -456,6 +458,12 @@ def valid_tokens(
     Raises:
         UserError: it is no byte-pair tokenizer, or its pre-tokenizer drops characters or is unknown.
     """
+    model = type(backend_tokenizer(tokenizer).model).__name__
+    if model != "BPE":
+        raise UserError(
+            f"the tokenizer is a {model} model, whose valid sequences cannot be told pair by pair: give a byte-pair tokenizer, or use "
+            "invalid='all'."
+        )
     encoder, pieces = BytePairEncoder.from_tokenizer(tokenizer), Pieces.of(tokenizer)
     if pieces is None:
         return (ReencodedPairs if reencode else PairwiseTokens)(encoder, vocabulary)
@@ -467,7 +475,10 @@ def whole_tokens(encoder: BytePairEncoder) -> Bool[np.ndarray, "ids"]:
     if not encoder.whole_first:
         return encoder.reachable
     return np.array(
-        [bool(data) and encoder.encode(data) == [number] for number, data in enumerate(encoder.token_bytes)]
+        [
+            data is not None and data != b"" and encoder.encode(data) == [number]
+            for number, data in enumerate(encoder.token_bytes)
+        ]
     )
 
 

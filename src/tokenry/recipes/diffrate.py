@@ -7,7 +7,8 @@ A frozen vision transformer; counts of kept tokens are learned on its training i
     controls     the learned counts in random order, and as many tokens dropped at random in every layer
 
 The milder the budget, the less there is to win: where a uniform schedule loses a point, no other can be a point above it. One budget is
-searched with the official gradient too, as the control of meeting the target. Accuracies are compared image by image. The paper's tables could not be read: its figures are those of the authors' repository.
+searched with the official gradient too, as the control of meeting the target. Accuracies are compared image by image. The paper's
+tables could not be read: its figures are those of the authors' repository.
 """
 
 import time
@@ -19,24 +20,32 @@ from typing import Any
 
 import matplotlib
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import RandomDrop
 from tokenry.compression.vision.diffrate import By, DiffRate, Schedule, uniform_schedule
 from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.patching import Encoder, find_encoder
-from tokenry.recipes.digits_vit import correct, load_digits_vit
+from tokenry.recipes.digits_vit import load_digits_vit
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.reduction_trial import (
+    DEIT_S,
+    NO_FIGURE,
+    RANDOM_SEEDS,
+    Classifier,
+    Measured,
+    deit_on_imagenet,
+    difference,
+    digits_classifier,
+    measure,
+)
 
 PAPER = "79.54 % at 2.905 GFLOPs, 79.8 % at 4.6 dense (DeiT-S, off the shelf)"
-NO_FIGURE = "claimed without such a figure"
-RANDOM_SEEDS = 5
 MARGIN = 1.0
 """Points above uniform that a claim asks for; set on another training of such a model."""
 
@@ -48,66 +57,24 @@ UNIFORM: dict[str, By] = {HALF: "both", PRUNE: "prune", MERGE: "merge"}
 
 @dataclass(frozen=True)
 class Testbed:
-    """A trained model, with images to search and to test with.
+    """What is searched, and how.
 
     Attributes:
-        model: takes `pixel_values`; has a class token.
+        classifier: the model with its test images.
         loader: training images in batches, with labels.
-        images: test images.
-        labels: their classes.
-        views: so many test images in a row show the same object, and are not independent.
         shares: of the dense FLOPs, mild to strong.
         official: the one of them that is searched with the official gradient too.
         search: options of `search_rates`.
     """
 
-    model: PreTrainedModel
+    classifier: Classifier
     loader: Batches
-    images: Float[Tensor, "n channels height width"]
-    labels: Int[Tensor, "n"]
-    views: int
     shares: tuple[float, ...]
     official: float
     search: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One method at one budget.
-
-    Attributes:
-        flops: as a share of the dense encoder's.
-        counts: tokens that enter each layer, and leave the last.
-        right: for each object the share of its views that are classified right, in percent; with chance, the mean over its seeds.
-    """
-
-    flops: float
-    counts: tuple[int, ...]
-    right: Float[Tensor, "objects"]
-
-    @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return self.right.mean().item()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference in percentage points, with its standard error."""
-
-    points: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.points:+.1f} ± {self.error:.1f} points"
-
-    @property
-    def clear(self) -> bool:
-        """Above 0 by two standard errors."""
-        return self.points > 2 * self.error
-
-
-Budget = Mapping[str, Point]
+Budget = Mapping[str, Measured]
 """All methods at one share of the FLOPs."""
 
 
@@ -146,7 +113,7 @@ class _DiffRateRecipe:
         """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
         started = time.perf_counter()
         testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.4 * share))
-        dense = measure(testbed, DiffRate(_full(testbed.model)))
+        dense = measure(testbed.classifier, DiffRate(_full(testbed.classifier.model)))
         schedules, budgets = {}, {}
         width = 0.6 / (len(testbed.shares) + 1)
         for number, share in enumerate(testbed.shares):
@@ -155,14 +122,14 @@ class _DiffRateRecipe:
             progress(f"measuring at {share:.0%} of the FLOPs", begin + 0.8 * width)
             budgets[share] = compare(testbed, dense.counts[0], schedules[share])
         official = learn(testbed, testbed.official, _part(progress, 1 - width, width), gradient="official")
-        without_bound = measure(testbed, DiffRate(official))
+        without_bound = measure(testbed.classifier, DiffRate(official))
         return Reproduction(
             slug=self.slug,
             claims=judge(dense, budgets, testbed.official, without_bound),
             settings={
                 "scale": scale,
-                "model": testbed.model.config.to_diff_dict(),
-                "images": len(testbed.images),
+                "model": testbed.classifier.model.config.to_diff_dict(),
+                "images": len(testbed.classifier.images),
                 "search": dict(testbed.search) | {"steps": len(testbed.loader) * testbed.search["epochs"]},
                 "random_seeds": RANDOM_SEEDS,
                 "dense_accuracy": dense.accuracy,
@@ -198,7 +165,7 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         # A missed target is a claim here.
         warnings.simplefilter("ignore", UserWarning)
         return search_rates(
-            testbed.model,
+            testbed.classifier.model,
             testbed.loader,
             target_share=share,
             progress=tell,
@@ -206,11 +173,11 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         )
 
 
-def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Point]:
+def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measured]:
     """Measure the learned schedule and all its controls: at the FLOPs that it has, whether they met the target or not."""
-    encoder = find_encoder(testbed.model)
+    encoder = find_encoder(testbed.classifier.model)
     costs, special = layer_costs(encoder), encoder.special_tokens
-    points = {LEARNED: measure(testbed, DiffRate(learned))}
+    points = {LEARNED: measure(testbed.classifier, DiffRate(learned))}
     methods: dict[str, TokenReducer] = {
         name: DiffRate(uniform_schedule(costs, tokens, special, points[LEARNED].flops, by))
         for name, by in UNIFORM.items()
@@ -220,29 +187,14 @@ def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Point
         RANDOM_DROP: RandomDrop(counts=points[LEARNED].counts[1:]),
         WEIGHTED: DiffRate(learned, merge="weighted"),
     }
-    return points | {name: measure(testbed, method) for name, method in methods.items()}
-
-
-def measure(testbed: Testbed, method: TokenReducer) -> Point:
-    """Run the test images through the model with one method."""
-    seeds = range(RANDOM_SEEDS if isinstance(method, RandomDrop | RandomOrder) else 1)
-    right = []
-    with torch.random.fork_rng(), apply_token_reduction(testbed.model, method) as reduction:
-        for seed in seeds:
-            torch.manual_seed(seed)
-            right.append(correct(testbed.model, testbed.images, testbed.labels).float().cpu())
-        of_objects = 100 * torch.stack(right).mean(dim=0).view(-1, testbed.views).mean(dim=1)
-        return Point(reduction.flops / reduction.dense_flops, reduction.token_counts, of_objects)
-
-
-def difference(one: Point, other: Point) -> Difference:
-    """Compare two methods object by object."""
-    paired = one.right - other.right
-    return Difference(paired.mean().item(), (paired.std() / len(paired) ** 0.5).item())
+    drawn = {RANDOM_ORDER: RANDOM_SEEDS, RANDOM_DROP: RANDOM_SEEDS}
+    return points | {
+        name: measure(testbed.classifier, method, drawn.get(name, 1)) for name, method in methods.items()
+    }
 
 
 def judge(
-    dense: Point, budgets: Mapping[float, Budget], official: float, without_bound: Point
+    dense: Measured, budgets: Mapping[float, Budget], official: float, without_bound: Measured
 ) -> tuple[Claim, ...]:
     """Put each claim beside its measurement.
 
@@ -279,7 +231,7 @@ def judge(
     )
 
 
-def _above_uniform(dense: Point, share: float, budget: Budget) -> Claim:
+def _above_uniform(dense: Measured, share: float, budget: Budget) -> Claim:
     gain = difference(budget[LEARNED], budget[HALF])
     return Claim(
         claim=f"at {share:.2f} of the dense FLOPs a learned schedule is at least 1 point above a uniform one (accuracy)",
@@ -304,7 +256,7 @@ def _above_all_uniform(budgets: Mapping[float, Budget], shares: str, told: Calla
     )
 
 
-def _target_met(budgets: Mapping[float, Budget], official: float, without_bound: Point) -> Claim:
+def _target_met(budgets: Mapping[float, Budget], official: float, without_bound: Measured) -> Claim:
     missed = [budget[LEARNED].flops / share - 1 for share, budget in budgets.items()]
     return Claim(
         claim="the search ends within 1.5 % of its FLOPs target",
@@ -328,12 +280,9 @@ def _digits(progress: Progress) -> Testbed:
     digits = load_digits_vit(progress)
     data = TensorDataset(digits.train_images, digits.train_labels)
     return Testbed(
-        digits.model,
+        digits_classifier(progress),
         # In order: the training images are shuffled already.
         DataLoader(data, batch_size=64, drop_last=True),
-        digits.test_images,
-        digits.test_labels,
-        views=3,
         shares=(0.6, 0.45, 0.35),
         official=0.45,
         search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 2},
@@ -341,30 +290,20 @@ def _digits(progress: Progress) -> Testbed:
 
 
 def _imagenet(progress: Progress) -> Testbed:
-    """DeiT-S, searched on ImageNet-1k without augmentation and tested on 5000 of its validation images; needs access and a GPU."""
+    """DeiT-S, searched on the training images of ImageNet-1k without augmentation; needs access and a GPU."""
     from datasets import load_dataset
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoImageProcessor
 
-    name, number = "facebook/deit-small-patch16-224", 5000
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoImageProcessor.from_pretrained(name)
+    processor = AutoImageProcessor.from_pretrained(DEIT_S)
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
         return pixels, torch.tensor([row["label"] for row in rows])
 
-    progress("reading ImageNet-1k", 0.0)
-    training, validation = (
-        load_dataset("ILSVRC/imagenet-1k", split=split) for split in ("train", "validation")
-    )
-    images, labels = collate(list(validation.shuffle(0).select(range(number))))
-    loader = DataLoader(training, batch_size=256, shuffle=True, collate_fn=collate, num_workers=8)
+    training = load_dataset("ILSVRC/imagenet-1k", split="train")
     return Testbed(
-        AutoModelForImageClassification.from_pretrained(name).to(device).eval(),
-        loader,
-        images.to(device),
-        labels.to(device),
-        views=1,
+        deit_on_imagenet(progress),
+        DataLoader(training, batch_size=256, shuffle=True, collate_fn=collate, num_workers=8),
         shares=(0.63, 0.5),
         official=0.5,
         search={"granularity": 4, "lr": 1e-2, "min_lr": 1e-3, "epochs": 3},
@@ -375,7 +314,7 @@ _TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "pap
 
 
 def _plot(
-    dense: Point, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule], output: Path
+    dense: Measured, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule], output: Path
 ) -> Path:
     """Draw accuracy against FLOPs, and how many tokens each layer goes on with."""
     matplotlib.use("Agg")

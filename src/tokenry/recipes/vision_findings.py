@@ -80,20 +80,17 @@ def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) ->
 
 
 def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
+    same = {
+        "top-1": f"the same class on at least {AGREES:.0%} of the images",
+        "features": f"a cosine of at least {AGREES} to the unpatched features",
+    }[agreement_of]
     close = [each for each in settings if each.agreement and each.agreement.value >= AGREES]
-    if agreement_of == "top-1":
-        same = f"the class of the unpatched model on at least {AGREES:.0%} of the images"
-    else:
-        same = f"features with a cosine of at least {AGREES} to those of the unpatched model"
     if not close:
-        return f"at no setting tried {same}"
+        return f"does not keep {same} at any setting tried"
     best = min(close, key=lambda each: each.flops)
-    faster = (
-        f"{_times(best.speedup.median)} as fast"
-        if best.speedup.lower > 1
-        else "but no faster that can be told"
-    )
-    return f"down to {best.flops / dense:.0%} of the FLOPs, {faster}, {same}{_accuracy(best.accuracy_change)}"
+    pays = best.speedup.lower > 1
+    faster = f"{best.speedup.median:.2f}× as fast" if pays else "no faster that can be told"
+    return f"keeps {same} down to {best.flops / dense:.0%} of the FLOPs, {faster}{_accuracy(best.accuracy_change)}"
 
 
 def _accuracy(change: Estimate | None) -> str:

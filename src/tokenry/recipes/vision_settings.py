@@ -1,5 +1,6 @@
 """What `tokenry compress vision` is asked to do, and the settings that this means: checked before a model is loaded."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -72,9 +73,10 @@ class VisionPlan:
 
     def as_settings(self) -> dict[str, Any]:
         """What was asked for, as plain values."""
-        return {
+        values = {
             name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
         }
+        return values | {"methods": list(self.methods)}
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,12 @@ class Setting:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything it was made with."""
-        return asdict(self.reducer) if is_dataclass(self.reducer) else {}
+        """Everything it was made with, as plain values."""
+        made: dict[str, Any] = (
+            asdict(self.reducer) if is_dataclass(self.reducer) and not isinstance(self.reducer, type) else {}
+        )
+        plain: dict[str, Any] = json.loads(json.dumps(made))
+        return plain
 
 
 def check_methods(plan: VisionPlan) -> None:

@@ -54,10 +54,10 @@ def token_chart(record: VisionRun) -> CurveChart | None:
     """Draw how many tokens enter each layer, and leave the last, with each setting."""
     if not record.results:
         return None
-    layers = len(record.results[0].token_counts)
-    dense = _Curve(0, "unpatched", range(layers), [record.unpatched.tokens] * layers)
+    layers = [float(layer) for layer in range(len(record.results[0].token_counts))]
+    dense = _Curve(0, "unpatched", layers, [float(record.unpatched.tokens)] * len(layers))
     curves = [
-        _Curve(series, each.name, range(layers), each.token_counts)
+        _Curve(series, each.name, layers, [float(count) for count in each.token_counts])
         for series, each in enumerate(record.results, start=1)
     ]
     return _chart("tokens", "after layer", [dense, *curves], marked=False, floor=0.0)

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 _BLOCK_ELEMENTS = 1 << 24
 _LEAST_TEMPERATURE = 1e-5
 
+NO_SHARED = (
+    "the vocabularies share no token that has an auxiliary vector, so there is nothing to combine: use method='tokenadapt' or 'retok'."
+)
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -59,15 +63,13 @@ class Wanted:
     Attributes:
         pieces: old ids that spell each token; -1 after the last.
         length_ratio: length of each piece as a share of the token's.
-        vectors: unit vectors in the auxiliary space.
-        has_vector: where `vectors` holds one.
+        vectors: in the auxiliary space; zeros where there is none.
         itself: old id of the same token, which takes no part in its own estimate; -1 where there is none.
     """
 
     pieces: Int[Tensor, "tokens pieces"]
     length_ratio: Float[Tensor, "tokens pieces"]
     vectors: Float[Tensor, "tokens dim"]
-    has_vector: Bool[Tensor, "tokens"]
     itself: Int[Tensor, "tokens"]
 
 
@@ -110,45 +112,40 @@ def mean_of_pieces(wanted: Wanted) -> Mixture:
 
 
 def local_mixture(
-    wanted: Wanted,
-    old_vectors: Float[Tensor, "old dim"],
-    old_has_vector: Bool[Tensor, "old"],
-    temperature: float,
-    needs_vectors: bool = False,
+    wanted: Wanted, old_vectors: Float[Tensor, "old dim"], temperature: float, needs_vectors: bool = False
 ) -> Mixture:
     """Compose each token of its pieces.
 
     Args:
         wanted: the tokens.
-        old_vectors: unit vectors of the old tokens.
-        old_has_vector: where `old_vectors` holds one.
+        old_vectors: of the old tokens in the auxiliary space; zeros where there is none.
         temperature: of the last softmax; small ones let the best piece win.
         needs_vectors: leave out pieces and tokens without a vector, as the released code does; else their similarity counts as 0,
             so that length alone decides.
     """
-    mask = wanted.pieces >= 0
-    ids = wanted.pieces.clamp(min=0)
-    comparable = mask & wanted.has_vector[:, None] & old_has_vector[ids]
+    mask, ids = wanted.pieces >= 0, wanted.pieces.clamp(min=0)
+    tokens, old = _unit(wanted.vectors), _unit(old_vectors)
+    comparable = mask & has_vector(tokens)[:, None] & has_vector(old)[ids]
     similarity = torch.zeros_like(wanted.length_ratio)
-    similarity[comparable] = _pair_similarity(
-        wanted.vectors, old_vectors, comparable.nonzero()[:, 0], ids[comparable]
-    )
+    similarity[comparable] = _pair_similarity(tokens, old, comparable.nonzero()[:, 0], ids[comparable])
     mask = comparable if needs_vectors else mask
     return Mixture(ids, local_weights(similarity, wanted.length_ratio, mask, temperature))
 
 
 def global_mixture(
-    wanted: Wanted,
-    old_vectors: Float[Tensor, "old dim"],
-    old_has_vector: Bool[Tensor, "old"],
-    k: int,
-    temperature: float,
-    threshold: float,
+    wanted: Wanted, old_vectors: Float[Tensor, "old dim"], k: int, temperature: float, threshold: float
 ) -> Mixture:
-    """Compose each token of the k old tokens nearest to it in the auxiliary space (of all of them where there are fewer)."""
-    similarity, ids = nearest(wanted.vectors, old_vectors, k, old_has_vector, wanted.itself)
-    weights = global_weights(similarity, temperature, threshold)
-    return Mixture(ids, weights * wanted.has_vector[:, None])
+    """Compose each token of the k old tokens nearest to it in the auxiliary space (of all of them where there are fewer).
+
+    Args:
+        wanted: the tokens.
+        old_vectors: of the old tokens in the auxiliary space; zeros where there is none.
+        k: neighbours.
+        temperature: of the softmax over the neighbours.
+        threshold: cosine below which a neighbour does not count.
+    """
+    similarity, ids = nearest(wanted.vectors, old_vectors, k, wanted.itself)
+    return Mixture(ids, global_weights(similarity, temperature, threshold))
 
 
 def hybrid(local: Mixture, other: Mixture, global_weight: float) -> Mixture:
@@ -166,34 +163,41 @@ def nearest(
     queries: Float[Tensor, "tokens dim"],
     vectors: Float[Tensor, "old dim"],
     k: int,
-    among: Bool[Tensor, "old"],
     without: Int[Tensor, "tokens"],
 ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-    """Find the k vectors with the largest inner product, in blocks of one matrix product each.
+    """Find the k vectors with the largest cosine, in blocks of one matrix product each.
 
     Args:
-        queries: compared with all `vectors`.
-        vectors: of the old tokens.
+        queries: compared with all `vectors`; a query of zeros is near to nothing.
+        vectors: to be found; those of zeros never are.
         k: at most; fewer where there are fewer vectors.
-        among: the vectors that may be found.
         without: one that each query may not find; -1 for none.
 
     Returns:
-        Similarities, descending, −inf where there are fewer than k; and indices.
+        Cosines, descending, −inf where there are fewer than k; and indices.
     """
     k = min(k, len(vectors))
-    block = max(1, _BLOCK_ELEMENTS // len(vectors))
-    parts = []
+    block = max(1, _BLOCK_ELEMENTS // max(1, len(vectors)))
+    unit, absent = _unit(vectors), ~has_vector(vectors)
+    values, ids = queries.new_empty(len(queries), k), without.new_empty(len(queries), k)
     for start in range(0, len(queries), block):
-        similarity = queries[start : start + block] @ vectors.T
-        similarity[:, ~among] = -torch.inf
-        forbidden = without[start : start + block]
-        rows = (forbidden >= 0).nonzero()[:, 0]
-        similarity[rows, forbidden[rows]] = -torch.inf
-        parts.append(similarity.topk(k, dim=-1))
-    if not parts:
-        return queries.new_empty(0, k), without.new_empty(0, k)
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+        part = slice(start, start + block)
+        similarity = _unit(queries[part]) @ unit.T
+        similarity[:, absent] = -torch.inf
+        similarity[~has_vector(queries[part])] = -torch.inf
+        rows = (without[part] >= 0).nonzero()[:, 0]
+        similarity[rows, without[part][rows]] = -torch.inf
+        values[part], ids[part] = similarity.topk(k, dim=-1)
+    return values, ids
+
+
+def has_vector(vectors: Float[Tensor, "tokens dim"]) -> Bool[Tensor, "tokens"]:
+    """Tell which rows are vectors; a row of zeros stands for none."""
+    return (vectors != 0).any(dim=-1)
+
+
+def _unit(vectors: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+    return nn.functional.normalize(vectors, dim=-1)
 
 
 def _pair_similarity(

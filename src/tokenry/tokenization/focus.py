@@ -9,10 +9,11 @@ Source: FOCUS (arXiv 2305.14481); sparsemax (arXiv 1602.02068).
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.tokenization.embedding_heuristics import Mixture, nearest
+from tokenry.core.errors import UserError
+from tokenry.tokenization.embedding_heuristics import NO_SHARED, Mixture, has_vector, nearest
 
 _CANDIDATES = 64
 
@@ -28,30 +29,30 @@ def sparsemax(scores: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
 
 def focus_mixture(
     vectors: Float[Tensor, "tokens dim"],
-    has_vector: Bool[Tensor, "tokens"],
     shared_vectors: Float[Tensor, "shared dim"],
-    shared_has_vector: Bool[Tensor, "shared"],
     without: Int[Tensor, "tokens"],
 ) -> Mixture:
     """Compose each token of shared ones; the indices count shared tokens.
 
     Args:
-        vectors: unit vectors of the wanted tokens.
-        has_vector: where there is one; the others cannot be composed.
-        shared_vectors: unit vectors of the shared tokens.
-        shared_has_vector: where there is one.
+        vectors: of the wanted tokens; zeros where there is none, and then nothing is composed.
+        shared_vectors: of the shared tokens.
         without: a shared token that each token may not use; -1 for none.
+
+    Raises:
+        UserError: no shared token has a vector.
     """
-    number = len(shared_vectors)
-    usable = int(shared_has_vector.sum())
-    k = min(_CANDIDATES, number)
+    usable = int(has_vector(shared_vectors).sum())
+    if not usable:
+        raise UserError(NO_SHARED)
+    k = min(_CANDIDATES, usable)
     # Only the largest scores have a weight: as soon as the smallest candidate has none, no other can have one.
     while True:
-        scores, ids = nearest(vectors, shared_vectors, k, shared_has_vector, without)
+        scores, ids = nearest(vectors, shared_vectors, k, without)
         weights = torch.where(scores.isfinite(), (scores - _sparsemax_offset(scores)).clamp(min=0.0), 0.0)
-        if k >= min(number, usable) or not bool((weights[:, -1] > 0).any()):
-            return Mixture(ids, weights * has_vector[:, None])
-        k = min(2 * k, number)
+        if k == usable or not bool((weights[:, -1] > 0).any()):
+            return Mixture(ids, weights)
+        k = min(2 * k, usable)
 
 
 def _sparsemax_offset(ordered: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -41,7 +40,7 @@ def ctc_curve(
     train_texts: Iterable[str],
     eval_texts: Iterable[str],
     sizes: Sequence[int] = SIZES,
-    algorithm: Literal["bpe", "unigram"] = "bpe",
+    algorithm: str = "bpe",
     pattern: str = PATTERN,
     special_tokens: Sequence[str] = (),
 ) -> dict[int, int]:
@@ -118,8 +117,8 @@ def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] != "BPE":
         raise UserError(f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer.")
-    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-    return dict(model["vocab"]), merges
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    return dict(model["vocab"]), [(left, right) for left, right in pairs]
 
 
 def with_merges(
@@ -170,7 +169,8 @@ def _lengths(
         (rank, left, pair) for left, pair in enumerate(pairwise(ids)) if (rank := ranks.get(pair)) is not None
     ]
     heapq.heapify(waiting)
-    length, found = len(ids), []
+    length = len(ids)
+    found: list[int] = []
     while waiting:
         rank, left, pair = heapq.heappop(waiting)
         right = after[left]

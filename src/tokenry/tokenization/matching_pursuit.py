@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.embedding_heuristics import NO_SHARED
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -126,6 +127,4 @@ def _require_atoms(atoms: Tensor, k: int) -> None:
     if k < 1:
         raise UserError(f"the number of atoms must be at least 1, got {k}.")
     if not len(atoms):
-        raise UserError(
-            "there is no atom to combine: the vocabularies share no token that has a vector; use method='retok' or 'tokenadapt'."
-        )
+        raise UserError(NO_SHARED)

@@ -40,11 +40,10 @@ class AdjacentPairs:
         locked: bool = False,
         at_least: int = PAIRS_AT_ONCE,
     ) -> None:
-        wide = np.int32 if len(pieces) < 2**31 - 2 else np.int64
+        self._wide: type[Any] = np.int32 if len(pieces) < 2**31 - 2 else np.int64
         # The corpus begins and ends with an end of piece, so that every token has two neighbours.
         self._ids = np.concatenate([[_END], pieces, [_END]]).astype(np.int32)
-        places = np.arange(len(self._ids), dtype=wide)
-        self._after, self._before = places + wide(1), places - wide(1)
+        self._link()
         self._names: list[Any] = list(names)
         self._open = np.full(max(2 * len(self._names), 1024), not locked)
         self._disjoint, self._at_least = disjoint, at_least
@@ -111,13 +110,18 @@ class AdjacentPairs:
         """Let a token be part of pairs from now on."""
         if not self._open[token]:
             self._open[token] = True
-            self._hold_neighbours(token, np.flatnonzero(self._ids == token).astype(self._after.dtype))
+            self._hold_neighbours(token, np.flatnonzero(self._ids == token).astype(self._wide))
 
     def lock(self, token: int) -> None:
         """Let a token be part of no pair."""
         self._open[token] = False
         for pair in [pair for pair in self._found if token in pair]:
             del self._found[pair]
+
+    def recount(self) -> None:
+        """Count the corpus again, so that pairs that were dropped can be best again."""
+        if self._threshold < len(self._ids):
+            self._count_anew()
 
     def _recount(self, left: int, right: int) -> int:
         """Look a pair up where it was; places that are no longer one are forgotten."""
@@ -171,7 +175,7 @@ class AdjacentPairs:
         """
         self._compact()
         left, right = self._ids[:-1], self._ids[1:]
-        firsts = np.flatnonzero(self._may_pair(left) & self._may_pair(right)).astype(self._after.dtype)
+        firsts = np.flatnonzero(self._may_pair(left) & self._may_pair(right)).astype(self._wide)
         packed = (left[firsts].astype(np.int64) << 32) | right[firsts]
         pairs, counts = np.unique(packed, return_counts=True)
         if least is not None:
@@ -202,8 +206,11 @@ class AdjacentPairs:
         """Close the gaps that merges have left."""
         if (self._ids == _GONE).any():
             self._ids = self._ids[self._ids != _GONE]
-            places = np.arange(len(self._ids), dtype=self._after.dtype)
-            self._after, self._before = places + places.dtype.type(1), places - places.dtype.type(1)
+            self._link()
+
+    def _link(self) -> None:
+        places = np.arange(-1, len(self._ids) + 1, dtype=self._wide)
+        self._before, self._after = places[:-2].copy(), places[2:].copy()
 
     def _may_pair(self, ids: Int[ndarray, "places"]) -> Bool[ndarray, "places"]:
         return (ids >= 0) & self._open[ids]

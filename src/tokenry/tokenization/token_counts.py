@@ -13,7 +13,7 @@ Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,7 +40,7 @@ class CountingTokenizer(Protocol):
         ...
 
 
-AnyTokenizer = Tokenizer | PreTrainedTokenizerBase | CountingTokenizer
+AnyTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | CountingTokenizer
 
 
 @dataclass(frozen=True)

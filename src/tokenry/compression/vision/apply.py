@@ -27,6 +27,9 @@ from tokenry.core.attention import AttentionCall
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
 
+LEAST_SIZE = 1e-6
+"""Sizes that a method scaled down to nothing count as this much, where their logarithm is taken."""
+
 
 @dataclass
 class _Boundary:
@@ -100,7 +103,7 @@ class _Owner:
             return None
         batch, _, keys, _ = call.key.shape
         bias = (
-            tokens.size[..., 0].log()
+            tokens.size[..., 0].clamp_min(LEAST_SIZE).log()
             if weighted and tokens.size is not None
             else call.key.new_zeros(batch, keys)
         )

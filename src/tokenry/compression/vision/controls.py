@@ -21,6 +21,7 @@ from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.compression.vision.tome import parse_r
 from tokenry.core.errors import UserError, require_share
 from tokenry.core.patching import Encoder
+from tokenry.core.precision import precise_dtype
 
 
 def highest(signal: Float[Tensor, "batch tokens"], keep: int) -> Int[Tensor, "batch kept"]:
@@ -165,9 +166,7 @@ class NormDrop(_Control):
         self, hidden_states: Float[Tensor, "batch tokens hidden"], attention: Attention
     ) -> Float[Tensor, "batch tokens"]:
         """Euclidean norm, in float32 or better."""
-        return torch.linalg.vector_norm(
-            hidden_states, dim=-1, dtype=torch.promote_types(hidden_states.dtype, torch.float32)
-        )
+        return torch.linalg.vector_norm(hidden_states, dim=-1, dtype=precise_dtype(hidden_states.dtype))
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,20 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tokenry.compression.vision.flops import LayerCost
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
-from tokenry.core.errors import UserError
+from tokenry.compression.vision.tome import unit_vectors
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.files import read_json, write_json
 from tokenry.core.patching import Encoder
+from tokenry.core.precision import precise
 
 Count = int | Float[Tensor, ""]
 """A number of tokens; a tensor where it is to be learned."""
 
 By = Literal["both", "prune", "merge"]
-
-LEAST_SIZE = 1e-6
-"""Sizes end here: dissimilar tokens can make them negative, and attention takes their logarithm."""
 
 
 # --- schedules -----------------------------------------------------------------------------------------------------------------------
@@ -166,8 +164,7 @@ def scheduled_flops(
     entering = torch.tensor(tokens, dtype=torch.float64)
     for cost, prune, merge in zip(costs, prune_kept, merge_kept, strict=True):
         staying = _least(entering, _precise(prune), _precise(merge))
-        attention = entering * cost.attention_weights + 2 * entering**2 * cost.width
-        flops = flops + attention + staying * cost.mlp_weights
+        flops = flops + cost.flops(entering, staying)
         entering = staying
     return flops
 
@@ -229,7 +226,7 @@ def diffrate_merge(
     batch, tokens, _ = x.shape
     index = torch.arange(tokens, device=x.device).expand(batch, -1)
     kept = min(kept, tokens)
-    unit = normalize(x.detach().to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=1e-12)
+    unit = unit_vectors(x.detach())
     cosine = unit[:, kept:] @ unit[:, :kept].transpose(1, 2)
     cosine[:, :, :special] = -torch.inf
     similarity, target = cosine.max(dim=2)
@@ -271,7 +268,7 @@ def masked_softmax(
     Source: DiffRate, attention in training (after DynamicViT); `bounded` is not in it.
     """
     queries, tokens = logits.shape[-2:]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = precise(logits)
     itself = torch.eye(queries, tokens, device=logits.device, dtype=logits.dtype)
     # Dead keys count for the maximum too: it only scales.
     exponentials = (logits - logits.amax(dim=-1, keepdim=True)).exp()
@@ -312,9 +309,9 @@ class DiffRate:
     proportional_attention: bool = True
 
     def __post_init__(self) -> None:
-        require_one_of("merge", self.merge, ("mean", "weighted"))
-        require_one_of("size_clamp", self.size_clamp, ("none", "min1"))
-        require_one_of("importance", self.importance, ("class", "received"))
+        require_one_of(self.merge, ("mean", "weighted"), "merge")
+        require_one_of(self.size_clamp, ("none", "min1"), "size_clamp")
+        require_one_of(self.importance, ("class", "received"), "importance")
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """One sort, prune and merge per layer, also where the schedule changes nothing.
@@ -378,7 +375,7 @@ class _Compress(LayerReducer):
             size = size * scale_merged(plan, similarity)
         if self.method.size_clamp == "min1":
             size = size.clamp_min(1)
-        size = plan.merge(size, "sum").clamp_min(LEAST_SIZE)
+        size = plan.merge(size, "sum")
         return merged, replace(tokens, size=size, plan=plan)
 
     def _importance(self, attention: Attention) -> Tensor:
@@ -392,12 +389,6 @@ class _Compress(LayerReducer):
                 f'the schedule prunes {tokens} tokens to {self.prune_kept}, but by importance="received" tokens are only merged: give '
                 "prune_kept counts that no layer falls below."
             )
-
-
-def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise `UserError` unless an option has one of the known values."""
-    if value not in known:
-        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 # Learned by the authors on ImageNet-1k: (model, GFLOPs) -> prune_kept, merge_kept.

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.core.errors import UserError
+from tokenry.core.precision import precise
 
 NEWLINE = -9999
 """Group of a token that belongs to no frame and is always kept (the newline tokens of AnyRes images)."""
@@ -94,7 +95,7 @@ def minmax_weight(sensitivity: Float[Tensor, "*batch tokens"]) -> Float[Tensor, 
     Source: ZOO-Prune, step 3.
     """
     _require_finite(sensitivity, "sensitivity")
-    values = _precise(sensitivity)
+    values = precise(sensitivity)
     lowest, highest = values.aminmax(dim=-1, keepdim=True)
     return torch.where(highest > lowest, (values - lowest) / (highest - lowest + 1e-8), 1.0)
 
@@ -223,16 +224,12 @@ def _distance(similarity: Tensor) -> Tensor:
 
 def _normalised(features: Tensor) -> Tensor:
     """Tokens of length 1, in float32 (float64 stays); a token without length stays zero."""
-    values = _precise(features)
+    values = precise(features)
     # Squares of large or tiny values leave the range of float32.
     largest = torch.maximum(values.amax(-1, keepdim=True), -values.amin(-1, keepdim=True))
     scaled = values / torch.where(largest > 0, largest, 1.0)
     length = scaled.norm(dim=-1, keepdim=True)
     return scaled.div_(torch.where(length > 0, length, 1.0))
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check(features: Tensor, k: int) -> None:

@@ -7,10 +7,13 @@ For a plain ViT that is 4 N C² + 2 N² C and 8 N C². All methods and all repor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenry.core.patching import Encoder
+
+Count = TypeVar("Count", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class LayerCost:
     mlp_weights: int
     width: int
 
-    def flops(self, attention_tokens: int, mlp_tokens: int) -> int:
-        """Multiply-adds of one image or text in this layer."""
+    def flops(self, attention_tokens: Count, mlp_tokens: Count) -> Count:
+        """Multiply-adds of one image or text in this layer; of counts that are tensors, differentiable."""
         attention = attention_tokens * self.attention_weights + 2 * attention_tokens**2 * self.width
         return attention + mlp_tokens * self.mlp_weights
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tokenry.core.errors import UserError
+from tokenry.core.precision import precise
 
 Reduce = Literal["mean", "sum", "amax"]
 
@@ -86,13 +87,13 @@ class MergePlan:
 
         Source: ToMe (arXiv 2210.09461), weighted average of merged patches.
         """
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = precise(x)
         if size is None:
-            size = precise.new_ones((*x.shape[:2], 1))
+            size = wide.new_ones((*x.shape[:2], 1))
         total = self.merge(size, "sum")
         # Shares before the sum, so that a token that nothing is merged into (share 1) stays as it is to the last bit.
         share = size / self.unmerge(total, size)
-        return self.merge(precise * share, "sum").to(x.dtype), total
+        return self.merge(wide * share, "sum").to(x.dtype), total
 
     def place(self) -> Int[Tensor, "batch tokens"]:
         """Tell where each token is afterwards; `DROPPED` for those that are nowhere."""

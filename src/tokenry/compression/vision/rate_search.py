@@ -34,7 +34,6 @@ from tokenry.compression.vision.diffrate import (
     masked_softmax,
     require_class_token,
     require_image_encoder,
-    require_one_of,
     scale_merged,
     scheduled_flops,
     take,
@@ -45,8 +44,9 @@ from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.attention import AttentionCall
-from tokenry.core.errors import UserError, require_share
+from tokenry.core.errors import UserError, require_one_of, require_share
 from tokenry.core.patching import Encoder, find_encoder
+from tokenry.core.precision import precise_dtype
 
 DEIT_SMALL_GFLOPS = 4.6
 _MISSED = 0.015
@@ -187,7 +187,7 @@ def _alive(call: AttentionCall, tokens: Tokens) -> Tensor:
     """Who lives before this layer; all in the first, to which no `MaskedTokens` come."""
     batch, _, count, _ = call.key.shape
     alive = getattr(tokens, "alive", None)
-    return call.key.new_ones((batch, count), dtype=_precise(call.key.dtype)) if alive is None else alive
+    return call.key.new_ones((batch, count), dtype=precise_dtype(call.key.dtype)) if alive is None else alive
 
 
 @torch.no_grad()
@@ -204,10 +204,6 @@ def _merge_in_place(x: Tensor, size: Tensor, living: int, merged: int, special: 
     x = torch.cat([plan.merge(x[:, :living]), x[:, merged:]], dim=1)
     size = torch.cat([plan.merge(scaled, "sum"), scaled[:, merged:], size[:, living:]], dim=1)
     return x, size
-
-
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 # --- the search ----------------------------------------------------------------------------------------------------------------------
@@ -304,8 +300,8 @@ def search_rates(
     Source: DiffRate, training objective and appendix (defaults).
     """
     _check(target_gflops, target_share, epochs, lr, min_lr, init)
-    require_one_of("flops_unit", flops_unit, ("share", "gflops"))
-    require_one_of("gradient", gradient, ("bounded", "official"))
+    require_one_of(flops_unit, ("share", "gflops"), "flops_unit")
+    require_one_of(gradient, ("bounded", "official"), "gradient")
     encoder = find_encoder(model)
     require_image_encoder(encoder)
     require_class_token(encoder)

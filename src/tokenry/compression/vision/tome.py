@@ -17,6 +17,7 @@ from tokenry.compression.vision.plan import DROPPED, MergePlan
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder
+from tokenry.core.precision import precise
 
 
 def parse_r(num_layers: int, r: int | Sequence[int] | tuple[int, float]) -> list[int]:
@@ -162,7 +163,7 @@ def arrange(
 
 def unit_vectors(metric: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
     """Scale vectors to length 1 in float32 or better; a zero vector stays zero."""
-    return normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1, eps=1e-12)
+    return normalize(precise(metric), dim=-1, eps=1e-12)
 
 
 @torch.no_grad()

@@ -1,0 +1,143 @@
+"""The byte map of a tokenizer, tested: which tokens cannot be represented as bytes, and which bytes cannot be written.
+
+Nearly everything that goes wrong with byte-level work is a wrong map from tokens to bytes, and it goes wrong in silence. So the map is
+compared with what the tokenizer itself decodes, token by token, and with texts in many scripts that it encodes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.decoding.valid_tokens import whole_tokens
+
+TEXTS = (
+    "The quick brown fox doesn't jump 1234567 times;  it's\n\tlazy — “quite” (so)!",
+    "naïve café, Ångström, Straße, Đặng, Ελληνικά, русский, עברית, العربية",
+    "हिन्दी भाषा, ภาษาไทย, 漢字かな交じり文, 한국어, 🙂👩‍👩‍👧 ∑∞≠",
+    "def f(x):\n    return {'a': x[0]}  # ok\r\n",
+)
+
+
+@dataclass(frozen=True)
+class Misread:
+    """A token whose bytes are not what the tokenizer decodes.
+
+    Attributes:
+        id: its id.
+        token: as the vocabulary spells it.
+        why: what is wrong with it.
+    """
+
+    id: int
+    token: str
+    why: str
+
+
+@dataclass(frozen=True)
+class ByteMap:
+    """What the test found.
+
+    Attributes:
+        tokens: ids that stand for bytes.
+        special: ids that stand for none, as they should.
+        misread: tokens that cannot be represented.
+        missing_bytes: bytes that no token of one byte stands for: texts that hold them may have no cover.
+        same_bytes: ids that stand for the same bytes; only one of them is ever written.
+        never_written: how many ids no text produces; None for a tokenizer that is no byte-pair one.
+        rewrites: what the tokenizer changes in a text before it cuts it.
+        lossy_texts: sample texts whose tokens do not add up to their bytes.
+    """
+
+    tokens: int
+    special: int
+    misread: tuple[Misread, ...]
+    missing_bytes: tuple[int, ...]
+    same_bytes: tuple[tuple[int, ...], ...]
+    never_written: int | None
+    rewrites: tuple[str, ...]
+    lossy_texts: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every text has its bytes back, and every byte can be written."""
+        return not (self.misread or self.missing_bytes or self.lossy_texts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data, with `is_sound`."""
+        return {**asdict(self), "is_sound": self.is_sound}
+
+
+def check_byte_map(tokenizer: PreTrainedTokenizerBase | Tokenizer, texts: Sequence[str] = TEXTS) -> ByteMap:
+    """Test the byte map of any fast tokenizer.
+
+    Args:
+        tokenizer: of any kind.
+        texts: that it encodes; a text of your own shows whether it keeps it.
+
+    Raises:
+        UserError: a slow tokenizer.
+    """
+    backend, vocabulary = backend_tokenizer(tokenizer), ByteVocabulary.from_tokenizer(tokenizer)
+    bytes_of = {
+        data: vocabulary.order[vocabulary.prefix_range(data)] for data in set(vocabulary.sorted_bytes)
+    }
+    same = [ids[vocabulary.lengths[ids] == len(data)] for data, ids in bytes_of.items()]
+    return ByteMap(
+        tokens=len(vocabulary.order),
+        special=len(vocabulary.special),
+        misread=tuple(_misread(backend, vocabulary)),
+        missing_bytes=tuple(byte for byte in range(256) if bytes([byte]) not in vocabulary.ids),
+        same_bytes=tuple(sorted(tuple(sorted(ids.tolist())) for ids in same if len(ids) > 1)),
+        never_written=_never_written(backend, vocabulary),
+        rewrites=vocabulary.rewrites,
+        lossy_texts=tuple(text for text in texts if _written(backend, vocabulary, text) != text.encode()),
+    )
+
+
+def _misread(backend: Tokenizer, vocabulary: ByteVocabulary) -> list[Misread]:
+    ids = [number for number in range(len(vocabulary.token_bytes)) if backend.id_to_token(number) is not None]
+    ids = [number for number in ids if number not in vocabulary.special]
+    # A decoder may drop the space at the beginning of a text: every token is decoded after another one.
+    first = vocabulary.ids.get(b"a", int(vocabulary.order[0]) if len(vocabulary.order) else 0)
+    start = len(backend.decode([first], skip_special_tokens=False))
+    decoded = backend.decode_batch([[first, number] for number in ids], skip_special_tokens=False)
+    found = []
+    for number, text in zip(ids, decoded, strict=True):
+        data = vocabulary.token_bytes[number]
+        why = _difference(data, text[start:])
+        if why:
+            found.append(Misread(number, backend.id_to_token(number) or "", why))
+    return found
+
+
+def _difference(data: bytes | None, decoded: str) -> str:
+    if not data:
+        return "it stands for no bytes"
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return (
+            ""
+            if "\N{REPLACEMENT CHARACTER}" in decoded
+            else f"it is read as {data!r} and decoded as {decoded!r}"
+        )
+    return "" if text == decoded else f"it is read as {text!r} and decoded as {decoded!r}"
+
+
+def _written(backend: Tokenizer, vocabulary: ByteVocabulary, text: str) -> bytes:
+    written = vocabulary.decode(backend.encode(text, add_special_tokens=False).ids)
+    return written[1:] if vocabulary.prepends_space and written.startswith(b" ") else written
+
+
+def _never_written(backend: Tokenizer, vocabulary: ByteVocabulary) -> int | None:
+    if type(backend.model).__name__ != "BPE":
+        return None
+    return int(
+        (np.array(vocabulary.lengths > 0) & ~whole_tokens(BytePairEncoder.from_tokenizer(backend))).sum()
+    )

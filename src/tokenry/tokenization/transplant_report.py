@@ -1,0 +1,159 @@
+"""What a transplant did, for whoever has to decide whether to use it.
+
+    counts              tokens that were copied, composed, and left to a fallback that knows nothing of them
+    leave-one-out       shared tokens composed as if they were new: 1 − cosine to the true row, and |composed − true| / |true|
+    bits per byte       of texts before and after: fair between tokenizers
+    round trip          texts that the new tokenizer does not give back
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.bits_per_byte import TextLoss
+
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "naïve café — “déjà vu”, 100 % œuvre",
+    "Быстрая лисица; अनुच्छेद १ सभी; 東京タワー; שלום; สวัสดี",
+    "def f(x):\n\treturn  x ** 2    # 3.14159\n\n\n",
+    "👩‍👩‍👧 🤷🏽 ∑ᵢ αᵢ ≠ ½",
+)
+"""Scripts, digits, white space and line breaks: where a tokenizer loses something, it loses it here."""
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """How well shared tokens are composed of the others.
+
+    Attributes:
+        tokens: the shared tokens that were tried, by new id.
+        cosine_error: 1 − cosine between composed and true row.
+        relative_error: distance between them, relative to the norm of the true row.
+        mean_row_cosine_error: the same for the mean of all rows, which knows nothing of the token.
+        mean_row_relative_error: likewise.
+    """
+
+    tokens: Int[Tensor, "tokens"]
+    cosine_error: Float[Tensor, "tokens"]
+    relative_error: Float[Tensor, "tokens"]
+    mean_row_cosine_error: Float[Tensor, "tokens"]
+    mean_row_relative_error: Float[Tensor, "tokens"]
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Int[Tensor, "tokens"],
+        composed: Float[Tensor, "tokens dim"],
+        true: Float[Tensor, "tokens dim"],
+        mean_row: Float[Tensor, "dim"],
+    ) -> "LeaveOneOut":
+        """Compare composed rows with the true ones."""
+        return cls(tokens, *_errors(composed, true), *_errors(mean_row.expand_as(true), true))
+
+    def summary(self) -> dict[str, float | int]:
+        """Medians over the tokens."""
+        errors = {name: value for name, value in vars(self).items() if name != "tokens"}
+        return {
+            "tokens": len(self.tokens),
+            **{f"median_{name}": float(value.median()) for name, value in errors.items()},
+        }
+
+
+@dataclass(frozen=True)
+class TransplantReport:
+    """What became of a model's vocabulary.
+
+    Attributes:
+        method: how the rows were made.
+        settings: everything that they depend on.
+        old_tokens: size of the old vocabulary.
+        new_tokens: size of the new one.
+        rows: of the new matrices, padding included.
+        tied: whether one matrix serves input and output.
+        counts: tokens `copied`, `composed`, and left to the `fallback`.
+        estimates: of the composed tokens, those with a `local`, a `global` estimate alone and with `both`; empty for other methods.
+        pieces_per_token: old tokens that spell a new one that is not shared, on average.
+        fallback: names of the tokens that were left to the fallback.
+        notes: what the user should know.
+        round_trip_failures: texts that the new tokenizer changes.
+        leave_one_out: None where nothing could be tried.
+        before: what the old model says about the given texts; None without texts.
+        after: the same for the new model.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    old_tokens: int
+    new_tokens: int
+    rows: int
+    tied: bool
+    counts: Mapping[str, int]
+    estimates: Mapping[str, int]
+    pieces_per_token: float
+    fallback: tuple[str, ...]
+    notes: tuple[str, ...]
+    round_trip_failures: tuple[str, ...]
+    leave_one_out: LeaveOneOut | None
+    before: TextLoss | None = None
+    after: TextLoss | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `tokenry tokenizer transplant --json` prints; of leave-one-out errors the medians."""
+        return {
+            "method": self.method,
+            "settings": dict(self.settings),
+            "old_tokens": self.old_tokens,
+            "new_tokens": self.new_tokens,
+            "rows": self.rows,
+            "tied": self.tied,
+            "counts": dict(self.counts),
+            "estimates": dict(self.estimates),
+            "pieces_per_token": self.pieces_per_token,
+            "fallback": list(self.fallback),
+            "notes": list(self.notes),
+            "round_trip_failures": list(self.round_trip_failures),
+            "leave_one_out": self.leave_one_out.summary() if self.leave_one_out else None,
+            "bits_per_byte": {
+                when: None if loss is None else _loss(loss)
+                for when, loss in (("before", self.before), ("after", self.after))
+            },
+        }
+
+
+def round_trip_failures(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = PROBES
+) -> tuple[str, ...]:
+    """List the texts that do not come back when they are encoded and decoded."""
+    return tuple(
+        text
+        for text in texts
+        if tokenizer.decode(
+            tokenizer.encode(text, add_special_tokens=False), clean_up_tokenization_spaces=False
+        )
+        != text
+    )
+
+
+def _errors(
+    composed: Float[Tensor, "tokens dim"], true: Float[Tensor, "tokens dim"]
+) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
+    cosine = nn.functional.cosine_similarity(composed, true, dim=-1)
+    distance = (composed - true).norm(dim=-1) / true.norm(dim=-1).clamp(min=torch.finfo(true.dtype).tiny)
+    return 1 - cosine, distance
+
+
+def _loss(loss: TextLoss) -> dict[str, float | int | None]:
+    estimate = loss.bits_per_byte
+    return {
+        "value": estimate.value,
+        "standard_error": estimate.standard_error if estimate.samples > 1 else None,
+        "texts": estimate.samples,
+        "tokens": int(loss.tokens.sum()),
+        "perplexity": loss.perplexity,
+    }
