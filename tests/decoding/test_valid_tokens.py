@@ -62,12 +62,10 @@ def test_a_text_may_end_exactly_where_the_tokenizer_writes_what_came_so_far(name
 @given(seed=st.integers(0, 10**6))
 def test_valid_tokens_lead_to_texts_that_the_tokenizer_writes_and_never_into_a_dead_end(name, seed):
     random, tail, ids = np.random.default_rng(seed), (), []
-    if "metaspace" in name:
-        ids = encoded(name, "x")
-        tail = RULES[name].after(tail, *ids)
-    elif name == "sentencepiece":
+    if name in ("sentencepiece", "metaspace", "metaspace, cut"):
+        # Where a space is put before a text, the first token is not free.
         ids = [TOKENIZERS[name]().token_to_id("▁t")]
-        tail = RULES[name].after(tail, *ids)
+        tail = RULES[name].after(tail, ids[0])
     for _ in range(6):
         possible = np.flatnonzero(RULES[name].valid(tail))
         assert len(possible)

@@ -38,6 +38,7 @@ from tokenry.compression.vision.quecc import (
     TokenPackerCompressor,
     WindowCompressor,
 )
+from tokenry.compression.vision.short_generation import generate_from_short
 from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
 from tokenry.core.files import atomic_write
@@ -278,21 +279,12 @@ class AttachedCompressor:
             return self._generate(inputs, generation_config, *args, **kwargs)
         given = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
         prompt = self._prepare(given, "left")
-        full, short = given["input_ids"], prompt["input_ids"].shape[1]
         configs = (generation_config, self._model.generation_config)
         self._generating = True
         try:
-            limits = _length_limits(given, configs, full.shape[1] - short)
-            output = self._generate(None, generation_config, *args, **prompt | limits)
+            return generate_from_short(self._generate, given, prompt, configs, *args)
         finally:
             self._generating = False
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        copies = len(sequences) // len(full)
-        restored = torch.cat([full.repeat_interleave(copies, 0), sequences[:, short:]], dim=1)
-        if isinstance(output, Tensor):
-            return restored
-        output.sequences = restored
-        return output
 
     def _remember_hidden_states(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         self._tower_states = output.hidden_states
@@ -391,19 +383,6 @@ def _tiles_side_by_side(
 ) -> tuple[list[Tensor], Int[Tensor, "images"]]:
     packed = [tiles.flatten(0, 1) for tiles in image_features]
     return packed, torch.tensor([len(image) for image in packed], device=packed[0].device)
-
-
-def _length_limits(
-    given: Mapping[str, Any], configs: Sequence[GenerationConfig | None], removed: int
-) -> dict[str, int]:
-    """Limits on the whole sequence count the prompt, so they move with its length."""
-
-    def limit(name: str) -> int | None:
-        values = (given.get(name), *(getattr(config, name, None) for config in configs))
-        return next((value for value in values if value is not None), None)
-
-    limited = ["min_length"] if limit("max_new_tokens") else ["max_length", "min_length"]
-    return {name: max(value - removed, 0) for name in limited if (value := limit(name))}
 
 
 def _find_model(model: nn.Module) -> Any:

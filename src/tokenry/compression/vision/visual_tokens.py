@@ -39,6 +39,7 @@ from tokenry.compression.vision.image_features import (
     supported_model,
 )
 from tokenry.compression.vision.placeholders import ShortPrompt, Side, kept_columns, rebuild_prompt
+from tokenry.compression.vision.short_generation import generate_from_short
 from tokenry.compression.vision.vlm_prompt import (
     attention_mask_of,
     brings_images,
@@ -262,29 +263,8 @@ class VisualTokenPruning:
             refuse_generation_without_positions(self._model)
         with torch.no_grad():
             short = self._shorten(given, "left").inputs
-        long_ids, short_ids = given["input_ids"], short["input_ids"]
-        limits = self._length_limits(given, generation_config, long_ids.shape[1] - short_ids.shape[1])
-        output = self._generate(None, generation_config, *args, **{**short, **limits})
-        generated = output if isinstance(output, Tensor) else output.sequences
-        prompts = long_ids.repeat_interleave(len(generated) // len(long_ids), dim=0).to(generated.device)
-        sequences = torch.cat((prompts, generated[:, short_ids.shape[1] :]), dim=1)
-        if isinstance(output, Tensor):
-            return sequences
-        output.sequences = sequences
-        return output
-
-    def _length_limits(
-        self, given: Mapping[str, Any], config: GenerationConfig | None, removed: int
-    ) -> dict[str, int]:
-        """Limits on the length of the whole sequence, which count the prompt, move with it."""
-        configs = (config, self._model.generation_config)
-
-        def limit(name: str) -> int | None:
-            values = (given.get(name), *(getattr(each, name, None) for each in configs))
-            return next((value for value in values if value is not None), None)
-
-        limited = ["min_length"] if limit("max_new_tokens") else ["max_length", "min_length"]
-        return {name: max(value - removed, 0) for name in limited if (value := limit(name))}
+        configs = (generation_config, self._model.generation_config)
+        return generate_from_short(self._generate, given, short, configs, *args)
 
     def _shorten(self, inputs: dict[str, Any], padding_side: Side) -> ShortPrompt:
         """Turn the processor's output into embeddings of the short prompt, with everything that is per token."""
