@@ -168,3 +168,31 @@ def test_the_weighing_that_the_docs_teach_to_write_keeps_the_most_surprising_tok
     )
     weights = namespace["SurprisingTokens"](share=0.5, dropped_weight=0.1).weigh(signals)
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.1, 1.0, 0.1, 1.0]]))
+
+
+def test_a_sweep_is_drawn_with_what_came_of_each_method(generated, root):
+    speed = {"images_per_second": 1.0, "images_per_cpu_second": 1.0, "peak_memory_mb": 1.0}
+    setting = {
+        "name": "tome at 80%",
+        "method": "tome",
+        "options": {},
+        "token_counts": [17, 15],
+        "flops": 80,
+        "speed": speed,
+        "speedup": {"median": 1.2, "lower": 1.1, "upper": 1.3},
+        "cpu_speedup": 1.2,
+        "reduction_share": 0.1,
+        "agreement": {"value": 0.9, "standard_error": 0.1, "samples": 4},
+        "finding": "saves 20%",
+    }
+    record = {
+        "kind": "compress vision", "model": "vit <b>", "images": "photos", "number_of_images": 4, "created": "now",
+        "agreement_of": "features", "swept": True, "settings": {}, "environment": {},
+        "unpatched": {"tokens": 17, "flops": 100, "speed": speed}, "results": [setting],
+        "findings": [["tome", "down to 80%"]],
+    }  # fmt: skip
+    store(root / "docs/results/sweep.json", record)
+    markdown = generated.sweep(root)
+    assert "vit &lt;b&gt; on 4 images" in markdown
+    assert "data:image/svg+xml;base64," in markdown
+    assert "- tome: down to 80%" in markdown
