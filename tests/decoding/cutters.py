@@ -124,6 +124,8 @@ class KnownTexts:
             "".join(some)
             for length in range(1, longest + 1)
             for some in itertools.product(characters, repeat=length)
+            # Where a space is put before a text, one that has it already looks the same.
+            if some[0] != " "
         ]
         weights = np.random.default_rng(seed).exponential(size=len(texts))
         self.tokenizer, self.end = tokenizer, tokenizer.get_vocab_size()

@@ -23,6 +23,10 @@ def encoded(name, text):
     return TOKENIZERS[name]().encode(text, add_special_tokens=False).ids
 
 
+def lead(name):
+    return b" " * ByteVocabulary.from_tokenizer(TOKENIZERS[name]()).prepends_space
+
+
 def given_text(name, ids):
     """The text of some tokens, without the space that the tokenizer puts before it; None inside a character."""
     view = ByteVocabulary.from_tokenizer(TOKENIZERS[name]())
@@ -33,7 +37,7 @@ def given_text(name, ids):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_what_the_tokenizer_writes_is_valid_at_every_step(name, text):
     text = "x" + text if "metaspace" in name else text
@@ -45,7 +49,7 @@ def test_what_the_tokenizer_writes_is_valid_at_every_step(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_a_text_may_end_exactly_where_the_tokenizer_writes_what_came_so_far(name, text):
     text = "x" + text if "metaspace" in name else text
@@ -58,7 +62,7 @@ def test_a_text_may_end_exactly_where_the_tokenizer_writes_what_came_so_far(name
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_valid_tokens_lead_to_texts_that_the_tokenizer_writes_and_never_into_a_dead_end(name, seed):
     random, tail, ids = np.random.default_rng(seed), (), []
@@ -76,36 +80,42 @@ def test_valid_tokens_lead_to_texts_that_the_tokenizer_writes_and_never_into_a_d
             assert encoded(name, text) == ids
 
 
-@pytest.mark.parametrize("name", ["none", "gpt2", "right to left", "sentencepiece", "metaspace, cut"])
-@settings(max_examples=4, deadline=None)
-@given(text=texts)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("none", "the cat"),
+        ("gpt2", "it'r  "),
+        ("right to left", "1234"),
+        ("sentencepiece", "t ca"),
+        ("metaspace, cut", "t ca"),
+    ],
+)
 def test_encoding_again_finds_the_same_tokens(name, text):
     tokenizer = TOKENIZERS[name]()
     reference = valid_tokens(tokenizer, ByteVocabulary.from_tokenizer(tokenizer), reencode=True)
     tail = ()
-    for token in encoded(name, text)[:3]:
+    for token in [*encoded(name, text), None]:
         assert (RULES[name].valid(tail) == reference.valid(tail)).all()
-        tail = RULES[name].after(tail, token)
+        tail = RULES[name].after(tail, token) if token is not None else tail
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_what_is_settled_stays_whatever_follows(name, text):
-    data = text.encode()
-    settled = RULES[name].settled(data)
+    text = "x" + text
+    settled = RULES[name].settled(lead(name) + text.encode())
     for more in ("", "a", "e", "1", "22", " ", "\n", "'s", "!", "漢"):
         ids = encoded(name, text + more)
         assert ids[: len(settled)] == settled
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_bytes_are_encoded_as_the_tokenizer_encodes_text(name, text):
     text = "x" + text
-    lead = b" " if ByteVocabulary.from_tokenizer(TOKENIZERS[name]()).prepends_space else b""
-    assert RULES[name].encode(lead + text.encode()) == encoded(name, text)
+    assert RULES[name].encode(lead(name) + text.encode()) == encoded(name, text)
 
 
 def test_any_bytes_are_encoded():

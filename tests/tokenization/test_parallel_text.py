@@ -8,11 +8,15 @@ import pytest
 from tokenry.core.errors import UserError
 from tokenry.tokenization import parallel_text
 from tokenry.tokenization.parallel_text import (
+    load_for_measuring,
     load_parallel_folder,
+    load_train_and_parallel,
     load_udhr,
+    names_of,
     udhr_languages,
     udhr_path,
     udhr_segments,
+    udhr_split,
 )
 
 
@@ -179,3 +183,39 @@ def test_bad_input_is_one_sentence(tmp_path, call, words):
 def test_an_unknown_language_is_named(folder):
     with pytest.raises(UserError, match="has no text for klingon"):
         load_udhr(folder, ["eng", "klingon"])
+
+
+def test_every_third_article_is_counted_and_the_rest_is_trained_on(folder):
+    train, evaluation = udhr_split(load_udhr(folder))
+    assert len(evaluation["eng"]) == 10
+    assert evaluation["eng"][0][0] == "English 3"
+    assert train["eng"][:3] == ["Preamble", "Whereas.", "English 1"]
+    assert not {text for segment in evaluation["eng"] for text in segment[:1]} & set(train["eng"])
+
+
+def test_without_folders_the_declaration_is_both(folder, monkeypatch):
+    monkeypatch.setenv("TOKENRY_UDHR", str(folder))
+    assert load_train_and_parallel(languages=["eng", "arb"]) == udhr_split(load_udhr(folder, ["eng", "arb"]))
+    assert len(load_for_measuring(languages=["eng"])["eng"]) == 30
+    assert names_of(["arb"]) == {"arb": "Arabic"}
+
+
+def test_training_text_need_not_be_parallel(tmp_path):
+    for name in ("train", "parallel"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "train", a=b"1\n2\n3\n", b=b"4\n")
+    write(tmp_path / "parallel", a=b"x\n", b=b"y\n")
+    train, evaluation = load_train_and_parallel(tmp_path / "train", tmp_path / "parallel")
+    assert train == {"a": ["1", "2", "3"], "b": ["4"]}
+    assert evaluation == load_for_measuring(tmp_path / "parallel")
+
+
+def test_one_folder_alone_is_refused(tmp_path):
+    with pytest.raises(UserError, match="give both a folder of training texts and one of parallel texts"):
+        load_train_and_parallel(parallel=tmp_path)
+
+
+def test_a_language_without_training_text_is_named(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match=r"a\.txt cannot be read"):
+        load_train_and_parallel(tmp_path / "train", write(tmp_path, a=b"x\n"))

@@ -11,7 +11,6 @@ Source: Exact Byte-Level Probabilities from Tokenized Language Models (arXiv 241
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +20,7 @@ from tokenry.decoding.byte_generation import Generated, generate
 from tokenry.decoding.byte_level import ByteLM, ByteStream
 from tokenry.decoding.utf8 import Text
 
-How = Literal["mean", "geometric"]
+HOW = ("mean", "geometric")
 
 
 class EnsembleStream:
@@ -58,16 +57,16 @@ class ByteEnsemble:
     Args:
         models: with any tokenizers.
         weights: one positive number per model, normalised to one; equal by default.
-        how: arithmetic or geometric mean.
+        how: `mean`, or `geometric`.
 
     Raises:
         UserError: no model, or weights that do not fit.
     """
 
     def __init__(
-        self, models: Sequence[ByteLM], weights: Sequence[float] | None = None, how: How = "mean"
+        self, models: Sequence[ByteLM], weights: Sequence[float] | None = None, how: str = "mean"
     ) -> None:
-        require_one_of(how, get_args(How), "how")
+        require_one_of(how, HOW, "how")
         given = [1.0] * len(models) if weights is None else list(weights)
         if not models or len(given) != len(models) or not all(0 < weight < np.inf for weight in given):
             raise UserError(

@@ -156,7 +156,7 @@ def fill_in_middle(
     prefix: bytes,
     suffix: str,
     sentinels: tuple[str, str, str] = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    order: Literal["suffix-prefix-middle", "prefix-suffix-middle"] = "suffix-prefix-middle",
+    order: str = "suffix-prefix-middle",
 ) -> tuple[list[int], bytes]:
     """Lay out a prompt that asks for what stands between two texts, exactly from the cursor on.
 
@@ -168,7 +168,7 @@ def fill_in_middle(
         prefix: before the cursor.
         suffix: after it.
         sentinels: its special tokens for the beginning of prefix, suffix and middle.
-        order: as the model was trained.
+        order: `suffix-prefix-middle` or `prefix-suffix-middle`, as the model was trained.
 
     Returns:
         `context_ids` and the prompt for `generate`.

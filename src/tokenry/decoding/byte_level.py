@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,8 +38,8 @@ from tokenry.decoding.valid_tokens import (
     valid_tokens,
 )
 
-Invalid = Literal["truncate", "renormalize", "all"]
-Validate = Literal["pairwise", "reencode", "none"]
+INVALID = ("truncate", "renormalize", "all")
+VALIDATE = ("pairwise", "reencode", "none")
 
 END = 256
 """The place of the end of the text in a next-byte distribution, after the 256 bytes."""
@@ -126,9 +125,9 @@ class ByteLM:
         model: a causal language model of transformers, or a function from token sequences (tuples of ids) to log-probabilities of the next
             token. Its weights must not change while it is used.
         tokenizer: its fast tokenizer; a byte-pair one, of any kind (any kind at all with `invalid="all"`).
-        invalid: what becomes of the probability of tokens that the tokenizer never writes.
-        validate: how these are found: by pairs of neighbours, by encoding again (slow, the reference), or not at all (then only sequences
-            that end within the text are checked).
+        invalid: what becomes of the probability of tokens that the tokenizer never writes: `truncate`, `renormalize` or `all`.
+        validate: how these are found: by pairs of neighbours (`pairwise`), by encoding again (`reencode`: slow, the reference), or not at
+            all (`none`: only sequences that end within the text are checked).
         context_ids: tokens before the text, of which no byte is counted; by default the bos token, or else the eos token.
         eos_token_ids: tokens that end a text; by default those of the model's generation config, or else of the tokenizer.
 
@@ -140,8 +139,8 @@ class ByteLM:
         self,
         model: nn.Module | Callable[[list[tuple[int, ...]]], Tensor],
         tokenizer: PreTrainedTokenizerBase | Tokenizer,
-        invalid: Invalid = "truncate",
-        validate: Validate = "pairwise",
+        invalid: str = "truncate",
+        validate: str = "pairwise",
         context_ids: Sequence[int] | None = None,
         eos_token_ids: Sequence[int] | None = None,
     ) -> None:
@@ -150,8 +149,8 @@ class ByteLM:
             invalid,
             validate,
         )
-        require_one_of(invalid, get_args(Invalid), "invalid")
-        require_one_of(validate, get_args(Validate), "validate")
+        require_one_of(invalid, INVALID, "invalid")
+        require_one_of(validate, VALIDATE, "validate")
         _require_kept_bytes(self.vocabulary)
         every = AnyTokens(self.vocabulary)
         self._tokenizer = tokenizer

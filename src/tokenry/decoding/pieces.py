@@ -8,9 +8,12 @@ of their class, long runs shortened. A vocabulary of 50,000 tokens has about a h
 
 import json
 import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -31,6 +34,9 @@ _TOKEN = re.compile(
 _CONTRACTION = re.compile(r"['’](?:\(\?i?:)?\[?[A-Za-z][A-Za-z\[\]|]*\)?")
 _COUNTED = re.compile(r"(\\p\{Nd?\}|\\d|\[0-9\])?\{\d")
 _LETTERS_OF_A_CONTRACTION = 2
+
+_BY_CATEGORY = re.compile(r"\\[pP]\{\^?[A-Z][a-z]?\}|\\[sSdDwWhH]|\[.+-.+\]")
+_FAR = (0x40000, 0xE0001, 0xE0020, 0xE0100, 0xE0FFF, 0xF0000, 0x100000)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ class Pieces:
     _renamed: dict[int, str] = field(repr=False)
     _classes: dict[str, str] = field(default_factory=dict, repr=False)
     _firsts: dict[tuple, str] = field(default_factory=dict, repr=False)
-    _completions: dict[bytes, list[str]] = field(default_factory=dict, repr=False)
+    _completions: dict[bytes, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> "Pieces | None":
@@ -163,8 +169,11 @@ class Pieces:
             text: any text.
             after_apostrophe: so many letters at its beginning still belong to what an apostrophe before it may begin.
         """
-        self.classify(text)
-        plain = "".join(map(self._classes.__getitem__, text))
+        try:
+            plain = "".join([self._classes[character] for character in text])
+        except KeyError:
+            self.classify(text)
+            plain = "".join([self._classes[character] for character in text])
         exact = self._exact(text, after_apostrophe) if self._contracted else ()
         if exact:
             plain = "".join(text[place] if place in exact else each for place, each in enumerate(plain))
@@ -184,13 +193,26 @@ class Pieces:
         letters = sorted(self._contracted) if self.apostrophe_reaches(shape) else []
         return ["", *self._single, *letters, *(2 * each for each in self._single if each.isdigit())]
 
-    def completions(self, begun: bytes) -> list[str]:
+    def completions(self, begun: bytes) -> tuple[str, ...]:
         """The classes of the characters whose UTF-8 begins with `begun`, an unfinished character; empty where there is none."""
         if begun not in self._completions:
-            characters = "".join(map(chr, code_points(begun)))
-            self.classify(characters)
-            self._completions[begun] = sorted({self._classes[character] for character in characters})
+            some = self._some_of_each_class(code_points(begun))
+            self._completions[begun] = tuple(sorted({self.shape(character) for character in some}))
         return self._completions[begun]
+
+    def _some_of_each_class(self, points: range) -> Iterable[str]:
+        """Characters among which is one of every class; where patterns ask for categories and ranges only, one of each will do."""
+        if not all(_BY_CATEGORY.fullmatch(each) for pattern in self._read for each in pattern.classes):
+            return map(chr, points)
+        named = (each for pattern in self._read for each in (*pattern.characters, *"".join(pattern.classes)))
+        edges = sorted({number for each in named for number in (ord(each), ord(each) + 1)})
+        # Beyond the third plane there are tags, variation selectors and characters for private use.
+        far = (each for each in (*points[:1], *_FAR, *points[-1:]) if each in points)
+        near = range(points.start, min(points.stop, 0x40000))
+        found: dict[tuple[str, int], str] = {}
+        for point in chain(near, far):
+            found.setdefault((unicodedata.category(chr(point)), bisect_right(edges, point)), chr(point))
+        return found.values()
 
     def _exact(self, text: str, after_apostrophe: int) -> set[int]:
         exact = set(range(min(after_apostrophe, len(text))))

@@ -10,7 +10,6 @@ Source: exact prefix probabilities after arXiv 2410.09303, Lemma 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +18,8 @@ from tokenry.core.errors import UserError, require_one_of
 from tokenry.decoding.byte_level import ByteLM
 from tokenry.decoding.utf8 import Text, as_bytes
 
-Unit = Literal["byte", "character"]
-Method = Literal["exact", "tokens"]
+UNITS = ("byte", "character")
+METHODS = ("exact", "tokens")
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Surprisal:
 def surprisal(
     lm: ByteLM,
     text: Text,
-    per: Unit = "byte",
-    method: Method = "exact",
+    per: str = "byte",
+    method: str = "exact",
     context_ids: Sequence[int] | None = None,
 ) -> Surprisal:
     """Measure the surprisal of a text in bits; it costs one forward pass.
@@ -55,15 +54,15 @@ def surprisal(
     Args:
         lm: the model of bytes.
         text: at least one byte.
-        per: whose surprisal; that of a character is the sum over its bytes.
-        method: `exact`, or the tokens' own on their bytes.
+        per: `byte` or `character`; that of a character is the sum over its bytes.
+        method: `exact`, or `tokens` for the tokens' own on their bytes.
         context_ids: tokens before the text.
 
     Raises:
         UserError: an empty text, one without a cover, or bytes that are no characters with `per="character"`.
     """
-    require_one_of(per, get_args(Unit), "per")
-    require_one_of(method, get_args(Method), "method")
+    require_one_of(per, UNITS, "per")
+    require_one_of(method, METHODS, "method")
     data = as_bytes(text)
     if not data:
         raise UserError("an empty text has no surprisal: give at least one byte.")
@@ -94,7 +93,7 @@ def _of_tokens(lm: ByteLM, text: bytes, context_ids: Sequence[int] | None) -> Fl
     return spread[before:]
 
 
-def _units(text: bytes, per: Unit) -> tuple[bytes, ...]:
+def _units(text: bytes, per: str) -> tuple[bytes, ...]:
     if per == "byte":
         return tuple(bytes([byte]) for byte in text)
     try:

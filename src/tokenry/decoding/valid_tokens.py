@@ -12,7 +12,7 @@ ByteSampler (arXiv 2506.14123).
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -217,12 +217,17 @@ class _Kinds:
     """Next tokens by what the pre-tokenizer sees of them.
 
     Attributes:
-        texts: of each kind the shape of its whole characters, and the bytes of the unfinished one at its end.
+        texts: of each kind the shape of its whole characters, and the classes that an unfinished one at its end can become.
         of: the kind of each id; -1 where it cannot come next.
     """
 
-    texts: list[tuple[str, bytes]]
+    texts: list[tuple[str, tuple[str, ...]]]
     of: Int[np.ndarray, "ids"]
+
+    @cached_property
+    def unfinished(self) -> Bool[np.ndarray, "ids"]:
+        """Ids that end inside a character."""
+        return np.array([bool(completions) for _, completions in self.texts] + [False])[self.of]
 
 
 class PiecewiseTokens:
@@ -282,28 +287,26 @@ class PiecewiseTokens:
 
     def _valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
         valid, ending, kinds = self._possible(tail)
-        # A text that cannot end after a token must be able to go on.
-        open_ended = valid & ~ending
-        for kind in np.unique(kinds[open_ended]):
-            some = np.flatnonzero(open_ended & (kinds == kind))
+        # A text that cannot end after a token must be able to go on; a character always is.
+        open_ended = valid & ~ending & ~kinds.unfinished
+        for kind in np.unique(kinds.of[open_ended]):
+            some = np.flatnonzero(open_ended & (kinds.of == kind))
             if not self._goes_on((*tail, int(some[0]))):
                 valid[some] = False
         return valid
 
     def _goes_on(self, tail: Tail, steps: int = 3) -> bool:
-        if self._outline(tail).begun or self.may_end(tail):
+        if self.may_end(tail):
             return True
         tail = self.after(tail[:-1], tail[-1])
         valid, ending, kinds = self._possible(tail)
-        if ending.any() or not steps:
+        if not steps or bool((ending | valid & kinds.unfinished).any()):
             return bool(valid.any())
-        firsts = [int(np.flatnonzero(valid & (kinds == kind))[0]) for kind in np.unique(kinds[valid])]
+        firsts = [int(np.flatnonzero(valid & (kinds.of == kind))[0]) for kind in np.unique(kinds.of[valid])]
         return any(self._goes_on((*tail, token), steps - 1) for token in firsts)
 
-    def _possible(
-        self, tail: Tail
-    ) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], Int[np.ndarray, "ids"]]:
-        """Ids that are valid in some way to go on, those of them after which the text can end, and the kind of each."""
+    def _possible(self, tail: Tail) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], _Kinds]:
+        """Ids that are valid in some way to go on, those of them after which the text can end, and their kinds."""
         outline = self._outline(tail)
         kinds = self._kinds((outline.begun, self._pieces.apostrophe_reaches(outline.shape)))
         # For each kind: joins the piece or begins one; then the same where the text ends.
@@ -320,7 +323,7 @@ class PiecewiseTokens:
         if self._fallback:
             allowed = self._fallback.mask(self._fallback.begun(tail))
             valid, ending = valid & allowed, ending & allowed
-        return valid, ending, kinds.of
+        return valid, ending, kinds
 
     def _holds(self, tail: Tail, outline: _Outline, borders: Iterable[int]) -> bool:
         return self._neighbours_hold(tail, tuple(joint in set(borders) for joint in outline.joints[:-1]))
@@ -344,7 +347,7 @@ class PiecewiseTokens:
             start = end
         return _Outline(shape, tuple(joints), begun)
 
-    def _followers(self, shape: str, begun: bytes) -> list[str]:
+    def _followers(self, shape: str, begun: bytes) -> Sequence[str]:
         return self._pieces.completions(begun) if begun else self._pieces.followers(shape)
 
     def _find_cuts(self, outline: _Outline) -> list[set[_Cut]]:
@@ -352,10 +355,10 @@ class PiecewiseTokens:
         start = len(outline.shape)
         reach = self._pieces.apostrophe_reaches(outline.shape)
         found = []
-        for text, begun in self._kinds((outline.begun, reach)).texts:
-            end = start + len(text) + bool(begun)
+        for text, completions in self._kinds((outline.begun, reach)).texts:
+            end = start + len(text) + bool(completions)
             cuts = set()
-            for more in self._followers(outline.shape + text, begun):
+            for more in completions or self._pieces.followers(outline.shape + text):
                 borders = self._pieces.borders(outline.shape + text + more)
                 if outline.allows(borders) and not any(start < border < end for border in borders):
                     apart = tuple(joint in borders for joint in outline.joints[:-1])
@@ -366,10 +369,11 @@ class PiecewiseTokens:
 
     def _find_kinds(self, where: tuple[bytes, int]) -> _Kinds:
         begun, reach = where
-        kinds: dict[tuple[str, bytes], int] = {}
+        kinds: dict[tuple[str, tuple[str, ...]], int] = {}
         of = np.full(len(self._whole), -1)
         for number, (text, rest) in (self._continuations(begun) if begun else self._texts).items():
-            of[number] = kinds.setdefault((self._pieces.shape(text, reach), rest), len(kinds))
+            kind = self._pieces.shape(text, reach), self._pieces.completions(rest) if rest else ()
+            of[number] = kinds.setdefault(kind, len(kinds))
         return _Kinds(list(kinds), of)
 
     @cached_property
@@ -418,26 +422,24 @@ class ReencodedPairs(PairwiseTokens):
 class ReencodedPieces(PiecewiseTokens):
     """The same by encoding the tail with every token, and every way to go on: slow, the reference."""
 
-    def _possible(
-        self, tail: Tail
-    ) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], Int[np.ndarray, "ids"]]:
+    def _possible(self, tail: Tail) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], _Kinds]:
         outline = self._outline(tail)
-        kinds = self._kinds((outline.begun, self._pieces.apostrophe_reaches(outline.shape))).of
+        kinds = self._kinds((outline.begun, self._pieces.apostrophe_reaches(outline.shape)))
         valid, ending = np.zeros_like(self._whole), np.zeros_like(self._whole)
-        for number in np.flatnonzero(kinds >= 0).tolist():
-            ways = self._ways((*tail, number))
-            valid[number], ending[number] = bool(ways), "" in ways
+        for number in np.flatnonzero(kinds.of >= 0).tolist():
+            way = self._way((*tail, number))
+            valid[number], ending[number] = way is not None, way == ""
         if self._fallback:
             allowed = self._fallback.mask(self._fallback.begun(tail))
             valid, ending = valid & allowed, ending & allowed
         return valid, ending, kinds
 
-    def _ways(self, tail: Tail) -> list[str]:
-        """The continuations with which the pieces of the tail are encoded as it is."""
-        data = self._vocabulary.decode(tail)
-        whole, begun = split_unfinished(data)
+    def _way(self, tail: Tail) -> str | None:
+        """The first continuation with which the pieces of the tail are encoded as it is; the end of the text comes first."""
+        whole, begun = split_unfinished(self._vocabulary.decode(tail))
         followers = self._followers(self._pieces.shape(whole[-32:].decode(errors="ignore")), begun)
-        return [more for more in followers if self._encode_open(whole, begun, more) == list(tail)]
+        found = (more for more in followers if self._encode_open(whole, begun, more) == list(tail))
+        return next(found, None)
 
     def _encode_open(self, whole: bytes, begun: bytes, more: str) -> list[int]:
         pieces = self._cut(whole, more)

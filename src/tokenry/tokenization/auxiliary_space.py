@@ -15,13 +15,13 @@ Source: TokenAdapt (arXiv 2505.09738) uses a sentence encoder; the model's own s
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.tokenization.vocabulary_match import VocabularyMatch
@@ -29,7 +29,7 @@ from tokenry.tokenization.vocabulary_match import VocabularyMatch
 Encoder = Callable[[list[str]], Any]
 """Strings to an array with one row each."""
 
-Auxiliary = Literal["hidden", "embeddings", "characters"] | Encoder | np.ndarray | Tensor | tuple[Any, Any]
+Auxiliary = str | Encoder | np.ndarray | Tensor | tuple[Any, Any]
 
 NAMES = ("hidden", "embeddings", "characters")
 HIDDEN_LAYER = 2
@@ -53,6 +53,7 @@ class Tokens:
         return [place for place, text in enumerate(self.texts) if text and self.pieces[place]]
 
 
+@runtime_checkable
 class AuxiliarySpace(Protocol):
     """Vectors of the old tokens, and of any others on request; rows of zeros for tokens without one."""
 
@@ -68,6 +69,7 @@ def auxiliary_space(
     matched: VocabularyMatch,
     model: PreTrainedModel,
     first_id: int | None = None,
+    centred: bool = True,
 ) -> AuxiliarySpace:
     """Make an auxiliary space of what a user gave.
 
@@ -76,17 +78,18 @@ def auxiliary_space(
         matched: the two vocabularies.
         model: the old one.
         first_id: the token that begins a text, put before the pieces in "hidden"; None for no such token.
+        centred: whether vectors that come from the model are taken relative to their mean: cosines need it, sums of rows forbid it.
 
     Raises:
         UserError: an unknown name, a wrong number of vectors, different dimensions, or vectors that are not finite.
     """
     if isinstance(auxiliary, str):
         require_one_of(auxiliary, NAMES, "auxiliary")
-    if auxiliary == "characters":
-        every = [text for text in matched.old_texts + matched.new_texts if text]
-        return _TextSpace(character_ngrams(every), matched.old_texts)
-    if isinstance(auxiliary, str):
-        return _ModelSpace(model, matched.old_texts, HIDDEN_LAYER if auxiliary == "hidden" else 0, first_id)
+        if auxiliary == "characters":
+            every = [text for text in matched.old_texts + matched.new_texts if text]
+            return _TextSpace(character_ngrams(every), matched.old_texts)
+        layer = HIDDEN_LAYER if auxiliary == "hidden" else 0
+        return _ModelSpace(model, matched.old_texts, layer, first_id, centred)
     if isinstance(auxiliary, tuple):
         return _GivenSpace(_checked(auxiliary[0], len(matched.old_texts)), auxiliary[1], len(matched.shared))
     if callable(auxiliary):
@@ -142,17 +145,22 @@ def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder
 
 
 class _ModelSpace:
-    """Hidden states of the model itself, relative to their mean over the old tokens."""
+    """Hidden states of the model itself, relative to their mean over the old tokens where that is asked for."""
 
     def __init__(
-        self, model: PreTrainedModel, old_texts: Sequence[str | None], layer: int, first_id: int | None
+        self,
+        model: PreTrainedModel,
+        old_texts: Sequence[str | None],
+        layer: int,
+        first_id: int | None,
+        centred: bool,
     ) -> None:
         self._model, self._layer, self._first_id = model, layer, first_id
         ids = range(len(old_texts))
         every = Tokens(old_texts, [[number] for number in ids], ids)
         raw = self._states(every)
         # What all states have in common would make all of them look alike.
-        self._centre = raw[every.known].mean(dim=0)
+        self._centre = raw[every.known].mean(dim=0) * centred
         self.old = self._centred(raw, every)
 
     def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
@@ -171,7 +179,9 @@ class _ModelSpace:
             spelled = [torch.tensor(tokens.pieces[place]) for place in places]
             ids = nn.utils.rnn.pad_sequence(spelled, batch_first=True)
             mask = nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in spelled], batch_first=True)
-            found = _states_after(self._model, self._layer, ids.to(rows.device), mask.to(rows.device), self._first_id)
+            found = _states_after(
+                self._model, self._layer, ids.to(rows.device), mask.to(rows.device), self._first_id
+            )
             mean = (found.float().cpu() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states[places] = mean
         return states
@@ -181,7 +191,8 @@ class _TextSpace:
     """What a function makes of the texts; equal ones are encoded once."""
 
     def __init__(self, encoder: Encoder, old_texts: Sequence[str | None]) -> None:
-        self._encoder, self._found = encoder, {}
+        self._encoder = encoder
+        self._found: dict[str, Tensor] = {}
         self.old = self._vectors(old_texts)
 
     def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
@@ -197,9 +208,11 @@ class _TextSpace:
                     f"the auxiliary function gave vectors of {len(known)} and of {vectors.shape[1]} numbers: all must have one length."
                 )
             self._found.update(zip(batch, vectors, strict=True))
-        dimensions = len(next(iter(self._found.values()), ()))
-        missing = torch.zeros(dimensions)
-        return torch.stack([self._found[text] if text else missing for text in texts])
+        vectors = torch.zeros(len(texts), len(next(iter(self._found.values()), ())))
+        for place, text in enumerate(texts):
+            if text:
+                vectors[place] = self._found[text]
+        return vectors
 
 
 class _GivenSpace:
@@ -217,7 +230,7 @@ class _GivenSpace:
         return self._new[torch.tensor(tokens.new_ids, dtype=torch.long)]
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818  (it is no error)
     """Ends a forward whose later layers nobody asked for."""
 
 

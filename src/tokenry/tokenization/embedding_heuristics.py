@@ -19,9 +19,7 @@ from torch import Tensor, nn
 _BLOCK_ELEMENTS = 1 << 24
 _LEAST_TEMPERATURE = 1e-5
 
-NO_SHARED = (
-    "the vocabularies share no token that has an auxiliary vector, so there is nothing to combine: use method='tokenadapt' or 'retok'."
-)
+NO_SHARED = "the vocabularies share no token that has an auxiliary vector, so there is nothing to combine: use method='tokenadapt' or 'retok'."
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,16 @@ class Mixture:
         return (self.weights != 0).any(dim=-1)
 
     def rows(self, matrix: Float[Tensor, "old dim"]) -> Float[Tensor, "tokens dim"]:
-        """Compute the rows, in the dtype of the weights; 0 for tokens that could not be composed."""
+        """Compute the rows, in the dtype and on the device of the weights; 0 for tokens that could not be composed."""
         counted = self.weights != 0
+        if not counted.any():
+            return self.weights.new_zeros(len(self.weights), matrix.shape[1])
         used, places = self.indices[counted].unique(return_inverse=True)
         offsets = counted.sum(dim=-1).cumsum(dim=0).roll(1)
         offsets[:1] = 0
         return nn.functional.embedding_bag(
             places,
-            matrix[used].to(self.weights.dtype),
+            matrix[used.to(matrix.device)].to(self.weights),
             offsets,
             mode="sum",
             per_sample_weights=self.weights[counted],

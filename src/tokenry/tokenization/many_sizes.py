@@ -27,7 +27,7 @@ from tokenry.tokenization.byte_level_training import (
     train_bpe,
     train_unigram,
 )
-from tokenry.tokenization.token_counts import corpus_token_count, require_text
+from tokenry.tokenization.token_counts import Segments, corpus_token_count, per_segment, require_text
 from tokenry.tokenization.vocabulary_curve import require_increasing
 
 SIZES = (8192, 16384, 32768, 49152, 65536, 98304, 114688)
@@ -94,6 +94,16 @@ def counts_by_size(
         [np.sum([known[piece] for piece in of_text] or [zero], axis=0) for of_text in pieces], dtype=np.int64
     ).reshape(len(pieces), len(sizes))
     return {size: table[:, place] for place, size in enumerate(sizes)}
+
+
+def segment_counts_by_size(
+    tokenizer: Tokenizer, segments: Segments, sizes: Sequence[int]
+) -> dict[int, Int[ndarray, "segments"]]:
+    """Count the tokens of each segment with each smaller vocabulary; arguments and errors as in `counts_by_size`."""
+    texts = [text for segment in segments for text in segment]
+    require_text(texts)
+    counts = counts_by_size(tokenizer, texts, sizes)
+    return {size: per_segment(each, segments) for size, each in counts.items()}
 
 
 def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:

@@ -9,8 +9,6 @@ rows that the shared tokens have in the model.
 Source: the `omp` and `common_interpolation` of mergekit-tokensurgeon; OMP after Pati, Rezaiifar and Krishnaprasad (1993).
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.tokenization.embedding_heuristics import NO_SHARED
 
-Metric = Literal["euclidean", "cosine"]
+METRICS = ("euclidean", "cosine")
 
 _LEAST_DISTANCE = 1e-6
 _LEAST_TOTAL = 1e-6
@@ -58,7 +56,7 @@ def omp(
     residual = targets
     for step in range(k):
         chosen = (residual @ atoms.T).abs_().masked_fill_(taken, -1.0).argmax(dim=-1)
-        taken[torch.arange(len(targets)), chosen] = True
+        taken.scatter_(1, chosen[:, None], True)
         atom = atoms[chosen]
         direction, along = _orthogonal(atom, basis[:, :step])
         norm = direction.norm(dim=-1)
@@ -78,7 +76,7 @@ def interpolation(
     targets: Float[Tensor, "targets dim"],
     atoms: Float[Tensor, "atoms dim"],
     k: int,
-    metric: Metric = "cosine",
+    metric: str = "cosine",
     without: Int[Tensor, "targets"] | None = None,
 ) -> tuple[Int[Tensor, "targets k"], Float[Tensor, "targets k"]]:
     """Weigh the k nearest atoms of each target by how near they are.
@@ -97,7 +95,7 @@ def interpolation(
         UserError: k below 1, no atom to choose from, or an unknown metric.
     """
     _require_atoms(atoms, k)
-    require_one_of(metric, ("euclidean", "cosine"), "metric")
+    require_one_of(metric, METRICS, "metric")
     if metric == "euclidean":
         distance = torch.cdist(targets, atoms, compute_mode="donot_use_mm_for_euclid_dist")
     else:
@@ -124,7 +122,7 @@ def _orthogonal(
 
 
 def _require_atoms(atoms: Tensor, k: int) -> None:
-    if k < 1:
-        raise UserError(f"the number of atoms must be at least 1, got {k}.")
     if not len(atoms):
         raise UserError(NO_SHARED)
+    if k < 1:
+        raise UserError(f"the number of atoms must be at least 1, got {k}.")

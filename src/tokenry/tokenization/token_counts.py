@@ -99,7 +99,13 @@ def segment_token_counts(tokenizer: AnyTokenizer, segments: Segments) -> Int[nda
     """
     texts = [text for segment in segments for text in segment]
     require_text(texts)
-    return _per_segment(text_token_counts(tokenizer, texts), segments)
+    return per_segment(text_token_counts(tokenizer, texts), segments)
+
+
+def per_segment(counts: Int[ndarray, "texts"], segments: Segments) -> Int[ndarray, "segments"]:
+    """Add the counts of texts up to those of the segments they are in, in the same order."""
+    number = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
+    return np.bincount(number, counts, minlength=len(segments)).astype(np.int64)
 
 
 def corpus_token_count(tokenizer: AnyTokenizer, texts: Iterable[str]) -> int:
@@ -266,8 +272,3 @@ def require_parallel(segments: Mapping[str, int]) -> None:
             f"the texts are not parallel: {first} has {segments[first]} segments and {other} has {segments[other]}; "
             "give the same segments in every language."
         )
-
-
-def _per_segment(counts: Int[ndarray, "texts"], segments: Segments) -> Int[ndarray, "segments"]:
-    number = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
-    return np.bincount(number, counts, minlength=len(segments)).astype(np.int64)

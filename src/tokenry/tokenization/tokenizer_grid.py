@@ -33,7 +33,7 @@ from tokenry.tokenization.byte_level_training import (
     train_bpe,
     train_unigram,
 )
-from tokenry.tokenization.many_sizes import SIZES, counts_by_size, smaller_bpe
+from tokenry.tokenization.many_sizes import SIZES, segment_counts_by_size, smaller_bpe
 from tokenry.tokenization.superbpe import SuperBPEConfig, extend_to_superwords
 from tokenry.tokenization.token_counts import (
     Segments,
@@ -278,13 +278,11 @@ def _train_bpe(
     cell: Callable[..., Cell],
 ) -> Iterator[tuple[Cell, str]]:
     tokenizer = train_bpe(texts, sizes[-1], config.pattern, config.special_tokens, config.min_frequency)
-    counts = counts_by_size(tokenizer, _flat(segments), sizes)
+    counts = segment_counts_by_size(tokenizer, segments, sizes)
     trained = tokenizer.get_vocab_size()
-    places = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
     for size in sizes:
-        of_segments = np.bincount(places, counts[size], minlength=len(segments)).astype(np.int64)
         kept = smaller_bpe(tokenizer, size).to_str() if config.save_tokenizers else ""
-        yield cell(size, min(size, trained), of_segments), kept
+        yield cell(size, min(size, trained), counts[size]), kept
 
 
 def _train_unigram(

@@ -2,105 +2,61 @@
 
     shared token      its old row, unchanged
     any other         Σ weights · old rows, by one of METHODS; the same weights for the input and the output matrix
-    fallback          N(mean, std) of the old matrix, for special tokens without a counterpart, for padding, and for method "random"
+    fallback          the mean row, for special tokens without a counterpart, padding, and whatever could not be composed
 
-Source: TokenAdapt (arXiv 2505.09738) and its released code; the other methods are described where they are written.
+The released code draws fallback rows from N(mean, std) of the old matrix (`fallback="random"`). A row that belongs to no text but has
+a random direction takes probability from all others: on the embedded model two dozen of them cost 6 % in bits per byte.
+
+Source: TokenAdapt (arXiv 2505.09738) and its released code.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.byte_level import ByteVocabulary
-from tokenry.core.cache import build_once
-from tokenry.core.errors import UserError, require_fraction, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.core.files import write_json
-from tokenry.tokenization.auxiliary_space import Auxiliary, Tokens, auxiliary_space
-from tokenry.tokenization.embedding_heuristics import (
-    Mixture,
-    Wanted,
-    global_mixture,
-    hybrid,
-    local_mixture,
-    mean_of_pieces,
+from tokenry.tokenization.auxiliary_space import Auxiliary, auxiliary_space
+from tokenry.tokenization.composition import (
+    Composition,
+    OldTokens,
+    TransplantSettings,
+    compose,
+    wanted_left_out,
+    wanted_new,
 )
-from tokenry.tokenization.focus import focus_mixture
-from tokenry.tokenization.matching_pursuit import omp
+from tokenry.tokenization.embedding_heuristics import Mixture, Wanted
 from tokenry.tokenization.transplant_report import (
     PROBES,
     LeaveOneOut,
     TransplantReport,
+    encoded,
     round_trip_failures,
 )
-from tokenry.tokenization.vocabulary_match import (
-    Match,
-    VocabularyMatch,
-    longest_first,
-    match_vocabularies,
-    padded,
-    token_names,
-)
+from tokenry.tokenization.vocabulary_match import VocabularyMatch, match_vocabularies, token_names
 
-Method = Literal["tokenadapt", "retok", "focus", "omp", "mean", "random"]
-METHODS: tuple[str, ...] = get_args(Method)
+REPORT_FILE = "transplant.json"
 
-_NEEDS_SPACE = ("tokenadapt", "focus", "omp")
-_LEAVE_ONE_OUT = 2000
-_OMP_BLOCK = 512
-
-
-@dataclass(frozen=True)
-class TransplantSettings:
-    """What the new rows depend on; see `transplant_tokenizer`."""
-
-    method: Method = "tokenadapt"
-    temperature: float = 0.3
-    top_k: int = 3
-    global_weight: float = 0.3
-    threshold: float = 0.0
-    atoms: int = 64
-    pad_to_multiple_of: int = 128
-    match: Match = "bytes"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_one_of(self.method, METHODS, "method")
-        require_one_of(self.match, get_args(Match), "match")
-        require_fraction(self.global_weight, "global_weight")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"temperature must be 0 or more, got {self.temperature}.")
-        for name in ("top_k", "atoms", "pad_to_multiple_of"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class _OldVocabulary:
-    """What new rows are composed of: auxiliary vectors of all old tokens, and the ids of those that are shared."""
-
-    vectors: Float[Tensor, "old dim"]
-    shared: Int[Tensor, "shared"]
-
-    def place(self, ids: Int[Tensor, "tokens"]) -> Int[Tensor, "tokens"]:
-        """Where old ids stand among the shared ones; -1 for those that do not."""
-        places = torch.full((len(self.vectors) + 1,), -1)
-        places[self.shared] = torch.arange(len(self.shared))
-        return places[ids]
+# Tables of positions that may happen to have as many rows as there are tokens.
+_POSITIONS = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 
 
 def transplant_tokenizer(
     model: PreTrainedModel,
     old_tokenizer: PreTrainedTokenizerBase,
     new_tokenizer: PreTrainedTokenizerBase,
-    method: Method = "tokenadapt",
+    method: str = "tokenadapt",
     *,
     auxiliary: Auxiliary | None = None,
     temperature: float = 0.3,
@@ -109,59 +65,343 @@ def transplant_tokenizer(
     threshold: float = 0.0,
     atoms: int = 64,
     pad_to_multiple_of: int = 128,
-    match: Match = "bytes",
+    match: str = "bytes",
+    fallback: str = "mean",
+    leave_one_out: int = 2000,
     seed: int = 0,
     texts: Sequence[str] | None = None,
 ) -> tuple[PreTrainedModel, TransplantReport]:
     """Replace the vocabulary of a causal language model.
 
-    The model is changed in place, and only when all rows are known. Ids of special tokens in its config and generation config follow
-    the new tokenizer, which gets the old one's chat template where it has none.
+    The model is changed in place, and only once all rows are known. The ids of special tokens in its config and generation config
+    follow the new tokenizer, which gets the old one's chat template where it has none.
 
     Args:
         model: with tied or separate matrices.
         old_tokenizer: the model's own.
         new_tokenizer: the one it gets, of any kind.
         method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces), `focus` (sparse mean of shared tokens), `omp`
-            (sparse combination of shared tokens), `mean` (of all rows), `random`.
+            (sparse combination of shared tokens), `mean` (of all rows) or `random`.
         auxiliary: the space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is
-            meant for the matrix of a donor model that has the new vocabulary; None stands for the model's rows there.
+            meant for the matrix of a donor model that has the new vocabulary; there None stands for the model's own rows.
         temperature: of TokenAdapt's softmaxes.
         top_k: TokenAdapt's neighbours.
         global_weight: what neighbours weigh against pieces: 0 for pieces alone, 1 for neighbours alone.
         threshold: cosine below which a neighbour does not count.
         atoms: tokens that `omp` combines.
-        pad_to_multiple_of: rows of the matrices.
+        pad_to_multiple_of: rows of the new matrices.
         match: tokens are equal by their `bytes`, or by how they are written (`string`: the released code).
-        seed: of the random rows.
+        fallback: rows of tokens that cannot be composed: the `mean` row, or N(mean, std) (`random`: the released code).
+        leave_one_out: at most so many shared tokens are composed as if they were new, to see how well that goes; 0 for none.
+        seed: of random rows, and of the tokens that are left out.
         texts: measured in bits per byte before and after.
 
     Returns:
         The model, and what became of its vocabulary.
 
     Raises:
-        UserError: a setting out of range, a model without input embeddings or with other matrices of one row per token, token ids
-            beyond the rows, rows or auxiliary vectors that are not finite, an empty vocabulary.
+        UserError: a setting out of range, a model without input embeddings or with further weights per token, token ids beyond the
+            rows, rows or auxiliary vectors that are not finite, an empty vocabulary, texts without a token that could begin them.
 
     Source: TokenAdapt (arXiv 2505.09738).
     """
     settings = TransplantSettings(
-        method, temperature, top_k, global_weight, threshold, atoms, pad_to_multiple_of, match, seed
+        method,
+        temperature,
+        top_k,
+        global_weight,
+        threshold,
+        atoms,
+        pad_to_multiple_of,
+        match,
+        fallback,
+        leave_one_out,
+        seed,
     )
+    old_matrices = _matrices(model)
+    _require_rows(old_matrices["input"], old_tokenizer)
+    if texts is not None and new_tokenizer.bos_token_id is None and new_tokenizer.eos_token_id is None:
+        raise UserError(
+            "the new tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them, or give "
+            "no texts."
+        )
     matched = match_vocabularies(old_tokenizer, new_tokenizer, settings.match)
-    matrices = _matrices(model)
-    _require_rows(matrices["input"], old_tokenizer)
-    before = text_loss(model, old_tokenizer, texts) if texts else None
-    composer = _Composer(model, old_tokenizer, matched, settings, auxiliary)
-    mixture = composer.compose(composer.unique)
-    left_out = composer.leave_one_out(matrices["input"])
-    rows = math.ceil(len(matched.shared) / settings.pad_to_multiple_of) * settings.pad_to_multiple_of
-    made = {
-        name: _new_matrix(matrix, matched, composer.unique_ids, mixture, rows, settings)
-        for name, matrix in matrices.items()
-    }
-    _write(model, made)
-    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
-    return model, _report(
-        settings, matched, new_tokenizer, composer, mixture, left_out, rows, "output" not in matrices, notes,
+    before = text_loss(model, old_tokenizer, texts) if texts is not None else None
+    unique = torch.tensor(
+        [number for number in (matched.shared < 0).nonzero()[:, 0].tolist() if number not in matched.absent],
+        dtype=torch.long,
     )
+    composition, left_out = _compose(model, old_tokenizer, matched, unique, settings, auxiliary)
+    matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings)
+    _write(model, matrices)
+    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
+    new_names = token_names(new_tokenizer)
+    composed = composition.mixture.composed.tolist()
+    uncomposed = [
+        new_names[number] for number, done in zip(unique.tolist(), composed, strict=True) if not done
+    ]
+    report = TransplantReport(
+        method=method,
+        settings={**asdict(settings), "auxiliary": _name_of(auxiliary, settings)},
+        old_tokens=len(matched.old_texts),
+        new_tokens=len(new_names),
+        rows=len(matrices["input"]),
+        tied="output" not in matrices,
+        counts={
+            "copied": int((matched.shared >= 0).sum()),
+            "composed": sum(composed),
+            "fallback": len(uncomposed),
+        },
+        estimates=composition.estimates,
+        pieces_per_token=_mean_pieces(matched, unique),
+        fallback=tuple(uncomposed),
+        notes=notes,
+        round_trip_failures=round_trip_failures(new_tokenizer),
+        leave_one_out=left_out,
+        before=before,
+        after=text_loss(model, new_tokenizer, texts) if texts is not None else None,
+    )
+    return model, report
+
+
+def save_transplant(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: TransplantReport, folder: Path
+) -> None:
+    """Write model, tokenizer and report to a folder that did not exist, whole or not at all.
+
+    Raises:
+        UserError: the folder exists, cannot be written, or the tokenizer that is loaded from it cuts texts otherwise.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already: name a new folder, so that no model is overwritten.")
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): free some space or choose another folder."
+        ) from error
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        _require_same_cuts(tokenizer, partial)
+        write_json(partial / REPORT_FILE, report.as_json())
+        partial.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_same_cuts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Load the tokenizer as users will: the class that transformers chooses for the model may rewrite it."""
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    for text in PROBES:
+        if encoded(loaded, text) != encoded(tokenizer, text):
+            raise UserError(
+                f"AutoTokenizer makes a {type(loaded).__name__} of this {type(tokenizer).__name__}, and it cuts {text!r} otherwise: give "
+                "the new tokenizer as a PreTrainedTokenizerFast."
+            )
+
+
+# --- composing -----------------------------------------------------------------------------------------------------------------------
+
+
+def _compose(
+    model: PreTrainedModel,
+    old_tokenizer: PreTrainedTokenizerBase,
+    matched: VocabularyMatch,
+    unique: Tensor,
+    settings: TransplantSettings,
+    auxiliary: Auxiliary | None,
+) -> tuple[Composition, LeaveOneOut | None]:
+    """Compose the new tokens, and shared ones as if they were new."""
+    matrix = model.get_input_embeddings().weight.detach()
+    space = None
+    if settings.needs_space and len(unique):
+        first = old_tokenizer.bos_token_id
+        space = auxiliary_space(
+            _default(auxiliary, settings),
+            matched,
+            model,
+            old_tokenizer.eos_token_id if first is None else first,
+            centred=settings.method != "omp",
+        )
+    vectors = torch.zeros(len(matched.old_texts), 1) if space is None else space.old
+    shared = matched.shared[matched.shared >= 0].unique()
+    old = OldTokens(vectors.to(matrix.device), shared.to(matrix.device))
+    composition = compose(_on(wanted_new(unique, matched, space), matrix.device), old, settings)
+    if settings.method in ("mean", "random") or not (len(unique) and settings.leave_one_out):
+        return composition, None
+    view = ByteVocabulary.from_tokenizer(old_tokenizer)
+    ids, left_out = wanted_left_out(matched, view, space, settings.leave_one_out, settings.seed)
+    if not len(ids):
+        return composition, None
+    mixture = compose(_on(left_out, matrix.device), old, settings).mixture
+    true = matrix[left_out.itself.to(matrix.device)].float()
+    return composition, LeaveOneOut.of(
+        ids, mixture.rows(matrix).cpu(), true.cpu(), matrix.float().mean(dim=0).cpu()
+    )
+
+
+def _on(wanted: Wanted, device: torch.device) -> Wanted:
+    return Wanted(**{name: value.to(device) for name, value in vars(wanted).items()})
+
+
+def _default(auxiliary: Auxiliary | None, settings: TransplantSettings) -> Auxiliary:
+    if auxiliary is not None:
+        return auxiliary
+    return "embeddings" if settings.method == "omp" else "hidden"
+
+
+def _name_of(auxiliary: Auxiliary | None, settings: TransplantSettings) -> str | None:
+    if not settings.needs_space:
+        return None
+    chosen = _default(auxiliary, settings)
+    return chosen if isinstance(chosen, str) else type(chosen).__name__
+
+
+# --- the model -----------------------------------------------------------------------------------------------------------------------
+
+
+def _matrices(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The old `input` matrix; where it has its own, the `output` matrix; the output `bias` as a matrix of one column.
+
+    Raises:
+        UserError: there is no input matrix, it is quantised, or the model keeps further weights per token.
+    """
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:
+        embeddings = None
+    if not isinstance(getattr(embeddings, "weight", None), Tensor):
+        raise UserError(
+            f"{type(model).__name__} has no input embeddings, so it has no vocabulary to replace: give a causal language model."
+        )
+    weight, head = embeddings.weight, model.get_output_embeddings()
+    if not weight.is_floating_point():
+        raise UserError("the embeddings of this model are quantised: load it without quantisation.")
+    others = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and module not in (embeddings, head)
+        and module.num_embeddings == len(weight)
+        and name.split(".")[-1] not in _POSITIONS
+    ]
+    if others:
+        raise UserError(
+            f"{type(model).__name__} keeps further weights per token ({', '.join(others)}), which no method here composes."
+        )
+    matrices = {"input": weight.detach()}
+    if head is not None and head.weight is not weight:
+        matrices["output"] = head.weight.detach()
+    if getattr(head, "bias", None) is not None:
+        matrices["bias"] = head.bias.detach()[:, None]
+    return matrices
+
+
+def _require_rows(matrix: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` unless every old token has a row, and a finite one."""
+    ids = torch.tensor(sorted(token_names(tokenizer)), dtype=torch.long)
+    beyond = ids[ids >= len(matrix)].tolist()
+    if beyond:
+        raise UserError(
+            f"the old tokenizer has {len(beyond)} token ids beyond the {len(matrix)} rows of the model ({_listed(beyond)}): it belongs to "
+            "another model, or tokens were added to it without resizing the embeddings."
+        )
+    bad = ids[~matrix[ids.to(matrix.device)].isfinite().all(dim=1).cpu()].tolist()
+    if bad:
+        raise UserError(
+            f"the rows of {len(bad)} old tokens are not finite ({_listed(bad)}): the weights are damaged."
+        )
+
+
+def _listed(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:20]))
+    return shown if len(ids) <= 20 else f"{shown}, … {ids[-1]}"
+
+
+def _new_matrices(
+    old: dict[str, Tensor],
+    matched: VocabularyMatch,
+    unique: Int[Tensor, "unique"],
+    mixture: Mixture,
+    settings: TransplantSettings,
+) -> dict[str, Tensor]:
+    number = math.ceil(len(matched.shared) / settings.pad_to_multiple_of) * settings.pad_to_multiple_of
+    generator = torch.Generator().manual_seed(settings.seed)
+    new_ids = (matched.shared >= 0).nonzero()[:, 0]
+    old_ids, composed = matched.shared[new_ids], mixture.composed
+    made = {}
+    for name, matrix in old.items():
+        everything = matrix.float()
+        if settings.random_rows:
+            noise = torch.randn(number, matrix.shape[1], generator=generator).to(matrix.device)
+            rows = (everything.mean() + everything.std() * noise).to(matrix.dtype)
+        else:
+            rows = everything.mean(dim=0).to(matrix.dtype).repeat(number, 1)
+        rows[new_ids.to(matrix.device)] = matrix[old_ids.to(matrix.device)]
+        rows[unique.to(matrix.device)[composed]] = mixture.rows(matrix)[composed].to(matrix)
+        made[name] = rows
+    return made
+
+
+@torch.no_grad()
+def _write(model: PreTrainedModel, matrices: dict[str, Tensor]) -> None:
+    model.resize_token_embeddings(len(matrices["input"]), mean_resizing=False)
+    model.get_input_embeddings().weight.copy_(matrices["input"])
+    head = model.get_output_embeddings()
+    if "output" in matrices:
+        head.weight.copy_(matrices["output"])
+    if "bias" in matrices:
+        head.bias.copy_(matrices["bias"][:, 0])
+    model.tie_weights()
+
+
+def _carry_over(
+    model: PreTrainedModel,
+    old: PreTrainedTokenizerBase,
+    new: PreTrainedTokenizerBase,
+    matched: VocabularyMatch,
+) -> tuple[str, ...]:
+    """Let config, generation config and chat template follow; returns what the user should know."""
+    first_of: dict[int, int] = {}
+    for number, counterpart in enumerate(matched.shared.tolist()):
+        first_of.setdefault(counterpart, number)
+    bos = new.bos_token_id
+    eos = bos if new.eos_token_id is None else new.eos_token_id
+    pad = eos if new.pad_token_id is None else new.pad_token_id
+    for config in (model.config, model.config.get_text_config()):
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = bos, eos, pad
+    generation = model.generation_config
+    if generation is not None:
+        generation.eos_token_id = _stops(generation.eos_token_id, eos, first_of)
+        generation.bos_token_id, generation.pad_token_id = bos, pad
+    embeddings = model.get_input_embeddings()
+    if getattr(embeddings, "padding_idx", None) is not None:
+        embeddings.padding_idx = pad if pad != eos else None
+    if new.model_max_length > VERY_LARGE_INTEGER / 2:
+        new.model_max_length = old.model_max_length
+    if new.chat_template is not None or old.chat_template is None:
+        return ()
+    new.chat_template = old.chat_template
+    known = new.get_vocab()
+    lost = [name for name in old.all_special_tokens if name in str(old.chat_template) and name not in known]
+    return tuple(
+        f"the chat template writes {name}, which the new tokenizer cuts into pieces." for name in lost
+    )
+
+
+def _stops(old: int | list[int] | None, eos: int | None, new_ids: dict[int, int]) -> int | list[int] | None:
+    """The ids that end a text: those of the old tokens that are still there, and the new tokenizer's own."""
+    if not isinstance(old, list):
+        return eos
+    kept = [new_ids[number] for number in old if number in new_ids]
+    return list(dict.fromkeys(([] if eos is None else [eos]) + kept))
+
+
+def _mean_pieces(matched: VocabularyMatch, unique: Tensor) -> float:
+    counts = (matched.pieces[unique] >= 0).sum(dim=1).float()
+    return float(counts[counts > 0].mean()) if bool((counts > 0).any()) else 0.0

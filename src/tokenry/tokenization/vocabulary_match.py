@@ -8,7 +8,6 @@ Special tokens stand for no bytes: they are matched by name, then by what they a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +18,7 @@ from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError, require_one_of
 
-Match = Literal["bytes", "string"]
+MATCHES = ("bytes", "string")
 
 _ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
@@ -48,14 +47,14 @@ class VocabularyMatch:
 
 
 def match_vocabularies(
-    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, match: Match = "bytes"
+    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, match: str = "bytes"
 ) -> VocabularyMatch:
     """Find for each new token the old one, or the old ones that spell it.
 
     Raises:
         UserError: an empty new vocabulary, or a slow tokenizer.
     """
-    require_one_of(match, get_args(Match), "match")
+    require_one_of(match, MATCHES, "match")
     if not token_names(new):
         raise UserError(
             "the new tokenizer has no token: train it first, or load it from the folder it was saved to."
@@ -127,7 +126,7 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
         tuple(map(_text, old_view.token_bytes)),
         tuple(map(_text, new_view.token_bytes)),
         special,
-        frozenset(range(len(shared))) - new_names.keys(),
+        frozenset(range(len(shared))).difference(new_names),
     )
 
 
@@ -148,7 +147,7 @@ def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
         old_texts,
         new_texts,
         {new_names[number]: counterparts[number] for number in special},
-        frozenset(range(len(new_texts))) - new_names.keys(),
+        frozenset(range(len(new_texts))).difference(new_names),
     )
 
 

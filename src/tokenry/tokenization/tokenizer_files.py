@@ -1,0 +1,96 @@
+"""Tokenizers on disk: whatever kind one is, it is loaded by its name, and saved so that it loads again.
+
+A stock tokenizer is a folder that `AutoTokenizer.from_pretrained` reads, a `tokenizer.json`, or a model's name; a BoundlessBPE
+tokenizer is a file `boundless.json`, or the folder it is in.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from tokenry.core.errors import UserError
+from tokenry.models import load_tokenizer
+from tokenry.tokenization.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.token_counts import AnyTokenizer
+
+_BOUNDLESS = "boundless.json"
+
+
+def load_any_tokenizer(source: str | Path) -> AnyTokenizer:
+    """Load a tokenizer of any kind.
+
+    Args:
+        source: a file, a folder, or the name of a model.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(source)
+    if (path / _BOUNDLESS).is_file():
+        return BoundlessBPE.load(path / _BOUNDLESS)
+    if not path.is_file():
+        return load_tokenizer(str(source))
+    if path.name == _BOUNDLESS:
+        return BoundlessBPE.load(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        try:
+            return BoundlessBPE.load(path)
+        except UserError:
+            raise UserError(f"{path} is no tokenizer file ({error}): give a tokenizer.json.") from error
+
+
+def save_tokenizer(tokenizer: Tokenizer | BoundlessBPE, folder: Path) -> Path:
+    """Save a tokenizer into a folder, as transformers or this library loads it; returns its main file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, BoundlessBPE):
+        tokenizer.save(folder / _BOUNDLESS)
+        return folder / _BOUNDLESS
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder / "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class TextLines:
+    """The lines of text files, read anew each time; the files stay on disk.
+
+    Attributes:
+        files: in UTF-8.
+        whole_files: a text is a file and not a line.
+    """
+
+    files: tuple[Path, ...]
+    whole_files: bool = False
+
+    def __post_init__(self) -> None:
+        missing = [str(file) for file in self.files if not Path(file).is_file()]
+        if missing or not self.files:
+            raise UserError(f"there is no text file {', '.join(missing) or 'at all'}: name at least one.")
+
+    def __iter__(self) -> Iterator[str]:
+        for file in self.files:
+            try:
+                yield from self._texts_of(Path(file))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
+
+    def _texts_of(self, file: Path) -> Iterator[str]:
+        if self.whole_files:
+            yield file.read_text(encoding="utf-8")
+            return
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield line.rstrip("\n")
+
+
+def text_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files themselves, and of a folder all its `.txt` files, in order."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += sorted(path.glob("**/*.txt")) if path.is_dir() else [path]
+    return tuple(found)
