@@ -19,7 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_processor
+from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_model, write_processor
 from tokenry.core.errors import UserError
 from tokenry.models.image_encoders import load_image_encoder
 
@@ -30,11 +30,6 @@ BLUE = Image.new("RGB", (20, 60), (0, 0, 255))
 @pytest.fixture
 def folder(tmp_path):
     return write_classifier(tmp_path / "vit")
-
-
-def saved(model, folder):
-    model.save_pretrained(folder)
-    return write_processor(folder)
 
 
 def clip_with_two_towers():
@@ -60,14 +55,14 @@ def test_a_classifier_gives_logits_and_the_names_of_its_classes(folder):
     ids=["ViT", "DINOv2", "SigLIP", "CLIP"],
 )
 def test_a_tower_gives_one_vector_of_features_per_image(make, tmp_path):
-    encoder = load_image_encoder(saved(make(), tmp_path / "tower"))
+    encoder = load_image_encoder(write_model(make(), tmp_path / "tower"))
     assert encoder.classes == ()
     assert encoder(encoder.pixels([RED, BLUE])).shape == (2, SIZE["hidden_size"])
 
 
 def test_a_tower_without_pooler_weights_gives_its_class_token(tmp_path):
     model = ViTModel(ViTConfig(**SIZE, **IMAGE), add_pooling_layer=False).eval()
-    encoder = load_image_encoder(saved(model, tmp_path / "vit"))
+    encoder = load_image_encoder(write_model(model, tmp_path / "vit"))
     pixels = encoder.pixels([RED])
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels), model(pixels).last_hidden_state[:, 0])
@@ -75,9 +70,9 @@ def test_a_tower_without_pooler_weights_gives_its_class_token(tmp_path):
 
 def test_what_the_model_sees_can_be_shown(folder):
     encoder = load_image_encoder(folder)
-    shown = encoder.visible(encoder.pixels([RED, BLUE]))
+    shown = encoder.visible(encoder.pixels([Image.new("RGB", (50, 40), (200, 100, 51)), BLUE]))
     assert shown.shape == (2, 32, 32, 3)
-    assert shown[:, 5, 5].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert shown[:, 5, 5].tolist() == [[200, 100, 51], [0, 0, 255]]
 
 
 def test_the_dtype_is_the_one_asked_for(folder):
@@ -134,8 +129,8 @@ def test_a_model_that_writes_about_images_is_refused(tmp_path):
 
 def test_layers_of_another_family_are_refused_by_name(tmp_path):
     decoder = {"decoder_num_hidden_layers": 1, "decoder_hidden_size": 32, "decoder_intermediate_size": 32}
-    model = ViTMAEModel(ViTMAEConfig(**SIZE, **IMAGE, **decoder))
-    assert "the layers of ViTMAEModel cannot be split" in refusal(saved(model, tmp_path / "mae"))
+    ViTMAEModel(ViTMAEConfig(**SIZE, **IMAGE, **decoder)).save_pretrained(tmp_path)
+    assert "the layers of ViTMAEModel cannot be split" in refusal(write_processor(tmp_path))
 
 
 def test_a_folder_without_config_an_unknown_architecture_and_pickled_weights_are_refused(folder, tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
-from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_processor
+from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.registry import REDUCERS
 from tokenry.compression.vision.tome import ToMe
@@ -40,8 +40,7 @@ def run(desk, tmp_path):
 
 def tower(desk, name, model):
     if not (desk / name).exists():
-        model.save_pretrained(desk / name)
-        write_processor(desk / name)
+        write_model(model, desk / name)
     return name
 
 
@@ -85,6 +84,14 @@ def test_accuracy_is_measured_where_labels_are_given(run, desk, tmp_path):
     assert result.agreement.value < 1.0
     assert result.accuracy_change.value == pytest.approx(result.agreement.value - 1.0)
     assert "accuracy −" in result.finding
+
+
+def test_images_without_a_label_count_for_no_accuracy(run, desk, tmp_path):
+    rows = own_labels(desk, tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join(rows[:4]))
+    record = run("tome:r=3", labels=tmp_path / "labels.csv")
+    assert (record.unpatched.accuracy.value, record.unpatched.accuracy.samples) == (1.0, 3)
+    assert record.results[0].agreement.samples == 6
 
 
 def test_a_model_without_classes_is_compared_by_its_features(run, desk):

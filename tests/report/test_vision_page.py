@@ -128,6 +128,7 @@ def test_a_sweep_draws_a_line_per_method_against_flops_and_speed():
     starts = {line.path.split("L")[0] for line in charts[0].lines}
     assert len(starts) == 1
     tome, random = (line.end for line in charts[0].lines)
+    assert tome[0] > max(x for x, _ in charts[0].lines[0].marks[:-1])
     assert tome[0] == random[0]
     assert tome[1] < random[1]
     assert len(charts[0].whiskers) == 4

@@ -144,6 +144,10 @@ def load_image_encoder(
             "they belong to another kind of model, or the file is incomplete."
         )
     tower = model if classifies else getattr(model, "vision_model", model)
+    if not isinstance(tower, PreTrainedModel):
+        raise UserError(
+            f"the vision tower of {type(model).__name__} is no model of its own in this transformers version: install a newer one."
+        )
     labels = model.config.id2label if classifies else {}
     classes = tuple(str(labels[index]) for index in sorted(labels))
     return ImageEncoder(

@@ -52,15 +52,13 @@ def outcome(agreement: Estimate | None, accuracy_change: Estimate | None, agreem
 def _pays(share: float, speedup: Spread, reduction_share: float, memory: float, batch_size: int) -> str:
     saves = f"saves {1 - share:.0%} of the FLOPs"
     more = f", with {memory - 1:.0%} more memory" if memory > _MORE_MEMORY else ""
-    times = f"{speedup.median:.2f}×"
-    if speedup.upper > _NOISY * speedup.lower:
-        times += f" ({speedup.lower:.2f} to {speedup.upper:.2f}: the machine was busy with other work)"
+    times = _times(speedup)
     if speedup.lower > 1:
-        return f"{saves} and runs {times} as fast{more}"
+        return f"{saves} and runs {times}{more}"
     why = _why(share, reduction_share, batch_size)
     if speedup.upper <= 1:
-        return f"does not pay here: it {saves}, but runs {times} as fast{more}; {why}"
-    return f"{saves}, but no speed-up can be told: {times} as fast{more}; {why}"
+        return f"does not pay here: it {saves}, but runs {times}{more}; {why}"
+    return f"{saves}, but no speed-up can be told: {times}{more}; {why}"
 
 
 def _why(share: float, reduction_share: float, batch_size: int) -> str:
@@ -89,8 +87,15 @@ def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
         return f"does not keep {same} at any setting tried"
     best = min(close, key=lambda each: each.flops)
     pays = best.speedup.lower > 1
-    faster = f"{best.speedup.median:.2f}× as fast" if pays else "no faster that can be told"
+    faster = _times(best.speedup) if pays else "no faster that can be told"
     return f"keeps {same} down to {best.flops / dense:.0%} of the FLOPs, {faster}{_accuracy(best.accuracy_change)}"
+
+
+def _times(speedup: Spread) -> str:
+    said = f"{speedup.median:.2f}× as fast"
+    if speedup.upper <= _NOISY * speedup.lower:
+        return said
+    return f"{said} ({speedup.lower:.2f} to {speedup.upper:.2f}: the machine was busy with other work)"
 
 
 def _accuracy(change: Estimate | None) -> str:

@@ -52,16 +52,29 @@ def take_turns(
     """
     taken: dict[str, list[Seconds]] = {name: [] for name in variants}
     names = list(variants)
-    for number in range(rounds + 1):
-        turn = number % len(names)  # nobody always follows the same neighbour
-        for place, name in enumerate(names[turn:] + names[:turn]):
-            tell((number + place / len(names)) / (rounds + 1))
-            with variants[name]():
-                gc.collect()
-                seconds = _timed(forward)
-            if number:
-                taken[name].append(seconds)
+    with _no_collections():
+        for number in range(rounds + 1):
+            turn = number % len(names)  # nobody always follows the same neighbour
+            for place, name in enumerate(names[turn:] + names[:turn]):
+                tell((number + place / len(names)) / (rounds + 1))
+                with variants[name]():
+                    seconds = _timed(forward)
+                if number:
+                    taken[name].append(seconds)
     return taken
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Python's garbage collector waits, so that no forward pays for what another left."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _timed(forward: Callable[[], object]) -> Seconds:

@@ -104,8 +104,10 @@ def _by_method(
 ) -> list[_Curve]:
     curves = []
     for series, method in enumerate(dict.fromkeys(each.method for each in results), start=1):
-        found = [(quantity(each), measure(each)) for each in results if each.method == method]
-        points = sorted((x, each) for x, each in found if each is not None) if len(found) > 1 else []
+        # From much to little: measured speed may go to and fro, and the line shows it.
+        settings = sorted((each for each in results if each.method == method), key=lambda each: -each.flops)
+        found = [(quantity(each), measure(each)) for each in settings]
+        points = [(x, each) for x, each in found if each is not None]
         if points:
             x = [start, *(x for x, _ in points)]
             y = [scale * unpatched, *(scale * each.value for _, each in points)]

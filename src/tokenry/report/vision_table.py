@@ -27,7 +27,7 @@ def vision_columns(record: VisionRun) -> list[Column]:
         Column("by CPU time", "", [Cell("1"), *(Cell(f"{each.cpu_speedup:.2f}×") for each in results)]),
         Column("images per second", "", [_rate(dense.speed), *(_rate(each.speed) for each in results)]),
         Column("peak memory", "MB", [_memory(dense.speed), *(_memory(each.speed) for each in results)]),
-        Column("time in reducing", "%", [Cell(), *(Cell(f"{100 * each.reduction_share:.1f}") for each in results)]),
+        Column("time spent reducing", "%", [Cell(), *(Cell(f"{100 * each.reduction_share:.1f}") for each in results)]),
         Column(agreement, unit, [Cell(), *(_estimate(each.agreement, unit) for each in results)]),
         Column("accuracy", "%", [_estimate(dense.accuracy, "%"), *map(_accuracy, results)]),
     ]  # fmt: skip
