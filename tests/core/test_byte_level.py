@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,3 +137,13 @@ def test_tokens_with_a_prefix_are_one_range(tokens, prefix):
 def test_the_range_of_a_prefix_of_the_last_byte_ends_with_the_vocabulary():
     view = ByteVocabulary((b"\xff", b"\xff\xff", b"\xfe"), frozenset())
     assert view.with_prefix(b"\xff").tolist() == [0, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(tokens=st.lists(st.one_of(st.none(), st.binary(min_size=1, max_size=4)), min_size=1, max_size=20))
+def test_a_byte_of_many_tokens_is_that_of_each(tokens):
+    view = ByteVocabulary(tuple(tokens), frozenset())
+    assert view.lengths.tolist() == [len(data or b"") for data in tokens]
+    for place in range(4):
+        longer = np.flatnonzero(view.lengths > place)
+        assert view.bytes_at(longer, place).tolist() == [tokens[number][place] for number in longer]

@@ -70,12 +70,53 @@ def test_neighbours_in_an_encoding_are_valid_pairs(data):
     assert all(encoder.pair_valid(left, right) for left, right in itertools.pairwise(ids))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_all_right_neighbours_at_once_are_those_of_the_reference(case):
+    encoder = machine(case)
+    assert [encoder.valid_after(left).astype(int).tolist() for left in range(len(case["vocab_hex"]))] == case[
+        "pair_valid"
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE])
+def test_all_right_neighbours_at_once_are_the_valid_pairs(tokenizer):
+    encoder = BytePairEncoder.from_tokenizer(tokenizer)
+    fallback = ByteVocabulary.from_tokenizer(tokenizer).fallback
+    ids = [number for number in range(len(encoder.token_bytes)) if number not in fallback]
+    for left in ids[::7]:
+        assert encoder.valid_after(left)[ids].tolist() == [encoder.pair_valid(left, right) for right in ids]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_merges_in_any_order_have_the_neighbours_that_encoding_finds(data):
+    token_bytes, merges = [b"a", b"b", b"c"], []
+    for _ in range(data.draw(st.integers(1, 9))):
+        left, right = (data.draw(st.integers(0, len(token_bytes) - 1)) for _ in range(2))
+        merges.append((left, right))
+        if token_bytes[left] + token_bytes[right] not in token_bytes:
+            token_bytes.append(token_bytes[left] + token_bytes[right])
+    encoder = BytePairEncoder(token_bytes, data.draw(st.permutations(merges)))
+    ids = range(len(token_bytes))
+    assert encoder.reachable.tolist() == [encoder.encode(token_bytes[number]) == [number] for number in ids]
+    for left in ids:
+        assert encoder.valid_after(left).tolist() == [encoder.pair_valid(left, right) for right in ids]
+
+
+def test_a_token_that_no_merge_makes_has_no_neighbours():
+    encoder = BytePairEncoder([b"a", b"b", b"ab", b"zz"], [(0, 1)])
+    assert encoder.reachable.tolist() == [True, True, True, False]
+    assert not encoder.valid_after(3).any()
+    assert not encoder.valid_after(0)[3]
+
+
 def test_a_piece_that_is_a_token_comes_before_the_merges():
     vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5}
     merges = [("b", "c"), ("a", "b")]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     assert BytePairEncoder.from_tokenizer(tokenizer).encode(b"abc") == [5]
     assert BytePairEncoder.from_tokenizer(tokenizer).encode(b"abcc") == [0, 4, 2]
+    assert BytePairEncoder.from_tokenizer(tokenizer).merge(b"abc") == [0, 4]
 
 
 def test_a_byte_without_a_token_is_named():

@@ -34,11 +34,11 @@ def test_the_space_of_embeddings_is_the_mean_of_the_pieces_rows_relative_to_all(
     assert torch.allclose(space("embeddings", centred=False).vectors(tokens(UNIQUE)), expected, atol=1e-6)
 
 
-def test_hidden_states_are_those_after_the_second_layer_behind_the_first_token():
+def test_hidden_states_are_the_mean_over_the_pieces_after_the_second_layer():
     pieces = tokens(UNIQUE[:1]).pieces[0]
     with torch.no_grad():
-        states = MODEL(torch.tensor([[7, *pieces]]), output_hidden_states=True).hidden_states[2][0, 1:]
-    found = space("hidden", first_id=7, centred=False).vectors(tokens(UNIQUE[:1]))[0]
+        states = MODEL(torch.tensor([pieces]), output_hidden_states=True).hidden_states[2][0]
+    found = space("hidden", centred=False).vectors(tokens(UNIQUE[:1]))[0]
     assert torch.allclose(found, states.mean(dim=0), atol=1e-5)
 
 

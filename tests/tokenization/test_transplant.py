@@ -212,7 +212,22 @@ def test_the_chat_template_goes_along_and_what_it_lost_is_said():
     old.chat_template = TEMPLATE
     _, report = transplanted(new, old=old)
     assert new.chat_template == TEMPLATE
-    assert report.notes == ("the chat template writes <s>, which the new tokenizer cuts into pieces.",)
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith(
+        "the chat template writes <s>, which the new tokenizer cuts into pieces"
+    )
+
+
+def test_special_tokens_are_carried_with_their_rows_and_their_roles_where_that_is_asked_for():
+    old, new = byte_level(), byte_level(CODE, eos_token="<end>")
+    old.chat_template = TEMPLATE
+    model = tiny_model(len(old))
+    row = model.get_input_embeddings().weight[old.bos_token_id].detach().clone()
+    model, report = transplanted(new, old=old, model=model, carry_special_tokens=True)
+    assert (new.bos_token, new.eos_token) == ("<s>", "<end>")
+    assert {"<s>", "</s>"} <= new.get_vocab().keys()
+    assert model.get_input_embeddings().weight[new.bos_token_id].equal(row)
+    assert report.notes == ()
 
 
 def test_a_chat_template_of_its_own_is_kept():
@@ -288,9 +303,11 @@ def test_a_model_with_further_weights_per_token_is_refused():
 def test_texts_need_a_token_that_begins_them_before_anything_is_changed():
     new = byte_level(CODE, mask_token="<mask>")
     model = tiny_model(len(OLD))
-    with pytest.raises(UserError, match="neither a bos nor an eos token"):
+    with pytest.raises(UserError, match=r"neither a bos nor an eos token.*carry_special_tokens=True"):
         transplanted(new, model=model, texts=[TEXT])
     assert model.config.vocab_size == len(OLD)
+    _, report = transplanted(new, model=model, texts=[TEXT], carry_special_tokens=True)
+    assert report.after is not None
 
 
 @pytest.mark.parametrize(

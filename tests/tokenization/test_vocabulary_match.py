@@ -15,8 +15,15 @@ from tests.tokenization.tiny_vocabularies import (
     word_piece,
 )
 from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError
-from tokenry.tokenization.vocabulary_match import longest_first, match_vocabularies, padded, token_names
+from tokenry.tokenization.vocabulary_match import (
+    _byte_cutter,
+    longest_first,
+    match_vocabularies,
+    padded,
+    token_names,
+)
 
 TRAINED = byte_level()
 KINDS = [byte_level, sentencepiece, word_piece, unigram]
@@ -111,6 +118,28 @@ def test_the_longest_tokens_spell_any_bytes_and_never_by_one_token_where_that_is
         pieces = longest_first(data, view, whole)
         assert view.decode(pieces) == data
         assert whole or len(pieces) > 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.binary(min_size=1, max_size=12))
+def test_bytes_are_spelled_by_the_merges_of_a_bpe_tokenizer(data):
+    cut = _byte_cutter(TRAINED, ByteVocabulary.from_tokenizer(TRAINED))
+    assert cut(data) == BytePairEncoder.from_tokenizer(TRAINED).encode(data)
+
+
+def test_a_sentencepiece_tokenizer_spells_the_middle_of_a_word_without_a_space():
+    old = sentencepiece()
+    view = ByteVocabulary.from_tokenizer(old)
+    cut, merges = _byte_cutter(old, view), BytePairEncoder.from_tokenizer(old)
+    for data in (b"towers", b" towers", "naïve".encode(), "東".encode()[:2], b"a b"):
+        assert view.decode(cut(data)) == data
+        assert cut(data) == merges.encode(data)
+
+
+def test_a_unigram_tokenizer_spells_by_its_most_probable_pieces():
+    old = unigram()
+    expected = [token.id for token in old.backend_tokenizer.model.tokenize("▁towers")]
+    assert _byte_cutter(old, ByteVocabulary.from_tokenizer(old))(b" towers") == expected
 
 
 def test_bytes_without_a_token_are_spelled_by_none():

@@ -114,12 +114,18 @@ class BytePairEncoder:
         """Tell whether the encoder ever writes these two tokens side by side."""
         pair = left, right
         if pair not in self._valid:
-            data = [self.token_bytes[number] for number in pair]
-            self._valid[pair] = None not in data and self.encode(b"".join(filter(None, data))) == [
-                left,
-                right,
-            ]
+            piece = b"".join(self.token_bytes[number] or b"" for number in pair)
+            taken_whole = self.whole_first and piece in self._ids
+            self._valid[pair] = not taken_whole and self.makes(piece, [left, right])
         return self._valid[pair]
+
+    def makes(self, piece: bytes, ids: list[int]) -> bool:
+        """Tell whether merges alone cut a piece into these tokens."""
+        try:
+            return self.merge(piece) == ids
+        except UserError:
+            # It holds a byte that no token stands for.
+            return False
 
     @property
     def reachable(self) -> Bool[np.ndarray, "ids"]:
@@ -127,7 +133,10 @@ class BytePairEncoder:
         return self._edges.reachable
 
     def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
-        """Tell for every id whether it is a valid right neighbour of `left`, by merges alone (`whole_first` aside)."""
+        """Tell for every id whether it is a valid right neighbour of `left`, by merges alone.
+
+        What else decides is left aside: `whole_first`, and that byte tokens are written only for characters without a token.
+        """
         return self._edges.valid_after(left)
 
     @cached_property
@@ -170,7 +179,8 @@ class _Edges:
     Attributes:
         made: how each token of more than one unit is made: left part, right part, rank. Parts are always made before.
         reachable: the ids that merges make of their own bytes.
-        irregular: those of them whose parts are made by later merges than they are; their neighbours are looked at one by one.
+        irregular: those of them that are made by merges whose parts come later than they do (no trained tokenizer has such merges);
+            what they could touch is looked at one by one.
     """
 
     def __init__(self, encoder: BytePairEncoder) -> None:
@@ -180,17 +190,20 @@ class _Edges:
             number for number, data in enumerate(encoder.token_bytes) if data and self._is_unit(number, data)
         }
         self._merges_of: dict[int, dict[int, int]] = {}
+        self._late: dict[int, set[int]] = {}
         for (left, right), (rank, merged) in encoder._merges.items():
+            if not all(part in self.made or part in units for part in (left, right)):
+                self._late.setdefault(left, set()).add(right)
+                continue
             self._merges_of.setdefault(left, {})[right] = rank
             new = merged not in self.made and merged not in units
-            known = all(part in self.made or part in units for part in (left, right))
-            if new and known and not self._joined_before(left, right, rank):
+            if new and not self._joined_before(left, right, rank):
                 self.made[merged] = (left, right, rank)
         regular = units | self.made.keys()
         self.irregular = [
             number
             for number, data in enumerate(encoder.token_bytes)
-            if data and number not in regular and encoder.merge(data) == [number]
+            if data and number not in regular and encoder.makes(data, [number])
         ]
         self.reachable = np.zeros(len(encoder.token_bytes), dtype=bool)
         self.reachable[[*regular, *self.irregular]] = True
@@ -202,9 +215,11 @@ class _Edges:
     def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
         valid = self.reachable.copy()
         if not valid[left] or left in self.irregular:
-            return self._one_by_one(left, np.flatnonzero(valid & valid[left]), np.zeros_like(valid))
+            return self._one_by_one(left, np.flatnonzero(valid & valid[left]).tolist(), np.zeros_like(valid))
         for part, end in self._right_edge(left):
             merges = self._merges_of.get(part)
+            late = [number for each in self._late.get(part, ()) for number in self._beginning_with(each)]
+            valid = self._one_by_one(left, late, valid)
             if merges:
                 rights, ranks = (
                     np.fromiter(each, np.int64, len(merges)) for each in (merges.keys(), merges.values())
@@ -234,11 +249,13 @@ class _Edges:
             _, number, end = self.made[number]
 
     def _joined_before(self, left: int, right: int, rank: int) -> bool:
-        """Tell whether a merge of lower rank joins the edges of two tokens."""
+        """Tell whether a merge of lower rank joins the edges of two tokens, or a late one might."""
         left_edge = list(self._left_edge(right))
         for part, end in self._right_edge(left):
-            merges = self._merges_of.get(part, {})
+            merges, late = self._merges_of.get(part, {}), self._late.get(part, ())
             for other, other_end in left_edge:
+                if other in late:
+                    return True
                 found = merges.get(other, _NEVER)
                 # Of two equal merges the left one comes first: inside the left token before the border, at the border before the right.
                 if found < min(rank, end) and found <= other_end:
@@ -254,10 +271,15 @@ class _Edges:
         rows = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
         return self._owners[rows[np.repeat(ranks, counts) <= self._ends[rows]]]
 
+    def _beginning_with(self, part: int) -> list[int]:
+        """Tokens at whose left edge a part is at some time."""
+        first, last = (int(np.searchsorted(self._parts, part, side)) for side in ("left", "right"))
+        return self._owners[first:last].tolist()
+
     def _one_by_one(
-        self, left: int, rights: Sequence[int] | np.ndarray, valid: Bool[np.ndarray, "ids"]
+        self, left: int, rights: Sequence[int], valid: Bool[np.ndarray, "ids"]
     ) -> Bool[np.ndarray, "ids"]:
         data = self._encoder.token_bytes
         for right in rights:
-            valid[right] = self._encoder.merge((data[left] or b"") + (data[right] or b"")) == [left, right]
+            valid[right] = self._encoder.makes((data[left] or b"") + (data[right] or b""), [left, right])
         return valid

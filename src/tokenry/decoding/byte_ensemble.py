@@ -64,7 +64,7 @@ class ByteEnsemble:
     """
 
     def __init__(
-        self, models: Sequence[ByteLM], weights: Sequence[float] | None = None, how: str = "mean"
+        self, models: Sequence[ByteLM], weights: Sequence[float | int] | None = None, how: str = "mean"
     ) -> None:
         require_one_of(how, HOW, "how")
         given = [1.0] * len(models) if weights is None else list(weights)
@@ -130,8 +130,8 @@ class ByteEnsemble:
         self,
         prompt: Text | Sequence[Text],
         max_bytes: int = 100,
-        temperature: float = 0.6,
-        top_p: float = 1.0,
+        temperature: float | int = 0.6,
+        top_p: float | int = 1.0,
         stop: Sequence[bytes] = (),
         seed: int = 0,
         context_ids: Sequence[Sequence[int]] | None = None,

@@ -66,7 +66,7 @@ class Generated:
 
 
 def tempered(
-    probabilities: Float[np.ndarray, "outcomes"], temperature: float
+    probabilities: Float[np.ndarray, "outcomes"], temperature: float | int
 ) -> Float[np.ndarray, "outcomes"]:
     """Sharpen (below 1) or flatten a distribution.
 
@@ -84,13 +84,15 @@ def tempered(
     return raised / raised.sum()
 
 
-def nucleus(probabilities: Float[np.ndarray, "outcomes"], top_p: float) -> Float[np.ndarray, "outcomes"]:
+def nucleus(
+    probabilities: Float[np.ndarray, "outcomes"], top_p: float | int
+) -> Float[np.ndarray, "outcomes"]:
     """Keep the most probable outcomes until more than `top_p` comes before the next one; equal ones in their order.
 
     Raises:
         UserError: `top_p` is not in (0, 1].
     """
-    require_share(top_p, "top_p")
+    require_share(float(top_p), "top_p")
     order = np.argsort(-probabilities, kind="stable")
     before = np.cumsum(probabilities[order]) - probabilities[order]
     kept = np.zeros_like(probabilities)
@@ -102,8 +104,8 @@ def generate(
     model: ByteModel,
     prompt: Text | Sequence[Text],
     max_bytes: int = 100,
-    temperature: float = 0.6,
-    top_p: float = 1.0,
+    temperature: float | int = 0.6,
+    top_p: float | int = 1.0,
     stop: Sequence[bytes] = (),
     seed: int = 0,
     context_ids: Any = None,
@@ -123,7 +125,7 @@ def generate(
     Raises:
         UserError: a value is out of range, or a prompt has no cover.
     """
-    require_share(top_p, "top_p")
+    require_share(float(top_p), "top_p")
     tempered(np.ones(1), temperature)
     prompts = [prompt] if isinstance(prompt, bytes | str) else prompt
     streams = model.streams(prompts, context_ids)
@@ -197,7 +199,10 @@ def fill_in_middle(
 
 
 def _draw(
-    logprobs: Float[np.ndarray, "257"], temperature: float, top_p: float, random: np.random.Generator
+    logprobs: Float[np.ndarray, "257"],
+    temperature: float | int,
+    top_p: float | int,
+    random: np.random.Generator,
 ) -> int:
     probabilities = np.exp(logprobs)
     sampled = nucleus(tempered(probabilities, temperature), top_p)

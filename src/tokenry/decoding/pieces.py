@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -32,6 +32,7 @@ _TOKEN = re.compile(
     r"\\[pP]\{[^}]*\}|\\x\{[0-9A-Fa-f]+\}|\\u[0-9A-Fa-f]{4}|\\.|\(\?[a-z]*[:=!<>]*|\{\d*,?\d*\}|.", re.S
 )
 _CONTRACTION = re.compile(r"['’](?:\(\?i?:)?\[?[A-Za-z][A-Za-z\[\]|]*\)?")
+_CLASS = re.compile(r"\\[pP]\{.*|\\[sSdDwWhHbB]")
 _COUNTED = re.compile(r"(\\p\{Nd?\}|\\d|\[0-9\])?\{\d")
 _LETTERS_OF_A_CONTRACTION = 2
 
@@ -59,22 +60,30 @@ class _Pattern:
     def read(cls, pattern: str) -> "_Pattern":
         contracted = {letter for part in _CONTRACTION.findall(pattern) for letter in part if letter.isalpha()}
         classes, characters = set(), [*_APOSTROPHES] if contracted else []
-        inside, ranged = 0, False
-        for token in _TOKEN.findall(_CONTRACTION.sub("", pattern)):
-            if len(token) > 1 and token[0] != "\\":
-                continue
-            inside += (token == "[") - (token == "]")
-            if re.fullmatch(r"\\[pPsSdDwWhHbB].*", token):
+        found = _TOKEN.findall(_CONTRACTION.sub("", pattern))
+        tokens = ["", *(token for token in found if len(token) == 1 or token[0] == "\\"), ""]
+        inside = list(accumulate(tokens, lambda before, token: (before or token == "[") and token != "]"))
+        ranges = {
+            place
+            for place, (before, token, after) in enumerate(
+                zip(tokens, tokens[1:], tokens[2:], strict=False), 1
+            )
+            if token == "-"
+            and inside[place]
+            and before != "["
+            and after != "]"
+            and not _CLASS.fullmatch(before)
+        }
+        for place, token in enumerate(tokens):
+            if _CLASS.fullmatch(token):
                 classes.add(r"\w" if token in (r"\b", r"\B") else token)
-            elif token == "-" and inside and characters:
-                ranged = True
-            elif len(token) > 1 or (inside and token not in "[]^") or token not in "[]()|?*+.^$":
-                character = _character(token)
-                if ranged:
-                    classes.add(f"[{re.escape(characters.pop())}-{re.escape(character)}]")
-                else:
-                    characters.append(character)
-                ranged = False
+            elif place in ranges:
+                ends = (re.escape(_character(tokens[place + side])) for side in (-1, 1))
+                classes.add("[" + "-".join(ends) + "]")
+            elif not ranges & {place - 1, place + 1} and _is_literal(
+                token, tokens[place - 1], bool(inside[place])
+            ):
+                characters.append(_character(token))
         both_cases = {case for each in characters for case in (each, each.lower(), each.upper())}
         return cls(
             frozenset(classes),
@@ -82,6 +91,14 @@ class _Pattern:
             frozenset(case for letter in contracted for case in (letter.lower(), letter.upper())),
             not all(_COUNTED.findall(pattern)),
         )
+
+
+def _is_literal(token: str, before: str, inside: bool) -> bool:
+    """Tell whether a token of a pattern is a character and no operator."""
+    if len(token) != 1:
+        return bool(token)
+    operators = "[]" + "^" * (before == "[") if inside else "[]()|?*+.^$"
+    return token not in operators
 
 
 def _character(token: str) -> str:

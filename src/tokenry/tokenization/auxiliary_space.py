@@ -68,7 +68,6 @@ def auxiliary_space(
     auxiliary: Auxiliary,
     matched: VocabularyMatch,
     model: PreTrainedModel,
-    first_id: int | None = None,
     centred: bool = True,
 ) -> AuxiliarySpace:
     """Make an auxiliary space of what a user gave.
@@ -77,7 +76,6 @@ def auxiliary_space(
         auxiliary: see the top of this page.
         matched: the two vocabularies.
         model: the old one.
-        first_id: the token that begins a text, put before the pieces in "hidden"; None for no such token.
         centred: whether vectors that come from the model are taken relative to their mean: cosines need it, sums of rows forbid it.
 
     Raises:
@@ -89,7 +87,7 @@ def auxiliary_space(
             every = [text for text in matched.old_texts + matched.new_texts if text]
             return _TextSpace(character_ngrams(every), matched.old_texts)
         layer = HIDDEN_LAYER if auxiliary == "hidden" else 0
-        return _ModelSpace(model, matched.old_texts, layer, first_id, centred)
+        return _ModelSpace(model, matched.old_texts, layer, centred)
     if isinstance(auxiliary, tuple):
         return _GivenSpace(_checked(auxiliary[0], len(matched.old_texts)), auxiliary[1], len(matched.shared))
     if callable(auxiliary):
@@ -152,10 +150,9 @@ class _ModelSpace:
         model: PreTrainedModel,
         old_texts: Sequence[str | None],
         layer: int,
-        first_id: int | None,
         centred: bool,
     ) -> None:
-        self._model, self._layer, self._first_id = model, layer, first_id
+        self._model, self._layer = model, layer
         ids = range(len(old_texts))
         every = Tokens(old_texts, [[number] for number in ids], ids)
         raw = self._states(every)
@@ -179,9 +176,7 @@ class _ModelSpace:
             spelled = [torch.tensor(tokens.pieces[place]) for place in places]
             ids = nn.utils.rnn.pad_sequence(spelled, batch_first=True)
             mask = nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in spelled], batch_first=True)
-            found = _states_after(
-                self._model, self._layer, ids.to(rows.device), mask.to(rows.device), self._first_id
-            )
+            found = _states_after(self._model, self._layer, ids.to(rows.device), mask.to(rows.device))
             mean = (found.float().cpu() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states[places] = mean
         return states
@@ -235,7 +230,7 @@ class _Enough(Exception):  # noqa: N818  (it is no error)
 
 
 def _states_after(
-    model: PreTrainedModel, layer: int, pieces: Tensor, mask: Tensor, first_id: int | None
+    model: PreTrainedModel, layer: int, pieces: Tensor, mask: Tensor
 ) -> Float[Tensor, "batch pieces dim"]:
     """Hidden states of the pieces after a layer; before the first one they are the rows of the input matrix."""
     if layer == 0:
@@ -246,11 +241,6 @@ def _states_after(
         found.append(output[0] if isinstance(output, tuple) else output)
         raise _Enough
 
-    prefix = 0 if first_id is None else 1
-    if first_id is not None:
-        # Whatever stands first takes a state of its own kind, as the place that attention falls back to.
-        pieces = torch.cat([torch.full_like(pieces[:, :1], first_id), pieces], dim=1)
-        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
     layers = _layers(model)
     handle = layers[min(layer, len(layers)) - 1].register_forward_hook(stop)
     try:
@@ -259,7 +249,7 @@ def _states_after(
         pass
     finally:
         handle.remove()
-    return found[0][:, prefix:]
+    return found[0]
 
 
 def _layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError, require_fraction, require_one_of
 from tokenry.tokenization.auxiliary_space import AuxiliarySpace, Tokens
 from tokenry.tokenization.embedding_heuristics import (
@@ -143,10 +142,10 @@ def wanted_new(ids: Int[Tensor, "tokens"], matched: VocabularyMatch, space: Auxi
 
 
 def wanted_left_out(
-    matched: VocabularyMatch, old: ByteVocabulary, space: AuxiliarySpace | None, most: int, seed: int
+    matched: VocabularyMatch, space: AuxiliarySpace | None, most: int, seed: int
 ) -> tuple[Int[Tensor, "tokens"], Wanted]:
     """Describe at most so many shared tokens, drawn at random, as if they were new; also returns their new ids."""
-    shared = (matched.shared >= 0).nonzero()[:, 0].tolist()
+    old, shared = matched.old_bytes, (matched.shared >= 0).nonzero()[:, 0].tolist()
     spelled = {}
     for number in shared:
         data = old.token_bytes[int(matched.shared[number])]

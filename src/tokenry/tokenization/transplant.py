@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
+from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tokenry.core.bits_per_byte import text_loss
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
 from tokenry.core.files import write_json
 from tokenry.tokenization.auxiliary_space import Auxiliary, auxiliary_space
@@ -69,6 +69,7 @@ def transplant_tokenizer(
     fallback: str = "mean",
     leave_one_out: int = 2000,
     seed: int = 0,
+    carry_special_tokens: bool = False,
     texts: Sequence[str] | None = None,
 ) -> tuple[PreTrainedModel, TransplantReport]:
     """Replace the vocabulary of a causal language model.
@@ -94,6 +95,7 @@ def transplant_tokenizer(
         fallback: rows of tokens that cannot be composed: the `mean` row, or N(mean, std) (`random`: the released code).
         leave_one_out: at most so many shared tokens are composed as if they were new, to see how well that goes; 0 for none.
         seed: of random rows, and of the tokens that are left out.
+        carry_special_tokens: first add the old special tokens that the new tokenizer lacks, and give it their roles where it has none.
         texts: measured in bits per byte before and after.
 
     Returns:
@@ -120,10 +122,12 @@ def transplant_tokenizer(
     )
     old_matrices = _matrices(model)
     _require_rows(old_matrices["input"], old_tokenizer)
+    if carry_special_tokens:
+        _carry_special_tokens(old_tokenizer, new_tokenizer)
     if texts is not None and new_tokenizer.bos_token_id is None and new_tokenizer.eos_token_id is None:
         raise UserError(
-            "the new tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them, or give "
-            "no texts."
+            "the new tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them, "
+            "let carry_special_tokens=True bring the old ones, or give no texts."
         )
     matched = match_vocabularies(old_tokenizer, new_tokenizer, settings.match)
     before = text_loss(model, old_tokenizer, texts) if texts is not None else None
@@ -131,7 +135,7 @@ def transplant_tokenizer(
         [number for number in (matched.shared < 0).nonzero()[:, 0].tolist() if number not in matched.absent],
         dtype=torch.long,
     )
-    composition, left_out = _compose(model, old_tokenizer, matched, unique, settings, auxiliary)
+    composition, left_out = _compose(model, matched, unique, settings, auxiliary)
     matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings)
     _write(model, matrices)
     notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
@@ -210,7 +214,6 @@ def _require_same_cuts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
 
 def _compose(
     model: PreTrainedModel,
-    old_tokenizer: PreTrainedTokenizerBase,
     matched: VocabularyMatch,
     unique: Tensor,
     settings: TransplantSettings,
@@ -220,13 +223,8 @@ def _compose(
     matrix = model.get_input_embeddings().weight.detach()
     space = None
     if settings.needs_space and len(unique):
-        first = old_tokenizer.bos_token_id
         space = auxiliary_space(
-            _default(auxiliary, settings),
-            matched,
-            model,
-            old_tokenizer.eos_token_id if first is None else first,
-            centred=settings.method != "omp",
+            _default(auxiliary, settings), matched, model, centred=settings.method != "omp"
         )
     vectors = torch.zeros(len(matched.old_texts), 1) if space is None else space.old
     shared = matched.shared[matched.shared >= 0].unique()
@@ -234,8 +232,7 @@ def _compose(
     composition = compose(_on(wanted_new(unique, matched, space), matrix.device), old, settings)
     if settings.method in ("mean", "random") or not (len(unique) and settings.leave_one_out):
         return composition, None
-    view = ByteVocabulary.from_tokenizer(old_tokenizer)
-    ids, left_out = wanted_left_out(matched, view, space, settings.leave_one_out, settings.seed)
+    ids, left_out = wanted_left_out(matched, space, settings.leave_one_out, settings.seed)
     if not len(ids):
         return composition, None
     mixture = compose(_on(left_out, matrix.device), old, settings).mixture
@@ -311,7 +308,7 @@ def _require_rows(matrix: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
             f"the old tokenizer has {len(beyond)} token ids beyond the {len(matrix)} rows of the model ({_listed(beyond)}): it belongs to "
             "another model, or tokens were added to it without resizing the embeddings."
         )
-    bad = ids[~matrix[ids.to(matrix.device)].isfinite().all(dim=1).cpu()].tolist()
+    bad = ids[~matrix.isfinite().all(dim=1).cpu()[ids]].tolist()
     if bad:
         raise UserError(
             f"the rows of {len(bad)} old tokens are not finite ({_listed(bad)}): the weights are damaged."
@@ -357,7 +354,19 @@ def _write(model: PreTrainedModel, matrices: dict[str, Tensor]) -> None:
         head.weight.copy_(matrices["output"])
     if "bias" in matrices:
         head.bias.copy_(matrices["bias"][:, 0])
-    model.tie_weights()
+
+
+def _carry_special_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
+    known = new.get_vocab()
+    missing = [token for token in _special_tokens(old) if token.content not in known]
+    new.add_tokens(missing, special_tokens=True)
+    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if getattr(new, role) is None and getattr(old, role) is not None:
+            setattr(new, role, getattr(old, role))
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[AddedToken]:
+    return [token for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
 
 
 def _carry_over(
@@ -388,9 +397,11 @@ def _carry_over(
         return ()
     new.chat_template = old.chat_template
     known = new.get_vocab()
-    lost = [name for name in old.all_special_tokens if name in str(old.chat_template) and name not in known]
+    written = [token.content for token in _special_tokens(old) if token.content in str(old.chat_template)]
     return tuple(
-        f"the chat template writes {name}, which the new tokenizer cuts into pieces." for name in lost
+        f"the chat template writes {name}, which the new tokenizer cuts into pieces: carry_special_tokens=True adds it."
+        for name in written
+        if name not in known
     )
 
 

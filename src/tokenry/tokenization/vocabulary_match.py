@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
-from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters
 from tokenry.core.errors import UserError, require_one_of
 
 MATCHES = ("bytes", "string")
@@ -35,6 +34,7 @@ class VocabularyMatch:
         new_texts: the same for new tokens.
         special: old id of each special token of the new vocabulary, by its name; None where there is none.
         absent: ids below the largest that the new vocabulary has no token for.
+        old_bytes: the old vocabulary in bytes.
     """
 
     shared: Int[Tensor, "new"]
@@ -44,6 +44,7 @@ class VocabularyMatch:
     new_texts: tuple[str | None, ...]
     special: dict[str, int | None]
     absent: frozenset[int]
+    old_bytes: ByteVocabulary
 
 
 def match_vocabularies(
@@ -127,6 +128,7 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
         tuple(map(_text, new_view.token_bytes)),
         special,
         frozenset(range(len(shared))).difference(new_names),
+        old_view,
     )
 
 
@@ -148,6 +150,7 @@ def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
         new_texts,
         {new_names[number]: counterparts[number] for number in special},
         frozenset(range(len(new_texts))).difference(new_names),
+        ByteVocabulary.from_tokenizer(old),
     )
 
 
@@ -163,17 +166,21 @@ def _special_tokens(
 
 
 def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Callable[[bytes], list[int]]:
-    """How a tokenizer spells bytes in the middle of a text: by its merges, else by the longest token that fits."""
-    try:
-        encoder = BytePairEncoder.from_tokenizer(tokenizer)
-    except UserError:  # it has no merges
-        return lambda data: longest_first(data, view)
+    """How a tokenizer spells bytes in the middle of a text: as its model does, else by the longest token that fits.
+
+    The model is asked alone, for normaliser and pre-tokenizer treat a token as a text of its own and may put a space before it.
+    """
+    model = backend_tokenizer(tokenizer).model
 
     def cut(data: bytes) -> list[int]:
-        try:
-            return encoder.encode(data)
-        except UserError:  # a byte without a token
-            return []
+        for written in (to_byte_characters(data), (_text(data) or "").replace(" ", "▁")):
+            try:
+                ids = [token.id for token in model.tokenize(written)]
+            except Exception:  # the tokenizers library raises bare exceptions where it has no token
+                continue
+            if view.decode(ids) == data:
+                return ids
+        return longest_first(data, view)
 
     return cut
 

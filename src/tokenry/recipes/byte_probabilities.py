@@ -1,0 +1,289 @@
+"""Exact byte probabilities (arXiv 2410.09303): where a prompt stops inside a word, who still knows the next byte?
+
+Random cuts inside words of an English story, about 50 bytes of it before each cut, the embedded model:
+
+    next byte    surprisal of the true next byte, and whether it is the most probable, under
+                 naive (the tokens of the prompt as they are), token healing (one token taken back), exact (all covers)
+    middle       greedy, the rest of the word from the cursor on, as in filling in the middle; right if it is the text's own
+
+Compared cut by cut. The paper's own figures are for code models of 7 billion parameters and for ensembles of several models; an ensemble
+needs a second model, so it is measured at the paper's scale only.
+"""
+
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
+from tokenry.decoding.byte_ensemble import ByteEnsemble
+from tokenry.decoding.byte_level import ByteLM
+from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
+from tokenry.recipes.prose import read_story
+from tokenry.recipes.quiet import quiet_libraries
+from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+
+NAIVE, HEALED, EXACT, ENSEMBLE = "naive", "token healing", "exact", "exact, ensemble"
+NO_FIGURE = "claimed without such a figure"
+ABSTRACT = "18 % better on fill-in-the-middle code benchmarks, and above token healing (abstract)"
+ABSTRACT_ENSEMBLE = "up to 3.7 % better than the single models (abstract)"
+
+_CONTEXT = 50
+_LONGEST_REST = 16
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place inside a word.
+
+    Attributes:
+        prompt: the text before it.
+        rest: the rest of the word, with the character after it.
+    """
+
+    prompt: str
+    rest: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method says about one cut.
+
+    Attributes:
+        bits: surprisal of the true next byte.
+        first: whether that is the most probable byte.
+        completed: whether the greedy continuation is the rest of the word.
+    """
+
+    bits: float
+    first: bool
+    completed: bool
+
+
+Answers = Mapping[str, Sequence[Answer]]
+"""Of each method one answer per cut."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a scale runs."""
+
+    models: tuple[str, ...]
+    cuts: int
+    dtype: str | None = None
+
+
+SIZES: dict[Scale, Sizes] = {
+    "laptop": Sizes(("embedded",), 24),
+    "paper": Sizes(
+        ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "01-ai/Yi-1.5-6B"), 500, "bfloat16"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _ByteProbabilitiesRecipe:
+    slug: str = "byte-probabilities"
+    title: str = (
+        "Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles"
+    )
+
+    @quiet_libraries()
+    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
+        """Ask every method about every cut, and judge each claim."""
+        started = time.perf_counter()
+        sizes = SIZES[scale]
+        progress("loading", 0.0)
+        lms = [
+            ByteLM(load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name))
+            for name in sizes.models
+        ]
+        cuts = cuts_inside_words(read_story(), sizes.cuts)
+        answers = measure(lms, cuts, lambda what, share: progress(what, 0.1 + 0.85 * share))
+        names = [EMBEDDED_TITLE if name == "embedded" else name for name in sizes.models]
+        return Reproduction(
+            slug=self.slug,
+            claims=judge(answers),
+            settings={
+                "scale": scale,
+                "models": names,
+                "text": "In the Year 2889",
+                "cuts": [asdict(cut) for cut in cuts],
+                "answers": {name: [asdict(each) for each in of_one] for name, of_one in answers.items()},
+            },
+            seconds=time.perf_counter() - started,
+            plots=(_plot(answers, output),),
+        )
+
+
+def cuts_inside_words(paragraphs: Sequence[str], number: int, seed: int = 0) -> list[Cut]:
+    """Choose places between two letters of a word, each with about 50 bytes of its paragraph before it, from the beginning of a word."""
+    places = [
+        (text, match.start())
+        for text in paragraphs
+        for match in re.finditer(r"(?<=[^\W\d_])(?=[^\W\d_])", text)
+        if _CONTEXT < match.start() < len(text) - _LONGEST_REST
+    ]
+    chosen = random.Random(seed).sample(places, number)
+    return [_cut(text, place) for text, place in chosen]
+
+
+def _cut(text: str, place: int) -> Cut:
+    start = text.rindex(" ", 0, place - _CONTEXT) + 1 if " " in text[: place - _CONTEXT] else 0
+    rest = re.match(r"\w*.?", text[place:])
+    return Cut(text[start:place], rest.group() if rest else "")
+
+
+def measure(lms: Sequence[ByteLM], cuts: Sequence[Cut], progress: Progress) -> Answers:
+    """Ask every method about every cut; the first model alone, and all of them together where there are several."""
+    lm = lms[0]
+    prompts = [cut.prompt.encode() for cut in cuts]
+    progress("next bytes, all covers", 0.0)
+    logprobs = {
+        EXACT: lm.next_byte_logprobs(prompts),
+        HEALED: np.stack([healed_next_byte(lm, prompt) for prompt in prompts]),
+        NAIVE: np.stack([naive_next_byte(lm, prompt) for prompt in prompts]),
+    }
+    progress("the rest of the words", 0.5)
+    lengths = [len(cut.rest.encode()) for cut in cuts]
+    rests = {
+        EXACT: _greedy(lm, prompts, lengths),
+        HEALED: [
+            _by_tokens(lm, prompt, length, back=1) for prompt, length in zip(prompts, lengths, strict=True)
+        ],
+        NAIVE: [
+            _by_tokens(lm, prompt, length, back=0) for prompt, length in zip(prompts, lengths, strict=True)
+        ],
+    }
+    if len(lms) > 1:
+        progress("the ensemble", 0.8)
+        ensemble = ByteEnsemble(lms)
+        logprobs[ENSEMBLE] = ensemble.next_byte_logprobs(prompts)
+        rests[ENSEMBLE] = _greedy(ensemble, prompts, lengths)
+    return {
+        name: [_answer(cut, row, rest) for cut, row, rest in zip(cuts, rows, rests[name], strict=True)]
+        for name, rows in logprobs.items()
+    }
+
+
+def _greedy(model: ByteLM | ByteEnsemble, prompts: Sequence[bytes], lengths: Sequence[int]) -> list[bytes]:
+    found = model.generate(prompts, max_bytes=max(lengths), temperature=0)
+    texts = [each.text for each in found] if isinstance(found, list) else [found.text]
+    return [text[:length] for text, length in zip(texts, lengths, strict=True)]
+
+
+def _by_tokens(lm: ByteLM, prompt: bytes, length: int, back: int) -> bytes:
+    """The most probable tokens after those of the prompt, or after all but the last, which the next one must then begin with."""
+    ids = lm.encode(prompt)
+    ids, given = ids[: len(ids) - back], lm.vocabulary.decode(ids[len(ids) - back :])
+    written = b""
+    while len(written) < len(given) + length:
+        (row,) = lm.next_token_logprobs([ids])
+        order = lm.vocabulary.with_prefix(given) if not written else lm.vocabulary.order
+        best = int(order[row[order].argmax()])
+        ids, written = [*ids, best], written + (lm.vocabulary.token_bytes[best] or b"")
+    return written[len(given) :][:length]
+
+
+def _answer(cut: Cut, logprobs: np.ndarray, rest: bytes) -> Answer:
+    true = cut.rest.encode()
+    return Answer(
+        bits=float(-logprobs[true[0]] / np.log(2)),
+        first=int(logprobs.argmax()) == true[0],
+        completed=rest == true,
+    )
+
+
+def judge(answers: Answers) -> tuple[Claim, ...]:
+    """Put each claim beside its measurement; differences are paired, cut by cut."""
+    claims = [
+        Claim(
+            claim="inside a word, exact probabilities know the next byte (mean surprisal below 0.5 bits)",
+            paper=NO_FIGURE,
+            measured=f"{_mean(answers[EXACT], 'bits'):.3f} bits",
+            control=f"{_mean(answers[NAIVE], 'bits'):.3f} bits ({NAIVE})",
+            verdict=verdict(_mean(answers[EXACT], "bits") < 0.5),
+        ),
+        _lower(answers, EXACT, HEALED, "consistently above token healing, no figure of this kind"),
+        _lower(answers, HEALED, NAIVE, NO_FIGURE),
+        _more(answers, "first", EXACT, "the true next byte is the most probable one more often", NO_FIGURE),
+        _more(
+            answers,
+            "completed",
+            EXACT,
+            "greedy from the cursor, the word is completed as in the text more often",
+            ABSTRACT,
+        ),
+    ]
+    if ENSEMBLE in answers:
+        claims.append(_lower(answers, ENSEMBLE, EXACT, ABSTRACT_ENSEMBLE))
+    return tuple(claims)
+
+
+def _lower(answers: Answers, one: str, other: str, paper: str) -> Claim:
+    """Judge by the paired differences: lower by two standard errors."""
+    differences = np.array([a.bits - b.bits for a, b in zip(answers[one], answers[other], strict=True)])
+    error = differences.std(ddof=1) / len(differences) ** 0.5
+    return Claim(
+        claim=f"the true next byte is less surprising: {one} below {other} (mean bits, {len(differences)} cuts)",
+        paper=paper,
+        measured=f"{_mean(answers[one], 'bits'):.3f} (difference {differences.mean():+.3f} ± {error:.3f})",
+        control=f"{_mean(answers[other], 'bits'):.3f} ({other})",
+        verdict=verdict(bool(differences.mean() < -2 * error)),
+    )
+
+
+def _more(answers: Answers, what: str, one: str, words: str, paper: str) -> Claim:
+    """Judge by the cuts on which the two differ: more of them for `one`, by two standard errors (McNemar)."""
+    pairs = [(getattr(a, what), getattr(b, what)) for a, b in zip(answers[one], answers[HEALED], strict=True)]
+    won, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    controls = ", ".join(f"{100 * _mean(answers[name], what):.0f} % ({name})" for name in (HEALED, NAIVE))
+    return Claim(
+        claim=f"{words} than with token healing",
+        paper=paper,
+        measured=f"{100 * _mean(answers[one], what):.0f} % ({won} cuts won, {lost} lost against {HEALED})",
+        control=controls,
+        verdict=verdict(won - lost > 2 * (won + lost) ** 0.5),
+    )
+
+
+def _mean(answers: Sequence[Answer], what: str) -> float:
+    return float(np.mean([getattr(each, what) for each in answers]))
+
+
+def _plot(answers: Answers, output: Path) -> Path:
+    """Draw the surprisal of every cut, and how often each method is right."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in (NAIVE, HEALED, EXACT, ENSEMBLE) if name in answers]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=(1.7, 1), layout="constrained")
+    for place, name in enumerate(names):
+        bits = np.array([each.bits for each in answers[name]])
+        spread = np.linspace(-0.25, 0.25, len(bits))
+        left.plot(np.maximum(bits, 1e-4), place + spread, "o", color="0.45", fillstyle="none", markersize=5)
+        left.plot([bits.mean()] * 2, [place - 0.35, place + 0.35], color="C3", linewidth=2)
+        for shift, what, color in ((-0.18, "first", "C0"), (0.18, "completed", "C1")):
+            right.barh(place + shift, 100 * _mean(answers[name], what), height=0.32, color=color)
+    left.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    left.set(
+        xscale="log",
+        xlabel="surprisal of the true next byte, bits (red: mean; dotted: 0.5)",
+        title="Prompts that stop inside a word",
+    )
+    right.set(xlim=(0, 100), xlabel="%, blue: most probable byte right, orange: word completed")
+    for axes in (left, right):
+        axes.set_yticks(range(len(names)), names if axes is left else [])
+        axes.invert_yaxis()
+    path = output / "byte_probabilities.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return Path(path.name)
+
+
+RECIPE = _ByteProbabilitiesRecipe()

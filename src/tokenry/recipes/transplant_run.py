@@ -1,0 +1,98 @@
+"""A transplant from names to a folder: load, measure, compose, save."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from tokenry.core.errors import UserError
+from tokenry.models import load_model, load_tokenizer
+from tokenry.recipes.recipe import Progress
+from tokenry.tokenization.auxiliary_space import NAMES, Auxiliary, sentence_encoder
+from tokenry.tokenization.composition import TransplantSettings
+from tokenry.tokenization.transplant import save_transplant, transplant_tokenizer
+from tokenry.tokenization.transplant_report import TransplantReport
+
+
+def run_transplant(
+    model: str | os.PathLike,
+    new_tokenizer: str | os.PathLike,
+    output: Path,
+    progress: Progress,
+    *,
+    auxiliary: str | None = None,
+    text_files: Sequence[Path] = (),
+    most_characters: int = 20_000,
+    dtype: str | None = None,
+    carry_special_tokens: bool = False,
+    **settings: Any,
+) -> TransplantReport:
+    """Give a model another tokenizer and save it to a new folder.
+
+    Args:
+        model: `embedded`, a folder, or a name on the hub.
+        new_tokenizer: the same, of what has the tokenizer, or a `tokenizer.json`.
+        output: a folder that does not exist.
+        progress: told what is being done.
+        auxiliary: a name of `auxiliary_space`, or the folder of a sentence encoder.
+        text_files: measured in bits per byte before and after; a text ends at an empty line.
+        most_characters: of each file, from its beginning.
+        dtype: of the weights; None for as they are stored.
+        carry_special_tokens: see `transplant_tokenizer`.
+        **settings: see `transplant_tokenizer`.
+
+    Raises:
+        UserError: any of it cannot be read, used or written.
+    """
+    TransplantSettings(**settings)
+    if output.exists():
+        raise UserError(f"{output} exists already: name a new folder, so that no model is overwritten.")
+    texts = [text for file in text_files for text in read_texts(file, most_characters)]
+    progress("loading", 0.0)
+    old, new = load_tokenizer(model), _load_new(new_tokenizer)
+    loaded = load_model(model, dtype)
+    progress("composing rows and measuring", 0.2)
+    loaded, report = transplant_tokenizer(
+        loaded,
+        old,
+        new,
+        auxiliary=_space(auxiliary),
+        texts=texts or None,
+        carry_special_tokens=carry_special_tokens,
+        **settings,
+    )
+    progress("saving", 0.9)
+    save_transplant(loaded, new, report, output)
+    return report
+
+
+def read_texts(file: Path, most_characters: int) -> list[str]:
+    """Read the beginning of a text file, cut at empty lines.
+
+    Raises:
+        UserError: the file is missing, is no UTF-8, or is empty.
+    """
+    try:
+        with file.open(encoding="utf-8") as opened:
+            beginning = opened.read(most_characters)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as UTF-8 text ({error}).") from error
+    texts = [text.strip("\n") for text in beginning.split("\n\n") if text.strip()]
+    if not texts:
+        raise UserError(f"{file} holds no text: give a file with some paragraphs.")
+    return texts
+
+
+def _load_new(source: str | os.PathLike) -> PreTrainedTokenizerBase:
+    if not Path(source).is_file():
+        return load_tokenizer(source)
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(source))
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
+
+
+def _space(auxiliary: str | None) -> Auxiliary | None:
+    return auxiliary if auxiliary is None or auxiliary in NAMES else sentence_encoder(auxiliary)

@@ -1,0 +1,234 @@
+"""The verbs `premiums`, `train` and `optimal-vocab`, each as the command line runs it."""
+
+import json
+
+import pytest
+import typer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from tests.tokenization.premium_golden import golden
+from tokenry.cli.console import verb
+from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
+from tokenry.cli.tokenizer_premiums import premiums
+from tokenry.cli.tokenizer_train import train
+from tokenry.tokenization.tokenizer_files import load_any_tokenizer
+
+GOLDEN = golden("premiums")
+LANGUAGES = ("eng", "deu_1996", "tur", "hin")
+
+app = typer.Typer()
+for name, function in (("premiums", premiums), ("train", train), ("optimal-vocab", optimal_vocab)):
+    app.command(name)(verb(function))
+
+
+def tokenry(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def ran(*arguments):
+    result = tokenry(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Folders of training and of parallel text."""
+    folder = tmp_path_factory.mktemp("texts")
+    lines = min(len(GOLDEN["eval"][language]) for language in LANGUAGES)
+    for name, content in (("train", GOLDEN["train"]), ("parallel", GOLDEN["eval"])):
+        (folder / name).mkdir()
+        for language in LANGUAGES:
+            chosen = content[language][: lines if name == "parallel" else None]
+            (folder / name / f"{language}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(texts):
+    """A tokenizer of each algorithm."""
+    for algorithm in ("bpe", "unigram", "superbpe", "boundless"):
+        ran(
+            "train",
+            algorithm,
+            texts / "train/eng.txt",
+            "--vocab-size",
+            330,
+            "--special",
+            "<s>",
+            "--output",
+            texts / f"tokenizers/{algorithm}",
+        )
+    return texts / "tokenizers"
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "superbpe"])
+def test_stock_tokenizers_load_in_transformers(trained, algorithm):
+    tokenizer = AutoTokenizer.from_pretrained(trained / algorithm)
+    text = GOLDEN["eval"]["eng"][1]
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_training_tells_the_true_size_and_what_it_costs(texts):
+    result = ran(
+        "train",
+        "superbpe",
+        texts / "train",
+        "--vocab-size",
+        400,
+        "--transition",
+        330,
+        "--held-out",
+        texts / "parallel",
+        "--output",
+        texts / "made",
+        "--json",
+    )
+    found = json.loads(result.stdout)
+    assert found["vocab_size"] == 400
+    assert found["superwords"] > 0
+    assert found["counted"] == "held-out text"
+    assert found["bytes"] == sum(
+        len(line.encode())
+        for language in LANGUAGES
+        for line in (texts / f"parallel/{language}.txt").read_text(encoding="utf-8").split("\n")
+    )
+    assert Tokenizer.from_file(found["file"]).get_vocab_size() == 400
+
+
+def test_a_text_that_is_too_small_is_told(texts, tmp_path):
+    (tmp_path / "small.txt").write_text("a b a b\n")
+    result = ran("train", "bpe", tmp_path / "small.txt", "--output", tmp_path / "made")
+    assert "the text is too small for 32,768 tokens" in result.stderr
+
+
+def test_given_tokenizers_are_measured_side_by_side(trained, texts, tmp_path):
+    result = ran(
+        "premiums",
+        trained / "bpe",
+        trained / "boundless",
+        "--parallel",
+        texts / "parallel",
+        "--output",
+        tmp_path / "out",
+    )
+    assert "spread over 4 languages" in result.stdout
+    content = json.loads((tmp_path / "out/result.json").read_text())
+    assert [table["name"] for table in content["tables"]] == [
+        str(trained / "bpe"),
+        str(trained / "boundless"),
+    ]
+    (english,) = [row for row in content["tables"][0]["languages"] if row["language"] == "eng"]
+    assert english["premium"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert "<svg" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_a_grid_is_trained_and_goes_on(texts, tmp_path):
+    options = (
+        "--grid",
+        "--train",
+        texts / "train",
+        "--parallel",
+        texts / "parallel",
+        "--algorithm",
+        "bpe",
+        "--amount",
+        "unscaled",
+        "--save-tokenizers",
+        "--output",
+        tmp_path / "out",
+        "--json",
+    )
+    first = json.loads(ran("premiums", *options, "--vocab-sizes", "300,340").stdout)
+    assert [table["name"] for table in first["tables"]] == ["V = 300", "V = 340"]
+    again = ran("premiums", *options, "--vocab-sizes", "340,400")
+    assert [table["name"] for table in json.loads(again.stdout)["tables"]] == ["V = 340", "V = 400"]
+    assert len([*(tmp_path / "out/grid/cells").iterdir()]) == 12
+    load_any_tokenizer(tmp_path / "out/grid/tokenizers/bpe_hin_400_unscaled.json")
+
+
+def test_every_language_gets_its_vocabulary(texts, tmp_path):
+    result = ran(
+        "optimal-vocab",
+        "--vocab-sizes",
+        "300,340,400,480,600,760",
+        "--train",
+        texts / "train",
+        "--parallel",
+        texts / "parallel",
+        "--save-tokenizers",
+        tmp_path / "made",
+        "--output",
+        tmp_path / "result.json",
+    )
+    assert "spread over the languages" in result.stdout
+    content = json.loads((tmp_path / "result.json").read_text())
+    for language, row in content["languages"].items():
+        assert load_any_tokenizer(tmp_path / "made" / language).vocab_size == row["trained_vocab_size"]
+    for language in (each for each, row in content["languages"].items() if row["vocab_size"] is None):
+        assert f"note: {language} does not reach" in result.stderr
+
+
+def test_a_budget_is_shared(texts):
+    result = ran(
+        "optimal-vocab",
+        "--vocab-sizes",
+        "300,340,400,480",
+        "--budget",
+        1500,
+        "--train",
+        texts / "train",
+        "--parallel",
+        texts / "parallel",
+        "--json",
+    )
+    content = json.loads(result.stdout)
+    assert sum(row["vocab_size"] for row in content["languages"].values()) == 1500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["premiums"], "name tokenizers to measure, or give --grid"),
+        (["premiums", "x", "--grid"], "one of the two"),
+        (["premiums", "no/such/folder", "--parallel", "{texts}/parallel"], "does not exist"),
+        (["premiums", "{trained}/bpe", "--parallel", "{texts}/no"], "is no folder"),
+        (
+            ["premiums", "{trained}/bpe", "--parallel", "{texts}/parallel", "--reference", "fra"],
+            "the reference language 'fra' is not among the languages",
+        ),
+        (
+            ["premiums", "--grid", "--vocab-sizes", "a,b"],
+            "--vocab-sizes takes whole numbers separated by commas",
+        ),
+        (["premiums", "--grid", "--algorithm", "wordpiece"], "the algorithm must be one of bpe, unigram"),
+        (["premiums", "--grid", "--train", "{texts}/train"], "give both a folder of training texts"),
+        (["train", "bpe", "{texts}/no.txt"], "there is no text file"),
+        (["train", "bpe", "{texts}/train", "--vocab-size", "100"], "has no room for the 256 bytes"),
+        (
+            ["train", "superbpe", "{texts}/train", "--vocab-size", "300", "--transition", "400"],
+            "the transition must lie between",
+        ),
+        (
+            [
+                "optimal-vocab",
+                "--vocab-sizes",
+                "300,400",
+                "--train",
+                "{texts}/train",
+                "--parallel",
+                "{texts}/parallel",
+            ],
+            "2 points cannot fit a curve",
+        ),
+        (["optimal-vocab", "--vocab-sizes", "a"], "--vocab-sizes takes whole numbers"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(trained, texts, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = tokenry(*(each.format(texts=texts, trained=trained) for each in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,128 @@
+"""The recipe of TokenAdapt: all methods on the same texts, and verdicts that follow the measurements in both directions."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level, tiny_model
+from tokenry.core.bits_per_byte import TextLoss
+from tokenry.recipes import load_recipe, tokenadapt
+from tokenry.recipes.tokenadapt import (
+    DOCSTRINGS,
+    HYBRID,
+    LOCAL,
+    MEAN,
+    METHODS,
+    ORIGINAL,
+    PROSE,
+    RANDOM,
+    RETOK,
+    Subject,
+    _passages,
+    _verne,
+    difference,
+    judge,
+    measure,
+    train_byte_level_bpe,
+)
+
+BITS = {ORIGINAL: 1.0, RANDOM: 2.0, MEAN: 1.5, RETOK: 1.3, LOCAL: 1.29, HYBRID: 1.28}
+
+
+def loss(bits, tokens=25):
+    """Ten texts of 100 bytes, alike but for a little."""
+    return TextLoss(np.log(2) * 100 * (bits + 1e-4 * np.arange(10)), np.full(10, tokens), np.full(10, 100))
+
+
+def verdicts(tokens=None, **changed):
+    bits = BITS | {globals()[name]: value for name, value in changed.items()}
+    losses = {
+        name: {kind: loss(value, (tokens or {}).get(name, 25)) for kind in (DOCSTRINGS, PROSE)}
+        for name, value in bits.items()
+    }
+    return [claim.verdict == "shown" for claim in judge(losses)]
+
+
+@pytest.fixture
+def subject():
+    old, new = byte_level(), byte_level(CODE)
+    texts = {DOCSTRINGS: CODE[:3], PROSE: ENGLISH[:3]}
+    return Subject(tiny_model(len(old)), old, new, texts, "characters", "tiny")
+
+
+def test_the_recipe_bears_the_names_of_the_catalogue():
+    assert load_recipe("tokenadapt").slug == "tokenadapt"
+
+
+def test_every_method_is_measured_and_the_model_is_not_used_up(subject):
+    losses, reports = measure(subject, lambda what, share: None)
+    assert set(losses) == {ORIGINAL, *METHODS}
+    assert set(reports) == set(METHODS)
+    assert subject.model.config.vocab_size == len(subject.old)
+    again = measure(subject, lambda what, share: None)[0]
+    assert all((losses[name][PROSE].nll == again[name][PROSE].nll).all() for name in losses)
+
+
+def test_a_run_writes_its_plot_and_its_result(subject, tmp_path, monkeypatch):
+    monkeypatch.setitem(tokenadapt._SUBJECTS, "laptop", lambda progress: subject)
+    shares = []
+    result = load_recipe("tokenadapt").run("laptop", tmp_path, lambda what, share: shares.append(share))
+    assert (tmp_path / result.plots[0]).stat().st_size > 1000
+    assert shares == sorted(shares)
+    result.save(tmp_path / "result.json")
+    settings = json.loads((tmp_path / "result.json").read_text())["settings"]
+    assert settings["transplants"][HYBRID]["counts"]["copied"] > 0
+
+
+def test_what_the_sheet_expects_is_shown_and_the_two_fold_gain_is_not():
+    assert verdicts() == [True, True, True, False]
+
+
+def test_a_two_fold_gain_would_be_shown():
+    assert verdicts(HYBRID=0.9)[3]
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim"),
+    [
+        ({"MEAN": 2.1}, 0),
+        ({"RETOK": 1.6}, 0),
+        ({"LOCAL": 1.31}, 1),
+        ({"HYBRID": 1.31}, 2),
+        ({"HYBRID": 1.3}, 2),
+    ],
+)
+def test_each_claim_can_fail(changed, claim):
+    assert not verdicts(**changed)[claim]
+
+
+def test_differences_are_paired_text_by_text():
+    found = difference(loss(1.2), loss(1.0))
+    assert found.bits == pytest.approx(0.2)
+    assert found.error == pytest.approx(0, abs=1e-9)
+
+
+def test_the_new_tokenizer_has_the_special_tokens_of_the_old_one():
+    old = byte_level(bos_token="<s>", eos_token="</s>", mask_token="<mask>")
+    new = train_byte_level_bpe(CODE, 300, old)
+    assert (new.bos_token, new.eos_token, len(new)) == ("<s>", "</s>", 300)
+    assert new.convert_tokens_to_ids("<mask>") == old.convert_tokens_to_ids("<mask>")
+    assert new.tokenize("1234") == ["1", "2", "3", "4"]
+
+
+def test_passages_are_of_one_length_spread_over_the_text_and_begin_with_a_word():
+    words = [" ".join(f"word{number}" for number in range(1000))]
+    passages = _passages(words, 5, 60)
+    assert {len(passage) for passage in passages} == {60}
+    assert len(set(passages)) == 5
+    assert all(passage.startswith("word") for passage in passages)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs the extra demo")
+def test_the_prose_is_the_story_without_its_frame():
+    story = " ".join(_verne())
+    assert story.startswith("Little though they seem")
+    assert "Project Gutenberg" not in story
+    assert len(story) > 30_000
