@@ -10,6 +10,7 @@ The peers are wanted with `pip install --no-deps mergekit==0.1.5 tokenizer-adapt
 
 import contextlib
 import copy
+import importlib
 import importlib.util
 import io
 import os
@@ -113,8 +114,7 @@ def _one_token(pieces: Tensor, ratio: Tensor, vector: Tensor, index: Tensor, mat
 
 def pursuit(smoke: bool) -> Iterator[Result]:
     """Orthogonal matching pursuit beside mergekit's, on the same arrays."""
-    from mergekit.tokensurgeon.omp import batch_omp
-
+    batch_omp = importlib.import_module("mergekit.tokensurgeon.omp").batch_omp
     targets, atoms, dim, k = (4, 30, 12, 3) if smoke else (256, 5_000, 576, 64)
     draw = torch.Generator().manual_seed(0)
     points = torch.randn(atoms, dim, generator=draw)
@@ -148,7 +148,7 @@ def transplants() -> Iterator[Result]:
     """The same pair by three tools: what it takes, and what comes out."""
     torch.set_num_threads(1)
     subject = embedded_subject(lambda what, share: note(what))
-    makers = {
+    makers: dict[str, Callable[[Subject, Path], tuple[PreTrainedModel, float]]] = {
         TOKENADAPT: partial(_tokenry, settings="auxiliary='characters'"),
         RETOK: partial(_tokenry, settings="method='retok'"),
         MERGEKIT: _tokensurgeon,
@@ -212,12 +212,11 @@ def _tokensurgeon(subject: Subject, folder: Path) -> tuple[PreTrainedModel, floa
 
 
 def _adapter(subject: Subject, folder: Path) -> tuple[PreTrainedModel, float]:
-    from tokenizer_adapter import TokenizerAdapter
-
+    adapter = importlib.import_module(ADAPTER).TokenizerAdapter()
     model = copy.deepcopy(subject.model)
     started = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        made = TokenizerAdapter().adapt_from_pretrained(model, subject.new, subject.old)
+        made = adapter.adapt_from_pretrained(model, subject.new, subject.old)
     return made.eval(), time.process_time() - started
 
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
@@ -30,9 +32,10 @@ from tests.tokenization.tiny_vocabularies import (
 from tokenry.core.errors import UserError
 from tokenry.tokenization.composition import METHODS
 from tokenry.tokenization.transplant import save_transplant, transplant_tokenizer
-from tokenry.tokenization.vocabulary_match import match_vocabularies
+from tokenry.tokenization.vocabulary_match import MATCHES, match_vocabularies
 
 OLD = byte_level()
+TRAINED = {byte_level: OLD, sentencepiece: sentencepiece()}
 KINDS = [byte_level, sentencepiece, word_piece, unigram]
 TEXT = "the cat sat on the towers"
 
@@ -48,15 +51,36 @@ def logits(model, ids):
         return model(torch.tensor([ids])).logits[0]
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from([byte_level, sentencepiece]),
+    seed=st.integers(0, 2**31 - 1),
+    tied=st.booleans(),
+    method=st.sampled_from(METHODS),
+    match=st.sampled_from(MATCHES),
+)
+def test_an_identical_tokenizer_in_any_order_of_ids_is_a_permutation_of_rows(kind, seed, tied, method, match):
+    old = TRAINED[kind]
+    new, model = permuted(old, seed), tiny_model(len(old), tied)
+    before = [
+        weight.detach().clone() for weight in (model.get_input_embeddings().weight, model.lm_head.weight)
+    ]
+    order = match_vocabularies(old, new, match).shared
+    model, report = transplanted(new, method, old=old, model=model, match=match)
+    assert order.sort().values.equal(torch.arange(len(old)))
+    assert model.get_input_embeddings().weight[: len(new)].equal(before[0][order])
+    assert model.lm_head.weight[: len(new)].equal(before[1][order])
+    assert report.counts == {"copied": len(old), "composed": 0, "fallback": 0}
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_identical_tokenizer_is_a_permutation_with_bit_exact_logits(method, tied):
+def test_an_identical_tokenizer_in_another_order_of_ids_gives_bit_exact_logits(method, tied):
     new, model = permuted(OLD), tiny_model(len(OLD), tied)
     before = logits(model, OLD.encode(TEXT))
     order = match_vocabularies(OLD, new).shared
-    model, report = transplanted(new, method, model=model)
+    model, _ = transplanted(new, method, model=model)
     assert logits(model, new.encode(TEXT))[:, : len(new)].equal(before[:, order])
-    assert report.counts == {"copied": len(OLD), "composed": 0, "fallback": 0}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -153,6 +177,16 @@ def test_vocabularies_that_share_nothing_are_composed_of_pieces_and_neighbours()
     _, report = transplanted(PreTrainedTokenizerFast(tokenizer_object=words), auxiliary=None)
     assert report.counts == {"copied": 0, "composed": 3, "fallback": 1}
     assert report.estimates == {"local": 0, "global": 0, "both": 3}
+
+
+@pytest.mark.parametrize("match", MATCHES)
+def test_tokens_that_decode_to_the_same_string_each_get_a_row(match):
+    new = byte_level(["東京東京東京", "the tower"] * 9)
+    texts = [new.decode([number]) for number in range(len(new))]
+    assert texts.count("\ufffd") > 100
+    model, report = transplanted(new, match=match)
+    assert model.get_input_embeddings().weight.isfinite().all()
+    assert sum(report.counts.values()) == len(new)
 
 
 def test_special_tokens_without_a_counterpart_are_named_in_the_report():
@@ -279,10 +313,12 @@ def test_a_long_list_of_ids_is_cut():
         transplanted(byte_level(CODE), model=tiny_model(len(OLD) - 200))
 
 
-def test_rows_that_are_not_finite_are_refused():
-    model = tiny_model(len(OLD))
-    model.get_input_embeddings().weight.data[7] = torch.nan
-    with pytest.raises(UserError, match=r"the rows of 1 old tokens are not finite \(7\)"):
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_rows_that_are_not_finite_are_refused(name):
+    model = tiny_model(len(OLD), tied=False)
+    matrix = {"input": model.get_input_embeddings(), "output": model.lm_head}[name]
+    matrix.weight.data[7] = torch.nan
+    with pytest.raises(UserError, match=rf"1 rows of the {name} matrix are not finite \(7\)"):
         transplanted(byte_level(CODE), model=model)
 
 

@@ -32,7 +32,7 @@ def test_bits_per_byte_before_and_after_are_those_of_the_two_models():
 
 def test_rows_that_are_right_have_no_error():
     true = torch.randn(4, 6)
-    found = LeaveOneOut.of(torch.arange(4), true.clone(), true, true.mean(dim=0))
+    found = LeaveOneOut.of(torch.arange(4), tuple("abcd"), true.clone(), true, true.mean(dim=0))
     assert found.cosine_error.abs().max() < 1e-6
     assert found.relative_error.max() == 0
     assert found.mean_row_relative_error.min() > 0
@@ -40,7 +40,11 @@ def test_rows_that_are_right_have_no_error():
 
 def test_the_errors_are_one_minus_cosine_and_distance_by_norm():
     found = LeaveOneOut.of(
-        torch.tensor([9]), torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1.0, 0.0])
+        torch.tensor([9]),
+        ("nine",),
+        torch.tensor([[0.0, 2.0]]),
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([1.0, 0.0]),
     )
     assert found.cosine_error.item() == pytest.approx(1)
     assert found.relative_error.item() == pytest.approx(5**0.5)
@@ -51,6 +55,15 @@ def test_the_errors_are_one_minus_cosine_and_distance_by_norm():
         "median_mean_row_cosine_error": pytest.approx(0),
         "median_mean_row_relative_error": pytest.approx(0),
     }
+
+
+def test_every_token_that_was_left_out_is_named_with_its_error_the_worst_first():
+    _, (_, found) = report()
+    errors = found.as_json()["leave_one_out"]["cosine_error_of"]
+    names = byte_level(CODE).convert_ids_to_tokens(found.leave_one_out.tokens.tolist())
+    assert set(errors) == set(names)
+    assert list(errors.values()) == sorted(errors.values(), reverse=True)
+    assert errors[names[0]] == pytest.approx(found.leave_one_out.cosine_error[0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("method", ["tokenadapt", "retok", "focus", "omp"])

@@ -1,9 +1,11 @@
 """Tokens are equal by their bytes, whatever kind of tokenizer wrote them; what is not equal is spelled."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tests.tokenization.tiny_vocabularies import (
@@ -89,6 +91,31 @@ def test_special_tokens_are_matched_by_name_and_then_by_what_they_are_for():
         "</s>": old.eos_token_id,
         "<mask>": None,
     }
+
+
+def test_an_added_token_that_only_one_tokenizer_calls_special_is_one_token():
+    old, new = byte_level(bos_token="<s>", eos_token="</s>", mask_token="<think>"), byte_level()
+    new.add_tokens([AddedToken("<think>", special=False)])
+    number = new.convert_tokens_to_ids("<think>")
+    assert match_vocabularies(old, new).shared[number] == old.mask_token_id
+    assert match_vocabularies(new, old).shared[old.mask_token_id] == number
+
+
+def test_an_added_token_is_never_a_token_that_is_written_alike_for_other_bytes():
+    # In byte-level characters "é" is the byte 0xE9 alone; as text it is two bytes.
+    old, new = byte_level(["cat"]), byte_level(["cat"])
+    new.add_tokens([AddedToken("é ", special=False)])
+    matched = match_vocabularies(old, new)
+    spelled = matched.pieces[new.convert_tokens_to_ids("é ")]
+    assert ByteVocabulary.from_tokenizer(old).decode(spelled[spelled >= 0].tolist()) == "é ".encode()
+
+
+def test_tokens_without_bytes_are_matched_by_how_they_are_written():
+    tokenizer = word_piece()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["##"] = len(tokenizer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    assert match_vocabularies(tokenizer, tokenizer).shared.tolist() == list(range(len(tokenizer)))
 
 
 def test_in_string_mode_pieces_are_what_the_old_tokenizer_makes_of_the_decoded_token():

@@ -5,11 +5,13 @@ A verb imports what is heavy inside its function, so that `tokenry --help` answe
 
 import os
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tokenry import __version__
+from tokenry.cli import bytes as of_bytes
 from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
@@ -18,6 +20,10 @@ from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
+from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
+from tokenry.cli.tokenizer_premiums import premiums
+from tokenry.cli.tokenizer_train import train
+from tokenry.cli.tokenizer_transplant import transplant
 from tokenry.cli.tune import tune
 
 app = typer.Typer(
@@ -29,18 +35,53 @@ app = typer.Typer(
 )
 
 
-def _add(group: typer.Typer, *functions: Callable[..., None]) -> None:
+def _add(group: typer.Typer, *functions: Callable[..., None], **named: Callable[..., None]) -> None:
     for function in functions:
         group.command()(verb(function))
+    for name, function in named.items():
+        group.command(name)(verb(function))
 
 
-_add(app, tune, score, report, evaluate, papers, reproduce)
+def _group(name: str, purpose: str, shape: type[TyperGroup] = TyperGroup) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=shape is TyperGroup, help=purpose, cls=shape)
+    app.add_typer(group, name=name)
+    return group
 
-_compress = typer.Typer(
-    no_args_is_help=True, help="Carry fewer tokens: inside a vision encoder, and into a language model."
+
+class _HeldOutByDefault(TyperGroup):
+    """`tokenry evaluate MODEL DATA` is `tokenry evaluate held-out MODEL DATA`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in {*self.commands, "--help", "-h"}:
+            args = ["held-out", *args]
+        return super().parse_args(ctx, args)
+
+
+_add(app, tune, score, report)
+_add(
+    _group("evaluate", "Measure a model: on held-out data (if nothing else is named).", _HeldOutByDefault),
+    **{"held-out": evaluate},
 )
-app.add_typer(_compress, name="compress")
-_add(_compress, vision, plan)
+_add(
+    _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),
+    vision,
+    plan,
+)
+_add(
+    _group("tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."),
+    premiums,
+    train,
+    optimal_vocab,
+    transplant,
+)
+_add(
+    _group("bytes", of_bytes.HELP),
+    of_bytes.score,
+    of_bytes.generate,
+    of_bytes.self_test,
+    next=of_bytes.next_byte,
+)
+_add(app, papers, reproduce)
 
 
 def _print_version(asked: bool) -> bool:

@@ -43,7 +43,9 @@ def transplant(
             help="Measure bits per byte of this text file before and after; can be repeated.", metavar="FILE"
         ),
     ] = None,
-    most_characters: Annotated[int, typer.Option(help="Of each text file, from its beginning.")] = 20_000,
+    most_characters: Annotated[
+        int, typer.Option(min=1, help="Of each text file, from its beginning.")
+    ] = 20_000,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: as the weights are stored).")
     ] = None,
@@ -102,6 +104,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{left_out['median_cosine_error']:.3f} (mean row {left_out['median_mean_row_cosine_error']:.3f})",
             )
         )
+        rows.append(("  the worst of them", _some(list(left_out["cosine_error_of"])[:8])))
     for when, loss in result["bits_per_byte"].items():
         if loss:
             error = "" if loss["standard_error"] is None else f" ± {loss['standard_error']:.3f}"

@@ -28,15 +28,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder, find_encoder
-from tokenry.models.loading import (
-    _MODEL_PATTERNS,
-    _WEIGHTS,
-    _dtype,
-    _find_folder,
-    _first_sentence,
-    _require_config,
-    _require_weights,
+from tokenry.models.checkpoint import (
+    as_dtype,
+    find_folder,
+    first_sentence,
+    require_config,
+    require_weights,
 )
+from tokenry.models.loading import MODEL_PATTERNS, WEIGHTS
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -71,7 +70,7 @@ class ImageEncoder:
             made = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         except ValueError as error:
             raise UserError(
-                f"the image processor of {self.name} makes no batch of these images ({_first_sentence(error)}): "
+                f"the image processor of {self.name} makes no batch of these images ({first_sentence(error)}): "
                 "let it resize all to one size."
             ) from error
         return made.to(self.model.device, self.model.dtype)
@@ -86,7 +85,7 @@ class ImageEncoder:
             output = self.model(pixels)
         except ValueError as error:
             raise UserError(
-                f"{self.name} does not take what its image processor makes ({_first_sentence(error)}): "
+                f"{self.name} does not take what its image processor makes ({first_sentence(error)}): "
                 "set the processor's size to the model's image_size."
             ) from error
         if self.classes:
@@ -129,11 +128,11 @@ def load_image_encoder(
         UserError: no such model, one that reads no images, writes text or has layers of no supported family; weights or processor
             missing, damaged or pickled.
     """
-    wanted = _dtype(dtype)
-    folder = _find_folder(name, _MODEL_PATTERNS, revision)
+    wanted = as_dtype(dtype)
+    folder = find_folder(name, MODEL_PATTERNS, revision)
     config = _image_config(name, folder)
     processor = _load_processor(name, folder, config, mean, std)
-    _require_weights(name, folder, _WEIGHTS)
+    require_weights(name, folder, WEIGHTS)
     classifies = any("ForImageClassification" in kind for kind in config.architectures or ())
     model, missing = _load(name, folder, AutoModelForImageClassification if classifies else AutoModel, wanted)
     # A tower that was trained without its pooler is saved without one, and gets a random one here.
@@ -156,11 +155,11 @@ def load_image_encoder(
 
 
 def _image_config(name: str | os.PathLike, folder: Path) -> PretrainedConfig:
-    _require_config(name, folder)
+    require_config(name, folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the config of {name} cannot be read: {_first_sentence(error)}") from error
+        raise UserError(f"the config of {name} cannot be read: {first_sentence(error)}") from error
     if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UserError(
             f"{name} is a {config.model_type} model, which writes text about images: give an image encoder, such as its vision tower "
@@ -195,9 +194,7 @@ def _load_processor(
     try:
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the image processor of {name} cannot be loaded: {_first_sentence(error)}"
-        ) from error
+        raise UserError(f"the image processor of {name} cannot be loaded: {first_sentence(error)}") from error
 
 
 def _plain_processor(
@@ -227,5 +224,5 @@ def _load(
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name} cannot be loaded as an image encoder: {_first_sentence(error)}") from error
+        raise UserError(f"{name} cannot be loaded as an image encoder: {first_sentence(error)}") from error
     return model, list(loading["missing_keys"])

@@ -5,32 +5,27 @@ A folder with a PEFT adapter gives its base model with the adapter merged in: a 
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json
-from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
+from tokenry.models.checkpoint import as_dtype, find_folder, first_sentence, require_config, require_weights
+from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 _TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-_MODEL_PATTERNS = ("*.json", "model.safetensors", "model-*.safetensors", _ADAPTER_WEIGHTS)
+MODEL_PATTERNS = ("*.json", "model.safetensors", "model-*.safetensors", _ADAPTER_WEIGHTS)
 _CODE_PATTERN = "*.py"
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
@@ -52,16 +47,16 @@ def load_model(
     Raises:
         UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype.
     """
-    wanted = _dtype(dtype)
-    patterns = _MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
-    folder = _find_folder(name, patterns, revision)
+    wanted = as_dtype(dtype)
+    patterns = MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
+    folder = find_folder(name, patterns, revision)
     if (folder / _ADAPTER_CONFIG).is_file():
         base = load_model(
             _base_of_adapter(name, folder), wanted, trust_remote_code=trust_remote_code, **kwargs
         )
         return _merge_adapter(base, name, folder)
-    _require_config(name, folder)
-    _require_weights(name, folder, _WEIGHTS)
+    require_config(name, folder)
+    require_weights(name, folder, WEIGHTS)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -74,7 +69,7 @@ def load_model(
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{name} cannot be loaded as a causal language model: {_first_sentence(error)}"
+            f"{name} cannot be loaded as a causal language model: {first_sentence(error)}"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
@@ -96,7 +91,7 @@ def load_tokenizer(
         UserError: no such model, or one without a tokenizer.
     """
     patterns = _TOKENIZER_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
-    folder = _find_folder(name, patterns, revision)
+    folder = find_folder(name, patterns, revision)
     has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
     if not has_tokenizer and (folder / _ADAPTER_CONFIG).is_file():
         return load_tokenizer(_base_of_adapter(name, folder), trust_remote_code=trust_remote_code, **kwargs)
@@ -110,7 +105,7 @@ def load_tokenizer(
             folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
         )
     except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
-        raise UserError(f"the tokenizer of {name} cannot be loaded: {_first_sentence(error)}") from error
+        raise UserError(f"the tokenizer of {name} cannot be loaded: {first_sentence(error)}") from error
 
 
 def preferred_device() -> torch.device:
@@ -135,59 +130,6 @@ def _cuda_has_bfloat16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
-    if dtype is None or dtype == "auto":
-        return "auto"
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(_DTYPES)} or auto, got {dtype!r}.")
-    return _DTYPES[dtype]
-
-
-def _find_folder(name: str | os.PathLike, patterns: Sequence[str], revision: str | None) -> Path:
-    """Return the local folder of `name`; of a model on the hub, the files that match `patterns` are fetched first."""
-    if name == EMBEDDED:
-        return embedded_folder()
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise UserError(f"{name} is a file: name the folder that holds config.json and the weights.")
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(patterns)))
-    except HFValidationError as error:
-        raise UserError(f"the folder {name} does not exist.") from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{name} is neither a local folder nor in the cache of the Hugging Face hub, which cannot be reached from here: "
-            f"check the name and the network, or use the model that needs none, `{EMBEDDED}`."
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{name} cannot be fetched from the Hugging Face hub: {_first_sentence(error)}"
-        ) from error
-
-
-def _require_config(name: str | os.PathLike, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{name} has no config.json: name the folder that model.save_pretrained wrote (found: {_contents(folder)})."
-        )
-
-
-def _require_weights(name: str | os.PathLike, folder: Path, files: Sequence[str]) -> None:
-    if any((folder / file).is_file() for file in files):
-        return
-    pickled = [file for file in _PICKLED_WEIGHTS if (folder / file).is_file()]
-    if pickled:
-        raise UserError(
-            f"{name} has only pickled weights ({pickled[0]}), which can run code when they are read: if you trust them, convert "
-            "them once by loading the model in transformers and calling save_pretrained, which writes safetensors."
-        )
-    raise UserError(f"{name} has no weights (no {files[0]}; found: {_contents(folder)}).")
-
-
 def _base_of_adapter(name: str | os.PathLike, folder: Path) -> str:
     base = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
@@ -200,7 +142,7 @@ def _base_of_adapter(name: str | os.PathLike, folder: Path) -> str:
 
 
 def _merge_adapter(base: PreTrainedModel, name: str | os.PathLike, folder: Path) -> PreTrainedModel:
-    _require_weights(name, folder, (_ADAPTER_WEIGHTS,))
+    require_weights(name, folder, (_ADAPTER_WEIGHTS,))
     try:
         config = PeftConfig.from_pretrained(folder)
         merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
@@ -210,7 +152,7 @@ def _merge_adapter(base: PreTrainedModel, name: str | os.PathLike, folder: Path)
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"the adapter {name} does not fit its base model {base.name_or_path}: {_first_sentence(error)}"
+            f"the adapter {name} does not fit its base model {base.name_or_path}: {first_sentence(error)}"
         ) from error
     return _named(merged, name, folder)
 
@@ -220,12 +162,3 @@ def _named(model: PreTrainedModel, name: str | os.PathLike, folder: Path) -> Pre
     is_local = name == EMBEDDED or Path(name).expanduser().is_dir()
     model.name_or_path = model.config._name_or_path = str(folder.resolve()) if is_local else str(name)
     return model
-
-
-def _contents(folder: Path) -> str:
-    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

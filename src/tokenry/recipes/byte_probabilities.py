@@ -79,7 +79,7 @@ class Sizes:
 
 
 SIZES: dict[Scale, Sizes] = {
-    "laptop": Sizes(("embedded",), 24),
+    "laptop": Sizes(("embedded",), 100),
     "paper": Sizes(
         ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "01-ai/Yi-1.5-6B"), 500, "bfloat16"
     ),
@@ -266,17 +266,22 @@ def _plot(answers: Answers, output: Path) -> Path:
     for place, name in enumerate(names):
         bits = np.array([each.bits for each in answers[name]])
         spread = np.linspace(-0.25, 0.25, len(bits))
-        left.plot(np.maximum(bits, 1e-4), place + spread, "o", color="0.45", fillstyle="none", markersize=5)
+        left.plot(np.maximum(bits, 1e-4), place + spread, "o", color="0.45", fillstyle="none", markersize=4)
         left.plot([bits.mean()] * 2, [place - 0.35, place + 0.35], color="C3", linewidth=2)
-        for shift, what, color in ((-0.18, "first", "C0"), (0.18, "completed", "C1")):
-            right.barh(place + shift, 100 * _mean(answers[name], what), height=0.32, color=color)
+    for shift, what, label in (
+        (-0.18, "first", "most probable byte is right"),
+        (0.18, "completed", "word is completed"),
+    ):
+        shares = [100 * _mean(answers[name], what) for name in names]
+        right.barh([place + shift for place in range(len(names))], shares, height=0.32, label=label)
     left.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
     left.set(
         xscale="log",
         xlabel="surprisal of the true next byte, bits (red: mean; dotted: 0.5)",
         title="Prompts that stop inside a word",
     )
-    right.set(xlim=(0, 100), xlabel="%, blue: most probable byte right, orange: word completed")
+    right.set(xlim=(0, 100), xlabel="% of the prompts")
+    right.legend(loc="upper right", fontsize=8)
     for axes in (left, right):
         axes.set_yticks(range(len(names)), names if axes is left else [])
         axes.invert_yaxis()

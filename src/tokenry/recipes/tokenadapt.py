@@ -6,10 +6,11 @@ byte, which is fair between tokenizers, paired text by text:
     docstrings   of files the tokenizer has not seen
     prose        "In the Year 2889" (Michel and Jules Verne, 1889; public domain), which the tokenizer was not made for
 
-    random, mean, ReTok, TokenAdapt local (pieces), global (neighbours), hybrid (both), FOCUS, OMP
+    random, mean, ReTok, TokenAdapt local (pieces), global (neighbours), hybrid (both), FOCUS-like, OMP
 
 The auxiliary space is that of character n-grams, a weak stand-in for the paper's sentence encoder; the hybrid in the model's own hidden
-states is measured beside it. The paper could be read in summary only: its figures are those of the repository's notes.
+states is measured beside it, and so is the hybrid with the released code's random row for what cannot be composed. The paper could be
+read in summary only: its figures are those of the repository's notes.
 """
 
 import copy
@@ -43,7 +44,8 @@ from tokenry.tokenization.vocabulary_match import match_vocabularies
 NOTES = "Qwen2.5-3B to an 81k vocabulary (repository notes, not checked against the paper)"
 ORIGINAL, RANDOM, MEAN, RETOK = "original tokenizer", "random rows", "mean row", "ReTok (mean of pieces)"
 LOCAL, GLOBAL, HYBRID = "TokenAdapt local", "TokenAdapt global", "TokenAdapt hybrid"
-HIDDEN, FOCUS, OMP = "hybrid, hidden states", "FOCUS-like", "OMP"
+HIDDEN, FALLBACK = "hybrid, hidden states", "hybrid, random fallback"
+FOCUS, OMP = "FOCUS-like", "OMP"
 DOCSTRINGS, PROSE = "docstrings", "prose"
 
 METHODS: Mapping[str, dict[str, Any]] = {
@@ -54,6 +56,7 @@ METHODS: Mapping[str, dict[str, Any]] = {
     GLOBAL: {"global_weight": 1.0},
     HYBRID: {},
     HIDDEN: {"auxiliary": "hidden"},
+    FALLBACK: {"fallback": "random"},
     FOCUS: {"method": "focus"},
     OMP: {"method": "omp", "auxiliary": "embeddings"},
 }
@@ -127,7 +130,7 @@ class _TokenAdaptRecipe:
                     name: {kind: loss.perplexity for kind, loss in of_kind.items()}
                     for name, of_kind in losses.items()
                 },
-                "transplants": {name: report.as_json() for name, report in reports.items()},
+                "transplants": {name: _record(report) for name, report in reports.items()},
             },
             seconds=time.perf_counter() - started,
             plots=(_plot(losses, output),),
@@ -156,6 +159,15 @@ def _losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: Subject
 ) -> dict[str, TextLoss]:
     return {kind: text_loss(model, tokenizer, texts, batch_size=4) for kind, texts in subject.texts.items()}
+
+
+def _record(report: TransplantReport) -> dict[str, Any]:
+    left_out = report.leave_one_out
+    return {
+        "counts": dict(report.counts),
+        "estimates": dict(report.estimates),
+        "leave_one_out": left_out.summary() if left_out else None,
+    }
 
 
 def difference(one: TextLoss, other: TextLoss) -> Difference:
@@ -335,6 +347,7 @@ def _plot(losses: Losses, output: Path) -> Path:
             )
         axes.axvline(losses[RETOK][kind].bits_per_byte.value, color="0.35", linewidth=0.8, linestyle=":")
         axes.set(title=f"held-out {kind}" if kind == DOCSTRINGS else kind, xlabel="bits per byte")
+        axes.set_ylim(-0.6, len(names) - 0.3)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(names)), names)
     figure.suptitle(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from tokenry.core.records import Histogram, Run
+from tokenry.report.axes import LABEL_LENGTH, Axis, Tick, shorten, spread_labels, ticks, value_range
 from tokenry.report.table import interval
 from tokenry.report.text import label
 
@@ -25,31 +25,8 @@ MARKERS = (
     "M0-4l4 4l-4 4l-4-4z",
     "M-3-3l6 6M3-3l-6 6",
 )
-_LABEL_LENGTH = 11
-_LINE_HEIGHT = 14.0
 _CURVE_TITLES = {"loss": "training loss"}
 _FIRST_CURVES = ("loss", "nll_kept", "nll_dropped", "share_kept")
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """A linear map from data to the view box, rounded to a tenth of a unit."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
-
-
-@dataclass(frozen=True)
-class Tick:
-    """One mark of an axis: where, and what is written there."""
-
-    position: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +137,7 @@ def histogram_chart(
     widths = np.where(widths > 0, widths, widths[widths > 0].min(initial=1.0))
     up, down = kept / widths, dropped / widths
     scale = (height - 22.0 - 2 * margin) / max(up.max(initial=0.0) + down.max(initial=0.0), 1e-12)
-    place = _Axis(span[0], span[1], margin, width - margin)
+    place = Axis(span[0], span[1], margin, width - margin)
     bins = [
         Bin(
             x=place(low),
@@ -178,7 +155,7 @@ def histogram_chart(
         width=width,
         height=height,
         axis=round(margin + float(up.max(initial=0.0) * scale), 1),
-        x_ticks=[Tick(place(value), text) for value, text in _ticks(*span, count=4)],
+        x_ticks=[Tick(place(value), text) for value, text in ticks(*span, count=4)],
         bins=bins,
         counts=_counts(kept.sum(), dropped.sum(), chosen),
     )
@@ -196,11 +173,11 @@ def interval_chart(runs: Sequence[Run]) -> IntervalChart | None:
     lowest = min(0.0, *(p.difference - half for _, _, p, half in drawn))
     highest = max(0.0, *(p.difference + half for _, _, p, half in drawn))
     pad = 0.06 * ((highest - lowest) or 1.0)
-    place = _Axis(lowest - pad, highest + pad, left, width - right)
+    place = Axis(lowest - pad, highest + pad, left, width - right)
     rows = [
         IntervalRow(
             series=series,
-            name=_shorten(name, _LABEL_LENGTH + 5),
+            name=shorten(name, LABEL_LENGTH + 5),
             y=18 + row * index,
             centre=place(p.difference),
             low=place(p.difference - half),
@@ -209,8 +186,8 @@ def interval_chart(runs: Sequence[Run]) -> IntervalChart | None:
         )
         for index, (series, name, p, half) in enumerate(drawn)
     ]
-    ticks = [Tick(place(value), text) for value, text in _ticks(lowest - pad, highest + pad, count=6)]
-    return IntervalChart(width, 18 + row * len(rows) + 26, left, place(0.0), ticks, rows)
+    marks = [Tick(place(value), text) for value, text in ticks(lowest - pad, highest + pad, count=6)]
+    return IntervalChart(width, 18 + row * len(rows) + 26, left, place(0.0), marks, rows)
 
 
 def signal_span(histograms: Sequence[Histogram]) -> tuple[float, float]:
@@ -232,16 +209,16 @@ def _line_chart(key: str, runs: Sequence[Run]) -> LineChart | None:
     title = _CURVE_TITLES.get(key, label(key))
     thinned = [(series, name, *_thin(steps, values)) for series, name, steps, values in curves]
     steps_low, steps_high = _span([(steps.min(), steps.max()) for _, _, steps, _ in thinned])
-    values_low, values_high = _value_range(np.concatenate([values for _, _, _, values in thinned]))
-    levels = _ticks(values_low, values_high, count=5)
+    values_low, values_high = value_range(np.concatenate([values for _, _, _, values in thinned]))
+    levels = ticks(values_low, values_high, count=5)
     width, height, right, top, bottom = 400.0, 220.0, 276.0, 12.0, 186.0
     left = max(42.0, 12.0 + 6.5 * max((len(text) for _, text in levels), default=0))
-    across, up = _Axis(steps_low, steps_high, left, right), _Axis(values_low, values_high, bottom, top)
+    across, up = Axis(steps_low, steps_high, left, right), Axis(values_low, values_high, bottom, top)
     placed = [
         (series, name, [(across(x), up(y)) for x, y in zip(steps, values, strict=True)], values[-1])
         for series, name, steps, values in thinned
     ]
-    heights = _spread([points[-1][1] for _, _, points, _ in placed], top + 4, bottom)
+    heights = spread_labels([points[-1][1] for _, _, points, _ in placed], top + 4, bottom)
     lines = [
         Line(
             series=series,
@@ -250,7 +227,7 @@ def _line_chart(key: str, runs: Sequence[Run]) -> LineChart | None:
                 points[i] for i in sorted({round(f * (len(points) - 1)) for f in (0.0, 0.25, 0.5, 0.75, 1.0)})
             ],
             name=name,
-            label=f"{_shorten(name, _LABEL_LENGTH)} {last:.3g}",
+            label=f"{shorten(name, LABEL_LENGTH)} {last:.3g}",
             end=points[-1],
             label_y=label_y,
         )
@@ -264,7 +241,7 @@ def _line_chart(key: str, runs: Sequence[Run]) -> LineChart | None:
         left=left,
         right=right,
         bottom=bottom,
-        x_ticks=[Tick(across(v), text) for v, text in _ticks(steps_low, steps_high, count=5, whole=True)],
+        x_ticks=[Tick(across(v), text) for v, text in ticks(steps_low, steps_high, count=5, whole=True)],
         y_ticks=[Tick(up(v), text) for v, text in levels],
         lines=lines,
         averaged=max(math.ceil(len(steps) / POINTS) for _, _, steps, _ in curves),
@@ -284,39 +261,6 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     starts = np.arange(0, len(steps), math.ceil(len(steps) / POINTS))
     sizes = np.diff(starts, append=len(steps))
     return np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
-
-
-def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """A little more than the values need; a change of less than a fifth of their size is not blown up."""
-    low, high = float(values.min()), float(values.max())
-    half = max((high - low) * 0.56, 0.1 * max(abs(low), abs(high))) or 0.5
-    return (low + high) / 2 - half, (low + high) / 2 + half
-
-
-def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[tuple[float, str]]:
-    values = MaxNLocator(nbins=count, steps=[1, 2, 5, 10], integer=whole).tick_values(low, high)
-    step = abs(values[1] - values[0]) if len(values) > 1 else 1.0
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    inside = [0.0 if abs(value) < 1e-9 * step else float(value) for value in values if low <= value <= high]
-    pattern = f"{{:,.{decimals}f}}" if decimals <= 4 else "{:g}"
-    return [(value, pattern.format(value).replace("-", "−")) for value in inside]
-
-
-def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Move labels apart until none covers another, keeping their order."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = [heights[i] for i in order]
-    for index in range(1, len(placed)):
-        placed[index] = max(placed[index], placed[index - 1] + _LINE_HEIGHT)
-    overflow = max(0.0, placed[-1] - bottom)
-    for index in reversed(range(len(placed))):
-        limit = placed[index + 1] - _LINE_HEIGHT if index + 1 < len(placed) else placed[index] - overflow
-        placed[index] = min(placed[index], limit)
-    return [round(dict(zip(order, placed, strict=True))[i], 1) for i in range(len(heights))]
-
-
-def _shorten(name: str, length: int) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _counts(kept: float, dropped: float, chosen: bool) -> list[str]:

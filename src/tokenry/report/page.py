@@ -1,22 +1,12 @@
-"""The HTML page: one self-contained file in light and dark, drawn from a record.
+"""The page of a comparison or of scored texts, drawn from its record; what the record does not hold is left out."""
 
-Nothing on the page comes from elsewhere, and its own content security policy forbids that anything does: the policy names
-the hash of the one inline script. Everything from data is escaped by jinja2; `harmless` then takes out what no page may hold.
-"""
-
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tokenry.core.records import Comparison, Example, Histogram, Run
 from tokenry.report.charts import (
-    MARKERS,
     HistogramChart,
     curve_charts,
     histogram_chart,
@@ -24,16 +14,16 @@ from tokenry.report.charts import (
     signal_span,
 )
 from tokenry.report.heatmap import SampleView, map_view, signal_scales
+from tokenry.report.rendering import render_template, setting_pairs
 from tokenry.report.table import (
     class_table,
     comparison_columns,
     comparison_rows,
     findings,
-    setting,
     signal_statistics,
     signal_values,
 )
-from tokenry.report.text import harmless, label
+from tokenry.report.text import label
 
 _STATES = {
     "kept": "kept",
@@ -61,7 +51,7 @@ def render_report(comparison: Comparison) -> str:
         "signals": _signals(runs),
         "classes": class_table(runs),
     }
-    return _render(
+    return render_template(
         "report.html.j2",
         kind=comparison.kind,
         title=f"{comparison.model} on {comparison.data}",
@@ -70,7 +60,7 @@ def render_report(comparison: Comparison) -> str:
         rows=comparison_rows(comparison),
         columns=comparison_columns(comparison),
         first_series=1 if comparison.untrained_nll else 0,
-        settings=_pairs(comparison.settings) + _pairs(comparison.environment),
+        settings=setting_pairs(comparison.settings) + setting_pairs(comparison.environment),
         sections=_sections(comparison, parts),
         absent=_absent(runs),
         **parts,
@@ -84,7 +74,7 @@ def render_scores(
     """Draw scored texts as one self-contained HTML page: statistics over all `examples`, heat-maps of the first `shown`."""
     tokens = sum(len(example.tokens) for example in examples)
     values = signal_values(examples)
-    return _render(
+    return render_template(
         "scores.html.j2",
         kind="score",
         title=title,
@@ -92,35 +82,9 @@ def render_scores(
         statistics=[(label(row.name), row) for row in signal_statistics(examples)],
         histograms=[_distribution(label(name), found) for name, found in values.items()],
         hidden=max(0, len(examples) - shown),
-        settings=_pairs(settings or {}),
+        settings=setting_pairs(settings or {}),
         **_samples({f"{i + 1}. {e.title}": [("", e)] for i, e in enumerate(examples[:shown])}),
     )
-
-
-def _render(template: str, **parts: Any) -> str:
-    return harmless(_environment().get_template(template).render(**parts))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tokenry.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script, style = (_source(environment, name) for name in ("script.js", "report.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.globals.update(
-        script=Markup(script), style=Markup(style), script_hash=f"sha256-{digest}", markers=MARKERS
-    )
-    return environment
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _sections(comparison: Comparison, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -178,7 +142,3 @@ def _samples(by_title: Mapping[str, Sequence[tuple[str, Example]]]) -> dict[str,
     found = {token.state for sample in samples for view in sample.maps for token in view.tokens}
     states = [(state, words) for state, words in _STATES.items() if state in found]
     return {"samples": samples, "scales": scales, "states": states}
-
-
-def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, setting(value)) for name, value in mapping.items()]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenry.report.charts import Tick, _shorten
+from tokenry.report.axes import Tick, shorten
 from tokenry.tokenization.premium_table import PremiumTable
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 660.0, 190.0, 640.0, 22.0, 17.0
@@ -78,7 +78,7 @@ def _plot(
     order = [row.language for row in tables[0].languages]
     rows = [
         DotRow(
-            _shorten(names.get(language, language), _LONGEST_NAME),
+            shorten(names.get(language, language), _LONGEST_NAME),
             round(_TOP + _ROW * place, 1),
             [
                 Dot(

@@ -6,8 +6,8 @@ Like the other pages it is one self-contained file, drawn from what was measured
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenry.report.page import _pairs, _render
 from tokenry.report.premium_charts import premium_plots
+from tokenry.report.rendering import render_template, setting_pairs
 from tokenry.tokenization.premium_table import PremiumTable
 
 
@@ -28,7 +28,7 @@ def render_premiums(
         settings: shown at the head of the page.
     """
     known = dict(names or {})
-    return _render(
+    return render_template(
         "premiums.html.j2",
         kind="premiums",
         title="Token premiums",
@@ -38,5 +38,5 @@ def render_premiums(
         plots=premium_plots(tables, known),
         tables=tables,
         names=known,
-        settings=_pairs(settings or {}),
+        settings=setting_pairs(settings or {}),
     )

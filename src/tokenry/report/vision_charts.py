@@ -7,10 +7,11 @@ import numpy as np
 
 from tokenry.core.records import Estimate
 from tokenry.core.vision_records import Reduced, VisionRun
-from tokenry.report.charts import _LABEL_LENGTH, Line, Tick, _Axis, _shorten, _spread, _ticks, _value_range
+from tokenry.report.axes import LABEL_LENGTH, Axis, Tick, shorten, spread_labels, ticks, value_range
+from tokenry.report.charts import Line
 
 _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 460.0, 250.0, 336.0, 12.0, 204.0
-_LONGEST_LABEL = _LABEL_LENGTH + 6
+_LONGEST_LABEL = LABEL_LENGTH + 6
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,20 @@ def _chart(
     title: str, across: str, curves: Sequence[_Curve], marked: bool, floor: float | None = None
 ) -> CurveChart:
     x_low, x_high = _around([value for curve in curves for value in curve.x])
-    y_low, y_high = _value_range(np.array([value for curve in curves for value in curve.y], dtype=float))
+    y_low, y_high = value_range(np.array([value for curve in curves for value in curve.y], dtype=float))
     y_low = y_low if floor is None else floor
-    levels = _ticks(y_low, y_high, count=5)
+    levels = ticks(y_low, y_high, count=5)
     left = max(42.0, 12.0 + 6.5 * max((len(text) for _, text in levels), default=0))
-    to_x, to_y = _Axis(x_low, x_high, left, _RIGHT), _Axis(y_low, y_high, _BOTTOM, _TOP)
+    to_x, to_y = Axis(x_low, x_high, left, _RIGHT), Axis(y_low, y_high, _BOTTOM, _TOP)
     points = [[(to_x(x), to_y(y)) for x, y in zip(curve.x, curve.y, strict=True)] for curve in curves]
-    heights = _spread([line[-1][1] for line in points], _TOP + 4, _BOTTOM)
+    heights = spread_labels([line[-1][1] for line in points], _TOP + 4, _BOTTOM)
     lines = [
         Line(
             series=curve.series,
             path="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line),
             marks=line[1:] if marked else [line[0], line[len(line) // 2], line[-1]],
             name=curve.name,
-            label=f"{_shorten(curve.name, _LONGEST_LABEL)} {curve.y[-1]:.3g}",
+            label=f"{shorten(curve.name, _LONGEST_LABEL)} {curve.y[-1]:.3g}",
             end=line[-1],
             label_y=height,
         )
@@ -153,7 +154,7 @@ def _chart(
         left=left,
         right=_RIGHT,
         bottom=_BOTTOM,
-        x_ticks=[Tick(to_x(value), text) for value, text in _ticks(x_low, x_high, count=6)],
+        x_ticks=[Tick(to_x(value), text) for value, text in ticks(x_low, x_high, count=6)],
         y_ticks=[Tick(to_y(value), text) for value, text in levels],
         lines=lines,
         whiskers=whiskers,

@@ -4,7 +4,7 @@ Like the other pages it is one self-contained file, drawn from its record and no
 """
 
 from tokenry.core.vision_records import VisionRun
-from tokenry.report.page import _pairs, _render
+from tokenry.report.rendering import render_template, setting_pairs
 from tokenry.report.token_picture import picture_view
 from tokenry.report.vision_charts import methods, token_chart, trade_off_charts
 from tokenry.report.vision_table import names, vision_columns
@@ -18,7 +18,7 @@ def render_vision(record: VisionRun) -> str:
     """
     series = {method: number for number, method in enumerate(methods(record), start=1)}
     by_setting = {each.name: number for number, each in enumerate(record.results, start=1)}
-    return _render(
+    return render_template(
         "vision.html.j2",
         kind=record.kind,
         title=f"{record.model} on {record.images}",
@@ -38,8 +38,8 @@ def render_vision(record: VisionRun) -> str:
             dict.fromkeys(panel.setting for each in record.pictures for panel in each.panels)
         ),
         by_layer=bool(record.settings.get("every_layer")),
-        settings=_pairs(record.settings) + _pairs(record.environment),
-        options=[(each.name, _pairs(each.options)) for each in record.results],
+        settings=setting_pairs(record.settings) + setting_pairs(record.environment),
+        options=[(each.name, setting_pairs(each.options)) for each in record.results],
     )
 
 

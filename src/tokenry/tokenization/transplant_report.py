@@ -33,6 +33,7 @@ class LeaveOneOut:
 
     Attributes:
         tokens: the shared tokens that were tried, by new id.
+        names: how the new tokenizer writes them.
         cosine_error: 1 − cosine between composed and true row.
         relative_error: distance between them, relative to the norm of the true row.
         mean_row_cosine_error: the same for the mean of all rows, which knows nothing of the token.
@@ -40,6 +41,7 @@ class LeaveOneOut:
     """
 
     tokens: Int[Tensor, "tokens"]
+    names: tuple[str, ...]
     cosine_error: Float[Tensor, "tokens"]
     relative_error: Float[Tensor, "tokens"]
     mean_row_cosine_error: Float[Tensor, "tokens"]
@@ -49,20 +51,26 @@ class LeaveOneOut:
     def of(
         cls,
         tokens: Int[Tensor, "tokens"],
+        names: tuple[str, ...],
         composed: Float[Tensor, "tokens dim"],
         true: Float[Tensor, "tokens dim"],
         mean_row: Float[Tensor, "dim"],
     ) -> "LeaveOneOut":
         """Compare composed rows with the true ones."""
-        return cls(tokens, *_errors(composed, true), *_errors(mean_row.expand_as(true), true))
+        return cls(tokens, names, *_errors(composed, true), *_errors(mean_row.expand_as(true), true))
 
     def summary(self) -> dict[str, float | int]:
         """Medians over the tokens."""
-        errors = {name: value for name, value in vars(self).items() if name != "tokens"}
+        errors = {name: value for name, value in vars(self).items() if name not in ("tokens", "names")}
         return {
             "tokens": len(self.tokens),
             **{f"median_{name}": float(value.median()) for name, value in errors.items()},
         }
+
+    def by_token(self) -> dict[str, float]:
+        """The cosine error of each token, the worst first."""
+        order = self.cosine_error.argsort(descending=True, stable=True).tolist()
+        return {self.names[place]: round(float(self.cosine_error[place]), 4) for place in order}
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ class TransplantReport:
     after: TextLoss | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object that `tokenry tokenizer transplant --json` prints; of leave-one-out errors the medians."""
+        """Return the object that `tokenry tokenizer transplant --json` prints."""
+        left_out = self.leave_one_out
         return {
             "method": self.method,
             "settings": dict(self.settings),
@@ -118,7 +127,9 @@ class TransplantReport:
             "fallback": list(self.fallback),
             "notes": list(self.notes),
             "round_trip_failures": list(self.round_trip_failures),
-            "leave_one_out": self.leave_one_out.summary() if self.leave_one_out else None,
+            "leave_one_out": {**left_out.summary(), "cosine_error_of": left_out.by_token()}
+            if left_out
+            else None,
             "bits_per_byte": {
                 when: None if loss is None else _loss(loss)
                 for when, loss in (("before", self.before), ("after", self.after))

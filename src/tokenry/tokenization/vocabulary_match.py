@@ -3,7 +3,8 @@
     match="bytes"    tokens are equal if they stand for the same bytes, whatever kind of tokenizer wrote them ("Ġthe" = "▁the")
     match="string"   tokens are equal if they are written alike, and spelled by encoding what they decode to: the released code's rule
 
-Special tokens stand for no bytes: they are matched by name, then by what they are for (bos, eos, pad, unk).
+Special tokens stand for no bytes: they are matched by name, then by what they are for (bos, eos, pad, unk). An added token that only the
+other tokenizer calls special is the same token.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,15 +110,17 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
     by_name = {name: number for number, name in old_names.items()}
     special = _special_tokens(old, new, new_view.special)
     cut = _byte_cutter(old, old_view)
+    added = new.added_tokens_decoder
     shared, pieces = [], []
     for number, data in enumerate(new_view.token_bytes):
         name = new_names.get(number, "")
-        counterpart = special.get(name)
-        if data:
-            # Of several old tokens with these bytes ("a" and "<0x61>") the one that is written alike.
-            alike = by_name.get(name)
-            written_alike = alike is not None and old_view.token_bytes[alike] == data
-            counterpart = alike if written_alike else old_view.ids.get(data)
+        alike = by_name.get(name)
+        theirs = None if alike is None else old_view.token_bytes[alike]
+        # Of several old tokens with these bytes ("a" and "<0x61>") the one that is written alike.
+        if alike is not None and (theirs == data or (theirs is None and number in added)):
+            counterpart: int | None = alike
+        else:
+            counterpart = old_view.ids.get(data) if data else special.get(name)
         shared.append(-1 if counterpart is None else counterpart)
         pieces.append(cut(data) if data and counterpart is None else [])
     old_lengths, lengths = ([len(data or b"") for data in view.token_bytes] for view in (old_view, new_view))

@@ -1,0 +1,242 @@
+"""Ask a model: by letting it write an answer, or by the probabilities it gives to all of them.
+
+    generate   greedy (temperature 0), then int(response) or invalid, as in the paper
+    score      prediction = argmax over answers of  Σ log p(token | prompt, tokens of the answer before it)
+
+An answer's tokens end with the token that ends it, so 1 is not taken for the beginning of 10; the score is then the log-probability, in
+nats, that the model says exactly this. What all prompts begin with is computed once, a prompt once, and each answer goes on from there.
+Batches hold prompts of one length, so nothing is padded before an answer and no model has to know what padding is.
+
+Source: CharBench (arXiv 2508.02591), section 4 (generate).
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pandas import DataFrame, Series
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from tokenry.core.errors import UserError, require_one_of
+from tokenry.evaluation.charbench.items import check_items
+from tokenry.evaluation.charbench.prompt import Asked, ask, parse_answer
+from tokenry.evaluation.held_out import evaluation_mode
+
+Mode = Literal["generate", "score"]
+MODES = ("generate", "score")
+NEW_TOKENS = 16
+
+
+def evaluate_charbench(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: DataFrame,
+    mode: Mode = "score",
+    batch_size: int = 32,
+    report: Callable[[float], None] = lambda share: None,
+) -> DataFrame:
+    """Ask a causal language model every item.
+
+    Args:
+        model: of transformers, on any device; its mode is restored afterwards.
+        tokenizer: of the model, with a chat template or without.
+        items: as of `build_charbench`, or some of its rows.
+        mode: `generate` reads what the model writes; `score` compares all answers from 0 to the longest word's length.
+        batch_size: items at a time.
+        report: is told the share of the items that is done.
+
+    Returns:
+        One row per item, indexed as the items. `prediction` is an integer as float, nan where the response is none. With `generate`,
+        `response` is what was written; with `score`, `logprob` and `answer_logprob` are those of the prediction and of the right answer.
+
+    Raises:
+        UserError: items that cannot be, an unknown mode, a size below 1, or a model that keeps no cache to score from.
+    """
+    check_items(items)
+    require_one_of(mode, MODES, "mode")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    candidates = range(max(map(len, items["word"])) + 1)
+    asked = ask(items, tokenizer, candidates)
+    with evaluation_mode(model), torch.inference_mode():
+        if mode == "generate":
+            return _generated(model, tokenizer, items, asked, batch_size, report)
+        return _scored(model, items, asked, batch_size, report)
+
+
+def as_number(answer: int | None) -> float:
+    """An integer as float: nan where there is none, infinite where none is so large."""
+    try:
+        return float("nan") if answer is None else float(answer)
+    except OverflowError:
+        return float("inf")
+
+
+def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Divide prompts into batches of one length each, the longest first; yields their places."""
+    places = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    start = 0
+    while start < len(places):
+        length = len(prompts[places[start]])
+        batch = [place for place in places[start : start + batch_size] if len(prompts[place]) == length]
+        yield batch
+        start += len(batch)
+
+
+def _generated(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: DataFrame,
+    asked: Asked,
+    batch_size: int,
+    report: Callable[[float], None],
+) -> DataFrame:
+    greedy = _greedy(model, tokenizer, asked)
+    device = next(model.parameters()).device
+    responses, done = [""] * len(items), 0
+    for batch in equal_lengths(asked.prompts, batch_size):
+        input_ids = torch.tensor([asked.prompts[place] for place in batch], device=device)
+        written = model.generate(  # type: ignore[operator]
+            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=greedy
+        )
+        texts = tokenizer.batch_decode(written[:, input_ids.shape[1] :], skip_special_tokens=True)
+        for place, text in zip(batch, texts, strict=True):
+            responses[place] = text.strip().split("\n")[0] if asked.one_line else text
+        done += len(batch)
+        report(done / len(items))
+    return DataFrame(
+        {
+            "prediction": [as_number(parse_answer(response)) for response in responses],
+            "response": Series(responses, dtype=object, index=items.index),
+        },
+        index=items.index,
+    )
+
+
+def _greedy(model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Asked) -> GenerationConfig:
+    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    ends |= set() if asked.one_line else {answer[-1] for answer in asked.answers}
+    known = sorted(end for end in ends if end is not None)
+    return GenerationConfig(
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=known or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (known or [0])[0],
+    )
+
+
+def _scored(
+    model: nn.Module, items: DataFrame, asked: Asked, batch_size: int, report: Callable[[float], None]
+) -> DataFrame:
+    scorer = AnswerScorer(model, asked)
+    scores = torch.empty(len(items), len(asked.answers))
+    done = 0
+    for batch in equal_lengths(asked.prompts, batch_size):
+        scores[batch] = scorer([asked.prompts[place] for place in batch]).float().cpu()
+        done += len(batch)
+        report(done / len(items))
+    gold = torch.tensor([int(answer) for answer in items["answer"]])
+    best = scores.max(dim=1)
+    return DataFrame(
+        {
+            "prediction": best.indices.double().numpy(),
+            "logprob": best.values.numpy(),
+            "answer_logprob": scores.gather(1, gold[:, None])[:, 0].numpy(),
+        },
+        index=items.index,
+    )
+
+
+class AnswerScorer:
+    """Log-probabilities of all answers to prompts of one length.
+
+    Args:
+        model: a causal language model whose cache can be repeated.
+        asked: all prompts, for what they have in common, and the tokens of the answers.
+
+    Raises:
+        UserError: the model keeps no such cache.
+    """
+
+    def __init__(self, model: nn.Module, asked: Asked) -> None:
+        self._model, self._answers = model, asked.answers
+        self._device = next(model.parameters()).device
+        # A prompt needs one token of its own, from which the first of the answer is predicted.
+        shortest = min(map(len, asked.prompts))
+        self._common = common_prefix(asked.prompts)[: shortest - 1]
+        self._stems = stems_of(asked.answers)
+        accepted = inspect.signature(model.forward).parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._cache = self._first_cache()
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts answers"]:
+        """Score every answer to each prompt, in nats."""
+        rest = self._tensor([prompt[len(self._common) :] for prompt in prompts])
+        cache = self._repeated(self._cache, len(prompts)) if self._common else None
+        output = self._model(input_ids=rest, past_key_values=cache, use_cache=True, **self._last_only)
+        first = output.logits[:, -1].float().log_softmax(dim=-1)
+        scores = first[:, [answer[0] for answer in self._answers]]
+        if self._stems:
+            scores = scores + self._later_tokens(output.past_key_values, len(prompts))
+        return scores
+
+    def _later_tokens(self, cache: Any, prompts: int) -> Float[Tensor, "prompts answers"]:
+        """The log-probabilities of all tokens of the answers but their first, summed."""
+        longest = max(map(len, self._stems))
+        # What is behind a stem fills it up; nothing is read there, and nothing before can see it.
+        stems = self._tensor([[*stem, *([stem[-1]] * (longest - len(stem)))] for stem in self._stems])
+        output = self._model(
+            input_ids=stems.repeat(prompts, 1),
+            past_key_values=self._repeated(cache, len(stems)),
+            use_cache=True,
+        )
+        later = output.logits.float().log_softmax(dim=-1).unflatten(0, (prompts, len(stems)))
+        sums = []
+        for answer in self._answers:
+            row = next(
+                (i for i, s in enumerate(self._stems) if s[: len(answer) - 1] == tuple(answer[:-1])), 0
+            )
+            steps = torch.arange(len(answer) - 1, device=self._device)
+            sums.append(later[:, row, steps, self._tensor(answer[1:])].sum(dim=1))
+        return torch.stack(sums, dim=1)
+
+    def _first_cache(self) -> Any:
+        if not self._common:
+            return None
+        output = self._model(input_ids=self._tensor([self._common]), use_cache=True, **self._last_only)
+        return output.past_key_values
+
+    def _repeated(self, cache: Any, times: int) -> Any:
+        """A copy for each of `times` continuations of every row; a forward pass writes into the cache it is given."""
+        if not hasattr(cache, "batch_repeat_interleave"):
+            raise UserError(
+                f"{type(self._model).__name__} keeps no cache that answers could go on from: use mode generate."
+            )
+        repeated = copy.deepcopy(cache)
+        repeated.batch_repeat_interleave(times)
+        return repeated
+
+    def _tensor(self, ids: Sequence[Any]) -> Int[Tensor, "..."]:
+        return torch.tensor(ids, device=self._device, dtype=torch.long)
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """What all prompts begin with: that is what the first and the last of them in order begin with."""
+    low, high = min(prompts), max(prompts)
+    differing = (place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other)
+    return [*low[: next(differing, min(len(low), len(high)))]]
+
+
+def stems_of(answers: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """What has to be read to know all tokens of the answers: all but their last ones, without those that others begin with."""
+    stems = {tuple(answer[:-1]) for answer in answers} - {()}
+    return sorted(stem for stem in stems if not any(o != stem and o[: len(stem)] == stem for o in stems))

@@ -1,0 +1,215 @@
+"""The items: four questions about single words, with answers that follow from the word alone.
+
+    count_unique_chars         len(set(word))
+    count_character_frequency  word.count(character)
+    find_first_occurrence      word.index(character)      from 0
+    find_last_occurrence       word.rindex(character)     from 0
+
+Characters are code points, and cases differ. Random numbers are drawn in the order of the released generator: buckets of equal length
+are shuffled from the shortest words to the longest, then one place of the word is drawn per item, task by task, bucket by bucket. Each
+task takes the next quarter of every bucket, so no word is asked about twice.
+
+Source: CharBench (arXiv 2508.02591), section 3; omriuz/CharBench, benchmark.py.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+
+from pandas import DataFrame, RangeIndex, Series
+
+from tokenry.core.errors import UserError
+
+COUNTING_TASKS = ("count_unique_chars", "count_character_frequency")
+INDEX_TASKS = ("find_first_occurrence", "find_last_occurrence")
+TASKS = COUNTING_TASKS + INDEX_TASKS
+COLUMNS = ("question", "answer", "word", "character", "task")
+
+_FIRST_LETTER_ASKED = 1  # of TASKS: the first one asks about no particular character
+_TEMPLATES = {
+    "count_unique_chars": "How many unique characters appear in the string '{word}'?",
+    "count_character_frequency": "How many times does the character '{character}' appear in the string '{word}'?",
+    "find_first_occurrence": "What is the index of the first occurrence of the character '{character}' in the string '{word}'?\n"
+    "Start counting from 0.",
+    "find_last_occurrence": "What is the index of the last occurrence of the character '{character}' in the string '{word}'?\n"
+    "Start counting from 0.",
+}
+_ANSWERS: Mapping[str, Callable[[str, str], int]] = {
+    "count_unique_chars": lambda word, character: len(set(word)),
+    "count_character_frequency": str.count,
+    "find_first_occurrence": str.index,
+    "find_last_occurrence": str.rindex,
+}
+
+
+def build_charbench(
+    words: Sequence[str], per_length: int = 25_000, seed: int = 42, lengths: Sequence[int] | None = None
+) -> DataFrame:
+    """Build the benchmark: of each length the first `per_length` words, a quarter of them for each task.
+
+    Args:
+        words: in an order of which the first are taken; a word that comes again is left out.
+        per_length: words of each length, a multiple of 4.
+        seed: of the order of the items and of the characters asked about.
+        lengths: of the words, in characters; None takes all that occur.
+
+    Returns:
+        One row per item, with the columns question, answer (text of an integer), word, character (None where none is asked about) and
+        task. Its index numbers the items from 0.
+
+    Raises:
+        UserError: no words, too few of a length, a word with white space, or a size that four tasks cannot share.
+    """
+    if per_length < len(TASKS) or per_length % len(TASKS):
+        raise UserError(
+            f"per_length must be a multiple of {len(TASKS)} (one share for each task), got {per_length}: use "
+            f"{max(1, per_length // len(TASKS)) * len(TASKS)}."
+        )
+    buckets = _buckets(words, per_length, lengths)
+    draws = random.Random(seed)
+    for bucket in buckets:
+        draws.shuffle(bucket)
+    share = per_length // len(TASKS)
+    asked = [bucket[place * share : (place + 1) * share] for place in range(len(TASKS)) for bucket in buckets]
+    first = len(buckets) * _FIRST_LETTER_ASKED
+    without, about = list(chain(*asked[:first])), list(chain(*asked[first:]))
+    characters = [None] * len(without) + list(map(draws.choice, about))
+    tasks = [task for task in TASKS for _ in range(share * len(buckets))]
+    return _table(tasks, without + about, characters)
+
+
+def items_of(tasks: Sequence[str], words: Sequence[str], characters: Sequence[str | None]) -> DataFrame:
+    """Ask any questions: one item per task, word and character.
+
+    Args:
+        tasks: of `TASKS`.
+        words: one each.
+        characters: one each; None for count_unique_chars.
+
+    Returns:
+        A table as of `build_charbench`.
+
+    Raises:
+        UserError: lists of unequal lengths, an unknown task, a word that is empty or has white space, or a character that is not in
+            its word.
+    """
+    if not len(tasks) == len(words) == len(characters):
+        raise UserError(
+            f"{len(tasks)} tasks, {len(words)} words and {len(characters)} characters: give one of each per item."
+        )
+    _check(range(len(tasks)), tasks, words, characters)
+    return _table(tasks, words, characters)
+
+
+def check_items(items: DataFrame) -> None:
+    """Check a table of items that may come from anywhere.
+
+    Raises:
+        UserError: a column is missing, items are numbered twice, or a row asks what cannot be answered.
+    """
+    missing = [name for name in COLUMNS if name not in items]
+    if missing:
+        raise UserError(f"items need the columns {', '.join(COLUMNS)}; {', '.join(missing)} is missing.")
+    if not len(items):
+        raise UserError("there are no items: give at least one.")
+    if not items.index.is_unique:
+        twice = items.index[items.index.duplicated()][0]
+        raise UserError(f"item {twice} is there twice: number the items uniquely (items.reset_index).")
+    _check(items.index, items["task"], items["word"], characters_of(items))
+
+
+def characters_of(items: DataFrame) -> list[str | None]:
+    """The characters asked about; None where none is, however the table spells that (a file gives nan)."""
+    return [character if isinstance(character, str) else None for character in items["character"]]
+
+
+def answer_of(task: str, word: str, character: str | None = None) -> int:
+    """Compute the answer.
+
+    Raises:
+        UserError: an unknown task, or a character that is not in the word.
+    """
+    _check([0], [task], [word], [character])
+    return _ANSWERS[task](word, character or "")
+
+
+def sample_items(items: DataFrame, limit: int, seed: int = 0) -> DataFrame:
+    """Draw about `limit` items, evenly from every task and word length; they keep their numbers and order.
+
+    Raises:
+        UserError: no item is to be left.
+    """
+    if limit < 1:
+        raise UserError(f"limit must be at least 1, got {limit}.")
+    if limit >= len(items):
+        return items
+    groups = items.groupby([items["task"], items["word"].str.len()]).indices
+    draws = random.Random(seed)
+    queues = [draws.sample(places.tolist(), len(places)) for _, places in sorted(groups.items())]
+    draws.shuffle(queues)
+    by_turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return items.iloc[sorted(by_turns[:limit])]
+
+
+def _table(tasks: Sequence[str], words: Sequence[str], characters: Sequence[str | None]) -> DataFrame:
+    rows = list(zip(tasks, words, characters, strict=True))
+    questions = [_TEMPLATES[task].format(word=word, character=character) for task, word, character in rows]
+    answers = [str(_ANSWERS[task](word, character or "")) for task, word, character in rows]
+    # Text columns that hold None turn it into nan unless they are columns of objects.
+    columns = dict(zip(COLUMNS, (questions, answers, words, characters, tasks), strict=True))
+    return DataFrame(
+        {name: Series(values, dtype=object) for name, values in columns.items()},
+        index=RangeIndex(len(rows), name="item"),
+    )
+
+
+def _buckets(words: Sequence[str], per_length: int, lengths: Sequence[int] | None) -> list[list[str]]:
+    if not words:
+        raise UserError("the word list is empty: give words.")
+    by_length: dict[int, list[str]] = {}
+    for word in dict.fromkeys(words):
+        by_length.setdefault(len(word), []).append(word)
+    chosen = sorted(set(by_length if lengths is None else lengths))
+    if not chosen:
+        raise UserError("lengths is empty: name at least one word length, or None for all that occur.")
+    for length in chosen:
+        have = len(by_length.get(length, ()))
+        if have < per_length:
+            raise UserError(
+                f"there are {have:,} words of length {length} and {per_length:,} are needed: give more words, a smaller per_length, "
+                "or lengths without it."
+            )
+    kept = [by_length[length][:per_length] for length in chosen]
+    for bucket in kept:
+        _check_words(bucket)
+    return kept
+
+
+def _check(
+    numbers: Iterable[object],
+    tasks: Iterable[str],
+    words: Iterable[str],
+    characters: Iterable[str | None],
+) -> None:
+    words = list(words)
+    _check_words(words)
+    for number, task, word, character in zip(numbers, tasks, words, characters, strict=True):
+        if task not in _TEMPLATES:
+            raise UserError(f"item {number}: the task must be one of {', '.join(TASKS)}, got {task!r}.")
+        if task == TASKS[0]:
+            continue
+        if character is None or len(character) != 1 or character not in word:
+            raise UserError(
+                f"item {number}: {task} asks about one character that is in the word, got {character!r} for {word!r}."
+            )
+
+
+def _check_words(words: Sequence[str]) -> None:
+    # One look at all of them; which one it is matters only if one is wrong.
+    if all(isinstance(word, str) for word in words) and len(" ".join(words).split()) == len(words):
+        return
+    for word in words:
+        if not isinstance(word, str) or word.split() != [word]:
+            raise UserError(
+                f"a word is a text without white space, got {word!r}: give single words, none of them empty."
+            )
