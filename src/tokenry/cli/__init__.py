@@ -20,6 +20,7 @@ from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
+from tokenry.cli.tokenizer_compare import compare
 from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
 from tokenry.cli.tokenizer_premiums import premiums
 from tokenry.cli.tokenizer_train import train
@@ -73,6 +74,7 @@ _add(
     train,
     optimal_vocab,
     transplant,
+    compare,
 )
 _add(
     _group("bytes", of_bytes.HELP),

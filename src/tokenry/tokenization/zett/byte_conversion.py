@@ -10,7 +10,8 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3 and appendix;
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,8 @@ LOWEST_SCORE = -100_000.0
 
 WHITESPACE = ("Ġ", "Ċ", "ĉ")
 """Space, line feed and tab as byte characters."""
+
+_SETTINGS = ("chat_template", "model_max_length", "padding_side")
 
 _MODELS = ("BPE", "Unigram", "WordPiece")
 
@@ -82,25 +85,88 @@ def to_byte_level(
     view = ByteVocabulary.from_tokenizer(backend)
     _require_convertible(state["model"], view)
     tokens = _byte_tokens(backend, view)
-    original, special = len(tokens), special_entries(tokenizer)
+    original, special = len(tokens), SpecialTokens.of(tokenizer)
     tokens += [character for character in BYTE_CHARACTERS if character not in set(tokens)]
     scores = _scores(state["model"], tokens, view)
     if whitespace_consistency:
         tokens = _with_consistent_whitespace(tokens, view.special)
-        scores = {token: score for token, score in scores.items() if not _is_whitespace(token)}
+        scores = {token: score for token, score in scores.items() if not holds_whitespace(token)}
     merges: list[tuple[str, str]] = []
     if state["model"]["type"] == "BPE":
         merges, helpers = _translated_merges(state["model"], view, tokens, whitespace_consistency)
         tokens += helpers
     extra = len(tokens) - original
     if special_tokens is not None:
-        replaced, special = {entry["content"] for entry in special}, special_entries(special_tokens)
-        tokens = with_special_tokens([token for token in tokens if token not in replaced], special)
-        special = [entry | {"id": tokens.index(entry["content"])} for entry in special]
-    names = _distinct(tokens, special)
-    model = _byte_level_model(state["model"], names, scores, merges)
-    assembled = assemble(model, names, special, special_tokens or tokenizer)
-    return ConvertedTokenizer(assembled, tokens, extra, tuple(sorted(entry["id"] for entry in special)))
+        own, special = special.ids, SpecialTokens.of(special_tokens)
+        tokens = special.placed_in([token for token in tokens if token not in own])
+        special = special.moved_to(tokens)
+    names = _distinct(tokens, special.ids)
+    assembled = assemble(_byte_level_model(state["model"], names, scores, merges), special)
+    return ConvertedTokenizer(assembled, tokens, extra, tuple(sorted(special.ids.values())))
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens of a tokenizer and what goes with them.
+
+    Attributes:
+        entries: as its file has them (`id`, `content`, …).
+        post_processor: what puts them around a text, as its file has it.
+        settings: their roles (bos, eos, …), the chat template, the longest input and the side of the padding.
+    """
+
+    entries: tuple[dict[str, Any], ...] = ()
+    post_processor: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialTokens":
+        """Read them from a fast tokenizer."""
+        state = json.loads(backend_tokenizer(tokenizer).to_str())
+        # A normalised entry would be looked for behind the space that is put before a text.
+        entries = [entry | {"normalized": False} for entry in state["added_tokens"] if entry["special"]]
+        settings = {name: getattr(tokenizer, name) for name in _SETTINGS}
+        return cls(tuple(entries), state["post_processor"], {**tokenizer.special_tokens_map, **settings})
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each."""
+        return {entry["content"]: entry["id"] for entry in self.entries}
+
+    def placed_in(self, tokens: Sequence[str]) -> list[str]:
+        """Put them at their ids among tokens, moving what follows; where the vocabulary is too short, at its end."""
+        placed = [token for token in tokens if token not in self.ids]
+        for name, number in sorted(self.ids.items(), key=lambda item: item[1]):
+            placed.insert(number, name)
+        return placed
+
+    def moved_to(self, tokens: Sequence[str]) -> "SpecialTokens":
+        """The same with the ids they have among these tokens."""
+        ids = {token: number for number, token in enumerate(tokens) if token in self.ids}
+        entries = [entry | {"id": ids[entry["content"]]} for entry in self.entries]
+        return replace(self, entries=tuple(entries), post_processor=_renumbered(self.post_processor, ids))
+
+
+def assemble(model: dict[str, Any], special: SpecialTokens) -> PreTrainedTokenizerFast:
+    """Build the tokenizer around a model over byte characters.
+
+    Args:
+        model: as a `tokenizer.json` has it; the special tokens are in its vocabulary, at their ids.
+        special: the special tokens.
+    """
+    state = {
+        "version": "1.0",
+        "added_tokens": special.entries,
+        "post_processor": special.post_processor,
+        "model": model,
+    }
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.normalizer = normalizers.Prepend(" ")
+    backend.pre_tokenizer = _pieces(model.get("max_input_chars_per_word"))
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **special.settings
+    )
 
 
 def whitespace_tokens(max_length: int = 16) -> list[str]:
@@ -108,64 +174,6 @@ def whitespace_tokens(max_length: int = 16) -> list[str]:
     return [
         first + rest * count for rest in WHITESPACE for count in range(1, max_length) for first in WHITESPACE
     ]
-
-
-def special_entries(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """The special tokens of a tokenizer as its file has them (`id`, `content`, …), by id."""
-    added = json.loads(backend_tokenizer(tokenizer).to_str())["added_tokens"]
-    # A normalised entry would be looked for behind the space that is put before a text.
-    return [entry | {"normalized": False} for entry in added if entry["special"]]
-
-
-def with_special_tokens(tokens: Sequence[str], special: Sequence[dict[str, Any]]) -> list[str]:
-    """Put special tokens at their ids, moving what follows; where the vocabulary is too short, at its end.
-
-    Args:
-        tokens: by id; those with the name of a special token are taken out.
-        special: from `special_entries`.
-    """
-    names = {entry["content"] for entry in special}
-    placed = [token for token in tokens if token not in names]
-    for entry in sorted(special, key=lambda entry: entry["id"]):
-        placed.insert(entry["id"], entry["content"])
-    return placed
-
-
-def assemble(
-    model: dict[str, Any],
-    names: Sequence[str],
-    special: Sequence[dict[str, Any]],
-    like: PreTrainedTokenizerBase | None = None,
-) -> PreTrainedTokenizerFast:
-    """Build the tokenizer around a model over byte characters.
-
-    Args:
-        model: as a `tokenizer.json` has it.
-        names: its tokens by id.
-        special: from `special_entries`; their names are in `names`.
-        like: the tokenizer whose roles (bos, eos, …), template and chat template are taken over.
-    """
-    ids = {name: number for number, name in enumerate(names)}
-    source = json.loads(backend_tokenizer(like).to_str()) if like is not None else {}
-    state = {
-        "version": "1.0",
-        "added_tokens": [entry | {"id": ids[entry["content"]]} for entry in special],
-        "post_processor": _renumbered(source.get("post_processor"), ids),
-        "model": model,
-    }
-    backend = Tokenizer.from_str(json.dumps(state))
-    backend.normalizer = normalizers.Prepend(" ")
-    backend.pre_tokenizer = _pieces(model.get("max_input_chars_per_word"))
-    backend.decoder = decoders.ByteLevel()
-    settings: dict[str, Any] = {}
-    if like is not None:
-        settings = {
-            **like.special_tokens_map,
-            "model_max_length": like.model_max_length,
-            "padding_side": like.padding_side,
-            "chat_template": like.chat_template,
-        }
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings)
 
 
 def _pieces(longest: int | None) -> pre_tokenizers.PreTokenizer:
@@ -214,11 +222,11 @@ def _scores(model: dict[str, Any], tokens: Sequence[str], view: ByteVocabulary) 
     for number, (_, score) in enumerate(model["vocab"]):
         if number not in view.fallback:
             scores.setdefault(tokens[number], score)
-    return {character: LOWEST_SCORE for character in BYTE_CHARACTERS} | scores
+    return dict.fromkeys(BYTE_CHARACTERS, LOWEST_SCORE) | scores
 
 
-def _is_whitespace(token: str) -> bool:
-    """Whether several of its characters are white space."""
+def holds_whitespace(token: str) -> bool:
+    """Tell whether several characters of a token are white space."""
     return sum(map(token.count, WHITESPACE)) > 1
 
 
@@ -227,7 +235,7 @@ def _with_consistent_whitespace(tokens: Sequence[str], special: frozenset[int]) 
     allowed = set(wanted)
     kept = [
         f"<unused_whitespace__{number}>"
-        if _is_whitespace(token) and token not in allowed and number not in special
+        if holds_whitespace(token) and token not in allowed and number not in special
         else token
         for number, token in enumerate(tokens)
     ]
@@ -247,7 +255,7 @@ def _translated_merges(
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     merges = [(written[left], written[right]) for left, right in pairs]
     if whitespace_consistency:
-        merges = [(left, right) for left, right in merges if not _is_whitespace(left + right)]
+        merges = [(left, right) for left, right in merges if not holds_whitespace(left + right)]
     made = {left + right for left, right in merges}
     # Bytes by name are no byte characters.
     named = view.special | {number for number in view.fallback if len(tokens[number]) > 1}
@@ -288,9 +296,9 @@ def _merged(token: str, ranked: dict[tuple[str, str], int]) -> list[str]:
     return parts
 
 
-def _distinct(tokens: Sequence[str], special: Sequence[dict[str, Any]]) -> list[str]:
+def _distinct(tokens: Sequence[str], special: dict[str, int]) -> list[str]:
     """Names by id: of equal tokens the first keeps its own, unless a special token has it; the pattern cuts the others, so no text has them."""
-    taken = {entry["content"]: entry["id"] for entry in special}
+    taken = dict(special)
     return [
         token if taken.setdefault(token, number) == number else f"<duplicate__{number}>"
         for number, token in enumerate(tokens)

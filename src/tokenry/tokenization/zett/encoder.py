@@ -26,6 +26,11 @@ class Rescaler(nn.Module):
         self.w = nn.Parameter(torch.ones(1, dim), requires_grad=False)
         self.b = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
 
+    def reset(self) -> None:
+        """Become the identity again."""
+        nn.init.ones_(self.w)
+        nn.init.zeros_(self.b)
+
     def forward(self, rows: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """Scale and shift."""
         return self.w * rows + self.b

@@ -246,6 +246,8 @@ class EmbeddingHyperNetwork(nn.Module):
         columns = source_embeddings.std(dim=0, unbiased=False, keepdim=True), source_embeddings.mean(0, True)
         scalers = [self.scaler] if config.tied else [self.scaler, self.out_scaler]
         std, mean = (list(each.split(config.embedding_size, dim=1)) for each in columns)
+        for scaler in scalers:
+            scaler.reset()
         self.in_scaler.fit(source_embeddings, _INPUT_STD, 0.0)
         if config.residual:
             for scaler, scale in zip(scalers, std, strict=True):

@@ -1,30 +1,245 @@
 """Vocabularies by chance: Unigram tokenizers of the substrings that recent texts are made of, each time with other noise.
 
-    score(substring) = times seen at every `stride`-th character of a word * its length         over the last `pool` texts
+    score(substring) = times seen from every `stride`-th character of a word on * its length    over the last `pool` texts
     log-probability = ln(score / total + noise),   noise ~ Normal(0, noise_std)                the vocabulary = the most probable ones
 
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3.2; `exact_offsets=False` counts exactly as the released sampler does.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from itertools import accumulate, count
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
+from tokenry.core.byte_level import BYTE_CHARACTERS, from_byte_characters
 from tokenry.core.errors import UserError
 from tokenry.tokenization.byte_level_training import GPT2_PATTERN, byte_level_pieces
 from tokenry.tokenization.zett.byte_conversion import (
     LOWEST_SCORE,
     PATTERN,
-    WHITESPACE,
+    SpecialTokens,
     assemble,
-    special_entries,
+    holds_whitespace,
     whitespace_tokens,
-    with_special_tokens,
 )
+
+
+def unigram_pieces(
+    substrings: Sequence[str],
+    scores: Int[np.ndarray, "substrings"],
+    noise: Float[np.ndarray, "substrings"],
+    vocabulary_size: int,
+    max_length: int = 16,
+) -> list[tuple[str, float]]:
+    """Choose a vocabulary: the 256 bytes, white space, and the substrings that are most probable with the noise.
+
+    Args:
+        substrings: in byte characters, all different.
+        scores: of each, positive.
+        noise: added to each one's share of all scores.
+        vocabulary_size: how many pieces; the bytes are in it always, white space as far as there is room.
+        max_length: white-space tokens are shorter than this many characters, plus one.
+
+    Returns:
+        Pieces and their log-probabilities. Bytes have the least of all substrings without noise, white space has 0.
+
+    Raises:
+        UserError: no substrings, or fewer than the vocabulary has room for.
+    """
+    fixed = [*BYTE_CHARACTERS, *whitespace_tokens(max_length)][: max(vocabulary_size, len(BYTE_CHARACTERS))]
+    room = vocabulary_size - len(fixed)
+    usable = np.flatnonzero([_is_usable(substring) for substring in substrings])
+    _require_enough(len(substrings), len(usable), room, vocabulary_size)
+    shares = scores / scores.sum()
+    least = float(np.log(shares.min()))
+    log_probabilities = _log_probabilities(shares[usable] + noise[usable])
+    best = np.argsort(-log_probabilities, kind="stable")[: max(room, 0)]
+    chosen = [(substrings[usable[place]], float(log_probabilities[place])) for place in best]
+    return [(piece, least if len(piece) == 1 else 0.0) for piece in fixed] + chosen
+
+
+class UnigramSampler:
+    """Draws Unigram tokenizers from the substrings of the texts it was last shown.
+
+    What it draws depends on the generator and the texts in the pool alone.
+
+    Args:
+        max_length: substrings have fewer bytes than this.
+        stride: substrings begin at every `stride`-th character of a word.
+        pool: how many texts back substrings are counted; whole batches leave it.
+        exact_offsets: False counts as the released code does: words break at combining marks, substrings begin in wrong places after a first
+            character of several bytes, and those at the start of a text count twice.
+        special_tokens: a tokenizer whose special tokens, roles and template the drawn ones get, at the same ids; they come on top of the
+            vocabulary size.
+
+    Raises:
+        UserError: a `max_length` below 2, a stride or pool below 1.
+    """
+
+    def __init__(
+        self,
+        max_length: int = 16,
+        stride: int = 4,
+        pool: int = 2048,
+        exact_offsets: bool = True,
+        special_tokens: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        for name, value, least in (("max_length", max_length, 2), ("stride", stride, 1), ("pool", pool, 1)):
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}.")
+        self.max_length, self.stride, self.pool, self.exact_offsets = max_length, stride, pool, exact_offsets
+        self._special = SpecialTokens.of(special_tokens) if special_tokens is not None else SpecialTokens()
+        self._cut = byte_level_pieces(PATTERN if exact_offsets else GPT2_PATTERN)
+        self._batches: deque[tuple[int, Counter[tuple[str, bool]]]] = deque()
+        self._known = _Substrings(max_length, stride, exact_offsets)
+
+    def update(self, texts: Sequence[str]) -> None:
+        """Show it a batch of texts; the oldest batches leave the pool when it is full."""
+        words: Counter[tuple[str, bool]] = Counter()
+        for text in texts:
+            cut = [word for word, _ in self._cut.pre_tokenize_str(f" {text}")]
+            words[cut[0], not self.exact_offsets] += 1
+            words.update((word, False) for word in cut[1:])
+        self._batches.append((len(texts), words))
+        while len(self._batches) > 1 and sum(size for size, _ in self._batches) > self.pool:
+            self._batches.popleft()
+
+    def scores(self) -> dict[str, int]:
+        """The score of each substring in the pool."""
+        substrings, scores = self._counted()
+        return dict(zip(substrings, scores.tolist(), strict=True))
+
+    def sample(
+        self, vocabulary_size: int, noise_std: float, generator: torch.Generator | None = None
+    ) -> PreTrainedTokenizerFast:
+        """Draw a tokenizer.
+
+        Args:
+            vocabulary_size: tokens besides the special ones; the 256 bytes are in it always.
+            noise_std: standard deviation of the noise on each substring's share of all scores.
+            generator: of the noise.
+
+        Raises:
+            UserError: negative noise, a vocabulary size below 1, or more than the texts in the pool have substrings for.
+        """
+        if not noise_std >= 0:
+            raise UserError(f"noise_std must not be negative, got {noise_std}: use 0 for no noise.")
+        if vocabulary_size < 1:
+            raise UserError(
+                f"vocabulary_size must be at least 1, got {vocabulary_size}: a tokenizer needs tokens."
+            )
+        substrings, scores = self._counted()
+        noise = noise_std * torch.randn(len(substrings), generator=generator, dtype=torch.float64).numpy()
+        pieces = unigram_pieces(substrings, scores, noise, vocabulary_size, self.max_length)
+        return unigram_tokenizer(pieces, self._special)
+
+    def _counted(self) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
+        """The substrings in the pool in the order in which they were first seen, and their scores."""
+        words: Counter[tuple[str, bool]] = Counter()
+        for _, batch in self._batches:
+            words.update(batch)
+        if self._known.words > 4 * len(words):
+            # Most of what it knows has left the pool.
+            self._known = _Substrings(self.max_length, self.stride, self.exact_offsets)
+        return self._known.scored(words)
+
+
+class _Substrings:
+    """The substrings of words, each word cut once."""
+
+    def __init__(self, max_length: int, stride: int, exact_offsets: bool) -> None:
+        self._max_length, self._stride, self._exact_offsets = max_length, stride, exact_offsets
+        self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
+        self._of_word: dict[tuple[str, bool], Int[np.ndarray, "found"]] = {}
+
+    @property
+    def words(self) -> int:
+        """How many words were cut."""
+        return len(self._of_word)
+
+    def scored(self, words: Counter[tuple[str, bool]]) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
+        """The substrings of these words, by where they come first, with their scores."""
+        found = [self._find(*word) for word in words]
+        lengths = [len(each) for each in found]
+        numbers = np.concatenate([np.zeros(0, dtype=np.int64), *found])
+        times = np.repeat(np.fromiter(words.values(), np.int64, len(words)), lengths)
+        counts = np.bincount(numbers, times, minlength=len(self._numbers)).astype(np.int64)
+        first = np.zeros(len(self._numbers), dtype=np.int64)
+        # Of several places the last one written stays: the first.
+        first[numbers[::-1]] = np.arange(len(numbers))[::-1]
+        present = np.flatnonzero(counts)
+        present = present[np.argsort(first[present])]
+        names = list(self._numbers)
+        substrings = [names[number] for number in present]
+        lengths_in_bytes = np.fromiter((len(each.encode()) for each in substrings), np.int64, len(substrings))
+        return substrings, counts[present] * lengths_in_bytes
+
+    def _find(self, word: str, doubled: bool) -> Int[np.ndarray, "found"]:
+        known = self._of_word.get((word, doubled))
+        if known is None:
+            size, numbers = len(word), self._numbers
+            known = np.array(
+                [
+                    numbers[word[start:end]]
+                    for start in self._starts(word, doubled)
+                    for end in range(start + 1, min(start + self._max_length, size + 1))
+                ],
+                dtype=np.int64,
+            )
+            self._of_word[word, doubled] = known
+        return known
+
+    def _starts(self, word: str, doubled: bool) -> list[int]:
+        """Where substrings of a word begin: at its characters, which may be several byte characters long."""
+        characters = [
+            len(character.encode()) for character in from_byte_characters(word).decode(errors="replace")
+        ]
+        lengths = characters[:-1] if self._exact_offsets else characters[1:]
+        starts = list(accumulate(lengths, initial=0))
+        return ([0] * doubled + starts)[:: self._stride]
+
+
+def unigram_tokenizer(
+    pieces: Sequence[tuple[str, float]], special: SpecialTokens | None = None
+) -> PreTrainedTokenizerFast:
+    """Build a Unigram tokenizer over byte characters.
+
+    Args:
+        pieces: tokens and their log-probabilities, the 256 bytes among them.
+        special: put at their ids, with log-probability 0.
+    """
+    special = special or SpecialTokens()
+    scores = dict(pieces) | dict.fromkeys(special.ids, 0.0)
+    names = special.placed_in([piece for piece, _ in pieces])
+    special = special.moved_to(names)
+    model = {
+        "type": "Unigram",
+        "unk_id": special.ids.get(special.settings.get("unk_token")),
+        "vocab": [[name, scores[name]] for name in names],
+        "byte_fallback": False,
+    }
+    return assemble(model, special)
+
+
+def _is_usable(substring: str) -> bool:
+    """Whether it is neither a byte nor white space, which the vocabulary has anyway."""
+    return len(substring) > 1 and not holds_whitespace(substring)
+
+
+def _log_probabilities(shares: Float[np.ndarray, "substrings"]) -> Float[np.ndarray, "substrings"]:
+    positive = shares > 0
+    return np.where(positive, np.log(np.where(positive, shares, 1.0)), LOWEST_SCORE)
+
+
+def _require_enough(substrings: int, usable: int, room: int, vocabulary_size: int) -> None:
+    if not substrings:
+        raise UserError("there is no text in the pool, hence no substring: call update with texts first.")
+    if usable < room:
+        raise UserError(
+            f"a vocabulary of {vocabulary_size} has room for {room} substrings, but the texts hold only {usable}: give more texts, or ask "
+            f"for at most {vocabulary_size - room + usable} tokens."
+        )

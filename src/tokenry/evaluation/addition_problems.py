@@ -1,0 +1,332 @@
+"""Addition problems with exact numbers of digits, and the prompts they are put in.
+
+A signature (l1, l2, l3) is the digits of both addends and of the sum. The shorter addend (the second where they are equal) is uniform,
+then the sum is uniform, then the longer addend is what is left:
+
+    short  ∈ [10^(l_short−1),                     min(10^l_short, 10^l3 − 10^(l_long−1)))
+    sum    ∈ [max(10^(l3−1), short + 10^(l_long−1)),  min(10^l_long + short, 10^l3))
+    long   = sum − short
+
+Problems and shots depend on the seed alone, so that formats are compared on the same ones.
+
+Source: Tokenization counts (arXiv 2402.14903) and its released code (`main.py`); the random numbers are others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, cycle, product
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tokenry.core.digit_groups import NumberFormat, number_format, require_digits
+from tokenry.core.errors import UserError
+
+Signature: TypeAlias = tuple[int, int, int]
+Message: TypeAlias = dict[str, str]
+
+SIGNATURES: tuple[Signature, ...] = (
+    (7, 7, 7), (7, 7, 8), (8, 7, 8), (7, 8, 8), (8, 7, 9), (7, 8, 9), (8, 8, 8), (8, 8, 9), (9, 7, 9), (7, 9, 9), (9, 8, 9), (8, 9, 9),
+    (9, 9, 9),
+)  # fmt: skip
+"""Those of the paper's length study, in its order."""
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+
+# Sums of such addends and all that is computed from them fit into 64 bits.
+LONGEST = 17
+
+
+@dataclass(frozen=True)
+class AdditionFormat:
+    """How a problem and its answer are written.
+
+    Attributes:
+        question: the format of the addends.
+        answer: that of the sum; None for the same.
+        repeat: where given, the answer first repeats the question in this format (`1,234+5,678=`).
+        spaces: around `+` and before `=`.
+        trailing_spaces: after `=`; with `spaces`, the control for the extra tokens that separators are.
+        system: the system message; None for none.
+    """
+
+    question: NumberFormat
+    answer: NumberFormat | None = None
+    repeat: NumberFormat | None = None
+    spaces: int = 0
+    trailing_spaces: int = 0
+    system: str | None = SYSTEM_PROMPT
+
+    def __post_init__(self) -> None:
+        for name, value in (("spaces", self.spaces), ("trailing_spaces", self.trailing_spaces)):
+            if value < 0:
+                raise UserError(f"{name} must not be negative, got {value}.")
+
+    @property
+    def answers(self) -> NumberFormat:
+        """The format of the sum."""
+        return self.answer or self.question
+
+    def ask(self, first: int, second: int) -> str:
+        """Write the question."""
+        return format_addition(
+            self.question.write(first), self.question.write(second), self.spaces, self.trailing_spaces
+        )
+
+    def reply(self, first: int, second: int) -> str:
+        """Write the right answer, as the shots have it."""
+        again = (
+            format_addition(self.repeat.write(first), self.repeat.write(second), self.spaces)
+            if self.repeat
+            else ""
+        )
+        return again + self.answers.write(first + second)
+
+
+@dataclass(frozen=True)
+class AdditionProblems:
+    """Problems with the shots of each.
+
+    Attributes:
+        problems: addends.
+        shots: addends of solved problems of the same kind; the first shots are the same whatever their number.
+        signatures: digits of the addends and of the sum, for each problem.
+    """
+
+    problems: Int[np.ndarray, "problems 2"]
+    shots: Int[np.ndarray, "problems shots 2"]
+    signatures: tuple[Signature, ...]
+
+
+def require_signature(signature: Sequence[int]) -> Signature:
+    """Return a signature that additions can have.
+
+    Raises:
+        UserError: no addition has it, or it is too long.
+    """
+    if len(signature) != 3:
+        raise UserError(
+            f"a signature is three lengths, of both addends and of their sum, got {_written(signature)}."
+        )
+    first, second, total = (int(length) for length in signature)
+    longest = max(first, second)
+    if min(first, second, total) < 1:
+        raise UserError(f"the lengths of a signature must be at least 1, got {_written(signature)}.")
+    if not longest <= total <= longest + 1:
+        raise UserError(
+            f"no addition has the signature {_written(signature)}: the sum has as many digits as the longer addend, or one more."
+        )
+    if longest > LONGEST:
+        raise UserError(f"addends have at most {LONGEST} digits here, got {_written(signature)}.")
+    return first, second, total
+
+
+def sample_addition(lengths: Sequence[int], n: int, seed: int = 0) -> Int[np.ndarray, "n 2"]:
+    """Draw problems with exact lengths.
+
+    Args:
+        lengths: digits of the first addend, of the second, of the sum.
+        n: how many.
+        seed: of the draws.
+
+    Raises:
+        UserError: no addition has these lengths.
+    """
+    return _draw(require_signature(lengths), n, np.random.default_rng(seed))
+
+
+def addition_pmf(lengths: Sequence[int], first: int, second: int) -> float:
+    """The probability with which `sample_addition` draws a problem.
+
+    Raises:
+        UserError: no addition has these lengths, or an addend is negative.
+    """
+    signature = require_signature(lengths)
+    for addend in (first, second):
+        require_digits(addend)
+    short, long = (first, second) if _short(signature) == 0 else (second, first)
+    low, high = _short_range(signature)
+    if not low <= short < high:
+        return 0.0
+    least, end = _sum_range(signature, short)
+    if not least <= short + long < end:
+        return 0.0
+    return 1.0 / ((high - low) * (end - least))
+
+
+def sample_free_addition(
+    n: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0
+) -> Int[np.ndarray, "n 2"]:
+    """Draw problems as the paper's older experiments do: all pairs of addend lengths in turn, each addend uniform on its length.
+
+    Raises:
+        UserError: a length that is not from 1 to 17.
+    """
+    return _draw_free(_pairs(lengths, n), np.random.default_rng(seed))
+
+
+def sample_problems(
+    signatures: Sequence[Sequence[int]], per_signature: int, shots: int, seed: int = 0
+) -> AdditionProblems:
+    """Draw problems of each signature, in turn, and for each of them shots of its signature.
+
+    A shot that is its own problem is drawn again; that apart, all follow the law of `sample_addition`.
+
+    Args:
+        signatures: see `SIGNATURES`.
+        per_signature: problems of each.
+        shots: solved problems before each problem.
+        seed: of problems and shots; each shot has its own stream.
+
+    Raises:
+        UserError: no signature, one that no addition has, no problem, or a negative number of shots.
+    """
+    kinds = [require_signature(signature) for signature in signatures]
+    if not kinds:
+        raise UserError("there is no signature: give at least one, such as (7, 7, 8).")
+    if per_signature < 1 or shots < 0:
+        raise UserError(
+            f"there must be at least one problem and no negative number of shots, got {per_signature} and {shots}."
+        )
+    columns = []
+    for number in range(shots + 1):
+        streams = [np.random.default_rng((seed, number, place)) for place in range(len(kinds))]
+        drawn = [_draw(kind, per_signature, stream) for kind, stream in zip(kinds, streams, strict=True)]
+        if columns:
+            drawn = [
+                _drawn_again(kind, shot, columns[0][place :: len(kinds)], stream)
+                for place, (kind, shot, stream) in enumerate(zip(kinds, drawn, streams, strict=True))
+            ]
+        columns.append(np.stack(drawn, axis=1).reshape(-1, 2))
+    return AdditionProblems(
+        problems=columns[0],
+        shots=np.stack(columns[1:], axis=1) if shots else np.empty((len(columns[0]), 0, 2), dtype=np.int64),
+        signatures=tuple(islice(cycle(kinds), len(columns[0]))),
+    )
+
+
+def sample_free_problems(
+    n: int, shots: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0
+) -> AdditionProblems:
+    """Draw problems as `sample_free_addition` does, with shots of the same addend lengths.
+
+    Raises:
+        UserError: a length that is not from 1 to 17.
+    """
+    pairs = _pairs(lengths, n)
+    columns = [_draw_free(pairs, np.random.default_rng((seed, number))) for number in range(shots + 1)]
+    totals = [len(str(total)) for total in columns[0].sum(1)]
+    return AdditionProblems(
+        problems=columns[0],
+        shots=np.stack(columns[1:], axis=1) if shots else np.empty((n, 0, 2), dtype=np.int64),
+        signatures=tuple((first, second, total) for (first, second), total in zip(pairs, totals, strict=True)),
+    )
+
+
+def format_addition(
+    first: str, second: str, spaces: int = 0, trailing_spaces: int = 0, equals: bool = True
+) -> str:
+    """Put two written numbers together: `A+B=`, with spaces around `+`, before `=` and at the end."""
+    space = " " * spaces
+    return f"{first}{space}+{space}{second}{f'{space}=' if equals else ''}{' ' * trailing_spaces}"
+
+
+def addition_prompt(
+    problem: Sequence[int],
+    shots: Sequence[Sequence[int]] = (),
+    fmt: str | AdditionFormat = "nosep",
+    spaces: int | None = None,
+) -> list[Message]:
+    """Write a problem as a conversation: system message, shots as turns, the problem as the last question.
+
+    Args:
+        problem: two addends.
+        shots: pairs of addends, solved before it.
+        fmt: the name of a number format, or all settings.
+        spaces: around `+` and before `=`; None for those of the format.
+
+    Raises:
+        UserError: an unknown format, or a negative number.
+    """
+    chosen = addition_format(fmt, spaces)
+    messages = [] if chosen.system is None else [_said("system", chosen.system)]
+    for first, second in ((int(a), int(b)) for a, b in shots):
+        messages += [_said("user", chosen.ask(first, second)), _said("assistant", chosen.reply(first, second))]
+    first, second = (int(addend) for addend in problem)
+    return [*messages, _said("user", chosen.ask(first, second))]
+
+
+def addition_format(fmt: str | AdditionFormat, spaces: int | None = None) -> AdditionFormat:
+    """The settings under a name: numbers in this format, everything else as in the paper.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    chosen = fmt if isinstance(fmt, AdditionFormat) else AdditionFormat(number_format(fmt))
+    if spaces is None:
+        return chosen
+    return AdditionFormat(
+        chosen.question, chosen.answer, chosen.repeat, spaces, chosen.trailing_spaces, chosen.system
+    )
+
+
+def _said(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _draw(signature: Signature, n: int, stream: np.random.Generator) -> Int[np.ndarray, "n 2"]:
+    if n < 0:
+        raise UserError(f"the number of problems must not be negative, got {n}.")
+    low, high = _short_range(signature)
+    short = stream.integers(low, high, size=n)
+    least, end = _sum_range(signature, short)
+    long = stream.integers(least, end) - short
+    return np.stack([short, long] if _short(signature) == 0 else [long, short], axis=1)
+
+
+def _drawn_again(
+    kind: Signature,
+    shots: Int[np.ndarray, "n 2"],
+    problems: Int[np.ndarray, "n 2"],
+    stream: np.random.Generator,
+) -> Int[np.ndarray, "n 2"]:
+    while (same := (shots == problems).all(1)).any():
+        shots[same] = _draw(kind, int(same.sum()), stream)
+    return shots
+
+
+def _short(signature: Signature) -> int:
+    return 0 if signature[0] < signature[1] else 1
+
+
+def _short_range(signature: Signature) -> tuple[int, int]:
+    short, long, total = min(signature[:2]), max(signature[:2]), signature[2]
+    return 10 ** (short - 1), min(10**short, 10**total - 10 ** (long - 1))
+
+
+def _sum_range(
+    signature: Signature, short: Int[np.ndarray, "n"] | int
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]] | tuple[int, int]:
+    """The half-open range of the sum, for each short addend."""
+    long, total = max(signature[:2]), signature[2]
+    if isinstance(short, int):
+        return max(10 ** (total - 1), short + 10 ** (long - 1)), min(10**long + short, 10**total)
+    return np.maximum(10 ** (total - 1), short + 10 ** (long - 1)), np.minimum(10**long + short, 10**total)
+
+
+def _pairs(lengths: Sequence[int], n: int) -> list[tuple[int, int]]:
+    if not lengths or min(lengths) < 1 or max(lengths) > LONGEST:
+        raise UserError(f"the lengths of addends must be from 1 to {LONGEST}, got {_written(lengths)}.")
+    return list(islice(cycle(product(lengths, repeat=2)), n))
+
+
+def _draw_free(
+    pairs: Sequence[tuple[int, int]], stream: np.random.Generator
+) -> Int[np.ndarray, "n 2"]:
+    digits = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return stream.integers(10 ** (digits - 1), 10**digits)
+
+
+def _written(lengths: Sequence[int]) -> str:
+    return f"({', '.join(str(int(length)) for length in lengths)})"

@@ -1,0 +1,164 @@
+"""The same text cut by several tokenizers, side by side: where each cuts, what it costs, and where they cut alike.
+
+    bytes per token  = UTF-8 bytes of the text / tokens
+    relative cost    = tokens / tokens of the first tokenizer
+    shared cuts      = |cuts ∩ cuts of the first| / |cuts ∪ cuts of the first|        places inside the text, in bytes
+
+A tokenizer that rewrites what it reads (lower case, unknown tokens) loses text: it says so, and its cuts are not compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeAlias
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.errors import UserError
+from tokenry.tokenization.boundless_bpe import BoundlessBPE
+
+CuttingTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | BoundlessBPE
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a text.
+
+    Attributes:
+        id: in its vocabulary.
+        data: its bytes; those of its name where it stands for none (an unknown or special token).
+        stands_for_text: whether the bytes are text.
+    """
+
+    id: int
+    data: bytes
+    stands_for_text: bool = True
+
+    @property
+    def text(self) -> str:
+        """What can be read of it; bytes that are only a part of a character as `⟨C3⟩`."""
+        return "".join(
+            f"⟨{ord(character) - 0xDC00:02X}⟩" if "\udc80" <= character <= "\udcff" else character
+            for character in self.data.decode("utf-8", errors="surrogateescape")
+        )
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A text as one tokenizer cuts it.
+
+    Attributes:
+        tokenizer: its name.
+        pieces: in the order of the text.
+        size: UTF-8 bytes of the text.
+        characters: code points of the text.
+        is_lossless: whether the pieces together are the text, byte for byte.
+        relative_cost: tokens over those of the first tokenizer.
+        shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where one of the two loses text.
+    """
+
+    tokenizer: str
+    pieces: tuple[Piece, ...]
+    size: int
+    characters: int
+    is_lossless: bool
+    relative_cost: float = 1.0
+    shared_cuts: float | None = 1.0
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes over tokens."""
+        return self.size / max(1, len(self.pieces))
+
+
+class TokenCutter:
+    """One tokenizer that cuts texts into pieces of bytes, whatever its kind.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers, a `tokenizers.Tokenizer`, or a BoundlessBPE.
+
+    Raises:
+        UserError: a slow tokenizer.
+    """
+
+    def __init__(self, tokenizer: CuttingTokenizer) -> None:
+        self._encode: Callable[[str], list[int]]
+        self._name: Callable[[int], str | None]
+        if isinstance(tokenizer, BoundlessBPE):
+            self._vocabulary, self._encode = tokenizer.vocabulary, tokenizer.encode
+            self._name = lambda number: tokenizer.special_tokens[number]
+        else:
+            backend = backend_tokenizer(tokenizer)
+            self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
+            self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
+
+    def cut(self, text: str) -> tuple[Piece, ...]:
+        """Cut a text; the space that a tokenizer puts before it is not part of the pieces."""
+        pieces = [self._piece(number) for number in self._encode(text)]
+        if pieces and pieces[0].data.startswith(b" ") and not text.startswith(" "):
+            first = pieces[0]
+            pieces[0] = Piece(first.id, first.data.removeprefix(b" "), first.stands_for_text)
+            if not pieces[0].data:
+                del pieces[0]
+        return tuple(pieces)
+
+    def _piece(self, number: int) -> Piece:
+        data = self._vocabulary.token_bytes[number]
+        return (
+            Piece(number, (self._name(number) or "").encode(), False) if data is None else Piece(number, data)
+        )
+
+
+def compare_segmentations(
+    tokenizers: Mapping[str, CuttingTokenizer], texts: Mapping[str, str]
+) -> dict[str, list[Segmentation]]:
+    """Cut each text with each tokenizer.
+
+    Args:
+        tokenizers: by name; the first is what the others are compared with.
+        texts: by name, such as a language.
+
+    Returns:
+        Per text one segmentation for each tokenizer, in their order.
+
+    Raises:
+        UserError: no tokenizer, no text, an empty text, or a slow tokenizer.
+    """
+    if not tokenizers:
+        raise UserError("there is no tokenizer to compare: name at least one.")
+    empty = [name for name, text in texts.items() if not text]
+    if empty or not texts:
+        raise UserError(f"the text {', '.join(empty) or 'to cut'} is empty: give one that holds something.")
+    cutters = {name: TokenCutter(tokenizer) for name, tokenizer in tokenizers.items()}
+    return {
+        title: _side_by_side(text, {name: cutter.cut(text) for name, cutter in cutters.items()})
+        for title, text in texts.items()
+    }
+
+
+def _side_by_side(text: str, cut: Mapping[str, Sequence[Piece]]) -> list[Segmentation]:
+    data = text.encode()
+    first = next(iter(cut.values()))
+    return [
+        Segmentation(
+            name,
+            tuple(pieces),
+            len(data),
+            len(text),
+            _is_text(pieces, data),
+            len(pieces) / max(1, len(first)),
+            _shared(first, pieces) if _is_text(first, data) and _is_text(pieces, data) else None,
+        )
+        for name, pieces in cut.items()
+    ]
+
+
+def _is_text(pieces: Sequence[Piece], data: bytes) -> bool:
+    return all(piece.stands_for_text for piece in pieces) and b"".join(piece.data for piece in pieces) == data
+
+
+def _shared(first: Sequence[Piece], other: Sequence[Piece]) -> float:
+    ours, theirs = (set(accumulate(len(piece.data) for piece in pieces[:-1])) for pieces in (first, other))
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0

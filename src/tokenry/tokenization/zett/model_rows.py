@@ -1,0 +1,137 @@
+"""The rows that a language model keeps per token: read them, run the model with others in their place, or give it others for good.
+
+    source rows = [input ; output] of each token        input alone where both are one matrix
+
+Running with other rows leaves the model as it is and lets gradients reach them (`torch.func.functional_call`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenry.core.errors import UserError
+
+
+class ModelRows(NamedTuple):
+    """What a model keeps per token.
+
+    Attributes:
+        input: of the input matrix.
+        output: of the output matrix; None where it is the same.
+        bias: of the output; None where there is none.
+    """
+
+    input: Float[Tensor, "tokens dim"]
+    output: Float[Tensor, "tokens dim"] | None
+    bias: Float[Tensor, "tokens"] | None
+
+
+def model_rows(model: PreTrainedModel) -> ModelRows:
+    """Read the rows, without a graph; they share memory with the model.
+
+    Raises:
+        UserError: there is no input or output matrix, they are quantised, or of two widths.
+    """
+    embeddings, head = _modules(model)
+    bias = getattr(head, "bias", None)
+    tied = head.weight is embeddings.weight
+    return ModelRows(
+        embeddings.weight.detach(),
+        None if tied else head.weight.detach(),
+        None if bias is None else bias.detach(),
+    )
+
+
+def source_rows(model: PreTrainedModel, vocabulary: int) -> Float[Tensor, "vocabulary width"]:
+    """The rows of the first `vocabulary` tokens side by side: [input ; output], in float32.
+
+    Raises:
+        UserError: as `model_rows`, or there are fewer rows than tokens.
+    """
+    rows = model_rows(model)
+    if len(rows.input) < vocabulary:
+        raise UserError(
+            f"the tokenizer has {vocabulary} tokens but the model only {len(rows.input)} rows: it belongs to another model, or tokens were "
+            "added to it without resizing the embeddings."
+        )
+    sides = [rows.input] if rows.output is None else [rows.input, rows.output]
+    return torch.cat([side[:vocabulary].float() for side in sides], dim=1)
+
+
+def logits_with(
+    model: PreTrainedModel, rows: ModelRows, inputs: Mapping[str, Tensor]
+) -> Float[Tensor, "batch seq tokens"]:
+    """Run the model as if `rows` were its own; gradients reach them."""
+    names = _parameter_names(model)
+    swapped = {names["input"]: rows.input}
+    if rows.output is not None:
+        swapped[names["output"]] = rows.output
+    if rows.bias is not None and "bias" in names:
+        swapped[names["bias"]] = rows.bias
+    made: Any = functional_call(model, swapped, (), {**inputs, **_no_cache(model)})
+    return made.logits
+
+
+@torch.no_grad()
+def write_rows(model: PreTrainedModel, rows: ModelRows, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model these rows, and its configs the ids of the tokenizer that they belong to."""
+    model.resize_token_embeddings(len(rows.input), mean_resizing=False)
+    embeddings, head = _modules(model)
+    embeddings.weight.copy_(rows.input)
+    if rows.output is not None:
+        head.weight.copy_(rows.output)
+    if rows.bias is not None:
+        head.bias.copy_(rows.bias)
+    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    eos = bos if eos is None else eos
+    pad = eos if pad is None else pad
+    configs = [model.config, model.config.get_text_config(), getattr(model, "generation_config", None)]
+    for config in configs:
+        if config is not None:
+            config.bos_token_id, config.eos_token_id, config.pad_token_id = bos, eos, pad
+    if getattr(embeddings, "padding_idx", None) is not None:
+        embeddings.padding_idx = pad if pad != eos else None
+
+
+def _modules(model: PreTrainedModel) -> tuple[Any, Any]:
+    try:
+        embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    except NotImplementedError:
+        embeddings = head = None
+    for module, what in ((embeddings, "input"), (head, "output")):
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise UserError(
+                f"{type(model).__name__} has no {what} embeddings: give a causal or a masked language model."
+            )
+        if not module.weight.is_floating_point():
+            raise UserError("the embeddings of this model are quantised: load it without quantisation.")
+    if head.weight.shape != embeddings.weight.shape:
+        raise UserError(
+            f"the input matrix of {type(model).__name__} is {tuple(embeddings.weight.shape)} and its output matrix "
+            f"{tuple(head.weight.shape)}: a hypernetwork predicts rows of one width."
+        )
+    return embeddings, head
+
+
+def _parameter_names(model: PreTrainedModel) -> dict[str, str]:
+    embeddings, head = _modules(model)
+    wanted = {"bias": getattr(head, "bias", None), "output": head.weight, "input": embeddings.weight}
+    found = {}
+    for name, parameter in model.named_parameters():
+        for what, each in wanted.items():
+            if parameter is each:
+                found[what] = name
+    return found
+
+
+def _no_cache(model: nn.Module) -> dict[str, bool]:
+    return {"use_cache": False} if getattr(model.config, "is_decoder", False) or _is_causal(model) else {}
+
+
+def _is_causal(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForCausalLM")

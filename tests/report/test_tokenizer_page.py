@@ -1,0 +1,50 @@
+import re
+
+from tokenry.report.tokenizer_page import render_tokenizers
+from tokenry.tokenization.segmentation import Piece, Segmentation
+
+
+def segmentation(
+    name: str, *pieces: bytes, shared: float | None = 1.0, lossless: bool = True
+) -> Segmentation:
+    text = b"".join(pieces)
+    return Segmentation(
+        name, tuple(Piece(i, p) for i, p in enumerate(pieces)), len(text), len(text), lossless, 1.5, shared
+    )
+
+
+def kinds(page: str) -> list[list[str]]:
+    return [re.findall(r'<span class="(\w+)" title', part) for part in page.split('<div class="pieces"')[1:]]
+
+
+def test_a_cut_that_the_first_tokenizer_does_not_make_is_marked() -> None:
+    page = render_tokenizers(
+        {"t": [segmentation("one", b"the", b" cat"), segmentation("two", b"t", b"he", b" cat")]}
+    )
+    assert kinds(page) == [["same", "same"], ["same", "other", "same"]]
+
+
+def test_only_the_beginning_of_a_text_is_drawn_and_all_of_it_is_counted() -> None:
+    page = render_tokenizers({"t": [segmentation("one", *[b"ab"] * 1000)]}, most_bytes=10)
+    assert len(kinds(page)[0]) == 5
+    assert "1,000" in page
+    assert "the first 10 of 2,000 bytes" in page
+
+
+def test_text_is_escaped_and_spaces_are_signs() -> None:
+    page = render_tokenizers({"<i>": [segmentation("<b>", b"<script>", b" x")]})
+    assert "<script>·" not in page.split("<main")[1]
+    assert "&lt;script&gt;" in page
+    assert "·x" in page
+
+
+def test_a_tokenizer_that_loses_text_is_named() -> None:
+    page = render_tokenizers(
+        {"t": [segmentation("one", b"a"), segmentation("two", b"b", shared=None, lossless=False)]}
+    )
+    assert "does not give the text back" in page
+
+
+def test_texts_bear_their_longer_names() -> None:
+    page = render_tokenizers({"deu": [segmentation("one", b"a")]}, names={"deu": "German"})
+    assert "German" in page
