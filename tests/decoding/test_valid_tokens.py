@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.decoding.cutters import TOKENIZERS
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
-from tokenry.decoding.valid_tokens import Remembered, valid_tokens
+from tokenry.decoding.token_rules import Remembered
+from tokenry.decoding.valid_tokens import valid_tokens
 
 RULES = {
     name: valid_tokens(make(), ByteVocabulary.from_tokenizer(make())) for name, make in TOKENIZERS.items()

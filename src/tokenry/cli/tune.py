@@ -68,8 +68,8 @@ def tune(
     json: Json = False,
 ) -> None:
     """Fine-tune a language model on the tokens that matter, beside plain fine-tuning, and say which was better."""
+    from tokenry.core.descriptions import split_descriptions
     from tokenry.core.files import atomic_write
-    from tokenry.finetuning.registry import split_descriptions
     from tokenry.recipes.comparison import compare as carry_out
     from tokenry.recipes.plan import add_settings, parse_settings, resume_or_start
     from tokenry.report import comparison_table, render_report

@@ -198,4 +198,8 @@ def _ends(length: int, mode: GroupMode, group: int) -> Iterator[int]:
 
 def _follows_point(text: str, start: int, unicode: bool) -> bool:
     before = text[max(0, start - 2) : start]
-    return len(before) == 2 and before[1] == "." and (before[0].isdecimal() if unicode else before[0] in "0123456789")
+    return (
+        len(before) == 2
+        and before[1] == "."
+        and (before[0].isdecimal() if unicode else before[0] in "0123456789")
+    )

@@ -15,7 +15,7 @@ Source: Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Ta
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,16 +27,13 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.decoding.byte_generation import Generated, generate
+from tokenry.decoding.covers import CoverSearch, Ending, Next, Node, Reaching, TokenSequence, require_bearable
+from tokenry.decoding.pairwise_tokens import PairwiseTokens
+from tokenry.decoding.piecewise_tokens import PiecewiseTokens
+from tokenry.decoding.token_rules import AnyTokens, Tail, ValidTokens
 from tokenry.decoding.token_tree import CalledModel, Context, NextTokenModel, TokenTree
 from tokenry.decoding.utf8 import Text, as_bytes
-from tokenry.decoding.valid_tokens import (
-    AnyTokens,
-    PairwiseTokens,
-    PiecewiseTokens,
-    Tail,
-    ValidTokens,
-    valid_tokens,
-)
+from tokenry.decoding.valid_tokens import valid_tokens
 
 INVALID = ("truncate", "renormalize", "all")
 VALIDATE = ("pairwise", "reencode", "none")
@@ -44,9 +41,8 @@ VALIDATE = ("pairwise", "reencode", "none")
 END = 256
 """The place of the end of the text in a next-byte distribution, after the 256 bytes."""
 
-# So many distributions over the vocabulary at once, and so many sequences of one text, are bearable.
+# So many distributions over the vocabulary at once are bearable.
 _ROWS = 32
-_MOST_SEQUENCES = 20_000
 # Normalisation to composed characters changes no text that is composed already; every other rewriting is refused.
 _ACCEPTED = {"NFC"}
 
@@ -62,60 +58,6 @@ class Cover:
 
     ids: tuple[int, ...]
     log_prob: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Next:
-    """What may come after a sequence: log-probabilities of tokens by id (-inf where invalid), and of the end of the text."""
-
-    tokens: Float[np.ndarray, "ids"]
-    end: float
-
-
-@dataclass(eq=False)
-class _Sequence:
-    """A valid token sequence."""
-
-    context: Context
-    tail: Tail
-    log_prob: float = 0.0
-
-
-@dataclass(eq=False)
-class _Ending(_Sequence):
-    """A sequence that ends where the text ends."""
-
-    next: _Next | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Reaching:
-    """Tokens after one sequence that reach beyond the text, of which `inside` bytes are text already."""
-
-    context: Context
-    tail: Tail
-    inside: int
-    ids: Int[np.ndarray, "tokens"]
-    log_probs: Float[np.ndarray, "tokens"]
-
-    def possible(self) -> "_Reaching":
-        """Without those of probability zero."""
-        some = self.log_probs > -np.inf
-        return self if some.all() else replace(self, ids=self.ids[some], log_probs=self.log_probs[some])
-
-
-@dataclass(eq=False)
-class _Node(_Sequence):
-    """A sequence whose bytes are the beginning of a text, up to `place`; `children` are longer by a token."""
-
-    place: int = 0
-    children: "list[_Node]" = field(default_factory=list)
-    reaching: Int[np.ndarray, "tokens"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    def pass_on(self, following: _Next) -> None:
-        """Give the sequences that are longer by a token their probability."""
-        for child in self.children:
-            child.log_prob = self.log_prob + float(following.tokens[child.context.token])
 
 
 class ByteLM:
@@ -157,6 +99,7 @@ class ByteLM:
         self._rules: ValidTokens = every if invalid == "all" else self._encoding
         # For tokens that reach beyond the text.
         self._reach = every if validate == "none" else self._rules
+        self._search = CoverSearch(self.vocabulary, self._rules, self._reach)
         self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
         self.eos_token_ids = list(_last_ids(model, tokenizer) if eos_token_ids is None else eos_token_ids)
         self._first = Context()
@@ -204,7 +147,7 @@ class ByteLM:
         """Begin several texts with one forward pass for all of them."""
         root, lead = self._beginning(context_ids)
         texts = [lead + self._checked(prefix) for prefix in prefixes]
-        grown = [self._grow(text, root) for text in texts]
+        grown = [self._search.grow(text, root) for text in texts]
         self.model.hold([node.context for nodes in grown for node in nodes])
         return [
             ByteStream(self, root, text, len(lead), *self._spread(text, nodes))
@@ -294,58 +237,22 @@ class ByteLM:
         return float(self._prefix_log_probs(self._lead, self._root)[-1])
 
     def _prefix_log_probs(self, text: bytes, root: Context) -> Float[np.ndarray, "bytes_and_one"]:
-        nodes = [node for node in self._grow(text, root, settle=False, whole=False) if node.place < len(text)]
+        nodes = [
+            node
+            for node in self._search.grow(text, root, settle=False, whole=False)
+            if node.place < len(text)
+        ]
         self.model.hold([node.context for node in nodes])
         parts: list[list[float]] = [[] for _ in range(len(text))]
         for node, following in zip(nodes, self._following(nodes), strict=True):
             node.pass_on(following)
             valid = self._rules.valid(node.tail)
-            for end, ids in self._matching(text, node.place):
+            for end, ids in self._search.matching(text, node.place):
                 covers = ids[valid[ids] | (self.vocabulary.lengths[ids] > end - node.place)]
                 parts[end - 1].append(node.log_prob + _logsumexp(following.tokens[covers]))
         return np.array([0.0, *map(_logsumexp, parts)])
 
-    def _grow(self, text: bytes, root: Context, settle: bool = True, whole: bool = True) -> list[_Node]:
-        """All valid sequences whose bytes begin a text, parents before children.
-
-        Args:
-            text: with the space that the tokenizer puts before it.
-            root: the context before it.
-            settle: whether to take the part that no later text changes as the tokenizer writes it.
-            whole: whether to leave out sequences that no cover of the whole text goes on from.
-        """
-        nodes = [_Node(root, ())]
-        for token in self._rules.settled(text) if settle else ():
-            nodes.append(self._child(nodes[-1], token))
-        at = {nodes[-1].place: [nodes[-1]]}
-        for place in range(nodes[-1].place, len(text)):
-            for node in at.pop(place, ()):
-                valid, reach = self._rules.valid(node.tail), self._reach.valid(node.tail)
-                for end, ids in self._matching(text, place):
-                    lengths = self.vocabulary.lengths[ids]
-                    for token in ids[(lengths == end - place) & valid[ids]].tolist():
-                        nodes.append(self._child(node, token))
-                        at.setdefault(end, []).append(nodes[-1])
-                    if end == len(text):
-                        node.reaching = ids[(lengths > end - place) & reach[ids]]
-            _require_bearable(len(nodes), place)
-        return _leading_to_the_end(nodes, len(text)) if whole else nodes
-
-    def _child(self, node: _Node, token: int) -> _Node:
-        place = node.place + int(self.vocabulary.lengths[token])
-        child = _Node(node.context.then(token), self._rules.after(node.tail, token), place=place)
-        node.children.append(child)
-        return child
-
-    def _matching(self, text: bytes, place: int) -> Iterator[tuple[int, Int[np.ndarray, "tokens"]]]:
-        """For each end: the tokens that begin with the bytes of the text from `place` to there, while there are any."""
-        for end in range(place + 1, min(len(text), place + self.vocabulary.longest) + 1):
-            ids = self.vocabulary.with_prefix(text[place:end])
-            if not len(ids):
-                return
-            yield end, ids
-
-    def _spread(self, text: bytes, nodes: Sequence[_Node]) -> tuple[list[_Ending], list[_Reaching]]:
+    def _spread(self, text: bytes, nodes: Sequence[Node]) -> tuple[list[Ending], list[Reaching]]:
         """Pass probability on from the beginning of a text to its covers."""
         reaching = []
         inner = [node for node in nodes if node.place < len(text)]
@@ -353,12 +260,12 @@ class ByteLM:
             node.pass_on(following)
             log_probs = node.log_prob + following.tokens[node.reaching]
             reaching.append(
-                _Reaching(node.context, node.tail, len(text) - node.place, node.reaching, log_probs)
+                Reaching(node.context, node.tail, len(text) - node.place, node.reaching, log_probs)
             )
         endings = [node for node in nodes if node.place == len(text)]
-        return [_Ending(node.context, node.tail, node.log_prob) for node in endings], reaching
+        return [Ending(node.context, node.tail, node.log_prob) for node in endings], reaching
 
-    def _following(self, sequences: Sequence[_Sequence]) -> Iterator[_Next]:
+    def _following(self, sequences: Sequence[TokenSequence]) -> Iterator[Next]:
         """What may come after each sequence."""
         for start in range(0, len(sequences), _ROWS):
             some = sequences[start : start + _ROWS]
@@ -366,7 +273,7 @@ class ByteLM:
             for each, row in zip(some, rows, strict=True):
                 yield self._next(row, each.tail)
 
-    def _next(self, row: Float[np.ndarray, "vocabulary"], tail: Tail) -> _Next:
+    def _next(self, row: Float[np.ndarray, "vocabulary"], tail: Tail) -> Next:
         valid = self._reach.valid(tail)
         if len(row) < len(valid):
             raise UserError(
@@ -375,17 +282,17 @@ class ByteLM:
         tokens = np.where(valid, row[: len(valid)], -np.inf)
         end = _logsumexp(row[self.eos_token_ids]) if self._rules.may_end(tail) else -np.inf
         if self.invalid != "renormalize":
-            return _Next(tokens, end)
+            return Next(tokens, end)
         total = np.logaddexp(_logsumexp(tokens), end)
-        return _Next(tokens - total, end - total) if total > -np.inf else _Next(tokens, end)
+        return Next(tokens - total, end - total) if total > -np.inf else Next(tokens, end)
 
     def _no_cover(self, text: bytes, root: Context, lead: int) -> UserError:
         """Say at which byte a text lost its last cover, or its last one with a probability."""
         reached = lead
-        for node in self._grow(text, root, settle=False, whole=False):
+        for node in self._search.grow(text, root, settle=False, whole=False):
             reach = self._reach.valid(node.tail)
             reached = max(
-                reached, *(end for end, ids in self._matching(text, node.place) if reach[ids].any()), 0
+                reached, *(end for end, ids in self._search.matching(text, node.place) if reach[ids].any()), 0
             )
         if reached == len(text):
             log_probs = self._prefix_log_probs(text, root)
@@ -415,15 +322,15 @@ class ByteStream:
         root: Context,
         text: bytes,
         lead: int,
-        endings: list[_Ending],
-        reaching: list[_Reaching],
+        endings: list[Ending],
+        reaching: list[Reaching],
     ) -> None:
         self._lm, self._root, self._text, self._lead = lm, root, text, lead
         self._endings = [each for each in endings if each.log_prob > -np.inf]
         self._reaching = [each for some in reaching if len((each := some.possible()).ids)]
         if not self._endings and not self._reaching:
             raise lm._no_cover(text, root, lead)
-        _require_bearable(len(self._endings), len(text))
+        require_bearable(len(self._endings), len(text))
 
     @property
     def text(self) -> bytes:
@@ -472,7 +379,7 @@ class ByteStream:
             for token, log_prob in zip(each.ids[ends].tolist(), each.log_probs[ends].tolist(), strict=True):
                 if valid[token]:
                     tail = self._lm._rules.after(each.tail, token)
-                    endings.append(_Ending(each.context.then(token), tail, log_prob))
+                    endings.append(Ending(each.context.then(token), tail, log_prob))
             reaching.append(replace(each, ids=each.ids[~ends], log_probs=each.log_probs[~ends]))
         text = self._text + bytes([byte])
         moved = ByteStream(self._lm, self._root, text, self._lead, endings, reaching)
@@ -498,12 +405,12 @@ class ByteStream:
     def _given(self) -> float:
         return self._lm._lead_log_prob if self._lead else 0.0
 
-    def _going_on_with(self, byte: int) -> Iterator[_Reaching]:
+    def _going_on_with(self, byte: int) -> Iterator[Reaching]:
         vocabulary = self._lm.vocabulary
         first = vocabulary.with_prefix(bytes([byte]))
         for ending in self._endings:
             if ending.next is not None:
-                yield _Reaching(
+                yield Reaching(
                     ending.context, ending.tail, 1, first, ending.log_prob + ending.next.tokens[first]
                 )
         for each in self._reaching:
@@ -545,24 +452,6 @@ def _logsumexp(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
     if highest == -np.inf:
         return -np.inf
     return float(np.log(np.exp(np.asarray(log_probs) - highest).sum()) + highest)
-
-
-def _leading_to_the_end(nodes: Sequence[_Node], end: int) -> list[_Node]:
-    """Leave out sequences that no cover of the whole text goes on from."""
-    kept: set[_Node] = set()
-    for node in reversed(nodes):
-        node.children = [child for child in node.children if child in kept]
-        if node.children or len(node.reaching) or node.place == end:
-            kept.add(node)
-    return [node for node in nodes if node in kept]
-
-
-def _require_bearable(sequences: int, place: int) -> None:
-    if sequences > _MOST_SEQUENCES:
-        raise UserError(
-            f"the first {place} bytes have more than {_MOST_SEQUENCES} token sequences: all cuts of a long text are too many, use "
-            "invalid='truncate' or 'renormalize'."
-        )
 
 
 def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:

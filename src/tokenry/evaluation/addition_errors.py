@@ -25,8 +25,8 @@ Integers: TypeAlias = Sequence[int] | np.ndarray
 Digits: TypeAlias = UInt8[np.ndarray, "places answers"]
 Flags: TypeAlias = Bool[np.ndarray, "places answers"]
 
-# Up to here, sums of two numbers that were shifted to equal length stay below 2 ** 63.
-_LONGEST_MACHINE_NUMBER = 18
+# Up to here, the power of ten above the sum of two numbers stays below 2 ** 63.
+_LONGEST_MACHINE_NUMBER = 17
 
 
 def analyze_errors(
@@ -40,7 +40,7 @@ def analyze_errors(
     """Analyse answers to additions.
 
     Args:
-        num1: first addends, at least 0. Numbers of up to 18 digits are analysed a million a second; longer ones are exact too, but slow.
+        num1: first addends, at least 0. Numbers of up to 17 digits are analysed a million a second; longer ones are exact too, but slow.
         num2: second addends.
         answers: what was answered; leave out the answers in which there is no number.
         mode: how the tokenizer, or the separators, cut the answers.
@@ -119,7 +119,10 @@ def _numbers(*given: Integers) -> list[np.ndarray]:
                 "addends and answers must be non-negative integers: leave out answers without a number (-1), round nothing."
             )
     long = any(len(array) and array.max() >= 10**_LONGEST_MACHINE_NUMBER for array in arrays)
-    return [array.astype(object if long else np.int64) for array in arrays]
+    return [
+        np.array([int(number) for number in array], dtype=object) if long else array.astype(np.int64)
+        for array in arrays
+    ]
 
 
 def _powers(*numbers: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ ABSTRACT_ENSEMBLE = "up to 3.7 % better than the single models (abstract)"
 
 _CONTEXT = 50
 _LONGEST_REST = 16
+# Texts that take their bytes together attend past each other: more at once cost more for each.
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -141,32 +143,34 @@ def _cut(text: str, place: int) -> Cut:
 
 def measure(lms: Sequence[ByteLM], cuts: Sequence[Cut], progress: Progress) -> Answers:
     """Ask every method about every cut; the first model alone, and all of them together where there are several."""
+    answers: dict[str, list[Answer]] = {}
+    for start in range(0, len(cuts), _TOGETHER):
+        progress(f"cut {start + 1} of {len(cuts)}", start / len(cuts))
+        for name, some in _answers(lms, cuts[start : start + _TOGETHER]).items():
+            answers.setdefault(name, []).extend(some)
+    return answers
+
+
+def _answers(lms: Sequence[ByteLM], cuts: Sequence[Cut]) -> Answers:
     lm = lms[0]
-    prompts = [cut.prompt.encode() for cut in cuts]
-    progress("next bytes, all covers", 0.0)
+    prompts, lengths = [cut.prompt.encode() for cut in cuts], [len(cut.rest.encode()) for cut in cuts]
+    given = list(zip(prompts, lengths, strict=True))
     logprobs = {
         EXACT: lm.next_byte_logprobs(prompts),
         HEALED: np.stack([healed_next_byte(lm, prompt) for prompt in prompts]),
         NAIVE: np.stack([naive_next_byte(lm, prompt) for prompt in prompts]),
     }
-    progress("the rest of the words", 0.5)
-    lengths = [len(cut.rest.encode()) for cut in cuts]
     rests = {
         EXACT: _greedy(lm, prompts, lengths),
-        HEALED: [
-            _by_tokens(lm, prompt, length, back=1) for prompt, length in zip(prompts, lengths, strict=True)
-        ],
-        NAIVE: [
-            _by_tokens(lm, prompt, length, back=0) for prompt, length in zip(prompts, lengths, strict=True)
-        ],
+        HEALED: [_by_tokens(lm, *each, back=1) for each in given],
+        NAIVE: [_by_tokens(lm, *each, back=0) for each in given],
     }
     if len(lms) > 1:
-        progress("the ensemble", 0.8)
         ensemble = ByteEnsemble(lms)
         logprobs[ENSEMBLE] = ensemble.next_byte_logprobs(prompts)
         rests[ENSEMBLE] = _greedy(ensemble, prompts, lengths)
     return {
-        name: [_answer(cut, row, rest) for cut, row, rest in zip(cuts, rows, rests[name], strict=True)]
+        name: [_answer(*each) for each in zip(cuts, rows, rests[name], strict=True)]
         for name, rows in logprobs.items()
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from tokenry.compression.vision.registry import nearest
+from tokenry.core.descriptions import nearest
 from tokenry.core.errors import UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
-from tokenry.compression.vision.registry import REDUCERS, make_reducer, parse_description
+from tokenry.compression.vision.registry import REDUCERS, make_reducer, named_options
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder
 from tokenry.core.settings import of_kind, parse_yaml
@@ -118,7 +118,7 @@ def check_methods(plan: VisionPlan) -> None:
     if given:
         raise UserError(f"a sweep sets itself how much each method reduces: leave {' and '.join(given)} out.")
     for description in plan.methods:
-        method, _ = parse_description(description)
+        method, _ = named_options(description)
         make_reducer(description, **options_at(method, SHARES[0], _ANY_SHAPE))
 
 
@@ -171,7 +171,7 @@ def _asked(plan: VisionPlan) -> list[Setting]:
     settings: list[Setting] = []
     unused = set(shared)
     for description in plan.methods or ("pitome",):
-        method, own = parse_description(description)
+        method, own = named_options(description)
         options = REDUCERS[method].kinds()
         more = {option: value for option, value in shared.items() if option in options and option not in own}
         unused -= more.keys()
@@ -189,7 +189,7 @@ def _asked(plan: VisionPlan) -> list[Setting]:
 
 
 def _swept(description: str, shape: Shape, encoder: Encoder) -> list[Setting]:
-    method, own = parse_description(description)
+    method, own = named_options(description)
     label = ", ".join([method, *(f"{option}={_short(value)}" for option, value in own.items())])
     settings = []
     for share in SHARES:

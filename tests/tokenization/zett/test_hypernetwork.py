@@ -197,7 +197,9 @@ def test_after_fitting_predictions_have_the_mean_and_std_of_the_source_rows():
     found = made(own_forms(torch.arange(20), made.config), embeddings)
     for rows, expected in ((found.input, embeddings[:, :8]), (found.output, embeddings[:, 8:])):
         torch.testing.assert_close(rows.mean(0), expected.mean(0))
-        torch.testing.assert_close(rows.std(0, unbiased=False), expected.std(0, unbiased=False), rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            rows.std(0, unbiased=False), expected.std(0, unbiased=False), rtol=1e-3, atol=0
+        )
     scaled = made.in_scaler(embeddings)
     assert scaled.std(0, unbiased=False).allclose(torch.tensor(0.02).double(), rtol=1e-5)
 

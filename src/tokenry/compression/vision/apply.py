@@ -81,6 +81,7 @@ class _Owner:
         hidden_states = layer.attend(hidden_states, tap)
         if self.reducer.after == "attention":
             hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
+            calls.clear()  # queries, keys and values need not live through the MLP
         here.seen_by_mlp = hidden_states.shape[1]
         hidden_states = layer.feed_forward(hidden_states)
         if self.reducer.after == "layer":

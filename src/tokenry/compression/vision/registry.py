@@ -3,9 +3,7 @@
 `make_reducer("pitome:energy=paper", ratio=0.9)` is `PiToMe(energy="paper", ratio=0.9)`.
 """
 
-import difflib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,6 +14,7 @@ from tokenry.compression.vision.pitome import PiToMe
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig
+from tokenry.core.descriptions import nearest, parse_description
 from tokenry.core.errors import UserError
 from tokenry.core.settings import of_kind, parse_yaml
 
@@ -66,9 +65,6 @@ REDUCERS: dict[str, Method] = {
     "class-attention": Method(ClassAttentionDrop, ClassAttentionDrop),
 }
 
-# A comma inside brackets belongs to a list: tome:r=[16,16,8]
-_COMMA = re.compile(r",(?![^\[]*\])")
-
 
 def make_reducer(description: str, **options: Any) -> TokenReducer:
     """Make a reduction method from `name` or `name:option=value,...`; values are YAML.
@@ -81,7 +77,7 @@ def make_reducer(description: str, **options: Any) -> TokenReducer:
         UserError: an unknown method or option (the nearest is suggested), an option given twice, or a value of the wrong kind or out of
             range.
     """
-    name, given = parse_description(description)
+    name, given = named_options(description)
     if twice := sorted(given.keys() & options.keys()):
         raise UserError(f"{twice[0]} is given twice: once is enough.")
     given |= options
@@ -99,30 +95,18 @@ def make_reducer(description: str, **options: Any) -> TokenReducer:
     return method.make(**made)
 
 
-def parse_description(description: str) -> tuple[str, dict[str, Any]]:
+def named_options(description: str) -> tuple[str, dict[str, Any]]:
     """Split `name:option=value,...` into the name and the options.
 
     Raises:
         UserError: there is no such method (the nearest is suggested), or an option is not written so.
     """
-    name, _, written = (part.strip() for part in description.partition(":"))
+    name, written = parse_description(description)
     if name not in REDUCERS:
         raise UserError(
             f"there is no method {name!r}{nearest(name, REDUCERS)}; there are {', '.join(REDUCERS)}."
         )
-    given: dict[str, Any] = {}
-    for part in filter(None, _COMMA.split(written)):
-        option, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise UserError(f"{part!r} in {description!r} is not option=value.")
-        given[option] = parse_yaml(value, f"{name}:{option}")
-    return name, given
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest what may have been meant by an unknown name; empty when nothing comes near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return name, {option: parse_yaml(value, f"{name}:{option}") for option, value in written.items()}
 
 
 def _as_tuple(value: Any) -> Any:

@@ -13,10 +13,11 @@ Source: CharBench (arXiv 2508.02591), section 4 (generate).
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -137,13 +138,15 @@ def _greedy(model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Asked) 
 def _scored(
     model: nn.Module, items: DataFrame, asked: Asked, batch_size: int, report: Callable[[float], None]
 ) -> DataFrame:
-    scorer = AnswerScorer(model, asked)
-    scores = torch.empty(len(items), len(asked.answers))
-    done = 0
-    for batch in equal_lengths(asked.prompts, batch_size):
-        scores[batch] = scorer([asked.prompts[place] for place in batch]).float().cpu()
-        done += len(batch)
-        report(done / len(items))
+    scores, done = torch.empty(len(items), len(asked.answers)), 0
+    # The questions of one task have more in common than those of all.
+    for places in items.groupby("task", sort=False).indices.values():
+        prompts = [asked.prompts[place] for place in places]
+        scorer = AnswerScorer(model, prompts, asked.answers)
+        for batch in equal_lengths(prompts, batch_size):
+            scores[places[batch]] = scorer([prompts[place] for place in batch]).float().cpu()
+            done += len(batch)
+            report(done / len(items))
     gold = torch.tensor([int(answer) for answer in items["answer"]])
     best = scores.max(dim=1)
     return DataFrame(
@@ -156,67 +159,68 @@ def _scored(
     )
 
 
+@dataclass(frozen=True)
+class Continuations:
+    """What is read after a prompt, and what is known from it.
+
+    Attributes:
+        stems: beginnings of answers, all of one length.
+        steps: (answer, stem, place in the stem, token of the answer that follows it).
+    """
+
+    stems: list[tuple[int, ...]]
+    steps: list[tuple[int, int, int, int]]
+
+
 class AnswerScorer:
     """Log-probabilities of all answers to prompts of one length.
 
     Args:
         model: a causal language model whose cache can be repeated.
-        asked: all prompts, for what they have in common, and the tokens of the answers.
+        prompts: all that will be asked, for what they have in common.
+        answers: the tokens of each.
 
     Raises:
         UserError: the model keeps no such cache.
     """
 
-    def __init__(self, model: nn.Module, asked: Asked) -> None:
-        self._model, self._answers = model, asked.answers
+    def __init__(
+        self, model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[Sequence[int]]
+    ) -> None:
+        self._model = model
+        self._first_tokens = [answer[0] for answer in answers]
+        self._continuations = continuations(answers)
         self._device = next(model.parameters()).device
-        # A prompt needs one token of its own, from which the first of the answer is predicted.
-        shortest = min(map(len, asked.prompts))
-        self._common = common_prefix(asked.prompts)[: shortest - 1]
-        self._stems = stems_of(asked.answers)
         accepted = inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._cache = self._first_cache()
+        # A prompt needs one token of its own, from which the first of the answer is predicted.
+        self._common = common_prefix(prompts)[: min(map(len, prompts)) - 1]
+        self._cache = self._read([self._common], None)[1] if self._common else None
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts answers"]:
         """Score every answer to each prompt, in nats."""
-        rest = self._tensor([prompt[len(self._common) :] for prompt in prompts])
-        cache = self._repeated(self._cache, len(prompts)) if self._common else None
-        output = self._model(input_ids=rest, past_key_values=cache, use_cache=True, **self._last_only)
-        first = output.logits[:, -1].float().log_softmax(dim=-1)
-        scores = first[:, [answer[0] for answer in self._answers]]
-        if self._stems:
-            scores = scores + self._later_tokens(output.past_key_values, len(prompts))
+        own = [prompt[len(self._common) :] for prompt in prompts]
+        logits, cache = self._read(own, self._repeated(self._cache, len(prompts)), **self._last_only)
+        scores = logits[:, -1].log_softmax(dim=-1)[:, self._first_tokens]
+        for group in self._continuations:
+            times = len(group.stems)
+            logits, _ = self._read(group.stems * len(prompts), self._repeated(cache, times))
+            later = logits.log_softmax(dim=-1).unflatten(0, (len(prompts), times))
+            for column, row, step, token in group.steps:
+                scores[:, column] += later[:, row, step, token]
         return scores
 
-    def _later_tokens(self, cache: Any, prompts: int) -> Float[Tensor, "prompts answers"]:
-        """The log-probabilities of all tokens of the answers but their first, summed."""
-        longest = max(map(len, self._stems))
-        # What is behind a stem fills it up; nothing is read there, and nothing before can see it.
-        stems = self._tensor([[*stem, *([stem[-1]] * (longest - len(stem)))] for stem in self._stems])
-        output = self._model(
-            input_ids=stems.repeat(prompts, 1),
-            past_key_values=self._repeated(cache, len(stems)),
-            use_cache=True,
-        )
-        later = output.logits.float().log_softmax(dim=-1).unflatten(0, (prompts, len(stems)))
-        sums = []
-        for answer in self._answers:
-            row = next(
-                (i for i, s in enumerate(self._stems) if s[: len(answer) - 1] == tuple(answer[:-1])), 0
-            )
-            steps = torch.arange(len(answer) - 1, device=self._device)
-            sums.append(later[:, row, steps, self._tensor(answer[1:])].sum(dim=1))
-        return torch.stack(sums, dim=1)
-
-    def _first_cache(self) -> Any:
-        if not self._common:
-            return None
-        output = self._model(input_ids=self._tensor([self._common]), use_cache=True, **self._last_only)
-        return output.past_key_values
+    def _read(
+        self, ids: Sequence[Sequence[int]], cache: Any, **options: Any
+    ) -> tuple[Float[Tensor, "batch seq vocabulary"], Any]:
+        input_ids = torch.tensor(ids, device=self._device, dtype=torch.long)
+        output = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True, **options)
+        return output.logits.float(), output.past_key_values
 
     def _repeated(self, cache: Any, times: int) -> Any:
-        """A copy for each of `times` continuations of every row; a forward pass writes into the cache it is given."""
+        """A copy with `times` continuations of every row, since a forward pass writes into the cache it is given."""
+        if cache is None:
+            return None
         if not hasattr(cache, "batch_repeat_interleave"):
             raise UserError(
                 f"{type(self._model).__name__} keeps no cache that answers could go on from: use mode generate."
@@ -225,18 +229,32 @@ class AnswerScorer:
         repeated.batch_repeat_interleave(times)
         return repeated
 
-    def _tensor(self, ids: Sequence[Any]) -> Int[Tensor, "..."]:
-        return torch.tensor(ids, device=self._device, dtype=torch.long)
 
-
-def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """What all prompts begin with: that is what the first and the last of them in order begin with."""
     low, high = min(prompts), max(prompts)
     differing = (place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other)
-    return [*low[: next(differing, min(len(low), len(high)))]]
+    return low[: next(differing, min(len(low), len(high)))]
 
 
-def stems_of(answers: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """What has to be read to know all tokens of the answers: all but their last ones, without those that others begin with."""
+def continuations(answers: Sequence[Sequence[int]]) -> list[Continuations]:
+    """What has to be read to know all tokens of the answers but their first: all but their last, by length.
+
+    What a longer stem begins with is read with it; every answer goes along one stem only.
+    """
     stems = {tuple(answer[:-1]) for answer in answers} - {()}
-    return sorted(stem for stem in stems if not any(o != stem and o[: len(stem)] == stem for o in stems))
+    needed = sorted(stem for stem in stems if not any(o != stem and o[: len(stem)] == stem for o in stems))
+    left = {column: tuple(answer[:-1]) for column, answer in enumerate(answers) if len(answer) > 1}
+    groups = []
+    for length in sorted({len(stem) for stem in needed}):
+        group = [stem for stem in needed if len(stem) == length]
+        begun = {stem[:end]: row for row, stem in enumerate(group) for end in range(1, length + 1)}
+        along = {column: begun[stem] for column, stem in left.items() if stem in begun}
+        left = {column: stem for column, stem in left.items() if column not in along}
+        steps = [
+            (column, row, step, token)
+            for column, row in along.items()
+            for step, token in enumerate(answers[column][1:])
+        ]
+        groups.append(Continuations(group, steps))
+    return groups

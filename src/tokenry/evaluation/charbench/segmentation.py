@@ -17,7 +17,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Self
 
 import numpy as np
 from pandas import DataFrame
@@ -49,7 +48,7 @@ class Segmentation:
     ends: tuple[int, ...]
 
     @classmethod
-    def of_tokens(cls, tokens: Iterable[str]) -> Self:
+    def of_tokens(cls, tokens: Iterable[str]) -> "Segmentation":
         """Read a segmentation off token strings, one after the other, as the released analysis does.
 
         Args:

@@ -86,7 +86,7 @@ def to_byte_level(
     _require_convertible(state["model"], view)
     tokens = _byte_tokens(backend, view)
     original, special = len(tokens), SpecialTokens.of(tokenizer)
-    tokens += [character for character in BYTE_CHARACTERS if character not in set(tokens)]
+    tokens += _missing(BYTE_CHARACTERS, tokens)
     scores = _scores(state["model"], tokens, view)
     if whitespace_consistency:
         tokens = _with_consistent_whitespace(tokens, view.special)
@@ -239,7 +239,12 @@ def _with_consistent_whitespace(tokens: Sequence[str], special: frozenset[int]) 
         else token
         for number, token in enumerate(tokens)
     ]
-    return kept + [token for token in wanted if token not in set(kept)]
+    return kept + _missing(wanted, kept)
+
+
+def _missing(wanted: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    present = set(tokens)
+    return [token for token in wanted if token not in present]
 
 
 def _translated_merges(
@@ -272,7 +277,9 @@ def _translated_merges(
 
 def _characters_and_longer(tokens: Iterable[str]) -> tuple[list[str], list[str]]:
     """Tokens of one character and of several; without single bytes, and without those that no text keeps in one piece."""
-    pieces, characters, longer = byte_level_pieces(PATTERN), [], []
+    pieces = byte_level_pieces(PATTERN)
+    characters: list[str] = []
+    longer: list[str] = []
     for token in tokens:
         text = from_byte_characters(token).decode(errors="replace")
         if len(token) > 1 and len(pieces.pre_tokenize_str(text)) == 1:
@@ -315,7 +322,7 @@ def _byte_level_model(
     ids = {name: number for number, name in enumerate(names)}
     match model["type"]:
         case "Unigram":
-            unknown = model["vocab"][model["unk_id"]][0] if model["unk_id"] is not None else None
+            unknown = model["vocab"][model["unk_id"]][0] if model["unk_id"] is not None else ""
             scored = [[name, scores.get(name, 0.0)] for name in names]
             return model | {"vocab": scored, "unk_id": ids.get(unknown), "byte_fallback": False}
         case "WordPiece":

@@ -112,7 +112,9 @@ class EncoderLayer(nn.Module):
         bias = None
         if mask is not None:
             # The least finite number, as in RoBERTa: a token whose pieces are all padding looks at all of them alike.
-            bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
+            bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(
+                ~mask, torch.finfo(hidden.dtype).min
+            )
             bias = bias[:, None, None, :]
         context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return context.transpose(1, 2).flatten(2)

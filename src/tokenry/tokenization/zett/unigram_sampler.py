@@ -218,7 +218,7 @@ def unigram_tokenizer(
     special = special.moved_to(names)
     model = {
         "type": "Unigram",
-        "unk_id": special.ids.get(special.settings.get("unk_token")),
+        "unk_id": special.ids.get(special.settings.get("unk_token", "")),
         "vocab": [[name, scores[name]] for name in names],
         "byte_fallback": False,
     }

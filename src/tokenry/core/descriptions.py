@@ -1,0 +1,43 @@
+"""A method with its options in one word: `name:option=value,option=value`, as the command line and run files write it."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from tokenry.core.errors import UserError
+
+# A comma inside brackets belongs to a list: sstoken:layers=[10,20],share=0.5
+_COMMA = re.compile(r",(?![^\[]*\])")
+
+
+def parse_description(description: str) -> tuple[str, dict[str, str]]:
+    """Split `name:option=value,...` into the name and what is written for each option.
+
+    Raises:
+        UserError: an option is not written so.
+    """
+    name, _, written = description.partition(":")
+    options: dict[str, str] = {}
+    for part in filter(None, _COMMA.split(written)):
+        option, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise UserError(f"{part!r} in {description!r} is not option=value.")
+        options[option] = value
+    return name.strip(), options
+
+
+def split_descriptions(written: str) -> list[str]:
+    """Split `full,token-cleaning:dropped_weight=0.1,share=0.5` into descriptions: at the commas before names, not before options."""
+    descriptions: list[str] = []
+    for part in filter(None, (piece.strip() for piece in _COMMA.split(written))):
+        if "=" in part and ":" not in part.partition("=")[0] and descriptions:
+            descriptions[-1] += f",{part}"
+        else:
+            descriptions.append(part)
+    return descriptions
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest what may have been meant by an unknown name; empty when nothing comes near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,288 @@
+"""How well a model adds, by the number of digits and by how numbers are written: few-shot, greedy, in batches.
+
+    prompt    system message, solved problems as turns, the problem (as lines of text where there is no chat template)
+    right     the one number in the answer is the sum, however it is written
+    match     the sum has as many digits as the longer addend; else mismatch, where grouping from the left puts places out of line
+
+The same problems and shots come with every format, so that formats are compared in pairs.
+
+Source: Tokenization counts (arXiv 2402.14903).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenry.core.digit_groups import NumberFormat, cut
+from tokenry.core.errors import UserError
+from tokenry.core.number_tokens import digit_cuts
+from tokenry.evaluation.addition_answers import parse_answer
+from tokenry.evaluation.addition_problems import (
+    SIGNATURES,
+    AdditionFormat,
+    AdditionProblems,
+    Message,
+    addition_format,
+    addition_prompt,
+    sample_problems,
+)
+from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.evaluation.verifiers import _generate, _greedy
+
+_LEAST_NEW_TOKENS = 20
+# Room for an answer that is longer than the right one.
+_SPARE_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class AdditionAnswer:
+    """One problem and what became of it.
+
+    Attributes:
+        num1: first addend.
+        num2: second addend.
+        signature: digits of addends and sum, as `7+7=8`.
+        format: how numbers were written.
+        shots: solved problems before it.
+        length: `match` if the sum has as many digits as the longer addend, else `mismatch`.
+        response: what the model said.
+        answer: the number in it; -1 if there is none, or several.
+        valid: there is one.
+        padded: white space around the answer.
+        extraneous: more than the number.
+        format_match: written as asked for.
+        answer_match: the sum, however it is written.
+        formatted_answer_match: both.
+    """
+
+    num1: int
+    num2: int
+    signature: str
+    format: str
+    shots: int
+    length: str
+    response: str
+    answer: int
+    valid: bool
+    padded: bool
+    extraneous: bool
+    format_match: bool
+    answer_match: bool
+    formatted_answer_match: bool
+
+    def as_row(self) -> dict[str, Any]:
+        """Return a row of a table."""
+        return asdict(self)
+
+
+def evaluate_addition(
+    model: PreTrainedModel | torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    signatures: Sequence[Sequence[int]] = SIGNATURES,
+    fmt: str | AdditionFormat = "nosep",
+    shots: int = 8,
+    batch_size: int = 16,
+    *,
+    per_signature: int = 100,
+    seed: int = 0,
+    problems: AdditionProblems | None = None,
+    chat: bool | None = None,
+    max_new_tokens: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[AdditionAnswer]:
+    """Let a causal language model add; batches are padded on the left, which never changes an answer.
+
+    Args:
+        model: anything with `generate`. Its mode is restored afterwards.
+        tokenizer: its own.
+        signatures: digits of addends and sum.
+        fmt: the name of a number format, or all settings of the prompt.
+        shots: solved problems before each problem.
+        batch_size: prompts per batch.
+        per_signature: problems of each signature.
+        seed: of problems and shots.
+        problems: your own, instead of those drawn by signature and seed.
+        chat: whether to ask in the chat template; None where the tokenizer has one. Without, the answer is the first line.
+        max_new_tokens: of an answer; None for 20, or what the longest right answer needs.
+        progress: told the share that is done.
+
+    Returns:
+        One answer per problem, in the order of the problems.
+
+    Raises:
+        UserError: an unknown format, a signature that no addition has, sizes below 1, a template that refuses the prompt, or groups
+            from the right that the tokenizer would not see.
+    """
+    chosen = addition_format(fmt)
+    require_visible_groups(chosen, tokenizer)
+    asked = problems or sample_problems(signatures, per_signature, shots, seed)
+    if batch_size < 1 or (max_new_tokens is not None and max_new_tokens < 1):
+        raise UserError(
+            f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}."
+        )
+    in_chat = tokenizer.chat_template is not None if chat is None else chat
+    prompts = [
+        _encoded(tokenizer, addition_prompt(problem, few, chosen), in_chat)
+        for problem, few in zip(asked.problems, asked.shots, strict=True)
+    ]
+    limit = max_new_tokens or _enough_tokens(tokenizer, asked, chosen)
+    responses = [""] * len(prompts)
+    greedy = _greedy(model, tokenizer, limit)
+    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, len(by_length), batch_size):
+            batch = by_length[start : start + batch_size]
+            written = _generate(model, [prompts[index] for index in batch], greedy)
+            for index, text in zip(
+                batch, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
+            ):
+                responses[index] = text if in_chat else text.split("\n")[0]
+            progress(min(1.0, (start + batch_size) / len(by_length)))
+    name = fmt if isinstance(fmt, str) else format_title(chosen)
+    return [judge_answer(asked, index, text, chosen, name) for index, text in enumerate(responses)]
+
+
+def judge_answer(
+    asked: AdditionProblems, index: int, response: str, fmt: str | AdditionFormat, name: str | None = None
+) -> AdditionAnswer:
+    """Judge what was said to one of the problems, whoever said it.
+
+    Args:
+        asked: the problems.
+        index: which of them.
+        response: the answer; where the question is repeated, the number after the last `=` counts.
+        fmt: how the question was asked.
+        name: of the format, in the result.
+
+    Raises:
+        UserError: an unknown format.
+    """
+    chosen = addition_format(fmt)
+    first, second = (int(addend) for addend in asked.problems[index])
+    said = response.rpartition("=")[2] if chosen.repeat else response
+    parsed = parse_answer(said, chosen.answers)
+    right = parsed.number == first + second
+    len1, len2, total = asked.signatures[index]
+    return AdditionAnswer(
+        num1=first,
+        num2=second,
+        signature=f"{len1}+{len2}={total}",
+        format=name or (fmt if isinstance(fmt, str) else format_title(chosen)),
+        shots=asked.shots.shape[1],
+        length="match" if max(len1, len2) == total else "mismatch",
+        response=response,
+        answer=parsed.number,
+        valid=parsed.valid,
+        padded=parsed.padded,
+        extraneous=parsed.extraneous,
+        format_match=parsed.format_match,
+        answer_match=right,
+        formatted_answer_match=right and parsed.format_match,
+    )
+
+
+def accuracy_table(
+    rows: Iterable[AdditionAnswer | Mapping[str, Any]], by: Sequence[str] = ("signature", "format")
+) -> list[dict[str, Any]]:
+    """Count right answers in groups.
+
+    Args:
+        rows: answers, or rows with their fields (of a data frame: `frame.to_dict("records")`).
+        by: the fields that make a group, such as `signature`, `format`, `length`, `shots`.
+
+    Returns:
+        One row per group in the order in which they first occur: its fields, `problems`, `accuracy` (the sum is right) with its
+        `standard_error` (None for a single problem), `formatted` (right, and written as asked) and `valid`, all of them shares.
+
+    Raises:
+        UserError: a field that the rows do not have.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for each in rows:
+        row = each.as_row() if isinstance(each, AdditionAnswer) else each
+        missing = [name for name in (*by, "answer_match", "formatted_answer_match", "valid") if name not in row]
+        if missing:
+            raise UserError(f"the rows have no {', '.join(missing)}; they have {', '.join(map(str, row))}.")
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return [
+        dict(zip(by, key, strict=True)) | _shares(members) for key, members in groups.items()
+    ]
+
+
+def require_visible_groups(fmt: AdditionFormat, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` where numbers are to be grouped from the right without a separator, and the tokenizer groups them otherwise."""
+    for written in (fmt.question, fmt.answer, fmt.repeat):
+        if written is None or written.separator or written.direction != "r2l":
+            continue
+        digits = "1234567890"[: 2 * written.group + 1]
+        found = digit_cuts(tokenizer, digits)
+        if found != cut(digits, "r2l", written.group):
+            raise UserError(
+                f"an empty separator leaves {digits} as it is, and this tokenizer cuts it into {'|'.join(found)}: give a separator, or regroup "
+                "the tokenizer with retokenize_numbers."
+            )
+
+
+def format_title(fmt: AdditionFormat) -> str:
+    """Describe a format of one's own in a word or two."""
+
+    def named(written: NumberFormat) -> str:
+        return f"{written.separator!r} {written.direction} {written.group}" if written.separator else "nosep"
+
+    parts = [named(fmt.question)]
+    parts += [f"answer {named(fmt.answer)}"] if fmt.answer else []
+    parts += [f"repeat {named(fmt.repeat)}"] if fmt.repeat else []
+    parts += [f"{fmt.spaces}+{fmt.trailing_spaces} spaces"] if fmt.spaces or fmt.trailing_spaces else []
+    return ", ".join(parts)
+
+
+def _shares(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    count = len(members)
+    accuracy, formatted, valid = (
+        sum(bool(row[name]) for row in members) / count
+        for name in ("answer_match", "formatted_answer_match", "valid")
+    )
+    error = math.sqrt(accuracy * (1 - accuracy) / (count - 1)) if count > 1 else None
+    return {
+        "problems": count,
+        "accuracy": accuracy,
+        "standard_error": error,
+        "formatted": formatted,
+        "valid": valid,
+    }
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], in_chat: bool) -> list[int]:
+    if not in_chat:
+        return list(tokenizer(_as_lines(messages))["input_ids"])
+    if tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template: set tokenizer.chat_template, or ask with chat=False.")
+    try:
+        encoded = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template refuses the prompt ({error}): leave out the system message with AdditionFormat(system=None), or ask with "
+            "chat=False."
+        ) from error
+    return list(encoded["input_ids"])
+
+
+def _as_lines(messages: Sequence[Message]) -> str:
+    """The conversation as text: each solved problem is a line, and the last line is to be gone on with."""
+    text = ""
+    for message in messages:
+        text += message["content"] + {"system": "\n\n", "user": "", "assistant": "\n"}[message["role"]]
+    return text
+
+
+def _enough_tokens(tokenizer: PreTrainedTokenizerBase, asked: AdditionProblems, fmt: AdditionFormat) -> int:
+    replies = [fmt.reply(int(first), int(second)) for first, second in asked.problems]
+    longest = max(len(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"])
+    return max(_LEAST_NEW_TOKENS, longest + _SPARE_TOKENS)

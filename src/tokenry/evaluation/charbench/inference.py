@@ -1,0 +1,215 @@
+"""How sure a correlation is, and what is left of it when the other properties are known: beyond the paper.
+
+    interval    percentiles of r over draws of whole words, since items about one word (in any case) err together
+    p           2 (1 − Φ(|r| / standard deviation of r over the draws)), two-sided
+    shown       p, adjusted for the number of correlations (Benjamini-Hochberg), is below 0.05
+    partial r   r of what linear regressions on the other properties leave of the property and of correctness
+    logistic    log odds of a right answer = intercept + Σ coefficient · standardised property, by maximum likelihood;
+                standard errors hold for words that err together (sandwich over words)
+
+The paper's correlations are univariate: longer words have more tokens, so that length and tokenization stand for each other in them.
+
+Sources: Benjamini and Hochberg 1995; Liang and Zeger 1986 (clustered standard errors).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from pandas import DataFrame, factorize
+from scipy.special import expit
+from scipy.stats import false_discovery_control, norm
+from sklearn.linear_model import LogisticRegression
+
+from tokenry.core.errors import UserError, require_one_of
+from tokenry.evaluation.charbench.analysis import by_task_and_model, correlations, pearson
+from tokenry.evaluation.charbench.segmentation import PROPERTIES
+
+LEVEL = 0.05
+
+_DRAWS_AT_ONCE = 64
+
+
+def correlation_intervals(
+    records: DataFrame, properties: Sequence[str] = PROPERTIES, draws: int = 1000, seed: int = 0
+) -> DataFrame:
+    """Correlate each property with correctness, with intervals over words and a flag that holds for all of them together.
+
+    Args:
+        records: as of `join_records`.
+        properties: columns of it.
+        draws: of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        Columns task, model, property, r, n, low and high (95 %), p, adjusted_p and shown.
+
+    Raises:
+        UserError: fewer than two draws.
+    """
+    if draws < 2:
+        raise UserError(f"draws must be at least 2, got {draws}: 1000 is usual.")
+    table = correlations(records, properties)
+    drawn = {
+        (task, model, name): of_one
+        for (task, model), group in by_task_and_model(records)
+        for name, of_one in zip(
+            properties, bootstrap_correlations(group, properties, draws, seed).T, strict=True
+        )
+    }
+    keys = zip(table["task"], table["model"], table["property"], strict=True)
+    bounds = [_interval(drawn[key], r) for key, r in zip(keys, table["r"], strict=True)]
+    table[["low", "high", "p"]] = np.array(bounds).reshape(-1, 3)
+    known = table["p"].notna()
+    table["adjusted_p"] = np.nan
+    if known.any():
+        table.loc[known, "adjusted_p"] = false_discovery_control(table.loc[known, "p"])
+    return table.assign(shown=table["adjusted_p"] < LEVEL)
+
+
+def bootstrap_correlations(
+    group: DataFrame, properties: Sequence[str], draws: int, seed: int
+) -> Float[ndarray, "draws properties"]:
+    """Correlations over words drawn with replacement, for one model and task; nan where a draw leaves a constant."""
+    words = word_clusters(group)
+    correct = group["correct"].to_numpy(dtype=float)
+    moments = [
+        _moments(group[name].to_numpy(dtype=float), correct, words) for name in properties
+    ]  # words × 6 each
+    sums = np.stack(moments, axis=1).reshape(len(moments[0]), -1)
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        chosen = generator.integers(len(sums), size=(min(_DRAWS_AT_ONCE, draws - start), len(sums)))
+        times = np.stack([np.bincount(each, minlength=len(sums)) for each in chosen])
+        found.append(_correlation_of_moments((times @ sums).reshape(len(times), len(moments), 6)))
+    return np.concatenate(found)
+
+
+def word_clusters(records: DataFrame) -> Int[ndarray, "rows"]:
+    """Number the words, in any case."""
+    return factorize(records["word"].str.lower())[0].astype(np.int64)
+
+
+def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> float:
+    """Correlate what other properties do not explain of a property with what they do not explain of correctness.
+
+    Args:
+        group: records of one model and task.
+        prop: a property.
+        given: others.
+
+    Returns:
+        r; nan where nothing is left to correlate.
+
+    Raises:
+        UserError: a property that is not there.
+    """
+    for name in (prop, *given):
+        require_one_of(name, [*group.select_dtypes("number")], "a property")
+    table = group[[prop, *given]].to_numpy(dtype=float)
+    known = np.isfinite(table).all(axis=1)
+    table, correct = table[known], group["correct"].to_numpy(dtype=float)[known]
+    if len(table) <= len(given) + 2:
+        return float("nan")
+    explaining = np.column_stack([np.ones(len(table)), table[:, 1:]])
+    left = [
+        values - explaining @ np.linalg.lstsq(explaining, values, rcond=None)[0]
+        for values in (table[:, 0], correct)
+    ]
+    # What rounding leaves of a property that is explained entirely is not a property.
+    scales = [np.abs(values - values.mean()).max(initial=0.0) for values in (table[:, 0], correct)]
+    if any(np.abs(rest).max(initial=0.0) <= 1e-9 * scale for rest, scale in zip(left, scales, strict=True)):
+        return float("nan")
+    return pearson(*left)
+
+
+def logistic_regression(records: DataFrame, properties: Sequence[str]) -> DataFrame:
+    """Fit the log odds of a right answer to several properties at once, per task and model.
+
+    Args:
+        records: as of `join_records`.
+        properties: columns of it; those that are constant or unknown for a task are left out there.
+
+    Returns:
+        Columns task, model, property, coefficient (log odds per standard deviation), standard_error, p, partial_r and n.
+        Nothing where all answers are right or all are wrong, or where the properties determine each other.
+    """
+    rows = []
+    for (task, model), group in by_task_and_model(records):
+        used = [name for name in properties if group[name].notna().all() and group[name].nunique() > 1]
+        if used and group["correct"].nunique() == 2:
+            rows += [(task, model, *row, len(group)) for row in _fitted(group, used)]
+    return DataFrame(
+        rows, columns=["task", "model", "property", "coefficient", "standard_error", "p", "partial_r", "n"]
+    )
+
+
+def _fitted(group: DataFrame, used: Sequence[str]) -> list[tuple[str, float, float, float, float]]:
+    values = group[[*used]].to_numpy(dtype=float)
+    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    design = np.column_stack([np.ones(len(values)), values])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return []
+    correct = group["correct"].to_numpy(dtype=float)
+    fit = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(values, correct)
+    weights = np.concatenate([fit.intercept_, fit.coef_[0]])
+    errors = _clustered_errors(design, correct, weights, word_clusters(group))
+    return [
+        (
+            name,
+            float(weight),
+            float(error),
+            float(2 * norm.sf(abs(weight / error))),
+            partial_correlation(group, name, [other for other in used if other != name]),
+        )
+        for name, weight, error in zip(used, weights[1:], errors[1:], strict=True)
+    ]
+
+
+def _clustered_errors(
+    design: Float[ndarray, "rows columns"],
+    correct: Float[ndarray, "rows"],
+    weights: Float[ndarray, "columns"],
+    words: Int[ndarray, "rows"],
+) -> Float[ndarray, "columns"]:
+    """Standard errors: inverse information, sums of scores over words, inverse information."""
+    probability = expit(design @ weights)
+    information = (design * (probability * (1 - probability))[:, None]).T @ design
+    scores = design * (correct - probability)[:, None]
+    number = int(words.max()) + 1
+    of_words = np.stack([np.bincount(words, weights=column, minlength=number) for column in scores.T], axis=1)
+    inverse = np.linalg.pinv(information)
+    correction = number / max(1, number - 1)
+    return np.sqrt(np.diag(inverse @ (of_words.T @ of_words) @ inverse) * correction)
+
+
+def _interval(drawn: Float[ndarray, "draws"], r: float) -> tuple[float, float, float]:
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(r) or len(drawn) < 2:
+        return float("nan"), float("nan"), float("nan")
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    error = float(drawn.std(ddof=1))
+    return float(low), float(high), float(2 * norm.sf(abs(r) / error)) if error else float("nan")
+
+
+def _moments(
+    values: Float[ndarray, "rows"], correct: Float[ndarray, "rows"], words: Int[ndarray, "rows"]
+) -> Float[ndarray, "words 6"]:
+    """Per word the sums of 1, x, y, x², y² and xy, from which r of any words together follows."""
+    known = np.isfinite(values)
+    # Centred, so that the differences of sums below lose no digits; r does not change.
+    x = np.where(known, values - (values[known].mean() if known.any() else 0.0), 0.0)
+    y = np.where(known, correct, 0.0)
+    columns = (known.astype(float), x, y, x * x, y * y, x * y)
+    number = int(words.max()) + 1
+    return np.stack([np.bincount(words, weights=each, minlength=number) for each in columns], axis=1)
+
+
+def _correlation_of_moments(sums: Float[ndarray, "draws properties 6"]) -> Float[ndarray, "draws properties"]:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (xx - x * x / n) * (yy - y * y / n)
+        r = (xy - x * y / n) / np.sqrt(spread)
+    return np.where(spread > 1e-12 * np.abs(n), r, np.nan)
