@@ -146,6 +146,7 @@ def test_a_hundred_thousand_digits_take_linear_time(mode):
         (lambda: number_format("comma"), "format must be one of nosep, comma_l2r"),
         (lambda: NumberFormat(",", "single"), "direction must be one of l2r, r2l, got 'single'"),
         (lambda: format_number(-5, "nosep"), "a number must be a non-negative integer"),
+        (lambda: format_number(1.5, "nosep"), "a number must be a non-negative integer"),
         (lambda: format_number("1.5", "nosep"), "signs and fractions have no place in it"),
         (lambda: format_number("", "nosep"), "a number must be a non-negative integer"),
         (lambda: format_number(True, "nosep"), "a number must be a non-negative integer"),
@@ -153,6 +154,5 @@ def test_a_hundred_thousand_digits_take_linear_time(mode):
     ],
 )
 def test_bad_input_is_one_sentence(call, words):
-    with pytest.raises((UserError, Exception), match=re.escape(words)) as caught:
+    with pytest.raises(UserError, match=re.escape(words)):
         call()
-    assert "\n" not in str(caught.value) or not isinstance(caught.value, UserError)

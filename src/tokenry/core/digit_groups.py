@@ -39,14 +39,14 @@ class NumberFormat:
     """
 
     separator: str = ","
-    direction: Direction = "r2l"
+    direction: str = "r2l"
     group: int = 3
 
     def __post_init__(self) -> None:
         require_one_of(self.direction, get_args(Direction), "direction")
         require_group(self.group)
 
-    def write(self, number: SupportsIndex | str) -> str:
+    def write(self, number: SupportsIndex | float | str) -> str:
         """Write a non-negative integer, or a string of digits, whose leading zeros are kept."""
         return chunk(require_digits(number), self.group, self.separator, self.direction)
 
@@ -61,10 +61,10 @@ def number_format(name: str, group: int = 3) -> NumberFormat:
     if name == "nosep":
         return NumberFormat("", "l2r", group)
     separator, _, direction = name.partition("_")
-    return NumberFormat(NAMED_SEPARATORS[separator], "r2l" if direction == "r2l" else "l2r", group)
+    return NumberFormat(NAMED_SEPARATORS[separator], direction, group)
 
 
-def format_number(number: SupportsIndex | str, format: str | NumberFormat, group: int = 3) -> str:
+def format_number(number: SupportsIndex | float | str, format: str | NumberFormat, group: int = 3) -> str:
     """Write a number in a format: `format_number(1234567, "comma_r2l")` is `1,234,567`.
 
     Args:
@@ -79,7 +79,7 @@ def format_number(number: SupportsIndex | str, format: str | NumberFormat, group
     return chosen.write(number)
 
 
-def chunk(text: str, group: int = 3, separator: str = ",", direction: Direction = "r2l") -> str:
+def chunk(text: str, group: int = 3, separator: str = ",", direction: str = "r2l") -> str:
     """Put a separator between the groups of a string.
 
     Raises:
@@ -90,13 +90,13 @@ def chunk(text: str, group: int = 3, separator: str = ",", direction: Direction 
     return separator.join(cut(text, direction, group))
 
 
-def cut(text: str, mode: GroupMode = "r2l", group: int = 3) -> list[str]:
+def cut(text: str, mode: str = "r2l", group: int = 3) -> list[str]:
     """Cut a string into its groups."""
     ends = list(_ends(len(text), mode, group))
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def group_sizes(length: int, mode: GroupMode = "r2l", group: int = 3) -> list[int]:
+def group_sizes(length: int, mode: str = "r2l", group: int = 3) -> list[int]:
     """The sizes of the groups of `length` digits, from left to right.
 
     Raises:
@@ -110,10 +110,10 @@ def group_sizes(length: int, mode: GroupMode = "r2l", group: int = 3) -> list[in
 
 def group_digits(
     text: str,
-    mode: GroupMode = "r2l",
+    mode: str = "r2l",
     group: int = 3,
     unicode: bool = False,
-    fraction: Fraction | None = None,
+    fraction: str | None = None,
 ) -> list[tuple[str, int, int]]:
     """Cut the digits of a text into groups; what lies between two runs of digits stays one piece.
 
@@ -160,33 +160,35 @@ def require_fraction_mode(fraction: str | None) -> None:
         require_one_of(fraction, get_args(Fraction), "fraction")
 
 
-def require_digits(number: SupportsIndex | str) -> str:
+def require_digits(number: SupportsIndex | float | str) -> str:
     """Return the digits of a number.
 
     Raises:
         UserError: it is negative, or no integer.
     """
-    refused = (
-        f"a number must be a non-negative integer, or a string of the digits 0 to 9, got {number!r}: "
-        "signs and fractions have no place in it."
-    )
     if isinstance(number, str):
         if not (number.isascii() and number.isdigit()):
-            raise UserError(refused)
+            raise _no_number(number)
         return number
     try:
-        value = operator.index(number)
+        value = operator.index(number)  # type: ignore[arg-type]
     except TypeError as error:
-        raise UserError(refused) from error
+        raise _no_number(number) from error
     if value < 0 or isinstance(number, bool):
-        raise UserError(refused)
+        raise _no_number(number)
     try:
         return str(value)
     except ValueError as error:  # Python writes no longer integers unless told to
         raise UserError(f"a number of this length must be given as a string of digits ({error}).") from error
 
 
-def _ends(length: int, mode: GroupMode, group: int) -> Iterator[int]:
+def _no_number(given: object) -> UserError:
+    return UserError(
+        f"a number must be a non-negative integer, or a string of the digits 0 to 9, got {given!r}: signs and fractions have no place in it."
+    )
+
+
+def _ends(length: int, mode: str, group: int) -> Iterator[int]:
     """Where the groups end."""
     step = 1 if mode == "single" else group
     first = length % step if mode == "r2l" else 0

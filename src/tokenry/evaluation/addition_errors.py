@@ -33,7 +33,7 @@ def analyze_errors(
     num1: Integers,
     num2: Integers,
     answers: Integers,
-    mode: GroupMode = "r2l",
+    mode: str = "r2l",
     group: int = 3,
     separated: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -215,7 +215,7 @@ def _carry_errors(wrong: Flags, carries: Digits) -> dict[str, np.ndarray]:
     }
 
 
-def _tokens(wrong: Flags, lengths: np.ndarray, mode: GroupMode, group: int) -> dict[str, np.ndarray]:
+def _tokens(wrong: Flags, lengths: np.ndarray, mode: str, group: int) -> dict[str, np.ndarray]:
     """The tokens that the digits of the answers are in; a matter of their number alone."""
     most = int(lengths.max(initial=0))
     tables = {
@@ -277,7 +277,7 @@ def _chunked(
     said: np.ndarray,
     lengths: tuple[np.ndarray, np.ndarray, np.ndarray],
     powers: np.ndarray,
-    mode: GroupMode,
+    mode: str,
     group: int,
 ) -> dict[str, np.ndarray]:
     """Whether the answer is the sums of the groups, one after the other; groups without a partner are numbers too."""
@@ -301,7 +301,7 @@ def _chunked(
 
 
 def _groups(
-    numbers: np.ndarray, length: int, powers: np.ndarray, mode: GroupMode, group: int
+    numbers: np.ndarray, length: int, powers: np.ndarray, mode: str, group: int
 ) -> Iterator[np.ndarray]:
     """The groups of numbers of one length as numbers, from right to left."""
     for size in reversed(group_sizes(length, mode, group)):

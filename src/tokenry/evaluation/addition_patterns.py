@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy.stats import binom
 
-from tokenry.core.digit_groups import GroupMode
 from tokenry.core.errors import UserError
 from tokenry.evaluation.addition_errors import Integers, analyze_errors
 
@@ -64,7 +63,7 @@ def error_patterns(
     num1: Integers,
     num2: Integers,
     answers: Integers,
-    mode: GroupMode = "r2l",
+    mode: str = "r2l",
     group: int = 3,
     separated: bool = True,
     confidence: float = 0.95,
@@ -110,7 +109,7 @@ def token_rank_patterns(
     num2: Integers,
     answers: Integers,
     ranks: Mapping[str, int],
-    mode: GroupMode = "l2r",
+    mode: str = "l2r",
     group: int = 3,
     confidence: float = 0.95,
 ) -> list[ErrorPattern]:

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedTokenizerFast,
     get_cosine_schedule_with_warmup,
 )
@@ -81,20 +81,22 @@ def addition_tokenizer(mode: GroupMode) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=_END, pad_token=_PADDING)
 
 
-def addition_model(setting: AdditionSetting, vocabulary: int, seed: int) -> LlamaForCausalLM:
-    """Make an untrained decoder; its weights depend on the seed alone."""
+def addition_model(setting: AdditionSetting, vocabulary: int, seed: int) -> GPT2LMHeadModel:
+    """Make an untrained decoder with learned positions; its weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
+        return GPT2LMHeadModel(
+            GPT2Config(
                 vocab_size=vocabulary,
-                hidden_size=setting.width,
-                intermediate_size=4 * setting.width,
-                num_hidden_layers=setting.layers,
-                num_attention_heads=setting.heads,
-                max_position_embeddings=64,
+                n_embd=setting.width,
+                n_layer=setting.layers,
+                n_head=setting.heads,
+                n_positions=32,
                 # The default of 0.02 is for wide models.
                 initializer_range=setting.width**-0.5,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
                 bos_token_id=None,
                 eos_token_id=1,
                 pad_token_id=0,
@@ -134,7 +136,7 @@ def learn_addition(
 
 
 def _train(
-    model: LlamaForCausalLM,
+    model: GPT2LMHeadModel,
     tokenizer: PreTrainedTokenizerFast,
     setting: AdditionSetting,
     seed: int,
@@ -147,7 +149,8 @@ def _train(
     losses = []
     for step in range(setting.steps):
         some = torch.randint(len(input_ids), (setting.batch_size,), generator=order)
-        loss = model(input_ids=input_ids[some], labels=labels[some]).loss
+        padded = input_ids[some] == tokenizer.pad_token_id
+        loss = model(input_ids=input_ids[some], attention_mask=(~padded).long(), labels=labels[some]).loss
         loss.backward()
         optimizer.step()
         schedule.step()

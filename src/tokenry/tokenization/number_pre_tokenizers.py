@@ -16,7 +16,7 @@ from typing import get_args
 
 from tokenizers import Regex, pre_tokenizers
 
-from tokenry.core.digit_groups import Fraction, GroupMode, require_fraction_mode, require_group
+from tokenry.core.digit_groups import GroupMode, require_fraction_mode, require_group
 from tokenry.core.errors import UserError, require_one_of
 
 NUMBER_PATTERN = (
@@ -26,7 +26,7 @@ NUMBER_PATTERN = (
 
 
 def number_pre_tokenizer(
-    mode: GroupMode = "r2l", group: int = 3, unicode: bool = False, fraction: Fraction | None = None
+    mode: str = "r2l", group: int = 3, unicode: bool = False, fraction: str | None = None
 ) -> pre_tokenizers.PreTokenizer:
     """Cut digits into groups; all else stays as it is. The pieces are those of `group_digits`.
 
@@ -43,10 +43,10 @@ def number_pre_tokenizer(
 
 
 def number_pieces(
-    mode: GroupMode = "r2l",
+    mode: str = "r2l",
     group: int = 3,
     unicode: bool = False,
-    fraction: Fraction | None = None,
+    fraction: str | None = None,
     pattern: str = NUMBER_PATTERN,
 ) -> pre_tokenizers.PreTokenizer:
     """The whole pre-tokenizer of a byte-level tokenizer: digits in groups, then words by a pattern, then bytes as characters.
@@ -70,7 +70,7 @@ def number_pieces(
 
 
 def _splits(
-    mode: GroupMode, group: int, unicode: bool, fraction: Fraction | None
+    mode: str, group: int, unicode: bool, fraction: str | None
 ) -> list[pre_tokenizers.PreTokenizer]:
     require_one_of(mode, get_args(GroupMode), "mode")
     require_group(group)

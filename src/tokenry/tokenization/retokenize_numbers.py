@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
-from tokenry.core.digit_groups import GroupMode, group_digits, group_sizes
+from tokenry.core.digit_groups import group_digits, group_sizes
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import all_numbers, number_token_ids
 from tokenry.tokenization.number_pre_tokenizers import number_pre_tokenizer
@@ -44,7 +44,7 @@ _OTHER_TEXT = (
 
 
 def retokenize_numbers(
-    tokenizer: AnyFastTokenizer, mode: GroupMode = "r2l", group: int = 3
+    tokenizer: AnyFastTokenizer, mode: str = "r2l", group: int = 3
 ) -> AnyFastTokenizer:
     r"""Return the same tokenizer with its numbers cut in another way; the digits 0 to 9, not `٣` or `½`.
 
@@ -81,7 +81,7 @@ def _dressed(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTok
 # --- the pre-tokenizer ---------------------------------------------------------------------------------------------------------------
 
 
-def _with_groups(state: dict[str, Any], mode: GroupMode, group: int) -> dict[str, Any]:
+def _with_groups(state: dict[str, Any], mode: str, group: int) -> dict[str, Any]:
     """The state of a tokenizer whose last step of cutting is that of the numbers."""
     maker = Tokenizer.from_str('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
     maker.pre_tokenizer = number_pre_tokenizer(mode, group)
@@ -158,7 +158,7 @@ def _require_whole_groups(view: ByteVocabulary, new: Tokenizer, group: int) -> N
 
 
 def _require_only_numbers_changed(
-    view: ByteVocabulary, old: Tokenizer, new: Tokenizer, text: str, mode: GroupMode, group: int
+    view: ByteVocabulary, old: Tokenizer, new: Tokenizer, text: str, mode: str, group: int
 ) -> None:
     before, after = _bytes(view, old, text), _bytes(view, new, text)
     written = after.replace(b"\0", b"")
@@ -214,7 +214,7 @@ def _ends_inside(tokens: bytes) -> set[int]:
     return _token_ends(tokens) - _around_numbers(tokens)
 
 
-def _inside_numbers(joined: bytes, mode: GroupMode, group: int) -> set[int]:
+def _inside_numbers(joined: bytes, mode: str, group: int) -> set[int]:
     """The ends of groups, and the beginnings of numbers."""
     ends = set()
     for start, end in _runs(joined):

@@ -304,7 +304,7 @@ def test_bad_surface_forms_are_one_sentence(rows, changed, words):
 
 def test_source_embeddings_of_another_width_are_refused():
     made = network(tied=False)
-    with pytest.raises(UserError, match="20 rows of 16 are wanted .input and output side by side"):
+    with pytest.raises(UserError, match="20 rows of 16 are wanted"):
         made(forms([3]), source(dataclasses.replace(made.config, tied=True)))
 
 

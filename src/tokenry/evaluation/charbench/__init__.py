@@ -30,6 +30,7 @@ from tokenry.evaluation.charbench.segmentation import (
     tokenization_features,
 )
 from tokenry.evaluation.charbench.words import (
+    frequent_words,
     load_word_list,
     read_word_list,
     word_frequencies,
@@ -53,6 +54,7 @@ __all__ = [
     "error_overlap",
     "evaluate_charbench",
     "features_of",
+    "frequent_words",
     "items_of",
     "join_records",
     "load_word_list",

@@ -15,6 +15,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tokenry.core.errors import UserError, require_fraction, require_one_of
@@ -54,6 +55,22 @@ def load_word_list(
     )
     chosen = set(random.Random(seed).sample(range(len(words)), round(capitalize * len(words))))
     return [word.capitalize() if place in chosen else word for place, word in enumerate(words)]
+
+
+def frequent_words(number: int, min_len: int = 4, max_len: int = 10) -> list[str]:
+    """List the most frequent English words (lower case, a to z), the most frequent first.
+
+    Raises:
+        UserError: the package wordfreq is not installed, it has not so many, or lengths that cannot be.
+    """
+    _check_lengths(min_len, max_len)
+    suitable = (word for word in _wordfreq() if min_len <= len(word) <= max_len and _WORD.fullmatch(word))
+    words = list(islice(suitable, number))
+    if len(words) < number:
+        raise UserError(
+            f"wordfreq has {len(words):,} words of {min_len} to {max_len} letters, not {number:,}: ask for fewer."
+        )
+    return words
 
 
 def words_of_corpus(

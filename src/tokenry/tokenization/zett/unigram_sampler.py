@@ -6,18 +6,20 @@
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3.2; `exact_offsets=False` counts exactly as the released sampler does.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from itertools import accumulate, count
+from dataclasses import dataclass, replace
+from itertools import accumulate, count, islice
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import BYTE_CHARACTERS, from_byte_characters
+from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
 from tokenry.core.errors import UserError
-from tokenry.tokenization.byte_level_training import GPT2_PATTERN, byte_level_pieces
+from tokenry.tokenization.byte_level_training import GPT2_PATTERN
 from tokenry.tokenization.zett.byte_conversion import (
     LOWEST_SCORE,
     PATTERN,
@@ -26,6 +28,8 @@ from tokenry.tokenization.zett.byte_conversion import (
     holds_whitespace,
     whitespace_tokens,
 )
+
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 def unigram_pieces(
@@ -50,15 +54,21 @@ def unigram_pieces(
     Raises:
         UserError: no substrings, or fewer than the vocabulary has room for.
     """
+    if not substrings:
+        raise UserError("there is no text in the pool, hence no substring: call update with texts first.")
     fixed = [*BYTE_CHARACTERS, *whitespace_tokens(max_length)][: max(vocabulary_size, len(BYTE_CHARACTERS))]
-    room = vocabulary_size - len(fixed)
-    usable = np.flatnonzero([_is_usable(substring) for substring in substrings])
-    _require_enough(len(substrings), len(usable), room, vocabulary_size)
+    room = max(vocabulary_size - len(fixed), 0)
     shares = scores / scores.sum()
     least = float(np.log(shares.min()))
-    log_probabilities = _log_probabilities(shares[usable] + noise[usable])
-    best = np.argsort(-log_probabilities, kind="stable")[: max(room, 0)]
-    chosen = [(substrings[usable[place]], float(log_probabilities[place])) for place in best]
+    log_probabilities = _log_probabilities(shares + noise)
+    best_first = np.argsort(-log_probabilities, kind="stable").tolist()
+    usable = (place for place in best_first if _is_usable(substrings[place]))
+    chosen = [(substrings[place], float(log_probabilities[place])) for place in islice(usable, room)]
+    if len(chosen) < room:
+        raise UserError(
+            f"a vocabulary of {vocabulary_size} has room for {room} substrings, but the texts hold only {len(chosen)}: give more texts, or "
+            f"ask for at most {len(fixed) + len(chosen)} tokens."
+        )
     return [(piece, least if len(piece) == 1 else 0.0) for piece in fixed] + chosen
 
 
@@ -93,24 +103,24 @@ class UnigramSampler:
                 raise UserError(f"{name} must be at least {least}, got {value}.")
         self.max_length, self.stride, self.pool, self.exact_offsets = max_length, stride, pool, exact_offsets
         self._special = SpecialTokens.of(special_tokens) if special_tokens is not None else SpecialTokens()
-        self._cut = byte_level_pieces(PATTERN if exact_offsets else GPT2_PATTERN)
-        self._batches: deque[tuple[int, Counter[tuple[str, bool]]]] = deque()
+        self._cut = pre_tokenizers.Split(Regex(PATTERN if exact_offsets else GPT2_PATTERN), "isolated")
+        self._batches: deque[_Batch] = deque()
         self._known = _Substrings(max_length, stride, exact_offsets)
 
     def update(self, texts: Sequence[str]) -> None:
         """Show it a batch of texts; the oldest batches leave the pool when it is full."""
-        words: Counter[tuple[str, bool]] = Counter()
+        number, words = self._known.number, []
         for text in texts:
-            cut = [word for word, _ in self._cut.pre_tokenize_str(f" {text}")]
-            words[cut[0], not self.exact_offsets] += 1
-            words.update((word, False) for word in cut[1:])
-        self._batches.append((len(texts), words))
-        while len(self._batches) > 1 and sum(size for size, _ in self._batches) > self.pool:
+            first, *others = self._cut.pre_tokenize_str(f" {text}")
+            words.append(number(first[0], not self.exact_offsets))
+            words += [number(word, False) for word, _ in others]
+        self._batches.append(_Batch(len(texts), *_counted(np.array(words, dtype=np.int64))))
+        while len(self._batches) > 1 and sum(batch.texts for batch in self._batches) > self.pool:
             self._batches.popleft()
 
     def scores(self) -> dict[str, int]:
         """The score of each substring in the pool."""
-        substrings, scores = self._counted()
+        substrings, scores = self._scored()
         return dict(zip(substrings, scores.tolist(), strict=True))
 
     def sample(
@@ -132,74 +142,101 @@ class UnigramSampler:
             raise UserError(
                 f"vocabulary_size must be at least 1, got {vocabulary_size}: a tokenizer needs tokens."
             )
-        substrings, scores = self._counted()
+        substrings, scores = self._scored()
         noise = noise_std * torch.randn(len(substrings), generator=generator, dtype=torch.float64).numpy()
         pieces = unigram_pieces(substrings, scores, noise, vocabulary_size, self.max_length)
         return unigram_tokenizer(pieces, self._special)
 
-    def _counted(self) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
+    def _scored(self) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
         """The substrings in the pool in the order in which they were first seen, and their scores."""
-        words: Counter[tuple[str, bool]] = Counter()
-        for _, batch in self._batches:
-            words.update(batch)
+        words, times = self._words()
         if self._known.words > 4 * len(words):
-            # Most of what it knows has left the pool.
-            self._known = _Substrings(self.max_length, self.stride, self.exact_offsets)
-        return self._known.scored(words)
+            self._forget()
+            words, times = self._words()
+        return self._known.scored(words, times)
+
+    def _words(self) -> tuple[Int[np.ndarray, "words"], Int[np.ndarray, "words"]]:
+        words = np.concatenate([_NONE, *(batch.words for batch in self._batches)])
+        return _counted(words, np.concatenate([_NONE, *(batch.times for batch in self._batches)]))
+
+    def _forget(self) -> None:
+        """Forget the words that have left the pool."""
+        old, self._known = self._known, _Substrings(self.max_length, self.stride, self.exact_offsets)
+        renumbered = [
+            np.array(
+                [self._known.number(*old.word(number)) for number in batch.words.tolist()], dtype=np.int64
+            )
+            for batch in self._batches
+        ]
+        self._batches = deque(
+            replace(batch, words=words) for batch, words in zip(self._batches, renumbered, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """How many texts, the numbers of their words, and how often each word is in them."""
+
+    texts: int
+    words: Int[np.ndarray, "words"]
+    times: Int[np.ndarray, "words"]
 
 
 class _Substrings:
-    """The substrings of words, each word cut once."""
+    """Words and their substrings, numbered as they come; each word is cut once."""
 
     def __init__(self, max_length: int, stride: int, exact_offsets: bool) -> None:
         self._max_length, self._stride, self._exact_offsets = max_length, stride, exact_offsets
-        self._numbers: defaultdict[str, int] = defaultdict(count().__next__)
-        self._of_word: dict[tuple[str, bool], Int[np.ndarray, "found"]] = {}
+        self._substrings: defaultdict[str, int] = defaultdict(count().__next__)
+        self._lengths = _NONE
+        self._numbers: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._spelled: list[tuple[str, bool]] = []
+        self._found: list[Int[np.ndarray, "found"]] = []
 
     @property
     def words(self) -> int:
         """How many words were cut."""
-        return len(self._of_word)
+        return len(self._spelled)
 
-    def scored(self, words: Counter[tuple[str, bool]]) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
-        """The substrings of these words, by where they come first, with their scores."""
-        found = [self._find(*word) for word in words]
-        lengths = [len(each) for each in found]
-        numbers = np.concatenate([np.zeros(0, dtype=np.int64), *found])
-        times = np.repeat(np.fromiter(words.values(), np.int64, len(words)), lengths)
-        counts = np.bincount(numbers, times, minlength=len(self._numbers)).astype(np.int64)
-        first = np.zeros(len(self._numbers), dtype=np.int64)
-        # Of several places the last one written stays: the first.
-        first[numbers[::-1]] = np.arange(len(numbers))[::-1]
-        present = np.flatnonzero(counts)
-        present = present[np.argsort(first[present])]
-        names = list(self._numbers)
-        substrings = [names[number] for number in present]
-        lengths_in_bytes = np.fromiter((len(each.encode()) for each in substrings), np.int64, len(substrings))
-        return substrings, counts[present] * lengths_in_bytes
+    def word(self, number: int) -> tuple[str, bool]:
+        """The word with this number, and whether what begins with it counts twice."""
+        return self._spelled[number]
 
-    def _find(self, word: str, doubled: bool) -> Int[np.ndarray, "found"]:
-        known = self._of_word.get((word, doubled))
+    def number(self, word: str, doubled: bool) -> int:
+        """The number of a word; a new one is cut."""
+        known = self._numbers[doubled].get(word)
         if known is None:
-            size, numbers = len(word), self._numbers
-            known = np.array(
-                [
-                    numbers[word[start:end]]
-                    for start in self._starts(word, doubled)
-                    for end in range(start + 1, min(start + self._max_length, size + 1))
-                ],
-                dtype=np.int64,
-            )
-            self._of_word[word, doubled] = known
+            known = self._numbers[doubled][word] = len(self._spelled)
+            self._spelled.append((word, doubled))
+            self._found.append(self._cut(word, doubled))
         return known
+
+    def scored(
+        self, words: Int[np.ndarray, "words"], times: Int[np.ndarray, "words"]
+    ) -> tuple[list[str], Int[np.ndarray, "substrings"]]:
+        """The substrings of these words, by where they come first, with their scores."""
+        found = [self._found[number] for number in words.tolist()]
+        sizes = np.fromiter(map(len, found), np.int64, len(found))
+        present, counts = _counted(np.concatenate([_NONE, *found]), np.repeat(times, sizes))
+        names = list(self._substrings)
+        new = [len(name.encode()) for name in names[len(self._lengths) :]]
+        self._lengths = np.concatenate([self._lengths, np.array(new, dtype=np.int64)])
+        return [names[number] for number in present.tolist()], counts * self._lengths[present]
+
+    def _cut(self, word: str, doubled: bool) -> Int[np.ndarray, "found"]:
+        written, substrings = to_byte_characters(word.encode()), self._substrings
+        size = len(written)
+        found = [
+            substrings[written[start:end]]
+            for start in self._starts(word, doubled)
+            for end in range(start + 1, min(start + self._max_length, size + 1))
+        ]
+        return np.array(found, dtype=np.int64)
 
     def _starts(self, word: str, doubled: bool) -> list[int]:
         """Where substrings of a word begin: at its characters, which may be several byte characters long."""
-        characters = [
-            len(character.encode()) for character in from_byte_characters(word).decode(errors="replace")
-        ]
-        lengths = characters[:-1] if self._exact_offsets else characters[1:]
-        starts = list(accumulate(lengths, initial=0))
+        lengths = [len(character.encode()) for character in word]
+        starts = list(accumulate(lengths[:-1] if self._exact_offsets else lengths[1:], initial=0))
         return ([0] * doubled + starts)[:: self._stride]
 
 
@@ -235,11 +272,15 @@ def _log_probabilities(shares: Float[np.ndarray, "substrings"]) -> Float[np.ndar
     return np.where(positive, np.log(np.where(positive, shares, 1.0)), LOWEST_SCORE)
 
 
-def _require_enough(substrings: int, usable: int, room: int, vocabulary_size: int) -> None:
-    if not substrings:
-        raise UserError("there is no text in the pool, hence no substring: call update with texts first.")
-    if usable < room:
-        raise UserError(
-            f"a vocabulary of {vocabulary_size} has room for {room} substrings, but the texts hold only {usable}: give more texts, or ask "
-            f"for at most {vocabulary_size - room + usable} tokens."
-        )
+def _counted(
+    numbers: Int[np.ndarray, "all"], times: Int[np.ndarray, "all"] | None = None
+) -> tuple[Int[np.ndarray, "distinct"], Int[np.ndarray, "distinct"]]:
+    """Small numbers, each once, in the order in which they come first, and how often they come (`times` each)."""
+    if not len(numbers):
+        return _NONE, _NONE
+    places = np.arange(len(numbers))
+    first = np.zeros(numbers.max() + 1, dtype=np.int64)
+    # Of several places the last one written stays: the first.
+    first[numbers[::-1]] = places[::-1]
+    distinct = numbers[first[numbers] == places]
+    return distinct, np.bincount(numbers, times)[distinct].astype(np.int64)

@@ -1,0 +1,237 @@
+"""A small encoder that answers questions about the letters of a word of which it is given nothing but tokens.
+
+    input     task, character asked about, BPE tokens of the bare word
+    output    one of the answers 0 to the longest word's length, read from the first place
+
+What a token is spelled like is nowhere written: the model can only learn it from the answers to other words with the same token.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from pandas import DataFrame
+from tokenizers import Tokenizer, models, trainers
+from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
+
+from tokenry.evaluation.charbench import TASKS, items_of
+from tokenry.evaluation.charbench.items import characters_of
+from tokenry.evaluation.charbench.segmentation import Segmentation, segment_words
+
+
+@dataclass(frozen=True)
+class ReaderConfig:
+    """What is trained on what.
+
+    Attributes:
+        words: the most frequent ones.
+        unseen: of these, drawn at random, for testing only.
+        test_items: on unseen words.
+        vocabulary: of the BPE, trained on all the words.
+        layers: of the encoder.
+        width: of the encoder.
+        heads: of the encoder.
+        steps: of training.
+        batch_size: items per step; each item is seen once.
+        learning_rate: at its highest (warm-up, then cosine).
+        seed: of everything.
+    """
+
+    words: int = 24_000
+    unseen: int = 3_000
+    test_items: int = 8_000
+    vocabulary: int = 800
+    layers: int = 3
+    width: int = 96
+    heads: int = 4
+    steps: int = 1_500
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+class CharacterReader(nn.Module):
+    """The encoder.
+
+    Args:
+        config: sizes.
+        inputs: different ids there are.
+        longest: ids of the longest input.
+        answers: to choose from.
+    """
+
+    def __init__(self, config: ReaderConfig, inputs: int, longest: int, answers: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(inputs, config.width, padding_idx=0)
+        self.positions = nn.Parameter(0.02 * torch.randn(longest, config.width))
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, 4 * config.width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(config.width, answers)
+
+    def forward(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch answers"]:
+        """Logits of the answers; 0 is padding."""
+        hidden = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]
+        return self.head(self.encoder(hidden, src_key_padding_mask=input_ids == 0)[:, 0])
+
+
+class Inputs:
+    """Items as ids: padding, tasks, no character and the characters, then the tokens of the BPE.
+
+    Args:
+        tokenizer: whose tokens the model reads.
+        words: whose characters are asked about.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, words: Sequence[str]) -> None:
+        names: list[object] = [None, *TASKS, ("character", None)]
+        names += [("character", character) for character in sorted(set("".join(words)))]
+        self._first = {name: number for number, name in enumerate(names)}
+        self._vocabulary = tokenizer.get_vocab()
+        self.number = len(names) + len(self._vocabulary)
+        self.longest = 2 + max(map(len, words))
+
+    def __call__(
+        self, items: DataFrame, segmentations: Mapping[str, Segmentation]
+    ) -> Int[Tensor, "items seq"]:
+        """Write items as rows, padded with 0.
+
+        Args:
+            items: about words.
+            segmentations: of these words.
+        """
+        ids = torch.zeros(len(items), self.longest, dtype=torch.long)
+        rows = zip(items["task"], characters_of(items), items["word"], strict=True)
+        for row, (task, character, word) in enumerate(rows):
+            tokens = [len(self._first) + self._vocabulary[token] for token in segmentations[word].tokens]
+            start = [self._first[task], self._first["character", character]]
+            ids[row, : 2 + len(tokens)] = torch.tensor(start + tokens)
+        return ids[:, : int((ids != 0).sum(dim=1).max())]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A reader, and what it is tested on.
+
+    Attributes:
+        model: in evaluation mode.
+        inputs: writes items for it.
+        items: about unseen words.
+        segmentations: of all words.
+        tokenizer: the BPE.
+    """
+
+    model: CharacterReader
+    inputs: Inputs
+    items: DataFrame
+    segmentations: Mapping[str, Segmentation]
+    tokenizer: Tokenizer
+
+    def predict(
+        self, items: DataFrame, segmentations: Mapping[str, Segmentation], batch_size: int = 500
+    ) -> Float[ndarray, "items"]:
+        """Answer items about words that are cut in this way."""
+        with torch.inference_mode():
+            batches = self.inputs(items, segmentations).split(batch_size)
+            answers = torch.cat([self.model(batch).argmax(dim=1) for batch in batches])
+        return answers.numpy().astype(float)
+
+
+def train_reader(
+    words: Sequence[str], config: ReaderConfig, report: Callable[[float], None] = lambda share: None
+) -> Trained:
+    """Train a tokenizer and a reader, and set unseen words aside.
+
+    Args:
+        words: lower case.
+        config: sizes; its `words` are not looked at.
+        report: is told the share of the steps that is done.
+    """
+    tokenizer = train_word_bpe(words, config.vocabulary)
+    segmentations = segment_words(words, tokenizer)
+    draws = random.Random(config.seed)
+    shuffled = draws.sample(list(words), len(words))
+    unseen, seen = shuffled[: config.unseen], shuffled[config.unseen :]
+    train = draw_items(seen, config.steps * config.batch_size, draws)
+    torch.manual_seed(config.seed)
+    inputs = Inputs(tokenizer, words)
+    model = CharacterReader(config, inputs.number, inputs.longest, 1 + max(map(len, words)))
+    _fit(model, inputs(train, segmentations), train["answer"].map(int).to_numpy(), config, report)
+    return Trained(
+        model.eval(), inputs, draw_items(unseen, config.test_items, draws), segmentations, tokenizer
+    )
+
+
+def train_word_bpe(words: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Train a BPE on words alone, each counted once."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.train_from_iterator(
+        words, trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False, special_tokens=[])
+    )
+    return tokenizer
+
+
+def draw_items(words: Sequence[str], number: int, draws: random.Random) -> DataFrame:
+    """Draw items: the tasks by turns, a word, and a place in it."""
+    tasks = list(itertools.islice(itertools.cycle(TASKS), number))
+    chosen = draws.choices(words, k=number)
+    letters = [
+        None if task == TASKS[0] else draws.choice(word) for task, word in zip(tasks, chosen, strict=True)
+    ]
+    return items_of(tasks, chosen, letters)
+
+
+def spelled(segmentation: Segmentation, cut: Callable[[int, int], bool]) -> Segmentation:
+    """Cut tokens into single characters, and leave the word as it is.
+
+    Args:
+        segmentation: of the word.
+        cut: told the characters at which a token begins and ends, says whether it is cut.
+    """
+    parts = [
+        [(place, place + 1) for place in range(start, end)] if cut(start, end) else [(start, end)]
+        for start, end in zip(segmentation.starts, segmentation.ends, strict=True)
+    ]
+    word = "".join(segmentation.tokens)
+    spans = [span for part in parts for span in part]
+    return Segmentation(
+        tuple(word[start:end] for start, end in spans),
+        tuple(start for start, _ in spans),
+        tuple(end for _, end in spans),
+    )
+
+
+def _fit(
+    model: CharacterReader,
+    ids: Int[Tensor, "items seq"],
+    answers: Int[ndarray, "items"],
+    config: ReaderConfig,
+    report: Callable[[float], None],
+) -> None:
+    targets = torch.tensor(answers)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 20, config.steps)
+    model.train()
+    for step in range(config.steps):
+        batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
+        loss = nn.functional.cross_entropy(model(ids[batch]), targets[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        report((step + 1) / config.steps)
+
+
+def right(items: DataFrame, predictions: Float[ndarray, "items"]) -> Bool[ndarray, "items"]:
+    """Whether each prediction is the answer."""
+    return np.asarray(items["answer"].map(int).to_numpy() == predictions)
