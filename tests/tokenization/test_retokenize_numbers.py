@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CanineTokenizer, GPT2Config, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import BYTE_CHARACTERS
+from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
 from tokenry.core.digit_groups import group_digits
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import all_numbers, digit_cuts, number_token_ids, token_texts
+from tokenry.core.number_tokens import all_numbers, digit_cuts, number_token_ids
 from tokenry.tokenization.retokenize_numbers import retokenize_numbers, whole_numbers
 
 CL100K = (
@@ -84,12 +84,11 @@ def pair(request):
     return old, retokenize_numbers(old)
 
 
-def ends(tokens):
-    total, found = 0, set()
-    for token in tokens:
-        total += len(token)
-        found.add(total)
-    return found
+def ends(tokenizer, text):
+    """The bytes of a text after which a token ends."""
+    tokens = tokenizer.encode(text, add_special_tokens=False).tokens
+    assert "".join(tokens) == to_byte_characters(text.encode())
+    return {sum(map(len, tokens[: number + 1])) for number in range(len(tokens))}
 
 
 def test_numbers_are_cut_from_the_right(pair):
@@ -98,21 +97,23 @@ def test_numbers_are_cut_from_the_right(pair):
         assert digit_cuts(new, number) == [piece for piece, _, _ in group_digits(number)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=texts)
-def test_text_without_digits_keeps_its_tokens_whatever_numbers_are_beside_it(pair, text):
+def test_text_around_numbers_keeps_its_tokens(pair, text):
     old, new = pair
-    before, after = token_texts(old, text), token_texts(new, text)
-    if "�" in "".join(before):
-        text = re.sub("[^\x00-\x7f]", "a", text)
-        before, after = token_texts(old, text), token_texts(new, text)
-    assert "".join(before) == "".join(after) == text
-    touching = {
-        place for run in re.finditer("[0-9]+", text) for place in range(run.start(), run.end() + 1)
-    }
-    assert ends(before) - touching == ends(after) - touching
-    inside = {place for _, start, stop in group_digits(text) for place in (start, stop) if place in touching}
-    assert (ends(after) & touching) - {0, len(text)} == inside - {0, len(text)}
+    before, after = ends(old, text), ends(new, text)
+    runs = [run.span() for run in re.finditer(b"[0-9]+", text.encode())]
+    touching = {place for start, end in runs for place in range(start, end + 1)}
+    assert before - touching == after - touching
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=texts)
+def test_tokens_in_numbers_end_where_groups_do(pair, text):
+    found = ends(pair[1], text)
+    for start, end in (run.span() for run in re.finditer(b"[0-9]+", text.encode())):
+        groups = group_digits(text.encode()[start:end].decode())
+        assert {place for place in found if start < place <= end} == {start + stop for _, _, stop in groups}
 
 
 def test_the_vocabulary_stays_and_the_old_tokenizer_is_not_touched(pair):
@@ -179,10 +180,11 @@ def test_what_is_put_around_a_text_stays(tmp_path):
 
 
 def test_a_sentencepiece_tokenizer_is_regrouped_too():
-    tokens = ["▁", *(number for number in all_numbers(2)), "a"]
+    tokens = ["<unk>", "▁", *(number for number in all_numbers(2)), "a"]
     old = Tokenizer(
-        models.BPE({token: number for number, token in enumerate(tokens)}, number_merges(2), fuse_unk=True)
+        models.BPE({token: number for number, token in enumerate(tokens)}, number_merges(2), unk_token="<unk>")
     )
+    old.add_special_tokens(["<unk>"])
     old.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     old.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -258,8 +260,5 @@ def test_a_mode_that_is_none_is_refused():
 
 
 def test_a_slow_tokenizer_is_refused():
-    class Slow:
-        pass
-
-    with pytest.raises(Exception, match="slow tokenizer|violates type hint"):
-        retokenize_numbers(Slow())
+    with pytest.raises(UserError, match="CanineTokenizer is a slow tokenizer"):
+        retokenize_numbers(CanineTokenizer())

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, print_table, show
+from tokenry.cli.console import Json, deliver, print_table, show
 from tokenry.core.errors import UserError
 
 
@@ -42,7 +42,6 @@ def plan(
 ) -> None:
     """Fit the scaling law of a table of scores and choose model size and visual tokens under each budget."""
     from tokenry.compression.vision.vlm_scaling import published_scores
-    from tokenry.core.files import write_json
     from tokenry.recipes.compression_plan import plan_compression, read_scores
 
     if scores is not None and table is not None:
@@ -59,11 +58,7 @@ def plan(
         seed=seed,
     )
     result["scores"] = str(scores) if scores else f"paper: {table or 'reasoning'}"
-    if output:
-        write_json(output, result)
-        note(f"written: {output}")
-    if json:
-        print_json(result)
+    if deliver(result, output, json):
         return
     _show(result)
     for warning in result["warnings"]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -23,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from tokenry.core.errors import UserError
+from tokenry.core.files import write_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, only the result.")]
@@ -82,6 +84,16 @@ def print_json(content: Any) -> None:
     """Print `content` to stdout as JSON; a value that JSON does not know is a failure, never `NaN`."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=float)
     print(text, file=_streams.get().results, flush=True)
+
+
+def deliver(result: Any, output: Path | None, as_json: bool) -> bool:
+    """Write a result to a JSON file where that is wanted, print it as JSON where that is, and tell whether it was printed."""
+    if output:
+        write_json(output, result)
+        note(f"written: {output}")
+    if as_json:
+        print_json(result)
+    return as_json
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

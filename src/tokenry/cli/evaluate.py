@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, print_table, progress
+from tokenry.cli.console import Json, deliver, print_table, progress
 
 
 def evaluate(
@@ -32,7 +32,6 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model on data: NLL per response token, bits per byte, accuracy by the data's own verifiers."""
-    from tokenry.core.files import write_json
     from tokenry.recipes.evaluation import evaluate_model, evaluate_with_harness
 
     if lm_eval is not None:
@@ -49,11 +48,7 @@ def evaluate(
                 answers=answers,
                 seed=seed,
             )
-    if output:
-        write_json(output, result)
-        note(f"written: {output}")
-    if json:
-        print_json(result)
+    if deliver(result, output, json):
         return
     print_table(
         f"{model} on {lm_eval or data}",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, note, print_json, print_table, progress
+from tokenry.cli.console import Json, deliver, note, print_table, progress
 from tokenry.cli.tokenizer_premiums import numbers
 
 
@@ -47,7 +47,6 @@ def optimal_vocab(
     json: Json = False,
 ) -> None:
     """Fit tokens against vocabulary, choose a size for each language, train it, and count again."""
-    from tokenry.core.files import write_json
     from tokenry.tokenization.equal_cost import equal_cost
     from tokenry.tokenization.parallel_text import load_train_and_parallel
     from tokenry.tokenization.tokenizer_files import save_tokenizer
@@ -68,11 +67,7 @@ def optimal_vocab(
     for language, tokenizer in found.tokenizers.items() if save_tokenizers else ():
         save_tokenizer(tokenizer, Path(str(save_tokenizers)) / language)
     result = {"kind": "optimal vocabulary", "budget": budget, **found.as_json()}
-    if output:
-        write_json(output, result)
-        note(f"written: {output}")
-    if json:
-        print_json(result)
+    if deliver(result, output, json):
         return
     print_table(
         f"target {found.target:,.1f} tokens, beside V = {found.base_size} for all",

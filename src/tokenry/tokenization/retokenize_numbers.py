@@ -186,7 +186,9 @@ def _number_texts(group: int) -> Iterator[str]:
 def _bytes(view: ByteVocabulary, tokenizer: Tokenizer, text: str) -> bytes:
     """What a text is cut into, with a zero byte between the tokens; a space that is put before it is left out."""
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    tokens = b"\0".join(view.token_bytes[number] or b"" for number in ids)
+    # What the vocabulary does not know has no bytes; something must stand there, or numbers beside it would run together.
+    texts = (view.token_bytes[number] for number in ids)
+    tokens = b"\0".join(b"\xff" if text is None else text for text in texts)
     return tokens.removeprefix(b" ").removeprefix(b"\0") if view.prepends_space else tokens
 
 

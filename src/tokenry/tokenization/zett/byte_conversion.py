@@ -289,7 +289,7 @@ def _characters_and_longer(tokens: Iterable[str]) -> tuple[list[str], list[str]]
 
 def _add_merges(tokens: Iterable[str], ranked: dict[tuple[str, str], int]) -> None:
     """Append the merges that are missing to make each token, shorter ones first, from the left."""
-    for token in sorted(tokens, key=len):
+    for token in sorted(tokens, key=len, reverse=True):
         while len(parts := _merged(token, ranked)) > 1:
             ranked[parts[0], parts[1]] = len(ranked)
 

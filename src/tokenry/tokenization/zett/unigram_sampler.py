@@ -46,7 +46,7 @@ def unigram_pieces(
         scores: of each, positive.
         noise: added to each one's share of all scores.
         vocabulary_size: how many pieces; the bytes are in it always, white space as far as there is room.
-        max_length: white-space tokens are shorter than this many characters, plus one.
+        max_length: white-space tokens have up to this many characters.
 
     Returns:
         Pieces and their log-probabilities. Bytes have the least of all substrings without noise, white space has 0.
