@@ -38,7 +38,7 @@ AT_MOST_FIRST, AT_MOST_FURTHER = 1.1, 1.0
 AT_LEAST_LOOP, AT_LEAST_PEER = 50.0, 1.0
 OURS, PEER = "ByteLM", "genlm-bytes"
 BEAM, PRUNED_BELOW = 5, 0.05
-SHORT_BYTES = 8
+PROMPTS_OF_PEER, FURTHER, SHORT_BYTES = 12, 8, 8
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure(smoke: bool) -> Iterator[Result]:
     yield from forward_passes(subject)
     yield beside_the_model(subject, rounds=1 if smoke else 3)
     if importlib.util.find_spec("genlm") and importlib.util.find_spec("genlm.bytes"):
-        yield from beside_genlm(subject, rounds=1 if smoke else 3)
+        yield from beside_genlm(subject, rounds=1 if smoke else 2)
 
 
 def embedded_subject(prompts: int = 24, further: int = 16) -> Subject:
@@ -252,10 +252,10 @@ def followed(stream: ByteStream | Loop, following: bytes) -> np.ndarray:
 
 
 def beside_genlm(subject: Subject, rounds: int) -> Iterator[Result]:
-    """CPU time for the first byte after each prompt, and for each further one, by both."""
+    """CPU time for the first byte after each prompt, and for each that follows when the most probable one is taken."""
     seconds: dict[str, list[tuple[float, float]]] = {OURS: [], PEER: []}
     rows: dict[str, np.ndarray] = {}
-    given = list(zip(subject.prompts, subject.following, strict=True))
+    prompts = subject.prompts[:PROMPTS_OF_PEER]
     with asyncio.Runner() as runner:
         genlm = Genlm(subject, runner)
         for number in range(rounds):
@@ -263,61 +263,68 @@ def beside_genlm(subject: Subject, rounds: int) -> Iterator[Result]:
             lm = subject.byte_lm()
             lm.next_byte_logprobs(b"a")
             for name, begin in ((OURS, lm.stream), (PEER, genlm.stream)):
-                taken = [timed(begin, *each) for each in given]
-                first, further = (sum(each[place] for each in taken) for place in (0, 1))
-                seconds[name].append((first, further))
+                taken = [timed(begin, prompt) for prompt in prompts]
+                seconds[name].append((sum(each[0] for each in taken), sum(each[1] for each in taken)))
                 rows[name] = np.stack([each[2] for each in taken])
-        short = [prompt[:SHORT_BYTES] for prompt in subject.prompts]
-        everything = subject.byte_lm(invalid="all").next_byte_logprobs(short)
-        apart = total_variation(everything, np.stack([genlm.stream(each).next_logprobs() for each in short]))
-        other = total_variation(everything, subject.byte_lm().next_byte_logprobs(short))
-    first_bytes = [following[0] for following in subject.following]
-    for place, (what, number) in enumerate(
-        (
-            ("the first byte after a prompt", len(given)),
-            ("each further byte", sum(len(each) - 1 for each in subject.following)),
-        )
-    ):
+        quality = {
+            "mean_bits_of_the_true_first_byte": {
+                name: round(float(np.mean(surprisals(each, subject.following))), 4)
+                for name, each in rows.items()
+            },
+            "total_variation_from_the_sum_over_all_token_sequences": distances(subject, genlm, prompts),
+        }
+    counts = {"the first byte after a prompt": len(prompts), "each further byte": FURTHER * len(prompts)}
+    for place, (what, count) in enumerate(counts.items()):
         least = {name: min(each[place] for each in taken) for name, taken in seconds.items()}
         yield speedup(
             f"{what}: {PEER} / ByteLM, CPU time",
             least[PEER] / least[OURS],
             AT_LEAST_PEER,
             model=subject.title,
-            prompts=len(given),
+            prompts=len(prompts),
             rounds=rounds,
             beam=BEAM,
             pruned_below=PRUNED_BELOW,
-            cpu_milliseconds={name: round(1e3 * each / number, 2) for name, each in least.items()},
-            mean_bits_of_the_true_first_byte={
-                name: round(float(-each[range(len(given)), first_bytes].mean() / np.log(2)), 4)
-                for name, each in rows.items()
-            },
-            total_variation_from_the_sum_over_all_token_sequences={
-                f"{PEER}": {"mean": round(float(apart.mean()), 5), "largest": round(float(apart.max()), 5)},
-                "ByteLM, valid ones only": {
-                    "mean": round(float(other.mean()), 5),
-                    "largest": round(float(other.max()), 5),
-                },
-                "prompts of bytes": SHORT_BYTES,
-            },
+            cpu_milliseconds={name: round(1e3 * each / count, 2) for name, each in least.items()},
+            **quality,
             genlm_bytes=installed_version("genlm-bytes"),
             genlm_backend=installed_version("genlm-backend"),
         )
 
 
 def timed(
-    begin: Callable[[bytes], "ByteStream | GenlmStream"], prompt: bytes, following: bytes
+    begin: Callable[[bytes], "ByteStream | GenlmStream"], prompt: bytes
 ) -> tuple[float, float, np.ndarray]:
     """CPU seconds for the first byte and for all further ones, and what was said about the first."""
     started = time.process_time()
     stream = begin(prompt)
-    first = stream.next_logprobs()
+    first = row = stream.next_logprobs()
     between = time.process_time()
-    for byte in following[:-1]:
-        stream.push(byte)
-        stream.next_logprobs()
+    for _ in range(FURTHER):
+        stream.push(int(row[:END].argmax()))
+        row = stream.next_logprobs()
     return between - started, time.process_time() - between, first
+
+
+def surprisals(rows: np.ndarray, following: Sequence[bytes]) -> np.ndarray:
+    """Bits of the first byte that follows each prompt."""
+    return -rows[range(len(rows)), [each[0] for each in following[: len(rows)]]] / np.log(2)
+
+
+def distances(subject: Subject, genlm: "Genlm", prompts: Sequence[bytes]) -> dict[str, float]:
+    """How far both are from the sum over all token sequences, after the first bytes of the prompts."""
+    short = [prompt[:SHORT_BYTES] for prompt in prompts]
+    everything = subject.byte_lm(invalid="all").next_byte_logprobs(short)
+    of_peer = total_variation(everything, np.stack([genlm.stream(each).next_logprobs() for each in short]))
+    of_valid = total_variation(everything, subject.byte_lm().next_byte_logprobs(short))
+    found = {
+        "prompts of bytes": SHORT_BYTES,
+        f"{PEER}, mean": of_peer.mean(),
+        f"{PEER}, largest": of_peer.max(),
+        "ByteLM of valid sequences only, mean": of_valid.mean(),
+        "ByteLM of valid sequences only, largest": of_valid.max(),
+    }
+    return {name: round(float(value), 6) for name, value in found.items()}
 
 
 class Genlm:

@@ -3,13 +3,11 @@
 import json
 
 import pytest
-import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.tokenization.tiny_vocabularies import CODE, TEMPLATE, byte_level, tiny_model
-from tokenry.cli.console import verb
-from tokenry.cli.tokenizer_transplant import transplant
+from tokenry.cli import app
 
 FAST = ("--auxiliary", "characters")
 
@@ -27,9 +25,7 @@ def desk(tmp_path_factory):
 
 
 def tokenry(*arguments):
-    app = typer.Typer()
-    app.command()(verb(transplant))
-    return CliRunner().invoke(app, [*map(str, arguments)])
+    return CliRunner().invoke(app, ["tokenizer", "transplant", *map(str, arguments)])
 
 
 def test_the_saved_model_loads_with_its_new_tokenizer(desk, tmp_path):
@@ -50,6 +46,8 @@ def test_the_table_tells_counts_and_bits_per_byte(desk, tmp_path):
         "of them both",
         "bits per byte before",
         "bits per byte after",
+        "the worst of them",
+        "texts that do not come back",
     ):
         assert words in result.stdout
     assert "the chat template writes <s>" in result.stderr
@@ -72,6 +70,10 @@ def test_json_is_all_there_is_on_stdout_and_what_is_saved(desk, tmp_path):
         (("--top-k", "0"), "top_k must be at least 1"),
         (("--auxiliary", "nowhere"), "nowhere holds no sentence encoder"),
         (("--text", "missing.txt"), "missing.txt cannot be read as UTF-8 text"),
+        (("--match", "ids"), "match must be one of bytes, string"),
+        (("--fallback", "zero"), "fallback must be one of mean, random"),
+        (("--most-characters", "0"), "most-characters"),
+        (("--dtype", "int4"), "int4"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_writes_nothing(desk, tmp_path, options, words):

@@ -1,5 +1,6 @@
 """A tokenized model as a model of bytes: against models whose texts are known, against brute force, and against itself."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -35,6 +36,27 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=byte_level("gpt2"), eos_token="<end>")
 
 
+@functools.cache
+def byte_lm(name, invalid="truncate"):
+    return KNOWN[name].byte_lm(invalid=invalid)
+
+
+@functools.cache
+def bigram_lm(name, invalid):
+    """A model that says anything, what its tokenizer never writes too."""
+    tokenizer = TOKENIZERS[name]()
+    size = tokenizer.get_vocab_size()
+    table = (
+        torch.randn(size + 1, size + 1, generator=torch.Generator().manual_seed(0)).double().log_softmax(-1)
+    )
+    return ByteLM(
+        lambda some: table[[ids[-1] if ids else size for ids in some]],
+        tokenizer,
+        invalid,
+        eos_token_ids=[size],
+    )
+
+
 def beginnings(name):
     """Beginnings of texts, inside characters too."""
     return st.sampled_from(list(KNOWN[name].texts)).flatmap(
@@ -49,8 +71,7 @@ def beginnings(name):
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_the_probabilities_of_bytes_are_those_of_the_texts(name, invalid, data):
-    known, start = KNOWN[name], data.draw(beginnings(name))
-    lm = known.byte_lm(invalid=invalid)
+    known, start, lm = KNOWN[name], data.draw(beginnings(name)), byte_lm(name, invalid)
     assert lm.log_prob(start) == pytest.approx(np.log(known.prefix(start)), abs=1e-9)
     np.testing.assert_allclose(np.exp(lm.next_byte_logprobs(start)), known.next_bytes(start), atol=1e-9)
 
@@ -59,8 +80,7 @@ def test_the_probabilities_of_bytes_are_those_of_the_texts(name, invalid, data):
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_the_space_that_a_tokenizer_puts_before_a_text_is_not_the_texts_own(name, data):
-    known, start = KNOWN[name], data.draw(beginnings(name))
-    lm = known.byte_lm()
+    known, start, lm = KNOWN[name], data.draw(beginnings(name)), byte_lm(name)
     assert lm.log_prob(b"") == 0.0
     assert lm.log_prob(start) == pytest.approx(np.log(known.prefix(start)), abs=1e-9)
     np.testing.assert_allclose(np.exp(lm.next_byte_logprobs(start)), known.next_bytes(start), atol=1e-9)
@@ -68,7 +88,7 @@ def test_the_space_that_a_tokenizer_puts_before_a_text_is_not_the_texts_own(name
 
 @pytest.mark.parametrize("validate", ["pairwise", "reencode", "none"])
 def test_every_way_to_validate_is_exact_for_a_model_that_writes_only_valid_tokens(validate):
-    known = KNOWN["gpt2"]
+    known = KnownTexts(byte_level("gpt2", 300), "at' é", longest=3)
     lm = known.byte_lm(validate=validate)
     for start in (b"t'", b"a\xc3"):
         np.testing.assert_allclose(np.exp(lm.next_byte_logprobs(start)), known.next_bytes(start), atol=1e-9)
@@ -78,22 +98,9 @@ def test_every_way_to_validate_is_exact_for_a_model_that_writes_only_valid_token
     "name", ["none", "gpt2", "llama3", "right to left", "sentencepiece", "metaspace, cut"]
 )
 @settings(max_examples=6, deadline=None)
-@given(text=st.text("at 1é'", max_size=6), seed=st.integers(0, 99))
-def test_renormalized_bytes_are_exactly_consistent(name, text, seed):
-    tokenizer = TOKENIZERS[name]()
-    size = tokenizer.get_vocab_size()
-    table = (
-        torch.randn(size + 1, size + 1, generator=torch.Generator().manual_seed(seed))
-        .double()
-        .log_softmax(-1)
-    )
-    lm = ByteLM(
-        lambda some: table[[ids[-1] if ids else size for ids in some]],
-        tokenizer,
-        "renormalize",
-        eos_token_ids=[size],
-    )
-    stream = lm.stream(b"t")
+@given(text=st.text("at 1é'", max_size=6))
+def test_renormalized_bytes_are_exactly_consistent(name, text):
+    stream = bigram_lm(name, "renormalize").stream(b"t")
     for byte in text.encode():
         before, following = stream.log_prob, stream.next_logprobs()
         assert stream.leak == pytest.approx(0.0, abs=1e-9)
@@ -101,11 +108,15 @@ def test_renormalized_bytes_are_exactly_consistent(name, text, seed):
         assert stream.log_prob == pytest.approx(before + following[byte], abs=1e-9)
 
 
-@pytest.mark.parametrize("invalid", ["truncate", "renormalize"])
-@settings(max_examples=10, deadline=None)
-@given(text=st.text("at 1é'.", min_size=1, max_size=12))
-def test_a_stream_is_where_a_text_from_scratch_is(model, tokenizer, invalid, text):
-    lm, data = ByteLM(model, tokenizer, invalid, context_ids=[3], eos_token_ids=[2]), text.encode()
+@pytest.fixture(scope="module", params=["truncate", "renormalize"])
+def lm_of_transformer(model, tokenizer, request):
+    return ByteLM(model, tokenizer, request.param, context_ids=[3], eos_token_ids=[2])
+
+
+@settings(max_examples=8, deadline=None)
+@given(text=st.text("at 1é'.", min_size=1, max_size=10))
+def test_a_stream_is_where_a_text_from_scratch_is(lm_of_transformer, text):
+    lm, data = lm_of_transformer, text.encode()
     stream, log_probs = lm.stream(), []
     for byte in data:
         assert np.exp(stream.next_logprobs()).sum() == pytest.approx(1.0)
@@ -147,10 +158,9 @@ def test_a_transformer_agrees_with_an_enumeration_of_all_covers(model, tokenizer
 def test_each_text_of_a_batch_is_as_it_is_alone(model, tokenizer):
     texts = [b"the c", b"", b"isn'", b"caf\xc3", b"12 3"]
     together = ByteLM(model, tokenizer, context_ids=[3]).next_byte_logprobs(texts)
+    alone = ByteLM(model, tokenizer, context_ids=[3])
     for text, row in zip(texts, together, strict=True):
-        np.testing.assert_allclose(
-            row, ByteLM(model, tokenizer, context_ids=[3]).next_byte_logprobs(text), atol=1e-9
-        )
+        np.testing.assert_allclose(row, alone.next_byte_logprobs(text), atol=1e-9)
 
 
 def test_a_text_costs_one_forward_pass_and_each_further_byte_at_most_one(model, tokenizer):

@@ -13,6 +13,7 @@ Source: Tokenization counts (arXiv 2402.14903) and its released code (`utils.py`
 """
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -21,7 +22,8 @@ from jaxtyping import Bool, Int8, UInt8
 from tokenry.core.digit_groups import GroupMode, group_sizes, require_group
 from tokenry.core.errors import UserError, require_one_of
 
-Integers: TypeAlias = Sequence[int] | np.ndarray
+Integers: TypeAlias = Sequence[Any] | np.ndarray
+"""Integers of any kind; what is none is refused."""
 Digits: TypeAlias = UInt8[np.ndarray, "places answers"]
 Flags: TypeAlias = Bool[np.ndarray, "places answers"]
 
@@ -112,7 +114,7 @@ def _numbers(*given: Integers) -> list[np.ndarray]:
         )
     for array in arrays:
         integers = array.dtype.kind in "iu" or all(
-            isinstance(number, int) and not isinstance(number, bool) for number in array.tolist()
+            isinstance(number, Integral) and not isinstance(number, bool) for number in array.tolist()
         )
         if not integers or (len(array) and array.min() < 0):
             raise UserError(

@@ -24,11 +24,13 @@ def items():
 
 def some_words(each: int, lengths=(4, 5, 6)) -> list[str]:
     draws = random.Random(0)
-    words: dict[str, None] = {}
+    found: list[str] = []
     for length in lengths:
-        while sum(len(word) == length for word in words) < each:
-            words["".join(draws.choices(string.ascii_letters, k=length))] = None
-    return list(words)
+        of_length: set[str] = set()
+        while len(of_length) < each:
+            of_length.add("".join(draws.choices(string.ascii_letters, k=length)))
+        found += sorted(of_length)
+    return found
 
 
 def test_the_items_are_those_of_the_reference_in_their_order():

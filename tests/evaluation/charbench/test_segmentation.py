@@ -32,7 +32,6 @@ def byte_level() -> Tokenizer:
 
 def with_meta_symbol() -> Tokenizer:
     pieces = ["<unk>", "▁", "▁straw", "berry", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(models.Unigram([(piece, -float(n)) for n, piece in enumerate(pieces)], 0, True))
     tokenizer = Tokenizer(
         models.Unigram(
             [(piece, -1.0 - n / 99) for n, piece in enumerate(pieces)]
@@ -142,7 +141,7 @@ def test_a_slow_tokenizer_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(Exception, match="slow tokenizer|violates type hint"):
+    with pytest.raises(Exception, match=r"slow tokenizer|violates type hint"):
         tokenization_features(items_of(TASKS[:1], ["word"], [None]), Slow())
 
 

@@ -68,7 +68,7 @@ def test_frequent_words_come_first():
     frequencies = word_frequencies(found)
     assert frequencies == sorted(frequencies, reverse=True)
     assert word_frequencies(["qqqxqqq"]) == [0.0]
-    with pytest.raises(UserError, match="wordfreq has .* words of 4 to 4 letters, not 1,000,000"):
+    with pytest.raises(UserError, match=r"wordfreq has .* words of 4 to 4 letters, not 1,000,000"):
         frequent_words(1_000_000, 4, 4)
 
 

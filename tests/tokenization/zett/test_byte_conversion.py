@@ -134,6 +134,12 @@ def test_characters_with_the_same_last_bytes_do_not_break_each_other(characters)
     assert all(written_whole(converted, to_byte_characters(each.encode())) for each in characters)
 
 
+def test_characters_are_made_from_their_first_byte_on():
+    converted = to_byte_level(llama_style(["▁", "\U0001f600"], []))
+    assert converted.tokens[-2:] == [to_byte_characters(b"\xf0\x9f"), to_byte_characters(b"\xf0\x9f\x98")]
+    assert converted.extra_tokens == 2
+
+
 def test_a_long_token_that_no_merge_makes_is_made_last():
     merges = [("t", "h"), ("th", "e")]
     source = llama_style(["t", "h", "e", "th", "the", "hello", "o", "l"], merges)
@@ -222,10 +228,16 @@ def test_special_tokens_beyond_a_small_vocabulary_come_at_its_end():
     base.add_special_tokens({"pad_token": "<pad>"})
     base.add_tokens([f"x{number}" for number in range(500)])
     base.add_special_tokens({"sep_token": "<sep>"})
+    base.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <sep>", special_tokens=[("<sep>", base.sep_token_id)]
+    )
     converted = to_byte_level(fast(models.Unigram([("a", 0.0)], None)), special_tokens=base)
     assert converted.tokens[-2:] == ["<pad>", "<sep>"]
     assert converted.special_ids == (0, 1, len(converted.tokens) - 2, len(converted.tokens) - 1)
-    assert converted.tokenizer.decode(converted.tokenizer.encode(MIXED)) == f" {MIXED}"
+    assert (
+        converted.tokenizer.encode("a")[-1] == converted.tokenizer.sep_token_id == len(converted.tokens) - 1
+    )
+    assert converted.tokenizer.decode(converted.tokenizer.encode(MIXED)) == f" {MIXED}<sep>"
 
 
 def test_equal_tokens_after_conversion_keep_their_ids():

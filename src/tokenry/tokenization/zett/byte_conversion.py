@@ -288,10 +288,13 @@ def _characters_and_longer(tokens: Iterable[str]) -> tuple[list[str], list[str]]
 
 
 def _add_merges(tokens: Iterable[str], ranked: dict[tuple[str, str], int]) -> None:
-    """Append the merges that are missing to make each token, shorter ones first, from the left."""
-    for token in sorted(tokens, key=len, reverse=True):
+    """Append the merges that are missing to make each token, from the left.
+
+    What was made before is still made: merges of a lower rank wait until it is.
+    """
+    for token in tokens:
         while len(parts := _merged(token, ranked)) > 1:
-            ranked[parts[0], parts[1]] = len(ranked)
+            ranked[parts[-2], parts[-1]] = len(ranked)
 
 
 def _merged(token: str, ranked: dict[tuple[str, str], int]) -> list[str]:
