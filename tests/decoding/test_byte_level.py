@@ -323,6 +323,21 @@ def test_a_model_with_too_few_tokens_is_refused(tokenizer):
         lm.log_prob(b"a")
 
 
+def test_an_end_that_the_model_does_not_know_is_refused():
+    lm = ByteLM(
+        lambda some: torch.zeros(len(some), 400).log_softmax(-1), byte_level("gpt2"), eos_token_ids=[400]
+    )
+    with pytest.raises(UserError, match="the model knows 400 tokens and the tokenizer 401"):
+        lm.next_token_logprobs([[3]])
+
+
+def test_a_context_of_unknown_tokens_is_refused(model, tokenizer):
+    with pytest.raises(UserError, match="context_ids holds 9999, which is no token: ids go from 0 to"):
+        ByteLM(model, tokenizer, context_ids=[9999])
+    with pytest.raises(UserError, match="context_ids holds -1, which is no token"):
+        ByteLM(model, tokenizer, context_ids=[3]).log_prob(b"a", context_ids=[5, -1])
+
+
 def test_a_model_that_needs_a_token_before_the_text_says_so(model):
     lm = ByteLM(model, byte_level("gpt2"), eos_token_ids=[2])
     with pytest.raises(UserError, match="needs a token before the text"):

@@ -82,7 +82,8 @@ def slow(first, second, answer, mode, group):
             for i in range(len(x))
             if len(x) > 1
         ),
-        "left_alignment_error": len(a) != len(b) and int(shorter.ljust(len(longer), "0")) + int(longer) == answer,
+        "left_alignment_error": len(a) != len(b)
+        and int(shorter.ljust(len(longer), "0")) + int(longer) == answer,
         "left_chunked_error": joined(cut(a, mode, group), cut(b, mode, group)) == c,
         "right_chunked_error": joined(cut(a, mode, group)[::-1], cut(b, mode, group)[::-1], -1) == c,
     }

@@ -72,7 +72,7 @@ def test_the_interval_is_that_of_the_bootstrap():
 
 def ranks(order):
     """Ids of the numbers of up to 3 digits, so that the numbers of 3 digits come in a given order."""
-    numbers = [number for number in all_numbers(2)] + [f"{number:03d}" for number in order]
+    numbers = [*all_numbers(2)] + [f"{number:03d}" for number in order]
     return {number: place for place, number in enumerate(numbers)}
 
 
@@ -93,7 +93,10 @@ def test_with_random_frequencies_wrong_tokens_are_at_chance():
     first, second = problems(4000)
     answers = with_wrong_digit(first, second, None)
     order = np.random.default_rng(0).permutation(1000).tolist()
-    table = ranks(order) | {number: place for place, number in enumerate(np.random.default_rng(1).permutation([*all_numbers(2)]).tolist())}
+    table = ranks(order) | {
+        number: place
+        for place, number in enumerate(np.random.default_rng(1).permutation([*all_numbers(2)]).tolist())
+    }
     for pattern in token_rank_patterns(first, second, answers, table):
         assert pattern.share == pytest.approx(pattern.chance, abs=0.06), pattern
 
@@ -101,7 +104,10 @@ def test_with_random_frequencies_wrong_tokens_are_at_chance():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: error_patterns([1], [2], [4], confidence=1.0), "confidence must be between 0 and 1, got 1.0"),
+        (
+            lambda: error_patterns([1], [2], [4], confidence=1.0),
+            "confidence must be between 0 and 1, got 1.0",
+        ),
         (lambda: error_patterns([1], [2], [-1]), "leave out answers without a number"),
         (lambda: token_rank_patterns([1], [2], [4], {"1": 0}), "9 numbers of 1 digits have no rank (0, …)"),
     ],

@@ -160,6 +160,7 @@ def test_the_answer_can_first_repeat_the_question_in_another_format():
         (lambda: sample_problems([], 1, 1), "there is no signature"),
         (lambda: sample_problems(SIGNATURES, 0, 1), "there must be at least one problem"),
         (lambda: addition_prompt((1, 2), fmt="comma"), "format must be one of nosep"),
+        (lambda: addition_prompt((1.5, 2)), "a number must be a non-negative integer"),
         (lambda: addition_prompt((1, -2)), "a number must be a non-negative integer"),
         (lambda: AdditionFormat(NumberFormat(), spaces=-1), "spaces must not be negative, got -1"),
     ],

@@ -19,7 +19,24 @@ CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-WORDS = ["th", "the", "Ġt", "Ġth", "Ġthe", "ca", "cat", "ĠĠ", "ĠĠĠ", "ĠĠĠĠ", "Ċ", "ĊĊ", ".Ċ", "=Ċ", "Ġ=", "Ġ+"]
+WORDS = [
+    "th",
+    "the",
+    "Ġt",
+    "Ġth",
+    "Ġthe",
+    "ca",
+    "cat",
+    "ĠĠ",
+    "ĠĠĠ",
+    "ĠĠĠĠ",
+    "Ċ",
+    "ĊĊ",
+    ".Ċ",
+    "=Ċ",
+    "Ġ=",
+    "Ġ+",
+]
 
 texts = st.text(st.sampled_from("0123456789.,-+= \n\tacehté½٣"), max_size=60)
 
@@ -183,13 +200,13 @@ def test_what_is_put_around_a_text_stays(tmp_path):
 def test_a_sentencepiece_tokenizer_is_regrouped_too():
     tokens = ["<unk>", "▁", *(number for number in all_numbers(2)), "a"]
     old = Tokenizer(
-        models.BPE({token: number for number, token in enumerate(tokens)}, number_merges(2), unk_token="<unk>")
+        models.BPE(
+            {token: number for number, token in enumerate(tokens)}, number_merges(2), unk_token="<unk>"
+        )
     )
     old.add_special_tokens(["<unk>"])
     old.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    old.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    old.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     new = retokenize_numbers(old, "r2l", 2)
     assert new.encode("12345 a").tokens == ["▁", "1", "23", "45", "▁", "a"]
     assert new.decode(new.encode("12345 a").ids) == "12345 a"

@@ -88,12 +88,15 @@ def transplant(
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    counts = result["counts"]
     rows = [
         ("tokens", f"{result['old_tokens']:,} → {result['new_tokens']:,} ({result['rows']:,} rows)"),
-        *((name, f"{count:,}") for name, count in result["counts"].items()),
+        ("copied", f"{counts['copied']:,}"),
+        ("composed", f"{counts['composed']:,}"),
         *((f"  of them {name}", f"{count:,}") for name, count in result["estimates"].items()),
-        ("old pieces per composed token", f"{result['pieces_per_token']:.2f}"),
-        ("left to the fallback", _some(result["fallback"])),
+        ("  old pieces of each, mean", f"{result['pieces_per_token']:.2f}"),
+        ("left to the fallback", f"{counts['fallback']:,}"),
+        ("  these", _some(result["fallback"])),
         ("texts that do not come back", _some(result["round_trip_failures"])),
     ]
     left_out = result["leave_one_out"]

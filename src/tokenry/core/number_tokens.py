@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import TypeAlias
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 
-AnyBackend = PreTrainedTokenizerBase | Tokenizer
+AnyFastTokenizer: TypeAlias = PreTrainedTokenizerBase | Tokenizer
 
 
 def all_numbers(group: int) -> Iterator[str]:
@@ -17,7 +18,7 @@ def all_numbers(group: int) -> Iterator[str]:
         yield from map("".join, product("0123456789", repeat=length))
 
 
-def number_token_ids(tokenizer: AnyBackend, group: int) -> dict[str, int]:
+def number_token_ids(tokenizer: AnyFastTokenizer, group: int) -> dict[str, int]:
     """The ids of the numbers of up to `group` digits that are tokens, without a space before them.
 
     Raises:
@@ -27,13 +28,13 @@ def number_token_ids(tokenizer: AnyBackend, group: int) -> dict[str, int]:
     return {number: ids[number.encode()] for number in all_numbers(group) if number.encode() in ids}
 
 
-def token_texts(tokenizer: AnyBackend, text: str) -> list[str]:
+def token_texts(tokenizer: AnyFastTokenizer, text: str) -> list[str]:
     """The text of each token of a text; part of a character is shown as `�`."""
     view = ByteVocabulary.from_tokenizer(tokenizer)
     ids = backend_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
     return [(view.token_bytes[number] or b"").decode(errors="replace") for number in ids]
 
 
-def digit_cuts(tokenizer: AnyBackend, digits: str) -> list[str]:
+def digit_cuts(tokenizer: AnyFastTokenizer, digits: str) -> list[str]:
     """How a tokenizer cuts a run of digits; a space that it puts before a text is left out."""
     return [part.strip() for part in token_texts(tokenizer, digits) if part.strip()]

@@ -103,7 +103,8 @@ class ByteLM:
         self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
         self.eos_token_ids = list(_last_ids(model, tokenizer) if eos_token_ids is None else eos_token_ids)
         self._first = Context()
-        self._root = self._first.then(*(_first_ids(model, tokenizer) if context_ids is None else context_ids))
+        first_ids = _first_ids(model, tokenizer) if context_ids is None else context_ids
+        self._root = self._first.then(*_known(first_ids, self.vocabulary))
         self._lead = b" " if self.vocabulary.prepends_space and context_ids is None else b""
         # By id: the first byte, 256 without one.
         self._first_byte = np.array([data[0] if data else END for data in self.vocabulary.token_bytes])
@@ -196,7 +197,7 @@ class ByteLM:
         size = len(self.vocabulary.token_bytes)
         found = np.empty((len(contexts), size + 1))
         for start in range(0, len(contexts), _ROWS):
-            rows = self.model.log_probs(contexts[start : start + _ROWS]).double().numpy()
+            rows = self._rows(contexts[start : start + _ROWS])
             found[start : start + _ROWS, :size] = rows[:, :size]
             found[start : start + _ROWS, size] = np.logaddexp.reduce(rows[:, self.eos_token_ids], axis=1)
         return found
@@ -216,7 +217,9 @@ class ByteLM:
 
     def _beginning(self, context_ids: Sequence[int] | None) -> tuple[Context, bytes]:
         """The tokens before a text, and the space that the tokenizer puts there; none after tokens of the user's."""
-        return (self._root, self._lead) if context_ids is None else (self._first.then(*context_ids), b"")
+        if context_ids is None:
+            return self._root, self._lead
+        return self._first.then(*_known(context_ids, self.vocabulary)), b""
 
     def _checked(self, text: Text) -> bytes:
         data = as_bytes(text)
@@ -269,16 +272,20 @@ class ByteLM:
         """What may come after each sequence."""
         for start in range(0, len(sequences), _ROWS):
             some = sequences[start : start + _ROWS]
-            rows = self.model.log_probs([each.context for each in some]).double().numpy()
-            for each, row in zip(some, rows, strict=True):
+            for each, row in zip(some, self._rows([each.context for each in some]), strict=True):
                 yield self._next(row, each.tail)
+
+    def _rows(self, contexts: Sequence[Context]) -> Float[np.ndarray, "contexts vocabulary"]:
+        rows = self.model.log_probs(contexts).double().numpy()
+        known = max(len(self.vocabulary.token_bytes), *(number + 1 for number in self.eos_token_ids), 0)
+        if rows.shape[1] < known:
+            raise UserError(
+                f"the model knows {rows.shape[1]} tokens and the tokenizer {known}: they do not belong together."
+            )
+        return rows
 
     def _next(self, row: Float[np.ndarray, "vocabulary"], tail: Tail) -> Next:
         valid = self._reach.valid(tail)
-        if len(row) < len(valid):
-            raise UserError(
-                f"the model knows {len(row)} tokens and the tokenizer {len(valid)}: they do not belong together."
-            )
         tokens = np.where(valid, row[: len(valid)], -np.inf)
         end = _logsumexp(row[self.eos_token_ids]) if self._rules.may_end(tail) else -np.inf
         if self.invalid != "renormalize":
@@ -461,6 +468,14 @@ def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:
             f"the tokenizer rewrites a text before it cuts it ({', '.join(changing)}), so the bytes of its tokens are not those of the "
             "text: give a tokenizer that keeps bytes."
         )
+
+
+def _known(context_ids: Sequence[int], vocabulary: ByteVocabulary) -> Sequence[int]:
+    size = len(vocabulary.token_bytes)
+    unknown = [number for number in context_ids if not 0 <= number < size]
+    if unknown:
+        raise UserError(f"context_ids holds {unknown[0]}, which is no token: ids go from 0 to {size - 1}.")
+    return context_ids
 
 
 def _first_ids(model: object, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> list[int]:

@@ -93,6 +93,7 @@ def evaluate_addition(
     problems: AdditionProblems | None = None,
     chat: bool | None = None,
     max_new_tokens: int | None = None,
+    name: str | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[AdditionAnswer]:
     """Let a causal language model add; batches are padded on the left, which never changes an answer.
@@ -108,6 +109,7 @@ def evaluate_addition(
         seed: of problems and shots.
         problems: your own, instead of those drawn by signature and seed.
         chat: whether to ask in the chat template; None where the tokenizer has one. Without, the answer is the first line.
+        name: of the format, in the result; None for its own.
         max_new_tokens: of an answer; None for 20, or what the longest right answer needs.
         progress: told the share that is done.
 
@@ -143,8 +145,8 @@ def evaluate_addition(
             ):
                 responses[index] = text if in_chat else text.split("\n")[0]
             progress(min(1.0, (start + batch_size) / len(by_length)))
-    name = fmt if isinstance(fmt, str) else format_title(chosen)
-    return [judge_answer(asked, index, text, chosen, name) for index, text in enumerate(responses)]
+    title = name or (fmt if isinstance(fmt, str) else format_title(chosen))
+    return [judge_answer(asked, index, text, chosen, title) for index, text in enumerate(responses)]
 
 
 def judge_answer(
@@ -205,13 +207,13 @@ def accuracy_table(
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for each in rows:
         row = each.as_row() if isinstance(each, AdditionAnswer) else each
-        missing = [name for name in (*by, "answer_match", "formatted_answer_match", "valid") if name not in row]
+        missing = [
+            name for name in (*by, "answer_match", "formatted_answer_match", "valid") if name not in row
+        ]
         if missing:
             raise UserError(f"the rows have no {', '.join(missing)}; they have {', '.join(map(str, row))}.")
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
-    return [
-        dict(zip(by, key, strict=True)) | _shares(members) for key, members in groups.items()
-    ]
+    return [dict(zip(by, key, strict=True)) | _shares(members) for key, members in groups.items()]
 
 
 def require_visible_groups(fmt: AdditionFormat, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -261,7 +263,9 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], in
     if not in_chat:
         return list(tokenizer(_as_lines(messages))["input_ids"])
     if tokenizer.chat_template is None:
-        raise UserError("the tokenizer has no chat template: set tokenizer.chat_template, or ask with chat=False.")
+        raise UserError(
+            "the tokenizer has no chat template: set tokenizer.chat_template, or ask with chat=False."
+        )
     try:
         encoded = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=True

@@ -58,7 +58,9 @@ def parse_answer(text: str, format: str | NumberFormat | None = None) -> ParsedA
         matched=matched,
         padded=stripped != text,
         extraneous=matched != stripped,
-        format_match=bool(digits) and expected is not None and expected.write(digits.lstrip("0") or "0") == matched,
+        format_match=bool(digits)
+        and expected is not None
+        and expected.write(digits.lstrip("0") or "0") == matched,
     )
 
 

@@ -14,11 +14,11 @@ Source: Tokenization counts (arXiv 2402.14903) and its released code (`main.py`)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, cycle, product
-from typing import TypeAlias
+from itertools import cycle, islice, product
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tokenry.core.digit_groups import NumberFormat, number_format, require_digits
 from tokenry.core.errors import UserError
@@ -68,13 +68,13 @@ class AdditionFormat:
         """The format of the sum."""
         return self.answer or self.question
 
-    def ask(self, first: int, second: int) -> str:
-        """Write the question."""
+    def ask(self, first: Any, second: Any) -> str:
+        """Write the question of two non-negative integers."""
         return format_addition(
             self.question.write(first), self.question.write(second), self.spaces, self.trailing_spaces
         )
 
-    def reply(self, first: int, second: int) -> str:
+    def reply(self, first: Any, second: Any) -> str:
         """Write the right answer, as the shots have it."""
         again = (
             format_addition(self.repeat.write(first), self.repeat.write(second), self.spaces)
@@ -149,15 +149,13 @@ def addition_pmf(lengths: Sequence[int], first: int, second: int) -> float:
     low, high = _short_range(signature)
     if not low <= short < high:
         return 0.0
-    least, end = _sum_range(signature, short)
+    least, end = (int(edge[0]) for edge in _sum_range(signature, np.array([short])))
     if not least <= short + long < end:
         return 0.0
     return 1.0 / ((high - low) * (end - least))
 
 
-def sample_free_addition(
-    n: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0
-) -> Int[np.ndarray, "n 2"]:
+def sample_free_addition(n: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0) -> Int[np.ndarray, "n 2"]:
     """Draw problems as the paper's older experiments do: all pairs of addend lengths in turn, each addend uniform on its length.
 
     Raises:
@@ -189,7 +187,7 @@ def sample_problems(
         raise UserError(
             f"there must be at least one problem and no negative number of shots, got {per_signature} and {shots}."
         )
-    columns = []
+    columns: list[np.ndarray] = []
     for number in range(shots + 1):
         streams = [np.random.default_rng((seed, number, place)) for place in range(len(kinds))]
         drawn = [_draw(kind, per_signature, stream) for kind, stream in zip(kinds, streams, strict=True)]
@@ -220,7 +218,9 @@ def sample_free_problems(
     return AdditionProblems(
         problems=columns[0],
         shots=np.stack(columns[1:], axis=1) if shots else np.empty((n, 0, 2), dtype=np.int64),
-        signatures=tuple((first, second, total) for (first, second), total in zip(pairs, totals, strict=True)),
+        signatures=tuple(
+            (first, second, total) for (first, second), total in zip(pairs, totals, strict=True)
+        ),
     )
 
 
@@ -233,8 +233,8 @@ def format_addition(
 
 
 def addition_prompt(
-    problem: Sequence[int],
-    shots: Sequence[Sequence[int]] = (),
+    problem: Sequence[Any] | Int[np.ndarray, "2"],
+    shots: Sequence[Any] | Int[np.ndarray, "shots 2"] = (),
     fmt: str | AdditionFormat = "nosep",
     spaces: int | None = None,
 ) -> list[Message]:
@@ -247,13 +247,16 @@ def addition_prompt(
         spaces: around `+` and before `=`; None for those of the format.
 
     Raises:
-        UserError: an unknown format, or a negative number.
+        UserError: an unknown format, or a number that is negative or no integer.
     """
     chosen = addition_format(fmt, spaces)
     messages = [] if chosen.system is None else [_said("system", chosen.system)]
-    for first, second in ((int(a), int(b)) for a, b in shots):
-        messages += [_said("user", chosen.ask(first, second)), _said("assistant", chosen.reply(first, second))]
-    first, second = (int(addend) for addend in problem)
+    for first, second in shots:
+        messages += [
+            _said("user", chosen.ask(first, second)),
+            _said("assistant", chosen.reply(first, second)),
+        ]
+    first, second = problem
     return [*messages, _said("user", chosen.ask(first, second))]
 
 
@@ -306,24 +309,20 @@ def _short_range(signature: Signature) -> tuple[int, int]:
 
 
 def _sum_range(
-    signature: Signature, short: Int[np.ndarray, "n"] | int
-) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]] | tuple[int, int]:
+    signature: Signature, short: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """The half-open range of the sum, for each short addend."""
     long, total = max(signature[:2]), signature[2]
-    if isinstance(short, int):
-        return max(10 ** (total - 1), short + 10 ** (long - 1)), min(10**long + short, 10**total)
     return np.maximum(10 ** (total - 1), short + 10 ** (long - 1)), np.minimum(10**long + short, 10**total)
 
 
 def _pairs(lengths: Sequence[int], n: int) -> list[tuple[int, int]]:
     if not lengths or min(lengths) < 1 or max(lengths) > LONGEST:
         raise UserError(f"the lengths of addends must be from 1 to {LONGEST}, got {_written(lengths)}.")
-    return list(islice(cycle(product(lengths, repeat=2)), n))
+    return list(islice(cycle(product(lengths, lengths)), n))
 
 
-def _draw_free(
-    pairs: Sequence[tuple[int, int]], stream: np.random.Generator
-) -> Int[np.ndarray, "n 2"]:
+def _draw_free(pairs: Sequence[tuple[int, int]], stream: np.random.Generator) -> Int[np.ndarray, "n 2"]:
     digits = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return stream.integers(10 ** (digits - 1), 10**digits)
 

@@ -190,19 +190,17 @@ def draw_items(words: Sequence[str], number: int, draws: random.Random) -> DataF
     return items_of(tasks, chosen, letters)
 
 
-def spelled(segmentation: Segmentation, cut: Callable[[int, int], bool]) -> Segmentation:
-    """Cut tokens into single characters, and leave the word as it is.
+def spelled(segmentation: Segmentation, span: tuple[int, int]) -> Segmentation:
+    """Cut one token into single characters, and leave the word as it is.
 
     Args:
-        segmentation: of the word.
-        cut: told the characters at which a token begins and ends, says whether it is cut.
+        segmentation: of the word, whose tokens are its text.
+        span: characters at which the token begins and ends.
     """
-    parts = [
-        [(place, place + 1) for place in range(start, end)] if cut(start, end) else [(start, end)]
-        for start, end in zip(segmentation.starts, segmentation.ends, strict=True)
-    ]
+    spans: list[tuple[int, int]] = []
+    for each in zip(segmentation.starts, segmentation.ends, strict=True):
+        spans += [(place, place + 1) for place in range(*each)] if each == span else [each]
     word = "".join(segmentation.tokens)
-    spans = [span for part in parts for span in part]
     return Segmentation(
         tuple(word[start:end] for start, end in spans),
         tuple(start for start, _ in spans),

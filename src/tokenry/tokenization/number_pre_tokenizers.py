@@ -19,9 +19,7 @@ from tokenizers import Regex, pre_tokenizers
 from tokenry.core.digit_groups import GroupMode, require_fraction_mode, require_group
 from tokenry.core.errors import UserError, require_one_of
 
-NUMBER_PATTERN = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+|\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
-)
+NUMBER_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+|\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """Words with the space before them, numbers without it, punctuation, white space."""
 
 
@@ -69,16 +67,18 @@ def number_pieces(
     return pre_tokenizers.Sequence([*_splits(mode, group, unicode, fraction), words, byte_level])
 
 
-def _splits(
-    mode: str, group: int, unicode: bool, fraction: str | None
-) -> list[pre_tokenizers.PreTokenizer]:
+def _splits(mode: str, group: int, unicode: bool, fraction: str | None) -> list[pre_tokenizers.PreTokenizer]:
     require_one_of(mode, get_args(GroupMode), "mode")
     require_group(group)
     require_fraction_mode(fraction)
     digit = r"\p{Nd}" if unicode else "[0-9]"
     patterns = [f"{digit}{{1,{1 if mode == 'single' else group}}}"]
     if mode == "r2l" and group > 1:
-        patterns = [f"{digit}+", f"^{digit}{{1,{group - 1}}}(?=(?:{digit}{{{group}}})+$)", f"{digit}{{{group}}}"]
+        patterns = [
+            f"{digit}+",
+            f"^{digit}{{1,{group - 1}}}(?=(?:{digit}{{{group}}})+$)",
+            f"{digit}{{{group}}}",
+        ]
         if fraction == "l2r":
             # \G: right after the last group, so that the groups of one fraction follow each other.
             patterns.insert(0, rf"(?:(?<={digit}\.)|(?!\A)\G){digit}{{1,{group}}}")

@@ -27,8 +27,15 @@ from tokenry.tokenization.number_pre_tokenizers import number_pre_tokenizer
 AnyFastTokenizer = TypeVar("AnyFastTokenizer", PreTrainedTokenizerBase, Tokenizer)
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_SETTINGS = ("chat_template", "model_max_length", "padding_side", "truncation_side", "model_input_names")
-_SETTINGS += ("clean_up_tokenization_spaces", "extra_special_tokens")
+_SETTINGS = (
+    "chat_template",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "model_input_names",
+    "clean_up_tokenization_spaces",
+    "extra_special_tokens",
+)
 
 # A set of characters, an escaped character, or a class of digits with how often it is matched.
 _PATTERN_PART = re.compile(
@@ -43,9 +50,7 @@ _OTHER_TEXT = (
 )
 
 
-def retokenize_numbers(
-    tokenizer: AnyFastTokenizer, mode: str = "r2l", group: int = 3
-) -> AnyFastTokenizer:
+def retokenize_numbers(tokenizer: AnyFastTokenizer, mode: str = "r2l", group: int = 3) -> AnyFastTokenizer:
     r"""Return the same tokenizer with its numbers cut in another way; the digits 0 to 9, not `٣` or `½`.
 
     Args:
@@ -132,13 +137,17 @@ def _require_number_tokens(tokenizer: Tokenizer, group: int) -> None:
     if not missing:
         return
     covered = len(missing[0]) - 1
-    spaced = ByteVocabulary.from_tokenizer(tokenizer).ids.keys() & {f" {number}".encode() for number in missing}
+    spaced = ByteVocabulary.from_tokenizer(tokenizer).ids.keys() & {
+        f" {number}".encode() for number in missing
+    }
     if covered == 0:
         advice = "give a tokenizer with a token for every digit"
     elif spaced and covered == 1:
         advice = "it knows longer ones with a space before them only, so cut them with mode='single' or put separators into the text"
     elif not any(len(number) > 1 for number in known):
-        advice = "it has single digits only, so it reads numbers digit by digit and there is nothing to regroup"
+        advice = (
+            "it has single digits only, so it reads numbers digit by digit and there is nothing to regroup"
+        )
     elif covered == 1:
         advice = "its longer numbers are incomplete, so it can be cut digit by digit only, with mode='single'"
     else:

@@ -105,6 +105,13 @@ def test_a_saved_tokenizer_loads_as_it_was(converted, tmp_path):
     assert loaded.special_tokens_map == converted.tokenizer.special_tokens_map
 
 
+def test_special_tokens_are_found_in_the_middle_of_a_word():
+    source = byte_level()
+    source.add_special_tokens({"sep_token": AddedToken("<x>", normalized=True)})
+    converted = to_byte_level(source)
+    assert source.sep_token_id in converted.tokenizer.encode("a<x>b")
+
+
 def test_the_original_is_left_as_it_is():
     source = sentencepiece()
     before = source.backend_tokenizer.to_str()

@@ -294,7 +294,7 @@ def _add_merges(tokens: Iterable[str], ranked: dict[tuple[str, str], int]) -> No
     """
     for token in tokens:
         while len(parts := _merged(token, ranked)) > 1:
-            ranked[parts[-2], parts[-1]] = len(ranked)
+            ranked[parts[0], parts[1]] = len(ranked)
 
 
 def _merged(token: str, ranked: dict[tuple[str, str], int]) -> list[str]:
