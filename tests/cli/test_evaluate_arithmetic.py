@@ -9,17 +9,28 @@ from typer.testing import CliRunner
 from tests.tiny_chat import write_model
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate_arithmetic import evaluate_arithmetic
-from tokenry.recipes.arithmetic_evaluation import cut_mode, patterns_of
 from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.addition import judge_answer
 from tokenry.evaluation.addition_problems import sample_problems
 from tokenry.models import load_tokenizer
+from tokenry.recipes.arithmetic_evaluation import cut_mode, patterns_of
 
 app = typer.Typer()
 app.command("arithmetic")(verb(evaluate_arithmetic))
 app.command("other")(verb(lambda: None))
 
-QUICK = ("--signature", "1,1,2", "--signature", "2,2,2", "--per-signature", "2", "--shots", "1", "--dtype", "float32")
+QUICK = (
+    "--signature",
+    "1,1,2",
+    "--signature",
+    "2,2,2",
+    "--per-signature",
+    "2",
+    "--shots",
+    "1",
+    "--dtype",
+    "float32",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,9 @@ def test_a_model_adds_the_same_problems_in_every_format(model, tmp_path):
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert json.loads((tmp_path / "result.json").read_text()) == found
-    by_format = {name: [row for row in found["answers"] if row["format"] == name] for name in ("nosep", "comma_r2l")}
+    by_format = {
+        name: [row for row in found["answers"] if row["format"] == name] for name in ("nosep", "comma_r2l")
+    }
     assert [row["num1"] for row in by_format["nosep"]] == [row["num1"] for row in by_format["comma_r2l"]]
     assert [row["problems"] for row in found["by_format"]] == [4, 4]
     assert {row["length"] for row in found["by_length"]} == {"match", "mismatch"}

@@ -1,8 +1,10 @@
 """Naive prompts and token healing: exact where the prompt ends with a token, biased where it ends inside one."""
 
 import numpy as np
+import pytest
 
 from tests.decoding.cutters import KnownTexts, byte_level
+from tokenry.core.errors import UserError
 from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
 
 KNOWN = KnownTexts(byte_level("gpt2"), "ates ", longest=5)
@@ -36,3 +38,10 @@ def test_an_empty_prompt_has_nothing_to_heal():
 def test_both_are_distributions():
     for baseline in (naive_next_byte, healed_next_byte):
         assert np.exp(baseline(LM, b"ta")).sum() == 1.0
+
+
+def test_nothing_is_more_probable_than_anything_where_all_is_impossible():
+    lm = KnownTexts(byte_level("gpt2"), "é", longest=1).byte_lm()
+    assert np.exp(lm.next_byte_logprobs(b"\xc3"))[0xA9] == pytest.approx(1.0)
+    with pytest.raises(UserError, match="probability zero to everything after the tokens of this prompt"):
+        naive_next_byte(lm, b"\xc3")

@@ -24,7 +24,9 @@ def evaluate_arithmetic(
     ] = None,
     signature: Annotated[
         list[str] | None,
-        typer.Option(help="Digits of both addends and the sum, as 7,7,8; can be repeated.", metavar="L1,L2,L3"),
+        typer.Option(
+            help="Digits of both addends and the sum, as 7,7,8; can be repeated.", metavar="L1,L2,L3"
+        ),
     ] = None,
     per_signature: Annotated[int, typer.Option(help="Problems of each signature.")] = 4,
     shots: Annotated[int, typer.Option(help="Solved problems before each problem.")] = 8,

@@ -21,7 +21,8 @@ def numbers(
         list[str] | None, typer.Option(help="Show how this text is cut. Can be repeated.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="A new folder for the regrouped tokenizer; without it nothing is saved.")
+        Path | None,
+        typer.Option(help="A new folder for the regrouped tokenizer; without it nothing is saved."),
     ] = None,
     json: Json = False,
 ) -> None:

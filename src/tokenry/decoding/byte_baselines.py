@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level import END, ByteLM
 from tokenry.decoding.utf8 import Text
 
@@ -25,7 +26,7 @@ def naive_next_byte(
     """Next-byte log-probabilities in nats by the tokens after the prompt's own, normalised.
 
     Raises:
-        UserError: the prompt cannot be encoded.
+        UserError: the prompt cannot be encoded, or the model gives probability zero to all that could follow.
     """
     (row,) = lm.next_token_logprobs([lm.encode(text, context_ids)], context_ids)
     return _normalised(_by_first_byte(lm, row))
@@ -37,7 +38,7 @@ def healed_next_byte(
     """Next-byte log-probabilities in nats with the last token of the prompt taken back, normalised; naive for an empty prompt.
 
     Raises:
-        UserError: the prompt cannot be encoded.
+        UserError: the prompt cannot be encoded, or the model gives probability zero to all that could follow.
     """
     ids = lm.encode(text, context_ids)
     if not ids:
@@ -59,5 +60,9 @@ def _by_first_byte(lm: ByteLM, row: Float[np.ndarray, "ids_and_end"]) -> Float[n
 
 
 def _normalised(masses: Float[np.ndarray, "257"]) -> Float[np.ndarray, "257"]:
+    if not masses.sum():
+        raise UserError(
+            "the model gives probability zero to everything after the tokens of this prompt: use the exact next_byte_logprobs."
+        )
     with np.errstate(divide="ignore"):
         return np.log(masses / masses.sum())

@@ -66,10 +66,12 @@ class AdditionRun:
     Attributes:
         losses: mean NLL of the answers' tokens in nats, at each step.
         answers: to the test problems.
+        regrouped: to the same problems, when the trained model reads numbers cut in another way; empty if not asked for.
     """
 
     losses: tuple[float, ...]
     answers: tuple[AdditionAnswer, ...]
+    regrouped: tuple[AdditionAnswer, ...] = ()
 
 
 def addition_tokenizer(mode: GroupMode) -> PreTrainedTokenizerFast:
@@ -115,24 +117,46 @@ def held_out_problems(setting: AdditionSetting, seed: int) -> AdditionProblems:
 
 
 def learn_addition(
-    mode: GroupMode, setting: AdditionSetting, seed: int, progress: Progress = lambda what, share: None
+    mode: GroupMode,
+    setting: AdditionSetting,
+    seed: int,
+    regroup: GroupMode | None = None,
+    progress: Progress = lambda what, share: None,
 ) -> AdditionRun:
-    """Train a decoder and let it answer the test problems; problems, their order and the first weights depend on the seed alone."""
+    """Train a decoder and let it answer the test problems; problems, their order and the first weights depend on the seed alone.
+
+    Args:
+        mode: how its tokenizer cuts numbers.
+        setting: what is trained, and on what it is measured.
+        seed: of everything.
+        regroup: afterwards, also let it read numbers cut in this way.
+        progress: told what is being done.
+    """
     tokenizer = addition_tokenizer(mode)
     model = addition_model(setting, len(tokenizer), seed)
     losses = _train(model, tokenizer, setting, seed, lambda share: progress(f"learning {mode}", 0.9 * share))
+    problems = held_out_problems(setting, seed)
+
+    def answered(reader: PreTrainedTokenizerFast) -> tuple[AdditionAnswer, ...]:
+        longest = 2 + max(setting.lengths)
+        return tuple(
+            evaluate_addition(
+                model,
+                reader,
+                fmt=_PLAIN,
+                problems=problems,
+                batch_size=500,
+                chat=False,
+                max_new_tokens=longest,
+            )
+        )
+
     progress(f"answering {mode}", 0.9)
-    answers = evaluate_addition(
-        model,
-        tokenizer,
-        fmt=_PLAIN,
-        shots=0,
-        batch_size=500,
-        problems=held_out_problems(setting, seed),
-        chat=False,
-        max_new_tokens=2 + max(setting.lengths),
+    return AdditionRun(
+        losses=tuple(losses),
+        answers=answered(tokenizer),
+        regrouped=answered(addition_tokenizer(regroup)) if regroup else (),
     )
-    return AdditionRun(tuple(losses), tuple(answers))
 
 
 def _train(

@@ -100,7 +100,8 @@ def evaluate_arithmetic_of(
             model, tokenizer, fmt=fmt, problems=asked, batch_size=batch_size, chat=chat, name=format_name
         )
         patterns[format_name] = [
-            asdict(pattern) | {"share": pattern.share} for pattern in patterns_of(found, fmt.answers, tokenizer)
+            asdict(pattern) | {"share": pattern.share}
+            for pattern in patterns_of(found, fmt.answers, tokenizer)
         ]
         answers += found
     report("done", 1.0)
@@ -135,15 +136,15 @@ def patterns_of(
 ) -> list[ErrorPattern]:
     """Report the patterns of errors, and of token frequencies where numbers are cut into groups that are tokens."""
     valid = [answer for answer in answers if answer.valid]
-    given = tuple(
+    first, second, said = (
         np.array([getattr(answer, name) for answer in valid], dtype=object if valid else np.int64)
         for name in ("num1", "num2", "answer")
     )
     mode = cut_mode(fmt, tokenizer)
-    found = error_patterns(*given, mode, fmt.group, bool(fmt.separator))
+    found = error_patterns(first, second, said, mode, fmt.group, bool(fmt.separator))
     ranks = number_token_ids(tokenizer, fmt.group)
     if mode != "single" and len(ranks) == sum(10**size for size in range(1, fmt.group + 1)):
-        found += token_rank_patterns(*given, ranks, mode, fmt.group)
+        found += token_rank_patterns(first, second, said, ranks, mode, fmt.group)
     return found
 
 
@@ -153,9 +154,7 @@ def cut_mode(fmt: NumberFormat, tokenizer: PreTrainedTokenizerBase) -> str:
         return fmt.direction
     found = digit_cuts(tokenizer, _PROBE)
     # A tokenizer of another kind has words of digits of its own, and no groups.
-    return next(
-        (mode for mode in get_args(GroupMode) if cut(_PROBE, mode, fmt.group) == found), "single"
-    )
+    return next((mode for mode in get_args(GroupMode) if cut(_PROBE, mode, fmt.group) == found), "single")
 
 
 def read_signature(text: str) -> tuple[int, int, int]:
@@ -166,6 +165,8 @@ def read_signature(text: str) -> tuple[int, int, int]:
     """
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise UserError(f"a signature is three lengths such as 7,7,8, of both addends and of their sum, got {text!r}.")
+        raise UserError(
+            f"a signature is three lengths such as 7,7,8, of both addends and of their sum, got {text!r}."
+        )
     first, second, total = map(int, parts)
     return first, second, total

@@ -147,9 +147,7 @@ def measure(subject: Subject, progress: Progress) -> tuple[Losses, Curves, dict[
     }
     curves, networks = {}, {}
     for number, form in enumerate((PLAIN, RESIDUAL)):
-        networks[form], curves[form] = _trained(
-            subject, form, lambda what, share, number=number: progress(what, 0.05 + 0.42 * (number + share))
-        )
+        networks[form], curves[form] = _trained(subject, form, progress, 0.05 + 0.42 * number)
         losses[form] = curves[form][max(curves[form])]
     progress(VARIANT, 0.9)
     there, network = subject.held_out_of_variant, networks[RESIDUAL]
@@ -164,7 +162,7 @@ def measure(subject: Subject, progress: Progress) -> tuple[Losses, Curves, dict[
 
 
 def _trained(
-    subject: Subject, form: str, progress: Progress
+    subject: Subject, form: str, progress: Progress, begun: float
 ) -> tuple[EmbeddingHyperNetwork, dict[int, TextLoss]]:
     """Train one form; measured at the beginning of the main stage, twice on the way, and at its end."""
     settings, config = _SETTINGS[form], subject.training
@@ -178,7 +176,7 @@ def _trained(
     curve: dict[int, TextLoss] = {}
 
     def watch(what: str, share: float) -> None:
-        progress(f"{form}: {what}", share)
+        progress(f"{form}: {what}", begun + 0.42 * share)
         step = round(share * config.steps) - config.identity_steps
         if step in wanted:
             curve[step] = _transferred(subject, network, subject.held_out)

@@ -194,7 +194,12 @@ def _number_texts(group: int) -> Iterator[str]:
 
 def _bytes(view: ByteVocabulary, tokenizer: Tokenizer, text: str) -> bytes:
     """What a text is cut into, with a zero byte between the tokens; a space that is put before it is left out."""
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    try:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(
+            f"this tokenizer cannot encode {text.strip()!r} ({error}): give it an unknown token."
+        ) from error
     # What the vocabulary does not know has no bytes; something must stand there, or numbers beside it would run together.
     texts = (view.token_bytes[number] for number in ids)
     tokens = b"\0".join(b"\xff" if text is None else text for text in texts)

@@ -85,13 +85,13 @@ def padded(made, surface_forms, embeddings, language=None):
     rows[beyond] = made.fallback_embeddings.weight[surface_forms[beyond] - made.config.vocabulary]
     parts, mask = made.model.embeddings, surface_forms != made.config.pad_id
     hidden = made.input_projection(rows)
-    hidden = hidden + parts["token_type_embeddings"].weight + parts["position_embeddings"].weight
+    hidden = hidden + parts.token_type_embeddings.weight + parts.position_embeddings.weight
     if language is not None:
         told = made.lang_embeddings.weight[language].expand(len(hidden), 1, -1)
         hidden = torch.cat([hidden, told], 1)
         mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=torch.bool)], 1)
-    hidden = parts["LayerNorm"](hidden)
-    for layer in made.model.encoder["layer"]:
+    hidden = parts.LayerNorm(hidden)
+    for layer in made.model.encoder.layer:
         hidden = layer(hidden, mask, hidden.shape[1])
     return made._heads(hidden[:, 0])
 

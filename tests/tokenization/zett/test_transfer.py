@@ -8,7 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from tokenizers import Tokenizer, models
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, permuted, sentencepiece, tiny_model, unigram, word_piece
+from tests.tokenization.tiny_vocabularies import (
+    CODE,
+    byte_level,
+    permuted,
+    sentencepiece,
+    tiny_model,
+    unigram,
+    word_piece,
+)
 from tests.tokenization.zett.tiny import SPECIAL, TEXTS, causal, masked_lm, tokenizer
 from tokenry.core.errors import UserError
 from tokenry.tokenization.zett.model_rows import ModelRows, logits_with, model_rows
@@ -74,7 +82,7 @@ def test_a_residual_hypernetwork_is_at_first_a_permutation_for_a_permuted_tokeni
         expected = [before.input.clone(), None if tied else before.output.clone()]
         transfer_tokenizer(model, network(model, residual=True), new)
         after = model_rows(model)
-        names = {name: number for name, number in old.get_vocab().items()}
+        names = old.get_vocab()
         order = [names[new.convert_ids_to_tokens(number)] for number in range(len(old))]
         torch.testing.assert_close(after.input, expected[0][order], rtol=1e-6, atol=1e-6)
         if not tied:
@@ -87,7 +95,11 @@ def test_only_rows_change_and_nothing_before_all_is_known():
     predict_vocabulary(model, network(model), target())
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
     transfer_tokenizer(model, network(model), target())
-    changed = {name for name, each in model.state_dict().items() if each.shape != before[name].shape or not torch.equal(each, before[name])}
+    changed = {
+        name
+        for name, each in model.state_dict().items()
+        if each.shape != before[name].shape or not torch.equal(each, before[name])
+    }
     assert changed == {"model.embed_tokens.weight", "lm_head.weight"}
 
 
@@ -142,7 +154,9 @@ def test_the_report_names_shared_special_and_truncated_tokens():
 
 
 def test_a_vocabulary_smaller_than_the_bytes_works():
-    small = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])))
+    small = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    )
     model = causal()
     transfer_tokenizer(model, network(model), small)
     assert len(model.get_input_embeddings().weight) == 3
@@ -248,7 +262,16 @@ def test_bad_settings_of_training_on_are_one_sentence():
 def test_models_without_a_vocabulary_are_refused():
     from transformers import ViTConfig, ViTModel
 
-    tiny = ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=4, patch_size=2))
-    with pytest.raises(UserError, match="has no .* embeddings: give a causal or a masked language model"):
+    tiny = ViTModel(
+        ViTConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+            image_size=4,
+            patch_size=2,
+        )
+    )
+    with pytest.raises(UserError, match="embeddings: give a causal or a masked language model"):
         model_rows(tiny)
     assert isinstance(model_rows(causal()), ModelRows)

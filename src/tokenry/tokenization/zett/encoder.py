@@ -81,13 +81,9 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        square = {name: nn.Linear(hidden_size, hidden_size) for name in ("query", "key", "value")}
-        self.attention = nn.ModuleDict(
-            {"self": nn.ModuleDict(square), "output": _output(hidden_size, hidden_size)}
-        )
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(hidden_size, intermediate_size)})
-        self.output = _output(intermediate_size, hidden_size)
+        self.attention = _Attention(hidden_size, heads)
+        self.intermediate = _Intermediate(hidden_size, intermediate_size)
+        self.output = _AddAndNorm(intermediate_size, hidden_size)
 
     def forward(
         self,
@@ -96,28 +92,8 @@ class EncoderLayer(nn.Module):
         positions: int,
     ) -> Float[Tensor, "tokens positions dim"]:
         """Compute the first `positions` positions; a mask tells which pieces are looked at."""
-        asked = hidden[:, :positions]
-        attended = self.attention["output"]["LayerNorm"](
-            asked + self.attention["output"]["dense"](self._attend(asked, hidden, mask))
-        )
-        inner = functional.gelu(self.intermediate["dense"](attended))
-        return self.output["LayerNorm"](attended + self.output["dense"](inner))
-
-    def _attend(self, asked: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        parts = self.attention["self"]
-        query, key, value = (
-            parts[name](rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for name, rows in (("query", asked), ("key", hidden), ("value", hidden))
-        )
-        bias = None
-        if mask is not None:
-            # The least finite number, as in RoBERTa: a token whose pieces are all padding looks at all of them alike.
-            bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(
-                ~mask, torch.finfo(hidden.dtype).min
-            )
-            bias = bias[:, None, None, :]
-        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return context.transpose(1, 2).flatten(2)
+        attended = self.attention(hidden[:, :positions], hidden, mask)
+        return self.output(functional.gelu(self.intermediate.dense(attended)), attended)
 
 
 class PieceEncoder(nn.Module):
@@ -127,15 +103,8 @@ class PieceEncoder(nn.Module):
         self, hidden_size: int, intermediate_size: int, heads: int, layers: int, max_length: int
     ) -> None:
         super().__init__()
-        self.embeddings = nn.ModuleDict(
-            {
-                "position_embeddings": nn.Embedding(max_length, hidden_size),
-                "token_type_embeddings": nn.Embedding(1, hidden_size),
-                "LayerNorm": nn.LayerNorm(hidden_size, eps=1e-5),
-            }
-        )
-        blocks = [EncoderLayer(hidden_size, intermediate_size, heads) for _ in range(layers)]
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(blocks)})
+        self.embeddings = _Embeddings(hidden_size, max_length)
+        self.encoder = _Layers([EncoderLayer(hidden_size, intermediate_size, heads) for _ in range(layers)])
 
     def forward(
         self,
@@ -144,17 +113,82 @@ class PieceEncoder(nn.Module):
         language: Float[Tensor, "dim"] | None = None,
     ) -> Float[Tensor, "tokens dim"]:
         """Encode tokens of at most `max_length` pieces; without a mask all pieces count."""
-        parts = self.embeddings
-        positions = torch.arange(pieces.shape[1], device=pieces.device)
-        hidden = pieces + parts["token_type_embeddings"].weight[0] + parts["position_embeddings"](positions)
-        if language is not None:
-            hidden = torch.cat([hidden, language.to(hidden.dtype).expand(len(hidden), 1, -1)], dim=1)
-            mask = None if mask is None else functional.pad(mask, (0, 1), value=True)
-        hidden = parts["LayerNorm"](hidden)
-        *inner, last = self.encoder["layer"]
+        hidden = self.embeddings(pieces, language)
+        if mask is not None and language is not None:
+            mask = functional.pad(mask, (0, 1), value=True)
+        *inner, last = self.encoder.layer
         for layer in inner:
             hidden = layer(hidden, mask, hidden.shape[1])
         return last(hidden, mask, 1)[:, 0]
+
+
+class _Embeddings(nn.Module):
+    """Tells positions apart; the language, if any, stands behind the pieces and has no position."""
+
+    def __init__(self, hidden_size: int, max_length: int) -> None:
+        super().__init__()
+        self.position_embeddings = nn.Embedding(max_length, hidden_size)
+        self.token_type_embeddings = nn.Embedding(1, hidden_size)
+        self.LayerNorm = nn.LayerNorm(hidden_size, eps=1e-5)
+
+    def forward(self, pieces: Tensor, language: Tensor | None) -> Tensor:
+        positions = self.position_embeddings.weight[: pieces.shape[1]]
+        hidden = pieces + self.token_type_embeddings.weight + positions
+        if language is not None:
+            hidden = torch.cat([hidden, language.to(hidden.dtype).expand(len(hidden), 1, -1)], dim=1)
+        return self.LayerNorm(hidden)
+
+
+class _Attention(nn.Module):
+    def __init__(self, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        self.self = _Projections(hidden_size, heads)
+        self.output = _AddAndNorm(hidden_size, hidden_size)
+
+    def forward(self, asked: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return self.output(self.self(asked, hidden, mask), asked)
+
+
+class _Projections(nn.Module):
+    def __init__(self, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
+
+    def forward(self, asked: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = (
+            rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for rows in (self.query(asked), self.key(hidden), self.value(hidden))
+        )
+        bias = None
+        if mask is not None:
+            # The least finite number, as in RoBERTa: a token whose pieces are all padding looks at all of them alike.
+            bias = torch.zeros_like(mask, dtype=query.dtype)
+            bias = bias.masked_fill(~mask, torch.finfo(query.dtype).min)[:, None, None, :]
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return context.transpose(1, 2).flatten(2)
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, intermediate_size)
+
+
+class _AddAndNorm(nn.Module):
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(size_in, size_out)
+        self.LayerNorm = nn.LayerNorm(size_out, eps=1e-5)
+
+    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dense(inner))
+
+
+class _Layers(nn.Module):
+    def __init__(self, layers: list[EncoderLayer]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
 
 
 def by_length(mask: Bool[Tensor, "tokens pieces"]) -> list[tuple[int, Int[Tensor, "some"]]]:
@@ -166,9 +200,3 @@ def by_length(mask: Bool[Tensor, "tokens pieces"]) -> list[tuple[int, Int[Tensor
     lengths = (mask * places).amax(dim=1)
     lengths = torch.where(lengths == 0, mask.shape[1], lengths)
     return [(length, (lengths == length).nonzero()[:, 0]) for length in lengths.unique().tolist()]
-
-
-def _output(size_in: int, size_out: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {"dense": nn.Linear(size_in, size_out), "LayerNorm": nn.LayerNorm(size_out, eps=1e-5)}
-    )

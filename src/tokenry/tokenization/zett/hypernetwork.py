@@ -188,7 +188,8 @@ class EmbeddingHyperNetwork(nn.Module):
         heads = self._heads(torch.cat(encoded)[order])
         if self.config.residual:
             heads = _added(heads, self._mean_of_pieces(forms, source_embeddings))
-        return PredictedEmbeddings(*(None if each is None else each[inverse] for each in heads))
+        output = None if heads.output is None else heads.output[inverse]
+        return PredictedEmbeddings(heads.input[inverse], output, heads.bias[inverse])
 
     def _piece_rows(self, ids: Tensor, source_embeddings: Tensor) -> Tensor:
         """The rescaled source rows of ids; fallback rows, which are not rescaled, for those beyond."""
@@ -310,14 +311,14 @@ class EmbeddingHyperNetwork(nn.Module):
         """
         own = self.state_dict()
         cut = {
-            name: each[: len(own[name])] if name.endswith(("embeddings.weight",)) else each
+            name: each[: len(own[name])] if name.endswith("embeddings.weight") else each
             for name, each in weights.items()
             if name in own
         }
-        optional = () if self.config.fallback_rows else ("fallback_embeddings.weight",)
+        optional = set() if self.config.fallback_rows else {"fallback_embeddings.weight"}
         if not self.config.rescale:
-            optional += tuple(name for name in own if "scaler." in name)
-        for name in own.keys() - cut.keys() - set(optional):
+            optional |= {name for name in own if "scaler." in name}
+        for name in own.keys() - cut.keys() - optional:
             raise UserError(
                 f"the weights of the hypernetwork lack {name}: they belong to another configuration."
             )

@@ -5,7 +5,7 @@
 Running with other rows leaves the model as it is and lets gradients reach them (`torch.func.functional_call`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,15 @@ class ModelRows(NamedTuple):
     input: Float[Tensor, "tokens dim"]
     output: Float[Tensor, "tokens dim"] | None
     bias: Float[Tensor, "tokens"] | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "ModelRows":
+        """Change each of the three that there is."""
+        output, bias = (None if one is None else change(one) for one in self[1:])
+        return ModelRows(change(self.input), output, bias)
+
+    def there(self) -> list[Tensor]:
+        """Those of the three that there are."""
+        return [one for one in self if one is not None]
 
 
 def model_rows(model: PreTrainedModel) -> ModelRows:

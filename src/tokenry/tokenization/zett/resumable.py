@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -79,10 +80,12 @@ class ResumableTraining:
         self._parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
         self._step, self._learning_rate, self._steps = step, learning_rate, steps
         self._fingerprint, self._adamw, self._save_every = fingerprint, adamw, save_every
-        matrices = [each for each in self._parameters.values() if each.ndim > 1]
-        others = [each for each in self._parameters.values() if each.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [each for each in self._parameters.values() if each.ndim > 1]},
+            {"params": [each for each in self._parameters.values() if each.ndim <= 1], "weight_decay": 0.0},
+        ]
         self._optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=0.0,
             betas=(adamw.beta1, adamw.beta2),
             eps=adamw.epsilon,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import backend_tokenizer
@@ -272,7 +272,6 @@ class HyperNetworkTrainer:
             batch.special,
             batch.special_in_source,
         )
-        leaves = [each for each in rows if each is not None]
         gradients, language_model = self._language_model(rows, batch, number)
         source_input, source_output = self._sides()
         lexical = lexical_loss(
@@ -285,18 +284,16 @@ class HyperNetworkTrainer:
             self.config.lexical_distance,
         )
         weighted = self.config.lexical_weight * lexical
-        torch.autograd.backward([weighted, *leaves], [None, *gradients])
+        torch.autograd.backward([weighted, *rows.there()], [None, *gradients])
         loss = language_model + float(weighted.detach())
         return {"loss": loss, "language_model": language_model, "lexical": float(lexical.detach())}
 
     def _language_model(self, rows: ModelRows, batch: DrawnBatch, number: int) -> tuple[list[Tensor], float]:
         """The language model's loss, and its gradients with respect to the rows."""
         shown, labels = self._task(batch, number)
-        detached = [None if each is None else each.detach().requires_grad_() for each in rows]
-        in_model = ModelRows(
-            *(None if each is None else each.to(self._rows.input.dtype) for each in detached)
-        )
-        leaves = [each for each in detached if each is not None]
+        detached = rows.each(lambda each: each.detach().requires_grad_())
+        in_model = detached.each(lambda each: each.to(self._rows.input.dtype))
+        leaves = detached.there()
         count = int((labels >= 0).sum())
         size = self.config.micro_batch_size or len(shown)
         total = 0.0
@@ -333,11 +330,12 @@ class HyperNetworkTrainer:
             default=str,
         )
         digest = hashlib.sha256(described.encode())
-        for language, each in texts.items():
-            for text in (language, *each):
+        for language, of_language in texts.items():
+            for text in (language, *of_language):
                 digest.update(text.encode(errors="surrogatepass") + b"\0")
-        for each in (self._embeddings, *_fixed(self.network)):
-            digest.update(each.detach().float().cpu().numpy().tobytes())
+        fixed = [each for each in self.network.parameters() if not each.requires_grad]
+        for rows in (self._embeddings, *fixed):
+            digest.update(rows.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -350,14 +348,13 @@ def with_source_rows(rows: ModelRows, source: ModelRows, ids: Tensor, source_ids
         there = source_ids.to(of_source.device)
         return made.index_copy(0, ids.to(made.device), of_source[there].to(made))
 
-    return ModelRows(*map(overwritten, rows, source))
+    made = rows.input.index_copy(
+        0, ids.to(rows.input.device), source.input[source_ids.to(source.input.device)].to(rows.input)
+    )
+    return ModelRows(made, overwritten(rows.output, source.output), overwritten(rows.bias, source.bias))
 
 
 def split_sides(rows: Tensor, embedding_size: int) -> tuple[Tensor, Tensor | None]:
     """[input ; output] rows as two matrices; None for the output of a tied model."""
     sides = rows.split(embedding_size, dim=1)
     return sides[0], sides[1] if len(sides) > 1 else None
-
-
-def _fixed(network: nn.Module) -> list[Tensor]:
-    return [each for each in network.parameters() if not each.requires_grad]

@@ -144,9 +144,7 @@ def predict_vocabulary(
         config.pad_id,
     )
     dtype = of_base.input.dtype
-    return PredictedVocabulary(
-        ModelRows(*(None if each is None else each.to(dtype) for each in rows)), forms, report
-    )
+    return PredictedVocabulary(rows.each(lambda each: each.to(dtype)), forms, report)
 
 
 def save_transfer(
