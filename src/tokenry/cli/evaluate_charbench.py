@@ -9,6 +9,8 @@ from tokenry.cli.console import Json, note, print_json, print_table, progress
 from tokenry.core.errors import require_one_of
 
 if TYPE_CHECKING:
+    from pandas import Series
+
     from tokenry.evaluation.charbench import CharBenchReport
 
 
@@ -84,32 +86,34 @@ def charbench(
 
 
 def _show(found: "CharBenchReport") -> None:
-    print_table(
-        "accuracy",
-        ("task", "model", "items", "right, %", "± s.e.", "answered with an integer, %"),
-        (
+    for model, rows in found.accuracy.groupby("model", sort=False):
+        print_table(
+            str(model),
+            ("task", "items", "right, %", "± s.e.", "integers, %"),
             (
-                row.task,
-                row.model,
-                f"{row.n:,}",
-                f"{100 * row.accuracy:.1f}",
-                f"{100 * row.standard_error:.1f}",
-                f"{100 * row.valid:.1f}",
-            )
-            for row in found.accuracy.itertuples()
-        ),
-    )
-    print_table(
-        "correlation with right answers (* shown, adjusted for all of them)",
-        ("task", "model", "property", "r", "95 % interval"),
-        (
+                (
+                    row.task,
+                    f"{row.n:,}",
+                    f"{100 * row.accuracy:.1f}",
+                    f"{100 * row.standard_error:.1f}",
+                    f"{100 * row.valid:.1f}",
+                )
+                for row in rows.itertuples()
+            ),
+        )
+        table = found.correlations[found.correlations["model"] == model]
+        tasks = list(dict.fromkeys(table["task"]))
+        print_table(
+            "correlation with right answers (* shown, adjusted for all of them)",
+            ("property", *(task.replace("_", " ") for task in tasks)),
             (
-                row.task,
-                row.model,
-                row.property,
-                f"{row.r:+.3f}{' *' if row.shown else ''}",
-                f"{row.low:+.3f} to {row.high:+.3f}",
-            )
-            for row in found.correlations.dropna(subset="r").itertuples()
-        ),
-    )
+                (str(name), *(_correlation(of_one[of_one["task"] == task].iloc[0]) for task in tasks))
+                for name, of_one in table.groupby("property", sort=False)
+            ),
+        )
+
+
+def _correlation(row: "Series") -> str:
+    if row["r"] != row["r"]:
+        return "–"
+    return f"{row['r']:+.3f}{' *' if row['shown'] else ''}"

@@ -86,13 +86,10 @@ class ByteLM:
         context_ids: Sequence[int] | None = None,
         eos_token_ids: Sequence[int] | None = None,
     ) -> None:
-        self.vocabulary, self.invalid, self.validate = (
-            ByteVocabulary.from_tokenizer(tokenizer),
-            invalid,
-            validate,
-        )
         require_one_of(invalid, INVALID, "invalid")
         require_one_of(validate, VALIDATE, "validate")
+        self.invalid, self.validate = invalid, validate
+        self.vocabulary = ByteVocabulary.from_tokenizer(tokenizer)
         _require_kept_bytes(self.vocabulary)
         every = AnyTokens(self.vocabulary)
         self._tokenizer = tokenizer

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -142,6 +141,8 @@ def _base_of_adapter(name: str | os.PathLike, folder: Path) -> str:
 
 
 def _merge_adapter(base: PreTrainedModel, name: str | os.PathLike, folder: Path) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel  # more than half a second, and few models are adapters
+
     require_weights(name, folder, (_ADAPTER_WEIGHTS,))
     try:
         config = PeftConfig.from_pretrained(folder)

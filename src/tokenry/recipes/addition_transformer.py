@@ -108,7 +108,7 @@ def addition_model(setting: AdditionSetting, vocabulary: int, seed: int) -> GPT2
 
 def held_out_problems(setting: AdditionSetting, seed: int) -> AdditionProblems:
     """Problems to measure on, none of which is trained on."""
-    trained = {tuple(problem) for problem in _training_problems(setting, seed).tolist()}
+    trained = {tuple(problem) for problem in training_problems(setting, seed).tolist()}
     drawn = sample_free_problems(setting.test_problems, 0, setting.lengths, seed=seed + 1_000_000)
     fresh = [index for index, problem in enumerate(drawn.problems.tolist()) if tuple(problem) not in trained]
     return AdditionProblems(
@@ -166,7 +166,7 @@ def _train(
     seed: int,
     progress: Callable[[float], None],
 ) -> list[float]:
-    input_ids, labels = _rows(tokenizer, _training_problems(setting, seed))
+    input_ids, labels = _rows(tokenizer, training_problems(setting, seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, setting.steps // 20, setting.steps)
     order = torch.Generator().manual_seed(seed)
@@ -184,7 +184,8 @@ def _train(
     return losses
 
 
-def _training_problems(setting: AdditionSetting, seed: int) -> Int[np.ndarray, "problems 2"]:
+def training_problems(setting: AdditionSetting, seed: int) -> Int[np.ndarray, "problems 2"]:
+    """The problems that are trained on."""
     return sample_free_problems(setting.training_problems, 0, setting.lengths, seed).problems
 
 

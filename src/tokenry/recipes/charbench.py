@@ -104,8 +104,8 @@ class Asked:
         table = self.report.curves
         rows = table[(table["task"] == task) & (table["property"] == prop)]
         return {
-            value: (accuracy, error, n)
-            for value, accuracy, error, n in rows[["value", "accuracy", "standard_error", "n"]].to_numpy()
+            float(row.value): (float(row.accuracy), float(row.standard_error), int(row.n))
+            for row in rows.itertuples()
         }
 
 
@@ -283,7 +283,7 @@ def _negative(model: Asked, task: str) -> Claim:
     partial = f"{rows['partial_r'].iloc[0]:.3f}" if len(rows) else "undefined"
     return Claim(
         claim=f"{task}: right answers of {model.name} are negatively correlated with the length of the token that holds the character "
-        f"(n = {found['n']:,}, accuracy {_accuracies(model)[task]})",
+        f"(n = {found['n']:,}, right {_accuracies(model)[task]})",
         paper=ABSTRACT_INDEX,
         measured=f"{_interval(found)}; given word length, true index and number of tokens {partial}",
         control=f"{_interval(length)} with word length",
@@ -362,6 +362,7 @@ def _plot(reader: Asked, models: Sequence[Asked], output: Path) -> Path:
     """Draw accuracy over the length of the token that holds the character, and all correlations."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, (curves, bars) = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
     for number, model in enumerate((reader, *models)):
@@ -383,11 +384,12 @@ def _plot(reader: Asked, models: Sequence[Asked], output: Path) -> Path:
         title="Finding a character",
         ylim=(0, None),
     )
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.legend(fontsize=8)
     tasks = (*COUNTING_TASKS, *INDEX_TASKS)
     for place, task in enumerate(tasks):
         found = [(name, reader.correlation(task, name)) for name in _NAMES]
-        heights = [place + 0.15 * (2 - number) for number in range(len(found))]
+        heights = [place + 0.15 * (number - 2) for number in range(len(found))]
         for number, ((_, row), height) in enumerate(zip(found, heights, strict=True)):
             if np.isfinite(row["r"]):
                 bars.plot([row["low"], row["high"]], [height] * 2, color=f"C{number}", linewidth=1.5)

@@ -77,15 +77,18 @@ def train_language_model(
 
 
 def passages(texts: Sequence[str], length: int) -> list[str]:
-    """Cut texts into passages of about so many characters, at white space."""
-    cut = []
-    for text in texts:
-        words, size = [], 0
-        for word in text.split(" "):
-            words.append(word)
-            size += len(word) + 1
-            if size >= length:
-                cut.append(" ".join(words))
-                words, size = [], 0
+    """Cut texts at spaces into passages of about so many characters; an end that is much shorter is dropped, a short text kept."""
+    return [passage for text in texts for passage in _passages_of(text, length)]
+
+
+def _passages_of(text: str, length: int) -> list[str]:
+    cut, words, size = [], [], 0
+    for word in text.split(" "):
+        words.append(word)
+        size += len(word) + 1
+        if size >= length:
+            cut.append(" ".join(words))
+            words, size = [], 0
+    if words and (not cut or size >= length // 4):
         cut.append(" ".join(words))
-    return [each for each in cut if len(each) >= length // 4]
+    return cut

@@ -133,6 +133,11 @@ def answer_of(task: str, word: str, character: str | None = None) -> int:
     return _ANSWERS[task](word, character or "")
 
 
+def question_of(task: str, word: str, character: str | None = None) -> str:
+    """Write the question; what it asks is not checked."""
+    return _TEMPLATES[task].format(word=word, character=character)
+
+
 def sample_items(items: DataFrame, limit: int, seed: int = 0) -> DataFrame:
     """Draw about `limit` items, evenly from every task and word length; they keep their numbers and order.
 
@@ -153,7 +158,7 @@ def sample_items(items: DataFrame, limit: int, seed: int = 0) -> DataFrame:
 
 def _table(tasks: Sequence[str], words: Sequence[str], characters: Sequence[str | None]) -> DataFrame:
     rows = list(zip(tasks, words, characters, strict=True))
-    questions = [_TEMPLATES[task].format(word=word, character=character) for task, word, character in rows]
+    questions = [question_of(*row) for row in rows]
     answers = [str(_ANSWERS[task](word, character or "")) for task, word, character in rows]
     # Text columns that hold None turn it into nan unless they are columns of objects.
     columns = dict(zip(COLUMNS, (questions, answers, words, characters, tasks), strict=True))

@@ -5,12 +5,13 @@
 Running with other rows leaves the model as it is and lets gradients reach them (`torch.func.functional_call`).
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -72,6 +73,30 @@ def source_rows(model: PreTrainedModel, vocabulary: int) -> Float[Tensor, "vocab
     return torch.cat([side[:vocabulary].float() for side in sides], dim=1)
 
 
+def split_sides(
+    rows: Float[Tensor, "tokens width"], embedding_size: int
+) -> tuple[Float[Tensor, "tokens dim"], Float[Tensor, "tokens dim"] | None]:
+    """[input ; output] rows as two matrices; None for the output of a tied model."""
+    sides = rows.split(embedding_size, dim=1)
+    return sides[0], sides[1] if len(sides) > 1 else None
+
+
+def with_source_rows(
+    rows: ModelRows, source: ModelRows, ids: Int[Tensor, "some"], source_ids: Int[Tensor, "some"]
+) -> ModelRows:
+    """Overwrite the rows of some tokens by those of the source model."""
+
+    def overwritten(made: Tensor, of_source: Tensor) -> Tensor:
+        there = source_ids.to(of_source.device)
+        return made.index_copy(0, ids.to(made.device), of_source[there].to(made))
+
+    output, bias = (
+        made if made is None or of_source is None else overwritten(made, of_source)
+        for made, of_source in zip(rows[1:], source[1:], strict=True)
+    )
+    return ModelRows(overwritten(rows.input, source.input), output, bias)
+
+
 def logits_with(
     model: PreTrainedModel, rows: ModelRows, inputs: Mapping[str, Tensor]
 ) -> Float[Tensor, "batch seq tokens"]:
@@ -82,7 +107,9 @@ def logits_with(
         swapped[names["output"]] = rows.output
     if rows.bias is not None and "bias" in names:
         swapped[names["bias"]] = rows.bias
-    made: Any = functional_call(model, swapped, (), {**inputs, **_no_cache(model)})
+    keeps_cache = "use_cache" in inspect.signature(type(model).forward).parameters
+    cache = {"use_cache": False} if keeps_cache else {}
+    made: Any = functional_call(model, swapped, (), {**inputs, **cache})
     return made.logits
 
 
@@ -136,11 +163,3 @@ def _parameter_names(model: PreTrainedModel) -> dict[str, str]:
             if parameter is each:
                 found[what] = name
     return found
-
-
-def _no_cache(model: nn.Module) -> dict[str, bool]:
-    return {"use_cache": False} if getattr(model.config, "is_decoder", False) or _is_causal(model) else {}
-
-
-def _is_causal(model: nn.Module) -> bool:
-    return type(model).__name__.endswith("ForCausalLM")

@@ -33,7 +33,14 @@ from tokenry.tokenization.zett.drawn_batches import (
 )
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig, own_forms
 from tokenry.tokenization.zett.losses import clm_loss, identity_loss, lexical_loss, masked_lm_loss
-from tokenry.tokenization.zett.model_rows import ModelRows, logits_with, model_rows, source_rows
+from tokenry.tokenization.zett.model_rows import (
+    ModelRows,
+    logits_with,
+    model_rows,
+    source_rows,
+    split_sides,
+    with_source_rows,
+)
 from tokenry.tokenization.zett.resumable import AdamWSettings, Progress, ResumableTraining, step_generator
 from tokenry.tokenization.zett.schedule import require_schedule, two_stage_schedule
 from tokenry.tokenization.zett.surface_forms import mask_id
@@ -337,24 +344,3 @@ class HyperNetworkTrainer:
         for rows in (self._embeddings, *fixed):
             digest.update(rows.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def with_source_rows(rows: ModelRows, source: ModelRows, ids: Tensor, source_ids: Tensor) -> ModelRows:
-    """Overwrite the rows of some tokens by those of the source model."""
-
-    def overwritten(made: Tensor | None, of_source: Tensor | None) -> Tensor | None:
-        if made is None or of_source is None:
-            return made
-        there = source_ids.to(of_source.device)
-        return made.index_copy(0, ids.to(made.device), of_source[there].to(made))
-
-    made = rows.input.index_copy(
-        0, ids.to(rows.input.device), source.input[source_ids.to(source.input.device)].to(rows.input)
-    )
-    return ModelRows(made, overwritten(rows.output, source.output), overwritten(rows.bias, source.bias))
-
-
-def split_sides(rows: Tensor, embedding_size: int) -> tuple[Tensor, Tensor | None]:
-    """[input ; output] rows as two matrices; None for the output of a tied model."""
-    sides = rows.split(embedding_size, dim=1)
-    return sides[0], sides[1] if len(sides) > 1 else None

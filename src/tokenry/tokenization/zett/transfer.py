@@ -22,10 +22,16 @@ from tokenry.core.errors import UserError
 from tokenry.core.files import write_json
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
-from tokenry.tokenization.zett.model_rows import ModelRows, model_rows, source_rows, write_rows
+from tokenry.tokenization.zett.model_rows import (
+    ModelRows,
+    model_rows,
+    source_rows,
+    split_sides,
+    with_source_rows,
+    write_rows,
+)
 from tokenry.tokenization.zett.surface_forms import surface_forms
 from tokenry.tokenization.zett.token_report import TokenReport
-from tokenry.tokenization.zett.training import split_sides, with_source_rows
 
 REPORT_FILE = "zett.json"
 
