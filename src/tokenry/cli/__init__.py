@@ -12,15 +12,19 @@ from typer.core import TyperGroup
 
 from tokenry import __version__
 from tokenry.cli import bytes as of_bytes
+from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
+from tokenry.cli.evaluate_arithmetic import evaluate_arithmetic
+from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
 from tokenry.cli.tokenizer_compare import compare
+from tokenry.cli.tokenizer_numbers import numbers
 from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
 from tokenry.cli.tokenizer_premiums import premiums
 from tokenry.cli.tokenizer_train import train
@@ -40,12 +44,14 @@ def _add(group: typer.Typer, *functions: Callable[..., None], **named: Callable[
     for function in functions:
         group.command()(verb(function))
     for name, function in named.items():
-        group.command(name)(verb(function))
+        group.command(name.replace("_", "-"))(verb(function))
 
 
-def _group(name: str, purpose: str, shape: type[TyperGroup] = TyperGroup) -> typer.Typer:
+def _group(
+    name: str, purpose: str, shape: type[TyperGroup] = TyperGroup, inside: typer.Typer = app
+) -> typer.Typer:
     group = typer.Typer(no_args_is_help=shape is TyperGroup, help=purpose, cls=shape)
-    app.add_typer(group, name=name)
+    inside.add_typer(group, name=name)
     return group
 
 
@@ -61,27 +67,26 @@ class _HeldOutByDefault(TyperGroup):
 _add(app, tune, score, report)
 _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named).", _HeldOutByDefault),
-    **{"held-out": evaluate},
+    held_out=evaluate,
+    arithmetic=evaluate_arithmetic,
+    charbench=charbench,
 )
 _add(
     _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),
     vision,
     plan,
 )
-_add(
-    _group("tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."),
-    premiums,
-    train,
-    optimal_vocab,
-    transplant,
-    compare,
+_tokenizer = _group(
+    "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )
+_add(_tokenizer, compare, premiums, train, optimal_vocab, numbers, transplant)
+_add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
 _add(
     _group("bytes", of_bytes.HELP),
-    of_bytes.score,
-    of_bytes.generate,
-    of_bytes.self_test,
     next=of_bytes.next_byte,
+    score=of_bytes.score,
+    generate=of_bytes.generate,
+    self_test=of_bytes.self_test,
 )
 _add(app, papers, reproduce)
 

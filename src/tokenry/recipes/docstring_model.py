@@ -89,6 +89,7 @@ def _passages_of(text: str, length: int) -> list[str]:
         if size >= length:
             cut.append(" ".join(words))
             words, size = [], 0
-    if words and (not cut or size >= length // 4):
-        cut.append(" ".join(words))
+    rest = " ".join(words)
+    if rest and (not cut or len(rest) >= length // 4):
+        cut.append(rest)
     return cut

@@ -164,7 +164,7 @@ def measure(subject: Subject, progress: Progress) -> tuple[Losses, Curves, dict[
 def _trained(
     subject: Subject, form: str, progress: Progress, begun: float
 ) -> tuple[EmbeddingHyperNetwork, dict[int, TextLoss]]:
-    """Train one form; measured at the beginning of the main stage, twice on the way, and at its end."""
+    """Train one form; measured at the beginning of the main stage, on the way, and at its end."""
     settings, config = _SETTINGS[form], subject.training
     if settings.get("residual"):
         rest = {name: getattr(config, name) - config.identity_steps for name in ("steps", "warmup_steps")}
