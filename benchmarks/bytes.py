@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.byte_level import backend_tokenizer
-from tokenry.decoding.byte_level import END, ByteLM, ByteStream
-from tokenry.decoding.token_tree import Context
+from tokenry.decoding.byte_level.byte_lm import END, ByteLM, ByteStream
+from tokenry.decoding.byte_level.token_tree import Context
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
 from tokenry.recipes.byte_probabilities import cuts_inside_words
 from tokenry.recipes.prose import read_story

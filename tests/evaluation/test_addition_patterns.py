@@ -56,6 +56,13 @@ def test_answers_of_another_length_are_counted_apart():
     assert (only.pattern, only.share) == ("the wrong number of digits (of all errors)", 1.0)
 
 
+def test_a_long_answer_beside_the_others_adds_no_digits():
+    first, second = problems(10)
+    answers = with_wrong_digit(first, second, 4)
+    beside = error_patterns([*first, 1], [*second, 1], [*answers, 10**12], separated=False)
+    assert by_name(beside).keys() == by_name(error_patterns(first, second, answers, separated=False)).keys()
+
+
 def test_without_errors_there_is_no_pattern():
     first, second = problems(10)
     assert error_patterns(first, second, first + second) == []

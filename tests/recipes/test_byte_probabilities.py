@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.decoding.cutters import byte_level
-from tokenry.decoding.byte_level import ByteLM
+from tests.decoding.byte_level.cutters import byte_level
+from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.recipes import byte_probabilities, load_recipe
 from tokenry.recipes.byte_probabilities import (
     ENSEMBLE,

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.decoding.cutters import KnownTexts, byte_level
+from tests.decoding.byte_level.cutters import KnownTexts, byte_level
 from tokenry.core.errors import UserError
 from tokenry.recipes import byte_probing
 from tokenry.recipes.byte_probing import next_bytes, read_prompt, sample_bytes, score_bytes

@@ -1,1 +1,1 @@
-"""Which token, or byte, comes next."""
+"""What a model says next, and which one says it."""

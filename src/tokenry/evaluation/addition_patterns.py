@@ -151,7 +151,8 @@ def token_rank_patterns(
 
 def _flags(found: Mapping[str, np.ndarray], rows: Int[np.ndarray, "rows"]) -> dict[str, np.ndarray]:
     """The patterns of answers that have the right number of digits."""
-    errors = found["digit_error_mag"][rows]
+    # Answers of a wrong length, which are not among the rows, may be longer.
+    errors = found["digit_error_mag"][rows, : found["len_ans"][rows].max()]
     wrong = errors > 0
     alone = wrong.sum(1) == 1
     place = wrong.argmax(1)

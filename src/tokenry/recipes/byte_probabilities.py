@@ -20,9 +20,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
-from tokenry.decoding.byte_ensemble import ByteEnsemble
-from tokenry.decoding.byte_level import ByteLM
+from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
+from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
+from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
 from tokenry.recipes.prose import read_story
 from tokenry.recipes.quiet import quiet_libraries

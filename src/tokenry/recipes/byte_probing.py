@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
-from tokenry.decoding.byte_ensemble import ByteEnsemble
-from tokenry.decoding.byte_generation import Generated
-from tokenry.decoding.byte_level import END, ByteLM
-from tokenry.decoding.byte_map import check_byte_map
-from tokenry.decoding.surprisal import surprisal
+from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
+from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
+from tokenry.decoding.byte_level.byte_generation import Generated
+from tokenry.decoding.byte_level.byte_lm import END, ByteLM
+from tokenry.decoding.byte_level.byte_map import check_byte_map
+from tokenry.decoding.byte_level.byte_surprisal import surprisal
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.recipes.quiet import quiet_libraries
 

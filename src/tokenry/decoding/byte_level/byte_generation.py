@@ -17,7 +17,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of, require_share
-from tokenry.decoding.utf8 import Text
+from tokenry.decoding.byte_level.utf8 import Text
 
 Why = Literal["end", "stop", "length"]
 

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_level import END, ByteLM
-from tokenry.decoding.utf8 import Text
+from tokenry.decoding.byte_level.byte_lm import END, ByteLM
+from tokenry.decoding.byte_level.utf8 import Text
 
 
 def naive_next_byte(

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.decoding.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
+from tests.decoding.byte_level.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
-from tokenry.decoding.token_rules import Remembered
-from tokenry.decoding.valid_tokens import valid_tokens
+from tokenry.decoding.byte_level.token_rules import Remembered
+from tokenry.decoding.byte_level.valid_tokens import valid_tokens
 
 RULES = {
     name: valid_tokens(make(), ByteVocabulary.from_tokenizer(make())) for name, make in TOKENIZERS.items()

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from tests.core.test_byte_level import sentencepiece
 from tokenry.core.byte_level import to_byte_characters
-from tokenry.decoding.byte_level import ByteLM
+from tokenry.decoding.byte_level.byte_lm import ByteLM
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden/10-byte-probabilities/dev-byte-probs.json").read_text()

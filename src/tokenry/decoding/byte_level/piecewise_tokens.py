@@ -19,10 +19,10 @@ from jaxtyping import Bool, Int
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
-from tokenry.decoding.character_fallback import CharacterFallback
-from tokenry.decoding.pieces import Pieces
-from tokenry.decoding.token_rules import REMEMBERED_BYTES, Remembered, Tail, whole_tokens
-from tokenry.decoding.utf8 import split_unfinished
+from tokenry.decoding.byte_level.character_fallback import CharacterFallback
+from tokenry.decoding.byte_level.pieces import Pieces
+from tokenry.decoding.byte_level.token_rules import REMEMBERED_BYTES, Remembered, Tail, whole_tokens
+from tokenry.decoding.byte_level.utf8 import split_unfinished
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.decoding.cutters import GOLDEN, golden_lm
-from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
-from tokenry.decoding.byte_ensemble import ByteEnsemble
-from tokenry.decoding.byte_generation import nucleus, tempered
+from tests.decoding.byte_level.cutters import GOLDEN, golden_lm
+from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
+from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
+from tokenry.decoding.byte_level.byte_generation import nucleus, tempered
 
 MODES = ["truncate", "tr", "all"]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.decoding.cutters import GOLDEN, TOKENIZERS, KnownTexts, byte_level, golden_lm
+from tests.decoding.byte_level.cutters import GOLDEN, TOKENIZERS, KnownTexts, byte_level, golden_lm
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_level import END, ByteLM
+from tokenry.decoding.byte_level.byte_lm import END, ByteLM
 
 CHARACTERS = {"llama3": "at's 1\n", "o200k": "aT's 1\n", "right to left": "a 12", "deepseek": "a!漢 1"}
 KNOWN = {

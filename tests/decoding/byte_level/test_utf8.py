@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.decoding.utf8 import as_bytes, code_points, missing_bytes, split_unfinished
+from tokenry.decoding.byte_level.utf8 import as_bytes, code_points, missing_bytes, split_unfinished
 
 
 @given(st.characters(exclude_categories=["Cs"]), st.data())

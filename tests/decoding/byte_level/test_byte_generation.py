@@ -5,10 +5,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from tests.decoding.cutters import KnownTexts, byte_level
+from tests.decoding.byte_level.cutters import KnownTexts, byte_level
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_generation import fill_in_middle, generate, nucleus, tempered
-from tokenry.decoding.byte_level import ByteLM
+from tokenry.decoding.byte_level.byte_generation import fill_in_middle, generate, nucleus, tempered
+from tokenry.decoding.byte_level.byte_lm import ByteLM
 
 KNOWN = KnownTexts(byte_level("gpt2"), "at é", longest=4)
 LM = KNOWN.byte_lm()

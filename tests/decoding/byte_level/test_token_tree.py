@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.decoding import token_tree
-from tokenry.decoding.token_tree import CalledModel, Context, TokenTree
+from tokenry.decoding.byte_level import token_tree
+from tokenry.decoding.byte_level.token_tree import CalledModel, Context, TokenTree
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 GLU = {**SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "initializer_range": 0.5}

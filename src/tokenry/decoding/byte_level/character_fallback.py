@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from tokenry.core.byte_level import ByteVocabulary
-from tokenry.decoding.token_rules import Remembered, Tail
-from tokenry.decoding.utf8 import code_points, missing_bytes
+from tokenry.decoding.byte_level.token_rules import Remembered, Tail
+from tokenry.decoding.byte_level.utf8 import code_points, missing_bytes
 
 
 class CharacterFallback:

@@ -26,14 +26,22 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.decoding.byte_generation import Generated, generate
-from tokenry.decoding.covers import CoverSearch, Ending, Next, Node, Reaching, TokenSequence, require_bearable
-from tokenry.decoding.pairwise_tokens import PairwiseTokens
-from tokenry.decoding.piecewise_tokens import PiecewiseTokens
-from tokenry.decoding.token_rules import AnyTokens, Tail, ValidTokens
-from tokenry.decoding.token_tree import CalledModel, Context, NextTokenModel, TokenTree
-from tokenry.decoding.utf8 import Text, as_bytes
-from tokenry.decoding.valid_tokens import valid_tokens
+from tokenry.decoding.byte_level.byte_generation import Generated, generate
+from tokenry.decoding.byte_level.covers import (
+    CoverSearch,
+    Ending,
+    Next,
+    Node,
+    Reaching,
+    TokenSequence,
+    require_bearable,
+)
+from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens
+from tokenry.decoding.byte_level.piecewise_tokens import PiecewiseTokens
+from tokenry.decoding.byte_level.token_rules import AnyTokens, Tail, ValidTokens
+from tokenry.decoding.byte_level.token_tree import CalledModel, Context, NextTokenModel, TokenTree
+from tokenry.decoding.byte_level.utf8 import Text, as_bytes
+from tokenry.decoding.byte_level.valid_tokens import valid_tokens
 
 INVALID = ("truncate", "renormalize", "all")
 VALIDATE = ("pairwise", "reencode", "none")

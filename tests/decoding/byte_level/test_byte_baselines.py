@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.decoding.cutters import KnownTexts, byte_level
+from tests.decoding.byte_level.cutters import KnownTexts, byte_level
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_baselines import healed_next_byte, naive_next_byte
+from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
 
 KNOWN = KnownTexts(byte_level("gpt2"), "ates ", longest=5)
 LM = KNOWN.byte_lm()

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError
-from tokenry.decoding.pairwise_tokens import PairwiseTokens, ReencodedPairs
-from tokenry.decoding.pieces import Pieces
-from tokenry.decoding.piecewise_tokens import PiecewiseTokens
-from tokenry.decoding.reencoded_pieces import ReencodedPieces
+from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens, ReencodedPairs
+from tokenry.decoding.byte_level.pieces import Pieces
+from tokenry.decoding.byte_level.piecewise_tokens import PiecewiseTokens
+from tokenry.decoding.byte_level.reencoded_pieces import ReencodedPieces
 
 
 def valid_tokens(

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.decoding.byte_level import ByteLM
-from tokenry.decoding.utf8 import Text, as_bytes
+from tokenry.decoding.byte_level.byte_lm import ByteLM
+from tokenry.decoding.byte_level.utf8 import Text, as_bytes
 
 UNITS = ("byte", "character")
 METHODS = ("exact", "tokens")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.decoding.cutters import GOLDEN, KnownTexts, byte_level, golden_lm, metaspace
+from tests.decoding.byte_level.cutters import GOLDEN, KnownTexts, byte_level, golden_lm, metaspace
 from tokenry.core.errors import UserError
-from tokenry.decoding.surprisal import surprisal
+from tokenry.decoding.byte_level.byte_surprisal import surprisal
 
 KNOWN = KnownTexts(byte_level("gpt2"), "at é", longest=4)
 LM = KNOWN.byte_lm()

@@ -8,9 +8,9 @@ Source: valid encodings, arXiv 2410.09303, section 3.
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.decoding.piecewise_tokens import Kinds, PiecewiseTokens
-from tokenry.decoding.token_rules import Tail
-from tokenry.decoding.utf8 import split_unfinished
+from tokenry.decoding.byte_level.piecewise_tokens import Kinds, PiecewiseTokens
+from tokenry.decoding.byte_level.token_rules import Tail
+from tokenry.decoding.byte_level.utf8 import split_unfinished
 
 
 class ReencodedPieces(PiecewiseTokens):

@@ -10,8 +10,8 @@ from jaxtyping import Bool
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
-from tokenry.decoding.character_fallback import CharacterFallback
-from tokenry.decoding.token_rules import REMEMBERED_BYTES, Remembered, Tail, whole_tokens
+from tokenry.decoding.byte_level.character_fallback import CharacterFallback
+from tokenry.decoding.byte_level.token_rules import REMEMBERED_BYTES, Remembered, Tail, whole_tokens
 
 
 class PairwiseTokens:

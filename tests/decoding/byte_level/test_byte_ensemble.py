@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.decoding.cutters import GOLDEN, KnownTexts, byte_level, golden_lm
+from tests.decoding.byte_level.cutters import GOLDEN, KnownTexts, byte_level, golden_lm
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_ensemble import ByteEnsemble
+from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
 
 ONE, OTHER = (KnownTexts(byte_level(name), "at é", 4, seed) for name, seed in (("gpt2", 0), ("none", 1)))
 

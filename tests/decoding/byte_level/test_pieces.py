@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from tests.decoding.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
+from tests.decoding.byte_level.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
 from tokenry.core.errors import UserError
-from tokenry.decoding.pieces import Pieces, _Pattern
+from tokenry.decoding.byte_level.pieces import Pieces, _Pattern
 
 CUTTING = [name for name in PRE_TOKENIZERS if name != "none"]
 

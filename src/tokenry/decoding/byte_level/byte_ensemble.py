@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.decoding.byte_generation import Generated, generate
-from tokenry.decoding.byte_level import ByteLM, ByteStream
-from tokenry.decoding.utf8 import Text
+from tokenry.decoding.byte_level.byte_generation import Generated, generate
+from tokenry.decoding.byte_level.byte_lm import ByteLM, ByteStream
+from tokenry.decoding.byte_level.utf8 import Text
 
 HOW = ("mean", "geometric")
 

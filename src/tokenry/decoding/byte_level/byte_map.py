@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.byte_pairs import BytePairEncoder
-from tokenry.decoding.token_rules import whole_tokens
+from tokenry.decoding.byte_level.token_rules import whole_tokens
 
 TEXTS = (
     "The quick brown fox doesn't jump 1234567 times;  it's\n\tlazy — “quite” (so)!",

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
-from tokenry.decoding.utf8 import code_points
+from tokenry.decoding.byte_level.utf8 import code_points
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]|\p{P}"

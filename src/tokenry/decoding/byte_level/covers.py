@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
-from tokenry.decoding.token_rules import Tail, ValidTokens
-from tokenry.decoding.token_tree import Context
+from tokenry.decoding.byte_level.token_rules import Tail, ValidTokens
+from tokenry.decoding.byte_level.token_tree import Context
 
 # So many sequences of one text are bearable.
 _MOST_SEQUENCES = 20_000
