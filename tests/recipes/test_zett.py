@@ -149,6 +149,6 @@ def test_the_small_model_learns_and_its_texts_begin_with_a_token():
     assert cut("the cat")["input_ids"][0] == cut.bos_token_id
     model = small_model(len(cut))
     ids = {"input_ids": cut(TEXTS[0], return_tensors="pt").input_ids}
-    before = float(model(**ids, labels=ids["input_ids"]).loss)
+    before = float(model(**ids, labels=ids["input_ids"]).loss.detach())
     train_language_model(model, cut, TEXTS, 15, batch_size=4, window=16)
-    assert float(model(**ids, labels=ids["input_ids"]).loss) < before
+    assert float(model(**ids, labels=ids["input_ids"]).loss.detach()) < before

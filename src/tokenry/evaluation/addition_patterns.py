@@ -99,7 +99,10 @@ def error_patterns(
     drawn = _with_one_digit_replaced(first, second, max(1, _DRAWN // len(rows)), seed)
     chance = _flags(analyze_errors(*drawn, mode, group, separated), np.arange(len(drawn[0])))
     return patterns + [
-        ErrorPattern.of_flags(name, flags, confidence, float(chance[name].mean()))
+        # Of what all sums with a replaced digit show, chance says nothing.
+        ErrorPattern.of_flags(
+            name, flags, confidence, None if chance[name].all() else float(chance[name].mean())
+        )
         for name, flags in _flags(found, rows).items()
     ]
 
