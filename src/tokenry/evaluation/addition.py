@@ -31,8 +31,7 @@ from tokenry.evaluation.addition_problems import (
     addition_prompt,
     sample_problems,
 )
-from tokenry.evaluation.held_out import evaluation_mode
-from tokenry.evaluation.verifiers import _generate, _greedy
+from tokenry.evaluation.generation import greedy_answers
 
 _LEAST_NEW_TOKENS = 20
 # Room for an answer that is longer than the right one.
@@ -133,18 +132,8 @@ def evaluate_addition(
         for problem, few in zip(asked.problems, asked.shots, strict=True)
     ]
     limit = max_new_tokens or _enough_tokens(tokenizer, asked, chosen)
-    responses = [""] * len(prompts)
-    greedy = _greedy(model, tokenizer, limit)
-    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    with evaluation_mode(model), torch.no_grad():
-        for start in range(0, len(by_length), batch_size):
-            batch = by_length[start : start + batch_size]
-            written = _generate(model, [prompts[index] for index in batch], greedy)
-            for index, text in zip(
-                batch, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
-            ):
-                responses[index] = text if in_chat else text.split("\n")[0]
-            progress(min(1.0, (start + batch_size) / len(by_length)))
+    written = greedy_answers(model, tokenizer, prompts, limit, batch_size, progress)
+    responses = written if in_chat else [text.split("\n")[0] for text in written]
     title = name or (fmt if isinstance(fmt, str) else format_title(chosen))
     return [judge_answer(asked, index, text, chosen, title) for index, text in enumerate(responses)]
 

@@ -17,13 +17,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.records import Estimate
-from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.evaluation.generation import greedy_answers
 
 Messages = Sequence[Mapping[str, Any]]
 Verifier = Mapping[str, Any]
@@ -113,17 +111,8 @@ def generate_answers(
         )["input_ids"]
         for prompt in prompts
     ]
-    greedy = _greedy(model, tokenizer, max_new_tokens)
-    answers = [""] * len(prompts)
-    by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
-    with evaluation_mode(model), torch.no_grad():
-        for start in range(0, len(encoded), batch_size):
-            batch = by_length[start : start + batch_size]
-            generated = _generate(model, [encoded[index] for index in batch], greedy)
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            for index, text in zip(batch, texts, strict=True):
-                answers[index] = text.strip()
-    return answers
+    answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
+    return [answer.strip() for answer in answers]
 
 
 def _check_prompts(
@@ -141,43 +130,6 @@ def _check_prompts(
             raise UserError(
                 f"prompt {index} does not end with the user's turn: leave the assistant's answer out, it is to be generated."
             )
-
-
-def _greedy(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
-) -> GenerationConfig:
-    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured."""
-    own = getattr(model, "generation_config", None)
-    ends: list[int] = []
-    for end in (tokenizer.eos_token_id, getattr(own, "eos_token_id", None)):
-        ends += [] if end is None else end if isinstance(end, list) else [end]
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=sorted(set(ends)) or None,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0],
-    )
-
-
-def _generate(
-    model: torch.nn.Module, prompts: list[list[int]], greedy: GenerationConfig
-) -> Int[Tensor, "batch new"]:
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), int(greedy.pad_token_id))
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    output = model.generate(  # type: ignore[operator]
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        generation_config=greedy,
-    )
-    return output[:, longest:]
 
 
 def _reasoning_gym_right(answer: str, verifier: Verifier) -> bool:

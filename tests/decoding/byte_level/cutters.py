@@ -14,7 +14,7 @@ from tokenry.core.byte_level import to_byte_characters
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 
 GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "golden/10-byte-probabilities/dev-byte-probs.json").read_text()
+    (Path(__file__).parents[2] / "golden/10-byte-probabilities/dev-byte-probs.json").read_text()
 )
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -6,7 +6,17 @@ import json
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTModel,
+)
 
 from tests.tokenization.tiny_vocabularies import (
     CODE,
@@ -123,14 +133,28 @@ def test_a_masked_model_gets_rows_and_bias():
     assert model.get_output_embeddings().bias.abs().sum() > 0
 
 
-def test_running_with_other_rows_is_running_the_transferred_model():
-    for model in (causal(), causal(False), masked_lm()):
-        made = hypernetwork_for(model, tokenizer(mask_token="<mask>"), layers=1, heads=2).eval()
-        rows = predict_vocabulary(model, made, target()).rows
-        ids = torch.tensor([[1, 300, 260]])
-        swapped = logits_with(model, rows, {"input_ids": ids})
-        transfer_tokenizer(model, made, target())
-        torch.testing.assert_close(swapped, model(ids).logits)
+def other_models():
+    sizes = {"vocab_size": 330, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 24}
+    torch.manual_seed(0)
+    return [
+        causal(),
+        causal(False),
+        masked_lm(),
+        GPT2LMHeadModel(GPT2Config(vocab_size=330, n_embd=24, n_layer=1, n_head=2, n_positions=64)).eval(),
+        Gemma2ForCausalLM(
+            Gemma2Config(**sizes, intermediate_size=24, num_key_value_heads=1, head_dim=12)
+        ).eval(),
+    ]
+
+
+@pytest.mark.parametrize("model", other_models(), ids=lambda model: type(model).__name__)
+def test_running_with_other_rows_is_running_the_transferred_model(model):
+    made = hypernetwork_for(model, tokenizer(mask_token="<mask>"), layers=1, heads=2).eval()
+    rows = predict_vocabulary(model, made, target()).rows
+    ids = torch.tensor([[1, 300, 260]])
+    swapped = logits_with(model, rows, {"input_ids": ids})
+    transfer_tokenizer(model, made, target())
+    torch.testing.assert_close(swapped, model(ids).logits)
 
 
 def test_the_report_names_shared_special_and_truncated_tokens():
@@ -260,8 +284,6 @@ def test_bad_settings_of_training_on_are_one_sentence():
 
 
 def test_models_without_a_vocabulary_are_refused():
-    from transformers import ViTConfig, ViTModel
-
     tiny = ViTModel(
         ViTConfig(
             hidden_size=8,

@@ -1,0 +1,88 @@
+"""Greedy answers, generated in batches: the same whatever stands beside them in the batch, and whatever the model's own defaults are."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from tokenry.evaluation.held_out import evaluation_mode
+
+
+def greedy_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[str]:
+    """Generate one greedy answer per prompt; batches are padded on the left, which never changes an answer.
+
+    Args:
+        model: anything with `generate`. Its mode is restored afterwards.
+        tokenizer: its own.
+        prompts: token ids.
+        max_new_tokens: tokens after which an answer is cut off.
+        batch_size: prompts per batch.
+        progress: told the share that is done.
+
+    Returns:
+        What was generated, without special tokens, in the order of the prompts.
+    """
+    greedy = greedy_config(model, tokenizer, max_new_tokens)
+    answers = [""] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, len(by_length), batch_size):
+            batch = by_length[start : start + batch_size]
+            generated = _generate(model, [prompts[index] for index in batch], greedy)
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for index, text in zip(batch, texts, strict=True):
+                answers[index] = text
+            progress(min(1.0, (start + batch_size) / len(by_length)))
+    return answers
+
+
+def greedy_config(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, ends: Iterable[int] = ()
+) -> GenerationConfig:
+    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured.
+
+    Args:
+        model: its own end tokens end an answer.
+        tokenizer: so does its eos token.
+        max_new_tokens: tokens after which an answer is cut off.
+        ends: further tokens that end an answer.
+    """
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    known = {*ends, *(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    last = sorted(end for end in known if end is not None)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=last or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (last or [0])[0],
+    )
+
+
+def _generate(
+    model: nn.Module, prompts: Sequence[Sequence[int]], greedy: GenerationConfig
+) -> Int[Tensor, "batch new"]:
+    device = next(model.parameters()).device
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), int(greedy.pad_token_id))
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = 1
+    output = model.generate(  # type: ignore[operator]
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        generation_config=greedy,
+    )
+    return output[:, longest:]
