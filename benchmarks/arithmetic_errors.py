@@ -14,8 +14,8 @@ from _measure import interleaved
 from _report import Result, note, run, speedup
 
 from tokenry.core.digit_groups import cut
-from tokenry.evaluation.addition_errors import analyze_errors
-from tokenry.evaluation.addition_problems import SIGNATURES, sample_problems
+from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
+from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
 
 AT_LEAST = 100.0
 GROUP = 3

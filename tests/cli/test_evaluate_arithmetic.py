@@ -10,8 +10,8 @@ from tests.tiny_chat import write_model
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate_arithmetic import evaluate_arithmetic
 from tokenry.core.digit_groups import NumberFormat, number_format
-from tokenry.evaluation.addition import judge_answer
-from tokenry.evaluation.addition_problems import sample_problems
+from tokenry.evaluation.arithmetic.addition import judge_answer
+from tokenry.evaluation.arithmetic.addition_problems import sample_problems
 from tokenry.models import load_tokenizer
 from tokenry.recipes.arithmetic_evaluation import cut_mode, patterns_of
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokenry.evaluation.addition import AdditionAnswer
-from tokenry.evaluation.addition_patterns import error_patterns
-from tokenry.evaluation.addition_problems import sample_addition, sample_problems
+from tokenry.evaluation.arithmetic.addition import AdditionAnswer
+from tokenry.evaluation.arithmetic.addition_patterns import error_patterns
+from tokenry.evaluation.arithmetic.addition_problems import sample_addition, sample_problems
 from tokenry.recipes import load_recipe, number_tokens
 from tokenry.recipes.addition_transformer import (
     AdditionRun,

@@ -22,8 +22,12 @@ from transformers import (
 from tokenry.core.alignment import IGNORED
 from tokenry.core.digit_groups import GroupMode, number_format
 from tokenry.core.number_tokens import all_numbers
-from tokenry.evaluation.addition import AdditionAnswer, evaluate_addition
-from tokenry.evaluation.addition_problems import AdditionFormat, AdditionProblems, sample_free_problems
+from tokenry.evaluation.arithmetic.addition import AdditionAnswer, evaluate_addition
+from tokenry.evaluation.arithmetic.addition_problems import (
+    AdditionFormat,
+    AdditionProblems,
+    sample_free_problems,
+)
 from tokenry.recipes.recipe import Progress
 from tokenry.tokenization.number_pre_tokenizers import number_pre_tokenizer
 

@@ -10,9 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.digit_groups import GroupMode, NumberFormat, cut, number_format
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import digit_cuts, number_token_ids
-from tokenry.evaluation.addition import AdditionAnswer, accuracy_table, evaluate_addition
-from tokenry.evaluation.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
-from tokenry.evaluation.addition_problems import SIGNATURES, SYSTEM_PROMPT, AdditionFormat, sample_problems
+from tokenry.evaluation.arithmetic.addition import AdditionAnswer, accuracy_table, evaluate_addition
+from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
+from tokenry.evaluation.arithmetic.addition_problems import (
+    SIGNATURES,
+    SYSTEM_PROMPT,
+    AdditionFormat,
+    sample_problems,
+)
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Progress

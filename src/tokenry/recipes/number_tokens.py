@@ -21,10 +21,15 @@ from jaxtyping import Bool, Float
 
 from tokenry.core.digit_groups import GroupMode, cut, format_number
 from tokenry.core.errors import UserError
-from tokenry.evaluation.addition import AdditionAnswer, accuracy_table, evaluate_addition
-from tokenry.evaluation.addition_errors import analyze_errors
-from tokenry.evaluation.addition_patterns import ErrorPattern, error_patterns
-from tokenry.evaluation.addition_problems import SIGNATURES, Signature, sample_addition, sample_problems
+from tokenry.evaluation.arithmetic.addition import AdditionAnswer, accuracy_table, evaluate_addition
+from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
+from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns
+from tokenry.evaluation.arithmetic.addition_problems import (
+    SIGNATURES,
+    Signature,
+    sample_addition,
+    sample_problems,
+)
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
 from tokenry.recipes.addition_transformer import AdditionRun, AdditionSetting, learn_addition
 from tokenry.recipes.quiet import quiet_libraries

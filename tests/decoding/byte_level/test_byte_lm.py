@@ -299,7 +299,7 @@ def test_a_unigram_tokenizer_is_for_all_cuts_only():
 
 
 def test_all_cuts_of_a_long_text_are_too_many_and_said_to_be(monkeypatch):
-    monkeypatch.setattr("tokenry.decoding.covers._MOST_SEQUENCES", 100)
+    monkeypatch.setattr("tokenry.decoding.byte_level.covers._MOST_SEQUENCES", 100)
     lm = KNOWN["none"].byte_lm(invalid="all")
     with pytest.raises(UserError, match="all cuts of a long text are too many"):
         lm.log_prob(b"the cat sat on the mat, isn't it?  We're there now" * 5)

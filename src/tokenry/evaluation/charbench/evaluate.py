@@ -20,11 +20,12 @@ import torch
 from jaxtyping import Float
 from pandas import DataFrame, Series
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.evaluation.charbench.items import check_items
 from tokenry.evaluation.charbench.prompt import Asked, ask, parse_answer
+from tokenry.evaluation.generation import greedy_config
 from tokenry.evaluation.held_out import evaluation_mode
 
 Mode = Literal["generate", "score"]
@@ -96,7 +97,8 @@ def _generated(
     batch_size: int,
     report: Callable[[float], None],
 ) -> DataFrame:
-    greedy = _greedy(model, tokenizer, asked)
+    ends = () if asked.one_line else {answer[-1] for answer in asked.answers}
+    greedy = greedy_config(model, tokenizer, NEW_TOKENS, ends)
     device = next(model.parameters()).device
     responses, done = [""] * len(items), 0
     for batch in equal_lengths(asked.prompts, batch_size):
@@ -115,23 +117,6 @@ def _generated(
             "response": Series(responses, dtype=object, index=items.index),
         },
         index=items.index,
-    )
-
-
-def _greedy(model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Asked) -> GenerationConfig:
-    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
-    ends |= set() if asked.one_line else {answer[-1] for answer in asked.answers}
-    known = sorted(end for end in ends if end is not None)
-    return GenerationConfig(
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=known or None,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (known or [0])[0],
     )
 
 

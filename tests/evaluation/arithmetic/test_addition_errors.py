@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tokenry.core.digit_groups import cut
 from tokenry.core.errors import UserError
-from tokenry.evaluation.addition_errors import analyze_errors
+from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
 CASES = [case for case in GOLDEN["analyze"] if case["error"]]
 KINDS = sorted({(case["tokenize_dir"], case["number_format"] != "nosep") for case in CASES})
 

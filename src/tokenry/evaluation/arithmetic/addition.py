@@ -21,8 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.digit_groups import NumberFormat, cut
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import digit_cuts
-from tokenry.evaluation.addition_answers import parse_answer
-from tokenry.evaluation.addition_problems import (
+from tokenry.evaluation.arithmetic.addition_answers import parse_answer
+from tokenry.evaluation.arithmetic.addition_problems import (
     SIGNATURES,
     AdditionFormat,
     AdditionProblems,

@@ -8,8 +8,8 @@ from scipy.stats import bootstrap
 
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import all_numbers
-from tokenry.evaluation.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
-from tokenry.evaluation.addition_problems import sample_addition
+from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
+from tokenry.evaluation.arithmetic.addition_problems import sample_addition
 
 
 def problems(number=400, signature=(7, 7, 8)):

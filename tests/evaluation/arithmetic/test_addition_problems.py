@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.core.errors import UserError
-from tokenry.evaluation.addition_problems import (
+from tokenry.evaluation.arithmetic.addition_problems import (
     SIGNATURES,
     AdditionFormat,
     addition_pmf,
@@ -24,7 +24,7 @@ from tokenry.evaluation.addition_problems import (
     sample_problems,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
 LAWS = GOLDEN["sampler_law"]
 
 signatures = st.tuples(st.integers(1, 17), st.integers(1, 17), st.booleans()).map(

@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerFast
 from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import all_numbers
-from tokenry.evaluation.addition import (
+from tokenry.evaluation.arithmetic.addition import (
     AdditionAnswer,
     accuracy_table,
     evaluate_addition,
     format_title,
     judge_answer,
 )
-from tokenry.evaluation.addition_problems import AdditionFormat, sample_problems
+from tokenry.evaluation.arithmetic.addition_problems import AdditionFormat, sample_problems
 
 TWO = [(1, 1, 2), (2, 2, 2)]
 

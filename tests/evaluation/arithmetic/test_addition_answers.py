@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tokenry.core.digit_groups import FORMAT_NAMES, format_number
 from tokenry.core.errors import UserError
-from tokenry.evaluation.addition_answers import parse_answer
+from tokenry.evaluation.arithmetic.addition_answers import parse_answer
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
 
 
 @pytest.mark.parametrize("case", GOLDEN["extract_number"], ids=lambda case: repr(case["text"]))

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from scipy.stats import binom
 
 from tokenry.core.errors import UserError
-from tokenry.evaluation.addition_errors import Integers, analyze_errors
+from tokenry.evaluation.arithmetic.addition_errors import Integers, analyze_errors
 
 _DRAWN = 20_000
 
