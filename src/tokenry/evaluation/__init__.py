@@ -1,4 +1,7 @@
-"""How well a model does on data it has not seen: NLL, bits per byte, paired differences, verified answers."""
+"""How well a model does on data it has not seen: NLL, bits per byte, paired differences, verified answers.
+
+`tokenry.evaluation.arithmetic` lets it add, `tokenry.evaluation.charbench` asks it about the characters of words.
+"""
 
 from tokenry.evaluation.held_out import HeldOut, held_out_nll, paired_difference
 from tokenry.evaluation.verifiers import (

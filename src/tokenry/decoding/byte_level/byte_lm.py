@@ -217,7 +217,7 @@ class ByteLM:
         seed: int = 0,
         context_ids: Sequence[int] | None = None,
     ) -> Generated | list[Generated]:
-        """Sample bytes after a prompt, or after each of several; see `tokenry.decoding.byte_generation.generate`."""
+        """Sample bytes after a prompt, or after each of several; see `tokenry.decoding.byte_level.byte_generation.generate`."""
         return generate(self, prompt, max_bytes, temperature, top_p, stop, seed, context_ids)
 
     def _beginning(self, context_ids: Sequence[int] | None) -> tuple[Context, bytes]:
