@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenry.models import load_tokenizer
 from tokenry.recipes.docstrings import read_docstrings
-from tokenry.tokenization.byte_level_training import train_bpe
+from tokenry.tokenization.training.byte_level_training import train_bpe
 from tokenry.tokenization.zett.byte_conversion import to_byte_level
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig
 from tokenry.tokenization.zett.surface_forms import mask_id, surface_forms

@@ -21,10 +21,10 @@ import tokenizers
 from _measure import Step, interleaved, peak_memory
 from _report import Result, note, result, run, speedup
 
-from tokenry.tokenization.byte_level_training import train_bpe
-from tokenry.tokenization.many_sizes import SIZES, ctc_curve
-from tokenry.tokenization.superbpe import extend_to_superwords
+from tokenry.tokenization.premiums.many_sizes import SIZES, ctc_curve
 from tokenry.tokenization.token_counts import corpus_token_count, utf8_bytes
+from tokenry.tokenization.training.byte_level_training import train_bpe
+from tokenry.tokenization.training.superbpe import extend_to_superwords
 
 AT_LEAST_SIZES = 3.0
 AT_MOST_SUPERWORDS = 5.0

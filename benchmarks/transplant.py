@@ -33,8 +33,8 @@ from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.records import Estimate
 from tokenry.models import embedded_folder
 from tokenry.recipes.tokenadapt import DOCSTRINGS, PROSE, Subject, embedded_subject
-from tokenry.tokenization.embedding_heuristics import Wanted, global_mixture, hybrid, local_mixture
-from tokenry.tokenization.matching_pursuit import omp
+from tokenry.tokenization.transplant.embedding_heuristics import Wanted, global_mixture, hybrid, local_mixture
+from tokenry.tokenization.transplant.matching_pursuit import omp
 
 TARGET = 5.0
 TEMPERATURE, NEIGHBOURS, WEIGHT = 0.3, 3, 0.3

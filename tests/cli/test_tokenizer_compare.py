@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tokenry.cli import app
-from tokenry.tokenization.byte_level_training import train_bpe
 from tokenry.tokenization.tokenizer_files import save_tokenizer
+from tokenry.tokenization.training.byte_level_training import train_bpe
 
 TEXTS = ["the cat sat on the mat", "a cat and a dog"] * 3
 

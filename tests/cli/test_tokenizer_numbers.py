@@ -7,7 +7,7 @@ import typer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from tests.tokenization.test_retokenize_numbers import gpt4_like
+from tests.tokenization.numbers.test_retokenize_numbers import gpt4_like
 from tokenry.cli.console import verb
 from tokenry.cli.tokenizer_numbers import numbers
 

@@ -9,7 +9,7 @@ from tests.tokenization.premium_golden import golden
 from tokenry.papers import paper
 from tokenry.recipes import premiums
 from tokenry.recipes.premiums import RECIPE, Corpus, judge, measure, settings_compared
-from tokenry.tokenization.tokenizer_grid import GridConfig, counts_of
+from tokenry.tokenization.premiums.tokenizer_grid import GridConfig, counts_of
 
 GOLDEN = golden("premiums")
 LANGUAGES = ("eng", "deu_1996", "tur", "hin", "swh")

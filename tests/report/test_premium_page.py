@@ -4,7 +4,7 @@ import pytest
 
 from tokenry.report.premium_charts import premium_plots
 from tokenry.report.premium_page import render_premiums
-from tokenry.tokenization.premium_table import LanguageCost, PremiumTable
+from tokenry.tokenization.premiums.premium_table import LanguageCost, PremiumTable
 from tokenry.tokenization.token_counts import Estimate
 
 from .page_reader import Page

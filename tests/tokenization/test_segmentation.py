@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tokenry.core.errors import UserError
-from tokenry.tokenization.boundless_bpe import train_boundless_bpe
-from tokenry.tokenization.byte_level_training import train_bpe
 from tokenry.tokenization.segmentation import Piece, TokenCutter, compare_segmentations
+from tokenry.tokenization.training.boundless_bpe import train_boundless_bpe
+from tokenry.tokenization.training.byte_level_training import train_bpe
 
 TEXTS = ["the cat sat on the mat", "a cat and a dog and the mat", "über die Brücke, über den Fluß"] * 3
 SMALL, LARGE = train_bpe(TEXTS, 262), train_bpe(TEXTS, 300)

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
-from tokenry.tokenization.byte_level_training import GPT2_PATTERN, train_bpe
 from tokenry.tokenization.token_counts import (
     byte_premium,
     corpus_token_count,
@@ -19,6 +18,7 @@ from tokenry.tokenization.token_counts import (
     segment_token_counts,
     token_premiums,
 )
+from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe
 
 GOLDEN = golden("premiums")
 SIZES = GOLDEN["vocab_sizes"]

@@ -5,9 +5,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.tokenization.boundless_bpe import BoundlessBPE, train_boundless_bpe
-from tokenry.tokenization.superbpe import train_superbpe
 from tokenry.tokenization.tokenizer_files import TextLines, load_any_tokenizer, save_tokenizer, text_files
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.superbpe import train_superbpe
 
 TEXTS = ["to be or not to be", "that is to be"] * 3
 

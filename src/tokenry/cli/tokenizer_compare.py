@@ -71,7 +71,7 @@ def _read(
     files: Sequence[Path] | None, parallel: Path | None, languages: str | None
 ) -> tuple[dict[str, str], Mapping[str, str]]:
     """The texts by name, and longer names where there are some."""
-    from tokenry.tokenization.parallel_text import load_for_measuring, names_of
+    from tokenry.tokenization.premiums.parallel_text import load_for_measuring, names_of
     from tokenry.tokenization.tokenizer_files import TextLines
 
     if files:

@@ -47,8 +47,8 @@ def optimal_vocab(
     json: Json = False,
 ) -> None:
     """Fit tokens against vocabulary, choose a size for each language, train it, and count again."""
-    from tokenry.tokenization.equal_cost import equal_cost
-    from tokenry.tokenization.parallel_text import load_train_and_parallel
+    from tokenry.tokenization.premiums.equal_cost import equal_cost
+    from tokenry.tokenization.premiums.parallel_text import load_train_and_parallel
     from tokenry.tokenization.tokenizer_files import save_tokenizer
 
     sizes = numbers(vocab_sizes, "--vocab-sizes")

@@ -10,7 +10,7 @@ from tokenry.cli.console import Json, note, print_json, print_table, progress
 from tokenry.core.errors import UserError
 
 if TYPE_CHECKING:
-    from tokenry.tokenization.premium_table import PremiumTable
+    from tokenry.tokenization.premiums.premium_table import PremiumTable
 
 
 def premiums(
@@ -66,11 +66,15 @@ def premiums(
     """Measure how many tokens the same text costs in each language, with intervals."""
     from tokenry.core.files import atomic_write, write_json
     from tokenry.report.premium_page import render_premiums
-    from tokenry.tokenization.many_sizes import SIZES
-    from tokenry.tokenization.parallel_text import load_for_measuring, load_train_and_parallel, names_of
-    from tokenry.tokenization.premium_table import grid_premiums, measure_premiums
+    from tokenry.tokenization.premiums.many_sizes import SIZES
+    from tokenry.tokenization.premiums.parallel_text import (
+        load_for_measuring,
+        load_train_and_parallel,
+        names_of,
+    )
+    from tokenry.tokenization.premiums.premium_table import grid_premiums, measure_premiums
+    from tokenry.tokenization.premiums.tokenizer_grid import AMOUNTS, GridConfig, run_grid
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
-    from tokenry.tokenization.tokenizer_grid import AMOUNTS, GridConfig, run_grid
 
     if bool(tokenizers) == grid:
         raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")

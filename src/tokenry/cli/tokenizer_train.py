@@ -42,9 +42,9 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a byte-level tokenizer that gives every text and every byte back."""
-    from tokenry.tokenization.byte_level_training import PATTERN
     from tokenry.tokenization.tokenizer_files import TextLines, save_tokenizer, text_files
-    from tokenry.tokenization.train_any import TrainingPlan, measure_training, train_any
+    from tokenry.tokenization.training.byte_level_training import PATTERN
+    from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any
 
     plan = TrainingPlan(
         algorithm=algorithm,

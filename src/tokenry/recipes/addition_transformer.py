@@ -29,7 +29,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_free_problems,
 )
 from tokenry.recipes.recipe import Progress
-from tokenry.tokenization.number_pre_tokenizers import number_pre_tokenizer
+from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
 
 GROUP = 2
 _END, _PADDING = "<end>", "<pad>"

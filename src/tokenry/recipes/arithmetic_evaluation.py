@@ -21,7 +21,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Progress
-from tokenry.tokenization.retokenize_numbers import retokenize_numbers
+from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
 _PROBE = "1234567890123"
 

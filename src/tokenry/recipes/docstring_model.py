@@ -11,7 +11,7 @@ import torch
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tokenry.tokenization.byte_level_training import train_bpe
+from tokenry.tokenization.training.byte_level_training import train_bpe
 
 BEGIN = "<s>"
 

@@ -34,8 +34,8 @@ from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred
 from tokenry.recipes.addition_transformer import AdditionRun, AdditionSetting, learn_addition
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.tokenization.number_pre_tokenizers import number_pre_tokenizer
-from tokenry.tokenization.retokenize_numbers import retokenize_numbers
+from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
+from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
 GPT35 = "gpt-3.5-turbo-0301, 1,300 problems, 8 shots"
 NOT_IN_PAPER = "not in the paper"

@@ -23,18 +23,18 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.tokenization.byte_level_training import GPT2_PATTERN, train_bpe
-from tokenry.tokenization.many_sizes import SIZES
-from tokenry.tokenization.parallel_text import load_udhr, udhr_languages, udhr_path, udhr_split
-from tokenry.tokenization.premium_factors import factor_report, premium_factors, trigram_similarity
+from tokenry.tokenization.premiums.many_sizes import SIZES
+from tokenry.tokenization.premiums.parallel_text import load_udhr, udhr_languages, udhr_path, udhr_split
+from tokenry.tokenization.premiums.premium_factors import factor_report, premium_factors, trigram_similarity
+from tokenry.tokenization.premiums.tokenizer_grid import Cell, GridConfig, counts_of, curves_of, run_grid
+from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve, optimal_vocab_sizes
 from tokenry.tokenization.token_counts import (
     Segments,
     dispersion_intervals,
     resampled_counts,
     segment_token_counts,
 )
-from tokenry.tokenization.tokenizer_grid import Cell, GridConfig, counts_of, curves_of, run_grid
-from tokenry.tokenization.vocabulary_curve import PowerLaw, fit_vocab_curve, optimal_vocab_sizes
+from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe
 
 LANGUAGES = [
     "eng",

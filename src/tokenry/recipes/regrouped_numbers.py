@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import token_texts
 from tokenry.recipes.quiet import quiet_libraries
-from tokenry.tokenization.boundless_bpe import BoundlessBPE
-from tokenry.tokenization.retokenize_numbers import retokenize_numbers
+from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 from tokenry.tokenization.tokenizer_files import load_any_tokenizer, save_tokenizer
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
 TEXTS = ("8302080+3529456=", "about 1234567.89 in 2024", "0007")
 

@@ -36,10 +36,15 @@ from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
 from tokenry.recipes.docstrings import read_docstrings
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.tokenization.auxiliary_space import Auxiliary, Tokens, auxiliary_space, sentence_encoder
-from tokenry.tokenization.transplant import transplant_tokenizer
-from tokenry.tokenization.transplant_report import TransplantReport
-from tokenry.tokenization.vocabulary_match import match_vocabularies
+from tokenry.tokenization.transplant.apply import transplant_tokenizer
+from tokenry.tokenization.transplant.auxiliary_space import (
+    Auxiliary,
+    Tokens,
+    auxiliary_space,
+    sentence_encoder,
+)
+from tokenry.tokenization.transplant.report import TransplantReport
+from tokenry.tokenization.transplant.vocabulary_match import match_vocabularies
 
 NOTES = "Qwen2.5-3B to an 81k vocabulary (repository notes, not checked against the paper)"
 ORIGINAL, RANDOM, MEAN, RETOK = "original tokenizer", "random rows", "mean row", "ReTok (mean of pieces)"

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from tokenry.core.errors import UserError
 from tokenry.models import load_model, load_tokenizer
 from tokenry.recipes.recipe import Progress
-from tokenry.tokenization.auxiliary_space import NAMES, Auxiliary, sentence_encoder
-from tokenry.tokenization.composition import TransplantSettings
-from tokenry.tokenization.transplant import save_transplant, transplant_tokenizer
-from tokenry.tokenization.transplant_report import TransplantReport
+from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
+from tokenry.tokenization.transplant.auxiliary_space import NAMES, Auxiliary, sentence_encoder
+from tokenry.tokenization.transplant.composition import TransplantSettings
+from tokenry.tokenization.transplant.report import TransplantReport
 
 
 def run_transplant(

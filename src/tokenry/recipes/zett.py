@@ -30,7 +30,7 @@ from tokenry.recipes.docstring_model import bpe_tokenizer, passages, small_model
 from tokenry.recipes.docstrings import read_docstrings
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.tokenization.transplant import transplant_tokenizer
+from tokenry.tokenization.transplant.apply import transplant_tokenizer
 from tokenry.tokenization.zett.drawn_batches import DrawingConfig
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.training import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenry.report.axes import Tick, shorten
-from tokenry.tokenization.premium_table import PremiumTable
+from tokenry.tokenization.premiums.premium_table import PremiumTable
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 660.0, 190.0, 640.0, 22.0, 17.0
 _LONGEST_NAME = 26

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenry.report.premium_charts import premium_plots
 from tokenry.report.rendering import render_template, setting_pairs
-from tokenry.tokenization.premium_table import PremiumTable
+from tokenry.tokenization.premiums.premium_table import PremiumTable
 
 
 def render_premiums(

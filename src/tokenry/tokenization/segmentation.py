@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError
-from tokenry.tokenization.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
 CuttingTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | BoundlessBPE
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenry.core.errors import UserError
 from tokenry.models import load_tokenizer
-from tokenry.tokenization.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.token_counts import AnyTokenizer
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
 _BOUNDLESS = "boundless.json"
 

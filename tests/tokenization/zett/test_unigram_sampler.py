@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level
 from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
 from tokenry.core.errors import UserError
-from tokenry.tokenization.byte_level_training import byte_level_pieces
+from tokenry.tokenization.training.byte_level_training import byte_level_pieces
 from tokenry.tokenization.zett.byte_conversion import LOWEST_SCORE, PATTERN, whitespace_tokens
 from tokenry.tokenization.zett.unigram_sampler import UnigramSampler, unigram_pieces
 

@@ -26,7 +26,7 @@ from tokenry.core.byte_level import (
     to_byte_characters,
 )
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.tokenization.byte_level_training import byte_level_pieces
+from tokenry.tokenization.training.byte_level_training import byte_level_pieces
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How texts are cut; a mark that follows no letter stays with the punctuation before it."""

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
 from tokenry.core.errors import UserError
-from tokenry.tokenization.byte_level_training import GPT2_PATTERN
+from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN
 from tokenry.tokenization.zett.byte_conversion import (
     LOWEST_SCORE,
     PATTERN,

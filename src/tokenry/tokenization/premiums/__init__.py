@@ -1,0 +1,88 @@
+"""What the same text costs in each language, why, and how to make it cost the same."""
+
+from tokenry.tokenization.premiums.equal_cost import EqualCost, equal_cost
+from tokenry.tokenization.premiums.many_sizes import counts_by_size, ctc_curve, smaller_bpe
+from tokenry.tokenization.premiums.parallel_text import (
+    load_for_measuring,
+    load_parallel_folder,
+    load_train_and_parallel,
+    load_udhr,
+    udhr_segments,
+    udhr_split,
+)
+from tokenry.tokenization.premiums.premium_factors import (
+    FactorTest,
+    TextFeatures,
+    factor_report,
+    premium_factors,
+    trigram_similarity,
+)
+from tokenry.tokenization.premiums.premium_table import (
+    LanguageCost,
+    PremiumTable,
+    grid_premiums,
+    measure_premiums,
+)
+from tokenry.tokenization.premiums.tokenizer_grid import Cell, GridConfig, counts_of, curves_of, run_grid
+from tokenry.tokenization.premiums.vocabulary_curve import (
+    Allocation,
+    OptimalSize,
+    PowerLaw,
+    allocate_budget,
+    fit_vocab_curve,
+    optimal_vocab_sizes,
+)
+from tokenry.tokenization.token_counts import (
+    Dispersion,
+    Estimate,
+    byte_premium,
+    corpus_token_count,
+    dispersion,
+    dispersion_intervals,
+    premium_intervals,
+    segment_token_counts,
+    token_premiums,
+)
+
+__all__ = [
+    "Allocation",
+    "Cell",
+    "Dispersion",
+    "EqualCost",
+    "Estimate",
+    "FactorTest",
+    "GridConfig",
+    "LanguageCost",
+    "OptimalSize",
+    "PowerLaw",
+    "PremiumTable",
+    "TextFeatures",
+    "allocate_budget",
+    "byte_premium",
+    "corpus_token_count",
+    "counts_by_size",
+    "counts_of",
+    "ctc_curve",
+    "curves_of",
+    "dispersion",
+    "dispersion_intervals",
+    "equal_cost",
+    "factor_report",
+    "fit_vocab_curve",
+    "grid_premiums",
+    "load_for_measuring",
+    "load_parallel_folder",
+    "load_train_and_parallel",
+    "load_udhr",
+    "measure_premiums",
+    "optimal_vocab_sizes",
+    "premium_factors",
+    "premium_intervals",
+    "run_grid",
+    "segment_token_counts",
+    "smaller_bpe",
+    "token_premiums",
+    "trigram_similarity",
+    "udhr_segments",
+    "udhr_split",
+]

@@ -1,0 +1,178 @@
+"""A vocabulary for each language, so that the same text costs the same everywhere: from texts to tokenizers.
+
+    measure    the count of each language at a few sizes, from one BPE training
+    fit        a curve through them
+    solve      the size at which each curve meets one target, or the sizes that share one budget best
+    train      a tokenizer of that size, and count again: what came of it
+
+Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909), optimal vocabulary; the shared budget is ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Int
+from numpy import ndarray
+from tokenizers import Tokenizer
+
+from tokenry.core.errors import UserError
+from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
+from tokenry.tokenization.premiums.vocabulary_curve import (
+    Number,
+    PowerLaw,
+    allocate_budget,
+    fit_vocab_curve,
+    optimal_vocab_sizes,
+    require_increasing,
+)
+from tokenry.tokenization.token_counts import (
+    Estimate,
+    Segments,
+    dispersion_intervals,
+    require_parallel,
+    segment_token_counts,
+)
+from tokenry.tokenization.training.byte_level_training import PATTERN, require_vocab_size, train_bpe
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """What was fitted, chosen and measured.
+
+    Attributes:
+        curves: of each language.
+        target: tokens that all languages should cost; the level they sink to where a budget was shared.
+        base_size: the vocabulary for all that is compared with.
+        sizes: chosen for each language; None where the target is out of reach.
+        trained: true vocabulary of each tokenizer; where the target is out of reach, of the largest that was measured.
+        fixed: tokens per segment with `base_size` for all.
+        measured: tokens per segment with the chosen vocabularies.
+        tokenizers: with the chosen vocabularies.
+    """
+
+    curves: Mapping[str, PowerLaw]
+    target: float
+    base_size: int
+    sizes: Mapping[str, int | None]
+    trained: Mapping[str, int]
+    fixed: Mapping[str, Int[ndarray, "segments"]]
+    measured: Mapping[str, Int[ndarray, "segments"]]
+    tokenizers: Mapping[str, Tokenizer]
+
+    @property
+    def out_of_reach(self) -> list[str]:
+        """Languages that no vocabulary brings to the target."""
+        return [language for language, size in self.sizes.items() if size is None]
+
+    def spread(self) -> dict[str, dict[str, Estimate]]:
+        """How far the counts of the languages spread, before and after."""
+        return {"fixed": dispersion_intervals(self.fixed), "own": dispersion_intervals(self.measured)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers and names."""
+        return {
+            "target": self.target,
+            "base_vocab_size": self.base_size,
+            "languages": {
+                language: {
+                    "vocab_size": self.sizes[language],
+                    "trained_vocab_size": self.trained[language],
+                    "tokens_fixed": int(self.fixed[language].sum()),
+                    "tokens": int(self.measured[language].sum()),
+                    "curve": {
+                        name: getattr(curve, name) for name in ("a", "b", "c", "v0", "r2", "sizes", "counts")
+                    },
+                }
+                for language, curve in self.curves.items()
+            },
+            "spread": {
+                when: {name: [each.value, each.low, each.high] for name, each in figures.items()}
+                for when, figures in self.spread().items()
+            },
+        }
+
+
+def equal_cost(
+    train: Mapping[str, Sequence[str]],
+    evaluation: Mapping[str, Segments],
+    sizes: Sequence[int],
+    target: Number | None = None,
+    budget: int | None = None,
+    base_size: int | None = None,
+    largest: int | None = None,
+    pattern: str = PATTERN,
+    special_tokens: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> EqualCost:
+    """Find, train and measure a vocabulary for each language.
+
+    Args:
+        train: training texts by language.
+        evaluation: parallel segments of the same languages.
+        sizes: vocabularies to measure; at least four, increasing.
+        target: tokens of the whole text; the median over the languages at `base_size` by default.
+        budget: share this sum of vocabularies instead of aiming at a target.
+        base_size: one of `sizes`; the one in the middle by default.
+        largest: vocabulary that one language may have.
+        pattern: cuts a text into pieces.
+        special_tokens: part of every vocabulary.
+        progress: told what was done, and the share that is done.
+
+    Raises:
+        UserError: target and budget are both given, the base is none of the sizes, or what fitting and training refuse.
+    """
+    if target is not None and budget is not None:
+        raise UserError("give a target or a budget, not both: a budget has its own level.")
+    require_increasing(sizes)
+    require_vocab_size(sizes[0], special_tokens)
+    base = sizes[len(sizes) // 2] if base_size is None else base_size
+    if base not in sizes:
+        raise UserError(f"the base size must be one of {', '.join(map(str, sizes))}, got {base}.")
+    require_parallel({language: len(segments) for language, segments in evaluation.items()})
+    report = progress or (lambda what, share: None)
+    counts = {}
+    for number, (language, segments) in enumerate(evaluation.items()):
+        report(f"measuring {language}", 0.7 * number / len(evaluation))
+        tokenizer = train_bpe(train[language], sizes[-1], pattern, special_tokens)
+        counts[language] = segment_counts_by_size(tokenizer, segments, sizes)
+    curves = {
+        language: fit_vocab_curve(sizes, [int(each[size].sum()) for size in sizes])
+        for language, each in counts.items()
+    }
+    chosen, level = _chosen(curves, target, budget, base, largest, 256 + len(special_tokens))
+    tokenizers = {}
+    for number, (language, size) in enumerate(chosen.items()):
+        report(f"training {language}", 0.7 + 0.3 * number / len(chosen))
+        tokenizers[language] = train_bpe(train[language], size or sizes[-1], pattern, special_tokens)
+    return EqualCost(
+        curves=curves,
+        target=level,
+        base_size=base,
+        sizes=chosen,
+        trained={language: each.get_vocab_size() for language, each in tokenizers.items()},
+        fixed={language: each[base] for language, each in counts.items()},
+        measured={
+            language: segment_token_counts(tokenizer, evaluation[language])
+            for language, tokenizer in tokenizers.items()
+        },
+        tokenizers=tokenizers,
+    )
+
+
+def _chosen(
+    curves: Mapping[str, PowerLaw],
+    target: Number | None,
+    budget: int | None,
+    base: int,
+    largest: int | None,
+    smallest: int,
+) -> tuple[dict[str, int | None], float]:
+    if budget is not None:
+        shared = allocate_budget(curves, budget, smallest, largest)
+        return dict(shared.sizes), shared.level
+    goal: Number | Literal["median"] = "median" if target is None else target
+    found = optimal_vocab_sizes(curves, goal, base, smallest, largest)
+    return {language: each.vocab_size for language, each in found.items()}, next(iter(found.values())).target

@@ -1,0 +1,140 @@
+"""The premium map: for each tokenizer and language the tokens of the same text, the premium with its interval, and how far all spread.
+
+    premium(language) = tokens(language) / tokens(reference)        95 % intervals by a bootstrap over the segments
+
+A table belongs to one tokenizer for all languages, or to one setting of the grid, where each language has its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxtyping import Int
+from numpy import ndarray
+
+from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
+from tokenry.tokenization.token_counts import (
+    AnyTokenizer,
+    Estimate,
+    Segments,
+    byte_premium,
+    dispersion_intervals,
+    premium_intervals,
+    require_parallel,
+    require_reference,
+    segment_token_counts,
+    utf8_bytes,
+)
+
+
+@dataclass(frozen=True)
+class LanguageCost:
+    """What the text costs in one language.
+
+    Attributes:
+        language: its code.
+        tokens: the corpus token count.
+        premium: relative to the reference.
+        byte_premium: the same for UTF-8 bytes; it is a property of the text alone.
+        bytes_per_token: UTF-8 bytes over tokens.
+    """
+
+    language: str
+    tokens: int
+    premium: Estimate
+    byte_premium: float
+    bytes_per_token: float
+
+
+@dataclass(frozen=True)
+class PremiumTable:
+    """What the text costs in all languages.
+
+    Attributes:
+        group: what is drawn together, such as an algorithm with its amount of text; empty for tokenizers that were given.
+        name: of the tokenizer or setting within its group.
+        languages: the dearest first.
+        spread: mean, std, cv and max_min of the counts.
+    """
+
+    group: str
+    name: str
+    languages: tuple[LanguageCost, ...]
+    spread: Mapping[str, Estimate]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers and names."""
+        return {**asdict(self), "spread": {name: asdict(each) for name, each in self.spread.items()}}
+
+
+def measure_premiums(
+    tokenizers: Mapping[str, AnyTokenizer], evaluation: Mapping[str, Segments], reference: str
+) -> list[PremiumTable]:
+    """Measure tokenizers that are used for all languages.
+
+    Args:
+        tokenizers: by name.
+        evaluation: parallel segments by language.
+        reference: the language that premiums are relative to.
+
+    Raises:
+        UserError: the texts are not parallel or empty, or the reference is missing.
+    """
+    require_reference(evaluation, reference)
+    require_parallel({language: len(segments) for language, segments in evaluation.items()})
+    return [
+        premium_table(
+            "",
+            name,
+            {
+                language: segment_token_counts(tokenizer, segments)
+                for language, segments in evaluation.items()
+            },
+            evaluation,
+            reference,
+        )
+        for name, tokenizer in tokenizers.items()
+    ]
+
+
+def grid_premiums(
+    cells: Sequence[Cell], evaluation: Mapping[str, Segments], reference: str
+) -> list[PremiumTable]:
+    """Read the cells of a grid: a table per algorithm, amount of text and vocabulary size; each language has its own tokenizer."""
+    settings = sorted({(cell.algorithm, cell.amount, cell.vocab_size) for cell in cells})
+    return [
+        premium_table(
+            f"{algorithm}, {amount}",
+            f"V = {size}",
+            counts_of(cells, algorithm, amount, size),
+            evaluation,
+            reference,
+        )
+        for algorithm, amount, size in settings
+    ]
+
+
+def premium_table(
+    group: str,
+    name: str,
+    counts: Mapping[str, Int[ndarray, "segments"]],
+    evaluation: Mapping[str, Segments],
+    reference: str,
+) -> PremiumTable:
+    """Put counts per segment into one table; errors as in `premium_intervals`."""
+    texts = {language: [text for segment in evaluation[language] for text in segment] for language in counts}
+    premiums = premium_intervals(counts, reference)
+    rows = []
+    for language, each in counts.items():
+        tokens = int(each.sum())
+        rows.append(
+            LanguageCost(
+                language,
+                tokens,
+                premiums[language],
+                byte_premium(texts[language], texts[reference]),
+                utf8_bytes(texts[language]) / max(tokens, 1),
+            )
+        )
+    rows.sort(key=lambda row: -row.tokens)
+    return PremiumTable(group, name, tuple(rows), dispersion_intervals(counts))

@@ -1,0 +1,457 @@
+"""The grid: a tokenizer for every language × algorithm × vocabulary × amount of training text, and what parallel text costs with each.
+
+    unscaled    the same number of bytes in every language
+    scaled      bytes × byte premium: the same content in every language
+
+A job is one language with one algorithm on one amount of text: it trains once for all sizes where that is exact (BPE, BoundlessBPE;
+the first stage of SuperBPE). Every cell becomes one small file as soon as it is measured, so that a grid that was stopped goes on.
+
+Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909): 97 languages, about 7,000 tokenizers. The full
+list of its vocabulary sizes was not readable for us; ours are those of the published files and what lies between them.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from tokenry.core.errors import UserError
+from tokenry.core.files import atomic_write, read_json, write_json
+from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size, smaller_bpe
+from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
+from tokenry.tokenization.token_counts import (
+    Segments,
+    byte_premium,
+    require_parallel,
+    require_reference,
+    require_text,
+    segment_token_counts,
+    utf8_bytes,
+)
+from tokenry.tokenization.training.boundless_bpe import train_boundless_bpe
+from tokenry.tokenization.training.byte_level_training import (
+    PATTERN,
+    byte_level_pieces,
+    require_vocab_size,
+    train_bpe,
+    train_unigram,
+)
+from tokenry.tokenization.training.superbpe import SuperBPEConfig, extend_to_superwords
+
+ALGORITHMS = ("bpe", "unigram", "superbpe", "boundless")
+AMOUNTS = ("scaled", "unscaled")
+Progress = Callable[[str, float], None]
+
+_SETTINGS = "grid.json"
+_CELLS, _TOKENIZERS = "cells", "tokenizers"
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What is trained.
+
+    Attributes:
+        algorithms: bpe, unigram, superbpe, boundless.
+        vocab_sizes: increasing.
+        amounts: scaled, unscaled.
+        reference: the language that byte premiums and premiums are relative to.
+        train_bytes: training text of the reference language; by default as much as every language has.
+        pattern: cuts a text into pieces.
+        special_tokens: part of every vocabulary.
+        transition_share: of the vocabulary, for the first stage of SuperBPE.
+        tau: deletions of BoundlessBPE.
+        min_frequency: pairs seen less often are not merged; of use where the text is small (not for Unigram).
+        save_tokenizers: keep the tokenizers too, not only what they cost.
+    """
+
+    algorithms: tuple[str, ...] = ("bpe", "unigram", "superbpe")
+    vocab_sizes: tuple[int, ...] = SIZES
+    amounts: tuple[str, ...] = ("scaled", "unscaled")
+    reference: str = "eng"
+    train_bytes: int | None = None
+    pattern: str = PATTERN
+    special_tokens: tuple[str, ...] = ()
+    transition_share: float = 0.8
+    tau: float | None = 0.9
+    min_frequency: int = 0
+    save_tokenizers: bool = False
+
+    def __post_init__(self) -> None:
+        for given, allowed, name in (
+            (self.algorithms, ALGORITHMS, "algorithm"),
+            (self.amounts, AMOUNTS, "amount"),
+        ):
+            unknown = [each for each in given if each not in allowed]
+            if unknown or not given:
+                raise UserError(
+                    f"the {name} must be one of {', '.join(allowed)}, got {', '.join(map(repr, unknown)) or 'none'}."
+                )
+        if not self.vocab_sizes:
+            raise UserError("there is no vocabulary size: give at least one.")
+        require_increasing(self.vocab_sizes)
+        require_vocab_size(self.vocab_sizes[0], self.special_tokens)
+        if not 0 < self.transition_share <= 1:
+            raise UserError(f"the transition share must lie in (0, 1], got {self.transition_share}.")
+        if self.train_bytes is not None and self.train_bytes < 1:
+            raise UserError(f"the training text must hold at least one byte, got {self.train_bytes}.")
+        byte_level_pieces(self.pattern)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained in one go."""
+
+    language: str
+    algorithm: str
+    amount: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One tokenizer of the grid, and what the evaluation text costs with it.
+
+    Attributes:
+        language: of the text and the tokenizer.
+        algorithm: that trained it.
+        amount: scaled or unscaled training text.
+        vocab_size: as asked for.
+        trained_vocab_size: as it came out: smaller where the text was too small.
+        train_bytes: of the training text.
+        counts: tokens of each segment of the evaluation text.
+    """
+
+    language: str
+    algorithm: str
+    amount: str
+    vocab_size: int
+    trained_vocab_size: int
+    train_bytes: int
+    counts: tuple[int, ...]
+
+    @property
+    def ctc(self) -> int:
+        """The corpus token count."""
+        return sum(self.counts)
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{self.algorithm}_{self.language}_{self.vocab_size}_{self.amount}"
+
+
+def run_grid(
+    train: Mapping[str, Sequence[str]],
+    evaluation: Mapping[str, Segments],
+    folder: Path,
+    config: GridConfig | None = None,
+    progress: Progress | None = None,
+    ray: bool = False,
+) -> list[Cell]:
+    """Train and measure every cell that `folder` does not hold yet.
+
+    Args:
+        train: training texts of each language.
+        evaluation: parallel segments of the same languages.
+        folder: of the results; a stopped grid goes on there.
+        config: what is trained.
+        progress: told what was done, and the share of the jobs that are done.
+        ray: run the jobs on a Ray cluster (the running one, else a local one); the extra `tokenry[ray]`.
+
+    Returns:
+        All cells, those of earlier runs too.
+
+    Raises:
+        UserError: the texts are not parallel or empty, a language has no training text, the reference is missing, the folder holds
+            another grid, or Ray is not installed.
+    """
+    config = config or GridConfig()
+    _require_texts(train, evaluation, config.reference)
+    _require_same_grid(folder, config, train, evaluation)
+    known = {cell.name for cell in load_grid(folder)}
+    budgets = {amount: training_budgets(train, evaluation, amount, config) for amount in config.amounts}
+    jobs = [
+        (job, sizes)
+        for job in _jobs(evaluation, config)
+        if (sizes := [size for size in config.vocab_sizes if _cell_name(job, size) not in known])
+    ]
+
+    def arguments(job: Job) -> tuple[list[str], Segments]:
+        return taken(train[job.language], budgets[job.amount][job.language]), evaluation[job.language]
+
+    run = _on_ray if ray else _in_process
+    done, report = 0, progress or (lambda what, share: None)
+    for job, cell, tokenizer in run(jobs, arguments, config):
+        if cell is None:
+            done += 1
+            report(f"{job.algorithm} {job.amount} {job.language}", done / len(jobs))
+        else:
+            _save(folder, cell, tokenizer if config.save_tokenizers else None)
+    return load_grid(folder)
+
+
+def train_cells(
+    job: Job, texts: Sequence[str], segments: Segments, sizes: Sequence[int], config: GridConfig
+) -> Iterator[tuple[Cell, str]]:
+    """Do one job: yields each cell with its tokenizer as JSON, as soon as it is measured."""
+    train_bytes = utf8_bytes(texts)
+
+    def cell(size: int, trained: int, counts: Int[ndarray, "segments"]) -> Cell:
+        return Cell(
+            **asdict(job),
+            vocab_size=size,
+            trained_vocab_size=trained,
+            train_bytes=train_bytes,
+            counts=tuple(counts.tolist()),
+        )
+
+    yield from _TRAINING[job.algorithm](texts, segments, sizes, config, cell)
+
+
+def load_grid(folder: Path) -> list[Cell]:
+    """Read the cells of a folder, in the order of their names; none if it is not there."""
+    files = sorted((Path(folder) / _CELLS).glob("*.json"))
+    contents = (read_json(file) for file in files)
+    return [Cell(**{**content, "counts": tuple(content["counts"])}) for content in contents]
+
+
+def counts_of(
+    cells: Sequence[Cell], algorithm: str, amount: str, vocab_size: int
+) -> dict[str, Int[ndarray, "segments"]]:
+    """Tokens per segment of every language, for one algorithm, amount and size."""
+    return {
+        cell.language: np.array(cell.counts, dtype=np.int64)
+        for cell in cells
+        if (cell.algorithm, cell.amount, cell.vocab_size) == (algorithm, amount, vocab_size)
+    }
+
+
+def curves_of(cells: Sequence[Cell], algorithm: str, amount: str) -> dict[str, dict[int, int]]:
+    """Corpus token counts by language and vocabulary size, for one algorithm and amount."""
+    found: dict[str, dict[int, int]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.vocab_size):
+        if (cell.algorithm, cell.amount) == (algorithm, amount):
+            found.setdefault(cell.language, {})[cell.vocab_size] = cell.ctc
+    return found
+
+
+def training_budgets(
+    train: Mapping[str, Sequence[str]],
+    evaluation: Mapping[str, Segments],
+    amount: str,
+    config: GridConfig,
+) -> dict[str, int]:
+    """Bytes of training text for each language.
+
+    Without `train_bytes`, as much as all have: the same bytes, or the same content by their byte premiums.
+    """
+    flat = {language: _flat(segments) for language, segments in evaluation.items()}
+    premiums = {language: byte_premium(texts, flat[config.reference]) for language, texts in flat.items()}
+    scale = premiums if amount == "scaled" else dict.fromkeys(premiums, 1.0)
+    base = config.train_bytes or min(utf8_bytes(train[language]) / scale[language] for language in evaluation)
+    return {language: round(base * scale[language]) for language in evaluation}
+
+
+def taken(texts: Sequence[str], budget: int) -> list[str]:
+    """The first texts that together have no more bytes than the budget; one at least."""
+    sizes = np.cumsum([len(text.encode()) for text in texts])
+    return list(texts[: max(1, int(np.searchsorted(sizes, budget, side="right")))])
+
+
+Training = Callable[
+    [Sequence[str], Segments, Sequence[int], GridConfig, Callable[..., Cell]], Iterator[tuple[Cell, str]]
+]
+
+
+def _train_bpe(
+    texts: Sequence[str],
+    segments: Segments,
+    sizes: Sequence[int],
+    config: GridConfig,
+    cell: Callable[..., Cell],
+) -> Iterator[tuple[Cell, str]]:
+    tokenizer = train_bpe(texts, sizes[-1], config.pattern, config.special_tokens, config.min_frequency)
+    counts = segment_counts_by_size(tokenizer, segments, sizes)
+    trained = tokenizer.get_vocab_size()
+    for size in sizes:
+        kept = smaller_bpe(tokenizer, size).to_str() if config.save_tokenizers else ""
+        yield cell(size, min(size, trained), counts[size]), kept
+
+
+def _train_unigram(
+    texts: Sequence[str],
+    segments: Segments,
+    sizes: Sequence[int],
+    config: GridConfig,
+    cell: Callable[..., Cell],
+) -> Iterator[tuple[Cell, str]]:
+    for size in sizes:
+        tokenizer = train_unigram(texts, size, config.pattern, config.special_tokens)
+        counts = segment_token_counts(tokenizer, segments)
+        yield cell(size, tokenizer.get_vocab_size(), counts), tokenizer.to_str()
+
+
+def _train_superbpe(
+    texts: Sequence[str],
+    segments: Segments,
+    sizes: Sequence[int],
+    config: GridConfig,
+    cell: Callable[..., Cell],
+) -> Iterator[tuple[Cell, str]]:
+    least = 256 + len(config.special_tokens)
+    transitions = [max(least, round(config.transition_share * size)) for size in sizes]
+    stage1 = train_bpe(texts, transitions[-1], config.pattern, config.special_tokens, config.min_frequency)
+    merging = SuperBPEConfig(pattern=config.pattern, min_frequency=config.min_frequency)
+    for size, transition in zip(sizes, transitions, strict=True):
+        tokenizer = extend_to_superwords(smaller_bpe(stage1, transition), texts, size, merging)
+        counts = segment_token_counts(tokenizer, segments)
+        yield cell(size, tokenizer.get_vocab_size(), counts), tokenizer.to_str()
+
+
+def _train_boundless(
+    texts: Sequence[str],
+    segments: Segments,
+    sizes: Sequence[int],
+    config: GridConfig,
+    cell: Callable[..., Cell],
+) -> Iterator[tuple[Cell, str]]:
+    largest = train_boundless_bpe(
+        texts,
+        sizes[-1],
+        config.tau,
+        config.pattern,
+        config.special_tokens,
+        min_frequency=config.min_frequency,
+    )
+    for size in sizes:
+        tokenizer = largest.smaller(size)
+        yield cell(size, tokenizer.vocab_size, segment_token_counts(tokenizer, segments)), tokenizer.to_json()
+
+
+_TRAINING: dict[str, Training] = {
+    "bpe": _train_bpe,
+    "unigram": _train_unigram,
+    "superbpe": _train_superbpe,
+    "boundless": _train_boundless,
+}
+
+Found = Iterator[tuple[Job, Cell | None, str]]
+"""The cells of a job as they come, then the job with None: it is done."""
+
+
+def _in_process(
+    jobs: Sequence[tuple[Job, list[int]]],
+    arguments: Callable[[Job], tuple[list[str], Segments]],
+    config: GridConfig,
+) -> Found:
+    for job, sizes in jobs:
+        for cell, tokenizer in train_cells(job, *arguments(job), sizes, config):
+            yield job, cell, tokenizer
+        yield job, None, ""
+
+
+def _on_ray(
+    jobs: Sequence[tuple[Job, list[int]]],
+    arguments: Callable[[Job], tuple[list[str], Segments]],
+    config: GridConfig,
+) -> Found:
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise UserError(
+            "Ray is not installed: pip install 'tokenry[ray]', or run the grid without it."
+        ) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}})
+    remote = ray.remote(_whole_job)
+    # Texts are handed out as there is room for them, not all at once.
+    room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    left = deque(jobs)
+    running: dict[Any, Job] = {}
+    while left or running:
+        while left and len(running) < room:
+            job, sizes = left.popleft()
+            running[remote.remote(job, *arguments(job), sizes, config)] = job
+        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(ready)
+        for cell, tokenizer in ray.get(ready):
+            yield job, cell, tokenizer
+        yield job, None, ""
+
+
+def _whole_job(
+    job: Job, texts: list[str], segments: Segments, sizes: list[int], config: GridConfig
+) -> list[tuple[Cell, str]]:
+    return list(train_cells(job, texts, segments, sizes, config))
+
+
+def _jobs(languages: Mapping[str, Any], config: GridConfig) -> Iterator[Job]:
+    for algorithm in config.algorithms:
+        for amount in config.amounts:
+            for language in languages:
+                yield Job(language, algorithm, amount)
+
+
+def _cell_name(job: Job, size: int) -> str:
+    return Cell(**asdict(job), vocab_size=size, trained_vocab_size=0, train_bytes=0, counts=()).name
+
+
+def _save(folder: Path, cell: Cell, tokenizer: str | None) -> None:
+    if tokenizer is not None:
+        with atomic_write(Path(folder) / _TOKENIZERS / f"{cell.name}.json") as partial:
+            partial.write_text(tokenizer, encoding="utf-8")
+    # The cell comes last: where it is, its tokenizer is too.
+    write_json(Path(folder) / _CELLS / f"{cell.name}.json", asdict(cell))
+
+
+def _flat(segments: Segments) -> list[str]:
+    return [text for segment in segments for text in segment]
+
+
+def _require_texts(
+    train: Mapping[str, Sequence[str]], evaluation: Mapping[str, Segments], reference: str
+) -> None:
+    require_reference(evaluation, reference)
+    require_parallel({language: len(segments) for language, segments in evaluation.items()})
+    for language, segments in evaluation.items():
+        require_text(_flat(segments))
+        if not any(train.get(language, ())):
+            raise UserError(f"{language} has no training text: give some, or leave the language out.")
+
+
+def _require_same_grid(
+    folder: Path,
+    config: GridConfig,
+    train: Mapping[str, Sequence[str]],
+    evaluation: Mapping[str, Segments],
+) -> None:
+    """A folder belongs to one set of texts and one way of training; more sizes, algorithms and amounts may be added."""
+    free = {"algorithms", "vocab_sizes", "amounts", "save_tokenizers"}
+    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    content = {
+        "settings": json.loads(json.dumps(settings)),
+        "texts": {
+            language: _fingerprint([*train[language], *_flat(evaluation[language])])
+            for language in evaluation
+        },
+    }
+    path = Path(folder) / _SETTINGS
+    if path.exists() and read_json(path) != content:
+        raise UserError(
+            f"{folder} holds another grid (other texts, languages or settings): choose another folder, or remove that one."
+        )
+    write_json(path, content)
+
+
+def _fingerprint(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""Train a byte-level tokenizer: BPE, Unigram, and tokens that span words (SuperBPE, BoundlessBPE, supertokens)."""
+
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.byte_level_training import PATTERN, train_bpe, train_unigram
+from tokenry.tokenization.training.superbpe import (
+    SuperBPEConfig,
+    choose_transition,
+    extend_to_superwords,
+    train_superbpe,
+)
+from tokenry.tokenization.training.supertokens import (
+    RELEASED_LENGTHS,
+    chunk_lengths,
+    length_law,
+    parse_lengths,
+    sample_chunks,
+    train_supertoken_bpe,
+)
+from tokenry.tokenization.training.train_any import TrainingPlan, train_any
+
+__all__ = [
+    "PATTERN",
+    "RELEASED_LENGTHS",
+    "BoundlessBPE",
+    "SuperBPEConfig",
+    "TrainingPlan",
+    "choose_transition",
+    "chunk_lengths",
+    "extend_to_superwords",
+    "length_law",
+    "parse_lengths",
+    "sample_chunks",
+    "train_any",
+    "train_boundless_bpe",
+    "train_bpe",
+    "train_superbpe",
+    "train_supertoken_bpe",
+    "train_unigram",
+]

@@ -1,0 +1,252 @@
+"""SuperBPE: byte-pair encoding in two stages, whose tokens may span words in the second.
+
+    stage 1    ordinary byte-level BPE up to `transition` tokens
+    stage 2    the same text, cut at digits, runs of punctuation and extra spaces only; the merges of stage 1 are replayed, then
+               merging goes on to `vocab_size`: the most frequent adjacent pair first, of equal ones the one with the lower ids
+
+A merge is dropped for good if the token it makes has more than `max_words` words or holds a forbidden string. The result is a stock
+`tokenizers.Tokenizer`: the pieces of stage 2 and one list of merges.
+
+Source: SuperBPE (arXiv 2503.13423) and its released trainer, whose rules on words and on `:Ġ` are not in the paper.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+from tokenizers import Tokenizer
+
+from tokenry.core.byte_level import BYTE_CHARACTERS
+from tokenry.core.errors import UserError
+from tokenry.tokenization.premiums.many_sizes import bpe_state, smaller_bpe, with_merges
+from tokenry.tokenization.token_counts import corpus_token_count
+from tokenry.tokenization.training.byte_level_training import (
+    PATTERN,
+    byte_level_pieces,
+    require_vocab_size,
+    train_bpe,
+)
+from tokenry.tokenization.training.superword_counting import AdjacentPairs
+
+SUPERWORD_PATTERN = r"\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{2,}[\r\n/]*| +(?!\S)"
+"""Where a text is cut in stage 2: up to three digits, two or more signs, spaces before white space or the end."""
+
+TRANSITION_SHARE = 0.8
+_TEXTS_AT_ONCE = 256
+_SPACE = "Ġ"
+
+
+@dataclass(frozen=True)
+class SuperBPEConfig:
+    """How the second stage merges.
+
+    Attributes:
+        max_words: most words of a token: what is left between its spaces.
+        forbid: strings that no token made in stage 2 holds, in byte-level characters (a space is `Ġ`).
+        allow: asked for every token that would be made in stage 2, in byte-level characters; False drops the merge for good.
+        min_frequency: pairs seen less often are not merged.
+        pattern: where a text is cut in stage 1.
+        superword_pattern: where a text is cut in stage 2.
+    """
+
+    max_words: int = 4
+    forbid: tuple[str, ...] = (":Ġ",)
+    allow: Callable[[str], bool] | None = None
+    min_frequency: int = 0
+    pattern: str = PATTERN
+    superword_pattern: str = SUPERWORD_PATTERN
+
+    def __post_init__(self) -> None:
+        if self.max_words < 1:
+            raise UserError(f"max_words must be at least 1, got {self.max_words}: every token has a word.")
+        for pattern in (self.pattern, self.superword_pattern):
+            byte_level_pieces(pattern)
+
+    def may_be_made(self, token: str) -> bool:
+        """Whether stage 2 may make this token, given in byte-level characters."""
+        words = sum(1 for word in token.split(_SPACE) if word)
+        if words > self.max_words or any(each in token for each in self.forbid):
+            return False
+        return self.allow is None or self.allow(token)
+
+
+def train_superbpe(
+    texts: Iterable[str],
+    vocab_size: int,
+    transition: int | None = None,
+    max_words: int = 4,
+    forbid: Sequence[str] = (":Ġ",),
+    special_tokens: Sequence[str] = (),
+    **options: Any,
+) -> Tokenizer:
+    """Train both stages; where the text is too small for `vocab_size`, the tokenizer is smaller.
+
+    Args:
+        texts: read twice; an iterator is held in memory.
+        vocab_size: special tokens and the 256 bytes included.
+        transition: vocabulary after stage 1; 80 % of `vocab_size` by default.
+        max_words: see `SuperBPEConfig`.
+        forbid: see `SuperBPEConfig`.
+        special_tokens: they get the lowest ids.
+        options: further fields of `SuperBPEConfig`.
+
+    Raises:
+        UserError: the transition lies above the vocabulary or has no room for the bytes, or a pattern is none.
+    """
+    config = SuperBPEConfig(max_words=max_words, forbid=tuple(forbid), **options)
+    require_vocab_size(vocab_size, special_tokens)
+    first = default_transition(vocab_size, special_tokens) if transition is None else transition
+    require_transition(first, vocab_size, special_tokens)
+    texts = rereadable(texts)
+    stage1 = train_bpe(texts, first, config.pattern, special_tokens, config.min_frequency)
+    return extend_to_superwords(stage1, texts, vocab_size, config)
+
+
+def extend_to_superwords(
+    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, config: SuperBPEConfig | None = None
+) -> Tokenizer:
+    """Stage 2 alone: go on from any byte-level BPE tokenizer, which is left as it is.
+
+    Args:
+        tokenizer: its merges and ids are inherited.
+        texts: read once.
+        vocab_size: of the result.
+        config: how to merge; its stage 1 pattern is not used.
+
+    Raises:
+        UserError: the tokenizer is no BPE, or has more tokens than `vocab_size`.
+    """
+    config = config or SuperBPEConfig()
+    vocabulary, merges = bpe_state(tokenizer)
+    _require_extensible(tokenizer, vocabulary)
+    if len(vocabulary) > vocab_size:
+        raise UserError(
+            f"the transition ({len(vocabulary)} tokens) lies above the vocabulary of {vocab_size}: ask for a larger vocabulary."
+        )
+    inherited = _across_words(tokenizer, vocabulary, merges, config)
+    pairs = AdjacentPairs(inherited_pieces(inherited, texts), names=range(len(vocabulary)))
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    least = max(1, config.min_frequency)
+    while len(tokens) < vocab_size and (best := pairs.best(least)):
+        left, right, _ = best
+        made = tokens[left] + tokens[right]
+        if not config.may_be_made(made):
+            pairs.drop(left, right)
+            continue
+        pairs.merge(left, right, len(tokens), into=vocabulary.get(made))
+        merges.append((tokens[left], tokens[right]))
+        if made not in vocabulary:
+            vocabulary[made] = len(tokens)
+            tokens.append(made)
+    return _across_words(tokenizer, vocabulary, merges, config)
+
+
+def choose_transition(
+    texts: Iterable[str],
+    held_out: Iterable[str],
+    vocab_size: int,
+    shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    special_tokens: Sequence[str] = (),
+    config: SuperBPEConfig | None = None,
+) -> dict[int, int]:
+    """Count the tokens of held-out text for several transitions; all of them go on from one training of stage 1.
+
+    Returns:
+        Corpus token count by transition, the best transition first.
+
+    Raises:
+        UserError: a share outside (0, 1].
+    """
+    config = config or SuperBPEConfig()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise UserError(f"the shares must lie in (0, 1], got {', '.join(map(str, shares)) or 'none'}.")
+    require_vocab_size(vocab_size, special_tokens)
+    texts, held_out = rereadable(texts), rereadable(held_out)
+    least = 256 + len(special_tokens)
+    transitions = sorted({max(least, round(share * vocab_size)) for share in shares})
+    stage1 = train_bpe(texts, transitions[-1], config.pattern, special_tokens, config.min_frequency)
+    found = {}
+    for transition in transitions:
+        tokenizer = extend_to_superwords(smaller_bpe(stage1, transition), texts, vocab_size, config)
+        found[transition] = corpus_token_count(tokenizer, held_out)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def default_transition(vocab_size: int, special_tokens: Sequence[str] = ()) -> int:
+    """80 % of the vocabulary, but all bytes and special tokens."""
+    return max(256 + len(special_tokens), round(TRANSITION_SHARE * vocab_size))
+
+
+def require_transition(transition: int, vocab_size: int, special_tokens: Sequence[str] = ()) -> None:
+    """Raise `UserError` unless the transition lies between the bytes and the vocabulary."""
+    least = 256 + len(special_tokens)
+    if not least <= transition <= vocab_size:
+        raise UserError(
+            f"the transition must lie between {least} (bytes and special tokens) and the vocabulary of {vocab_size}, got {transition}."
+        )
+
+
+def inherited_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[ndarray, "places"]:
+    """Encode texts and put the pieces of more than one token behind one another, with -1 after each."""
+    parts = [np.zeros(0, dtype=np.int32)]
+    for batch in _batches(texts):
+        found = [each for each in tokenizer.encode_batch(batch, add_special_tokens=False) if len(each) > 1]
+        if found:
+            ids = np.array([number for each in found for number in each.ids], dtype=np.int32)
+            pieces = np.array([piece for each in found for piece in each.word_ids], dtype=np.int64)
+            text = np.repeat(np.arange(len(found)), [len(each) for each in found])
+            parts.append(_with_ends(ids, (text << 32) | pieces))
+    return np.concatenate(parts)
+
+
+def rereadable(texts: Iterable[str]) -> Iterable[str]:
+    """The texts themselves where they can be read twice, else a list of them."""
+    return list(texts) if isinstance(texts, Iterator) else texts
+
+
+def _with_ends(ids: Int[ndarray, "tokens"], pieces: Int[ndarray, "tokens"]) -> Int[ndarray, "places"]:
+    """Put -1 after each piece (`pieces` tells which one a token is in); a token that is a piece of its own makes no pair and is left out."""
+    ends = np.flatnonzero(np.diff(pieces, append=-1))
+    alone = np.diff(ends, prepend=-1) == 1
+    kept = np.ones(len(ids), dtype=bool)
+    kept[ends[alone]] = False
+    places = np.cumsum(kept)[ends[~alone]]
+    return np.insert(ids[kept], places, np.int32(-1))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == _TEXTS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _across_words(
+    tokenizer: Tokenizer,
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    config: SuperBPEConfig,
+) -> Tokenizer:
+    across = with_merges(tokenizer, vocabulary, merges)
+    across.pre_tokenizer = byte_level_pieces(config.superword_pattern)
+    return across
+
+
+def _require_extensible(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> None:
+    if not set(BYTE_CHARACTERS) <= vocabulary.keys():
+        raise UserError(
+            "the tokenizer is no byte-level BPE: a byte has no token, so its merges cannot go on across spaces."
+        )
+    if tokenizer.get_vocab_size(with_added_tokens=True) > len(vocabulary) or sorted(
+        vocabulary.values()
+    ) != list(range(len(vocabulary))):
+        raise UserError(
+            "the ids of new tokens would collide with added tokens that lie behind the vocabulary: remove those first."
+        )
