@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,36 @@ def atomic_write(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
+
+    Raises:
+        UserError: `folder` exists, or cannot be written.
+    """
+    folder = Path(folder)
+    require_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): free some space or choose another folder."
+        ) from error
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner reads
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_new(folder: Path) -> None:
+    """Raise `UserError` where there is something already."""
+    if Path(folder).exists():
+        raise UserError(f"{folder} exists already: name a new folder, so that nothing is overwritten.")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
+from tokenry.core.files import new_folder, require_new
 from tokenry.core.number_tokens import token_texts
 from tokenry.recipes.quiet import quiet_libraries
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
@@ -32,8 +33,8 @@ def regroup_numbers(
     Raises:
         UserError: no such tokenizer, one whose numbers cannot be regrouped, or a folder that exists.
     """
-    if output is not None and output.exists():
-        raise UserError(f"{output} exists already: name a new folder, so that no tokenizer is overwritten.")
+    if output is not None:
+        require_new(output)
     old = load_any_tokenizer(source)
     if isinstance(old, BoundlessBPE):
         raise UserError(
@@ -51,8 +52,9 @@ def regroup_numbers(
         "output": None if output is None else str(output),
     }
     if output is not None:
-        if isinstance(new, Tokenizer):
-            save_tokenizer(new, output)
-        else:
-            new.save_pretrained(output)
+        with new_folder(output) as partial:
+            if isinstance(new, Tokenizer):
+                save_tokenizer(new, partial)
+            else:
+                new.save_pretrained(partial)
     return result

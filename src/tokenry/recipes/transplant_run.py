@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
 from tokenry.core.errors import UserError
+from tokenry.core.files import require_new
 from tokenry.models import load_model, load_tokenizer
 from tokenry.recipes.recipe import Progress
+from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
 from tokenry.tokenization.transplant.auxiliary_space import NAMES, Auxiliary, sentence_encoder
 from tokenry.tokenization.transplant.composition import TransplantSettings
@@ -47,11 +47,10 @@ def run_transplant(
         UserError: any of it cannot be read, used or written.
     """
     TransplantSettings(**settings)
-    if output.exists():
-        raise UserError(f"{output} exists already: name a new folder, so that no model is overwritten.")
+    require_new(output)
     texts = [text for file in text_files for text in read_texts(file, most_characters)]
     progress("loading", 0.0)
-    old, new = load_tokenizer(model), _load_new(new_tokenizer)
+    old, new = load_tokenizer(model), load_fast_tokenizer(new_tokenizer)
     loaded = load_model(model, dtype)
     progress("composing rows and measuring", 0.2)
     loaded, report = transplant_tokenizer(
@@ -83,15 +82,6 @@ def read_texts(file: Path, most_characters: int) -> list[str]:
     if not texts:
         raise UserError(f"{file} holds no text: give a file with some paragraphs.")
     return texts
-
-
-def _load_new(source: str | os.PathLike) -> PreTrainedTokenizerBase:
-    if not Path(source).is_file():
-        return load_tokenizer(source)
-    try:
-        return PreTrainedTokenizerFast(tokenizer_file=str(source))
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
 
 
 def _space(auxiliary: str | None) -> Auxiliary | None:

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.bits_per_byte import TextLoss, text_loss
-from tokenry.core.errors import UserError
-from tokenry.core.files import write_json
+from tokenry.core.files import require_new, write_json
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.recipes.docstring_model import passages
 from tokenry.recipes.recipe import Progress
 from tokenry.recipes.transplant_run import read_texts
+from tokenry.tokenization.model_rows import set_special_ids, write_rows
+from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
-from tokenry.tokenization.zett.model_rows import write_rows
 from tokenry.tokenization.zett.training import (
     HyperNetworkTrainer,
     HyperNetworkTrainingConfig,
@@ -116,18 +116,18 @@ def transfer_model(
     Raises:
         UserError: any of it cannot be read, used or written.
     """
-    if output.exists():
-        raise UserError(f"{output} exists already: name a new folder, so that no model is overwritten.")
+    require_new(output)
     texts = [text for file in text_files for text in read_texts(file, most_characters)]
     network = EmbeddingHyperNetwork.load(hypernetwork)
     progress("loading", 0.0)
-    old, new = load_tokenizer(model), _load_new(new_tokenizer)
+    old, new = load_tokenizer(model), load_fast_tokenizer(new_tokenizer)
     loaded = load_model(model, dtype)
     of_base = None if base is None else load_model(base, dtype)
     before = _loss(loaded, old, texts)
     progress("predicting rows", 0.4)
     predicted = predict_vocabulary(loaded, network, new, base=of_base, language=language)
-    write_rows(loaded, predicted.rows, new)
+    write_rows(loaded, predicted.rows)
+    set_special_ids(loaded, new)
     progress("measuring and saving", 0.7)
     after = _loss(loaded, new, texts)
     save_transfer(loaded, new, predicted.report, output)
@@ -136,15 +136,6 @@ def transfer_model(
 
 def _read(file: Path, block_size: int) -> list[str]:
     return passages(read_texts(file, sys.maxsize), _CHARACTERS_PER_TOKEN * block_size)
-
-
-def _load_new(source: str | os.PathLike) -> PreTrainedTokenizerBase:
-    if not Path(source).is_file():
-        return load_tokenizer(source)
-    try:
-        return PreTrainedTokenizerFast(tokenizer_file=str(source))
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
 
 
 def _loss(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Any] | None:

@@ -4,12 +4,13 @@ A stock tokenizer is a folder that `AutoTokenizer.from_pretrained` reads, a `tok
 tokenizer is a file `boundless.json`, or the folder it is in.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.errors import UserError
 from tokenry.models import load_tokenizer
@@ -42,6 +43,23 @@ def load_any_tokenizer(source: str | Path) -> AnyTokenizer:
             return BoundlessBPE.load(path)
         except UserError:
             raise UserError(f"{path} is no tokenizer file ({error}): give a tokenizer.json.") from error
+
+
+def load_fast_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """Load a tokenizer for a model of transformers.
+
+    Args:
+        source: a `tokenizer.json`, a folder, or the name of a model.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if not Path(source).is_file():
+        return load_tokenizer(source)
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(source))
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
 
 
 def save_tokenizer(tokenizer: Tokenizer | BoundlessBPE, folder: Path) -> Path:

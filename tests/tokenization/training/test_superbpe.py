@@ -10,9 +10,9 @@ from tests.tokenization.premium_golden import golden
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError
-from tokenry.tokenization.premiums.many_sizes import bpe_state
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import train_bpe, train_unigram
+from tokenry.tokenization.training.merge_lists import bpe_state
 from tokenry.tokenization.training.superbpe import (
     SuperBPEConfig,
     choose_transition,

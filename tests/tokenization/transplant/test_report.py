@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tokenization.tiny_vocabularies import CODE, byte_level, tiny_model
 from tokenry.core.bits_per_byte import text_loss
+from tokenry.tokenization.probes import round_trip_failures
 from tokenry.tokenization.transplant.apply import transplant_tokenizer
-from tokenry.tokenization.transplant.report import LeaveOneOut, round_trip_failures
+from tokenry.tokenization.transplant.report import LeaveOneOut
 
 TEXTS = ["the cat sat on the towers", "def add(first, second):"]
 

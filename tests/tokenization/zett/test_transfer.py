@@ -29,7 +29,7 @@ from tests.tokenization.tiny_vocabularies import (
 )
 from tests.tokenization.zett.tiny import SPECIAL, TEXTS, causal, masked_lm, tokenizer
 from tokenry.core.errors import UserError
-from tokenry.tokenization.zett.model_rows import ModelRows, logits_with, model_rows
+from tokenry.tokenization.model_rows import ModelRows, logits_with, model_rows
 from tokenry.tokenization.zett.n_shot import NShotConfig, NShotTrainer
 from tokenry.tokenization.zett.task_vector import apply_task_vector
 from tokenry.tokenization.zett.training import hypernetwork_for

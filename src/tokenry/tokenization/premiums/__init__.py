@@ -1,7 +1,7 @@
 """What the same text costs in each language, why, and how to make it cost the same."""
 
 from tokenry.tokenization.premiums.equal_cost import EqualCost, equal_cost
-from tokenry.tokenization.premiums.many_sizes import counts_by_size, ctc_curve, smaller_bpe
+from tokenry.tokenization.premiums.many_sizes import counts_by_size, ctc_curve
 from tokenry.tokenization.premiums.parallel_text import (
     load_for_measuring,
     load_parallel_folder,
@@ -43,6 +43,7 @@ from tokenry.tokenization.token_counts import (
     segment_token_counts,
     token_premiums,
 )
+from tokenry.tokenization.training.merge_lists import smaller_bpe
 
 __all__ = [
     "Allocation",

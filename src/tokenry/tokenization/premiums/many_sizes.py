@@ -9,8 +9,6 @@ Both are exact, and counted for all sizes in one replay of the merges over the d
 """
 
 import heapq
-import json
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -29,11 +27,10 @@ from tokenry.tokenization.training.byte_level_training import (
     train_bpe,
     train_unigram,
 )
+from tokenry.tokenization.training.merge_lists import Merges, bpe_state, merges_at
 
 SIZES = (8192, 16384, 32768, 49152, 65536, 98304, 114688)
 """Vocabulary sizes of the grid."""
-
-Merges = list[tuple[str, str]]
 
 
 def ctc_curve(
@@ -83,7 +80,7 @@ def counts_by_size(
         UserError: the tokenizer is no BPE, or a size has no room for what is there before the first merge.
     """
     vocabulary, merges = bpe_state(tokenizer)
-    limits = _merges_at(vocabulary, merges, sizes)
+    limits = merges_at(vocabulary, merges, sizes)
     ranks, made = _ranked(vocabulary, merges)
     pieces = _pieces(tokenizer, texts)
     known: dict[str, list[int]] = {}
@@ -104,55 +101,6 @@ def segment_counts_by_size(
     require_text(texts)
     counts = counts_by_size(tokenizer, texts, sizes)
     return {size: per_segment(each, segments) for size, each in counts.items()}
-
-
-def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """Make the tokenizer that the same training would have made at a smaller vocabulary.
-
-    Raises:
-        UserError: the tokenizer is no BPE, or the vocabulary has no room for what is there before the first merge.
-    """
-    vocabulary, merges = bpe_state(tokenizer)
-    (number,) = _merges_at(vocabulary, merges, [vocab_size])
-    kept = {token: place for token, place in vocabulary.items() if place < vocab_size}
-    return with_merges(tokenizer, kept, merges[:number])
-
-
-def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
-    """Read the vocabulary and the merges by rank of a BPE tokenizer.
-
-    Raises:
-        UserError: the tokenizer is no BPE.
-    """
-    model = json.loads(tokenizer.to_str())["model"]
-    if model["type"] != "BPE":
-        raise UserError(f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer.")
-    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
-    return dict(model["vocab"]), [(left, right) for left, right in pairs]
-
-
-def with_merges(
-    tokenizer: Tokenizer, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
-) -> Tokenizer:
-    """Copy a BPE tokenizer with another vocabulary and other merges; all else stays."""
-    state = json.loads(tokenizer.to_str())
-    state["model"] |= {"vocab": dict(vocabulary), "merges": [list(pair) for pair in merges]}
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def _merges_at(vocabulary: Mapping[str, int], merges: Merges, sizes: Sequence[int]) -> list[int]:
-    """How many merges a training to each size performs: it stops as soon as it has that many tokens."""
-    tokens = len(vocabulary) - len({left + right for left, right in merges})
-    if sizes and min(sizes) < tokens:
-        raise UserError(
-            f"a vocabulary of {min(sizes)} has no room for the {tokens} bytes and special tokens: ask for at least {tokens}."
-        )
-    # made[n] = tokens after n merges; a merge can make a token that another merge has made before.
-    made, seen = [tokens], set()
-    for left, right in merges:
-        seen.add(left + right)
-        made.append(tokens + len(seen))
-    return [min(bisect_left(made, wanted), len(merges)) for wanted in sizes]
 
 
 def _ranked(vocabulary: Mapping[str, int], merges: Merges) -> tuple[dict[tuple[int, int], int], list[int]]:

@@ -25,7 +25,7 @@ from numpy import ndarray
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import atomic_write, read_json, write_json
-from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size, smaller_bpe
+from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
 from tokenry.tokenization.token_counts import (
     Segments,
@@ -44,6 +44,7 @@ from tokenry.tokenization.training.byte_level_training import (
     train_bpe,
     train_unigram,
 )
+from tokenry.tokenization.training.merge_lists import smaller_bpe
 from tokenry.tokenization.training.superbpe import SuperBPEConfig, extend_to_superwords
 
 ALGORITHMS = ("bpe", "unigram", "superbpe", "boundless")

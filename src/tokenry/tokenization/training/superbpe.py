@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 
 from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
-from tokenry.tokenization.premiums.many_sizes import bpe_state, smaller_bpe, with_merges
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
@@ -29,6 +28,7 @@ from tokenry.tokenization.training.byte_level_training import (
     require_vocab_size,
     train_bpe,
 )
+from tokenry.tokenization.training.merge_lists import bpe_state, smaller_bpe, with_merges
 from tokenry.tokenization.training.superword_counting import AdjacentPairs
 
 SUPERWORD_PATTERN = r"\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{2,}[\r\n/]*| +(?!\S)"

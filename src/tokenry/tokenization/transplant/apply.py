@@ -11,8 +11,6 @@ Source: TokenAdapt (arXiv 2505.09738) and its released code.
 """
 
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +19,14 @@ import torch
 from jaxtyping import Int
 from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.errors import UserError
-from tokenry.core.files import write_json
+from tokenry.tokenization.model_folder import save_model_folder
+from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
+from tokenry.tokenization.probes import round_trip_failures
 from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary_space
 from tokenry.tokenization.transplant.composition import (
     Composition,
@@ -37,13 +37,7 @@ from tokenry.tokenization.transplant.composition import (
     wanted_new,
 )
 from tokenry.tokenization.transplant.embedding_heuristics import Mixture, Wanted
-from tokenry.tokenization.transplant.report import (
-    PROBES,
-    LeaveOneOut,
-    TransplantReport,
-    encoded,
-    round_trip_failures,
-)
+from tokenry.tokenization.transplant.report import LeaveOneOut, TransplantReport
 from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, match_vocabularies, token_names
 
 REPORT_FILE = "transplant.json"
@@ -138,7 +132,8 @@ def transplant_tokenizer(
     new_names = token_names(new_tokenizer)
     composition, left_out = _compose(model, matched, unique, new_names, settings, auxiliary)
     matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings)
-    _write(model, matrices)
+    bias = matrices["bias"][:, 0] if "bias" in matrices else None
+    write_rows(model, ModelRows(matrices["input"], matrices.get("output"), bias))
     notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
     composed = composition.mixture.composed.tolist()
     uncomposed = [
@@ -176,37 +171,7 @@ def save_transplant(
     Raises:
         UserError: the folder exists, cannot be written, or the tokenizer that is loaded from it cuts texts otherwise.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists already: name a new folder, so that no model is overwritten.")
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): free some space or choose another folder."
-        ) from error
-    try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        _require_same_cuts(tokenizer, partial)
-        write_json(partial / REPORT_FILE, report.as_json())
-        partial.chmod(0o755)  # mkdtemp makes folders that only their owner reads
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _require_same_cuts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Load the tokenizer as users will: the class that transformers chooses for the model may rewrite it."""
-    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    for text in PROBES:
-        if encoded(loaded, text) != encoded(tokenizer, text):
-            raise UserError(
-                f"AutoTokenizer makes a {type(loaded).__name__} of this {type(tokenizer).__name__}, and it cuts {text!r} otherwise: give "
-                "the new tokenizer as a PreTrainedTokenizerFast."
-            )
+    save_model_folder(model, tokenizer, folder, REPORT_FILE, report.as_json())
 
 
 # --- composing -----------------------------------------------------------------------------------------------------------------------
@@ -347,17 +312,6 @@ def _new_matrices(
     return made
 
 
-@torch.no_grad()
-def _write(model: PreTrainedModel, matrices: dict[str, Tensor]) -> None:
-    model.resize_token_embeddings(len(matrices["input"]), mean_resizing=False)
-    model.get_input_embeddings().weight.copy_(matrices["input"])
-    head = model.get_output_embeddings()
-    if "output" in matrices:
-        head.weight.copy_(matrices["output"])
-    if "bias" in matrices:
-        head.bias.copy_(matrices["bias"][:, 0])
-
-
 def _carry_special_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
     known = new.get_vocab()
     missing = [token for token in _special_tokens(old) if token.content not in known]
@@ -381,18 +335,11 @@ def _carry_over(
     first_of: dict[int, int] = {}
     for number, counterpart in enumerate(matched.shared.tolist()):
         first_of.setdefault(counterpart, number)
-    bos = new.bos_token_id
-    eos = bos if new.eos_token_id is None else new.eos_token_id
-    pad = eos if new.pad_token_id is None else new.pad_token_id
-    for config in (model.config, model.config.get_text_config()):
-        config.bos_token_id, config.eos_token_id, config.pad_token_id = bos, eos, pad
     generation = model.generation_config
+    old_stops = None if generation is None else generation.eos_token_id
+    set_special_ids(model, new)
     if generation is not None:
-        generation.eos_token_id = _stops(generation.eos_token_id, eos, first_of)
-        generation.bos_token_id, generation.pad_token_id = bos, pad
-    embeddings = model.get_input_embeddings()
-    if getattr(embeddings, "padding_idx", None) is not None:
-        embeddings.padding_idx = pad if pad != eos else None
+        generation.eos_token_id = _stops(old_stops, generation.eos_token_id, first_of)
     if new.model_max_length > VERY_LARGE_INTEGER / 2:
         new.model_max_length = old.model_max_length
     if new.chat_template is not None or old.chat_template is None:

@@ -6,25 +6,15 @@ bits per byte       of texts before and after: fair between tokenizers
 round trip          texts that the new tokenizer does not give back
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.bits_per_byte import TextLoss
-
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "naïve café — “déjà vu”, 100 % œuvre",
-    "Быстрая лисица; अनुच्छेद १ सभी; 東京タワー; שלום; สวัสดี",
-    "def f(x):\n\treturn  x ** 2    # 3.14159\n\n\n",
-    "👩‍👩‍👧 🤷🏽 ∑ᵢ αᵢ ≠ ½",
-)
-"""Scripts, digits, white space and line breaks: where a tokenizer loses something, it loses it here."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +125,6 @@ class TransplantReport:
                 for when, loss in (("before", self.before), ("after", self.after))
             },
         }
-
-
-def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = PROBES) -> tuple[str, ...]:
-    """List the texts that do not come back when they are encoded and decoded."""
-
-    def comes_back(text: str) -> bool:
-        ids = encoded(tokenizer, text)
-        return ids is not None and tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-
-    return tuple(text for text in texts if not comes_back(text))
-
-
-def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
-    """Encode a text without special tokens; None where the tokenizer has no tokens for it."""
-    try:
-        return tokenizer.encode(text, add_special_tokens=False)
-    except Exception:  # the tokenizers library raises bare exceptions
-        return None
 
 
 def _errors(

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.alignment import IGNORED
 from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.model_rows import model_rows
 from tokenry.tokenization.zett.losses import clm_loss, lexical_loss
-from tokenry.tokenization.zett.model_rows import model_rows
 from tokenry.tokenization.zett.resumable import AdamWSettings, Progress, ResumableTraining, TextBatches
 
 

@@ -23,6 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.model_rows import (
+    ModelRows,
+    logits_with,
+    model_rows,
+    source_rows,
+    split_sides,
+    with_source_rows,
+)
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.drawn_batches import (
     DrawingConfig,
@@ -33,14 +41,6 @@ from tokenry.tokenization.zett.drawn_batches import (
 )
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig, own_forms
 from tokenry.tokenization.zett.losses import clm_loss, identity_loss, lexical_loss, masked_lm_loss
-from tokenry.tokenization.zett.model_rows import (
-    ModelRows,
-    logits_with,
-    model_rows,
-    source_rows,
-    split_sides,
-    with_source_rows,
-)
 from tokenry.tokenization.zett.resumable import AdamWSettings, Progress, ResumableTraining, step_generator
 from tokenry.tokenization.zett.schedule import require_schedule, two_stage_schedule
 from tokenry.tokenization.zett.surface_forms import mask_id

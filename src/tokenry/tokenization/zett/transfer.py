@@ -8,8 +8,6 @@ Fine-tuned variants of the source model take the rows that the hypernetwork pred
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), sections 3 and 4.
 """
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +17,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import write_json
-from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
-from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
-from tokenry.tokenization.zett.model_rows import (
+from tokenry.tokenization.model_folder import save_model_folder
+from tokenry.tokenization.model_rows import (
     ModelRows,
     model_rows,
+    set_special_ids,
     source_rows,
     split_sides,
     with_source_rows,
     write_rows,
 )
+from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
+from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.surface_forms import surface_forms
 from tokenry.tokenization.zett.token_report import TokenReport
 
@@ -89,7 +88,8 @@ def transfer_tokenizer(
         source_tokenizer=source_tokenizer,
         language=language,
     )
-    write_rows(model, predicted.rows, new_tokenizer)
+    write_rows(model, predicted.rows)
+    set_special_ids(model, new_tokenizer)
     return model
 
 
@@ -161,24 +161,7 @@ def save_transfer(
     Raises:
         UserError: the folder exists, or cannot be written.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists already: name a new folder, so that no model is overwritten.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): free some space or choose another folder."
-        ) from error
-    try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        write_json(partial / REPORT_FILE, report.as_json())
-        partial.chmod(0o755)  # mkdtemp makes folders that only their owner reads
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    save_model_folder(model, tokenizer, folder, REPORT_FILE, report.as_json())
 
 
 def _source(

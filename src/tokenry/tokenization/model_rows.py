@@ -114,22 +114,26 @@ def logits_with(
 
 
 @torch.no_grad()
-def write_rows(model: PreTrainedModel, rows: ModelRows, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model these rows, and its configs the ids of the tokenizer that they belong to."""
+def write_rows(model: PreTrainedModel, rows: ModelRows) -> None:
+    """Give the model these rows."""
     model.resize_token_embeddings(len(rows.input), mean_resizing=False)
-    embeddings, head = _modules(model)
-    embeddings.weight.copy_(rows.input)
+    model.get_input_embeddings().weight.copy_(rows.input)
+    head = model.get_output_embeddings()
     if rows.output is not None:
         head.weight.copy_(rows.output)
     if rows.bias is not None:
         head.bias.copy_(rows.bias)
+
+
+def set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model's configs the special ids of a tokenizer: what it lacks is its eos, and without one its bos token."""
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     eos = bos if eos is None else eos
     pad = eos if pad is None else pad
-    configs = [model.config, model.config.get_text_config(), getattr(model, "generation_config", None)]
-    for config in configs:
+    for config in (model.config, model.config.get_text_config(), getattr(model, "generation_config", None)):
         if config is not None:
             config.bos_token_id, config.eos_token_id, config.pad_token_id = bos, eos, pad
+    embeddings = model.get_input_embeddings()
     if getattr(embeddings, "padding_idx", None) is not None:
         embeddings.padding_idx = pad if pad != eos else None
 

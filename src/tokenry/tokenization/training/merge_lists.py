@@ -1,0 +1,67 @@
+"""A BPE tokenizer as its vocabulary and its list of merges: read them, put others in their place, cut them short.
+
+tokenizer(V) = the merges up to the one that makes token V        what a training to V tokens would have made
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+from tokenizers import Tokenizer
+
+from tokenry.core.errors import UserError
+
+Merges = list[tuple[str, str]]
+
+
+def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """Make the tokenizer that the same training would have made at a smaller vocabulary.
+
+    Raises:
+        UserError: the tokenizer is no BPE, or the vocabulary has no room for what is there before the first merge.
+    """
+    vocabulary, merges = bpe_state(tokenizer)
+    (number,) = merges_at(vocabulary, merges, [vocab_size])
+    kept = {token: place for token, place in vocabulary.items() if place < vocab_size}
+    return with_merges(tokenizer, kept, merges[:number])
+
+
+def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
+    """Read the vocabulary and the merges by rank of a BPE tokenizer.
+
+    Raises:
+        UserError: the tokenizer is no BPE.
+    """
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] != "BPE":
+        raise UserError(f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer.")
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    return dict(model["vocab"]), [(left, right) for left, right in pairs]
+
+
+def with_merges(
+    tokenizer: Tokenizer, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> Tokenizer:
+    """Copy a BPE tokenizer with another vocabulary and other merges; all else stays."""
+    state = json.loads(tokenizer.to_str())
+    state["model"] |= {"vocab": dict(vocabulary), "merges": [list(pair) for pair in merges]}
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def merges_at(vocabulary: Mapping[str, int], merges: Merges, sizes: Sequence[int]) -> list[int]:
+    """How many merges a training to each size performs: it stops as soon as it has that many tokens.
+
+    Raises:
+        UserError: a size has no room for what is there before the first merge.
+    """
+    tokens = len(vocabulary) - len({left + right for left, right in merges})
+    if sizes and min(sizes) < tokens:
+        raise UserError(
+            f"a vocabulary of {min(sizes)} has no room for the {tokens} bytes and special tokens: ask for at least {tokens}."
+        )
+    # made[n] = tokens after n merges; a merge can make a token that another merge has made before.
+    made, seen = [tokens], set()
+    for left, right in merges:
+        seen.add(left + right)
+        made.append(tokens + len(seen))
+    return [min(bisect_left(made, wanted), len(merges)) for wanted in sizes]
