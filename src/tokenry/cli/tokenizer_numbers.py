@@ -10,8 +10,8 @@ from tokenry.cli.console import Json, note, print_json, print_table
 
 def numbers(
     tokenizer: Annotated[
-        str, typer.Argument(help="`embedded`, a folder, a tokenizer.json, or a hub name.")
-    ] = "embedded",
+        str, typer.Argument(help="A folder, a tokenizer.json, or a hub name; it must know groups of digits.")
+    ],
     mode: Annotated[
         Literal["r2l", "l2r", "single"],
         typer.Option(help="Groups counted from the right, from the left, or digit by digit."),
