@@ -68,7 +68,8 @@ def test_a_misspelt_slug_is_bad_usage_and_names_the_nearest(run):
     assert result.stderr == "tokenry: error: no paper has the slug 'elektra': did you mean electra?\n"
 
 
-def test_a_paper_without_recipe_is_bad_usage_and_says_so(run):
+def test_a_paper_without_recipe_is_bad_usage_and_says_so(run, monkeypatch):
+    monkeypatch.setattr("tokenry.recipes.has_recipe", lambda slug: False)
     result = run("zett")
     assert result.exit_code == 2
     assert "'zett' has no recipe yet" in result.stderr
