@@ -91,16 +91,24 @@ def text_loss(
     return TextLoss(nll, tokens, np.array([len(text.encode()) for text in texts]))
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that stands before a text and predicts its first token: the bos token, or else the eos token.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise UserError(
+        "the tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them."
+    )
+
+
 def _windows(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> list[tuple[int, list[int]]]:
-    first = next(
-        (token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), None
-    )
-    if first is None:
-        raise UserError(
-            "the tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them."
-        )
+    first = first_token(tokenizer)
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return [
         (number, [first, *ids[start : start + max_length - 1]])

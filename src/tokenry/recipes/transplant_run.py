@@ -67,15 +67,15 @@ def run_transplant(
     return report
 
 
-def read_texts(file: Path, most_characters: int) -> list[str]:
-    """Read the beginning of a text file, cut at empty lines.
+def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
+    """Read a text file, or its beginning, cut at empty lines.
 
     Raises:
         UserError: the file is missing, is no UTF-8, or is empty.
     """
     try:
         with file.open(encoding="utf-8") as opened:
-            beginning = opened.read(most_characters)
+            beginning = opened.read(-1 if most_characters is None else most_characters)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as UTF-8 text ({error}).") from error
     texts = [text.strip("\n") for text in beginning.split("\n\n") if text.strip()]

@@ -1,7 +1,6 @@
 """Hypernetwork transfer from names to folders: train and save a hypernetwork; transfer and save a model."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.bits_per_byte import TextLoss, text_loss
+from tokenry.core.bits_per_byte import TextLoss, first_token, text_loss
 from tokenry.core.files import require_new, write_json
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.recipes.docstring_model import passages
@@ -62,7 +61,11 @@ def train_hypernetwork(
     Raises:
         UserError: any of it cannot be read, used or written.
     """
-    texts = {file.stem: _read(file, config.drawing.block_size) for file in text_files}
+    stems = [file.stem for file in text_files]
+    texts = {
+        file.stem if stems.count(file.stem) == 1 else str(file): _read(file, config.drawing.block_size)
+        for file in text_files
+    }
     progress("loading", 0.0)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, dtype).to(preferred_device())
@@ -121,6 +124,8 @@ def transfer_model(
     network = EmbeddingHyperNetwork.load(hypernetwork)
     progress("loading", 0.0)
     old, new = load_tokenizer(model), load_fast_tokenizer(new_tokenizer)
+    for tokenizer in (old, new) if texts else ():
+        first_token(tokenizer)
     loaded = load_model(model, dtype)
     of_base = None if base is None else load_model(base, dtype)
     before = _loss(loaded, old, texts)
@@ -135,7 +140,7 @@ def transfer_model(
 
 
 def _read(file: Path, block_size: int) -> list[str]:
-    return passages(read_texts(file, sys.maxsize), _CHARACTERS_PER_TOKEN * block_size)
+    return passages(read_texts(file), _CHARACTERS_PER_TOKEN * block_size)
 
 
 def _loss(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Any] | None:
