@@ -177,6 +177,27 @@ def test_a_text_costs_one_forward_pass_and_each_further_byte_at_most_one(model, 
     hook.remove()
 
 
+def test_as_long_as_the_likeliest_token_is_spelled_there_is_no_second_pass(model, tokenizer):
+    lm = ByteLM(model, tokenizer, context_ids=[3])
+    stream = lm.stream(b"the cat sat on the ")
+    stream.next_logprobs()
+    (ending,) = stream._endings
+    longer = np.where(lm.vocabulary.lengths > 2, ending.next.tokens, -np.inf)
+    first = int(lm._first_byte[longer.argmax()])
+    stream.push(first)
+    likely = max(stream._reaching, key=lambda each: each.log_probs.max())
+    token = lm.vocabulary.token_bytes[int(likely.ids[likely.log_probs.argmax()])]
+    passes = []
+    hook = model.model.register_forward_pre_hook(lambda *given: passes.append(given))
+    for byte in token[likely.inside :]:
+        stream.next_logprobs()
+        stream.push(byte)
+    found = stream.next_logprobs()
+    hook.remove()
+    assert len(passes) == 1
+    np.testing.assert_allclose(found, lm.next_byte_logprobs(stream.text), atol=1e-5)
+
+
 def test_forks_go_their_own_ways(model, tokenizer):
     lm = ByteLM(model, tokenizer, context_ids=[3])
     one = lm.stream(b"the ca")

@@ -158,3 +158,31 @@ def test_a_function_is_called_once_for_all():
     root = Context()
     assert CalledModel(uniform).log_probs([root, root.then(1, 2)]).shape == (2, 3)
     assert asked == [[(), (1, 2)]]
+
+
+def test_what_may_be_needed_soon_comes_along_in_the_same_pass_and_never_makes_one(monkeypatch):
+    tree, passes = TokenTree(load("llama")), []
+    monkeypatch.setattr(tree, "_forward", counted(tree._forward, passes))
+    one = Context().then(3, 4)
+    soon = [one.then(5), one.then(5, 6)]
+    tree.hold([one], lambda: soon)
+    assert len(passes) == 1
+    tree.log_probs(soon)
+    assert len(passes) == 1
+    tree.hold([one], lambda: [one.then(9)])
+    assert len(passes) == 1
+
+
+def counted(forward, passes):
+    def call(*arguments, **options):
+        passes.append(1)
+        return forward(*arguments, **options)
+
+    return call
+
+
+def test_what_is_too_long_for_the_model_does_not_come_along():
+    tree = TokenTree(load("llama"))
+    longest = Context().then(*[1] * 2048)
+    tree.hold([longest.parent], lambda: [longest.then(2)])
+    assert longest.parent in tree._hidden

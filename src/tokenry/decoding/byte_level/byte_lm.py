@@ -166,10 +166,16 @@ class ByteLM:
         return np.stack([stream.next_logprobs() for stream in streams])
 
     def advance(self, streams: Sequence["ByteStream"]) -> None:
-        """Compute what streams need for their next byte, with one forward pass for all of them."""
+        """Compute what streams need for their next byte, with one forward pass for all of them.
+
+        The sequences that end inside the likeliest next token, and with it, come along: as long as its bytes come, there is no other pass.
+        """
         waiting = [ending for stream in streams for ending in stream._endings if ending.next is None]
         if waiting:
-            self.model.hold([ending.context for ending in waiting])
+            self.model.hold(
+                [ending.context for ending in waiting],
+                lambda: [context for stream in streams for context in stream._look_ahead()],
+            )
             for ending, following in zip(waiting, self._following(waiting), strict=True):
                 ending.next = following
 
@@ -340,6 +346,7 @@ class ByteStream:
         self._lm, self._root, self._text, self._lead = lm, root, text, lead
         self._endings = [each for each in endings if each.log_prob > -np.inf]
         self._reaching = [each for some in reaching if len((each := some.possible()).ids)]
+        self._ahead: list[Context] = []
         if not self._endings and not self._reaching:
             raise lm._no_cover(text, root, lead)
         require_bearable(len(self._endings), len(text))
@@ -412,6 +419,16 @@ class ByteStream:
             pairs = zip(each.ids.tolist(), each.log_probs.tolist(), strict=True)
             found += [cover(each.context, log_prob, token) for token, log_prob in pairs]
         return sorted(found, key=lambda each: each.ids)
+
+    def _look_ahead(self) -> list[Context]:
+        """The sequences that end inside the likeliest token that is being spelled, and with it; the stream keeps them alive."""
+        groups = [each for each in self._reaching if len(each.ids)]
+        if groups:
+            likely = max(groups, key=lambda each: each.log_probs.max())
+            token = self._lm.vocabulary.token_bytes[int(likely.ids[likely.log_probs.argmax()])] or b""
+            nodes = self._lm._search.grow(token, likely.context, settle=False, whole=False, tail=likely.tail)
+            self._ahead = [node.context for node in nodes if node.place > likely.inside]
+        return self._ahead
 
     @property
     def _given(self) -> float:

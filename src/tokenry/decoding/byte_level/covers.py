@@ -89,7 +89,9 @@ class CoverSearch:
     def __init__(self, vocabulary: ByteVocabulary, rules: ValidTokens, reach: ValidTokens) -> None:
         self._vocabulary, self._rules, self._reach = vocabulary, rules, reach
 
-    def grow(self, text: bytes, root: Context, settle: bool = True, whole: bool = True) -> list[Node]:
+    def grow(
+        self, text: bytes, root: Context, settle: bool = True, whole: bool = True, tail: Tail = ()
+    ) -> list[Node]:
         """All valid sequences whose bytes begin a text, parents before children.
 
         Args:
@@ -97,8 +99,9 @@ class CoverSearch:
             root: the context before it.
             settle: whether to take the part that no later text changes as the tokenizer writes it.
             whole: whether to leave out sequences that no cover of the whole text goes on from.
+            tail: of the root, where the text begins within another.
         """
-        nodes = [Node(root, ())]
+        nodes = [Node(root, tail)]
         for token in self._rules.settled(text) if settle else ():
             nodes.append(self._child(nodes[-1], token))
         at = {nodes[-1].place: [nodes[-1]]}

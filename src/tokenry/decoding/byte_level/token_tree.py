@@ -65,12 +65,20 @@ class Context:
         return tuple(each.token for each in self.path())
 
 
+Ahead = Callable[[], Sequence[Context]] | None
+
+
 @runtime_checkable
 class NextTokenModel(Protocol):
     """What is asked of a language model."""
 
-    def hold(self, contexts: Sequence[Context]) -> None:
-        """Compute what is not known yet of these contexts, in as few forward passes as possible."""
+    def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
+        """Compute what is not known yet of these contexts, in as few forward passes as possible.
+
+        Args:
+            contexts: that are needed.
+            ahead: tells contexts that may be needed soon; they come along where a forward pass is made anyway.
+        """
         ...
 
     def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
@@ -84,7 +92,7 @@ class CalledModel:
     def __init__(self, function: Callable[[list[tuple[int, ...]]], Tensor]) -> None:
         self._function = function
 
-    def hold(self, contexts: Sequence[Context]) -> None:
+    def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
         """A function keeps nothing."""
 
     def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
@@ -118,8 +126,12 @@ class TokenTree:
         self._forget()
         self.is_tree = self._attends_to_ancestors()
 
-    def hold(self, contexts: Sequence[Context]) -> None:
+    def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
         """Compute what is not known yet of these contexts and of all they go through: one forward pass, unless it is too large.
+
+        Args:
+            contexts: that are needed.
+            ahead: tells contexts that may be needed soon: a few tokens more hardly lengthen a forward pass. Rows of their own would.
 
         Raises:
             UserError: a context is empty, or longer than the model allows.
@@ -140,6 +152,10 @@ class TokenTree:
         new = self._unknown(contexts)
         if not new:
             return
+        if ahead is not None and self.is_tree:
+            bearable = min(self._longest, self._window)
+            contexts = [*contexts, *(context for context in ahead() if context.depth <= bearable)]
+            new = self._unknown(contexts)
         needed = len({each for context in contexts for each in context.path()})
         if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
             self._forget()
