@@ -193,7 +193,7 @@ def _tokenry(subject: Subject, folder: Path, settings: str) -> tuple[PreTrainedM
     """As a program of its own, like mergekit's."""
     subject.new.save_pretrained(folder / "new")
     code = (
-        "import sys; from pathlib import Path; from tokenry.recipes.transplant_run import run_transplant; "
+        "import sys; from pathlib import Path; from tokenry.runs.transplant import run_transplant; "
         "run_transplant('embedded', sys.argv[1], Path(sys.argv[2]), lambda what, share: None, "
         + settings
         + ")"

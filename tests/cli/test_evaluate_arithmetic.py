@@ -13,7 +13,7 @@ from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition import judge_answer
 from tokenry.evaluation.arithmetic.addition_problems import sample_problems
 from tokenry.models import load_tokenizer
-from tokenry.recipes.arithmetic_evaluation import cut_mode, patterns_of
+from tokenry.runs.arithmetic import cut_mode, patterns_of
 
 app = typer.Typer()
 app.command("arithmetic")(verb(evaluate_arithmetic))

@@ -104,7 +104,7 @@ def test_nothing_that_is_left_can_run_code_when_it_is_read(everything):
 
 
 def test_a_finished_run_is_told_again_by_resume_without_any_model(everything, desk, monkeypatch):
-    monkeypatch.setattr("tokenry.recipes.comparison.load_tokenizer", lambda name: pytest.fail("loaded"))
+    monkeypatch.setattr("tokenry.runs.comparison.load_tokenizer", lambda name: pytest.fail("loaded"))
     again = desk.tokenry("tune", "--output", everything[1], "--resume", "--json")
     assert again.exit_code == 0, again.stderr
     assert again.stdout == everything[0].stdout

@@ -14,9 +14,10 @@ from tests.finetuning.tiny import tiny_llama
 from tokenry.evaluation.charbench import Segmentation, build_charbench, features_of
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.papers import paper
-from tokenry.recipes import character_reader, charbench
-from tokenry.recipes.character_reader import ReaderConfig, draw_items, right, spelled, train_reader
+from tokenry.recipes import charbench
 from tokenry.recipes.charbench import RECIPE, SIZES, Sizes, _analysed, cut_anew, judge
+from tokenry.recipes.toys import character_reader
+from tokenry.recipes.toys.character_reader import ReaderConfig, draw_items, right, spelled, train_reader
 
 CONFIG = ReaderConfig(
     words=600,

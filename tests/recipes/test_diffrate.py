@@ -18,7 +18,7 @@ from tokenry.recipes.diffrate import (
     compare,
     judge,
 )
-from tokenry.recipes.reduction_trial import Classifier, Measured
+from tokenry.recipes.toys.reduction_trial import Classifier, Measured
 
 METHODS = (LEARNED, *UNIFORM, RANDOM_ORDER, RANDOM_DROP, WEIGHTED)
 

@@ -10,15 +10,6 @@ from tokenry.evaluation.arithmetic.addition import AdditionAnswer
 from tokenry.evaluation.arithmetic.addition_patterns import error_patterns
 from tokenry.evaluation.arithmetic.addition_problems import sample_addition, sample_problems
 from tokenry.recipes import load_recipe, number_tokens
-from tokenry.recipes.addition_transformer import (
-    AdditionRun,
-    AdditionSetting,
-    addition_model,
-    addition_tokenizer,
-    held_out_problems,
-    learn_addition,
-    training_problems,
-)
 from tokenry.recipes.number_tokens import (
     PLANTED_DIGIT,
     Measured,
@@ -27,6 +18,15 @@ from tokenry.recipes.number_tokens import (
     plant,
     regrouping_identities,
     wrong_digits,
+)
+from tokenry.recipes.toys.addition_transformer import (
+    AdditionRun,
+    AdditionSetting,
+    addition_model,
+    addition_tokenizer,
+    held_out_problems,
+    learn_addition,
+    training_problems,
 )
 
 TINY = AdditionSetting(

@@ -15,7 +15,7 @@ from tokenry.recipes.one_visual_token import (
     held_out_sizes,
     scaling_claims,
 )
-from tokenry.recipes.quadrant_digits import (
+from tokenry.recipes.toys.quadrant_digits import (
     QuadrantReader,
     QuadrantSetting,
     _digits,

@@ -16,7 +16,7 @@ from tokenry.recipes.pitome import (
     judge,
     sweep,
 )
-from tokenry.recipes.reduction_trial import Classifier, Measured
+from tokenry.recipes.toys.reduction_trial import Classifier, Measured
 
 STRENGTHS = Strengths(ratios=(0.9, 0.75), r=3)
 

@@ -4,8 +4,8 @@ import pytest
 
 from tokenry.core.records import Estimate, Paired, Run
 from tokenry.recipes import load_recipe
-from tokenry.recipes.selection_toy import ToyRun
 from tokenry.recipes.sstoken import _attention_claims, _end_to_end_claim, _plot, _toy_claims, toy_weighings
+from tokenry.recipes.toys.selection_toy import ToyRun
 
 
 def _runs(**nll):

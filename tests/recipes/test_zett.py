@@ -10,7 +10,7 @@ from tests.tokenization.tiny_vocabularies import CODE, byte_level
 from tests.tokenization.zett.tiny import TEXTS, causal, config, tokenizer
 from tokenry.core.bits_per_byte import TextLoss
 from tokenry.recipes import load_recipe, zett
-from tokenry.recipes.docstring_model import bpe_tokenizer, passages, small_model, train_language_model
+from tokenry.recipes.toys.docstring_model import bpe_tokenizer, small_model, train_language_model
 from tokenry.recipes.zett import (
     BASE_THERE,
     FVT,
@@ -26,6 +26,7 @@ from tokenry.recipes.zett import (
     judge,
     measure,
 )
+from tokenry.runs.texts import passages
 
 BITS = {
     ORIGINAL: 2.0,

@@ -7,8 +7,8 @@ from transformers import ViTForImageClassification
 from tests.compression.vision.tiny_vlms import make_inputs, make_model
 from tokenry.papers import catalogue
 from tokenry.recipes import zoo_prune
-from tokenry.recipes.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
-from tokenry.recipes.digits_vit import DigitsViTSetting, vit_config
+from tokenry.recipes.toys.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
+from tokenry.recipes.toys.digits_vit import DigitsViTSetting, vit_config
 from tokenry.recipes.zoo_prune import (
     DIVPRUNE,
     LEAST,

@@ -43,7 +43,7 @@ def next_byte(
     json: Json = False,
 ) -> None:
     """Show the most probable next bytes after a text that may end anywhere, beside the naive and the healed answer."""
-    from tokenry.recipes.byte_probing import next_bytes, read_prompt
+    from tokenry.runs.byte_probing import next_bytes, read_prompt
 
     prompt = read_prompt(text, hex, file)
     result = next_bytes(model, prompt, most, dtype, invalid=invalid, validate=validate)
@@ -70,7 +70,7 @@ def score(
     json: Json = False,
 ) -> None:
     """Show how surprising every byte or character of a text is, in bits: exactly, and as its tokens spread it."""
-    from tokenry.recipes.byte_probing import read_prompt, score_bytes
+    from tokenry.runs.byte_probing import read_prompt, score_bytes
 
     result = score_bytes(model, read_prompt(text, hex, file), per, dtype, invalid=invalid, validate=validate)
     if _delivered(result, output, json):
@@ -104,7 +104,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Let a model, or an ensemble of models with different tokenizers, go on from a text that may end anywhere."""
-    from tokenry.recipes.byte_probing import read_prompt, sample_bytes
+    from tokenry.runs.byte_probing import read_prompt, sample_bytes
 
     prompt = read_prompt(text, hex, file)
     result = sample_bytes(
@@ -135,7 +135,7 @@ def self_test(
     json: Json = False,
 ) -> None:
     """Test the byte map of a tokenizer: name the tokens that cannot be represented, and the bytes that cannot be written."""
-    from tokenry.recipes.byte_probing import examine_byte_map
+    from tokenry.runs.byte_probing import examine_byte_map
 
     result = examine_byte_map(tokenizer)
     delivered = _delivered(result, output, json)

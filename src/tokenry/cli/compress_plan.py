@@ -42,7 +42,7 @@ def plan(
 ) -> None:
     """Fit the scaling law of a table of scores and choose model size and visual tokens under each budget."""
     from tokenry.compression.vision.vlm_scaling import published_scores
-    from tokenry.recipes.compression_plan import plan_compression, read_scores
+    from tokenry.runs.compression_plan import plan_compression, read_scores
 
     if scores is not None and table is not None:
         raise UserError(f"give a file of scores or --table, not both: got {scores} and --table {table}.")

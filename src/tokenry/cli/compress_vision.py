@@ -62,10 +62,10 @@ def vision(
 ) -> None:
     """Carry fewer tokens through an image encoder, and see on your own images what is kept, saved and lost."""
     from tokenry.core.files import atomic_write
-    from tokenry.recipes.vision_run import compress_vision
-    from tokenry.recipes.vision_settings import VisionPlan
     from tokenry.report.vision_page import render_vision
     from tokenry.report.vision_table import vision_table
+    from tokenry.runs.vision.run import compress_vision
+    from tokenry.runs.vision.settings import VisionPlan
 
     plan = VisionPlan(
         model=model,

@@ -32,7 +32,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model on data: NLL per response token, bits per byte, accuracy by the data's own verifiers."""
-    from tokenry.recipes.evaluation import evaluate_model, evaluate_with_harness
+    from tokenry.runs.evaluation import evaluate_model, evaluate_with_harness
 
     if lm_eval is not None:
         result = evaluate_with_harness(model, lm_eval.split(","))

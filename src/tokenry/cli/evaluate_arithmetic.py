@@ -53,7 +53,7 @@ def evaluate_arithmetic(
 ) -> None:
     """Let a model add the same problems in several number formats, and say what is wrong with wrong sums."""
     from tokenry.core.files import write_json
-    from tokenry.recipes.arithmetic_evaluation import evaluate_arithmetic_of
+    from tokenry.runs.arithmetic import evaluate_arithmetic_of
 
     with progress() as report:
         result = evaluate_arithmetic_of(

@@ -28,8 +28,8 @@ def score(
 ) -> None:
     """Score the tokens of a text or data set, and draw them as heat-maps in the terminal and on a page."""
     from tokenry.core.files import atomic_write, write_json
-    from tokenry.recipes.scoring import parse_layers, score_source
     from tokenry.report import render_scores, signal_table, terminal_heatmap
+    from tokenry.runs.scoring import parse_layers, score_source
 
     names = [name.strip() for name in signals.split(",") if name.strip()]
     with progress() as report:

@@ -27,7 +27,7 @@ def numbers(
     json: Json = False,
 ) -> None:
     """Regroup the numbers of a tokenizer, without training: the same vocabulary, all other text as before."""
-    from tokenry.recipes.regrouped_numbers import regroup_numbers
+    from tokenry.runs.regrouped_numbers import regroup_numbers
 
     result = regroup_numbers(tokenizer, mode, group, text or (), output)
     if output:

@@ -53,7 +53,7 @@ def transplant(
     json: Json = False,
 ) -> None:
     """Replace a model's tokenizer without training, and say what that did to it."""
-    from tokenry.recipes.transplant_run import run_transplant
+    from tokenry.runs.transplant import run_transplant
 
     with progress() as report:
         made = run_transplant(

@@ -63,7 +63,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train the hypernetwork of a model; every checkpoint can be resumed."""
-    from tokenry.recipes.zett_run import train_hypernetwork
+    from tokenry.runs.hypernetwork import train_hypernetwork
     from tokenry.tokenization.zett.drawn_batches import DrawingConfig
     from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
 
@@ -151,7 +151,7 @@ def transfer(
     json: Json = False,
 ) -> None:
     """Replace a model's tokenizer in one pass, and say what the hypernetwork could know of each token."""
-    from tokenry.recipes.zett_run import transfer_model
+    from tokenry.runs.hypernetwork import transfer_model
 
     with progress() as report:
         result = transfer_model(

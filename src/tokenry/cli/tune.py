@@ -70,9 +70,9 @@ def tune(
     """Fine-tune a language model on the tokens that matter, beside plain fine-tuning, and say which was better."""
     from tokenry.core.descriptions import split_descriptions
     from tokenry.core.files import atomic_write
-    from tokenry.recipes.comparison import compare as carry_out
-    from tokenry.recipes.plan import add_settings, parse_settings, resume_or_start
     from tokenry.report import comparison_table, render_report
+    from tokenry.runs.comparison import compare as carry_out
+    from tokenry.runs.plan import add_settings, parse_settings, resume_or_start
 
     given: dict[str, Any] = {
         "model": model,

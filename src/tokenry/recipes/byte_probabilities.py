@@ -24,9 +24,9 @@ from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_n
 from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.prose import read_story
-from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.prose import read_story
+from tokenry.runs.quiet import quiet_libraries
 
 NAIVE, HEALED, EXACT, ENSEMBLE = "naive", "token healing", "exact", "exact, ensemble"
 NO_FIGURE = "claimed without such a figure"

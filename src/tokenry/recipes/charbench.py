@@ -39,9 +39,9 @@ from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.evaluation.charbench.report import REGENERATED
 from tokenry.evaluation.charbench.segmentation import Segmentation
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.character_reader import ReaderConfig, Trained, right, spelled, train_reader
-from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.character_reader import ReaderConfig, Trained, right, spelled, train_reader
+from tokenry.runs.quiet import quiet_libraries
 
 READER = "reader"
 SHORT, LONG = 1.0, 4.0

@@ -31,9 +31,9 @@ from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.patching import Encoder, find_encoder
-from tokenry.recipes.digits_vit import load_digits_vit
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.reduction_trial import (
+from tokenry.recipes.toys.digits_vit import load_digits_vit
+from tokenry.recipes.toys.reduction_trial import (
     DEIT_S,
     NO_FIGURE,
     RANDOM_SEEDS,

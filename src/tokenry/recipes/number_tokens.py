@@ -31,9 +31,9 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_problems,
 )
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.addition_transformer import AdditionRun, AdditionSetting, learn_addition
-from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.addition_transformer import AdditionRun, AdditionSetting, learn_addition
+from tokenry.runs.quiet import quiet_libraries
 from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 

@@ -31,8 +31,14 @@ from tokenry.compression.vision.vlm_scaling import (
     inference_flops,
     published_scores,
 )
-from tokenry.recipes.quadrant_digits import DIGITS, QUADRANTS, QuadrantSetting, reading_accuracy, train_reader
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.quadrant_digits import (
+    DIGITS,
+    QUADRANTS,
+    QuadrantSetting,
+    reading_accuracy,
+    train_reader,
+)
 
 PAPER_RATIO = 0.077 / 0.015
 NO_FIGURE = "claimed without such a figure"

@@ -23,7 +23,7 @@ from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.reduction_trial import (
+from tokenry.recipes.toys.reduction_trial import (
     NO_FIGURE,
     RANDOM_SEEDS,
     Classifier,

@@ -4,18 +4,16 @@ A claim is judged from its measurement against a fair control; a reproduction is
 verdict(reproduction) = all(verdict(claim) for claim in claims)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from tokenry.core.files import write_json
+from tokenry.core.progress import Progress
 
 Scale = Literal["laptop", "paper"]
 Verdict = Literal["shown", "not shown"]
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the whole recipe that is done, in [0, 1]."""
 
 
 def verdict(shown: bool) -> Verdict:

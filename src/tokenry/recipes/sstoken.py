@@ -21,11 +21,11 @@ import numpy as np
 
 from tokenry.finetuning import AllTokens, RandomTokens, Rho1, SSToken, TokenCleaning, TokenWeighing
 from tokenry.models import load_model, load_tokenizer
-from tokenry.recipes.attention_probe import probe_attention
-from tokenry.recipes.comparison import compare
-from tokenry.recipes.plan import make_plan
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.selection_toy import ToyRun, fine_tune, pretrain_base, train_reference
+from tokenry.recipes.toys.attention_probe import probe_attention
+from tokenry.recipes.toys.selection_toy import ToyRun, fine_tune, pretrain_base, train_reference
+from tokenry.runs.comparison import compare
+from tokenry.runs.plan import make_plan
 
 PAPER_AVERAGES = "52.50 against 50.35 (average of ten benchmarks, LLaMA-3.2-3B; reading notes)"
 NO_FIGURE = "claimed without such a figure"

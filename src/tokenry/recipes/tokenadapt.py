@@ -33,9 +33,9 @@ from tokenry.core.bits_per_byte import TextLoss, text_loss
 from tokenry.core.errors import UserError
 from tokenry.core.estimates import ratio_estimate
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
-from tokenry.recipes.docstrings import read_docstrings
-from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.docstrings import read_docstrings
+from tokenry.runs.quiet import quiet_libraries
 from tokenry.tokenization.transplant.apply import transplant_tokenizer
 from tokenry.tokenization.transplant.auxiliary_space import (
     Auxiliary,

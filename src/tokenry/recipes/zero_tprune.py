@@ -30,9 +30,9 @@ from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
-from tokenry.recipes.digits_vit import PATCH
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.reduction_trial import (
+from tokenry.recipes.toys.digits_vit import PATCH
+from tokenry.recipes.toys.reduction_trial import (
     NO_FIGURE,
     RANDOM_SEEDS,
     Classifier,
@@ -69,7 +69,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Testbed:
+class Subject:
     """What is pruned how.
 
     Attributes:
@@ -120,13 +120,13 @@ class _ZeroTPruneRecipe:
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
         """Run every method at every schedule and judge each claim."""
         started = time.perf_counter()
-        testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.5 * share))
-        classifier = testbed.classifier
-        dense, table = compare(testbed, lambda what, share: progress(what, 0.5 + 0.5 * share))
-        found = () if testbed.ink is None else votes_and_ink(classifier.model, classifier.images, testbed.ink)
+        subject = _SUBJECTS[scale](lambda what, share: progress(what, 0.5 * share))
+        classifier = subject.classifier
+        dense, table = compare(subject, lambda what, share: progress(what, 0.5 + 0.5 * share))
+        found = () if subject.ink is None else votes_and_ink(classifier.model, classifier.images, subject.ink)
         return Reproduction(
             slug=self.slug,
-            claims=(*judge(testbed, table), *_where_votes_go(found)),
+            claims=(*judge(subject, table), *_where_votes_go(found)),
             settings={
                 "scale": scale,
                 "model": classifier.model.config.to_diff_dict(),
@@ -135,7 +135,7 @@ class _ZeroTPruneRecipe:
                 "window": WINDOW,
                 "unpruned_accuracy": dense.accuracy,
                 "votes_and_ink": found,
-                "schedules": {name: asdict(each.config) for name, each in testbed.schedules.items()},
+                "schedules": {name: asdict(each.config) for name, each in subject.schedules.items()},
                 "counts": {name: row[EIR_S].counts for name, row in table.items()},
                 "flops": {name: row[EIR_S].flops for name, row in table.items()},
                 "accuracy": {
@@ -148,25 +148,25 @@ class _ZeroTPruneRecipe:
         )
 
 
-def compare(testbed: Testbed, progress: Progress) -> tuple[Measured, Table]:
+def compare(subject: Subject, progress: Progress) -> tuple[Measured, Table]:
     """Measure the unpruned model, and all methods at all schedules."""
-    encoder = find_encoder(testbed.classifier.model)
-    dense = measure(testbed.classifier, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
+    encoder = find_encoder(subject.classifier.model)
+    dense = measure(subject.classifier, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
     table: dict[str, dict[str, Measured]] = {}
-    for number, (name, schedule) in enumerate(testbed.schedules.items()):
+    for number, (name, schedule) in enumerate(subject.schedules.items()):
         all_methods = methods(schedule.config, dense.counts[0], len(encoder.layers), encoder.special_tokens)
         for place, (method, reducer) in enumerate(all_methods.items()):
-            progress(f"{name}: {method}", (number + place / len(all_methods)) / len(testbed.schedules))
+            progress(f"{name}: {method}", (number + place / len(all_methods)) / len(subject.schedules))
             seeds = RANDOM_SEEDS if method == RANDOM else 1
-            table.setdefault(name, {})[method] = measure(testbed.classifier, reducer, seeds)
+            table.setdefault(name, {})[method] = measure(subject.classifier, reducer, seeds)
     return dense, table
 
 
-def judge(testbed: Testbed, table: Table) -> tuple[Claim, ...]:
+def judge(subject: Subject, table: Table) -> tuple[Claim, ...]:
     """Put each claim beside its measurement; it is shown if the gain reaches its threshold and two standard errors."""
     claims = []
     for name, row in table.items():
-        schedule = testbed.schedules[name]
+        schedule = subject.schedules[name]
         left = f"{name}: {row[EIR_S].counts[-1]} of {row[EIR_S].counts[0]} tokens left"
         claims += [
             _gain(row, f"{left}: votes beat random drop", WPR, RANDOM, schedule.over_random),
@@ -233,7 +233,7 @@ def _where_votes_go(found: Sequence[float]) -> tuple[Claim, ...]:
     )
 
 
-def _digits(progress: Progress) -> Testbed:
+def _digits(progress: Progress) -> Subject:
     classifier = digits_classifier(progress)
     layers, rounds = (1, 3, 5), (20, 5, 1)
     mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
@@ -243,14 +243,14 @@ def _digits(progress: Progress) -> Testbed:
         "hard": Schedule(hard, over_random=10.0, by_similarity=1.0),
         "hard, from layer 2": Schedule(replace(hard, layers=(2, 3, 5)), over_random=10.0),
     }
-    return Testbed(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
+    return Subject(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
 
 
-def _imagenet(progress: Progress) -> Testbed:
-    return Testbed(deit_on_imagenet(progress), {"ablation": Schedule(ZeroTPruneConfig())})
+def _imagenet(progress: Progress) -> Subject:
+    return Subject(deit_on_imagenet(progress), {"ablation": Schedule(ZeroTPruneConfig())})
 
 
-_TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}
+_SUBJECTS: dict[Scale, Callable[[Progress], Subject]] = {"laptop": _digits, "paper": _imagenet}
 
 
 def _plot(dense: Measured, table: Table, output: Path) -> Path:

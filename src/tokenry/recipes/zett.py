@@ -26,10 +26,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, text_loss
 from tokenry.core.estimates import ratio_estimate
 from tokenry.models import load_model, load_tokenizer
-from tokenry.recipes.docstring_model import bpe_tokenizer, passages, small_model, train_language_model
-from tokenry.recipes.docstrings import read_docstrings
-from tokenry.recipes.quiet import quiet_libraries
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.docstring_model import bpe_tokenizer, small_model, train_language_model
+from tokenry.recipes.toys.docstrings import read_docstrings
+from tokenry.runs.quiet import quiet_libraries
+from tokenry.runs.texts import passages
 from tokenry.tokenization.transplant.apply import transplant_tokenizer
 from tokenry.tokenization.zett.drawn_batches import DrawingConfig
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork

@@ -29,9 +29,9 @@ from tokenry.compression.vision.image_features import encode_images, supported_m
 from tokenry.compression.vision.relevance import rank_correlation, relevance_correlation
 from tokenry.compression.vision.visual_tokens import prune_visual_tokens
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity
-from tokenry.recipes.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
-from tokenry.recipes.digits_vit import load_digits_vit
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
+from tokenry.recipes.toys.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
+from tokenry.recipes.toys.digits_vit import load_digits_vit
 
 RANDOM, DIVPRUNE, SENSITIVE, ZOO, LEAST = (
     "random",

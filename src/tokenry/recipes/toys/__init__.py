@@ -1,0 +1,1 @@
+"""The small models and data on which recipes try a claim."""

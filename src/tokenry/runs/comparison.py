@@ -1,0 +1,184 @@
+"""Train weighings side by side on the same model, data and seed, and measure what came of each on held-out data.
+
+The first weighing is the control: every other run is compared with it, item by item. What is finished is kept, so an
+interrupted comparison goes on where it stopped:
+
+    OUTPUT/plan.json      what was asked
+    OUTPUT/data.json      a fingerprint of the data it was asked for
+    OUTPUT/...            what `tokenry.runs.bench` keeps of every run
+    OUTPUT/result.json    everything (`tokenry.core.records.Comparison`)
+"""
+
+import datetime
+import logging
+import platform
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from tokenry.core.errors import UserError
+from tokenry.core.files import read_json, write_json
+from tokenry.core.records import Comparison, Run
+from tokenry.evaluation import HeldOut, paired_difference
+from tokenry.finetuning import TokenWeighing
+from tokenry.finetuning.refusals import refuse_arguments
+from tokenry.finetuning.registry import make_weighing
+from tokenry.models import load_tokenizer
+from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference
+from tokenry.runs.material import gather
+from tokenry.runs.plan import TunePlan, stored_plan
+from tokenry.runs.quiet import quiet_libraries
+from tokenry.core.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+FEW_STEPS = 20
+
+
+@quiet_libraries()
+def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
+    """Carry out a plan in `output`, or go on with it there; a finished one is read.
+
+    Args:
+        plan: what to do.
+        output: folder of the results.
+        report: is told what is being done, and the share that is done.
+
+    Raises:
+        UserError: something in the plan, the data or the model cannot work; said before training begins.
+        Interrupted: the user stopped it; what was finished is kept.
+    """
+    weighings = weighings_of(plan)
+    stored = output / "plan.json"
+    if stored.exists() and stored_plan(stored) != plan:
+        raise UserError(f"{output} holds a run with other settings: choose another output.")
+    result = output / "result.json"
+    if result.exists():
+        return Comparison.load(result)
+    bench = None
+    try:
+        with _alone_in(output):
+            report("reading the model and the data", 0.0)
+            bench = _prepare(plan, output, weighings, report)
+            comparison = _carry_out(bench)
+            comparison.save(result)
+    except KeyboardInterrupt as stop:
+        what = bench.stages.what if bench else "reading the model and the data"
+        where = str(stop) or f"stopped while doing this: {what}"
+        kept = f"; what is finished is kept: go on with `tokenry tune --resume --output {shlex.quote(str(output))}`"
+        raise Interrupted(f"{where}{kept if stored.exists() else ''}.") from stop
+    report("done", 1.0)
+    return comparison
+
+
+def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
+    """Make the weighings of a plan by name, the control first and the one asked for second.
+
+    Raises:
+        UserError: an unknown weighing or option, or an option that none of them has.
+    """
+    descriptions = dict.fromkeys([*plan.compare[:1], plan.weighing, *plan.compare[1:]])
+    asked = {"share": plan.share, "balance": plan.balance}
+    asked = {option: value for option, value in asked.items() if value is not None}
+    made: dict[str, TokenWeighing] = {}
+    for description in descriptions:
+        selects = make_weighing(description).share < 1
+        made[description.replace(":", " ")] = make_weighing(description, **(asked if selects else {}))
+    for option in asked:
+        if not any(weighing.share < 1 and hasattr(weighing, option) for weighing in made.values()):
+            raise UserError(f"{option} is set, but none of {', '.join(made)} has one: leave it out.")
+    if len({folder_name(name) for name in made}) < len(made):
+        raise UserError(f"{', '.join(made)} are too much alike to be kept apart: leave one of them out.")
+    return made
+
+
+def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
+    """Read everything and refuse what cannot work; only then is the output that of this plan."""
+    tokenizer = load_tokenizer(plan.model)
+    material = gather(plan, tokenizer)
+    if any(map(needs_reference, weighings.values())) and material.trusted is None and plan.reference is None:
+        raise UserError(
+            "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
+        )
+    bench = Bench(plan, output, tokenizer, material, weighings, report)
+    for weighing in weighings.values():
+        refuse_arguments(weighing, {"args": bench.args})
+    data, stored = output / "data.json", output / "plan.json"
+    if not stored.exists():
+        bench.rehearse()
+        if bench.steps < FEW_STEPS:
+            logger.warning(
+                "few optimisation steps (%d): to learn more, raise num_train_epochs or lower gradient_accumulation_steps (--set).",
+                bench.steps,
+            )
+        write_json(data, {"fingerprint": material.fingerprint})
+        write_json(stored, plan.model_dump())
+    elif read_json(data) != {"fingerprint": material.fingerprint}:
+        raise UserError(
+            f"the data has changed since the run in {output} began: choose another --output for a new run."
+        )
+    return bench
+
+
+def _carry_out(bench: Bench) -> Comparison:
+    untrained = bench.untrained()
+    bench.train_reference()
+    runs: list[Run] = []
+    control: HeldOut | None = None
+    for name in bench.weighings:
+        run, held_out = bench.run(name)
+        if control is not None:
+            run = run.model_copy(update={"paired": paired_difference(held_out, control, to=runs[0].name)})
+        control = control or held_out
+        runs.append(run)
+    return Comparison(
+        model=bench.plan.model,
+        data=bench.plan.data,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        untrained_nll=untrained.nll_per_token,
+        settings=bench.plan.model_dump(),
+        environment=_environment(),
+        runs=runs,
+    )
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Hold a lock on the folder, so that no second process works there; a killed one lets it go.
+
+    Raises:
+        UserError: another process is at work there, or it cannot be a folder.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another run is at work in {output}: wait for it, or choose another --output."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{output} cannot be a folder ({error.strerror}): choose another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _environment() -> dict[str, str]:
+    packages = {
+        name: version(name) for name in ("tokenry", "torch", "transformers", "trl", "peft", "datasets")
+    }
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return {"python": platform.python_version(), "device": device, **packages}

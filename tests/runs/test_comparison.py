@@ -1,0 +1,164 @@
+import json
+
+import pytest
+
+from tests.tiny_chat import sums, write_model, write_rows
+from tokenry.core.errors import UserError
+from tokenry.models import load_tokenizer
+from tokenry.runs.bench import Bench
+from tokenry.runs.comparison import compare, weighings_of
+from tokenry.runs.material import gather, set_aside
+from tokenry.runs.plan import make_plan
+
+TRAINING = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("desk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENRY_CACHE", str(folder / "cache"))
+        yield {
+            "model": str(write_model(folder / "model")),
+            "data": str(write_rows(folder / "data.jsonl", sums(24))),
+            "max_length": 96,
+            "dtype": "float32",
+            "weighing": "random",
+            "answers": 0,
+            "training": TRAINING,
+        }
+
+
+@pytest.fixture(scope="module")
+def finished(options, tmp_path_factory):
+    """A finished comparison: its plan, its folder, what came of it, and what was reported."""
+    output, said = tmp_path_factory.mktemp("finished"), []
+    plan = make_plan(options)
+    return plan, output, compare(plan, output, lambda what, share: said.append((what, share))), said
+
+
+def silent(what, share):
+    pass
+
+
+def test_the_same_plan_gives_the_same_figures(finished, options, tmp_path):
+    again = compare(finished[0], tmp_path, silent)
+    for run, other in zip(finished[2].runs, again.runs, strict=True):
+        assert run.held_out_nll == other.held_out_nll
+        assert run.paired == other.paired
+        assert [point["loss"] for point in run.curves] == [point["loss"] for point in other.curves]
+
+
+def test_all_runs_begin_with_the_same_adapter_and_the_same_order(options, tmp_path):
+    plan = make_plan({**options, "weighing": "sstoken:share=1.0", "compare": ["full"]})
+    full, same = compare(plan, tmp_path, silent).runs
+    assert same.held_out_nll.value == pytest.approx(full.held_out_nll.value, abs=1e-6)
+
+
+def test_progress_never_goes_back_and_ends_at_one(finished):
+    shares = [share for _, share in finished[3]]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert shares[-2] == pytest.approx(1.0)
+
+
+def test_training_takes_most_of_the_progress(finished):
+    shares = dict(finished[3][::-1])  # of each thing that is done, the share when it began
+    assert shares["full: held-out loss"] - shares["full"] > 0.3
+
+
+def test_resuming_does_only_what_is_missing(finished, monkeypatch):
+    plan, output, comparison, _ = finished
+    (output / "result.json").unlink()
+    monkeypatch.setattr(Bench, "load", lambda *_: pytest.fail("a model was loaded"))
+    again = compare(plan, output, silent)
+    assert again.runs == comparison.runs
+    assert again.untrained_nll == comparison.untrained_nll
+
+
+def test_the_record_holds_numbers_only(finished):
+    text = (finished[1] / "result.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the record"))
+
+
+def test_an_output_of_another_plan_is_refused(finished, options):
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        compare(make_plan({**options, "seed": 1}), finished[1], silent)
+
+
+@pytest.mark.parametrize("name", ["run.json", "held_out.json"])
+def test_a_damaged_run_is_named_with_what_to_do(finished, name):
+    plan, output, comparison, _ = finished
+    (output / "result.json").unlink(missing_ok=True)
+    path = output / "random" / name
+    content = path.read_text()
+    path.write_text(content[:50])
+    try:
+        with pytest.raises(
+            UserError, match=r"random is damaged: delete that folder, and the run is made again"
+        ):
+            compare(plan, output, silent)
+    finally:
+        path.write_text(content)
+        comparison.save(output / "result.json")
+
+
+def test_data_that_changed_are_not_gone_on_with(options, tmp_path):
+    data = write_rows(tmp_path / "data.jsonl", sums(12))
+    plan = make_plan({**options, "data": str(data), "compare": [], "training": {**TRAINING, "max_steps": 1}})
+    compare(plan, tmp_path / "output", silent)
+    (tmp_path / "output" / "result.json").unlink()
+    write_rows(data, sums(12, seed=5))
+    with pytest.raises(UserError, match="the data has changed since the run in"):
+        compare(plan, tmp_path / "output", silent)
+
+
+def test_a_token_class_is_counted_and_the_end_token_is_not_in_it(finished):
+    of_number = finished[2].runs[0].share_by_class["number"]
+    assert of_number.tokens >= 8
+
+
+def test_own_data_have_a_tenth_set_aside_the_same_one_every_time():
+    rows = sums(40)
+    kept, held_out = set_aside(rows, seed=3)
+    assert (len(kept), len(held_out)) == (36, 4)
+    assert sorted(map(str, kept + held_out)) == sorted(map(str, rows))
+    assert set_aside(rows, seed=3) == (kept, held_out)
+    assert set_aside(rows, seed=4) != (kept, held_out)
+
+
+def test_trusted_samples_are_training_data_too(options, tmp_path):
+    trusted = write_rows(tmp_path / "trusted.jsonl", sums(5, seed=9))
+    plan = make_plan({**options, "trusted": str(trusted)})
+    material = gather(plan, load_tokenizer(plan.model))
+    assert (len(material.train), len(material.trusted), len(material.held_out)) == (22 + 5, 5, 2)
+
+
+def test_share_is_for_those_that_select_and_do_not_say_their_own():
+    plan = make_plan(
+        {"data": "mine", "weighing": "sstoken", "compare": ["full", "random:share=0.2"], "share": 0.5}
+    )
+    shares = {name: weighing.share for name, weighing in weighings_of(plan).items()}
+    assert shares == {"full": 1.0, "sstoken": 0.5, "random share=0.2": 0.2}
+
+
+def test_the_weighing_asked_for_is_run_once_where_it_is_the_control_too():
+    assert list(weighings_of(make_plan({"data": "mine", "weighing": "full"}))) == ["full"]
+
+
+def test_weighings_that_would_share_a_folder_are_refused():
+    plan = make_plan({"data": "mine", "weighing": "rho1:reference=a/B", "compare": ["rho1:reference=A/b"]})
+    with pytest.raises(UserError, match="too much alike to be kept apart"):
+        weighings_of(plan)
+
+
+def test_diverged_training_says_what_to_do(options, tmp_path):
+    training = {**TRAINING, "learning_rate": 1e30}
+    plan = make_plan({**options, "compare": [], "weighing": "full", "training": training})
+    with pytest.raises(UserError, match="training has diverged; try a lower learning rate"):
+        compare(plan, tmp_path, silent)

@@ -1,0 +1,242 @@
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
+
+from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
+from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.vision.registry import REDUCERS
+from tokenry.compression.vision.tome import ToMe
+from tokenry.core.errors import UserError
+from tokenry.core.vision_records import VisionRun
+from tokenry.models.image_encoders import load_image_encoder
+from tokenry.runs.vision import run as vision_run
+from tokenry.runs.vision.images import find_images, read_image
+from tokenry.runs.vision.run import compress_vision
+from tokenry.runs.vision.settings import VisionPlan
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A classifier and six images."""
+    folder = tmp_path_factory.mktemp("vision")
+    write_classifier(folder / "model")
+    write_images(folder / "images")
+    return folder
+
+
+@pytest.fixture
+def run(desk, tmp_path):
+    def run(*methods, model="model", output=None, **options):
+        plan = VisionPlan(
+            model=str(desk / model),
+            images=desk / "images",
+            methods=methods,
+            **{"rounds": 2, "dtype": "float32", "batch_size": 4, "pictures": 2} | options,
+        )
+        return compress_vision(plan, output or tmp_path / "out", lambda what, share: None)
+
+    return run
+
+
+def tower(desk, name, model):
+    if not (desk / name).exists():
+        write_model(model, desk / name)
+    return name
+
+
+def own_labels(desk, path):
+    """What the unpatched model says, as labels."""
+    encoder = load_image_encoder(desk / "model")
+    rows = []
+    for file in find_images(desk / "images"):
+        with torch.no_grad():
+            answer = encoder(encoder.pixels([read_image(file.path)])).argmax().item()
+        rows.append(f"{file.name},{CLASSES[answer]}")
+    path.write_text("\n".join(["file,label", *rows]))
+    return path
+
+
+def test_a_run_tells_tokens_flops_and_what_it_was_made_with(run, desk, tmp_path):
+    record = run("tome:r=3")
+    (result,) = record.results
+    assert (result.name, result.options["r"], result.token_counts) == ("tome r=3", 3, [17, 14, 11, 8, 5])
+    encoder = load_image_encoder(desk / "model")
+    with apply_token_reduction(encoder.model, ToMe(3)) as reduction:
+        encoder(torch.zeros(1, 3, 32, 32))
+        assert (result.flops, record.unpatched.flops) == (reduction.flops, reduction.dense_flops)
+    assert (record.number_of_images, record.unpatched.tokens, record.agreement_of) == (6, 17, "top-1")
+    assert VisionRun.load(tmp_path / "out" / "result.json") == record
+
+
+def test_a_reduction_of_nothing_agrees_on_everything(run, desk):
+    (result,) = run("tome:r=0").results
+    assert result.agreement.value == 1.0
+    assert result.finding.startswith(("does not pay here: it saves 0% of the FLOPs", "saves 0% of the FLOPs"))
+    dino = tower(desk, "dino", Dinov2Model(Dinov2Config(**SIZE, **IMAGE)))
+    assert run("tome:r=0", model=dino).results[0].agreement.value == pytest.approx(1.0, abs=1e-6)
+
+
+def test_accuracy_is_measured_where_labels_are_given(run, desk, tmp_path):
+    record = run("random:ratio=0.5", labels=own_labels(desk, tmp_path / "labels.csv"))
+    (result,) = record.results
+    assert record.unpatched.accuracy.value == 1.0
+    assert result.accuracy == result.agreement
+    assert result.agreement.value < 1.0
+    assert result.accuracy_change.value == pytest.approx(result.agreement.value - 1.0)
+    assert "accuracy −" in result.finding
+
+
+def test_images_without_a_label_count_for_no_accuracy(run, desk, tmp_path):
+    rows = own_labels(desk, tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join(rows[:4]))
+    record = run("tome:r=3", labels=tmp_path / "labels.csv")
+    assert (record.unpatched.accuracy.value, record.unpatched.accuracy.samples) == (1.0, 3)
+    assert record.results[0].agreement.samples == 6
+
+
+def test_a_model_without_classes_is_compared_by_its_features(run, desk):
+    record = run("tome:r=3", model=tower(desk, "dino", Dinov2Model(Dinov2Config(**SIZE, **IMAGE))))
+    assert record.agreement_of == "features"
+    assert -1.0 <= record.results[0].agreement.value < 1.0
+    assert "cosine to the unpatched features" in record.results[0].finding
+
+
+def test_two_runs_say_the_same_and_leave_the_callers_random_numbers_alone(run):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, second = run("random:ratio=0.6"), run("random:ratio=0.6")
+    assert torch.rand(1) == expected
+    assert first.results[0].agreement == second.results[0].agreement
+    assert first.pictures == second.pictures
+
+
+def test_batches_of_another_size_change_nothing_that_is_not_time(run):
+    one, all_at_once = run("pitome:ratio=0.7", batch_size=1), run("pitome:ratio=0.7", batch_size=6)
+    assert one.results[0].agreement == all_at_once.results[0].agreement
+    assert one.pictures == all_at_once.pictures
+
+
+def test_the_head_gets_all_tokens_where_it_reads_patches(run, desk):
+    siglip = tower(desk, "siglip", SiglipVisionModel(SiglipVisionConfig(**SIZE, **IMAGE)))
+    assert run("tome:r=3").settings["restore_length"] is False
+    assert run("tome:r=3", model=siglip).settings["restore_length"] is True
+    record = run("tome:r=3", model=siglip, restore_length=False)
+    assert "the head of this model reads patch tokens" in record.notes[0]
+
+
+def test_shared_options_go_to_the_methods_that_have_them(run):
+    record = run("pitome", "tome", "pitome:ratio=0.6", ratio=0.8, r="3,2")
+    assert [each.name for each in record.results] == ["pitome ratio=0.8", "tome r=3,2", "pitome ratio=0.6"]
+
+
+def test_pictures_follow_every_patch(run):
+    record = run("tome:r=3", "norm:ratio=0.7")
+    assert len(record.pictures) == 2
+    merged, dropped = record.pictures[0].panels
+    assert (record.pictures[0].rows, record.pictures[0].columns) == (4, 4)
+    assert len(set(merged.places)) == 4
+    assert min(merged.places) >= 0
+    assert dropped.places.count(-1) == 16 - len(set(dropped.places) - {-1})
+
+
+def test_every_layer_has_its_own_picture_where_it_changed_something(run):
+    every = run("tome:r=[3,0,2]", every_layer=True)
+    assert [panel.layer for panel in every.pictures[0].panels] == [1, 3]
+    assert [len(set(panel.places)) for panel in every.pictures[0].panels] == [13, 11]
+
+
+def test_a_picture_of_nothing_done_shows_every_patch(run):
+    (panel,) = run("tome:r=0").pictures[0].panels
+    assert len(set(panel.places)) == 16
+
+
+def test_a_sweep_puts_all_methods_at_the_same_flops(run):
+    record = run(sweep=True, pictures=1)
+    assert [name for name, _ in record.findings] == list(REDUCERS)
+    counts = {
+        method: [each.token_counts for each in record.results if each.method == method]
+        for method in ("tome", "pitome", "random", "norm", "class-attention")
+    }
+    assert all(each == counts["tome"] for each in counts.values())
+    assert len(record.pictures[0].panels) == len(REDUCERS)
+
+
+def test_a_sweep_leaves_out_what_does_not_fit_the_model_and_says_so(run, desk):
+    siglip = tower(desk, "siglip", SiglipVisionModel(SiglipVisionConfig(**SIZE, **IMAGE)))
+    record = run(sweep=True, model=siglip, pictures=0)
+    assert {each.method for each in record.results} == set(REDUCERS) - {"class-attention", "diffrate"}
+    assert any(
+        "class-attention is left out: SiglipVisionModel has no class token" in note for note in record.notes
+    )
+    with pytest.raises(UserError, match="has no class token"):
+        run("class-attention", sweep=True, model=siglip)
+
+
+def test_a_single_image_has_no_agreement_worth_telling(run):
+    (result,) = run("tome:r=3", limit=1).results
+    assert result.agreement is None
+
+
+def test_a_damaged_image_is_noted_and_left_out(run, desk, tmp_path):
+    write_images(tmp_path / "images", 4)
+    (tmp_path / "images" / "a" / "2.jpg").write_text("no image")
+    plan = VisionPlan(str(desk / "model"), tmp_path / "images", ["tome:r=3"], rounds=2, dtype="float32")
+    record = compress_vision(plan, tmp_path / "out", lambda what, share: None)
+    assert record.number_of_images == 3
+    assert record.notes == ["left out, as they cannot be read as images: a/2.jpg."]
+
+
+def test_the_share_done_never_falls(desk, tmp_path):
+    told = []
+    plan = VisionPlan(str(desk / "model"), desk / "images", ["tome:r=3"], rounds=2, batch_size=4)
+    compress_vision(plan, tmp_path / "out", lambda what, share: told.append(share))
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "words"),
+    [
+        (["pitone"], {}, "there is no method 'pitone' (did you mean 'pitome'?)"),
+        ([], {"ratio": 0.2}, "ratio must be in [0.5, 1], got 0.2"),
+        (["tome"], {"r": "-2"}, "r must not be negative"),
+        (["tome"], {"ratio": 0.9}, "ratio is given, but tome has no such option"),
+        (["tome", "zero-tprune"], {"ratio": 0.9}, "none of tome, zero-tprune has no such option"),
+        (["tome", "tome"], {}, "tome is asked for twice"),
+        (["diffrate"], {"schedule": "none.json"}, "none.json does not exist"),
+        ([], {"sweep": True, "ratio": 0.9}, "a sweep sets itself how much each method reduces: leave ratio out"),
+        (["pitome:ratio=0.9"], {"sweep": True}, "ratio is given twice"),
+        ([], {"sweep": True, "limit": 1}, "give at least two images"),
+        ([], {"mean": "a,b,c", "std": "1,1,1"}, "mean cannot be ['a', 'b', 'c']"),
+        ([], {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ([], {"limit": 0}, "limit must be at least 1, got 0"),
+        ([], {"rounds": 1}, "rounds must be at least 2, got 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_the_model_is_loaded(run, monkeypatch, methods, options, words):
+    monkeypatch.setattr(vision_run, "load_image_encoder", None)
+    with pytest.raises(UserError) as refused:
+        run(*methods, **options)
+    assert words in str(refused.value)
+
+
+def test_an_output_that_is_a_file_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file: choose a folder for --output"):
+        run("tome", output=tmp_path / "file")
+
+
+def test_a_schedule_for_another_depth_is_refused(run):
+    with pytest.raises(UserError, match="r lists 5 layers, but the model has 4"):
+        run("tome:r=[1,1,1,1,1]")
+
+
+def test_a_stopped_run_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vision_run, "take_turns", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("tome:r=3")
+    assert not (tmp_path / "out").exists()
