@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.core.bits_per_byte import text_loss
+from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.core.errors import UserError
 
 TEXTS = ["one text", "another, a longer text", "x"]
@@ -92,3 +93,15 @@ def test_no_text_is_refused(model, texts):
 def test_a_tokenizer_without_a_first_token_is_refused(model):
     with pytest.raises(UserError, match="neither a bos nor an eos token"):
         text_loss(model, byte_tokenizer(), TEXTS)
+
+
+def test_differences_are_paired_text_by_text():
+    def loss(bits):
+        """Ten texts of 100 bytes, alike but for a little."""
+        nll = np.log(2) * 100 * (bits + 1e-4 * np.arange(10))
+        return TextLoss(nll, np.full(10, 25), np.full(10, 100))
+
+    found = bits_difference(loss(1.2), loss(1.0))
+    assert found.bits == pytest.approx(0.2)
+    assert found.error == pytest.approx(0, abs=1e-9)
+    assert str(found) == "+0.200 ± 0.000"

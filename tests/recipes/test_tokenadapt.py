@@ -22,7 +22,6 @@ from tokenry.recipes.tokenadapt import (
     Subject,
     _passages,
     _verne,
-    difference,
     judge,
     measure,
     train_byte_level_bpe,
@@ -96,12 +95,6 @@ def test_a_two_fold_gain_would_be_shown():
 )
 def test_each_claim_can_fail(changed, claim):
     assert not verdicts(**changed)[claim]
-
-
-def test_differences_are_paired_text_by_text():
-    found = difference(loss(1.2), loss(1.0))
-    assert found.bits == pytest.approx(0.2)
-    assert found.error == pytest.approx(0, abs=1e-9)
 
 
 def test_the_new_tokenizer_has_the_special_tokens_of_the_old_one():

@@ -22,7 +22,6 @@ from tokenry.recipes.zett import (
     VARIANT_FVT,
     VARIANT_ORIGINAL,
     Subject,
-    difference,
     judge,
     measure,
 )
@@ -129,12 +128,6 @@ def test_a_model_close_to_the_original_would_be_shown():
 )
 def test_each_claim_can_fail(changed, claim):
     assert not verdicts(**changed)[claim]
-
-
-def test_differences_are_paired_text_by_text():
-    found = difference(loss(1.2), loss(1.0))
-    assert found.bits == pytest.approx(0.2)
-    assert found.error == pytest.approx(0, abs=1e-9)
 
 
 def test_passages_are_cut_at_spaces_and_lose_at_most_a_short_end():

@@ -50,6 +50,22 @@ class TextLoss:
         return math.exp(float(self.nll.sum() / self.tokens.sum()))
 
 
+@dataclass(frozen=True)
+class BitsDifference:
+    """Paired difference in bits per byte, with its standard error over the texts."""
+
+    bits: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.bits:+.3f} ± {self.error:.3f}"
+
+
+def bits_difference(one: TextLoss, other: TextLoss) -> BitsDifference:
+    """Subtract what two models, or two tokenizers, say about the same texts, text by text."""
+    return BitsDifference(*ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes))
+
+
 def text_loss(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

@@ -14,9 +14,6 @@ read in summary only: its figures are those of the repository's notes.
 """
 
 import copy
-import importlib.util
-import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +26,11 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.bits_per_byte import TextLoss, text_loss
-from tokenry.core.errors import UserError
-from tokenry.core.estimates import ratio_estimate
+from tokenry.core.bits_per_byte import BitsDifference, TextLoss, bits_difference, text_loss
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
 from tokenry.recipes.toys.docstrings import read_docstrings
+from tokenry.recipes.toys.prose import read_story
 from tokenry.runs.quiet import quiet_libraries
 from tokenry.tokenization.transplant.apply import transplant_tokenizer
 from tokenry.tokenization.transplant.auxiliary_space import (
@@ -67,7 +63,6 @@ METHODS: Mapping[str, dict[str, Any]] = {
 }
 
 _LEFT_OUT = 300
-_VERNE = "in_the_year_2889.txt"
 
 
 @dataclass(frozen=True)
@@ -89,17 +84,6 @@ class Subject:
     texts: Mapping[str, Sequence[str]]
     auxiliary: Auxiliary
     name: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference in bits per byte, with its standard error over the texts."""
-
-    bits: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.bits:+.3f} ± {self.error:.3f}"
 
 
 Losses = Mapping[str, Mapping[str, TextLoss]]
@@ -175,19 +159,14 @@ def _record(report: TransplantReport) -> dict[str, Any]:
     }
 
 
-def difference(one: TextLoss, other: TextLoss) -> Difference:
-    """Compare two models text by text."""
-    return Difference(*ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes))
-
-
 def judge(losses: Losses) -> tuple[Claim, ...]:
     """Put each claim beside its measurement; a difference counts from two standard errors on."""
 
     def bits(name: str, kind: str) -> str:
         return f"{losses[name][kind].bits_per_byte.value:.3f}"
 
-    def against(name: str, control: str, kind: str) -> Difference:
-        return difference(losses[name][kind], losses[control][kind])
+    def against(name: str, control: str, kind: str) -> BitsDifference:
+        return bits_difference(losses[name][kind], losses[control][kind])
 
     def gains(name: str, control: str, kind: str) -> bool:
         found = against(name, control, kind)
@@ -240,7 +219,7 @@ def embedded_subject(progress: Progress) -> Subject:
     new = train_byte_level_bpe(docstrings.train[:3000], 8192, old)
     progress("comparing tokens by their characters", 0.06)
     model = load_model().eval()
-    texts = {DOCSTRINGS: _passages(docstrings.held_out, 12, 750), PROSE: _passages(_verne(), 12, 750)}
+    texts = {DOCSTRINGS: _passages(docstrings.held_out, 12, 750), PROSE: _passages(read_story(), 12, 750)}
     return Subject(
         model,
         old,
@@ -265,7 +244,7 @@ def _published(progress: Progress) -> Subject:
     )
     texts = {
         DOCSTRINGS: _passages(read_docstrings(("sklearn", "scipy")).held_out, 100, 2000),
-        PROSE: _passages(_verne(), 15, 2000),
+        PROSE: _passages(read_story(), 15, 2000),
     }
     return Subject(
         model, old, new, texts, _computed(encode, model, old, new), f"{name}, {tokenizer}, {encoder}"
@@ -308,17 +287,6 @@ def _computed(
     space = auxiliary_space(auxiliary, matched, model)
     every = Tokens(matched.new_texts, [[0]] * len(matched.new_texts), range(len(matched.new_texts)))
     return space.old, space.vectors(every)
-
-
-def _verne() -> list[str]:
-    """The paragraphs of the story in the package reasoning-gym, of which the rest is not used."""
-    spec = importlib.util.find_spec("reasoning_gym")
-    path = Path(spec.origin).parent / "data" / _VERNE if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise UserError(f"the prose of this recipe ({_VERNE}) is not installed: pip install 'tokenry[demo]'.")
-    text = path.read_text(encoding="utf-8")
-    story = text[text.index("Little though they seem") : text.index("End of Project Gutenberg")]
-    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", story)]
 
 
 def _passages(texts: Sequence[str], number: int, length: int) -> list[str]:

@@ -13,7 +13,6 @@ The paper's tables could not be read: its figures are those of the abstract.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,7 @@ from typing import Any
 import matplotlib
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.bits_per_byte import TextLoss, text_loss
-from tokenry.core.estimates import ratio_estimate
+from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.models import load_model, load_tokenizer
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
 from tokenry.recipes.toys.docstring_model import bpe_tokenizer, small_model, train_language_model
@@ -82,17 +80,6 @@ class Subject:
     hypernetwork: Mapping[str, int]
     window: int
     name: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference in bits per byte, with its standard error over the texts."""
-
-    bits: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.bits:+.3f} ± {self.error:.3f}"
 
 
 Losses = Mapping[str, TextLoss]
@@ -210,11 +197,6 @@ def _loss(
     return text_loss(model, tokenizer, texts, max_length=subject.window, batch_size=32)
 
 
-def difference(one: TextLoss, other: TextLoss) -> Difference:
-    """Compare two models text by text."""
-    return Difference(*ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes))
-
-
 def judge(losses: Losses, curves: Curves) -> tuple[Claim, ...]:
     """Put each claim beside its measurement; a difference counts from two standard errors on."""
 
@@ -222,8 +204,8 @@ def judge(losses: Losses, curves: Curves) -> tuple[Claim, ...]:
         return f"{losses[name].bits_per_byte.value:.3f}"
 
     def beats_fvt(form: str, words: str) -> Claim:
-        found = difference(losses[form], losses[FVT])
-        gap = difference(losses[ORIGINAL], losses[FVT])
+        found = bits_difference(losses[form], losses[FVT])
+        gap = bits_difference(losses[ORIGINAL], losses[FVT])
         return Claim(
             claim=f"without training on the new tokenizer, {words} beats FVT by {GAIN} or more (bits per byte)",
             paper="heuristics are often at chance (abstract), no such figure",
@@ -233,11 +215,11 @@ def judge(losses: Losses, curves: Curves) -> tuple[Claim, ...]:
         )
 
     best = min((PLAIN, RESIDUAL), key=lambda form: losses[form].bits_per_byte.value)
-    to_original = difference(losses[best], losses[ORIGINAL])
+    to_original = bits_difference(losses[best], losses[ORIGINAL])
     after_warm_up = curves[PLAIN][0]
-    warm_up = difference(after_warm_up, losses[FVT])
-    to_fvt = difference(losses[VARIANT], losses[VARIANT_FVT])
-    to_base = difference(losses[VARIANT], losses[BASE_THERE])
+    warm_up = bits_difference(after_warm_up, losses[FVT])
+    to_fvt = bits_difference(losses[VARIANT], losses[VARIANT_FVT])
+    to_base = bits_difference(losses[VARIANT], losses[BASE_THERE])
     return (
         beats_fvt(PLAIN, "the paper's hypernetwork"),
         beats_fvt(RESIDUAL, "a hypernetwork that starts from FVT"),
@@ -374,7 +356,7 @@ def _plot(losses: Losses, curves: Curves, output: Path) -> Path:
         left.errorbar(
             steps,
             [bits(curve[step]) for step in steps],
-            yerr=[difference(curve[step], losses[FVT]).error for step in steps],
+            yerr=[bits_difference(curve[step], losses[FVT]).error for step in steps],
             fmt=style,
             markersize=5,
             capsize=2,

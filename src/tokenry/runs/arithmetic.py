@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.digit_groups import GroupMode, NumberFormat, cut, number_format
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import digit_cuts, number_token_ids
+from tokenry.core.progress import Progress
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer, accuracy_table, evaluate_addition
 from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
 from tokenry.evaluation.arithmetic.addition_problems import (
@@ -20,7 +21,6 @@ from tokenry.evaluation.arithmetic.addition_problems import (
 )
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.core.progress import Progress
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
 _PROBE = "1234567890123"

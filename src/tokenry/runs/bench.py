@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
 from tokenry.core.errors import UserError
+from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate, Run
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
@@ -29,7 +30,6 @@ from tokenry.models import load_model, preferred_dtype
 from tokenry.runs.finished_run import load_held_out, load_run, save_held_out, save_run
 from tokenry.runs.material import Material
 from tokenry.runs.plan import TunePlan
-from tokenry.core.progress import Progress
 from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
 from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost, training_steps
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
+from tokenry.core.progress import Progress
 from tokenry.core.records import Comparison, Run
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
@@ -33,7 +34,6 @@ from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference
 from tokenry.runs.material import gather
 from tokenry.runs.plan import TunePlan, stored_plan
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.core.progress import Progress
 
 logger = logging.getLogger(__name__)
 

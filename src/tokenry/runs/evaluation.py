@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
 from tokenry.finetuning.conversations import encode_rows
@@ -14,7 +15,6 @@ from tokenry.runs.material import read_checked
 from tokenry.runs.noisy_tasks import noisy_tasks
 from tokenry.runs.plan import DEMO
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.core.progress import Progress
 from tokenry.runs.stages import Stages, answers_cost
 
 ANSWER_TOKENS = 48

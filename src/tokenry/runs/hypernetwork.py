@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.bits_per_byte import TextLoss, first_token, text_loss
 from tokenry.core.files import require_new, write_json
-from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.core.progress import Progress
+from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer

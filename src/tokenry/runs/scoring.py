@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
+from tokenry.core.progress import Progress
 from tokenry.core.records import Example, ReportToken
 from tokenry.finetuning import AttentionProbe
 from tokenry.finetuning.conversations import encode_rows
@@ -22,7 +23,6 @@ from tokenry.finetuning.token_store import TokenStore
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.runs.material import read_checked
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.core.progress import Progress
 from tokenry.runs.run_record import token_texts
 
 logger = logging.getLogger(__name__)

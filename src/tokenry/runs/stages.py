@@ -14,8 +14,8 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from tokenry.finetuning import TokenWeighing
 from tokenry.core.progress import Progress
+from tokenry.finetuning import TokenWeighing
 
 _TRAINED, _ANSWERED = 3.0, 5.0
 _READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}

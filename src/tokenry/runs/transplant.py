@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.errors import UserError
 from tokenry.core.files import require_new
-from tokenry.models import load_model, load_tokenizer
 from tokenry.core.progress import Progress
+from tokenry.models import load_model, load_tokenizer
 from tokenry.runs.texts import read_texts
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer

@@ -30,12 +30,12 @@ from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate
 from tokenry.core.vision_records import Picture, Reduced, Unpatched, VisionRun
 from tokenry.models import preferred_device, preferred_dtype
 from tokenry.models.image_encoders import ImageEncoder, load_image_encoder
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.core.progress import Progress
 from tokenry.runs.stages import Stages
 from tokenry.runs.vision.findings import finding, outcome, sweep_findings
 from tokenry.runs.vision.images import (

@@ -1,0 +1,42 @@
+"""Text files as texts: cut at empty lines, and into passages of about one length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenry.core.errors import UserError
+
+
+def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
+    """Read a text file, or its beginning, cut at empty lines.
+
+    Raises:
+        UserError: the file is missing, is no UTF-8, or is empty.
+    """
+    try:
+        with file.open(encoding="utf-8") as opened:
+            beginning = opened.read(-1 if most_characters is None else most_characters)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as UTF-8 text ({error}).") from error
+    texts = [text.strip("\n") for text in beginning.split("\n\n") if text.strip()]
+    if not texts:
+        raise UserError(f"{file} holds no text: give a file with some paragraphs.")
+    return texts
+
+
+def passages(texts: Sequence[str], length: int) -> list[str]:
+    """Cut texts at spaces into passages of about so many characters; an end that is much shorter is dropped, a short text kept."""
+    return [passage for text in texts for passage in _passages_of(text, length)]
+
+
+def _passages_of(text: str, length: int) -> list[str]:
+    cut, words, size = [], [], 0
+    for word in text.split(" "):
+        words.append(word)
+        size += len(word) + 1
+        if size >= length:
+            cut.append(" ".join(words))
+            words, size = [], 0
+    rest = " ".join(words)
+    if rest and (not cut or len(rest) >= length // 4):
+        cut.append(rest)
+    return cut
