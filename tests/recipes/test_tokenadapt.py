@@ -21,11 +21,11 @@ from tokenry.recipes.tokenadapt import (
     RETOK,
     Subject,
     _passages,
-    _verne,
     judge,
     measure,
     train_byte_level_bpe,
 )
+from tokenry.recipes.toys.prose import read_story
 
 BITS = {ORIGINAL: 1.0, RANDOM: 2.0, MEAN: 1.5, RETOK: 1.3, LOCAL: 1.29, HYBRID: 1.28}
 
@@ -115,7 +115,7 @@ def test_passages_are_of_one_length_spread_over_the_text_and_begin_with_a_word()
 
 @pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs the extra demo")
 def test_the_prose_is_the_story_without_its_frame():
-    story = " ".join(_verne())
+    story = " ".join(read_story())
     assert story.startswith("Little though they seem")
     assert "Project Gutenberg" not in story
     assert len(story) > 30_000
