@@ -2,6 +2,7 @@ import re
 
 from tokenry.report.tokenizer_page import render_tokenizers
 from tokenry.tokenization.segmentation import Piece, Segmentation
+from tokenry.tokenization.vocabulary_use import VocabularyUse
 
 
 def segmentation(
@@ -9,7 +10,15 @@ def segmentation(
 ) -> Segmentation:
     text = b"".join(pieces)
     return Segmentation(
-        name, tuple(Piece(i, p) for i, p in enumerate(pieces)), len(text), len(text), lossless, 1.5, shared
+        name,
+        tuple(Piece(i, p) for i, p in enumerate(pieces)),
+        len(text),
+        len(text),
+        2,
+        VocabularyUse(0.5, 0.6, 0.7),
+        lossless,
+        1.5,
+        shared,
     )
 
 

@@ -1,6 +1,7 @@
 """The same text cut by several tokenizers, side by side: where each cuts, what it costs, and where they cut alike.
 
     bytes per token  = UTF-8 bytes of the text / tokens
+    fertility        = tokens / words        what stands between white space
     relative cost    = tokens / tokens of the first tokenizer
     shared cuts      = |cuts ∩ cuts of the first| / |cuts ∪ cuts of the first|        places inside the text, in bytes
 
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeAlias
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.vocabulary_use import VocabularyUse, vocabulary_use
 
 CuttingTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | BoundlessBPE
 
@@ -54,6 +57,8 @@ class Segmentation:
         pieces: in the order of the text.
         size: UTF-8 bytes of the text.
         characters: code points of the text.
+        words: of the text: what stands between white space.
+        use: of the tokenizer's vocabulary.
         is_lossless: whether the pieces together are the text, byte for byte.
         relative_cost: tokens over those of the first tokenizer.
         shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where one of the two loses text.
@@ -63,6 +68,8 @@ class Segmentation:
     pieces: tuple[Piece, ...]
     size: int
     characters: int
+    words: int
+    use: VocabularyUse
     is_lossless: bool
     relative_cost: float = 1.0
     shared_cuts: float | None = 1.0
@@ -71,6 +78,11 @@ class Segmentation:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes over tokens."""
         return self.size / max(1, len(self.pieces))
+
+    @property
+    def fertility(self) -> float:
+        """Tokens over words; it tells nothing of scripts without spaces."""
+        return len(self.pieces) / max(1, self.words)
 
 
 class TokenCutter:
@@ -93,6 +105,11 @@ class TokenCutter:
             backend = backend_tokenizer(tokenizer)
             self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
             self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that the tokenizer knows, special ones included."""
+        return len(self._vocabulary.token_bytes)
 
     def cut(self, text: str) -> tuple[Piece, ...]:
         """Cut a text; the space that a tokenizer puts before it is not part of the pieces."""
@@ -132,14 +149,12 @@ def compare_segmentations(
     if empty or not texts:
         raise UserError(f"the text {', '.join(empty) or 'to cut'} is empty: give one that holds something.")
     cutters = {name: TokenCutter(tokenizer) for name, tokenizer in tokenizers.items()}
-    return {
-        title: _side_by_side(text, {name: cutter.cut(text) for name, cutter in cutters.items()})
-        for title, text in texts.items()
-    }
+    return {title: _side_by_side(text, cutters) for title, text in texts.items()}
 
 
-def _side_by_side(text: str, cut: Mapping[str, Sequence[Piece]]) -> list[Segmentation]:
+def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segmentation]:
     data = text.encode()
+    cut = {name: cutter.cut(text) for name, cutter in cutters.items()}
     first = next(iter(cut.values()))
     return [
         Segmentation(
@@ -147,6 +162,8 @@ def _side_by_side(text: str, cut: Mapping[str, Sequence[Piece]]) -> list[Segment
             tuple(pieces),
             len(data),
             len(text),
+            len(text.split()),
+            vocabulary_use(np.array([piece.id for piece in pieces]), cutters[name].vocabulary_size),
             _is_text(pieces, data),
             len(pieces) / max(1, len(first)),
             _shared(first, pieces) if _is_text(first, data) and _is_text(pieces, data) else None,
