@@ -120,10 +120,12 @@ def _show(title: str, columns: "Sequence[Segmentation]", shown: int) -> None:
         (
             "tokenizer",
             "tokens",
-            "bytes per token",
+            "bytes each",
+            "per word",
+            "Rényi",
             f"× {columns[0].tokenizer}",
             "cuts shared",
-            "gives text back",
+            "text back",
         ),
         (
             (
@@ -131,7 +133,6 @@ def _show(title: str, columns: "Sequence[Segmentation]", shown: int) -> None:
                 f"{len(each.pieces):,}",
                 f"{each.bytes_per_token:.2f}",
                 f"{each.fertility:.2f}",
-                f"{each.use.used:.1%}",
                 f"{each.use.renyi_efficiency:.3f}",
                 f"{each.relative_cost:.2f}",
                 "–" if each.shared_cuts is None else f"{each.shared_cuts:.0%}",
