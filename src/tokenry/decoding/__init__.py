@@ -1,1 +1,35 @@
 """What a model says next, and which one says it."""
+
+from tokenry.decoding.byte_level import (
+    ByteEnsemble,
+    ByteLM,
+    ByteMap,
+    ByteStream,
+    Cover,
+    EnsembleStream,
+    Generated,
+    Misread,
+    Surprisal,
+    check_byte_map,
+    fill_in_middle,
+    healed_next_byte,
+    naive_next_byte,
+    surprisal,
+)
+
+__all__ = [
+    "ByteEnsemble",
+    "ByteLM",
+    "ByteMap",
+    "ByteStream",
+    "Cover",
+    "EnsembleStream",
+    "Generated",
+    "Misread",
+    "Surprisal",
+    "check_byte_map",
+    "fill_in_middle",
+    "healed_next_byte",
+    "naive_next_byte",
+    "surprisal",
+]

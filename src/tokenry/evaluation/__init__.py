@@ -3,6 +3,13 @@
 `tokenry.evaluation.arithmetic` lets it add, `tokenry.evaluation.charbench` asks it about the characters of words.
 """
 
+from tokenry.evaluation.arithmetic import analyze_errors, evaluate_addition, sample_addition
+from tokenry.evaluation.charbench import (
+    build_charbench,
+    charbench_report,
+    evaluate_charbench,
+    tokenization_features,
+)
 from tokenry.evaluation.held_out import HeldOut, held_out_nll, paired_difference
 from tokenry.evaluation.verifiers import (
     extract_answer,
@@ -14,11 +21,18 @@ from tokenry.evaluation.verifiers import (
 
 __all__ = [
     "HeldOut",
+    "analyze_errors",
+    "build_charbench",
+    "charbench_report",
+    "evaluate_addition",
+    "evaluate_charbench",
     "extract_answer",
     "generate_answers",
     "held_out_nll",
     "is_right",
     "last_number",
     "paired_difference",
+    "sample_addition",
+    "tokenization_features",
     "verifier_accuracy",
 ]

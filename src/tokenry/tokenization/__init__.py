@@ -6,4 +6,88 @@ numbers       groups of digits
 transplant    another tokenizer for a model, without training
 zett          another tokenizer for a model, by a hypernetwork
 segmentation  the same text cut by several tokenizers, side by side
+
+The names most used are here, all others in their rooms.
 """
+
+from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
+from tokenry.tokenization.premiums import (
+    GridConfig,
+    allocate_budget,
+    byte_premium,
+    corpus_token_count,
+    ctc_curve,
+    dispersion,
+    equal_cost,
+    factor_report,
+    fit_vocab_curve,
+    load_parallel_folder,
+    load_udhr,
+    measure_premiums,
+    optimal_vocab_sizes,
+    premium_intervals,
+    run_grid,
+    token_premiums,
+)
+from tokenry.tokenization.segmentation import compare_segmentations
+from tokenry.tokenization.tokenizer_files import load_any_tokenizer
+from tokenry.tokenization.training import (
+    BoundlessBPE,
+    extend_to_superwords,
+    train_boundless_bpe,
+    train_bpe,
+    train_superbpe,
+    train_supertoken_bpe,
+    train_unigram,
+)
+from tokenry.tokenization.transplant import TransplantReport, save_transplant, transplant_tokenizer
+from tokenry.tokenization.zett import (
+    EmbeddingHyperNetwork,
+    HyperNetworkConfig,
+    HyperNetworkTrainer,
+    UnigramSampler,
+    surface_forms,
+    to_byte_level,
+    transfer_tokenizer,
+)
+
+__all__ = [
+    "BoundlessBPE",
+    "EmbeddingHyperNetwork",
+    "GridConfig",
+    "HyperNetworkConfig",
+    "HyperNetworkTrainer",
+    "TransplantReport",
+    "UnigramSampler",
+    "allocate_budget",
+    "byte_premium",
+    "compare_segmentations",
+    "corpus_token_count",
+    "ctc_curve",
+    "dispersion",
+    "equal_cost",
+    "extend_to_superwords",
+    "factor_report",
+    "fit_vocab_curve",
+    "load_any_tokenizer",
+    "load_parallel_folder",
+    "load_udhr",
+    "measure_premiums",
+    "number_pieces",
+    "number_pre_tokenizer",
+    "optimal_vocab_sizes",
+    "premium_intervals",
+    "retokenize_numbers",
+    "run_grid",
+    "save_transplant",
+    "surface_forms",
+    "to_byte_level",
+    "token_premiums",
+    "train_boundless_bpe",
+    "train_bpe",
+    "train_superbpe",
+    "train_supertoken_bpe",
+    "train_unigram",
+    "transfer_tokenizer",
+    "transplant_tokenizer",
+]
