@@ -8,6 +8,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     papers         tokenry.papers                   the catalogue
     scalinglaw     tokenry.compression.vision       fits of the published scores of vision-language models
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
+`<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so.
 """
 
@@ -36,11 +37,23 @@ from tokenry.report.table import comparison_columns, comparison_rows, findings
 ROOT = Path(__file__).parents[2]
 SCALING_BUDGET = 2e10
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
+PICTURE = re.compile(r"<!-- picture: ([a-z0-9-]+) -->")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the placeholders of one page (called by mkdocs)."""
-    return PLACEHOLDER.sub(lambda match: SECTIONS[match[1]](ROOT), markdown)
+    drawn = PICTURE.sub(lambda match: picture(ROOT, match[1]), markdown)
+    return PLACEHOLDER.sub(lambda match: SECTIONS[match[1]](ROOT), drawn)
+
+
+def picture(root: Path, slug: str) -> str:
+    """Show what the stored run of a recipe drew."""
+    path = root / f"docs/results/{slug}.png"
+    if not path.exists():
+        return missing(f"pictures of {slug}", f"tokenry reproduce {slug}")
+    title = next(paper.title for paper in catalogue() if paper.slug == slug)
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(title)}: what tokenry reproduce {slug} drew" src="data:image/png;base64,{encoded}">'
 
 
 def capabilities(root: Path) -> str:

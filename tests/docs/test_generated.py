@@ -1,3 +1,4 @@
+import base64
 import importlib.util
 import json
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_an_unknown_placeholder_fails_the_build(generated):
 def test_every_placeholder_in_the_docs_is_known(generated):
     used = {name for page in DOCS.rglob("*.md") for name in generated.PLACEHOLDER.findall(page.read_text())}
     assert used == set(generated.SECTIONS)
+
+
+def test_a_picture_is_what_the_stored_run_drew(generated, root):
+    assert "Not measured yet" in generated.picture(root, "zett")
+    (root / "docs/results/zett.png").write_bytes(b"drawn")
+    shown = generated.picture(root, "zett")
+    assert "Zero-Shot Tokenizer Transfer" in shown
+    assert f"base64,{base64.b64encode(b'drawn').decode()}" in shown
+
+
+def test_every_picture_in_the_docs_is_stored(generated):
+    used = {slug for page in DOCS.rglob("*.md") for slug in generated.PICTURE.findall(page.read_text())}
+    assert used
+    assert all((DOCS / f"results/{slug}.png").is_file() for slug in used)
 
 
 def test_a_reproduction_shows_each_claim_with_its_verdict(generated, root):

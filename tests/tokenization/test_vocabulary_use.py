@@ -41,6 +41,8 @@ def test_efficiency_falls_with_the_order(ids: list[int]) -> None:
         ([0], 4, -1, "alpha must be positive and not 1, got -1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(ids: list[int], size: int, alpha: float | int, words: str) -> None:
+def test_what_cannot_be_measured_is_refused(
+    ids: list[int], size: int, alpha: float | int, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         vocabulary_use(np.array(ids, dtype=np.int64), size, alpha)
