@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.models.checkpoint import first_sentence
 from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch
 
 Encoder = Callable[[list[str]], Any]
@@ -123,9 +124,9 @@ def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder
         model = AutoModel.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
-            f"{folder} holds no sentence encoder ({str(error).splitlines()[0]}): name a folder with config.json, model.safetensors and "
+            f"{folder} holds no sentence encoder ({first_sentence(error)}): name a folder with config.json, model.safetensors and "
             "a tokenizer."
         ) from error
     model.eval()
