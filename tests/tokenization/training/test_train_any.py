@@ -69,6 +69,15 @@ def test_only_superword_tokenizers_have_tokens_that_span_words():
     assert found["boundless"] > 0
 
 
+@pytest.mark.parametrize("algorithm", ["bpe", "superbpe"])
+def test_texts_that_come_once_are_all_trained_on(algorithm):
+    texts = ["zebra zebra zebra zebra", "the cat sat on the mat, the cat sat"]
+    plan = TrainingPlan(algorithm, 275)
+    of_list, of_iterator = (train_any(plan, given)[0] for given in (texts, iter(texts)))
+    assert of_iterator.to_str() == of_list.to_str()
+    assert any("zebra" in token for token in of_iterator.get_vocab())
+
+
 def test_what_is_measured_adds_up():
     found = measure_training(TRAINED["bpe"], iter(TEXTS))
     assert found["texts"] == len(TEXTS)

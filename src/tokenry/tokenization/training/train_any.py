@@ -22,7 +22,12 @@ from tokenry.tokenization.training.byte_level_training import (
     train_bpe,
     train_unigram,
 )
-from tokenry.tokenization.training.superbpe import default_transition, require_transition, train_superbpe
+from tokenry.tokenization.training.superbpe import (
+    default_transition,
+    require_transition,
+    rereadable,
+    train_superbpe,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | Bou
     Raises:
         UserError: there is no text, or what training refuses.
     """
+    texts = rereadable(texts)
     if not any(texts):
         raise UserError("the training text is empty: give at least one text that holds something.")
     started = time.perf_counter()

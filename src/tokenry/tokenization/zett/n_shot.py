@@ -115,11 +115,12 @@ class NShotTrainer:
         Raises:
             UserError: the folder holds a training that is another, or not to be resumed.
         """
+        training = self.model.training
         self.model.train()
         try:
             self._training.run(folder, resume, progress, lambda step: "training")
         finally:
-            self.model.eval()
+            self.model.train(training)
         return self.model
 
     @property
