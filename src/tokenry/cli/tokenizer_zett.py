@@ -40,7 +40,7 @@ def train(
     identity_learning_rate: Annotated[float, typer.Option(help="Of the warm-up stage.")] = 3e-4,
     learning_rate: Annotated[float, typer.Option(help="Of the main stage.")] = 6e-5,
     batch_size: Annotated[int, typer.Option(help="Texts per step.")] = 128,
-    micro_batch_size: Annotated[int, typer.Option(help="Texts the model sees at once; 0 for all.")] = 0,
+    micro_batch_size: Annotated[int, typer.Option(help="Texts the model sees at once; 0 for all.")] = 32,
     block_size: Annotated[int, typer.Option(help="Tokens per text.")] = 128,
     vocabulary_size: Annotated[
         int, typer.Option(help="Of a drawn tokenizer, special tokens aside.")

@@ -330,7 +330,7 @@ def _published(progress: Progress) -> Subject:
         passages(found.train, 500),
         held_out,
         held_out,
-        HyperNetworkTrainingConfig(bfloat16=True, micro_batch_size=32),
+        HyperNetworkTrainingConfig(bfloat16=True),
         {},
         512,
         f"{base} and {chat}, GPT-2's tokenizer, docstrings",

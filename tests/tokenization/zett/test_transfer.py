@@ -268,7 +268,7 @@ def test_training_on_resumes_bitwise(tmp_path):
 
 
 def test_micro_batches_of_training_on_change_nothing_but_rounding():
-    whole, parts = n_shot(), n_shot(micro_batch_size=3)
+    whole, parts = n_shot(micro_batch_size=0), n_shot(micro_batch_size=3)
     whole.train()
     parts.train()
     assert parts.history["loss"] == pytest.approx(whole.history["loss"], rel=1e-3)

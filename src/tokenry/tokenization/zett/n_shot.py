@@ -31,7 +31,7 @@ class NShotConfig:
         steps: in all.
         learning_rate: constant.
         batch_size: texts per step.
-        micro_batch_size: texts at once; 0 for all of a batch.
+        micro_batch_size: texts at once, whose logits are in memory together; 0 for all of a batch.
         block_size: tokens per text.
         lexical_weight: of the distance to the predicted rows.
         lexical_distance: `mse`, `rmse` or `huber`.
@@ -44,7 +44,7 @@ class NShotConfig:
     steps: int = 50_000
     learning_rate: float = 3e-6
     batch_size: int = 32
-    micro_batch_size: int = 0
+    micro_batch_size: int = 8
     block_size: int = 512
     lexical_weight: float = 0.5
     lexical_distance: str = "mse"

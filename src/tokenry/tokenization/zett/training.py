@@ -61,7 +61,7 @@ class HyperNetworkTrainingConfig:
         alpha: what remains of it at the end.
         identity_tokens: source tokens per step of the warm-up stage.
         drawing: of tokenizers and texts.
-        micro_batch_size: texts that the language model sees at once; 0 for all of a batch.
+        micro_batch_size: texts that the language model sees at once, whose logits are in memory together; 0 for all of a batch.
         predicted_tokens: rows predicted per step: those of the batch's tokens and so many others; 0 for the whole vocabulary.
         lexical_weight: of the lexical loss.
         lexical_distance: `mse`, `rmse` or `huber`.
@@ -80,7 +80,7 @@ class HyperNetworkTrainingConfig:
     alpha: float = 0.1
     identity_tokens: int = 16_384
     drawing: DrawingConfig = field(default_factory=DrawingConfig)
-    micro_batch_size: int = 0
+    micro_batch_size: int = 32
     predicted_tokens: int = 0
     lexical_weight: float = 0.5
     lexical_distance: str = "mse"
