@@ -1,6 +1,6 @@
-"""What every verb of the command line shares: results on stdout, all else on stderr, errors in one sentence.
+"""What every command shares: results on stdout, all else on stderr, errors in one sentence.
 
-A verb is a plain function; `verb` makes a command of it, with `--quiet` and `--debug`.
+`command` wraps a plain function with `--quiet`, `--debug` and `--log-file`; `run_verb` runs a verb and hands its result over.
 Exit codes: 0 ok, 1 failed or stopped by the user, 2 bad usage or bad input (`UserError`).
 """
 
@@ -10,13 +10,14 @@ import inspect
 import json
 import logging
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
@@ -24,11 +25,35 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import write_json
+from tokenry.core.files import require_writable, write_json
 
-Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, only the result.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+if TYPE_CHECKING:
+    from tokenry.report.result import Result
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print nothing but JSON on stdout.", rich_help_panel="Output")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no notes, only the result.", rich_help_panel="Output"
+    ),
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the stack trace of an error.", rich_help_panel="Output")
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        help="Append everything that is logged to this file, with times.",
+        rich_help_panel="Output",
+    ),
+]
+_SHARED = {"quiet": (Quiet, False), "debug": (Debug, False), "log_file": (LogFile, None)}
+_SILENCE = 30.0
+"""Seconds after which a job that writes to no terminal says again how far it is."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +65,20 @@ class _Streams:
 _streams: ContextVar[_Streams] = ContextVar("streams")
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a plain function.
 
-    While it runs, stdout belongs to results (`print_json`, `print_table`, `show`): what libraries print goes to stderr.
-    What tokenry logs are notes; libraries' warnings are for developers, and shown under `--debug` only.
+    While it runs, stdout belongs to results (`print_json`, `show`): what libraries print goes to stderr. What tokenry logs are
+    notes; libraries' warnings are for developers, and shown under `--debug` only.
     """
 
     @functools.wraps(function)
-    def command(*args: Any, quiet: bool = False, debug: bool = False, **options: Any) -> None:
+    def wrapped(
+        *args: Any, quiet: bool = False, debug: bool = False, log_file: Path | None = None, **options: Any
+    ) -> None:
         token = _streams.set(_Streams(results=sys.stdout, quiet=quiet))
         try:
-            with contextlib.redirect_stdout(sys.stderr), _notes_from_log(), _warnings_shown(debug):
+            with contextlib.redirect_stdout(sys.stderr), _notes_from_log(log_file), _warnings_shown(debug):
                 function(*args, **options)
         except UserError as error:
             _complain(f"error: {error}", debug)
@@ -69,15 +96,52 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             _streams.reset(token)
 
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in (("quiet", Quiet), ("debug", Debug))
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _SHARED.items()
     ]
     signature = inspect.signature(function, eval_str=True)
     setattr(  # noqa: B010  (mypy knows no __signature__ on a function)
-        command, "__signature__", signature.replace(parameters=[*signature.parameters.values(), *shared])
+        wrapped, "__signature__", signature.replace(parameters=[*signature.parameters.values(), *shared])
     )
-    command.__annotations__ = {**command.__annotations__, "quiet": Quiet, "debug": Debug}
-    return command
+    wrapped.__annotations__ = {
+        **function.__annotations__,
+        **{name: annotation for name, (annotation, _) in _SHARED.items()},
+    }
+    return wrapped
+
+
+verb = command
+
+
+def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan: Any, as_json: bool) -> None:
+    """Run a verb, save its result where the plan's `output` says, and print it.
+
+    Raises:
+        UserError: the output cannot be written, or what the verb refuses.
+        typer.Exit: with code 1 where the result says that something failed.
+    """
+    output = getattr(plan, "output", None)
+    if output is not None:
+        require_writable(output)
+    with progress() as report:
+        result = run(plan, report)
+    written = result.save(output) if output is not None else []
+    if as_json:
+        print_json(dict(result.data))
+    else:
+        show_blocks(result.blocks)
+    if written:
+        note(f"written: {' and '.join(map(str, written))}")
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def show_blocks(blocks: Iterable[Any]) -> None:
+    """Draw blocks on stdout, as wide as the terminal."""
+    from tokenry.report.terminal import terminal_blocks
+
+    for renderable in terminal_blocks(blocks, Console(file=_streams.get().results).width):
+        show(renderable)
 
 
 def print_json(content: Any) -> None:
@@ -122,31 +186,44 @@ def note(text: str) -> None:
 def progress() -> Iterator[Callable[[str, float], None]]:
     """Show a bar with elapsed and remaining time on stderr; yields `report(what, share_done)`.
 
-    Where stderr is no terminal, each new `what` is a line of its own.
+    Where stderr is no terminal, each new `what` is a line of its own, and a long one is repeated with the share that is done.
     """
     terminal = Console(stderr=True)
     if _streams.get().quiet or not terminal.is_terminal:
-        said: list[str] = []
-
-        def report_lines(what: str, share: float) -> None:
-            if what not in said[-1:]:
-                said.append(what)
-                note(f"{share:4.0%}  {what}")
-
-        yield report_lines
+        yield _lines()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f} %"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("remaining"),
     )
-    # The remaining time is told from the whole time that went: stages differ in speed.
+    # The remaining time is estimated from all the time that has passed: stages differ in speed.
     with Progress(*columns, console=terminal, speed_estimate_period=1e9) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def _lines() -> Callable[[str, float], None]:
+    last, begun = "", time.monotonic()
+    written = begun
+
+    def report(what: str, share: float) -> None:
+        nonlocal last, written
+        now = time.monotonic()
+        if what != last or now - written >= _SILENCE:
+            last, written = what, now
+            left = (
+                f", about {(now - begun) * (1 / share - 1):.0f} s remaining"
+                if share > 0 and now - begun > 5
+                else ""
+            )
+            note(f"{share:4.0%}  {what}{left}")
+
+    return report
 
 
 class _Notes(logging.Handler):
@@ -155,17 +232,30 @@ class _Notes(logging.Handler):
 
 
 @contextlib.contextmanager
-def _notes_from_log() -> Iterator[None]:
-    logger, notes = logging.getLogger("tokenry"), _Notes()
+def _notes_from_log(log_file: Path | None) -> Iterator[None]:
+    logger, handlers = logging.getLogger("tokenry"), [_Notes(), *_log_to(log_file)]
     before = logger.level, logger.propagate
-    logger.addHandler(notes)
+    for handler in handlers:
+        logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(notes)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
         logger.level, logger.propagate = before
+
+
+def _log_to(log_file: Path | None) -> list[logging.Handler]:
+    if log_file is None:
+        return []
+    require_writable(log_file)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return [handler]
 
 
 @contextlib.contextmanager

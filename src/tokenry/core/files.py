@@ -65,6 +65,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def require_writable(output: Path) -> None:
+    """Raise `UserError` where nothing can be written: a file in the place of a folder, or no permission.
+
+    Args:
+        output: a file (its name has an ending) or a folder; neither need exist.
+    """
+    folder = output.parent if output.suffix else output
+    if output.suffix and output.is_dir():
+        raise UserError(f"{output} is a folder: name a file in it.")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so nothing can be written into it: name a folder.")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there} cannot be written: choose another folder.")
+
+
 def require_new(folder: Path) -> None:
     """Raise `UserError` where there is something already."""
     if Path(folder).exists():

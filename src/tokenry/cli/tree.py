@@ -1,0 +1,114 @@
+"""The tree of commands: every file in `tokenry.verbs` is a verb, every package in it a group.
+
+A verb's file is imported when that verb is asked for; its line in the help is read from the file.
+"""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from tokenry.cli.verb import plan_app
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class Verb(TyperCommand):
+    """A command that knows its one line of help, and becomes the real one when it is asked for."""
+
+    def __init__(self, name: str, module: str) -> None:
+        super().__init__(name=name, help=_first_line(module), callback=None)
+        self.module = module
+
+    def loaded(self) -> Any:
+        """The command itself."""
+        verb = importlib.import_module(self.module)
+        return get_command(plan_app(self.name or "", verb.Plan, verb.run, **SETTINGS))
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the arguments with the real command."""
+        return self.loaded().make_context(info_name, args, parent=parent, **extra)
+
+
+class Verbs(TyperGroup):
+    """A group made of a package: its modules are verbs, its packages groups."""
+
+    def __init__(self, package: str, name: str | None = None, **extra: Any) -> None:
+        found = importlib.import_module(package)
+        super().__init__(
+            name=name,
+            help=(found.__doc__ or "").strip().partition("\n\n")[0],
+            no_args_is_help=True,
+            context_settings=SETTINGS,
+            commands={**_commands(package), **extra.pop("commands", {})},
+            **extra,
+        )
+        self.default = getattr(found, "DEFAULT", None)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order in which the package names them, the others after."""
+        return list(self.commands)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default verb in, where the group has one and no other verb is named."""
+        if self.default and args and args[0] not in {*self.commands, "--help", "-h"}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+def _commands(package: str) -> Mapping[str, Any]:
+    found = importlib.import_module(package)
+    names = [
+        module.name for module in pkgutil.iter_modules(found.__path__) if not module.name.startswith("_")
+    ]
+    order = list(getattr(found, "ORDER", ()))
+    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    return {command_name(name): _command(f"{package}.{name}", command_name(name)) for name in names}
+
+
+def _command(module: str, name: str) -> Any:
+    spec = find_spec(module)
+    assert spec is not None
+    return Verbs(module, name) if spec.submodule_search_locations else Verb(name, module)
+
+
+def command_name(module: str) -> str:
+    """The name of a verb as it is typed."""
+    return module.rstrip("_").replace("_", "-")
+
+
+def _first_line(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    plan = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Plan")
+    return (ast.get_docstring(plan) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+@cache
+def verbs(package: str = "tokenry.verbs") -> dict[str, str]:
+    """The modules of all verbs by the words that are typed: `evaluate arithmetic`."""
+    found: dict[str, str] = {}
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if module.name.startswith("_"):
+            continue
+        path = f"{package}.{module.name}"
+        inside = verbs(path) if module.ispkg else {"": path}
+        found |= {f"{command_name(module.name)} {name}".strip(): where for name, where in inside.items()}
+    return found
+
+
+def verb_of(kind: str) -> ModuleType:
+    """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`."""
+    known = verbs()
+    words = kind if kind in known else next(words for words in known if words.endswith(f" {kind}"))
+    return importlib.import_module(verbs()[words])

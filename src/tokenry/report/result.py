@@ -1,0 +1,63 @@
+"""What a verb hands back: its measurements as JSON, and the blocks that lay them out.
+
+`data` is what `--json` prints and `result.json` holds; everything that is drawn can be laid out again from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenry.core.files import atomic_write, write_json
+from tokenry.report.blocks import Block
+
+RESULT_FILE, PAGE_FILE = "result.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a verb.
+
+    Attributes:
+        title: what was measured on what; heading of the page.
+        data: the measurements as JSON knows them: `kind`, `settings` and whatever the verb measured.
+        blocks: the measurements laid out.
+        ok: False where what was examined failed; the command then ends with exit code 1.
+    """
+
+    title: str
+    data: Mapping[str, Any]
+    blocks: Sequence[Block]
+    ok: bool = True
+
+    @property
+    def kind(self) -> str:
+        """Name of the verb that measured it."""
+        return str(self.data["kind"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything it was measured with: options, software and machine."""
+        return {**self.data.get("settings", {}), **self.data.get("environment", {})}
+
+    def save(self, output: Path) -> list[Path]:
+        """Write `result.json` and `report.html` into the folder `output`; only the JSON where `output` names a .json file.
+
+        Returns:
+            The files written.
+        """
+        if output.suffix == ".json":
+            write_json(output, dict(self.data))
+            return [output]
+        write_json(output / RESULT_FILE, dict(self.data))
+        with atomic_write(output / PAGE_FILE) as partial:
+            partial.write_text(self.page(), encoding="utf-8")
+        return [output / RESULT_FILE, output / PAGE_FILE]
+
+    def page(self) -> str:
+        """The result as one self-contained HTML page."""
+        from tokenry.report.html import (
+            page,  # matplotlib takes most of a second, and is not needed for --help
+        )
+
+        return page(self.kind, self.title, self.blocks, self.settings)

@@ -1,0 +1,108 @@
+"""Blocks in a terminal: tables as wide as it is, pictures of tokens in colour, what is folded left out.
+
+A table wider than the terminal is drawn in parts below each other, each with the names of its rows; words are never broken
+where a space would do.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.table import Table as Grid
+from rich.text import Text as Line
+
+from tokenry.report.blocks import (
+    Block,
+    Findings,
+    Heatmap,
+    Section,
+    Segmentation,
+    Table,
+    Text,
+)
+from tokenry.report.text import harmless, visible
+from tokenry.report.token_maps import terminal_heatmap
+from tokenry.report.writing import is_number, written_rows
+
+_GAP = 2
+_LONGEST_NAME = 40
+_EXAMPLES = 3
+
+
+def terminal_blocks(blocks: Iterable[Block], width: int) -> Iterator[RenderableType]:
+    """Draw blocks for a terminal of `width` characters, one renderable after the other."""
+    heatmaps = 0
+    for block in blocks:
+        match block:
+            case Section(folded=False):
+                inside = list(terminal_blocks(block.blocks, width))
+                if inside:
+                    yield Line(harmless(block.title), style="bold")
+                    yield from inside
+            case Text(kind="warning"):
+                yield Line(f"Warning: {harmless(block.text)}")
+            case Findings():
+                for name, sentence in block.sentences:
+                    yield Line(harmless(f"{name}: {sentence}" if name else sentence))
+            case Table(folded=False):
+                yield from _table(block, width)
+            case Heatmap() if heatmaps < _EXAMPLES:
+                heatmaps += 1
+                yield from (terminal_heatmap(tokens) for _, tokens in block.maps)
+            case Segmentation():
+                yield from _segmentation(block)
+
+
+def _table(table: Table, width: int) -> Iterator[RenderableType]:
+    headings, rows = table.headings, written_rows(table)
+    numbers = [is_number(column, [row[place] for row in table.rows]) for place, column in enumerate(headings)]
+    if table.title:
+        yield Line(harmless(table.title), style="bold")
+    for part in _parts(_widths(table, rows), width):
+        grid = Grid(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+        for place in part:
+            heading = "\n".join(filter(None, (headings[place].name, headings[place].unit)))
+            grid.add_column(
+                Line(harmless(heading)),
+                justify="right" if numbers[place] and place else "left",
+                no_wrap=place != 0 and numbers[place],
+            )
+        for row in rows:
+            grid.add_row(*(_cell(*row[place], name=place == 0) for place in part))
+        yield grid
+    for note in table.notes:
+        yield Line(harmless(note), style="dim")
+
+
+def _cell(value: str, note: str, name: bool) -> Line:
+    line = Line(harmless(value), style="bold" if name else "")
+    return line.append(f"\n{harmless(note)}", style="dim") if note else line
+
+
+def _widths(table: Table, rows: Sequence[Sequence[tuple[str, str]]]) -> list[int]:
+    widths = []
+    for place, column in enumerate(table.headings):
+        lines = [column.name, column.unit, *(text for row in rows for text in row[place])]
+        widths.append(max((cell_len(part) for line in lines for part in line.split("\n")), default=0))
+    return widths
+
+
+def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each part of a table: the names of the rows, and as many others as fit beside them."""
+    name = min(widths[0], _LONGEST_NAME) if widths else 0
+    parts: list[list[int]] = [[0]]
+    used = name
+    for place in range(1, len(widths)):
+        if used + _GAP + widths[place] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = name
+        parts[-1].append(place)
+        used += _GAP + widths[place]
+    return parts
+
+
+def _segmentation(block: Segmentation) -> Iterator[RenderableType]:
+    yield Line(harmless(f"{block.title}, {block.note}"), style="bold")
+    for name, note, pieces in block.columns:
+        yield Line(harmless(f"{name}: {note}"), style="dim")
+        yield Line("|").join(Line(visible(piece.text)) for piece in pieces)

@@ -1,0 +1,49 @@
+"""Where a verb runs its models, and in which type: two options that every such verb unfolds."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tokenry.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Device and type of a model's weights.
+
+    Attributes:
+        device: where models run, such as cpu, cuda, cuda:1 or mps; by default an accelerator if there is one.
+        dtype: type of the weights; by default bfloat16 where the hardware computes in it, else float32.
+    """
+
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    def place(self) -> "torch.device":
+        """The device.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        import torch
+
+        from tokenry.models import preferred_device
+
+        if self.device is None:
+            return preferred_device()
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"device {self.device!r} cannot be used ({str(error).splitlines()[0]}): use cpu, or leave it out."
+            ) from error
+
+    def load(self, name: str) -> "PreTrainedModel":
+        """Load a causal language model onto the device."""
+        from tokenry.models import load_model, preferred_dtype
+
+        device = self.place()
+        return load_model(name, dtype=self.dtype or preferred_dtype(device)).to(device)
