@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenry.core.bits_per_byte import text_loss
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 from tokenry.models import embedded_folder
 from tokenry.recipes.tokenadapt import DOCSTRINGS, PROSE, Subject, embedded_subject
 from tokenry.tokenization.transplant.embedding_heuristics import Wanted, global_mixture, hybrid, local_mixture

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.estimates import ratio_estimate
 from tokenry.core.losses import causal_lm, output_head, token_nll
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate, ratio_estimate
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,8 @@ class TextLoss:
         """Bits per UTF-8 byte, ± standard error over the texts (nan for a single one)."""
         totals = self.nll / math.log(2)
         if len(totals) == 1:
-            return Estimate(value=float(totals[0] / self.text_bytes[0]), standard_error=math.nan, samples=1)
-        value, error = ratio_estimate(totals, self.text_bytes)
-        return Estimate(value=value, standard_error=error, samples=len(totals))
+            return Estimate(float(totals[0] / self.text_bytes[0]), math.nan, 1)
+        return ratio_estimate(totals, self.text_bytes)
 
     @property
     def perplexity(self) -> float:
@@ -50,20 +48,9 @@ class TextLoss:
         return math.exp(float(self.nll.sum() / self.tokens.sum()))
 
 
-@dataclass(frozen=True)
-class BitsDifference:
-    """Paired difference in bits per byte, with its standard error over the texts."""
-
-    bits: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.bits:+.3f} ± {self.error:.3f}"
-
-
-def bits_difference(one: TextLoss, other: TextLoss) -> BitsDifference:
-    """Subtract what two models, or two tokenizers, say about the same texts, text by text."""
-    return BitsDifference(*ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes))
+def bits_difference(one: TextLoss, other: TextLoss) -> Estimate:
+    """Subtract what two models, or two tokenizers, say about the same texts, text by text, in bits per byte."""
+    return ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes)
 
 
 def text_loss(

@@ -24,9 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
-from tokenry.core.estimates import ratio_estimate
 from tokenry.core.losses import causal_lm, output_head, token_nll
-from tokenry.core.records import Estimate, Paired
+from tokenry.core.records import Paired
+from tokenry.core.stats import Estimate, ratio_estimate
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 """A `datasets.Dataset` or a list of dicts with `input_ids` and `labels` (-100 = not learned from)."""
@@ -51,8 +51,7 @@ class HeldOut:
     @property
     def nll_per_token(self) -> Estimate:
         """Mean NLL per learnable token in nats, ± standard error over the items."""
-        value, error = ratio_estimate(self.nll, self.tokens)
-        return Estimate(value=value, standard_error=error, samples=len(self.items))
+        return ratio_estimate(self.nll, self.tokens)
 
     @property
     def nll_per_token_of_items(self) -> Float[ndarray, "items"]:
@@ -67,8 +66,7 @@ class HeldOut:
         """
         if self.text_bytes is None:
             return None
-        value, error = ratio_estimate(self.nll / math.log(2), self.text_bytes)
-        return Estimate(value=value, standard_error=error, samples=len(self.items))
+        return ratio_estimate(self.nll / math.log(2), self.text_bytes)
 
 
 def held_out_nll(
@@ -137,8 +135,8 @@ def paired_difference(run: HeldOut, control: HeldOut, to: str = "control") -> Pa
             f"the two runs were not measured on the same held-out items ({len(run.items)} and {len(control.items)} items): "
             "measure both on the same rows, in the same order, with the same tokenizer and maximum length."
         )
-    difference, error = ratio_estimate(run.nll - control.nll, run.tokens)
-    return Paired(to=to, difference=difference, standard_error=error, samples=len(run.items))
+    found = ratio_estimate(run.nll - control.nll, run.tokens)
+    return Paired(to=to, difference=found.value, standard_error=found.standard_error, samples=found.samples)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.evaluation.generation import greedy_answers
 
 Messages = Sequence[Mapping[str, Any]]
@@ -78,10 +78,8 @@ def verifier_accuracy(answers: Sequence[str], items: Sequence[Mapping[str, Any]]
         raise UserError(
             f"item {without[0]} has no verifier (columns found: {', '.join(sorted(items[without[0]]))})."
         )
-    right = [is_right(answer, item["verifier"]) for answer, item in zip(answers, items, strict=True)]
-    share = sum(right) / len(right)
-    return Estimate(
-        value=share, standard_error=math.sqrt(share * (1 - share) / (len(right) - 1)), samples=len(right)
+    return estimate_of_mean(
+        [is_right(answer, item["verifier"]) for answer, item in zip(answers, items, strict=True)]
     )
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from pandas import DataFrame
 
-from tokenry.core.estimates import ratio_estimate
+from tokenry.core.stats import ratio_estimate
 from tokenry.evaluation.charbench import (
     CharBenchReport,
     build_charbench,
@@ -244,7 +244,8 @@ def _change(
 ) -> tuple[float, float]:
     change = DataFrame({"word": words, "change": after.astype(float) - before.astype(float)})
     by_word = change.groupby("word")["change"]
-    return ratio_estimate(by_word.sum().to_numpy(dtype=float), by_word.size().to_numpy(dtype=np.int64))
+    found = ratio_estimate(by_word.sum().to_numpy(dtype=float), by_word.size().to_numpy(dtype=np.int64))
+    return found.value, found.standard_error
 
 
 def judge(reader: Asked, models: Sequence[Asked]) -> tuple[Claim, ...]:

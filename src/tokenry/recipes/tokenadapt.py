@@ -26,7 +26,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.bits_per_byte import BitsDifference, TextLoss, bits_difference, text_loss
+from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
+from tokenry.core.stats import Estimate
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
 from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
 from tokenry.recipes.toys.docstrings import read_docstrings
@@ -165,12 +166,12 @@ def judge(losses: Losses) -> tuple[Claim, ...]:
     def bits(name: str, kind: str) -> str:
         return f"{losses[name][kind].bits_per_byte.value:.3f}"
 
-    def against(name: str, control: str, kind: str) -> BitsDifference:
+    def against(name: str, control: str, kind: str) -> Estimate:
         return bits_difference(losses[name][kind], losses[control][kind])
 
     def gains(name: str, control: str, kind: str) -> bool:
         found = against(name, control, kind)
-        return found.bits < -2 * found.error
+        return found.value < -2 * found.standard_error
 
     order = (RANDOM, MEAN, RETOK)
     local, hybrid = against(LOCAL, RETOK, DOCSTRINGS), against(HYBRID, RETOK, PROSE)
@@ -179,21 +180,21 @@ def judge(losses: Losses) -> tuple[Claim, ...]:
         Claim(
             claim="on docstrings every step of knowledge pays: random rows > mean row > ReTok (bits per byte)",
             paper="claimed without such a figure",
-            measured=f"{bits(RETOK, DOCSTRINGS)} (ReTok; against the mean row {against(RETOK, MEAN, DOCSTRINGS)})",
+            measured=f"{bits(RETOK, DOCSTRINGS)} (ReTok; against the mean row {against(RETOK, MEAN, DOCSTRINGS):+.3f})",
             control=f"{bits(MEAN, DOCSTRINGS)} (mean row), {bits(RANDOM, DOCSTRINGS)} (random rows)",
             verdict=verdict(all(gains(better, worse, DOCSTRINGS) for worse, better in pairwise(order))),
         ),
         Claim(
             claim="on docstrings TokenAdapt's local estimate is at least as good as ReTok (bits per byte)",
             paper=f"perplexity 3.49 against 3.48 on English, 10.14 against 10.19 on code; {NOTES}",
-            measured=f"{bits(LOCAL, DOCSTRINGS)} ({local})",
+            measured=f"{bits(LOCAL, DOCSTRINGS)} ({local:+.3f})",
             control=f"{bits(RETOK, DOCSTRINGS)} (ReTok)",
-            verdict=verdict(local.bits <= 0),
+            verdict=verdict(local.value <= 0),
         ),
         Claim(
             claim="on prose, which the vocabulary was not made for, the hybrid is better than ReTok (bits per byte)",
             paper=f"median perplexity 5.98 against 6.43; {NOTES}",
-            measured=f"{bits(HYBRID, PROSE)} ({hybrid})",
+            measured=f"{bits(HYBRID, PROSE)} ({hybrid:+.3f})",
             control=f"{bits(RETOK, PROSE)} (ReTok)",
             verdict=verdict(gains(HYBRID, RETOK, PROSE)),
         ),

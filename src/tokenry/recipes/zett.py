@@ -209,9 +209,9 @@ def judge(losses: Losses, curves: Curves) -> tuple[Claim, ...]:
         return Claim(
             claim=f"without training on the new tokenizer, {words} beats FVT by {GAIN} or more (bits per byte)",
             paper="heuristics are often at chance (abstract), no such figure",
-            measured=f"{bits(form)} ({found}: {100 * found.bits / gap.bits:.0f} % of the gap to the original tokenizer's {bits(ORIGINAL)})",
+            measured=f"{bits(form)} ({found:+.3f}: {100 * found.value / gap.value:.0f} % of the gap to the original tokenizer's {bits(ORIGINAL)})",
             control=f"{bits(FVT)} (FVT), {bits(RANDOM)} (random rows)",
-            verdict=verdict(found.bits + GAIN < -2 * found.error),
+            verdict=verdict(found.value + GAIN < -2 * found.standard_error),
         )
 
     best = min((PLAIN, RESIDUAL), key=lambda form: losses[form].bits_per_byte.value)
@@ -226,24 +226,26 @@ def judge(losses: Losses, curves: Curves) -> tuple[Claim, ...]:
         Claim(
             claim=f"the transferred model is close to the original: at most {CLOSE} worse (bits per byte)",
             paper=ABSTRACT,
-            measured=f"{bits(best)} ({to_original}; {best})",
+            measured=f"{bits(best)} ({to_original:+.3f}; {best})",
             control=f"{bits(ORIGINAL)} (original tokenizer)",
-            verdict=verdict(to_original.bits <= CLOSE),
+            verdict=verdict(to_original.value <= CLOSE),
         ),
         Claim(
             claim="it is the language model's loss that teaches it: after the warm-up on single tokens alone it is worse than FVT",
             paper="claimed without such a figure",
-            measured=f"{after_warm_up.bits_per_byte.value:.3f} ({warm_up})",
+            measured=f"{after_warm_up.bits_per_byte.value:.3f} ({warm_up:+.3f})",
             control=f"{bits(FVT)} (FVT)",
-            verdict=verdict(warm_up.bits > 2 * warm_up.error),
+            verdict=verdict(warm_up.value > 2 * warm_up.standard_error),
         ),
         Claim(
             claim="a fine-tuned variant takes the rows that are predicted for its base: on its own kind of text it beats its FVT, and keeps "
             "what it has learned beyond the base (bits per byte)",
             paper="fine-tuned variants transfer without training (abstract), no such figure",
-            measured=f"{bits(VARIANT)} (against its FVT {to_fvt}, against the base {to_base})",
+            measured=f"{bits(VARIANT)} (against its FVT {to_fvt:+.3f}, against the base {to_base:+.3f})",
             control=f"{bits(VARIANT_FVT)} (its FVT), {bits(BASE_THERE)} (the base, transferred)",
-            verdict=verdict(to_fvt.bits < -2 * to_fvt.error and to_base.bits < -2 * to_base.error),
+            verdict=verdict(
+                to_fvt.value < -2 * to_fvt.standard_error and to_base.value < -2 * to_base.standard_error
+            ),
         ),
     )
 
@@ -356,7 +358,7 @@ def _plot(losses: Losses, curves: Curves, output: Path) -> Path:
         left.errorbar(
             steps,
             [bits(curve[step]) for step in steps],
-            yerr=[bits_difference(curve[step], losses[FVT]).error for step in steps],
+            yerr=[bits_difference(curve[step], losses[FVT]).standard_error for step in steps],
             fmt=style,
             markersize=5,
             capsize=2,

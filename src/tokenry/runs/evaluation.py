@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
 from tokenry.finetuning.conversations import encode_rows
 from tokenry.finetuning.template import training_template
@@ -113,4 +114,4 @@ def _standard_error(figures: dict[str, Any], metric: str) -> float | None:
 
 
 def _measure(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {"measure": name, **estimate.model_dump()}
+    return {"measure": name, **asdict(estimate)}
