@@ -1,4 +1,4 @@
-"""The command line: one file per verb, each a plain function that is made a command here.
+"""The command line: the tree of `tokenry.verbs`, and the verbs that know the recipes.
 
 A verb imports what is heavy inside its function, so that `tokenry --help` answers at once.
 """
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from tokenry import __version__
 from tokenry.cli import bytes as of_bytes
@@ -17,7 +16,6 @@ from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
-from tokenry.cli.evaluate_arithmetic import evaluate_arithmetic
 from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
@@ -29,12 +27,21 @@ from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
 from tokenry.cli.tokenizer_premiums import premiums
 from tokenry.cli.tokenizer_train import train
 from tokenry.cli.tokenizer_transplant import transplant
+from tokenry.cli.tree import Verbs
 from tokenry.cli.tune import tune
+
+
+class Tokenry(Verbs):
+    """The whole tree."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("tokenry.verbs", **settings)
+
 
 app = typer.Typer(
     name="tokenry",
+    cls=Tokenry,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -47,28 +54,16 @@ def _add(group: typer.Typer, *functions: Callable[..., None], **named: Callable[
         group.command(name.replace("_", "-"))(verb(function))
 
 
-def _group(
-    name: str, purpose: str, shape: type[TyperGroup] = TyperGroup, inside: typer.Typer = app
-) -> typer.Typer:
-    group = typer.Typer(no_args_is_help=shape is TyperGroup, help=purpose, cls=shape)
+def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, help=purpose)
     inside.add_typer(group, name=name)
     return group
 
 
-class _HeldOutByDefault(TyperGroup):
-    """`tokenry evaluate MODEL DATA` is `tokenry evaluate held-out MODEL DATA`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in {*self.commands, "--help", "-h"}:
-            args = ["held-out", *args]
-        return super().parse_args(ctx, args)
-
-
 _add(app, tune, score, report)
 _add(
-    _group("evaluate", "Measure a model: on held-out data (if nothing else is named).", _HeldOutByDefault),
+    _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
     held_out=evaluate,
-    arithmetic=evaluate_arithmetic,
     charbench=charbench,
 )
 _add(

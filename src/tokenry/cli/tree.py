@@ -16,7 +16,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from tokenry.cli.verb import plan_app
+from tokenry.cli.commands import plan_app
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -39,19 +39,30 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """A group made of a package: its modules are verbs, its packages groups."""
+    """A group made of a package: its modules are verbs, its packages groups.
 
-    def __init__(self, package: str, name: str | None = None, **extra: Any) -> None:
+    Args:
+        package: the package.
+        commands: further commands, in groups of their own or in those of the package.
+        **settings: as for a group of typer.
+    """
+
+    def __init__(self, package: str, *, commands: Mapping[str, Any] | None = None, **settings: Any) -> None:
         found = importlib.import_module(package)
-        super().__init__(
-            name=name,
-            help=(found.__doc__ or "").strip().partition("\n\n")[0],
-            no_args_is_help=True,
-            context_settings=SETTINGS,
-            commands={**_commands(package), **extra.pop("commands", {})},
-            **extra,
-        )
+        settings = {"no_args_is_help": True, "context_settings": SETTINGS, **settings}
+        settings["help"] = settings.get("help") or (found.__doc__ or "").strip().partition("\n\n")[0]
+        super().__init__(commands=_commands(package), **settings)
         self.default = getattr(found, "DEFAULT", None)
+        self.add_all(commands or {})
+
+    def add_all(self, commands: Mapping[str, Any]) -> None:
+        """Add commands, those of a group to the group of that name."""
+        for name, command in commands.items():
+            there = self.commands.get(name)
+            if isinstance(there, Verbs) and isinstance(command, TyperGroup):
+                there.add_all(command.commands)
+            else:
+                self.commands[name] = command
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order in which the package names them, the others after."""
@@ -64,7 +75,7 @@ class Verbs(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def _commands(package: str) -> Mapping[str, Any]:
+def _commands(package: str) -> dict[str, Any]:
     found = importlib.import_module(package)
     names = [
         module.name for module in pkgutil.iter_modules(found.__path__) if not module.name.startswith("_")
@@ -77,7 +88,7 @@ def _commands(package: str) -> Mapping[str, Any]:
 def _command(module: str, name: str) -> Any:
     spec = find_spec(module)
     assert spec is not None
-    return Verbs(module, name) if spec.submodule_search_locations else Verb(name, module)
+    return Verbs(module, name=name) if spec.submodule_search_locations else Verb(name, module)
 
 
 def command_name(module: str) -> str:

@@ -36,10 +36,9 @@ class Hardware:
             return preferred_device()
         try:
             return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"device {self.device!r} cannot be used ({str(error).splitlines()[0]}): use cpu, or leave it out."
-            ) from error
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            there = " and ".join(dict.fromkeys(("cpu", str(preferred_device()))))
+            raise UserError(f"device {self.device!r} is not there: this machine has {there}.") from error
 
     def load(self, name: str) -> "PreTrainedModel":
         """Load a causal language model onto the device."""

@@ -83,6 +83,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     signatures = [read_signature(signature) for signature in plan.signatures] or list(SIGNATURES)
     problems = sample_problems(signatures, plan.per_signature, plan.shots, plan.seed)
     formats = {name: _addition_format(plan, name) for name in plan.formats}
+    plan.hardware.place()
     progress("reading the model", 0.0)
     with quiet_libraries():
         tokenizer = load_tokenizer(plan.model)

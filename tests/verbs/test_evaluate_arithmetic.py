@@ -3,21 +3,15 @@
 import json
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from tests.tiny_chat import write_model
-from tokenry.cli.console import verb
-from tokenry.cli.evaluate_arithmetic import evaluate_arithmetic
+from tokenry.cli import app
 from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition import judge_answer
 from tokenry.evaluation.arithmetic.addition_problems import sample_problems
 from tokenry.models import load_tokenizer
-from tokenry.runs.arithmetic import cut_mode, patterns_of
-
-app = typer.Typer()
-app.command("arithmetic")(verb(evaluate_arithmetic))
-app.command("other")(verb(lambda: None))
+from tokenry.verbs.evaluate.arithmetic import cut_mode, patterns_of
 
 QUICK = (
     "--signature",
@@ -39,7 +33,7 @@ def model(tmp_path_factory):
 
 
 def tokenry(*arguments):
-    return CliRunner().invoke(app, ["arithmetic", *map(str, arguments)])
+    return CliRunner().invoke(app, ["evaluate", "arithmetic", *map(str, arguments)])
 
 
 def test_a_model_adds_the_same_problems_in_every_format(model, tmp_path):

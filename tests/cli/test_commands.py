@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tokenry.cli.commands import plan_app
 from tokenry.cli.tree import Verbs, verb_of, verbs
-from tokenry.cli.verb import plan_app
 from tokenry.core.errors import UserError
 from tokenry.core.plans import argument, option
 from tokenry.report.blocks import Table
