@@ -1,6 +1,6 @@
 """What a verb hands back: its measurements as JSON, and the blocks that lay them out.
 
-`data` is what `--json` prints and `result.json` holds; everything that is drawn can be laid out again from it.
+`--json` prints the measurements and `result.json` holds them; everything that is drawn can be laid out again from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +31,11 @@ class Result:
     ok: bool = True
 
     @property
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints and `result.json` holds."""
+        return {"kind": self.kind, "title": self.title, **self.data}
+
+    @property
     def kind(self) -> str:
         """Name of the verb that measured it."""
         return str(self.data["kind"])
@@ -47,9 +52,9 @@ class Result:
             The files written.
         """
         if output.suffix == ".json":
-            write_json(output, dict(self.data))
+            write_json(output, self.as_json)
             return [output]
-        write_json(output / RESULT_FILE, dict(self.data))
+        write_json(output / RESULT_FILE, self.as_json)
         with atomic_write(output / PAGE_FILE) as partial:
             partial.write_text(self.page(), encoding="utf-8")
         return [output / RESULT_FILE, output / PAGE_FILE]
