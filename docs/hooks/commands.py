@@ -64,15 +64,21 @@ def _kind(kind: Any) -> str:
         return "|".join(map(str, typing.get_args(kind)))
     if inner:
         return "|".join(dict.fromkeys(map(_kind, inner)))
-    return {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH"}.get(kind.__name__, kind.__name__)
+    return {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH"}.get(
+        kind.__name__, kind.__name__
+    )
 
 
 def _sentence(text: str) -> str:
-    return re.sub(r"`[^`]*`|[^`]+", lambda part: part[0] if part[0].startswith("`") else escape(part[0], quote=False), text)
+    return re.sub(
+        r"`[^`]*`|[^`]+",
+        lambda part: part[0] if part[0].startswith("`") else escape(part[0], quote=False),
+        text,
+    )
 
 
 def _default(option: PlanOption) -> str:
-    if option.required or option.default in (None, "", (), False):
+    if option.required or option.default is None or option.default is False or option.default in ("", ()):
         return ""
     value = option.default
     return f"`{', '.join(map(str, value)) if isinstance(value, tuple) else 'on' if value is True else value}`"
