@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.distributed as dist
+from datasets import Dataset
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -18,18 +19,31 @@ from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.template import content_mask
+from tokenry.finetuning.token_index import RUNS, expanded
 from tokenry.finetuning.token_store import TokenStore
 
 
-def samples_of(rows: Iterable[dict]) -> Iterator[Sample]:
-    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_index` and perhaps `seq_lengths`."""
+def samples_of(rows: Dataset | Iterable[dict]) -> Iterator[Sample]:
+    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`."""
+    if isinstance(rows, Dataset):
+        names = ("input_ids", "labels", RUNS, "seq_lengths")
+        rows = rows.select_columns([name for name in names if name in rows.column_names]).with_format("numpy")
     for row in rows:
-        ids, labels, index = (np.asarray(row[name]) for name in ("input_ids", "labels", "token_index"))
-        ends = np.cumsum(row.get("seq_lengths") or [len(ids)])
+        ids, labels, runs = (np.asarray(row[name]) for name in ("input_ids", "labels", RUNS))
+        lengths = row.get("seq_lengths")
+        ends = [len(ids)] if lengths is None else np.cumsum(lengths)
+        index = range(runs[0], runs[1]) if len(runs) == 2 else expanded(runs)
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            targets = labels[start:end] != -100
+            targets = labels[start:end] != IGNORED
             targets[:1] = False
-            yield Sample(ids[start:end], targets, index[start:end])
+            yield Sample(ids[start:end], targets, _as_range(index[start:end]))
+
+
+def _as_range(index: np.ndarray | range) -> np.ndarray | range:
+    """A sample has consecutive indices, unless TRL has cut it from several that were packed one behind the other."""
+    if isinstance(index, range) or not len(index) or index[-1] - index[0] + 1 != len(index):
+        return index
+    return range(int(index[0]), int(index[-1]) + 1) if bool((np.diff(index) == 1).all()) else index
 
 
 def dataset_nll(
@@ -68,7 +82,7 @@ def dataset_nll(
         if losses is None:
             missing.append(number)
         else:
-            index = torch.from_numpy(sample.token_index)[None]
+            index = sample.index[None]
             where = torch.from_numpy(sample.targets)[None]
             store.record("nll", index, torch.zeros(where.shape).masked_scatter(where, losses), where)
     missing = _as_the_first_rank_says(missing)
@@ -105,11 +119,11 @@ def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
 
 def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
     """Lay the whole training set out as one row, with every column of `store` as a signal."""
-    labels = torch.full((1, store.size), IGNORED)
-    segments = torch.full((1, store.size), -1)
+    labels = torch.full((1, store.size), IGNORED, dtype=torch.int32)
+    segments = torch.full((1, store.size), -1, dtype=torch.int32)
     for number, sample in enumerate(samples):
-        labels[0, sample.target_index] = torch.from_numpy(sample.input_ids[sample.targets]).long()
-        segments[0, torch.from_numpy(sample.token_index)] = number
+        labels[0, sample.target_index] = torch.from_numpy(sample.input_ids[sample.targets]).int()
+        segments[0, sample.index] = number
     return Signals(labels, segments, {name: column[None] for name, column in store.columns.items()})
 
 
@@ -158,10 +172,10 @@ def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels, index = torch.full(shape, IGNORED), torch.full(shape, -1)
     for row, sample in enumerate(batch):
         end = len(sample.input_ids)
-        ids[row, :end] = torch.from_numpy(sample.input_ids)
+        ids[row, :end] = torch.from_numpy(np.array(sample.input_ids))  # it may lie in read-only memory
         mask[row, :end] = 1
         labels[row, :end] = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))
-        index[row, :end] = torch.from_numpy(sample.token_index)
+        index[row, :end] = sample.index
     return ids, mask, labels, index
 
 

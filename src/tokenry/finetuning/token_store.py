@@ -70,7 +70,8 @@ class TokenStore:
         places = where & (token_index >= 0)
         index = token_index[places].cpu()
         column[index] = values[places].float().cpu()
-        self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
+        if torch.distributed.is_initialized():
+            self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
 
     def share_between_ranks(self, device: torch.device) -> None:
         """Under torch.distributed, give every rank what the others recorded since the last call; else do nothing."""

@@ -19,6 +19,7 @@ from tokenry.finetuning.conversations import encode_rows
 from tokenry.finetuning.dataset_pass import read_dataset, samples_of
 from tokenry.finetuning.nll_cache import Sample
 from tokenry.finetuning.template import template_pieces, training_template
+from tokenry.finetuning.token_index import RUNS
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.runs.material import read_checked
@@ -131,7 +132,7 @@ def _indexed(rows: Any) -> tuple[list[Sample], int]:
     size = 0
     for row in rows:
         length = len(row["input_ids"])
-        parts += samples_of([{**row, "token_index": np.arange(size, size + length)}])
+        parts += samples_of([{**row, RUNS: [size, size + length]}])
         size += length
     return parts, size
 
