@@ -41,7 +41,7 @@ def require_checkpoint(folder: Path) -> None:
             f"the checkpoint {folder} does not exist: name one that does, or start without resuming."
         )
     if not (folder / STATE_FILE).exists() and not _is_finished(folder):
-        raise UserError(f"{folder} was not written to its end: resume from an earlier checkpoint.")
+        raise UserError(f"{folder} was not written to its end by tokenry or TRL: resume from an earlier one.")
 
 
 def _is_finished(checkpoint: Path) -> bool:
