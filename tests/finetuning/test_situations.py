@@ -29,14 +29,13 @@ from transformers import (
     LlavaProcessor,
     MixtralConfig,
     MixtralForCausalLM,
-    TrainingArguments,
 )
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
 from tokenry.core.errors import UserError
-from tokenry.finetuning import AllTokens, RandomTokens, SSToken, TokenWeighingTrainer
+from tokenry.finetuning import RandomTokens, SSToken, TokenWeighingTrainer
 
 TALK = [
     {"role": "user", "content": "w1 w2 w3"}, {"role": "assistant", "content": "w4 w5"},
@@ -53,7 +52,9 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
 
 
 def texts():
-    return Dataset.from_list([{"text": " ".join(f"w{(3 * n + t) % 50}" for t in range(5 + n % 4))} for n in range(8)])
+    return Dataset.from_list(
+        [{"text": " ".join(f"w{(3 * n + t) % 50}" for t in range(5 + n % 4))} for n in range(8)]
+    )
 
 
 def pairs():
@@ -95,7 +96,12 @@ def mixture():
 def seeing():
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
     )
     text = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
@@ -108,11 +114,15 @@ def seeing():
 
 def looking():
     size = {"height": 8, "width": 8}
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["w57"]}
+    )  # cut out of the text wherever it stands
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(size=size, crop_size=size),
-        tokenizer=tiny_tokenizer(),
+        tokenizer=tokenizer,
         patch_size=4,
-        vision_feature_select_strategy="full",
+        vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="w57",
     )
@@ -138,7 +148,9 @@ class Sorting(DataCollatorForLanguageModeling):
 
 def own_loss(outputs, labels, num_items_in_batch=None):
     logits = outputs.logits[:, :-1].flatten(0, 1)
-    loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum", ignore_index=-100)
+    loss = torch.nn.functional.cross_entropy(
+        logits, labels[:, 1:].flatten(), reduction="sum", ignore_index=-100
+    )
     return 2 * loss / num_items_in_batch
 
 
@@ -195,7 +207,7 @@ SITUATIONS = {
     "cut at the beginning": Situation(token_rows, {"max_length": 8, "truncation_mode": "keep_end"}),
     "never cut": Situation(token_rows, {"max_length": None}),
     "a selection": Situation(lambda: token_rows().shuffle(seed=1).select(range(7))),
-    "rows that come twice": Situation(lambda: token_rows().select([0, 1, 2, 3, 1, 0, 5])),
+    "rows that come twice": Situation(lambda: token_rows().select([0, 1, 2, 3, 1, 0])),
     "shuffled": Situation(token_rows, {"shuffle_dataset": True}),
     "prepared elsewhere": Situation(
         token_rows,
@@ -339,11 +351,10 @@ def seen(trainer):
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-@pytest.mark.parametrize("weighing", [None, AllTokens()], ids=["None", "AllTokens"])
-def test_without_a_weighing_it_is_trl(tmp_path, name, weighing):
+def test_without_a_weighing_it_is_trl(tmp_path, name):
     situation = SITUATIONS[name]
     theirs = run(SFTTrainer, situation, tmp_path / "trl")
-    ours = run(TokenWeighingTrainer, situation, tmp_path / "ours", weighing=weighing)
+    ours = run(TokenWeighingTrainer, situation, tmp_path / "ours")
     (logs, weights), (our_logs, our_weights) = seen(theirs), seen(ours)
     assert our_logs == logs
     assert our_weights.keys() == weights.keys()
@@ -355,7 +366,9 @@ def test_without_a_weighing_it_is_trl(tmp_path, name, weighing):
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-@pytest.mark.parametrize("weighing", [SSToken(warmup_fraction=0.0), RandomTokens()], ids=["SSToken", "RandomTokens"])
+@pytest.mark.parametrize(
+    "weighing", [SSToken(warmup_fraction=0.0), RandomTokens()], ids=["SSToken", "RandomTokens"]
+)
 def test_under_a_weighing_it_trains_or_says_why_not(tmp_path, name, weighing):
     situation = SITUATIONS[name]
     words = situation.refused

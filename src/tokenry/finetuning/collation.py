@@ -5,7 +5,7 @@ collators are recognised by comparing the ids. For any other the collator lays o
 number in the place of each token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
 from tokenry.finetuning.token_index import RUNS, expanded
 
-Collate = Callable[..., dict[str, Any]]
+Collate = Callable[..., MutableMapping[str, Any]]
 
 # Numbers that are no token ids, not even those of padding, and fit into 32 bits.
 _FIRST_NUMBER = 1 << 30
@@ -48,7 +48,9 @@ class IndexingCollator:
     def __reduce__(self) -> tuple[type, tuple[Collate]]:
         return IndexingCollator, (self._collate,)
 
-    def __call__(self, examples: Sequence[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def __call__(
+        self, examples: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any
+    ) -> MutableMapping[str, Any]:
         """Lay out a batch.
 
         Raises:
@@ -71,10 +73,10 @@ class IndexingCollator:
 
     def _follow(
         self,
-        examples: Sequence[dict[str, Any]],
+        examples: Sequence[Mapping[str, Any]],
         flat: Int[Tensor, "tokens"],
         index: Int[Tensor, "tokens"],
-        batch: dict[str, Any],
+        batch: Mapping[str, Any],
         args: Any,
         kwargs: Any,
     ) -> Int[Tensor, "batch seq"]:
@@ -121,7 +123,7 @@ class IndexingCollator:
         )
 
     def _numbered_layout(
-        self, examples: Sequence[dict[str, Any]], laid: Tensor, flat: Tensor, args: Any, kwargs: Any
+        self, examples: Sequence[Mapping[str, Any]], laid: Tensor, flat: Tensor, args: Any, kwargs: Any
     ) -> Int[Tensor, "batch seq"] | None:
         """Which token of `flat` stands where; None where the collator changes tokens, or lays out by what they are."""
         numbers = torch.arange(_FIRST_NUMBER, _FIRST_NUMBER + len(flat))
@@ -176,7 +178,7 @@ def plain_layout(
     return None
 
 
-def _ids(example: dict[str, Any]) -> Int[Tensor, "tokens"]:
+def _ids(example: Mapping[str, Any]) -> Int[Tensor, "tokens"]:
     return torch.as_tensor(example["input_ids"], dtype=torch.long).cpu()
 
 

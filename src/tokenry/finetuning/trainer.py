@@ -9,7 +9,7 @@ Everything else is TRL: same arguments, same data formats. Without a weighing, w
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,7 +301,7 @@ class TokenWeighingTrainer(SFTTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: MutableMapping[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
@@ -330,7 +330,7 @@ class TokenWeighingTrainer(SFTTrainer):
         with torch.no_grad():
             return loss, model(**model_inputs, use_cache=False)
 
-    def _known_signals(self, inputs: dict[str, Any], token_index: Tensor | None) -> Signals:
+    def _known_signals(self, inputs: MutableMapping[str, Any], token_index: Tensor | None) -> Signals:
         ids, real, positions = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
         if token_index is None:
             self._require_no_look_up()
@@ -353,7 +353,9 @@ class TokenWeighingTrainer(SFTTrainer):
                 "trainer was built; build a new trainer for other data (a selection of trainer.train_dataset keeps its numbers)."
             )
 
-    def _with_live_history(self, model: nn.Module, model_inputs: dict[str, Any], known: Signals) -> Signals:
+    def _with_live_history(
+        self, model: nn.Module, model_inputs: MutableMapping[str, Any], known: Signals
+    ) -> Signals:
         """Add the history that one more forward under earlier weights tells."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
@@ -438,7 +440,7 @@ class TokenWeighingTrainer(SFTTrainer):
         return {"weight", "history_nll"} if from_last_epoch else {"weight"}
 
 
-def _token_count(batch: dict[str, Any]) -> Tensor | int:
+def _token_count(batch: Mapping[str, Any]) -> Tensor | int:
     """Count the tokens of a batch as TRL does: those of its mask, or the length of a flattened one."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum()
