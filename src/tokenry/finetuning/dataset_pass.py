@@ -3,10 +3,12 @@
 Samples are sorted by length, so that a batch has next to no padding; only target rows meet the output head.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from datasets import Dataset
@@ -19,31 +21,41 @@ from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.template import content_mask
-from tokenry.finetuning.token_index import RUNS, expanded
+from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
 
-def samples_of(rows: Dataset | Iterable[dict]) -> Iterator[Sample]:
-    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`."""
+def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
+    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
+
+    The samples of a data set are views of its memory.
+    """
     if isinstance(rows, Dataset):
-        names = ("input_ids", "labels", RUNS, "seq_lengths")
-        rows = rows.select_columns([name for name in names if name in rows.column_names]).with_format("numpy")
-    for row in rows:
-        ids, labels, runs = (np.asarray(row[name]) for name in ("input_ids", "labels", RUNS))
-        lengths = row.get("seq_lengths")
-        ends = [len(ids)] if lengths is None else np.cumsum(lengths)
-        index = range(runs[0], runs[1]) if len(runs) == 2 else expanded(runs)
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            targets = labels[start:end] != IGNORED
-            targets[:1] = False
-            yield Sample(ids[start:end], targets, _as_range(index[start:end]))
+        packed = "seq_lengths" in rows.column_names
+        for part in parts_of(rows, "input_ids", "labels", RUNS, *["seq_lengths"] * packed):
+            ids, labels, runs = (flat(part[name]) for name in ("input_ids", "labels", RUNS))
+            lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["labels"]).to_numpy()
+            yield from _samples(ids, labels, expanded(runs), lengths)
+    else:
+        for row in rows:
+            ids, labels = (np.asarray(row[name]) for name in ("input_ids", "labels"))
+            yield from _samples(ids, labels, expanded(row[RUNS]), np.array([len(ids)]))
 
 
-def _as_range(index: np.ndarray | range) -> np.ndarray | range:
-    """A sample has consecutive indices, unless TRL has cut it from several that were packed one behind the other."""
-    if isinstance(index, range) or not len(index) or index[-1] - index[0] + 1 != len(index):
-        return index
-    return range(int(index[0]), int(index[-1]) + 1) if bool((np.diff(index) == 1).all()) else index
+def _samples(ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray) -> Iterator[Sample]:
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    targets = labels != IGNORED
+    targets[starts[lengths > 0]] = False  # nothing predicts a first token
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield Sample(ids[start:end], targets[start:end], _as_range(index[start:end]))
+
+
+def _as_range(index: np.ndarray) -> np.ndarray | range:
+    """A sample has consecutive indices, unless TRL has wrapped it from several that were shuffled."""
+    first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
+    consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())
+    return range(first, last + 1) if consecutive else index.copy()
 
 
 def dataset_nll(

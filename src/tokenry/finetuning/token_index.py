@@ -28,8 +28,9 @@ def parts_of(dataset: Dataset, *columns: str) -> Iterator[pa.Table]:
 
 
 def flat(lists: pa.ChunkedArray) -> np.ndarray:
-    """The elements of a column of lists."""
-    return pc.list_flatten(lists).to_numpy()
+    """The elements of a column of lists, as a view of its memory where it lies in one piece."""
+    pieces = [pc.list_flatten(piece).to_numpy(zero_copy_only=False) for piece in lists.chunks]
+    return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.int64)])
 
 
 def lengths_of(dataset: Dataset, column: str) -> np.ndarray:
@@ -108,9 +109,14 @@ def pack_with_runs(dataset: Dataset, max_length: int, strategy: str, processes: 
 
 def _pack_part(part: pa.Table, max_length: int, strategy: str) -> pa.Table:
     """Pack some rows with one index per token beside them, then write these as runs again."""
-    offsets = np.cumsum([0, *pc.list_value_length(part["input_ids"]).to_numpy()])
-    index = pa.ListArray.from_arrays(offsets.astype(np.int32), expanded(flat(part[RUNS])))
-    columns = {"input_ids": part["input_ids"], "labels": part["labels"], RUNS: index}
+    offsets = np.cumsum([0, *pc.list_value_length(part["input_ids"]).to_numpy()]).astype(np.int32)
+    # Lists of their own: those of a part share their values with all other parts.
+    values = {
+        "input_ids": flat(part["input_ids"]),
+        "labels": flat(part["labels"]),
+        RUNS: expanded(flat(part[RUNS])),
+    }
+    columns = {name: pa.ListArray.from_arrays(offsets, of_tokens) for name, of_tokens in values.items()}
     with _without_progress_bars():
         rows = Dataset(InMemoryTable.from_pydict(columns), fingerprint="part")
         packed = pack_dataset(rows, max_length, strategy).with_format("arrow")[:]
