@@ -4,7 +4,7 @@
 beforehand has no token: there is nothing to see or to learn there, so it is taken out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def without_padding(dataset: Dataset | IterableDataset) -> Dataset | IterableDat
     return dataset.map(_without_padding, fn_kwargs={"names": [name for name in PER_TOKEN if name in names]})
 
 
-def _without_padding(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _without_padding(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     mask = row["attention_mask"]
     if mask is None:
         return {}
