@@ -62,7 +62,7 @@ class Setting:
 def measure(smoke: bool) -> Iterator[Result]:
     """Every weighing on samples, one of them packed."""
     plain = Setting(samples=40 if smoke else 39_063)
-    packed = Setting(samples=40 if smoke else 3_906, packing=True)
+    packed = Setting(samples=40 if smoke else 39_063, packing=True)
     cases = [(plain, name) for name in WEIGHINGS] + [(packed, "ssToken, last epoch's losses")]
     cases = cases[-2:] if smoke else cases
     for setting in (plain, packed):

@@ -3,9 +3,11 @@
 The situations are those of TRL's documentation, with tiny models; what is compared is all that a user sees: logs, metrics, weights.
 """
 
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from transformers import (
     LlavaProcessor,
     MixtralConfig,
     MixtralForCausalLM,
+    TrainingArguments,
 )
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -137,6 +140,14 @@ def looking():
 def pictures():
     image = Image.fromarray(np.full((8, 8, 3), 100, dtype=np.uint8))
     return Dataset.from_list([{"messages": TALK[:2], "images": [image]} for _ in range(4)])
+
+
+@cache
+def saved():
+    """The path of a model, to be loaded by the trainer."""
+    folder = tempfile.mkdtemp()
+    tiny_llama().save_pretrained(folder)
+    return folder
 
 
 class Sorting(DataCollatorForLanguageModeling):
@@ -315,6 +326,11 @@ SITUATIONS = {
     ),
     "another end token": Situation(texts, {"eos_token": "w9"}),
     "another padding token": Situation(texts, {"pad_token": "w9"}),
+    "a model by its path": Situation(token_rows, model=saved),
+    "a model by its path, in half precision": Situation(
+        token_rows, {"model_init_kwargs": {"dtype": "bfloat16"}}, model=saved
+    ),
+    "saved as it goes": Situation(texts, {"save_strategy": "steps", "save_steps": 1}),
     "tokens of this rank only": Situation(
         token_rows, {"average_tokens_across_devices": False, "gradient_accumulation_steps": 2}
     ),
@@ -387,3 +403,35 @@ def test_under_a_weighing_it_trains_or_says_why_not(tmp_path, name, weighing):
     told = {"loss", "num_tokens", "mean_token_accuracy", "entropy", "tokens/share_kept", "epoch"}
     assert all(told <= entry.keys() for entry in entries)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
+
+
+def test_plain_training_arguments_will_do(tmp_path):
+    options = {
+        "output_dir": str(tmp_path),
+        "per_device_train_batch_size": 3,
+        "max_steps": 2,
+        "use_cpu": True,
+        "report_to": [],
+    }
+    for weighing in (None, SSToken(warmup_fraction=0.0)):
+        trainer = TokenWeighingTrainer(
+            tiny_llama(), TrainingArguments(**options), train_dataset=token_rows(), processing_class=tiny_tokenizer(),
+            weighing=weighing, history_cache=tmp_path,
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.state.global_step == 2
+
+
+def test_a_resumed_run_without_a_weighing_is_trl(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    ended = []
+    for trainer_class in (SFTTrainer, TokenWeighingTrainer):
+        run(trainer_class, Situation(token_rows, options), tmp_path / trainer_class.__name__)
+        trainer = trainer_class(
+            tiny_llama(), args=sft_config(tmp_path / trainer_class.__name__, **options), train_dataset=token_rows(),
+            processing_class=tiny_tokenizer(),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=str(tmp_path / trainer_class.__name__ / "checkpoint-2"))
+        ended.append(seen(trainer))
+    assert ended[0][0] == ended[1][0]
+    assert all(torch.equal(ended[0][1][name], ended[1][1][name]) for name in ended[0][1])

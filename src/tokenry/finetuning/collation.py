@@ -36,7 +36,7 @@ class IndexingCollator:
         object.__setattr__(self, "_collate", collate)
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # type: ignore[override, misc]
         return self._collate.__class__
 
     def __getattr__(self, name: str) -> Any:

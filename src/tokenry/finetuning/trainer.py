@@ -331,12 +331,12 @@ class TokenWeighingTrainer(SFTTrainer):
             return loss, model(**model_inputs, use_cache=False)
 
     def _known_signals(self, inputs: MutableMapping[str, Any], token_index: Tensor | None) -> Signals:
-        ids, real, positions = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+        real, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         if token_index is None:
             self._require_no_look_up()
         elif real is None:
             real = token_index >= 0
-        segments = segment_ids(ids, real, positions)
+        segments = segment_ids(inputs["input_ids"], real, positions)
         known = {} if token_index is None else self.store.look_up(self._looked_up, token_index)
         progress = self.state.global_step / max(1, self.state.max_steps)
         return Signals(inputs["labels"], segments, known, progress, float(self.state.epoch or 0.0))
