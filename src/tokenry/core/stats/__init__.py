@@ -7,6 +7,7 @@ shown    the 95 % interval of a difference lies above what the claim asks for
 from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals
 from tokenry.core.stats.estimate import (
     Estimate,
+    Values,
     estimate_of_mean,
     independent_difference,
     paired_difference,
@@ -31,6 +32,7 @@ __all__ = [
     "VERDICTS",
     "Estimate",
     "Fit",
+    "Values",
     "Verdict",
     "absent",
     "all_of",

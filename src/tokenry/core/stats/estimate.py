@@ -12,18 +12,29 @@ difference.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from tokenry.core.errors import UserError
 
 _UPPER = 0.975
+
+
+@runtime_checkable
+class HasArray(Protocol):
+    """An array of any library, on the CPU."""
+
+    def __array__(self, *args: Any, **options: Any) -> ndarray: ...
+
+
+Values: TypeAlias = Sequence[Any] | HasArray
+"""One number per sampling unit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Estimate:
         return Estimate(factor * self.value, abs(factor) * self.standard_error, self.samples, low, high)
 
 
-def estimate_of_mean(values: ArrayLike) -> Estimate:
+def estimate_of_mean(values: Values) -> Estimate:
     """Estimate the mean of independent units; the error of a single one is nan."""
     numbers = np.asarray(values, dtype=float)
     count = len(numbers)
@@ -71,7 +82,7 @@ def estimate_of_mean(values: ArrayLike) -> Estimate:
     return Estimate(float(numbers.mean()) if count else math.nan, error, count)
 
 
-def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
+def paired_difference(ours: Values, theirs: Values) -> Estimate:
     """Estimate ours − theirs over the same units in the same order: what makes a unit hard for both cancels."""
     return estimate_of_mean(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))
 

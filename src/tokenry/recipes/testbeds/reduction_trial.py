@@ -1,24 +1,26 @@
 """One classifier under many reductions: accuracy at equal token counts, compared object by object.
 
-    right      for each object, the share of its views that are classified right
-    difference paired over the objects, with its standard error
+    right      for each object, the share of its views that are classified right: what differences are paired over
 
 Laptop: digits on a canvas. Paper: DeiT-S on 5000 validation images of ImageNet-1k, which must be accessible.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.reducer import TokenReducer
-from tokenry.recipes.recipe import Progress
-from tokenry.recipes.toys.digits_vit import correct, load_digits_vit
+from tokenry.core.progress import Progress
+from tokenry.core.stats import Estimate, estimate_of_mean
+from tokenry.recipes.testbeds.digits_vit import correct, load_digits_vit
 
-NO_FIGURE = "claimed without such a figure"
 RANDOM_SEEDS = 5
 DEIT_S = "facebook/deit-small-patch16-224"
 
@@ -60,30 +62,9 @@ class Measured:
         return self.right.mean().item()
 
     @property
-    def error(self) -> float:
-        """Standard error of the accuracy."""
-        return standard_error(self.right)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference in percentage points, with its standard error."""
-
-    points: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.points:+.1f} ± {self.error:.1f} points"
-
-    @property
-    def clear(self) -> bool:
-        """Above 0 by two standard errors."""
-        return self.points > 2 * self.error
-
-
-def standard_error(values: Float[Tensor, "objects"]) -> float:
-    """Standard error of a mean."""
-    return (values.std() / len(values) ** 0.5).item()
+    def estimate(self) -> Estimate:
+        """The accuracy with its error."""
+        return estimate_of_mean(self.right)
 
 
 def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Measured:
@@ -101,12 +82,6 @@ def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Mea
             right.append(correct(classifier.model, classifier.images, classifier.labels).float().cpu())
         of_objects = 100 * torch.stack(right).mean(dim=0).view(-1, classifier.views).mean(dim=1)
         return Measured(reduction.token_counts, reduction.flops / reduction.dense_flops, of_objects)
-
-
-def difference(one: Measured, other: Measured) -> Difference:
-    """Compare two methods object by object."""
-    paired = one.right - other.right
-    return Difference(paired.mean().item(), standard_error(paired))
 
 
 def digits_classifier(progress: Progress) -> Classifier:
@@ -131,3 +106,18 @@ def deit_on_imagenet(progress: Progress) -> Classifier:
         labels.append(row["label"])
     model = AutoModelForImageClassification.from_pretrained(DEIT_S).to(device).eval()
     return Classifier(model, torch.cat(images).to(device), torch.tensor(labels, device=device), views=1)
+
+
+def imagenet_training() -> DataLoader:
+    """The training images of ImageNet-1k in batches for DeiT-S, without augmentation; needs access."""
+    from datasets import load_dataset
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(DEIT_S)
+
+    def collate(rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
+        return pixels, torch.tensor([row["label"] for row in rows])
+
+    training = load_dataset("ILSVRC/imagenet-1k", split="train")
+    return DataLoader(training, batch_size=256, shuffle=True, collate_fn=collate, num_workers=8)

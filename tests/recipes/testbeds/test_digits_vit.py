@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.toys import digits_vit
-from tokenry.recipes.toys.digits_vit import (
+from tokenry.recipes.testbeds import digits_vit
+from tokenry.recipes.testbeds.digits_vit import (
     PLACES,
     DigitsViTSetting,
     accuracy,

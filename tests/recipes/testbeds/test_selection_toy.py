@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
 from tokenry.finetuning import AllTokens, RandomTokens, SSToken, TokenCleaning
-from tokenry.recipes.toys.selection_toy import (
+from tokenry.recipes.testbeds.selection_toy import (
     END,
     FIRST_FILLER,
     FIRST_KEY,

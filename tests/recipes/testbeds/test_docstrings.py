@@ -3,7 +3,7 @@
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.toys.docstrings import read_docstrings
+from tokenry.recipes.testbeds.docstrings import read_docstrings
 
 
 @pytest.fixture

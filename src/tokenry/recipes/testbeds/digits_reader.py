@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTForImageClassification
 
-from tokenry.recipes.recipe import Progress
+from tokenry.core.progress import Progress, named
+from tokenry.recipes.kit import batches_of_epochs, fit, one_cycle
 
 BLOCK = 2
 WIDTH = 96
-_STEPS_PER_REPORT = 50
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,15 @@ def train_reader(
         torch.manual_seed(setting.seed)
         reader = DigitsReader(tokens.shape[-1])
     per_epoch = len(tokens) // setting.batch_size
-    steps = setting.epochs * per_epoch
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate, weight_decay=0.05)
-    schedule = OneCycleLR(optimizer, setting.learning_rate, total_steps=steps)
     generator = Generator().manual_seed(setting.seed)
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(tokens), generator=generator)
-        if step % _STEPS_PER_REPORT == 0:
-            progress("training the projector and its reader", step / steps)
-        batch = order[step % per_epoch * setting.batch_size :][: setting.batch_size]
-        cross_entropy(reader(tokens[batch]), labels[batch]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+    fit(
+        reader,
+        batches_of_epochs(len(tokens), setting.batch_size, setting.epochs, generator),
+        lambda batch: cross_entropy(reader(tokens[batch]), labels[batch]),
+        setting.epochs * per_epoch,
+        setting.learning_rate,
+        one_cycle,
+        weight_decay=0.05,
+        progress=named(progress, "training the projector and its reader"),
+    )
     return reader.eval().requires_grad_(False)

@@ -4,13 +4,17 @@ Lower-cased docstrings, a byte-level BPE of a few hundred tokens, three layers; 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import torch
 from tokenizers import processors
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from tokenry.recipes.kit import fit
 from tokenry.tokenization.training.byte_level_training import train_bpe
 
 BEGIN = "<s>"
@@ -59,18 +63,30 @@ def train_language_model(
     ids = tokenizer([*texts], add_special_tokens=False)["input_ids"]
     joined = torch.tensor(list(chain.from_iterable(ids)))
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     begin = torch.full((batch_size, 1), tokenizer.bos_token_id)
-    model.train()
-    for step in range(steps):
-        progress(step / steps)
-        rate = min(1.0, (step + 1) / (0.05 * steps)) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = rate * learning_rate
-        starts = torch.randint(len(joined) - window, (batch_size, 1), generator=generator)
-        rows = torch.cat([begin, joined[starts + torch.arange(window - 1)]], dim=1)
-        loss = model(input_ids=rows, labels=rows, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+
+    def windows() -> Iterator[Tensor]:
+        while True:
+            starts = torch.randint(len(joined) - window, (batch_size, 1), generator=generator)
+            yield torch.cat([begin, joined[starts + torch.arange(window - 1)]], dim=1)
+
+    fit(
+        model.train(),
+        windows(),
+        lambda rows: model(input_ids=rows, labels=rows, use_cache=False).loss,
+        steps,
+        learning_rate,
+        _to_a_tenth,
+        betas=(0.9, 0.95),
+        clip=1.0,
+        progress=progress,
+    )
     model.eval()
+
+
+def _to_a_tenth(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Warm-up over a twentieth of the steps, and a cosine that ends at a tenth of the learning rate."""
+    return LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / (0.05 * steps)) * (0.55 + 0.45 * math.cos(math.pi * step / steps)),
+    )

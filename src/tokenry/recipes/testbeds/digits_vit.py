@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
-from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification
 
 from tokenry.core.cache import build_once, cache_folder
 from tokenry.core.errors import UserError
-from tokenry.recipes.recipe import Progress
+from tokenry.core.progress import Progress, named
+from tokenry.recipes.kit import batches_of_epochs, fit, one_cycle
 
 PATCH, DIGIT, CANVAS = 4, 16, 24
 PLACES_PER_SIDE = (CANVAS - DIGIT) // PATCH + 1
@@ -36,7 +36,6 @@ DIGITS = 1797
 _WEIGHTS = "model.safetensors"
 # To be raised whenever training changes in a way that no setting tells, so that an older result in a cache is not used.
 _TRAINING = 1
-_STEPS_PER_REPORT = 20
 
 
 @dataclass(frozen=True)
@@ -206,19 +205,18 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setting.seed)
         model = ViTForImageClassification(vit_config(setting))
-    model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay, fused=True
+    generator = Generator().manual_seed(setting.seed)
+    fit(
+        model.train(),
+        batches_of_epochs(len(images), setting.batch_size, setting.epochs, generator),
+        lambda batch: cross_entropy(model(pixel_values=images[batch]).logits, labels[batch]),
+        setting.epochs * (len(images) // setting.batch_size),
+        setting.learning_rate,
+        one_cycle,
+        weight_decay=setting.weight_decay,
+        fused=True,
+        progress=named(progress, "training the digits ViT (once)"),
     )
-    schedule = OneCycleLR(optimizer, setting.learning_rate, total_steps=setting.steps)
-    for step, batch in enumerate(_batches(len(images), setting)):
-        if step % _STEPS_PER_REPORT == 0:
-            progress("training the digits ViT (once)", step / setting.steps)
-        cross_entropy(model(pixel_values=images[batch]).logits, labels[batch]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-    progress("training the digits ViT (once)", 1.0)
     return model
 
 
@@ -231,13 +229,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _batches(images: int, setting: DigitsViTSetting) -> Iterator[Int[Tensor, "batch"]]:
-    generator = Generator().manual_seed(setting.seed)
-    whole = images - images % setting.batch_size
-    for _ in range(setting.epochs):
-        yield from torch.randperm(images, generator=generator)[:whole].split(setting.batch_size)
 
 
 def _train_into(

@@ -18,11 +18,11 @@ from numpy import ndarray
 from pandas import DataFrame
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
 
 from tokenry.evaluation.charbench import TASKS, items_of
 from tokenry.evaluation.charbench.items import characters_of
 from tokenry.evaluation.charbench.segmentation import Segmentation, segment_words
+from tokenry.recipes.kit import cosine, fit
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,17 @@ def train_reader(
     torch.manual_seed(config.seed)
     inputs = Inputs(tokenizer, words)
     model = CharacterReader(config, inputs.number, inputs.longest, 1 + max(map(len, words)))
-    _fit(model, inputs(train, segmentations), train["answer"].map(int).to_numpy(), config, report)
+    ids, targets = inputs(train, segmentations), torch.tensor(train["answer"].map(int).to_numpy())
+    fit(
+        model.train(),
+        zip(ids.split(config.batch_size), targets.split(config.batch_size), strict=True),
+        lambda batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+        config.steps,
+        config.learning_rate,
+        cosine,
+        clip=1.0,
+        progress=report,
+    )
     return Trained(
         model.eval(), inputs, draw_items(unseen, config.test_items, draws), segmentations, tokenizer
     )
@@ -208,26 +218,47 @@ def spelled(segmentation: Segmentation, span: tuple[int, int]) -> Segmentation:
     )
 
 
-def _fit(
-    model: CharacterReader,
-    ids: Int[Tensor, "items seq"],
-    answers: Int[ndarray, "items"],
-    config: ReaderConfig,
-    report: Callable[[float], None],
-) -> None:
-    targets = torch.tensor(answers)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 20, config.steps)
-    model.train()
-    for step in range(config.steps):
-        batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
-        loss = nn.functional.cross_entropy(model(ids[batch]), targets[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        report((step + 1) / config.steps)
+@dataclass(frozen=True)
+class Recut:
+    """What cutting a token of the test words into characters does to the same items: tables of `word` and `change` (−1, 0 or 1).
+
+    Attributes:
+        target: where the token that holds the character is cut.
+        other: where another one is.
+    """
+
+    target: DataFrame
+    other: DataFrame
+
+
+def cut_anew(trained: Trained, task: str) -> Recut:
+    """Cut the token that holds the character, or another one, and see what becomes of the same items.
+
+    Only words are asked about that have two tokens or more of at least two characters, one of them the one that holds the character.
+    """
+    items = trained.items[trained.items["task"] == task]
+    kept: list[int] = []
+    target: list[Segmentation] = []
+    other: list[Segmentation] = []
+    for number, (word, answer) in enumerate(zip(items["word"], items["answer"].map(int), strict=True)):
+        cut = trained.segmentations[word]
+        long = [span for span in zip(cut.starts, cut.ends, strict=True) if span[1] - span[0] > 1]
+        holding = [span for span in long if span[0] <= answer < span[1]]
+        if holding and len(long) > 1:
+            kept.append(number)
+            target.append(spelled(cut, holding[0]))
+            other.append(spelled(cut, next(span for span in long if span not in holding)))
+    chosen = items.iloc[kept]
+    before = right(chosen, trained.predict(chosen, trained.segmentations)).astype(float)
+
+    def change(cuts: Sequence[Segmentation]) -> DataFrame:
+        # A word can come again, cut otherwise.
+        names = [str(number) for number in range(len(chosen))]
+        renamed = chosen.assign(word=names)
+        after = right(renamed, trained.predict(renamed, dict(zip(names, cuts, strict=True))))
+        return DataFrame({"word": chosen["word"].tolist(), "change": after.astype(float) - before})
+
+    return Recut(change(target), change(other))
 
 
 def right(items: DataFrame, predictions: Float[ndarray, "items"]) -> Bool[ndarray, "items"]:

@@ -12,23 +12,19 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.digit_groups import GroupMode, number_format
 from tokenry.core.number_tokens import all_numbers
+from tokenry.core.progress import Progress, named, part
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer, evaluate_addition
 from tokenry.evaluation.arithmetic.addition_problems import (
     AdditionFormat,
     AdditionProblems,
     sample_free_problems,
 )
-from tokenry.recipes.recipe import Progress
+from tokenry.recipes.kit import cosine, fit
 from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
 
 GROUP = 2
@@ -138,7 +134,7 @@ def learn_addition(
     """
     tokenizer = addition_tokenizer(mode)
     model = addition_model(setting, len(tokenizer), seed)
-    losses = _train(model, tokenizer, setting, seed, lambda share: progress(f"learning {mode}", 0.9 * share))
+    losses = _train(model, tokenizer, setting, seed, named(part(progress, 0.0, 0.9), f"learning {mode}"))
     problems = held_out_problems(setting, seed)
 
     def answered(reader: PreTrainedTokenizerFast) -> tuple[AdditionAnswer, ...]:
@@ -171,21 +167,16 @@ def _train(
     progress: Callable[[float], None],
 ) -> list[float]:
     input_ids, labels = _rows(tokenizer, training_problems(setting, seed))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, setting.steps // 20, setting.steps)
     order = torch.Generator().manual_seed(seed)
-    losses = []
-    for step in range(setting.steps):
-        some = torch.randint(len(input_ids), (setting.batch_size,), generator=order)
+
+    def loss(some: Tensor) -> Tensor:
         padded = input_ids[some] == tokenizer.pad_token_id
-        loss = model(input_ids=input_ids[some], attention_mask=(~padded).long(), labels=labels[some]).loss
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        progress((step + 1) / setting.steps)
-    return losses
+        return model(input_ids=input_ids[some], attention_mask=(~padded).long(), labels=labels[some]).loss
+
+    drawn = (
+        torch.randint(len(input_ids), (setting.batch_size,), generator=order) for _ in range(setting.steps)
+    )
+    return fit(model, drawn, loss, setting.steps, setting.learning_rate, cosine, progress=progress)
 
 
 def training_problems(setting: AdditionSetting, seed: int) -> Int[np.ndarray, "problems 2"]:

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
 from tokenry.compression.vision.quecc import CompressorConfig, WindowCompressor
+from tokenry.recipes.kit import fit, one_cycle
 
 DIGITS = 10
 QUADRANTS = 4
@@ -125,18 +126,16 @@ def train_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = QuadrantReader(kind, setting)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=setting.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, setting.learning_rate, total_steps=setting.steps
-    )
     generator = Generator().manual_seed(seed)
-    for _ in range(setting.steps):
-        images, quadrants, digits = quadrant_batch(setting.batch_size, False, generator)
-        loss = nn.functional.cross_entropy(reader(images, quadrants), digits)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    fit(
+        reader,
+        (quadrant_batch(setting.batch_size, False, generator) for _ in range(setting.steps)),
+        lambda batch: nn.functional.cross_entropy(reader(*batch[:2]), batch[2]),
+        setting.steps,
+        setting.learning_rate,
+        one_cycle,
+        fused=True,
+    )
     return reader
 
 

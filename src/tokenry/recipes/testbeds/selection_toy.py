@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
-from transformers import LlamaConfig, LlamaForCausalLM, get_linear_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenry.core.alignment import IGNORED, predicting_rows, segment_ids
 from tokenry.core.errors import require_fraction
@@ -27,6 +27,7 @@ from tokenry.core.losses import output_head, token_nll
 from tokenry.finetuning import AllTokens, TokenWeighing
 from tokenry.finetuning.forward import WeighedLoss, add_token_loss
 from tokenry.finetuning.signals import Signals
+from tokenry.recipes.kit import fit, linear
 
 PAIRS = 6
 VOCABULARY = 48
@@ -243,24 +244,23 @@ def train_toy(
         The share of replaced tokens among those kept with weight 1, over all steps; nan without any step.
     """
     samples, uniform = Generator().manual_seed(seed), Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, steps)
     add_token_loss(model)
     kept = kept_noise = 0
-    for step in range(steps):
+
+    def weighed_loss(step: int) -> Tensor:
+        nonlocal kept, kept_noise
         batch = toy_batch(mapping, batch_size, noise, samples)
         known = {name: _nll(other, batch) for name, other in (others or {}).items() if name in weighing.needs}
         known["uniform"] = torch.rand(batch.labels.shape, generator=uniform)
         signals = replace(batch.signals, values=known, progress=step / steps, epoch=step / steps)
         loss = WeighedLoss(weighing, signals)
         total = model(input_ids=batch.input_ids, token_loss=loss).loss
-        (total / loss.weights.sum()).backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
         chosen = loss.weights == 1
         kept += int(chosen.sum())
         kept_noise += int((chosen & batch.replaced).sum())
+        return total / loss.weights.sum()
+
+    fit(model, range(steps), weighed_loss, steps, learning_rate, linear, weight_decay=0.0)
     return kept_noise / kept if kept else float("nan")
 
 

@@ -3,7 +3,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.toys.attention_probe import (
+from tokenry.recipes.testbeds.attention_probe import (
     attention_scores,
     encode_probe,
     probe_attention,
@@ -106,7 +106,9 @@ def test_a_probe_gives_one_auroc_per_score_and_restores_the_models_mode(model, t
         for columns in ("prompt", "content")
         for layers in ("last layer", "deep layers")
     }
-    assert all(0.0 <= auroc <= 1.0 for auroc in aurocs.values())
+    for found in aurocs.values():
+        assert len(found.of_conversations) == len(probe_rows())
+        assert all(0.0 <= auroc <= 1.0 for auroc in (found.auroc, *found.of_conversations))
     assert all(module.training for module in model.modules())
 
 

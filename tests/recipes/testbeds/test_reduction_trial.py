@@ -5,7 +5,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from tokenry.compression.vision import RandomDrop, ToMe
-from tokenry.recipes.toys.reduction_trial import Classifier, Measured, difference, measure
+from tokenry.recipes.testbeds.reduction_trial import Classifier, measure
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,6 @@ def classifier():
     )
     images = torch.randn(12, 1, 16, 16)
     return Classifier(ViTForImageClassification(config).eval(), images, torch.arange(12) % 3, views=3)
-
-
-def measured(*right):
-    return Measured((17,), 1.0, torch.tensor(right))
 
 
 def test_views_of_one_object_count_as_one(classifier):
@@ -51,15 +47,3 @@ def test_the_model_is_given_back_as_it_was(classifier):
         before = classifier.model(classifier.images).logits
         measure(classifier, ToMe(4))
         assert classifier.model(classifier.images).logits.equal(before)
-
-
-def test_a_difference_is_paired():
-    gain = difference(measured(50.0, 70.0, 90.0), measured(40.0, 60.0, 80.0))
-    assert gain.points == pytest.approx(10.0)
-    assert gain.error == pytest.approx(0.0)
-    assert str(gain) == "+10.0 ± 0.0 points"
-
-
-def test_a_gain_is_clear_above_two_standard_errors():
-    assert difference(measured(50.0, 70.0, 91.0), measured(40.0, 60.0, 80.0)).clear
-    assert not difference(measured(50.0, 0.0, 91.0), measured(40.0, 60.0, 0.0)).clear

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.toys.prose import read_story
+from tokenry.recipes.testbeds.prose import read_story
 
 
 @pytest.mark.skipif(

@@ -81,6 +81,14 @@ class ProbeBatch:
     asked: Bool[Tensor, "batch seq"]
 
 
+@dataclass(frozen=True)
+class Attention:
+    """What one attention score tells of the task: the AUROC over all tokens, and over those of each conversation."""
+
+    auroc: float
+    of_conversations: tuple[float, ...]
+
+
 def probe_rows() -> list[Row]:
     """Return the twelve conversations as rows: `messages`, and `spans` of the classes "task" and "filler"."""
     rows = []
@@ -182,7 +190,17 @@ def task_token_auroc(score: Float[Tensor, "batch seq"], batch: ProbeBatch) -> fl
     return float(roc_auc_score(batch.task[batch.asked].numpy(), score[batch.asked].numpy()))
 
 
-def probe_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+def probe_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Attention]:
     """Measure the AUROC of each attention score on the twelve conversations."""
     batch = encode_probe(probe_rows(), tokenizer)
-    return {name: task_token_auroc(score, batch) for name, score in attention_scores(model, batch).items()}
+    return {
+        name: Attention(task_token_auroc(score, batch), _of_conversations(score, batch))
+        for name, score in attention_scores(model, batch).items()
+    }
+
+
+def _of_conversations(score: Float[Tensor, "batch seq"], batch: ProbeBatch) -> tuple[float, ...]:
+    return tuple(
+        float(roc_auc_score(task[asked].numpy(), row[asked].numpy()))
+        for row, task, asked in zip(score, batch.task, batch.asked, strict=True)
+    )
