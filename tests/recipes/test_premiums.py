@@ -8,9 +8,10 @@ import pytest
 from tests.recipes.small import run_small
 from tests.tokenization.premium_golden import golden
 from tokenry.core.stats import Estimate
-from tokenry.recipes.premiums import judge, measure, settings_compared
+from tokenry.recipes.premiums import judge, settings_compared
 from tokenry.recipes.testbeds.parallel_corpora import LANGUAGES as ALL_LANGUAGES
 from tokenry.recipes.testbeds.parallel_corpora import Corpus, declaration
+from tokenry.recipes.testbeds.vocabulary_trial import measure
 from tokenry.tokenization.premiums.tokenizer_grid import GridConfig, counts_of
 
 GOLDEN = golden("premiums")

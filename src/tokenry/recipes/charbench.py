@@ -11,25 +11,19 @@ paper, the reader's test words are cut anew: the token that holds the character,
 The paper's tables could not be read: its figures are those of the abstract; thresholds were set on another training of such a reader.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy import ndarray
 from pandas import DataFrame
 
 from tokenry.core.progress import Progress, named, part
 from tokenry.core.stats import (
     Estimate,
-    Verdict,
     all_of,
-    bootstrap_estimate,
     independent_difference,
-    ratio_estimate,
     shown,
 )
 from tokenry.evaluation.charbench import (
@@ -44,10 +38,9 @@ from tokenry.evaluation.charbench import (
 from tokenry.evaluation.charbench.evaluate import Mode
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.evaluation.charbench.report import REGENERATED
-from tokenry.evaluation.charbench.segmentation import PROPERTIES
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
 from tokenry.recipes.kit import Claim, Run, recipe
-from tokenry.recipes.testbeds.character_reader import ReaderConfig, Recut, Trained, cut_anew, train_reader
+from tokenry.recipes.testbeds.character_reader import ReaderConfig, Trained, cut_anew, train_reader
 from tokenry.recipes.testbeds.charbench_answers import Asked
 
 READER = "reader"
@@ -120,7 +113,7 @@ def reproduce(run: Run) -> Iterator[Claim]:
         },
         "reader_regression": reader.regression,
         "reader_accuracy_change_when_a_token_is_cut_into_characters": {
-            task: _changes(each) for task, each in recut.items()
+            task: each.as_json() for task, each in recut.items()
         },
         **{f"{model.name} accuracy": model.accuracies for model in models},
         **{f"{model.name} correlations": model.correlations for model in models},
@@ -162,9 +155,9 @@ def judge(reader: Asked, models: Sequence[Asked]) -> Iterator[Claim]:
         f"{task}: the true count correlates at least {LEAST_RATIO:.0f} times as much with right answers of the {reader.name} as the "
         "number of tokens",
         ABSTRACT_COUNT,
-        measured=f"{_interval(reader.correlation(task, 'gold'))} with the true count",
-        control=f"{_interval(reader.correlation(task, 'number_of_tokens'))} with the number of tokens",
-        verdict=_stronger(reader, task, ("gold",), ("number_of_tokens",), LEAST_RATIO),
+        measured=f"r = {reader.correlation(task, 'gold').with_interval('.3f')} with the true count",
+        control=f"r = {reader.correlation(task, 'number_of_tokens').with_interval('.3f')} with the number of tokens",
+        verdict=reader.stronger(task, ("gold",), ("number_of_tokens",), LEAST_RATIO),
     )
     yield _tokens_matter_less(reader)
     for model in models:
@@ -174,18 +167,21 @@ def judge(reader: Asked, models: Sequence[Asked]) -> Iterator[Claim]:
 def _negative(model: Asked) -> Claim:
     found = {task: model.correlation(task, "target_token_length") for task in INDEX_TASKS}
     accuracies = model.accuracies
-    asked = "; ".join(f"n = {row['n']:,}, right {accuracies[task]}" for task, row in found.items())
+    asked = "; ".join(f"n = {r.samples:,}, right {accuracies[task]}" for task, r in found.items())
     return Claim(
         f"{' and '.join(INDEX_TASKS)}: right answers of {model.name} are negatively correlated with the length of the token that holds "
         f"the character ({asked})",
         ABSTRACT_INDEX,
         measured="; ".join(
-            f"{_interval(row)}; given word length, true index and number of tokens {model.partial(task, 'target_token_length')}"
-            for task, row in found.items()
+            f"r = {r.with_interval('.3f')}; given word length, true index and number of tokens "
+            f"{model.partial(task, 'target_token_length')}"
+            for task, r in found.items()
         ),
-        control="; ".join(_interval(model.correlation(task, "word_length")) for task in found)
+        control="; ".join(
+            f"r = {model.correlation(task, 'word_length').with_interval('.3f')}" for task in found
+        )
         + " with word length",
-        verdict=all_of(shown(model.negative(task, "target_token_length")) for task in INDEX_TASKS),
+        verdict=all_of(shown(r.scaled(-1)) for r in found.values()),
     )
 
 
@@ -216,8 +212,8 @@ def _tokens_matter_less(reader: Asked) -> Claim:
     words, tokens = ("word_length", "gold"), ("number_of_tokens", "compression")
 
     def strongest(task: str, names: Sequence[str]) -> str:
-        found = max((reader.correlation(task, name) for name in names), key=lambda row: abs(row["r"]))
-        return f"{_interval(found)} with {found['property']}"
+        name = max(names, key=lambda each: abs(reader.correlation(task, each).value))
+        return f"r = {reader.correlation(task, name).with_interval('.3f')} with {name}"
 
     return Claim(
         f"{' and '.join(COUNTING_TASKS)}: word length or true count correlates more with right answers of the {reader.name} than number "
@@ -225,40 +221,8 @@ def _tokens_matter_less(reader: Asked) -> Claim:
         ABSTRACT_COUNT,
         measured="; ".join(strongest(task, words) for task in COUNTING_TASKS),
         control="; ".join(strongest(task, tokens) for task in COUNTING_TASKS),
-        verdict=all_of(_stronger(reader, task, words, tokens) for task in COUNTING_TASKS),
+        verdict=all_of(reader.stronger(task, words, tokens) for task in COUNTING_TASKS),
     )
-
-
-def _stronger(
-    reader: Asked, task: str, one: Sequence[str], other: Sequence[str], times: float = 1.0
-) -> Verdict:
-    """Whether the strongest of some correlations is stronger than `times` the strongest of others, over the same words."""
-
-    def strongest(
-        values: Float[ndarray, "draws properties"], names: Sequence[str]
-    ) -> Float[ndarray, "draws"]:
-        return np.fmax.reduce([values[:, PROPERTIES.index(name)] for name in names])
-
-    measured = np.array([[abs(reader.correlation(task, name)["r"]) for name in PROPERTIES]])
-    value, drawn = (
-        strongest(values, one) - times * strongest(values, other)
-        for values in (measured, reader.strengths[task])
-    )
-    items = int(reader.correlation(task, one[0])["n"])
-    return shown(bootstrap_estimate(float(value[0]), drawn, items))
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"r = {found['r']:.3f} (95 %: {found['low']:.3f} to {found['high']:.3f})"
-
-
-def _changes(recut: Recut) -> dict[str, Any]:
-    def of_words(change: DataFrame) -> tuple[float, float]:
-        by_word = change.groupby("word")["change"]
-        found = ratio_estimate(by_word.sum().to_numpy(dtype=float), by_word.size().to_numpy(dtype=np.int64))
-        return found.value, found.standard_error
-
-    return {"target": of_words(recut.target), "other": of_words(recut.other), "items": len(recut.target)}
 
 
 def draw(figure: Figure, reader: Asked, models: Sequence[Asked]) -> None:
@@ -292,8 +256,8 @@ def draw(figure: Figure, reader: Asked, models: Sequence[Asked]) -> None:
         rows = {
             place + 0.15 * (number - 2): reader.correlation(task, prop) for place, task in enumerate(tasks)
         }
-        known = {height: row for height, row in rows.items() if np.isfinite(row["r"])}
-        lows, highs, centres = ([row[end] for row in known.values()] for end in ("low", "high", "r"))
+        known = {height: r for height, r in rows.items() if np.isfinite(r.value)}
+        lows, highs, centres = ([getattr(r, end) for r in known.values()] for end in ("low", "high", "value"))
         bars.hlines([*known], lows, highs, color=f"C{number}", linewidth=1.5)
         bars.plot(centres, [*known], "o", color=f"C{number}", markersize=5, label=label)
     bars.axvline(0, color="black", linewidth=0.8)

@@ -128,16 +128,16 @@ def scaling_claims(reasoning: ScalingFit, ocr: ScalingFit) -> Iterator[Claim]:
     yield Claim(
         "reasoning: a model twice as large is worth more than twice the visual tokens (alpha / beta above 1)",
         f"{PAPER_RATIO:.1f} (0.077 / 0.015)",
-        measured=_with_interval(reasoning),
+        measured=_ratio(reasoning).with_interval(),
         control="1 (worth the same)",
-        verdict=shown(_above_one(reasoning)),
+        verdict=shown(_ratio(reasoning), least=1.0),
     )
     yield Claim(
         "OCR: the other way round, twice the tokens are worth more (alpha / beta below 1)",
         None,
-        measured=_with_interval(ocr),
+        measured=_ratio(ocr).with_interval(),
         control=f"{reasoning.alpha_beta_ratio:.2f} (reasoning)",
-        verdict=shown(_above_one(ocr).scaled(-1)),
+        verdict=shown(_ratio(ocr).scaled(-1), least=-1.0),
     )
 
 
@@ -156,10 +156,9 @@ def digit_claims(accuracies: Accuracies) -> Iterator[Claim]:
         )
 
 
-def _above_one(fit: ScalingFit) -> Estimate:
-    """How far alpha / beta is above 1, with its bootstrap interval."""
-    low, high = fit.ci["alpha_beta_ratio"]
-    return Estimate(fit.alpha_beta_ratio - 1, math.nan, fit.points, low - 1, high - 1)
+def _ratio(fit: ScalingFit) -> Estimate:
+    """Alpha / beta with its bootstrap interval."""
+    return Estimate(fit.alpha_beta_ratio, math.nan, fit.points, *fit.ci["alpha_beta_ratio"])
 
 
 def _read_digits(
@@ -177,11 +176,6 @@ def _read_digits(
 
 def _rmse(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.sqrt(((predicted - measured) ** 2).mean()))
-
-
-def _with_interval(fit: ScalingFit) -> str:
-    low, high = fit.ci["alpha_beta_ratio"]
-    return f"{fit.alpha_beta_ratio:.2f} (95 %: {low:.2f} to {high:.2f})"
 
 
 def _choice(best: Any) -> str:

@@ -7,72 +7,29 @@ counted on the other third. Every figure with an interval comes from a bootstrap
     optimal    for each language the vocabulary at which its fitted curve meets one count of tokens
     remedies   SuperBPE, BoundlessBPE, and Unigram beside BPE; marks among the letters of the pre-tokenizer, or not
 
-Headline: the remedy that the abstract proposes, a vocabulary for each language. The paper's figures were not readable for us beyond its abstract; they are claims of direction.
+Headline: the remedy that the abstract proposes, a vocabulary for each language. The paper's figures were not readable for us beyond its
+abstract; they are claims of direction.
 """
 
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import Estimate, absent, all_of, bootstrap_estimate, estimate_of_mean, exactly, shown
+from tokenry.core.stats import absent, all_of, bootstrap_estimate, estimate_of_mean, exactly, shown
 from tokenry.recipes.kit import Claim, Run, recipe
 from tokenry.recipes.testbeds.parallel_corpora import Corpus, declaration, flores
-from tokenry.tokenization.premiums.premium_factors import factor_report, premium_factors, trigram_similarity
-from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of, curves_of, run_grid
-from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve, optimal_vocab_sizes
-from tokenry.tokenization.token_counts import (
-    Segments,
-    dispersion_intervals,
-    resampled_counts,
-    segment_token_counts,
-)
-from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe
+from tokenry.recipes.testbeds.vocabulary_trial import Counts, VocabularyTrial, measure
+from tokenry.tokenization.premiums.tokenizer_grid import counts_of, curves_of
+from tokenry.tokenization.token_counts import dispersion_intervals, resampled_counts
 
 MARKED = 0.05
 NO_EFFECT = 0.5
 """A correlation that is certainly smaller explains less than a quarter of the variance."""
-
-Counts = Mapping[str, Int[ndarray, "segments"]]
-UnseenCounts = Mapping[str, Int[ndarray, "unseen"]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything the claims are judged from.
-
-    Attributes:
-        cells: of the grids with equal content.
-        equal_bytes: BPE cells of the grid with equal bytes.
-        curves: fitted to BPE.
-        optimal: vocabulary of each language; the largest measured where the target is out of reach.
-        out_of_reach: languages that no vocabulary brings to the target.
-        target: tokens.
-        optimal_counts: with those vocabularies.
-        unseen: (fixed, optimal) counts of every second segment, with curves fitted to the others.
-        unmarked: BPE at the base size with GPT-2's pre-tokenizer.
-        marks: share of combining marks among the characters of each language.
-        similarity: correlation of train-eval similarity with the counts over the languages, and what it adds to R².
-    """
-
-    cells: Sequence[Cell]
-    equal_bytes: Sequence[Cell]
-    curves: Mapping[str, PowerLaw]
-    optimal: Mapping[str, int]
-    out_of_reach: Sequence[str]
-    target: float
-    optimal_counts: Counts
-    unseen: tuple[UnseenCounts, UnseenCounts]
-    unmarked: Counts
-    marks: Mapping[str, float]
-    similarity: tuple[Estimate, float]
 
 
 @recipe("premiums", laptop=declaration, paper=flores)
@@ -103,47 +60,7 @@ def reproduce(run: Run) -> Iterator[Claim]:
     yield from judge(corpus, found)
 
 
-def measure(corpus: Corpus, output: Path, progress: Progress) -> Measured:
-    """Run the grids and everything that builds on them."""
-    everything = replace(corpus.grid, amounts=("scaled",))
-    equal = replace(everything, amounts=("unscaled",), algorithms=("bpe",), train_bytes=None)
-    cells = run_grid(corpus.train, corpus.evaluation, output / "grid", everything, part(progress, 0.0, 0.6))
-    equal_bytes = run_grid(
-        corpus.train, corpus.evaluation, output / "equal-bytes", equal, part(progress, 0.6, 0.7)
-    )
-    # With pairs that occur once, BoundlessBPE makes whole words of them and deletes what it has made them of.
-    boundless = replace(everything, algorithms=("boundless",), min_frequency=2)
-    cells += run_grid(
-        corpus.train, corpus.evaluation, output / "boundless", boundless, part(progress, 0.7, 0.75)
-    )
-    progress("vocabularies that cost the same", 0.75)
-    by_size = {size: counts_of(cells, "bpe", "scaled", size) for size in corpus.grid.vocab_sizes}
-    curves, optimal, missed, target = _optimal(corpus, by_size, slice(None))
-    optimal_counts = _trained_counts(corpus, optimal)
-    progress("the same for articles that the curves have not seen", 0.8)
-    _, of_seen, _, _ = _optimal(corpus, by_size, slice(0, None, 2))
-    unseen = (
-        {language: each[1::2] for language, each in by_size[corpus.base].items()},
-        {language: each[1::2] for language, each in _trained_counts(corpus, of_seen).items()},
-    )
-    progress("other pre-tokenizers", 0.9)
-    unmarked = _trained_counts(corpus, dict.fromkeys(corpus.train, corpus.base), GPT2_PATTERN)
-    return Measured(
-        cells=cells,
-        equal_bytes=equal_bytes,
-        curves=curves,
-        optimal=optimal,
-        out_of_reach=missed,
-        target=target,
-        optimal_counts=optimal_counts,
-        unseen=unseen,
-        unmarked=unmarked,
-        marks={language: _marks(segments) for language, segments in corpus.evaluation.items()},
-        similarity=_similarity(corpus, curves_of(cells, "bpe", "scaled")),
-    )
-
-
-def judge(corpus: Corpus, found: Measured) -> Iterator[Claim]:
+def judge(corpus: Corpus, found: VocabularyTrial) -> Iterator[Claim]:
     """Put each claim beside its measurement."""
     base, largest = corpus.base, corpus.grid.vocab_sizes[-1]
     at = {size: counts_of(found.cells, "bpe", "scaled", size) for size in (base, largest)}
@@ -161,9 +78,7 @@ def judge(corpus: Corpus, found: Measured) -> Iterator[Claim]:
         f"with a vocabulary of {largest} for all, the most expensive language costs at least 1.5 times as much as the cheapest, with "
         "equal content and with equal bytes (max / min)",
         None,
-        measured=" and ".join(
-            f"{each.value:.2f} (95 %: {each.low:.2f} to {each.high:.2f})" for each in ratios[:2]
-        ),
+        measured=" and ".join(each.with_interval() for each in ratios[:2]),
         control=f"{ratios[2].value:.2f} (V = {base}, equal content)",
         verdict=all_of(shown(each, least=1.5) for each in ratios[:2]),
     )
@@ -187,14 +102,13 @@ def judge(corpus: Corpus, found: Measured) -> Iterator[Claim]:
         "how similar training and evaluation text are goes with nothing (cosine of character trigrams with the mean count; its "
         f"correlation is within ± {NO_EFFECT})",
         "no effect (abstract)",
-        measured=f"r = {similarity.value:+.2f} (95 %: {similarity.low:+.2f} to {similarity.high:+.2f}, n = {similarity.samples}); adds "
-        f"{gain:.2f} to the R² of the vocabulary",
+        measured=f"r = {similarity.with_interval('+.2f')}, n = {similarity.samples}; adds {gain:.2f} to the R² of the vocabulary",
         control="0",
         verdict=absent(similarity, NO_EFFECT),
     )
 
 
-def settings_compared(corpus: Corpus, found: Measured) -> dict[str, Counts]:
+def settings_compared(corpus: Corpus, found: VocabularyTrial) -> dict[str, Counts]:
     """The counts under each setting, by name."""
     sizes, base = corpus.grid.vocab_sizes, corpus.base
     shown: dict[str, Counts] = {
@@ -206,50 +120,6 @@ def settings_compared(corpus: Corpus, found: Measured) -> dict[str, Counts]:
         for size in (base, sizes[-1]):
             shown[f"{name}, V = {size}"] = counts_of(found.cells, algorithm, "scaled", size)
     return shown
-
-
-def _optimal(
-    corpus: Corpus, by_size: Mapping[int, Counts], seen: slice
-) -> tuple[dict[str, PowerLaw], dict[str, int], list[str], float]:
-    """Curves through the counts of the segments seen, and the vocabulary of each language."""
-    sizes = list(by_size)
-    curves = {
-        language: fit_vocab_curve(sizes, [float(by_size[size][language][seen].sum()) for size in sizes])
-        for language in corpus.train
-    }
-    chosen = optimal_vocab_sizes(curves, base_size=corpus.base, largest=corpus.largest)
-    missed = [language for language, each in chosen.items() if each.vocab_size is None]
-    # Nothing reaches the target there: as near as a vocabulary that was measured comes.
-    optimal = {language: each.vocab_size or sizes[-1] for language, each in chosen.items()}
-    return curves, optimal, missed, next(iter(chosen.values())).target
-
-
-def _trained_counts(corpus: Corpus, sizes: Mapping[str, int], pattern: str | None = None) -> dict[str, Any]:
-    pattern = pattern or corpus.grid.pattern
-    return {
-        language: segment_token_counts(
-            train_bpe(corpus.train[language], size, pattern), corpus.evaluation[language]
-        )
-        for language, size in sizes.items()
-    }
-
-
-def _similarity(corpus: Corpus, curves: Mapping[str, Mapping[int, int]]) -> tuple[Estimate, float]:
-    features = {}
-    for language, segments in corpus.evaluation.items():
-        texts = [text for segment in segments for text in segment]
-        similar = trigram_similarity(corpus.train[language], texts)
-        features[language] = {**premium_factors(texts).numbers(), "similarity": similar}
-    (test,) = (each for each in factor_report(features, curves) if each.factor == "similarity")
-    # Fisher's z.
-    r, half = np.clip(test.pearson_r, -1 + 1e-9, 1 - 1e-9), 1.96 / np.sqrt(max(test.languages - 3, 1))
-    low, high = (float(np.tanh(np.arctanh(r) + sign * half)) for sign in (-1, 1))
-    return Estimate(test.pearson_r, float("nan"), test.languages, low, high), test.r2_gain
-
-
-def _marks(segments: Segments) -> float:
-    text = "".join(text for segment in segments for text in segment)
-    return sum(unicodedata.category(character)[0] == "M" for character in text) / len(text)
 
 
 def _less_spread(
@@ -270,7 +140,7 @@ def _less_spread(
         ratios.append(bootstrap_estimate(values[0] / values[1], share, units))
         ours_at.append(f"{values[0]:.3g} at mean {_totals(ours).mean():.0f}")
         theirs_at.append(f"{values[1]:.3g} at mean {_totals(theirs).mean():.0f}")
-    said = (f"{each.value:.2f} (95 %: {each.low:.2f} to {each.high:.2f})" for each in ratios)
+    said = (each.with_interval() for each in ratios)
     return Claim(
         claim,
         None,
@@ -280,7 +150,7 @@ def _less_spread(
     )
 
 
-def _marks_matter(found: Measured, marked: Counts) -> Claim:
+def _marks_matter(found: VocabularyTrial, marked: Counts) -> Claim:
     cost = {language: found.unmarked[language].sum() / marked[language].sum() for language in marked}
     with_marks = [cost[language] for language in cost if found.marks[language] >= MARKED]
     without = [cost[language] for language in cost if found.marks[language] < MARKED]
@@ -311,7 +181,7 @@ def _spread(counts: Counts) -> dict[str, list[float]]:
     return {name: [each.value, each.low, each.high] for name, each in dispersion_intervals(counts).items()}
 
 
-def draw(figure: Figure, corpus: Corpus, found: Measured) -> None:
+def draw(figure: Figure, corpus: Corpus, found: VocabularyTrial) -> None:
     """The counts of every language with one and with its own vocabulary, some curves, and the spread under each setting."""
     dots, curves, spread = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_dots(dots, corpus, found)
@@ -319,7 +189,7 @@ def draw(figure: Figure, corpus: Corpus, found: Measured) -> None:
     _draw_spread(spread, corpus, found)
 
 
-def _draw_dots(panel: Any, corpus: Corpus, found: Measured) -> None:
+def _draw_dots(panel: Any, corpus: Corpus, found: VocabularyTrial) -> None:
     fixed = counts_of(found.cells, "bpe", "scaled", corpus.base)
     order = sorted(fixed, key=lambda language: fixed[language].sum())
     places = np.arange(len(order))
@@ -350,7 +220,7 @@ def _draw_dots(panel: Any, corpus: Corpus, found: Measured) -> None:
     panel.set_axisbelow(True)
 
 
-def _draw_curves(panel: Any, corpus: Corpus, found: Measured) -> None:
+def _draw_curves(panel: Any, corpus: Corpus, found: VocabularyTrial) -> None:
     measured = curves_of(found.cells, "bpe", "scaled")
     order = sorted(measured, key=lambda language: measured[language][corpus.base])
     shown = [order[round(share * (len(order) - 1))] for share in (0, 0.25, 0.5, 0.75, 1)]
@@ -365,7 +235,7 @@ def _draw_curves(panel: Any, corpus: Corpus, found: Measured) -> None:
     panel.legend(frameon=False, fontsize=8)
 
 
-def _draw_spread(panel: Any, corpus: Corpus, found: Measured) -> None:
+def _draw_spread(panel: Any, corpus: Corpus, found: VocabularyTrial) -> None:
     compared = settings_compared(corpus, found)
     values = [dispersion_intervals(counts)["cv"] for counts in compared.values()]
     places = np.arange(len(values))

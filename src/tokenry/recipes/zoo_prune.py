@@ -10,8 +10,8 @@ measured by benchmarks/zoo_prune.py. The paper's average performances are those 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
@@ -96,7 +96,8 @@ def _more_accurate(measured: Measured, control: str, paper: str | None) -> Claim
 
 def draw(figure: Figure, measured: Measured) -> None:
     """Accuracy over kept tokens, the estimate over directions, and one image with what was kept of it."""
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=(1.5, 1)))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+    top, bottom = parts
     left, right = top.subplots(1, 2, width_ratios=(2, 1))
     marks = {
         RANDOM: ("x", "--"),

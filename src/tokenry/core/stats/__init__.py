@@ -8,6 +8,7 @@ from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals
 from tokenry.core.stats.estimate import (
     Estimate,
     Values,
+    estimate_of_correlation,
     estimate_of_mean,
     independent_difference,
     paired_difference,
@@ -37,6 +38,7 @@ __all__ = [
     "absent",
     "all_of",
     "bootstrap_estimate",
+    "estimate_of_correlation",
     "estimate_of_mean",
     "exactly",
     "fit_nonnegative",

@@ -6,6 +6,7 @@
     independent difference  value = a − b               error = √(error_a² + error_b²)
 
     interval = value ± t(0.975, n − 1) · error          Student's t; of a bootstrap, the percentiles of its draws
+    interval of Pearson's r = tanh(artanh r ± z(0.975) / √(n − 3))       Fisher
 
 Sources: Cochran, Sampling Techniques (1977), section 6.4, for the ratio; Welch (1947) for the degrees of freedom of an independent
 difference.
@@ -19,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from tokenry.core.errors import UserError
 
@@ -68,6 +69,10 @@ class Estimate:
     def __str__(self) -> str:
         return format(self)
 
+    def with_interval(self, spec: str = ".2f") -> str:
+        """Write the value with its interval instead of its error."""
+        return f"{self.value:{spec}} (95 %: {self.low:{spec}} to {self.high:{spec}})"
+
     def scaled(self, factor: float | int) -> "Estimate":
         """Return the same estimate in another unit; a negative factor turns a difference round."""
         low, high = sorted((factor * self.low, factor * self.high))
@@ -102,6 +107,14 @@ def independent_difference(one: Estimate, other: Estimate) -> Estimate:
     )
     half = float(stdtrit(freedom, _UPPER)) * error
     return Estimate(value, error, fewest, value - half, value + half)
+
+
+def estimate_of_correlation(r: float, samples: int) -> Estimate:
+    """Put the interval of Fisher's z around a correlation over independent units; its error on that scale is not of r itself."""
+    if samples < 4 or not abs(r) < 1:
+        return Estimate(r, math.nan, samples)
+    centre, half = math.atanh(r), float(ndtri(_UPPER)) / math.sqrt(samples - 3)
+    return Estimate(r, math.nan, samples, math.tanh(centre - half), math.tanh(centre + half))
 
 
 def ratio_estimate(

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pandas import DataFrame
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor, nn
 
+from tokenry.core.stats import ratio_estimate
 from tokenry.evaluation.charbench import TASKS, items_of
 from tokenry.evaluation.charbench.items import characters_of
 from tokenry.evaluation.charbench.segmentation import Segmentation, segment_words
@@ -229,6 +231,21 @@ class Recut:
 
     target: DataFrame
     other: DataFrame
+
+    def as_json(self) -> dict[str, Any]:
+        """Of either the mean change with its standard error over words, and the number of items."""
+
+        def of_words(change: DataFrame) -> tuple[float, float]:
+            by_word = change.groupby("word")["change"]
+            sizes = by_word.size().to_numpy(dtype=np.int64)
+            found = ratio_estimate(by_word.sum().to_numpy(dtype=float), sizes)
+            return found.value, found.standard_error
+
+        return {
+            "target": of_words(self.target),
+            "other": of_words(self.other),
+            "items": len(self.target),
+        }
 
 
 def cut_anew(trained: Trained, task: str) -> Recut:

@@ -1,6 +1,6 @@
 """A model's answers to CharBench as the recipe reads them: accuracies, correlations with their intervals, and draws over words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from pandas import DataFrame
 
-from tokenry.core.stats import Estimate
+from tokenry.core.stats import Estimate, Verdict, bootstrap_estimate, shown
 from tokenry.evaluation.charbench import CharBenchReport, charbench_report, join_records
 from tokenry.evaluation.charbench.inference import bootstrap_correlations
 from tokenry.evaluation.charbench.items import COUNTING_TASKS
@@ -37,15 +37,13 @@ class Asked:
         given = ({name: predictions}, {name: features})
         return cls(name, charbench_report(items, *given), join_records(items, *given))
 
-    def correlation(self, task: str, prop: str) -> dict[str, Any]:
-        """The row of a task and property: r, low, high, n."""
+    def correlation(self, task: str, prop: str) -> Estimate:
+        """The correlation of a property with right answers, with its interval over words."""
         table = self.report.correlations
-        return table[(table["task"] == task) & (table["property"] == prop)].iloc[0].to_dict()
-
-    def negative(self, task: str, prop: str) -> Estimate:
-        """How far below 0 the correlation with right answers is, with its interval over words."""
-        found = self.correlation(task, prop)
-        return Estimate(-found["r"], float("nan"), int(found["n"]), -found["high"], -found["low"])
+        found = table[(table["task"] == task) & (table["property"] == prop)].iloc[0]
+        return Estimate(
+            float(found["r"]), float("nan"), int(found["n"]), float(found["low"]), float(found["high"])
+        )
 
     def accuracy_at(self, task: str, prop: str) -> dict[float, Estimate]:
         """The accuracy by the value of a property."""
@@ -70,6 +68,21 @@ class Asked:
             for task, group in self.records.groupby("task")
             if task in COUNTING_TASKS
         }
+
+    def stronger(self, task: str, one: Sequence[str], other: Sequence[str], times: float = 1.0) -> Verdict:
+        """Whether the strongest of some correlations is stronger than `times` the strongest of others, over the same words."""
+
+        def strongest(
+            values: Float[ndarray, "draws properties"], names: Sequence[str]
+        ) -> Float[ndarray, "draws"]:
+            return np.fmax.reduce([values[:, PROPERTIES.index(name)] for name in names])
+
+        measured = np.array([[abs(self.correlation(task, name).value) for name in PROPERTIES]])
+        value, drawn = (
+            strongest(values, one) - times * strongest(values, other)
+            for values in (measured, self.strengths[task])
+        )
+        return shown(bootstrap_estimate(float(value[0]), drawn, self.correlation(task, one[0]).samples))
 
     @property
     def accuracies(self) -> dict[str, str]:
