@@ -21,6 +21,14 @@ from tokenry.finetuning.small_loss import SmallLoss
 from tokenry.finetuning.sstoken import SSToken, retrospective_excess_loss, select_tokens, sstoken_score
 from tokenry.finetuning.token_cleaning import TokenCleaning, token_cleaning_labels
 from tokenry.finetuning.trainer import TokenWeighingTrainer
+from tokenry.finetuning.weighed_loss import (
+    WeighedTokens,
+    history_losses,
+    sstoken_loss,
+    step_weight,
+    token_losses,
+    weighed_loss,
+)
 from tokenry.finetuning.weighing import GivenWeights, TokenWeighing
 
 __all__ = [
@@ -44,8 +52,10 @@ __all__ = [
     "TokenCleaning",
     "TokenWeighing",
     "TokenWeighingTrainer",
+    "WeighedTokens",
     "diagnose",
     "excess_loss",
+    "history_losses",
     "judge",
     "moving_average",
     "random_token_labels",
@@ -53,6 +63,10 @@ __all__ = [
     "rho1_mask",
     "select_tokens",
     "self_evolving_cleaning",
+    "sstoken_loss",
     "sstoken_score",
+    "step_weight",
     "token_cleaning_labels",
+    "token_losses",
+    "weighed_loss",
 ]
