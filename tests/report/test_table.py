@@ -38,6 +38,21 @@ def test_few_items_need_a_larger_difference():
     assert not is_shown(paired(-0.022, 0.01, samples=1))
 
 
+@pytest.mark.parametrize(("samples", "said"), [(2, False), (7, False), (8, True)])
+def test_too_few_held_out_items_show_nothing_whatever_the_error(samples, said):
+    difference = paired(-0.5, 0.001, samples)
+    assert is_shown(difference) is said
+    words = f"too few held-out items ({samples}) to tell a difference to full (−0.500 ± 0.001)"
+    assert (verdict(difference) == words) is not said
+
+
+def test_a_table_and_its_findings_say_too_few(least):
+    least.runs = [run("full"), run("random", paired=paired(-0.5, 0.001, samples=3))]
+    (column,) = [c for c in comparison_columns(least) if c.title == "difference to the control"]
+    assert column.cells[1].note == "too few, n = 3"
+    assert "random: too few held-out items (3)" in printed(comparison_table(least))
+
+
 def test_the_interval_is_the_one_of_students_t():
     assert interval(paired(0.0, 1.0, samples=10)) == pytest.approx(2.262157, abs=1e-5)
 

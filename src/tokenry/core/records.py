@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
 
+LEAST_ITEMS = 8
+"""With fewer held-out items a difference is not told, whatever its standard error says: that is an estimate from too few as well."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtrit
 
-from tokenry.core.records import Comparison, Estimate, Example, Paired, Run
+from tokenry.core.records import LEAST_ITEMS, Comparison, Estimate, Example, Paired, Run
 from tokenry.report.text import harmless, label
 
 MISSING = "–"
@@ -99,8 +99,8 @@ def interval(paired: Paired) -> float:
 
 
 def is_shown(paired: Paired) -> bool:
-    """Whether the 95 % interval of the difference leaves out zero."""
-    return abs(paired.difference) > interval(paired)
+    """Whether the 95 % interval of the difference leaves out zero; never with fewer than `LEAST_ITEMS` items."""
+    return paired.samples >= LEAST_ITEMS and abs(paired.difference) > interval(paired)
 
 
 def verdict(paired: Paired, decimals: int = 3) -> str:
@@ -109,6 +109,11 @@ def verdict(paired: Paired, decimals: int = 3) -> str:
     if is_shown(paired):
         way = "lower" if paired.difference < 0 else "higher"
         return f"{way} than {paired.to} by {_number(abs(paired.difference), decimals)} ± {error}: shown"
+    if paired.samples < LEAST_ITEMS:
+        return (
+            f"too few held-out items ({paired.samples}) to tell a difference to {paired.to} "
+            f"({_signed(paired.difference, decimals)} ± {error})"
+        )
     return f"no difference to {paired.to} can be told ({_signed(paired.difference, decimals)} ± {error})"
 
 
@@ -275,7 +280,7 @@ def _differences(runs: Sequence[Run]) -> list[Cell]:
 def _short_verdict(paired: Paired) -> str:
     if is_shown(paired):
         return "lower: shown" if paired.difference < 0 else "higher: shown"
-    return "cannot be told"
+    return "too few" if paired.samples < LEAST_ITEMS else "cannot be told"
 
 
 def _terminal_cell(cell: Cell) -> Text:
