@@ -52,9 +52,9 @@ def test_what_is_no_record_is_refused_in_one_sentence(desk, tmp_path, content, w
 @pytest.mark.parametrize(
     ("finished", "named", "words"),
     [
-        ([], "", "(no weighing is so far)"),
-        (["full"], "", "(full is so far)"),
-        (["sstoken", "full"], "result.json", "(full, sstoken is so far)"),
+        ([], "", "(finished so far: nothing)"),
+        (["full"], "", "(finished so far: full)"),
+        (["sstoken", "full"], "result.json", "(finished so far: full, sstoken)"),
     ],
 )
 def test_an_unfinished_run_is_said_to_be_one_with_how_to_go_on(desk, tmp_path, finished, named, words):

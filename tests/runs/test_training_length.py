@@ -15,6 +15,7 @@ from tokenry.runs.training_length import (
     fitted_length,
     length_in_words,
     require_learning,
+    require_ranges,
 )
 
 
@@ -100,14 +101,26 @@ def test_what_followed_from_the_data_is_put_in_words():
         ({"per_device_train_batch_size": -4}, "per_device_train_batch_size must be at least 1, got -4"),
         ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1, got 0"),
         ({"gradient_accumulation_steps": -1}, "gradient_accumulation_steps must be at least 1, got -1"),
-        ({"max_steps": 1, "warmup_steps": 1}, "the only optimisation step would be one of warm-up"),
-        ({"num_train_epochs": 1, "gradient_accumulation_steps": 9, "warmup_steps": 0.1}, "the only optimisation step"),
+        ({"neftune_noise_alpha": -5}, "neftune_noise_alpha must be 0 or more, got -5"),
     ],
 )  # fmt: skip
 def test_training_that_learns_nothing_is_refused(tmp_path, said, words):
     plan = make_plan({"data": "mine", "training": {"use_cpu": True, **said}})
-    training = fitted_length(plan.training, plan.default_length, 20)
     with pytest.raises(UserError, match=words):
+        require_ranges(sft_config(plan, tmp_path, {**plan.default_length, **plan.training}))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"max_steps": 1, "warmup_steps": 1},
+        {"num_train_epochs": 1, "gradient_accumulation_steps": 9, "warmup_steps": 0.1},
+    ],
+)
+def test_a_single_step_of_warm_up_is_refused(tmp_path, said):
+    plan = make_plan({"data": "mine", "training": {"use_cpu": True, **said}})
+    training = fitted_length(plan.training, plan.default_length, 20)
+    with pytest.raises(UserError, match="the only optimisation step would be one of warm-up"):
         require_learning(sft_config(plan, tmp_path, training), 20)
 
 

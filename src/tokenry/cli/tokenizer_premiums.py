@@ -64,7 +64,7 @@ def premiums(
     json: Json = False,
 ) -> None:
     """Measure how many tokens the same text costs in each language, with intervals."""
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_folder, write_json
     from tokenry.report.premium_page import render_premiums
     from tokenry.tokenization.premiums.many_sizes import SIZES
     from tokenry.tokenization.premiums.parallel_text import (
@@ -78,6 +78,7 @@ def premiums(
 
     if bool(tokenizers) == grid:
         raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")
+    require_output_folder(output)
     chosen = languages.split(",") if languages else None
     settings: dict[str, object] = {"reference": reference, "text": str(parallel or "UDHR")}
     if grid:

@@ -42,10 +42,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a byte-level tokenizer that gives every text and every byte back."""
+    from tokenry.core.files import require_output_folder
     from tokenry.tokenization.tokenizer_files import TextLines, save_tokenizer, text_files
     from tokenry.tokenization.training.byte_level_training import PATTERN
     from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any
 
+    require_output_folder(output)
     plan = TrainingPlan(
         algorithm=algorithm,
         vocab_size=vocab_size,

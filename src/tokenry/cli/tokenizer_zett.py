@@ -59,7 +59,7 @@ def train(
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Train in mixed precision.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     json: Json = False,
 ) -> None:
     """Train the hypernetwork of a model; every checkpoint can be resumed."""

@@ -35,7 +35,7 @@ from tokenry.runs.material import Material
 from tokenry.runs.plan import TunePlan
 from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
 from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost
-from tokenry.runs.training_length import fitted_length, require_learning, training_steps
+from tokenry.runs.training_length import fitted_length, require_learning, require_ranges, training_steps
 
 ANSWER_TOKENS = 48
 
@@ -91,6 +91,7 @@ class Bench:
             UserError: TRL does not accept an argument, or nothing would be learned under it.
         """
         args = sft_config(self.plan, folder, self._fitted(data))
+        require_ranges(args)
         require_learning(args, self._rows(data))
         return args
 
@@ -123,11 +124,25 @@ class Bench:
             # Where the reference is still to be made, the model itself stands in for it.
             named = self.plan.reference if needs_reference(weighing) else None
             reference = self.load(named) if named else model
-            with _refusals_of_trl():
+            with self._refusals_of_trl():
                 trainer = self._trainer(weighing, model, few, args, lora, reference)
                 trainer.get_train_dataloader()
-                trainer.create_optimizer()
+                trainer.create_optimizer_and_scheduler(self.steps)
             model, lora = trainer.model, None
+
+    @contextmanager
+    def _refusals_of_trl(self) -> Iterator[None]:
+        """What TRL refuses before the first step, or lacks a package or a file for, is the user's to put right."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "install" not in str(error):
+                raise
+            said = self.plan.training_said
+            told = f" with {', '.join(f'{name}={value}' for name, value in said.items())}" if said else ""
+            raise UserError(f"this cannot be trained{told}: {' '.join(str(error).split())}") from error
 
     def untrained(self) -> HeldOut:
         """Measure the model before training."""
@@ -269,21 +284,6 @@ class Bench:
         return costs
 
 
-@contextmanager
-def _refusals_of_trl() -> Iterator[None]:
-    """What TRL refuses, or lacks a package for, is the user's to put right."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:
-        raise UserError(f"this cannot be trained: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:
-        if "install" not in str(error):
-            raise
-        raise UserError(f"this cannot be trained: {' '.join(str(error).split())}") from error
-
-
 def needs_reference(weighing: TokenWeighing) -> bool:
     """Tell whether a weighing compares with a reference model that it does not name itself."""
     return "reference_nll" in weighing.needs and weighing.share < 1 and weighing.reference_model is None
@@ -323,7 +323,7 @@ def sft_config(plan: TunePlan, folder: Path, training: Mapping[str, Any]) -> SFT
     }
     try:
         return SFTConfig(**options)
-    except (TypeError, ValueError, ImportError, RuntimeError) as error:
+    except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         raise UserError(f"a training argument is not right: {' '.join(str(error).split())}") from error
 
 

@@ -30,11 +30,11 @@ from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.registry import make_weighing
 from tokenry.models import load_tokenizer
-from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference
+from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.runs.material import gather
 from tokenry.runs.plan import TunePlan, stored_plan
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.runs.training_length import FEW_STEPS, length_in_words
+from tokenry.runs.training_length import FEW_STEPS, length_in_words, require_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
 
 def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
     """Read everything and refuse what cannot work; only then is the output that of this plan."""
+    require_ranges(sft_config(plan, output, {**plan.default_length, **plan.training}))
     tokenizer = load_tokenizer(plan.model)
     material = gather(plan, tokenizer)
     if any(map(needs_reference, weighings.values())) and material.trusted is None and plan.reference is None:

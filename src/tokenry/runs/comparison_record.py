@@ -20,7 +20,7 @@ def read_comparison(run: Path) -> Comparison:
     if not record.exists() and (record.parent / "plan.json").exists():
         finished = sorted(path.parent.name for path in record.parent.glob("*/run.json"))
         raise UserError(
-            f"the run in {record.parent} is not finished ({', '.join(finished) or 'no weighing'} is so far): go on with "
+            f"the run in {record.parent} is not finished (finished so far: {', '.join(finished) or 'nothing'}): go on with "
             f"`tokenry tune --resume --output {shlex.quote(str(record.parent))}`, which writes the report at its end."
         )
     return Comparison.load(record)

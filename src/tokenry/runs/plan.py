@@ -43,7 +43,7 @@ DEMO_LENGTH: dict[str, Any] = {
     "warmup_steps": 0.06,
 }
 # What the plan itself says of training; said twice, it could be said differently.
-_SAID_BY_PLAN = ("output_dir", "seed", "max_length")
+_SAID_BY_PLAN = ("output_dir", "seed", "max_length", "resume_from_checkpoint")
 
 
 class LoraPlan(BaseModel):
@@ -95,13 +95,19 @@ class TunePlan(BaseModel):
     too_long: str = "truncate"
     answers: int = Field(45, ge=0)
     demo_samples: int = Field(default=150, gt=1)
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     training: dict[str, Any] = Field(default_factory=lambda: dict(PAPER_TRAINING))
 
     @property
     def default_length(self) -> dict[str, Any]:
         """Epochs, gradient accumulation and warm-up where the data are many."""
         return DEMO_LENGTH if self.data == DEMO else PAPER_LENGTH
+
+    @property
+    def training_said(self) -> dict[str, Any]:
+        """The training arguments that are not defaults."""
+        defaults = DEMO_TRAINING if self.data == DEMO else PAPER_TRAINING
+        return {name: value for name, value in self.training.items() if defaults.get(name) != value}
 
 
 def make_plan(options: dict[str, Any], config: Path | None = None) -> TunePlan:

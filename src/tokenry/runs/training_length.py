@@ -57,11 +57,11 @@ def training_steps(args: SFTConfig, samples: int) -> int:
     return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_an_epoch)
 
 
-def require_learning(args: SFTConfig, samples: int) -> None:
-    """Refuse training arguments under which nothing is learned from so many samples.
+def require_ranges(args: SFTConfig) -> None:
+    """Refuse training arguments under which nothing is learned, whatever the data.
 
     Raises:
-        UserError: a rate, a length or a size that is out of range, or a warm-up that is the whole training.
+        UserError: a rate, a length or a size that is out of range.
     """
     for name in (
         "per_device_train_batch_size",
@@ -80,9 +80,17 @@ def require_learning(args: SFTConfig, samples: int) -> None:
         )
     if args.max_steps < 0 and not args.num_train_epochs > 0:
         raise UserError(f"num_train_epochs must be above 0, got {args.num_train_epochs}.")
-    for name in ("weight_decay", "max_grad_norm"):
-        if getattr(args, name) is not None and getattr(args, name) < 0:
+    for name in ("weight_decay", "max_grad_norm", "neftune_noise_alpha"):
+        if (getattr(args, name) or 0) < 0:
             raise UserError(f"{name} must be 0 or more, got {getattr(args, name)}.")
+
+
+def require_learning(args: SFTConfig, samples: int) -> None:
+    """Refuse a training on so many samples whose only step is one of warm-up.
+
+    Raises:
+        UserError: it is.
+    """
     one_step = training_steps(args, samples) == 1
     if one_step and args.lr_scheduler_type != "constant" and args.get_warmup_steps(1) >= 1:
         raise UserError(

@@ -30,6 +30,7 @@ from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.files import require_output_folder
 from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate
 from tokenry.core.vision_records import Picture, Reduced, Unpatched, VisionRun
@@ -85,6 +86,7 @@ def compress_vision(plan: VisionPlan, output: Path, report: Progress) -> VisionR
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: choose a folder for --output.")
+    require_output_folder(output)
     check_methods(plan)
     mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
     known = find_images(plan.images)
