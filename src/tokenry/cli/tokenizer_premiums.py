@@ -53,7 +53,9 @@ def premiums(
         int | None,
         typer.Option(help="Grid: training text of the reference (default: what all languages have)."),
     ] = None,
-    min_frequency: Annotated[int, typer.Option(help="Grid: pairs seen less often are not merged.")] = 0,
+    min_frequency: Annotated[
+        int, typer.Option(min=0, help="Grid: pairs seen less often are not merged.")
+    ] = 0,
     save_tokenizers: Annotated[
         bool, typer.Option("--save-tokenizers", help="Grid: keep the tokenizers too.")
     ] = False,

@@ -32,7 +32,7 @@ def train(
         typer.Option(help="Regular expression that cuts a text into words (default: with \\p{M})."),
     ] = None,
     min_frequency: Annotated[
-        int, typer.Option(help="Pairs seen less often are not merged (not for unigram).")
+        int, typer.Option(min=0, help="Pairs seen less often are not merged (not for unigram).")
     ] = 0,
     whole_files: Annotated[bool, typer.Option("--whole-files", help="A text is a file, not a line.")] = False,
     held_out: Annotated[

@@ -97,7 +97,8 @@ class Bench:
 
     def _epochs(self) -> dict[str, float]:
         per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return {"num_train_epochs": self.steps * per_step / self._rows(self.material.train)}
+        of_an_epoch = math.ceil(self._rows(self.material.train) / per_step)
+        return {"num_train_epochs": self.steps / of_an_epoch}
 
     def _fitted(self, data: Dataset) -> dict[str, Any]:
         return fitted_length(self.plan.training, self.plan.default_length, self._rows(data))
