@@ -1,5 +1,8 @@
 """Fine-tune a language model on the tokens that matter."""
 
+from tokenry.core.attention import prompt_attention_mass
+from tokenry.core.choices import minmax_within
+from tokenry.core.losses import token_nll
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
@@ -57,7 +60,9 @@ __all__ = [
     "excess_loss",
     "history_losses",
     "judge",
+    "minmax_within",
     "moving_average",
+    "prompt_attention_mass",
     "random_token_labels",
     "retrospective_excess_loss",
     "rho1_mask",
@@ -68,5 +73,6 @@ __all__ = [
     "step_weight",
     "token_cleaning_labels",
     "token_losses",
+    "token_nll",
     "weighed_loss",
 ]

@@ -142,8 +142,8 @@ class Bench:
             if isinstance(error, RuntimeError) and "install" not in str(error):
                 raise
             said = self.plan.training_said
-            told = f" with {', '.join(f'{name}={value}' for name, value in said.items())}" if said else ""
-            raise UserError(f"this cannot be trained{told}: {' '.join(str(error).split())}") from error
+            told = f" (with {', '.join(f'{name}={value}' for name, value in said.items())})" if said else ""
+            raise UserError(f"this cannot be trained: {' '.join(str(error).split())}{told}") from error
 
     def untrained(self) -> HeldOut:
         """Measure the model before training."""
