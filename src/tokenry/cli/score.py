@@ -18,8 +18,8 @@ def score(
     ] = "nll,entropy",
     model: Annotated[str, typer.Option(help="`embedded`, a folder, or a hub name.")] = "embedded",
     layers: Annotated[str, typer.Option(help="Attention layers: -1, `deep`, or 10,20.")] = "-1",
-    max_length: Annotated[int, typer.Option(help="Most tokens of a sample.")] = 2048,
-    samples: Annotated[int, typer.Option(help="Most samples of a data set.")] = 20,
+    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a sample.")] = 2048,
+    samples: Annotated[int, typer.Option(min=1, help="Most samples of a data set.")] = 20,
     chat_template: Annotated[str | None, typer.Option(help="open-instruct, or a jinja file.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for scores.json and scores.html.")] = Path(
         "runs/score"
@@ -27,10 +27,11 @@ def score(
     json: Json = False,
 ) -> None:
     """Score the tokens of a text or data set, and draw them as heat-maps in the terminal and on a page."""
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_folder, write_json
     from tokenry.report import render_scores, signal_table, terminal_heatmap
     from tokenry.runs.scoring import parse_layers, score_source
 
+    require_output_folder(output)
     names = [name.strip() for name in signals.split(",") if name.strip()]
     with progress() as report:
         examples = score_source(

@@ -39,13 +39,14 @@ def compare(
 
     Without --text or --parallel the text is the Universal Declaration of Human Rights, in the --languages given.
     """
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_file, write_json
     from tokenry.report.tokenizer_page import render_tokenizers
     from tokenry.tokenization.segmentation import compare_segmentations
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 
     if output and output.suffix not in (".html", ".json"):
         raise UserError(f"--output must end in .html or .json, got {output}.")
+    require_output_file(output)
     texts, names = _read(text, parallel, languages)
     loaded = {short: load_any_tokenizer(name) for name, short in _short_names(tokenizers).items()}
     cut = compare_segmentations(loaded, texts)

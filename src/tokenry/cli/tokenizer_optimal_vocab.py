@@ -47,10 +47,13 @@ def optimal_vocab(
     json: Json = False,
 ) -> None:
     """Fit tokens against vocabulary, choose a size for each language, train it, and count again."""
+    from tokenry.core.files import require_output_file, require_output_folder
     from tokenry.tokenization.premiums.equal_cost import equal_cost
     from tokenry.tokenization.premiums.parallel_text import load_train_and_parallel
     from tokenry.tokenization.tokenizer_files import save_tokenizer
 
+    require_output_file(output)
+    require_output_folder(save_tokenizers)
     sizes = numbers(vocab_sizes, "--vocab-sizes")
     texts, evaluation = load_train_and_parallel(train, parallel, languages.split(",") if languages else None)
     with progress() as report:

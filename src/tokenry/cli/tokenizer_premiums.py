@@ -53,7 +53,9 @@ def premiums(
         int | None,
         typer.Option(help="Grid: training text of the reference (default: what all languages have)."),
     ] = None,
-    min_frequency: Annotated[int, typer.Option(help="Grid: pairs seen less often are not merged.")] = 0,
+    min_frequency: Annotated[
+        int, typer.Option(min=0, help="Grid: pairs seen less often are not merged.")
+    ] = 0,
     save_tokenizers: Annotated[
         bool, typer.Option("--save-tokenizers", help="Grid: keep the tokenizers too.")
     ] = False,
@@ -64,7 +66,7 @@ def premiums(
     json: Json = False,
 ) -> None:
     """Measure how many tokens the same text costs in each language, with intervals."""
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_folder, write_json
     from tokenry.report.premium_page import render_premiums
     from tokenry.tokenization.premiums.many_sizes import SIZES
     from tokenry.tokenization.premiums.parallel_text import (
@@ -78,6 +80,7 @@ def premiums(
 
     if bool(tokenizers) == grid:
         raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")
+    require_output_folder(output)
     chosen = languages.split(",") if languages else None
     settings: dict[str, object] = {"reference": reference, "text": str(parallel or "UDHR")}
     if grid:

@@ -32,7 +32,7 @@ def train(
         typer.Option(help="Regular expression that cuts a text into words (default: with \\p{M})."),
     ] = None,
     min_frequency: Annotated[
-        int, typer.Option(help="Pairs seen less often are not merged (not for unigram).")
+        int, typer.Option(min=0, help="Pairs seen less often are not merged (not for unigram).")
     ] = 0,
     whole_files: Annotated[bool, typer.Option("--whole-files", help="A text is a file, not a line.")] = False,
     held_out: Annotated[
@@ -42,10 +42,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a byte-level tokenizer that gives every text and every byte back."""
+    from tokenry.core.files import require_output_folder
     from tokenry.tokenization.tokenizer_files import TextLines, save_tokenizer, text_files
     from tokenry.tokenization.training.byte_level_training import PATTERN
     from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any
 
+    require_output_folder(output)
     plan = TrainingPlan(
         algorithm=algorithm,
         vocab_size=vocab_size,

@@ -49,7 +49,7 @@ def transplant(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: as the weights are stored).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random rows.")] = 0,
     json: Json = False,
 ) -> None:
     """Replace a model's tokenizer without training, and say what that did to it."""

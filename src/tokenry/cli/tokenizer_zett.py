@@ -59,14 +59,16 @@ def train(
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Train in mixed precision.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     json: Json = False,
 ) -> None:
     """Train the hypernetwork of a model; every checkpoint can be resumed."""
+    from tokenry.core.files import require_output_folder
     from tokenry.runs.hypernetwork import train_hypernetwork
     from tokenry.tokenization.zett.drawn_batches import DrawingConfig
     from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
 
+    require_output_folder(output)
     single = 0 if residual else round(_IDENTITY_SHARE * steps)
     single = single if identity_steps is None else identity_steps
     rise = single + round((_WARMUP_SHARE - _IDENTITY_SHARE) * steps)
@@ -144,7 +146,9 @@ def transfer(
             help="Measure bits per byte of this text file before and after; can be repeated.", metavar="FILE"
         ),
     ] = None,
-    most_characters: Annotated[int, typer.Option(help="Of each text file, from its beginning.")] = 20_000,
+    most_characters: Annotated[
+        int, typer.Option(min=1, help="Of each text file, from its beginning.")
+    ] = 20_000,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: as the weights are stored).")
     ] = None,

@@ -1,6 +1,7 @@
 """The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
 
 import hashlib
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
+from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.finetuning.conversations import class_names, encode_rows
 from tokenry.finetuning.rows import read_rows, to_sample
 from tokenry.finetuning.template import training_template
@@ -104,7 +106,7 @@ def read_checked(source: str) -> Rows:
 
 
 def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Keep a tenth of the rows, at least two and at most 500, for evaluation.
+    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference.
 
     Raises:
         UserError: there are too few rows for that.
@@ -113,7 +115,7 @@ def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
         raise UserError(
             f"{len(rows)} samples are too few to train on and to set some aside: give more, or --held-out a file."
         )
-    count = min(500, max(2, len(rows) // 10))
+    count = min(500, max(len(rows) // 10, min(FEWEST_ITEMS, math.ceil(len(rows) / 3))))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     kept = [row for number, row in enumerate(rows) if number not in chosen]
     return kept, [row for number, row in enumerate(rows) if number in chosen]

@@ -78,10 +78,10 @@ def ask_models(
     if not names or len(set(names)) < len(names):
         raise UserError(f"name at least one model, and each once, got {', '.join(names) or 'none'}.")
     device = preferred_device()
+    tokenizers = {name: load_tokenizer(name) for name in names}  # all, before the first model is asked
     predictions, features = {}, {}
-    for place, name in enumerate(names):
+    for place, (name, tokenizer) in enumerate(tokenizers.items()):
         report(f"reading {name}", place / len(names))
-        tokenizer = load_tokenizer(name)
         features[name] = with_frequencies(tokenization_features(items, tokenizer), items)
         predictions[name] = evaluate_charbench(
             load_model(name, dtype=dtype or preferred_dtype(device)).to(device),

@@ -24,7 +24,10 @@ from tokenry.tokenization.premiums.vocabulary_curve import (
     allocate_budget,
     fit_vocab_curve,
     optimal_vocab_sizes,
-    require_increasing,
+    require_budget,
+    require_limits,
+    require_points,
+    require_target,
 )
 from tokenry.tokenization.token_counts import (
     Estimate,
@@ -126,8 +129,15 @@ def equal_cost(
     """
     if target is not None and budget is not None:
         raise UserError("give a target or a budget, not both: a budget has its own level.")
-    require_increasing(sizes)
+    require_points(sizes)
     require_vocab_size(sizes[0], special_tokens)
+    smallest = 256 + len(special_tokens)
+    if budget is not None:
+        require_budget(budget, len(evaluation), smallest, budget if largest is None else largest)
+    else:
+        require_limits(smallest, largest)
+    if target is not None:
+        require_target(target)
     base = sizes[len(sizes) // 2] if base_size is None else base_size
     if base not in sizes:
         raise UserError(f"the base size must be one of {', '.join(map(str, sizes))}, got {base}.")
@@ -142,7 +152,7 @@ def equal_cost(
         language: fit_vocab_curve(sizes, [int(each[size].sum()) for size in sizes])
         for language, each in counts.items()
     }
-    chosen, level = _chosen(curves, target, budget, base, largest, 256 + len(special_tokens))
+    chosen, level = _chosen(curves, target, budget, base, largest, smallest)
     tokenizers = {}
     for number, (language, size) in enumerate(chosen.items()):
         report(f"training {language}", 0.7 + 0.3 * number / len(chosen))

@@ -15,14 +15,16 @@ from tokenizers import Tokenizer
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
 from tokenry.tokenization.token_counts import text_token_counts
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, require_tau, train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
+    byte_level_pieces,
     require_vocab_size,
     train_bpe,
     train_unigram,
 )
 from tokenry.tokenization.training.superbpe import (
+    SuperBPEConfig,
     default_transition,
     require_transition,
     rereadable,
@@ -60,6 +62,11 @@ class TrainingPlan:
         require_vocab_size(self.vocab_size, self.special_tokens)
         if self.transition is not None:
             require_transition(self.transition, self.vocab_size, self.special_tokens)
+        SuperBPEConfig(max_words=self.max_words)
+        require_tau(self.tau)
+        byte_level_pieces(self.pattern)
+        if self.min_frequency < 0:
+            raise UserError(f"min_frequency must be 0 or more, got {self.min_frequency}.")
 
 
 def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | BoundlessBPE, float]:
