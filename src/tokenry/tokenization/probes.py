@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenry.core.round_trip import comes_back
+
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
     "naïve café — “déjà vu”, 100 % œuvre",
@@ -16,12 +18,7 @@ PROBES = (
 
 def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = PROBES) -> tuple[str, ...]:
     """List the texts that do not come back when they are encoded and decoded."""
-
-    def comes_back(text: str) -> bool:
-        ids = encoded(tokenizer, text)
-        return ids is not None and tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-
-    return tuple(text for text in texts if not comes_back(text))
+    return tuple(text for text, same in zip(texts, comes_back(tokenizer, texts), strict=True) if not same)
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:

@@ -5,7 +5,7 @@
     relative cost    = tokens / tokens of the first tokenizer
     shared cuts      = |cuts ∩ cuts of the first| / |cuts ∪ cuts of the first|        places inside the text, in bytes
 
-A tokenizer that rewrites what it reads (lower case, unknown tokens) loses text: it says so, and its cuts are not compared.
+A tokenizer that rewrites what it reads (lower case, unknown tokens) does not give the text back: it says so, and its cuts are not compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, round_trip, unbounded
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.vocabulary_use import VocabularyUse, vocabulary_use
 
@@ -59,9 +60,9 @@ class Segmentation:
         characters: code points of the text.
         words: of the text: what stands between white space.
         use: of the tokenizer's vocabulary.
-        is_lossless: whether the pieces together are the text, byte for byte.
+        text_back: whether the tokenizer gives the text back.
         relative_cost: tokens over those of the first tokenizer.
-        shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where one of the two loses text.
+        shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where the pieces of one of the two are not the text, byte for byte.
     """
 
     tokenizer: str
@@ -70,9 +71,14 @@ class Segmentation:
     characters: int
     words: int
     use: VocabularyUse
-    is_lossless: bool
+    text_back: RoundTrip
     relative_cost: float = 1.0
     shared_cuts: float | None = 1.0
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether the tokenizer gives the text back."""
+        return self.text_back.gives_back
 
     @property
     def bytes_per_token(self) -> float:
@@ -102,19 +108,37 @@ class TokenCutter:
             self._vocabulary, self._encode = tokenizer.vocabulary, tokenizer.encode
             self._name = lambda number: tokenizer.special_tokens[number]
         else:
-            backend = backend_tokenizer(tokenizer)
+            backend = unbounded(backend_tokenizer(tokenizer))
             self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
             self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
+        self._tokenizer = tokenizer
 
     @property
     def vocabulary_size(self) -> int:
         """Ids that the tokenizer knows, special ones included."""
         return len(self._vocabulary.token_bytes)
 
+    def text_back(self, text: str) -> RoundTrip:
+        """Whether the tokenizer gives this text back."""
+        found = round_trip(self._tokenizer, [text])
+        assert found is not None
+        return found
+
     def cut(self, text: str) -> tuple[Piece, ...]:
-        """Cut a text; the space that a tokenizer puts before it is not part of the pieces."""
-        pieces = [self._piece(number) for number in self._encode(text)]
-        if pieces and pieces[0].data.startswith(b" ") and not text.startswith(" "):
+        """Cut a text; the space that a tokenizer puts before it is not part of the pieces.
+
+        Raises:
+            UserError: the tokenizer cannot encode the text.
+        """
+        try:
+            pieces = [self._piece(number) for number in self._encode(text)]
+        except UserError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise UserError(
+                f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
+            ) from error
+        if pieces and pieces[0].data.startswith(b" ") and _has_space_before(pieces, text):
             first = pieces[0]
             pieces[0] = Piece(first.id, first.data.removeprefix(b" "), first.stands_for_text)
             if not pieces[0].data:
@@ -164,12 +188,17 @@ def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segment
             len(text),
             len(text.split()),
             vocabulary_use(np.array([piece.id for piece in pieces]), cutters[name].vocabulary_size),
-            _is_text(pieces, data),
+            cutters[name].text_back(text),
             len(pieces) / max(1, len(first)),
             _shared(first, pieces) if _is_text(first, data) and _is_text(pieces, data) else None,
         )
         for name, pieces in cut.items()
     ]
+
+
+def _has_space_before(pieces: Sequence[Piece], text: str) -> bool:
+    """Whether the space that the pieces begin with is not that of the text."""
+    return not text.startswith(" ") or b"".join(piece.data for piece in pieces) == f" {text}".encode()
 
 
 def _is_text(pieces: Sequence[Piece], data: bytes) -> bool:
