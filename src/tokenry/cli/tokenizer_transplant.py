@@ -98,6 +98,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("left to the fallback", f"{counts['fallback']:,}"),
         ("  these", _some(result["fallback"])),
         ("texts that do not come back", _some(result["round_trip_failures"])),
+        *(
+            (f"text back, {which} tokenizer", found["summary"])
+            for which, found in result["text_back"].items()
+        ),
     ]
     left_out = result["leave_one_out"]
     if left_out:

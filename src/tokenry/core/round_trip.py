@@ -64,7 +64,7 @@ class RoundTrip:
         """What is said of the tokenizer `name` whose texts did not all come back."""
         number = f"{self.changed:,} of {self.texts:,} {texts}" if self.texts > 1 else "the text"
         unknown = f" ({self.unknown:,} unknown tokens)" if self.unknown else ""
-        return f"{name} does not give {number} back{unknown}: {self._example}, so its figures are those of another text."
+        return f"{name} does not give {number} back{unknown}: {self._example}; what is lost is missing from its figures."
 
     @property
     def _example(self) -> str:
@@ -79,6 +79,7 @@ class RoundTrip:
         """Plain numbers and strings."""
         return {
             "gives_text_back": self.gives_back,
+            "summary": self.cell,
             "texts": self.texts,
             "changed": self.changed,
             "unknown_tokens": self.unknown,

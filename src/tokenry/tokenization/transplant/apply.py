@@ -26,7 +26,7 @@ from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.errors import UserError
 from tokenry.tokenization.model_folder import save_model_folder
 from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
-from tokenry.tokenization.probes import round_trip_failures
+from tokenry.tokenization.probes import round_trip_failures, texts_back
 from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary_space
 from tokenry.tokenization.transplant.composition import (
     Composition,
@@ -134,7 +134,8 @@ def transplant_tokenizer(
     matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings)
     bias = matrices["bias"][:, 0] if "bias" in matrices else None
     write_rows(model, ModelRows(matrices["input"], matrices.get("output"), bias))
-    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
+    back, lost = texts_back({"old": old_tokenizer, "new": new_tokenizer}, texts)
+    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched) + tuple(lost)
     composed = composition.mixture.composed.tolist()
     uncomposed = [
         new_names[number] for number, done in zip(unique.tolist(), composed, strict=True) if not done
@@ -157,6 +158,7 @@ def transplant_tokenizer(
         notes=notes,
         round_trip_failures=round_trip_failures(new_tokenizer),
         leave_one_out=left_out,
+        text_back=back,
         before=before,
         after=text_loss(model, new_tokenizer, texts) if texts is not None else None,
     )

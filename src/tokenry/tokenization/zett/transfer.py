@@ -8,8 +8,10 @@ Fine-tuned variants of the source model take the rows that the hypernetwork pred
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), sections 3 and 4.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -154,14 +156,18 @@ def predict_vocabulary(
 
 
 def save_transfer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: TokenReport, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    report: TokenReport,
+    folder: Path,
+    measured: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model, tokenizer and report to a folder that did not exist, whole or not at all.
+    """Write model, tokenizer and report, with what else was measured, to a folder that did not exist, whole or not at all.
 
     Raises:
         UserError: the folder exists, or cannot be written.
     """
-    save_model_folder(model, tokenizer, folder, REPORT_FILE, report.as_json())
+    save_model_folder(model, tokenizer, folder, REPORT_FILE, {**report.as_json(), **(measured or {})})
 
 
 def _source(
