@@ -15,6 +15,7 @@ from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
 from tokenry.tokenization.probes import texts_back
+from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.training import (
@@ -127,6 +128,7 @@ def transfer_model(
     network = EmbeddingHyperNetwork.load(hypernetwork)
     progress("loading", 0.0)
     old, new = load_tokenizer(model), load_fast_tokenizer(new_tokenizer)
+    take_roles(new, old)
     for tokenizer in (old, new) if texts else ():
         first_token(tokenizer)
     loaded = load_model(model, dtype)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import Tokenizer, pre_tokenizers
 
 from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
@@ -245,19 +245,14 @@ def _across_words(
     config: SuperBPEConfig,
 ) -> Tokenizer:
     across = with_merges(tokenizer, vocabulary, merges)
-    if _puts_space_before(tokenizer):
-        # As a part of the pre-tokenizer it would stand before each piece.
-        space = [normalizers.Replace(Regex(r"\A(?=[^ ])"), " ")]
-        across.normalizer = normalizers.Sequence(
-            [tokenizer.normalizer, *space] if tokenizer.normalizer else space
-        )
-    across.pre_tokenizer = byte_level_pieces(config.superword_pattern)
+    pieces = byte_level_pieces(config.superword_pattern)
+    first = tokenizer.pre_tokenizer.pre_tokenize_str("a")[0][0] if tokenizer.pre_tokenizer else ""
+    if first.startswith(_SPACE):
+        # Before all cutting: `add_prefix_space` would put a space before each piece.
+        space = pre_tokenizers.Metaspace(" ", prepend_scheme="always", split=False)
+        pieces = pre_tokenizers.Sequence([space, pieces])
+    across.pre_tokenizer = pieces
     return across
-
-
-def _puts_space_before(tokenizer: Tokenizer) -> bool:
-    pieces = tokenizer.pre_tokenizer.pre_tokenize_str("a")
-    return bool(pieces) and pieces[0][0].startswith(_SPACE)
 
 
 def _require_byte_level(tokenizer: Tokenizer) -> None:
@@ -275,7 +270,9 @@ def _with_tokens_for(
 ) -> Iterator[str]:
     """The texts, as long as each byte between their added tokens has a token: the model would drop others without a word."""
     present = bytes(byte for byte, written in enumerate(BYTE_CHARACTERS) if written in vocabulary)
-    cut_out = re.compile("|".join(map(re.escape, sorted(filter(None, added), key=len, reverse=True))) or "(?!)")
+    cut_out = re.compile(
+        "|".join(map(re.escape, sorted(filter(None, added), key=len, reverse=True))) or "(?!)"
+    )
     for text in texts:
         if len(present) < 256 and text.encode().translate(None, present):
             lacking = sorted(set(cut_out.sub("", text).encode().translate(None, present)))

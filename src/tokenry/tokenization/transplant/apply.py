@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
@@ -27,6 +27,7 @@ from tokenry.core.errors import UserError
 from tokenry.tokenization.model_folder import save_model_folder
 from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
 from tokenry.tokenization.probes import round_trip_failures, texts_back
+from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary_space
 from tokenry.tokenization.transplant.composition import (
     Composition,
@@ -74,7 +75,8 @@ def transplant_tokenizer(
     Args:
         model: with tied or separate matrices.
         old_tokenizer: the model's own.
-        new_tokenizer: the one it gets, of any kind.
+        new_tokenizer: the one it gets, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer gives to
+            tokens of the same names, where it has none in that role itself.
         method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces), `focus` (sparse mean of shared tokens), `omp`
             (sparse combination of shared tokens), `mean` (of all rows) or `random`.
         auxiliary: the space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is
@@ -114,8 +116,15 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
+    for which, tokenizer in (("old", old_tokenizer), ("new", new_tokenizer)):
+        if isinstance(tokenizer, Tokenizer):
+            raise UserError(
+                f"the {which} tokenizer is a tokenizers.Tokenizer, which knows no bos or eos token: give "
+                "PreTrainedTokenizerFast(tokenizer_object=…, bos_token=…, eos_token=…)."
+            )
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
+    take_roles(new_tokenizer, old_tokenizer)
     if carry_special_tokens:
         _carry_special_tokens(old_tokenizer, new_tokenizer)
     if texts is not None and new_tokenizer.bos_token_id is None and new_tokenizer.eos_token_id is None:

@@ -26,6 +26,7 @@ from tokenry.core.byte_level import (
     to_byte_characters,
 )
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.special_roles import as_fast
 from tokenry.tokenization.training.byte_level_training import byte_level_pieces
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -61,10 +62,10 @@ class ConvertedTokenizer:
 
 
 def to_byte_level(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     whitespace_consistency: bool = False,
-    special_tokens: PreTrainedTokenizerBase | None = None,
+    special_tokens: PreTrainedTokenizerBase | Tokenizer | None = None,
 ) -> ConvertedTokenizer:
     """Rewrite a byte-level BPE, SentencePiece (BPE or Unigram) or WordPiece tokenizer over bytes.
 
@@ -72,7 +73,7 @@ def to_byte_level(
     as it was, behind one space. Special tokens are cut out of a text first, and each part between them begins with a space of its own.
 
     Args:
-        tokenizer: left as it is.
+        tokenizer: of transformers, or a `tokenizers.Tokenizer`, whose special tokens have the roles they name; left as it is.
         whitespace_consistency: give up all tokens with several white-space characters, and have those of `whitespace_tokens` instead.
         special_tokens: the tokenizer of the model that will be transferred. Its special tokens, at its ids (at the end where the vocabulary
             is too short for that), replace the tokenizer's own; ids after them move.
@@ -80,6 +81,7 @@ def to_byte_level(
     Raises:
         UserError: an empty vocabulary, a slow tokenizer, another kind of model, or one that marks the ends of words.
     """
+    tokenizer = as_fast(tokenizer)
     backend = backend_tokenizer(tokenizer)
     state = json.loads(backend.to_str())
     view = ByteVocabulary.from_tokenizer(backend)
@@ -97,7 +99,7 @@ def to_byte_level(
         tokens += helpers
     extra = len(tokens) - original
     if special_tokens is not None:
-        own, special = special.ids, SpecialTokens.of(special_tokens)
+        own, special = special.ids, SpecialTokens.of(as_fast(special_tokens))
         tokens = special.placed_in([token for token in tokens if token not in own])
         special = special.moved_to(tokens)
     names = _distinct(tokens, special.ids)

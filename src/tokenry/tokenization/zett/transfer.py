@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -29,14 +30,13 @@ from tokenry.tokenization.model_rows import (
     with_source_rows,
     write_rows,
 )
+from tokenry.tokenization.special_roles import ROLES, as_fast
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.surface_forms import surface_forms
 from tokenry.tokenization.zett.token_report import TokenReport
 
 REPORT_FILE = "zett.json"
-
-_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PredictedVocabulary:
 def transfer_tokenizer(
     model: PreTrainedModel,
     hypernetwork: EmbeddingHyperNetwork,
-    new_tokenizer: PreTrainedTokenizerBase,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     base: PreTrainedModel | None = None,
     source_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -91,7 +91,7 @@ def transfer_tokenizer(
         language=language,
     )
     write_rows(model, predicted.rows)
-    set_special_ids(model, new_tokenizer)
+    set_special_ids(model, as_fast(new_tokenizer))
     return model
 
 
@@ -99,7 +99,7 @@ def transfer_tokenizer(
 def predict_vocabulary(
     model: PreTrainedModel,
     hypernetwork: EmbeddingHyperNetwork,
-    new_tokenizer: PreTrainedTokenizerBase,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     base: PreTrainedModel | None = None,
     source_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -121,6 +121,7 @@ def predict_vocabulary(
         UserError: see `transfer_tokenizer`.
     """
     config = hypernetwork.config
+    new_tokenizer = as_fast(new_tokenizer)
     source = _source(hypernetwork, source_tokenizer)
     tokens, special = _vocabulary(new_tokenizer, source)
     of_base = model_rows(base or model)
@@ -195,7 +196,7 @@ def _vocabulary(
     known = source.get_vocab()
     by_part = {
         getattr(new, part): getattr(source, part)
-        for part in reversed(_ROLES)
+        for part in reversed(ROLES)
         if getattr(new, part) is not None
     }
     special = {}
