@@ -97,6 +97,8 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("  old pieces of each, mean", f"{result['pieces_per_token']:.2f}"),
         ("left to the fallback", f"{counts['fallback']:,}"),
         ("  these", _some(result["fallback"])),
+        ("never written", f"{counts['never_written']:,}"),
+        ("  these", _some(result["never_written"])),
         ("texts that do not come back", _some(result["round_trip_failures"])),
         *(
             (f"text back, {which} tokenizer", found["summary"])

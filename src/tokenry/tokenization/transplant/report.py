@@ -1,6 +1,6 @@
 """What a transplant did, for whoever has to decide whether to use it.
 
-counts              tokens that were copied, composed, and left to a fallback that knows nothing of them
+counts              tokens that were copied, composed, left to a fallback that knows nothing of them, or that no text has
 leave-one-out       shared tokens composed as if they were new: 1 − cosine to the true row, and |composed − true| / |true|
 bits per byte       of texts before and after: fair between tokenizers
 round trip          whether the old and the new tokenizer give texts back
@@ -75,10 +75,12 @@ class TransplantReport:
         new_tokens: size of the new one.
         rows: of the new matrices, padding included.
         tied: whether one matrix serves input and output.
-        counts: tokens `copied`, `composed`, and left to the `fallback`.
+        counts: tokens `copied`, `composed`, left to the `fallback`, and, where there are any, those `never_written` that got its row
+            because no text has them.
         estimates: of the composed tokens, those with a `local`, a `global` estimate alone and with `both`; empty for other methods.
         pieces_per_token: old tokens that spell a new one that is not shared, on average.
         fallback: names of the tokens that were left to the fallback.
+        never_written: names of the tokens that no text has and that no old token like them was copied to.
         notes: what the user should know.
         round_trip_failures: of the sample texts, those that the new tokenizer changes.
         text_back: whether the `old` and the `new` tokenizer give texts back: the given ones, or else the sample texts.
@@ -101,6 +103,7 @@ class TransplantReport:
     round_trip_failures: tuple[str, ...]
     leave_one_out: LeaveOneOut | None
     text_back: Mapping[str, RoundTrip] = field(default_factory=dict)
+    never_written: tuple[str, ...] = ()
     before: TextLoss | None = None
     after: TextLoss | None = None
 
@@ -114,10 +117,11 @@ class TransplantReport:
             "new_tokens": self.new_tokens,
             "rows": self.rows,
             "tied": self.tied,
-            "counts": dict(self.counts),
+            "counts": {**self.counts, "never_written": len(self.never_written)},
             "estimates": dict(self.estimates),
             "pieces_per_token": self.pieces_per_token,
             "fallback": list(self.fallback),
+            "never_written": list(self.never_written),
             "notes": list(self.notes),
             "round_trip_failures": list(self.round_trip_failures),
             "text_back": {which: found.as_json() for which, found in self.text_back.items()},
