@@ -127,11 +127,11 @@ class ByteVocabulary:
         token_bytes: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
         fallback, doubles = set(), set()
         first: dict[bytes, int] = {}
-        spelled = _speller(state)
+        spelled, falls_back = _speller(state), _falls_back(state)
         for token, number in own.items():
             if number in special:
                 continue
-            byte = _fallback_byte(token, state)
+            byte = _fallback_byte(token) if falls_back else None
             if byte is not None:
                 fallback.add(number)
             token_bytes[number] = data = byte or read(token)
@@ -296,11 +296,14 @@ def _read_byte_level(token: str) -> bytes:
         return token.encode()
 
 
-def _fallback_byte(token: str, state: dict[str, Any]) -> bytes | None:
-    falls_back = state["model"].get("byte_fallback") or any(
+def _falls_back(state: dict[str, Any]) -> bool:
+    return bool(state["model"].get("byte_fallback")) or any(
         part["type"] == "ByteFallback" for part in _parts(state["decoder"])
     )
-    if falls_back and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+
+
+def _fallback_byte(token: str) -> bytes | None:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return None
 

@@ -92,7 +92,6 @@ class PiecewiseTokens:
         self._cuts = Remembered(self._find_cuts, 4096)
         self._dropped = Remembered(self._find_dropped, 4096)
         self._encoded = Remembered(encoder.encode, 1 << 16)
-        pieces.classify("".join(text for text, _ in self._texts.values()))
 
     def valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
         """Ids that are valid in some way to go on, and do not lead into a dead end."""
