@@ -163,9 +163,18 @@ class ByteVocabulary:
             each.id for each in self.cut if not each.special and self.token_bytes[each.id] == each.data
         )
 
-    def lead(self, text: bytes) -> bytes:
-        """What the tokenizer puts before this text: a space, or nothing."""
-        return b" " if self.prepends_space and not (self.keeps_own_space and text.startswith(b" ")) else b""
+    def lead(self, text: bytes, prepends: bool | None = None) -> bytes:
+        """What the tokenizer puts before this text: a space, or nothing (where a token is cut out at its beginning, too)."""
+        prepends = self.prepends_space if prepends is None else prepends
+        if not prepends or (self.keeps_own_space and text.startswith(b" ")):
+            return b""
+        # A normaliser that puts the space there has done so before it is looked for the tokens that are looked for after it.
+        begins = (
+            text.startswith(each.data)
+            for each in self.cut
+            if not (each.normalized and each.data.startswith(b" "))
+        )
+        return b"" if any(begins) else b" "
 
     @cached_property
     def order(self) -> Int[np.ndarray, "tokens"]:
