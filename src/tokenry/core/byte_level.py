@@ -127,11 +127,11 @@ class ByteVocabulary:
         token_bytes: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
         fallback, doubles = set(), set()
         first: dict[bytes, int] = {}
-        spelled = _speller(state)
+        spelled, falls_back = _speller(state), _falls_back(state)
         for token, number in own.items():
             if number in special:
                 continue
-            byte = _fallback_byte(token, state)
+            byte = _fallback_byte(token) if falls_back else None
             if byte is not None:
                 fallback.add(number)
             token_bytes[number] = data = byte or read(token)
@@ -163,9 +163,18 @@ class ByteVocabulary:
             each.id for each in self.cut if not each.special and self.token_bytes[each.id] == each.data
         )
 
-    def lead(self, text: bytes) -> bytes:
-        """What the tokenizer puts before this text: a space, or nothing."""
-        return b" " if self.prepends_space and not (self.keeps_own_space and text.startswith(b" ")) else b""
+    def lead(self, text: bytes, prepends: bool | None = None) -> bytes:
+        """What the tokenizer puts before this text: a space, or nothing (where a token is cut out at its beginning, too)."""
+        prepends = self.prepends_space if prepends is None else prepends
+        if not prepends or (self.keeps_own_space and text.startswith(b" ")):
+            return b""
+        # A normaliser that puts the space there has done so before it is looked for the tokens that are looked for after it.
+        begins = (
+            text.startswith(each.data)
+            for each in self.cut
+            if not (each.normalized and each.data.startswith(b" "))
+        )
+        return b"" if any(begins) else b" "
 
     @cached_property
     def order(self) -> Int[np.ndarray, "tokens"]:
@@ -296,11 +305,14 @@ def _read_byte_level(token: str) -> bytes:
         return token.encode()
 
 
-def _fallback_byte(token: str, state: dict[str, Any]) -> bytes | None:
-    falls_back = state["model"].get("byte_fallback") or any(
+def _falls_back(state: dict[str, Any]) -> bool:
+    return bool(state["model"].get("byte_fallback")) or any(
         part["type"] == "ByteFallback" for part in _parts(state["decoder"])
     )
-    if falls_back and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+
+
+def _fallback_byte(token: str) -> bytes | None:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return None
 
