@@ -181,7 +181,15 @@ def transfer(
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (name.replace("_", " "), f"{result[name]:,}")
-        for name in ("tokens", "special", "shared", "composed", "truncated", "bytes_with_a_token")
+        for name in (
+            "tokens",
+            "special",
+            "shared",
+            "composed",
+            "never_written",
+            "truncated",
+            "bytes_with_a_token",
+        )
     ]
     rows.append(("old pieces per token", f"{result['mean_pieces']:.2f}"))
     rows += [

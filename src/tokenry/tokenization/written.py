@@ -50,8 +50,12 @@ class WrittenVocabulary:
     never: frozenset[int]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> "WrittenVocabulary":
+    def of(cls, tokenizer: PreTrainedTokenizerBase | Tokenizer, pieces: bool = True) -> "WrittenVocabulary":
         """Read a fast tokenizer.
+
+        Args:
+            tokenizer: of transformers, or a `tokenizers.Tokenizer`.
+            pieces: whether normaliser and pre-tokenizer are asked too, or the model alone.
 
         Raises:
             UserError: a slow tokenizer.
@@ -65,10 +69,10 @@ class WrittenVocabulary:
         )
         aside = doubled | view.fallback | view.cut_ids | view.special
         plain = [number for number, data in enumerate(view.token_bytes) if data and number not in aside]
-        doubtful = list(_not_its_own_text(backend, view, plain))
+        doubtful = list(_not_its_own_text(backend, view, plain)) if pieces else plain
         unspelled = frozenset(_unspelled(backend, names, doubtful))
-        cut_up = frozenset(_cut_up(backend, view, (number for number in doubtful if number not in unspelled)))
-        return cls(view, names, absent | doubled | unspelled | cut_up)
+        rest = (number for number in doubtful if number not in unspelled) if pieces else ()
+        return cls(view, names, absent | doubled | unspelled | frozenset(_cut_up(backend, view, rest)))
 
     @property
     def written(self) -> ByteVocabulary:

@@ -2,6 +2,7 @@
 
     rows of a new token = hypernetwork(surface form of the token, rows of the source model)
     special tokens        the source model's rows: of the token of that name, else of the one with the same part (bos, eos, …)
+    ids no text has       the mean row of the source model (byte fallbacks beside a token of their own, gaps)
 
 Fine-tuned variants of the source model take the rows that the hypernetwork predicts for the base (`base=`) or for themselves.
 
@@ -27,10 +28,12 @@ from tokenry.tokenization.model_rows import (
     set_special_ids,
     source_rows,
     split_sides,
+    with_mean_rows,
     with_source_rows,
     write_rows,
 )
 from tokenry.tokenization.special_roles import ROLES, as_fast
+from tokenry.tokenization.written import WrittenVocabulary
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.surface_forms import surface_forms
@@ -141,7 +144,10 @@ def predict_vocabulary(
         None if config.tied else torch.cat([part.output for part in parts if part.output is not None]),
         None if of_base.bias is None else torch.cat([part.bias for part in parts]),
     )
+    never = sorted(WrittenVocabulary.of(new_tokenizer).never - set(special))
+    untrained = WrittenVocabulary.of(source, pieces=False).never
     rows = with_source_rows(made, of_base, ids, source_ids)
+    rows = with_mean_rows(rows, of_base, never, [n for n in range(config.vocabulary) if n not in untrained])
     source_names = source.convert_ids_to_tokens(list(range(len(source))))
     report = TokenReport.of(
         tokens,
@@ -151,6 +157,7 @@ def predict_vocabulary(
         split_sides(embeddings, config.embedding_size)[0].cpu(),
         source_names,
         config.pad_id,
+        never,
     )
     dtype = of_base.input.dtype
     return PredictedVocabulary(rows.each(lambda each: each.to(dtype)), forms, report)
