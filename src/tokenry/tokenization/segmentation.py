@@ -8,9 +8,9 @@
 A tokenizer that rewrites what it reads (lower case, unknown tokens) does not give the text back: it says so, and its cuts are not compared.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -112,6 +112,7 @@ class TokenCutter:
             self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
             self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
         self._tokenizer = tokenizer
+        self._cut_out = frozenset(each.id for each in self._vocabulary.cut)
 
     @property
     def vocabulary_size(self) -> int:
@@ -125,7 +126,7 @@ class TokenCutter:
         return found
 
     def cut(self, text: str) -> tuple[Piece, ...]:
-        """Cut a text; the space that a tokenizer puts before it is not part of the pieces.
+        """Cut a text; the space that a tokenizer puts before it, or behind an added token in it, is not part of the pieces.
 
         Raises:
             UserError: the tokenizer cannot encode the text.
@@ -138,12 +139,7 @@ class TokenCutter:
             raise UserError(
                 f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
             ) from error
-        if pieces and pieces[0].data.startswith(b" ") and _has_space_before(pieces, text):
-            first = pieces[0]
-            pieces[0] = Piece(first.id, first.data.removeprefix(b" "), first.stands_for_text)
-            if not pieces[0].data:
-                del pieces[0]
-        return tuple(pieces)
+        return tuple(_without_put_spaces(pieces, text.encode(), self._cut_out))
 
     def _piece(self, number: int) -> Piece:
         data = self._vocabulary.token_bytes[number]
@@ -196,9 +192,24 @@ def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segment
     ]
 
 
-def _has_space_before(pieces: Sequence[Piece], text: str) -> bool:
-    """Whether the space that the pieces begin with is not that of the text."""
-    return not text.startswith(" ") or b"".join(piece.data for piece in pieces) == f" {text}".encode()
+def _without_put_spaces(pieces: Sequence[Piece], text: bytes, cut_out: frozenset[int]) -> Iterator[Piece]:
+    """Leave out the spaces that the tokenizer puts before a text and behind its added tokens; an added token that is in the text stands
+    for it.
+    """
+    place, begins = 0, True
+    for is_cut_out, group in groupby(pieces, key=lambda piece: piece.id in cut_out):
+        section = list(group)
+        joined = b"".join(piece.data for piece in section)
+        there = text.startswith(joined, place)
+        # Of a text that is rewritten nothing is known but how it begins.
+        put = text.startswith(joined[1:], place) or not text.startswith(b" ", place)
+        if is_cut_out and there:
+            section = [replace(piece, stands_for_text=True) for piece in section]
+        elif begins and not there and joined.startswith(b" ") and put:
+            section[0] = replace(section[0], data=section[0].data[1:])
+        begins = is_cut_out and there
+        place += sum(len(piece.data) for piece in section)
+        yield from (piece for piece in section if piece.data or piece is not section[0])
 
 
 def _is_text(pieces: Sequence[Piece], data: bytes) -> bool:
