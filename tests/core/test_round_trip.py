@@ -123,13 +123,17 @@ def test_where_all_comes_back_the_cell_says_yes_and_json_has_no_example():
 def test_a_single_text_is_the_text_and_a_long_one_is_shown_where_it_differs():
     found = round_trip(SITUATIONS["lower case"][0], ["the quick brown fox jumps over The lazy dog"])
     assert found.cell == "NO"
-    assert found.sentence("it").startswith("it does not give the text back: 'ps over The lazy dog' comes back as")
+    assert found.sentence("it").startswith(
+        "it does not give the text back: 'ps over The lazy dog' comes back as"
+    )
 
 
 def test_characters_that_look_alike_are_shown_by_their_numbers():
     found = round_trip(characters(unknown="?", normalizer=normalizers.NFC()), ["e\u0301"])
-    assert RoundTrip(1, 1, 1, 0, "", "e\u0301", "é").sentence("it").startswith(
-        "it does not give the text back: 'e\\u0301' comes back as '\\xe9'"
+    assert (
+        RoundTrip(1, 1, 1, 0, "", "e\u0301", "é")
+        .sentence("it")
+        .startswith("it does not give the text back: 'e\\u0301' comes back as '\\xe9'")
     )
     assert not found.gives_back
 

@@ -63,7 +63,9 @@ def test_byte_fallbacks_beside_a_token_of_their_own_are_never_written():
 
 def test_of_a_run_of_spaces_the_added_token_is_written():
     found = WrittenVocabulary.of(with_spaces())
-    assert {found.names[number] for number in found.never} == {"ĠĠ", "ĠĠĠ", "ĠĠĠĠ"} & set(found.names.values())
+    assert {found.names[number] for number in found.never} == {"ĠĠ", "ĠĠĠ", "ĠĠĠĠ"} & set(
+        found.names.values()
+    )
     assert found.never
 
 
@@ -89,7 +91,9 @@ BERT = {
 
 def test_what_normaliser_and_pieces_never_leave_whole_is_never_written():
     before = never(changed(word_piece(["the cat"]), normalizer=BERT))
-    found = never(changed(word_piece(["the cat"]), "[unused1]", "The", "café", "the cat", "##ing", normalizer=BERT))
+    found = never(
+        changed(word_piece(["the cat"]), "[unused1]", "The", "café", "the cat", "##ing", normalizer=BERT)
+    )
     assert found - before == {"[unused1]", "The", "café", "the cat"}
 
 
@@ -120,7 +124,9 @@ def test_special_tokens_count_as_written(kind):
 
 
 def test_upper_case_is_never_written_where_all_is_lowered():
-    tokenizer = changed(byte_level(["The cat"] * 9), normalizer=json.loads(normalizers.Lowercase().__getstate__()))
+    tokenizer = changed(
+        byte_level(["The cat"] * 9), normalizer=json.loads(normalizers.Lowercase().__getstate__())
+    )
     assert {"T", "ĠT", "The"} & set(tokenizer.get_vocab()) <= never(tokenizer)
     assert "t" not in never(tokenizer)
 

@@ -52,8 +52,8 @@ _POSITIONS = ("wpe", "embed_positions", "position_embeddings", "position_embeddi
 
 def transplant_tokenizer(
     model: PreTrainedModel,
-    old_tokenizer: PreTrainedTokenizerBase,
-    new_tokenizer: PreTrainedTokenizerBase,
+    old_tokenizer: PreTrainedTokenizerBase | Tokenizer,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     method: str = "tokenadapt",
     *,
     auxiliary: Auxiliary | None = None,
@@ -119,12 +119,7 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
-    for which, tokenizer in (("old", old_tokenizer), ("new", new_tokenizer)):
-        if isinstance(tokenizer, Tokenizer):
-            raise UserError(
-                f"the {which} tokenizer is a tokenizers.Tokenizer, which knows no bos or eos token: give "
-                "PreTrainedTokenizerFast(tokenizer_object=…, bos_token=…, eos_token=…)."
-            )
+    old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
     take_roles(new_tokenizer, old_tokenizer)
@@ -245,6 +240,20 @@ def _name_of(auxiliary: Auxiliary | None, settings: TransplantSettings) -> str |
 
 
 # --- the model -----------------------------------------------------------------------------------------------------------------------
+
+
+def _with_roles(tokenizer: PreTrainedTokenizerBase | Tokenizer, which: str) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, which is changed and saved with the model.
+
+    Raises:
+        UserError: it is none of transformers.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        raise UserError(
+            f"the {which} tokenizer is a tokenizers.Tokenizer, which knows no bos or eos token: give "
+            "PreTrainedTokenizerFast(tokenizer_object=…, bos_token=…, eos_token=…)."
+        )
+    return tokenizer
 
 
 def _matrices(model: PreTrainedModel) -> dict[str, Tensor]:
