@@ -10,9 +10,9 @@ Source: pairwise validity after ByteSampler (arXiv 2506.14123).
 """
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, tokenizer_state
 from tokenry.core.errors import UserError
 
 
@@ -33,6 +33,8 @@ class BytePairEncoder:
         whole_first: take a piece that is a token as it is, before any merge (`ignore_merges` of some tokenizers).
         fallback: byte tokens that are written only where nothing else fits; where there are any, merging starts from characters
             and not from bytes (SentencePiece).
+        merged: the token that each merge makes, where several tokens may have the same bytes.
+        doubles: ids that are written for no bytes, since another one has them too.
 
     Raises:
         UserError: a merge makes bytes that are no token.
@@ -44,14 +46,17 @@ class BytePairEncoder:
         merges: Sequence[tuple[int, int]],
         whole_first: bool = False,
         fallback: frozenset[int] = frozenset(),
+        merged: Sequence[int] | None = None,
+        doubles: frozenset[int] = frozenset(),
     ) -> None:
         self.token_bytes = tuple(token_bytes)
-        view = ByteVocabulary(self.token_bytes, frozenset(), fallback)
+        view = ByteVocabulary(self.token_bytes, frozenset(), fallback, doubles=doubles)
         self._ids, self._fallback = view.ids, {self.token_bytes[number]: number for number in fallback}
         self.whole_first = whole_first
+        made = starmap(self._merged, merges) if merged is None else merged
         self._merges: dict[tuple[int, int], tuple[int, int]] = {}
-        for rank, (left, right) in enumerate(merges):
-            self._merges.setdefault((left, right), (rank, self._merged(left, right)))
+        for rank, (pair, number) in enumerate(zip(merges, made, strict=True)):
+            self._merges.setdefault(pair, (rank, number))
         self._valid: dict[tuple[int, int], bool] = {}
 
     @classmethod
@@ -61,16 +66,35 @@ class BytePairEncoder:
         Raises:
             UserError: the tokenizer is no BPE.
         """
-        model: dict[str, Any] = json.loads(backend_tokenizer(tokenizer).to_str())["model"]
+        state = tokenizer_state(backend_tokenizer(tokenizer))
+        return cls.from_state(state, ByteVocabulary.from_tokenizer(tokenizer))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], view: ByteVocabulary) -> "BytePairEncoder":
+        """Read the merges of a BPE tokenizer from what its file holds, and the bytes of its tokens.
+
+        Raises:
+            UserError: the tokenizer is no BPE.
+        """
+        model = state["model"]
         if model["type"] != "BPE":
             raise UserError(
                 f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer."
             )
-        vocabulary = model["vocab"]
+        vocabulary, within = model["vocab"], len(model.get("continuing_subword_prefix") or "")
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        merges = [(vocabulary[left], vocabulary[right]) for left, right in pairs]
-        view = ByteVocabulary.from_tokenizer(tokenizer)
-        return cls(view.token_bytes, merges, bool(model.get("ignore_merges")), view.fallback)
+        # A token that is cut out of the text is no part of a merge, unless it is a token of the model too.
+        token_bytes = list(view.token_bytes)
+        for number in view.cut_ids.difference(vocabulary.values()):
+            token_bytes[number] = None
+        return cls(
+            token_bytes,
+            [(vocabulary[left], vocabulary[right]) for left, right in pairs],
+            bool(model.get("ignore_merges")),
+            view.fallback,
+            [vocabulary[left + right[within:]] for left, right in pairs],
+            view.doubles,
+        )
 
     def encode(self, piece: bytes) -> list[int]:
         """Cut one piece into token ids.
