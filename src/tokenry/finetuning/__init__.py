@@ -1,6 +1,7 @@
 """Fine-tune a language model on the tokens that matter."""
 
 from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.conversations import Encoding, encode_rows, encode_with_notes
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.history import (
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "DatasetWeights",
     "Diagnosis",
+    "Encoding",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",
@@ -45,6 +47,8 @@ __all__ = [
     "TokenWeighing",
     "TokenWeighingTrainer",
     "diagnose",
+    "encode_rows",
+    "encode_with_notes",
     "excess_loss",
     "judge",
     "moving_average",

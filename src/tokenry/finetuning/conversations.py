@@ -25,7 +25,7 @@ from tokenry.core.errors import UserError
 from tokenry.finetuning.reading import plain_rows
 from tokenry.finetuning.rows import Sample, Span, to_sample
 from tokenry.finetuning.template import require_fast
-from tokenry.finetuning.turns import calls_of
+from tokenry.finetuning.turns import REASONING, calls_of
 from tokenry.finetuning.written import (
     BeginsWithAssistantError,
     ConversationWriter,
@@ -51,10 +51,12 @@ class Encoding:
     Attributes:
         dataset: see `encode_rows`.
         notes: a sentence for everything that was cut, skipped or not read, with its count.
+        numbers: what the row is called that each row of the data set was made of.
     """
 
     dataset: datasets.Dataset
     notes: tuple[str, ...]
+    numbers: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class _Encoded:
     labels: Int[ndarray, "seq"]
     token_class: Int[ndarray, "seq"]
     token_weights: Float[ndarray, "seq"]
+    name: int | str
 
     @property
     def learns(self) -> bool:
@@ -168,7 +171,7 @@ def encode_with_notes(
         raise UserError("every weight of a token to learn is 0: there is nothing to learn from.")
     dataset = _as_dataset(fitting, classes if any(sample.spans for sample in samples) else [], has_weights)
     said = [*_notes_of_writing(samples, written, names), *_notes_of_rows(samples, writers), *notes]
-    return Encoding(dataset, tuple(said))
+    return Encoding(dataset, tuple(said), tuple(sample.name for sample in fitting))
 
 
 def class_names(dataset: datasets.Dataset) -> list[str]:
@@ -225,10 +228,18 @@ def _refuse_losses(
     does = "has no {% generation %} markers around" if unmarked else "leaves out"
     where = f"sample {name}" + (f", message {loss.message}" if loss.message else "")
     others = ", ".join(sorted({other for other, _ in first} - {what}))
+    split = (
+        ", or give a row of prompt and completion for each answer"
+        if what == _REASONING and not unmarked
+        else ""
+    )
     raise UserError(
         f"{writers[0].name} {does} {what} in {samples[kind]} of {len(written)} samples (first in {where})"
-        f"{f'; also {others}' if others else ''}: pass --chat-template with a jinja file that writes it, or take it out of the data."
+        f"{f'; also {others}' if others else ''}: pass --chat-template with a jinja file that writes it, or take it out of the data{split}."
     )
+
+
+_REASONING = "the reasoning of the assistant"
 
 
 def _notes_of_writing(
@@ -254,12 +265,12 @@ def _notes_of_writing(
         for message, weight in zip(sample.completion, sample.turn_weights, strict=True)
         if isinstance(message, Mapping)
     ]
-    silent = sum(role == "assistant" and weight == 0 for role, weight in turns)
-    if silent:
-        yield f"{silent} assistant turns have a weight of 0: they are given, not learned from."
-    others = sum(role != "assistant" and bool(weight) for role, weight in turns)
-    if others:
-        yield f"{others} turns of others than the assistant have a weight: only the assistant's turns are learned from."
+    of_assistant = [weight for role, weight in turns if role == "assistant"]
+    if silent := of_assistant.count(0.0):
+        yield f"{silent} of {len(of_assistant)} assistant turns have a weight of 0: given, not learned from."
+    others = [weight for role, weight in turns if role != "assistant"]
+    if asked := sum(map(bool, others)):
+        yield f"{asked} of {len(others)} turns of others than the assistant ask to be learned from: only the assistant's are."
 
 
 def _notes_of_rows(samples: Sequence[Sample], writers: Sequence[ConversationWriter]) -> Iterator[str]:
@@ -284,7 +295,7 @@ def _notes_of_rows(samples: Sequence[Sample], writers: Sequence[ConversationWrit
         )
 
 
-_READ_KEYS = ("role", "content", "tool_calls", "reasoning_content", "thinking", "reasoning")
+_READ_KEYS = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
 
 
 def _is_read(name: str, writers: Sequence[ConversationWriter]) -> bool:
@@ -334,6 +345,7 @@ def _encode(
                     labels=np.where(learned, ids, IGNORED),
                     token_class=_classify(offsets, learned, sample.spans, classes),
                     token_weights=of_turns * _weights_of_tokens(samples[number], len(ids), names[number]),
+                    name=names[number],
                 )
             )
     return encoded
@@ -395,12 +407,11 @@ def _weights_of_tokens(sample: Sample, length: int, number: int | str) -> Float[
 
 def _fit(encoded: list[_Encoded], max_length: int, too_long: str) -> tuple[list[_Encoded], list[str]]:
     """Apply the limit, leave out samples that teach nothing, and say both in notes."""
-    longer = [number for number, sample in enumerate(encoded, start=1) if len(sample.input_ids) > max_length]
+    longer = [sample for sample in encoded if len(sample.input_ids) > max_length]
     if longer and too_long == "error":
-        length = len(encoded[longer[0] - 1].input_ids)
         raise UserError(
-            f"{len(longer)} of {len(encoded)} samples are longer than {max_length} tokens (the first is sample {longer[0]} with "
-            f"{length}): raise the maximum length, or choose too_long=truncate or drop."
+            f"{len(longer)} of {len(encoded)} samples are longer than {max_length} tokens (the first is sample {longer[0].name} "
+            f"with {len(longer[0].input_ids)}): raise the maximum length, or choose too_long=truncate or drop."
         )
     fitting = [
         _cut(sample, max_length)
@@ -430,6 +441,7 @@ def _cut(sample: _Encoded, length: int) -> _Encoded:
         sample.labels[:length],
         sample.token_class[:length],
         sample.token_weights[:length],
+        sample.name,
     )
 
 
