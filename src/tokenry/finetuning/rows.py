@@ -143,8 +143,6 @@ def to_sample(row: Mapping[str, Any], number: int | str) -> Sample:
         UserError: columns that are not understood, or a content that cannot be learned from.
     """
     where = f"sample {number}"
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where} is {type(row).__name__}, not a row with columns by name.")
     row = {str(name): value for name, value in row.items() if value is not None}
     found = _understood({name: plain(row[name]) for name in row if name in _KNOWN}, row, where)
     _refuse_columns(row, found, where)
