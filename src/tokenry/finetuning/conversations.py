@@ -9,6 +9,7 @@ template that leaves out an answer, its reasoning or its tool calls is refused, 
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,10 +137,6 @@ def encode_with_notes(
         raise UserError(f"max_length must be at least 2 tokens, got {max_length}.")
     if too_long not in TOO_LONG:
         raise UserError(f"too_long must be truncate, drop or error, got {too_long!r}.")
-    if isinstance(rows, Mapping):
-        raise UserError(
-            f"rows must be rows, not a mapping: choose one of its splits ({', '.join(map(str, rows))})."
-        )
     require_fast(tokenizer)
     listed = list(plain_rows(rows))
     names = list(numbers) if numbers is not None else list(range(1, len(listed) + 1))
@@ -299,7 +296,7 @@ _READ_KEYS = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
 
 
 def _is_read(name: str, writers: Sequence[ConversationWriter]) -> bool:
-    return any(name in writer.template for writer in writers)
+    return any(re.search(rf"\b{re.escape(name)}\b", writer.template) for writer in writers)
 
 
 def _counted(counts: Mapping[str, int], total: int) -> str:

@@ -19,13 +19,14 @@ _THINKING = re.compile(
 _CLOSING = re.compile(r"</|\[/|<\|end")
 
 
-def left_out(messages: Sequence[Message], text: str, reasoning: bool = True) -> list[tuple[int, str]]:
+def left_out(messages: Sequence[Message], text: str, in_order: bool) -> list[tuple[int, str]]:
     """Find what of some messages does not stand in a text.
 
     Args:
-        messages: in the order in which the text holds them.
+        messages: of a conversation, in order.
         text: what a template wrote of them.
-        reasoning: whether their reasoning has to be there.
+        in_order: whether the text has to hold them in this order, the reasoning of each before its content; a system prompt may
+            stand elsewhere.
 
     Returns:
         The place of a message and what of it is missing: `reasoning`, `content` or `tool calls`.
@@ -35,9 +36,7 @@ def left_out(messages: Sequence[Message], text: str, reasoning: bool = True) -> 
     cursor = 0
     for place, message in enumerate(messages):
         for kind, part in _texts(message, rest):
-            if kind == "reasoning" and not reasoning:
-                continue
-            start, length = _find(part, rest, cursor)
+            start, length = _find(part, rest, (cursor,) if in_order else (cursor, 0))
             if start < 0:
                 missing.append((place, kind))
                 continue
@@ -66,10 +65,10 @@ def _texts(message: Message, squashed: str) -> Iterator[tuple[str, str]]:
         begin = end if mark is None else mark.end()
 
 
-def _find(part: str, text: str, cursor: int) -> tuple[int, int]:
-    """Where a part stands in a text: after the cursor, else anywhere; -1 where it does not."""
+def _find(part: str, text: str, begins: Sequence[int]) -> tuple[int, int]:
+    """Where a part stands in a text from the first of some places on, else from the next; -1 where it does not."""
     forms = _forms(part)
-    for begin in (cursor, 0):
+    for begin in begins:
         for form in forms:
             if (start := text.find(form, begin)) >= 0:
                 return start, len(form)

@@ -289,14 +289,14 @@ class _Conversation:
         for name in ("tools", "documents"):
             if name in self.options and self._render(len(self.messages), **{name: None}) == text:
                 yield Loss(f"the column {name}")
-        for place, what in left_out(self.messages, text):
+        for place, what in left_out(self.messages, text, in_order=False):
             role = self.messages[place]["role"]
             if place not in self.weights:
                 yield HIDDEN if what == "reasoning" else Loss(f"{_OF_TURN[what]} of the {role}", place + 1)
         for places, said in self._learned(text, found):
-            for place, what in left_out([self.messages[place] for place in places], said):
+            for place, what in left_out([self.messages[place] for place in places], said, in_order=True):
                 message = self.messages[places[place]]
-                unmarked = (0, what) not in left_out([message], text)
+                unmarked = (0, what) not in left_out([message], text, in_order=False)
                 yield Loss(f"{_OF_TURN[what]} of the assistant", places[place] + 1, unmarked)
 
     def _learned(self, text: str, found: _Found) -> Iterator[tuple[list[int], str]]:
