@@ -12,7 +12,6 @@ from typing import Any
 
 from tokenry.finetuning.turns import REASONING, Message, calls_of
 
-_SPACE = re.compile(r"\s+")
 _THINKING = re.compile(
     r"</?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|<\|/?(?:begin|end)_of_thought\|>"
 )
@@ -31,7 +30,7 @@ def left_out(messages: Sequence[Message], text: str, in_order: bool) -> list[tup
     Returns:
         The place of a message and what of it is missing: `reasoning`, `content` or `tool calls`.
     """
-    rest = _SPACE.sub("", text)
+    rest = _bare(text)
     missing = []
     cursor = 0
     for place, message in enumerate(messages):
@@ -52,7 +51,7 @@ def _texts(message: Message, squashed: str) -> Iterator[tuple[str, str]]:
     for text in dict.fromkeys(str(message[key]) for key in REASONING if message.get(key)):
         yield "reasoning", text
     content = message.get("content") or ""
-    if not _THINKING.search(content) or _SPACE.sub("", content) in squashed:
+    if not _THINKING.search(content) or _bare(content) in squashed:
         yield "content", content
         return
     # A template that knows reasoning writes its own marks around it.
@@ -67,21 +66,27 @@ def _texts(message: Message, squashed: str) -> Iterator[tuple[str, str]]:
 
 def _find(part: str, text: str, begins: Sequence[int]) -> tuple[int, int]:
     """Where a part stands in a text from the first of some places on, else from the next; -1 where it does not."""
-    forms = _forms(part)
-    for begin in begins:
-        for form in forms:
-            if (start := text.find(form, begin)) >= 0:
-                return start, len(form)
+    for forms in ((_bare(part),), _forms(part)):  # most parts stand as they are: JSON is tried afterwards
+        for begin in begins:
+            for form in forms:
+                if (start := text.find(form, begin)) >= 0:
+                    return start, len(form)
     return -1, 0
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def _forms(part: str) -> list[str]:
     """A text without white space: as it is, and as JSON writes it."""
-    ways = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
     # At its edges a text may have been stripped before JSON wrote its line breaks as letters.
-    stripped = part.strip()
-    ways += (json.dumps(stripped, ensure_ascii=False)[1:-1], json.dumps(stripped)[1:-1])
-    return list(dict.fromkeys(_SPACE.sub("", way) for way in ways))
+    wholes = dict.fromkeys((part, part.strip()))
+    ways = [
+        part,
+        *(json.dumps(whole, ensure_ascii=ascii)[1:-1] for whole in wholes for ascii in (False, True)),
+    ]
+    return list(dict.fromkeys(map(_bare, ways)))
 
 
 def _missing_calls(messages: Sequence[Message], text: str) -> list[int]:

@@ -289,10 +289,13 @@ class _Conversation:
         for name in ("tools", "documents"):
             if name in self.options and self._render(len(self.messages), **{name: None}) == text:
                 yield Loss(f"the column {name}")
-        for place, what in left_out(self.messages, text, in_order=False):
+        given = [place for place in range(len(self.messages)) if place not in self.weights]
+        edges = [0, *(edge for _, start, end in found for edge in (start, end)), len(text)]
+        outside = "\0".join(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+        for number, what in left_out([self.messages[place] for place in given], outside, in_order=False):
+            place = given[number]
             role = self.messages[place]["role"]
-            if place not in self.weights:
-                yield HIDDEN if what == "reasoning" else Loss(f"{_OF_TURN[what]} of the {role}", place + 1)
+            yield HIDDEN if what == "reasoning" else Loss(f"{_OF_TURN[what]} of the {role}", place + 1)
         for places, said in self._learned(text, found):
             for place, what in left_out([self.messages[place] for place in places], said, in_order=True):
                 message = self.messages[places[place]]
