@@ -5,7 +5,7 @@ YAML 1.1, which PyYAML reads, takes `no`, `on` and their like for truth values, 
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,9 +14,10 @@ from tokenry.core.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict] = {}  # none of YAML 1.1
+    pass
 
 
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1
 _MEANINGS = {
     "null": (r"~|null|Null|NULL|", "~nN"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -146,27 +146,30 @@ def to_sample(row: Mapping[str, Any], number: int | str) -> Sample:
     row = {str(name): value for name, value in row.items() if value is not None}
     found = _understood({name: plain(row[name]) for name in row if name in _KNOWN}, row, where)
     _refuse_columns(row, found, where)
-    completion = found.completion
-    beside: tuple[Turn, ...] = ()
-    options: dict[str, Any] = {}
-    is_text = isinstance(completion, str) or isinstance(found.prompt, str)
-    if is_text:
+    if isinstance(found.prompt, str) or isinstance(found.completion, str):
         _require_nothing_beside(row, where)
+        prompt, completion, options = found.prompt, found.completion, {}
     else:
-        beside = _turns_before(row, found.prompt + completion, where)
+        beside = _turns_before(row, found.prompt + found.completion, where)
+        # What was said before a prompt is given with it; where there is no prompt, it is part of what is learned.
+        prompt = beside + found.prompt if found.prompt else ()
+        completion = found.completion if found.prompt else beside + found.completion
         options = _template_options(row, where)
-    learned = completion if is_text or found.prompt else beside + completion
-    given = found.prompt if is_text or not found.prompt else beside + found.prompt
+    spans = from_json(plain(row.get("spans")), where, "spans")
     return Sample(
-        prompt=given if isinstance(given, str) else tuple(turn.message for turn in given),
-        completion=learned if isinstance(learned, str) else tuple(turn.message for turn in learned),
-        spans=_spans(from_json(plain(row.get("spans")), where, "spans"), len(_answer(learned, where)), where),
+        prompt=_messages(prompt),
+        completion=_messages(completion),
+        spans=_spans(spans, len(_answer(completion, where)), where),
         weight=None if "weight" not in row else require_weight(plain(row["weight"]), where, "weight"),
         token_weights=_token_weights(row, where),
-        turn_weights=() if isinstance(learned, str) else tuple(turn.weight for turn in learned),
+        turn_weights=() if isinstance(completion, str) else tuple(turn.weight for turn in completion),
         template_options=options,
         unread=tuple(sorted(row.keys() - {*found.columns, *_BESIDE, *_COMMON, *_READ_ELSEWHERE})),
     )
+
+
+def _messages(turns: tuple[Turn, ...] | str) -> tuple[Message, ...] | str:
+    return turns if isinstance(turns, str) else tuple(turn.message for turn in turns)
 
 
 # --- what is given, and what is learned --------------------------------------------------------------------------------

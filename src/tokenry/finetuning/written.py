@@ -163,7 +163,7 @@ class ConversationWriter:
                 "id": "qzidzq123",
                 "function": {"name": "qznamezq", "arguments": arguments},
             }
-            messages = [
+            messages: list[Message] = [
                 {"role": "user", "content": "qzuserzq"},
                 {"role": "assistant", "content": "", "tool_calls": [call]},
             ]
@@ -275,19 +275,19 @@ class _Conversation:
             ]
         )
 
-    def _render(self, length: int, prompted: bool = False, **options: Any) -> str:
+    def _render(self, length: int, prompted: bool = False, without: str = "") -> str:
         return render(
             self.messages[:length],
             self.template,
             self.tokenizer,
             add_generation_prompt=prompted,
-            **{**self.options, **options},
+            **{name: value for name, value in self.options.items() if name != without},
         )
 
     def losses(self, text: str, found: _Found) -> Iterator[Loss]:
         """What of the conversation does not stand in the text, or of a learned turn not in what is learned of it."""
         for name in ("tools", "documents"):
-            if name in self.options and self._render(len(self.messages), **{name: None}) == text:
+            if name in self.options and self._render(len(self.messages), without=name) == text:
                 yield Loss(f"the column {name}")
         given = [place for place in range(len(self.messages)) if place not in self.weights]
         edges = [0, *(edge for _, start, end in found for edge in (start, end)), len(text)]
