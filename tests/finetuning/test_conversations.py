@@ -214,6 +214,12 @@ TOOL_CHATML = (
 )
 
 
+CALLS_OF_A_TOOL = {
+    "role": "assistant",
+    "tool_calls": [{"type": "function", "function": {"name": "lookup", "arguments": {"n": 3}}}],
+}
+
+
 def tokenizer_with(template):
     tokenizer = chatml_tokenizer()
     tokenizer.chat_template = template
@@ -228,6 +234,25 @@ def test_tools_are_written_by_the_template(tools):
         f"<|im_start|>tools\n{json.dumps(TOOLS)}<|im_end|>\n"
     )
     assert learned_text(row, tokenizer) == ["No.<|im_end|>\n", "Yes.<|im_end|>\n"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TWO_TURNS, "tools": TOOLS},
+        {"messages": TWO_TURNS, "tools": TOOLS, "chat_template_kwargs": {"mode": "loud"}},
+        {"messages": TWO_TURNS, "chat_template_kwargs": {"tools": TOOLS, "eos_token": "x"}},
+        {
+            "messages": [QUESTION, CALLS_OF_A_TOOL, {"role": "tool", "content": "3"}, TWO_TURNS[1]],
+            "tools": TOOLS,
+        },
+    ],
+)
+def test_columns_are_written_as_transformers_writes_them(row):
+    tokenizer = tokenizer_with("{{ mode }}{{ eos_token }}" + TOOL_CHATML)
+    options = {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+    wanted = tokenizer.apply_chat_template(row["messages"], return_dict=True, **options)["input_ids"]
+    assert encode_one(row, tokenizer)["input_ids"] == wanted
 
 
 def test_no_tools_are_no_tools():

@@ -19,7 +19,7 @@ from tokenry.finetuning import AttentionProbe
 from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.dataset_pass import read_dataset, samples_of
 from tokenry.finetuning.nll_cache import Sample
-from tokenry.finetuning.template import template_pieces, training_template
+from tokenry.finetuning.template import adds_bos, template_pieces, training_template
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.runs.material import read_checked, say
@@ -126,7 +126,10 @@ def _text(source: str) -> str | None:
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    has_bos = adds_bos(tokenizer) and text.lstrip().startswith(
+        tokenizer.bos_token
+    )  # text that was rendered already
+    ids = tokenizer(text, add_special_tokens=not has_bos, verbose=False)["input_ids"]
     if len(ids) < 2:
         raise UserError(
             "the text has fewer than two tokens, and the first of a text has no score: give more."
