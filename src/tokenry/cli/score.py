@@ -34,7 +34,7 @@ def score(
     require_output_folder(output)
     names = [name.strip() for name in signals.split(",") if name.strip()]
     with progress() as report:
-        examples = score_source(
+        scores = score_source(
             source,
             names,
             model,
@@ -44,15 +44,19 @@ def score(
             samples=samples,
             chat_template=chat_template,
         )
+    examples = scores.examples
     record = [example.model_dump(mode="json") for example in examples]
     write_json(output / "scores.json", record)
     with atomic_write(output / "scores.html") as partial:
         settings = {"model": model, "signals": signals, "layers": layers}
-        partial.write_text(render_scores(f"Scores by {model}", examples, settings=settings), encoding="utf-8")
+        page = render_scores(f"Scores by {model}", examples, settings=settings, notes=scores.notes)
+        partial.write_text(page, encoding="utf-8")
     if json:
         print_json(record)
     else:
         for example in examples[:3]:
             show(terminal_heatmap(example, names[0]))
         show(signal_table(examples))
+        for sentence in scores.notes:
+            show(f"data: {sentence}")
     note(f"written: {output / 'scores.json'} and {output / 'scores.html'}")

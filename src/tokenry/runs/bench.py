@@ -31,7 +31,7 @@ from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
 from tokenry.models import load_model, preferred_dtype
 from tokenry.runs.finished_run import load_held_out, load_run, save_held_out, save_run
-from tokenry.runs.material import Material
+from tokenry.runs.material import Material, answerable
 from tokenry.runs.plan import TunePlan
 from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
 from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost
@@ -68,8 +68,7 @@ class Bench:
         self.plan, self.output, self.tokenizer, self.material = plan, output, tokenizer, material
         self.weighings = weighings
         self.args = self.training_of(material.train, output)
-        items = [row for row in material.held_out_rows if row.get("verifier") and row.get("messages")]
-        self.items = items[: plan.answers] if plan.answers > 1 and len(items) > 1 else []
+        self.items, self.prompts = answerable(material.held_out_rows, plan.answers)
         self.makes_reference = plan.reference is None and any(map(needs_reference, weighings.values()))
         self.costs = self._costs()
         self.stages = Stages(report, list(self.costs.values()))
@@ -212,8 +211,7 @@ class Bench:
         """Let a model answer the items that carry a verifier."""
         if not self.items:
             return None
-        prompts = [item["messages"][:-1] for item in self.items]
-        answers = generate_answers(model, self.tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
+        answers = generate_answers(model, self.tokenizer, self.prompts, max_new_tokens=ANSWER_TOKENS)
         return verifier_accuracy(answers, self.items)
 
     def _train(

@@ -159,6 +159,7 @@ def _carry_out(bench: Bench) -> Comparison:
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
+        notes=list(bench.material.notes),
         settings={**bench.plan.model_dump(), "training": bench.length},
         environment=_environment(),
         runs=runs,

@@ -9,10 +9,10 @@ from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
-from tokenry.finetuning.conversations import encode_rows
+from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.template import training_template
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
-from tokenry.runs.material import read_checked
+from tokenry.runs.material import answerable, read_checked, say
 from tokenry.runs.noisy_tasks import noisy_tasks
 from tokenry.runs.plan import DEMO
 from tokenry.runs.quiet import quiet_libraries
@@ -43,9 +43,10 @@ def evaluate_model(
     if chat_template:
         tokenizer.chat_template = training_template(tokenizer, chat_template)
     rows = noisy_tasks(seed=seed).held_out if data == DEMO else read_checked(data)
-    encoded = encode_rows(rows, tokenizer, max_length)
-    items = [row for row in rows if row.get("verifier") and row.get("messages")][:answers]
-    items = items if len(items) > 1 else []
+    encoding = encode_with_notes(rows, tokenizer, max_length, chat_template)
+    say(encoding.notes)
+    encoded = encoding.dataset
+    items, prompts = answerable(rows, answers)
     device = preferred_device()
     model = load_model(name, dtype=dtype or preferred_dtype(device)).to(device)
     reading = float(sum(map(len, encoded["input_ids"])))
@@ -58,7 +59,6 @@ def evaluate_model(
         measures.append(_measure("bits per byte", held_out.bits_per_byte))
     stages.begin("answers", answering)
     if items:
-        prompts = [item["messages"][:-1] for item in items]
         said = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
         measures.append(_measure("accuracy", verifier_accuracy(said, items)))
     report("done", 1.0)
@@ -68,6 +68,7 @@ def evaluate_model(
         "data": data,
         "dtype": str(model.dtype).removeprefix("torch."),
         "measures": measures,
+        "notes": list(encoding.notes),
     }
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,13 @@ from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
 from tokenry.core.records import Example, ReportToken
 from tokenry.finetuning import AttentionProbe
-from tokenry.finetuning.conversations import encode_rows
+from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.dataset_pass import read_dataset, samples_of
 from tokenry.finetuning.nll_cache import Sample
-from tokenry.finetuning.template import template_pieces, training_template
+from tokenry.finetuning.template import adds_bos, template_pieces, training_template
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.models import load_model, load_tokenizer, preferred_device
-from tokenry.runs.material import read_checked
+from tokenry.runs.material import read_checked, say
 from tokenry.runs.quiet import quiet_libraries
 from tokenry.runs.run_record import token_texts
 
@@ -36,6 +37,14 @@ SIGNALS = (*_LOSSES, *_ATTENTION)
 _DATA = (".jsonl", ".json", ".csv", ".parquet")
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Scored texts, and what of the data was cut, skipped or not read."""
+
+    examples: list[Example]
+    notes: list[str]
+
+
 @quiet_libraries()
 def score_source(
     source: str,
@@ -47,7 +56,7 @@ def score_source(
     max_length: int = 2048,
     samples: int = 20,
     chat_template: str | None = None,
-) -> list[Example]:
+) -> Scores:
     """Score the tokens of a text, a text file, or the first `samples` rows of a data file.
 
     NLL and entropy are in nats, attention is a probability mass. In a plain text every token but the first is scored; in
@@ -65,9 +74,11 @@ def score_source(
         tokenizer.chat_template = training_template(tokenizer, chat_template)
     text = _text(source)
     if text is None:
-        rows = encode_rows(read_checked(source)[:samples], tokenizer, max_length)
+        encoding = encode_with_notes(read_checked(source)[:samples], tokenizer, max_length, chat_template)
+        rows, names, notes = encoding.dataset, encoding.numbers, encoding.notes
     else:
-        rows = [_encode_text(text, tokenizer, max_length)]
+        rows, names, notes = [_encode_text(text, tokenizer, max_length)], (1,), ()
+    say(notes)
     parts, size = _indexed(rows)
     attention = [name for name in signals if name in _ATTENTION]
     if attention and all(part.targets[1:].all() for part in parts):
@@ -79,10 +90,11 @@ def score_source(
         resolve_layers(layers, len(attention_layers(model)))
     columns = _read(model, parts, size, signals, layers, tokenizer, report)
     report("done", 1.0)
-    return [
-        Example(title=f"sample {number}", tokens=_tokens(part, columns, tokenizer))
-        for number, part in enumerate(parts, start=1)
+    examples = [
+        Example(title=f"sample {name}", tokens=_tokens(part, columns, tokenizer))
+        for name, part in zip(names, parts, strict=True)
     ]
+    return Scores(examples, list(notes))
 
 
 def parse_layers(written: str) -> int | str | tuple[int, ...]:
@@ -114,7 +126,10 @@ def _text(source: str) -> str | None:
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    has_bos = adds_bos(tokenizer) and text.lstrip().startswith(
+        tokenizer.bos_token
+    )  # text that was rendered already
+    ids = tokenizer(text, add_special_tokens=not has_bos, verbose=False)["input_ids"]
     if len(ids) < 2:
         raise UserError(
             "the text has fewer than two tokens, and the first of a text has no score: give more."
