@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.estimates import ratio_estimate
-from tokenry.core.losses import causal_lm, output_head, token_nll
+from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
 from tokenry.core.records import Estimate
 
 
@@ -143,7 +143,7 @@ def _batch_nll(model: nn.Module, windows: Sequence[list[int]]) -> list[float]:
     input_ids = pad(ids, batch_first=True).to(device)
     predicted = attention_mask.bool()
     predicted[:, 0] = False
-    hidden = inner.base_model(
+    hidden = backbone(inner)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     nll = token_nll(hidden, input_ids, output_head(model), predicted)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.core.modes import evaluation_mode
 
 
 def greedy_answers(

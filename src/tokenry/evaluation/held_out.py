@@ -9,8 +9,7 @@ The item is the sample; with n the summed NLL of an item (nats) and t its learna
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,7 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
 from tokenry.core.estimates import ratio_estimate
-from tokenry.core.losses import causal_lm, output_head, token_nll
+from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
+from tokenry.core.modes import evaluation_mode
 from tokenry.core.records import Estimate, Paired
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
@@ -141,18 +141,6 @@ def paired_difference(run: HeldOut, control: HeldOut, to: str = "control") -> Pa
     return Paired(to=to, difference=difference, standard_error=error, samples=len(run.items))
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off, and restore each module's own mode afterwards (a frozen part may have been off)."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in in_training:
-            module.training = True
-
-
 def _read_items(dataset: Rows, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
     if len(dataset) < 2:
         raise UserError(f"held-out data need at least two samples for a standard error, got {len(dataset)}.")
@@ -182,7 +170,7 @@ def _batch_nll(
     input_ids = pad(list(ids), batch_first=True).to(device)
     targets = pad(list(labels), batch_first=True, padding_value=IGNORED).to(device)
     learnable = learnable_tokens(targets, segment_ids(input_ids, attention_mask))
-    hidden = inner.base_model(
+    hidden = backbone(inner)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     nll = token_nll(hidden, targets, output_head(model), learnable)

@@ -16,7 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tokenry.core.alignment import IGNORED
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head
+from tokenry.core.losses import backbone, causal_lm, check_output_head
 from tokenry.finetuning.signals import LIVE_SIGNALS
 from tokenry.finetuning.weighing import TokenWeighing
 
@@ -183,7 +183,7 @@ def refuse_packing(model: nn.Module) -> None:
     hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
     try:
         with torch.enable_grad():
-            hidden_states = inner.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden_states = backbone(inner)(**inputs, use_cache=False).last_hidden_state
             (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
     finally:
         hook.remove()

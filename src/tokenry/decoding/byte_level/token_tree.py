@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head, output_head
+from tokenry.core.losses import backbone, causal_lm, check_output_head, output_head
 
 # 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
 _MASK_ELEMENTS = 1 << 24
@@ -241,7 +241,7 @@ class TokenTree:
                 self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
 
     def _forward(self, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return self._model.base_model(input_ids=input_ids, **arguments).last_hidden_state
+        return backbone(self._model)(input_ids=input_ids, **arguments).last_hidden_state
 
     def _attends_to_ancestors(self) -> bool:
         """Compare the tree with rows on a few tokens, in two steps."""
