@@ -10,7 +10,7 @@ Causal in fact: the logits before the last token of a short text stay as they ar
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ def require_causal_lm(model: nn.Module, name: str | None = None) -> None:
             )
 
 
-def require_language_model_head(config: Any, name: str, unexpected: Sequence[str] = ()) -> None:
+def require_language_model_head(config: Any, name: str, unexpected: Iterable[str] = ()) -> None:
     """Refuse a checkpoint that was saved as a classifier or a reward model: its output head says nothing about tokens.
 
     Args:
@@ -179,7 +179,7 @@ def embedding_rows(model: nn.Module) -> int:
     return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 leaves no shape but that
 
 
-def position_limit(model: nn.Module) -> float:
+def position_limit(model: nn.Module) -> int | float:
     """The most positions that a model can read: the length of its table of positions; infinite where they are computed.
 
     Read from the model itself, as a config says what a model was trained for, not where it ends.

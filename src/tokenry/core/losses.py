@@ -56,6 +56,11 @@ class OutputHead:
         known = plain and type(self.module.weight) in (nn.Parameter, Tensor, DTensor)
         return self.module if known else None  # type: ignore[return-value]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether hidden states meet the head as they are; else the rest of the model's forward is between them."""
+        return not isinstance(self.module, _RestOfForward)
+
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
         """Compute the logits of `rows`, in float32 (float64 for a float64 model)."""
         raw: Tensor = self.module(rows)
@@ -133,8 +138,8 @@ def check_output_head(
         rows = body(input_ids=ids, use_cache=False).last_hidden_state[0]
         if not bool(torch.isfinite(expected).all()):
             raise UserError(
-                f"the logits of {type(inner).__name__} are not finite on {ids.shape[1]} tokens: its weights are damaged or its "
-                "training has diverged, load another copy."
+                f"the logits of {type(inner).__name__} are not finite on a few tokens: its weights are damaged, load another copy, or its "
+                "training has diverged; try a lower learning rate."
             )
         # In another order: what belongs to the place of a token, or to its neighbours, is no map from its hidden state.
         order = torch.arange(len(rows) - 1, -1, -1, device=rows.device)
@@ -209,7 +214,9 @@ class _RestOfForward(nn.Module):
         (inner,) = self._inner
         body = backbone(inner)
         # Some models call the decoder in a wrapper, past the wrapper's own forward.
-        parts = [body, *([body.decoder] if isinstance(getattr(body, "decoder", None), nn.Module) else [])]
+        parts: list[Any] = [body]
+        if isinstance(getattr(body, "decoder", None), nn.Module):
+            parts.append(body.decoder)
         before = [vars(part).get("forward") for part in parts]
         known = _HiddenStates(last_hidden_state=rows[None])
         ids = torch.zeros(1, rows.shape[0], dtype=torch.long, device=rows.device)

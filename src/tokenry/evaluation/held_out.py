@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
 from tokenry.core.estimates import ratio_estimate
+from tokenry.core.gate import require_causal_lm, require_readable
 from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
 from tokenry.core.modes import evaluation_mode
 from tokenry.core.records import Estimate, Paired
@@ -86,11 +87,15 @@ def held_out_nll(
         tokenizer: counts the bytes of the learnable text, for `HeldOut.bits_per_byte`.
 
     Raises:
-        UserError: fewer than two rows, missing columns, labels that do not fit, nothing learnable, or an NLL that is not finite.
+        UserError: a model that is no causal language model, fewer than two rows, missing columns, labels, ids or lengths that do not
+            fit, nothing learnable, or an NLL that is not finite.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    require_causal_lm(model)
     items = _read_items(dataset, output_head(model).vocabulary)
+    read = torch.cat([ids for ids, _ in items])
+    require_readable(model, read, [len(ids) for ids, _ in items], "the held-out data")
     nll = np.zeros(len(items))
     tokens = np.zeros(len(items), dtype=np.int64)
     # Neighbours in length waste little padding, and the longest first shows a lack of memory at once.

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
+from tokenry.evaluation.generation import require_answers
+from tokenry.evaluation.verifiers import encode_prompts
 from tokenry.finetuning.conversations import encode_rows
 from tokenry.finetuning.template import training_template
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
@@ -35,7 +38,7 @@ def evaluate_model(
     """Measure NLL per response token (nats), bits per byte, and accuracy where rows carry verifiers.
 
     Raises:
-        UserError: a model or data that cannot be read.
+        UserError: a model or data that cannot be read, or a model that is no causal language model.
     """
     report("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(name)
@@ -47,6 +50,9 @@ def evaluate_model(
     items = items if len(items) > 1 else []
     device = preferred_device()
     model = load_model(name, dtype=dtype or preferred_dtype(device)).to(device)
+    prompts = [item["messages"][:-1] for item in items]
+    if items:
+        require_answers(model, encode_prompts(tokenizer, prompts), ANSWER_TOKENS)
     reading = float(sum(map(len, encoded["input_ids"])))
     answering = answers_cost(len(items), ANSWER_TOKENS)
     stages = Stages(report, [reading, answering])
@@ -57,7 +63,6 @@ def evaluate_model(
         measures.append(_measure("bits per byte", held_out.bits_per_byte))
     stages.begin("answers", answering)
     if items:
-        prompts = [item["messages"][:-1] for item in items]
         said = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
         measures.append(_measure("accuracy", verifier_accuracy(said, items)))
     report("done", 1.0)
@@ -86,6 +91,7 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         ) from error
     device = preferred_device()
     model = load_model(name, dtype=preferred_dtype(device)).to(device)
+    require_causal_lm(model)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     harness = HFLM(pretrained=model, tokenizer=load_tokenizer(name))
     try:
