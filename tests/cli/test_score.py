@@ -97,7 +97,7 @@ def test_quiet_leaves_only_the_result(score):
         (
             "a text",
             ["--signals", "nll,perplexity"],
-            "signals are nll, entropy, prompt_attention, content_attention; got perplexity.",
+            "signals are nll, entropy, prompt_attention, content_attention, reference_nll, excess_nll; got perplexity.",
         ),
         ("a text", ["--signals", ","], "got none"),
         ("a text", ["--signals", "prompt_attention"], "a plain text has none: give conversations"),

@@ -1,24 +1,27 @@
 """What token weighing cannot do, said in one sentence before any work starts."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 import trl
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head
+from tokenry.core.gate import can_run, require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head
+from tokenry.finetuning.nll_cache import Sample
 from tokenry.finetuning.signals import LIVE_SIGNALS
 from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.models import require_reference
 
 _PROMPT_TUNING = (
     "prompt tuning puts virtual tokens before the text, so tokens cannot be told apart: use LoRA."
@@ -111,10 +114,10 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
         )
     if getattr(trainer, "_is_vision_dataset", False):
         raise UserError("token weighing is for text: the training data has images.")
-    if _can_run(trainer.model):
-        check_output_head(trainer.model)
-        if trainer.padding_free:
-            refuse_packing(trainer.model)
+    require_causal_lm(trainer.model)
+    refuse_split_head(trainer.model, trainer.accelerator.distributed_type)
+    if trainer.padding_free and can_run(trainer.model):
+        refuse_packing(trainer.model)
     if "prompt_attention" in weighing.needs and weighing.share < 1.0:
         resolve_layers(weighing.attention_probe.layers, len(attention_layers(trainer.model)))
     epochs = _epochs(trainer)
@@ -158,6 +161,57 @@ def refuse_data(dataset: Any, vocabulary: int) -> None:
             )
 
 
+def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training data", step: int = 1) -> None:
+    """Refuse data whose ids or lengths the model cannot read; packed samples each begin at position 0.
+
+    Args:
+        model: that reads it.
+        dataset: prepared, with `input_ids` and perhaps `seq_lengths`; streamed data and several data sets by name too.
+        what: how an error calls the data.
+        step: rows are padded to a multiple of it.
+
+    Raises:
+        UserError: one sentence saying what does not fit.
+    """
+    if isinstance(dataset, Mapping):
+        for name, part in dataset.items():
+            refuse_unreadable(model, part, f"{what} {name}", step)
+    if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+        return
+    columns = dataset.with_format("arrow")[:]
+    ids = pc.list_flatten(columns["input_ids"]).to_numpy()
+    if "seq_lengths" in columns.column_names:
+        lengths = pc.list_flatten(columns["seq_lengths"]).to_numpy()
+    else:
+        lengths = pc.list_value_length(columns["input_ids"]).to_numpy()
+    require_readable(model, ids, -(-lengths // step) * step, what)
+
+
+def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample], what: str) -> None:
+    """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples as the first.
+
+    Raises:
+        UserError: one sentence saying which, and what to do.
+    """
+    require_reference(model, tokenizer, what)
+    if samples:
+        ids = np.concatenate([sample.input_ids for sample in samples])
+        require_readable(model, ids, [len(sample.input_ids) for sample in samples], "the training data", what)
+
+
+def refuse_split_head(model: nn.Module, distributed_type: str) -> None:
+    """Refuse a head behind further layers under FSDP: ranks that load no weights could not find out about these layers.
+
+    Raises:
+        UserError: the model has one, and FSDP is on.
+    """
+    if distributed_type == "FSDP" and not output_head(model).is_plain:
+        raise UserError(
+            f"{type(causal_lm(model)).__name__} has further layers before its output head, which token weighing does not follow "
+            "under FSDP: train on one device, or with DDP."
+        )
+
+
 def refuse_packing(model: nn.Module) -> None:
     """Refuse packed rows where samples of a row would see each other: no gradient may lead from one into another.
 
@@ -183,7 +237,7 @@ def refuse_packing(model: nn.Module) -> None:
     hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
     try:
         with torch.enable_grad():
-            hidden_states = inner.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden_states = backbone(inner)(**inputs, use_cache=False).last_hidden_state
             (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
     finally:
         hook.remove()
@@ -193,16 +247,3 @@ def refuse_packing(model: nn.Module) -> None:
             f"in {type(inner).__name__} samples that are packed into one row would see each other, as its attention mask does "
             "not know where a sample begins: set packing=False and padding_free=False."
         )
-
-
-def _can_run(model: nn.Module) -> bool:
-    """Tell whether the model can be tried out before training: whole, and not flash attention waiting for its GPU."""
-    waiting = next(model.parameters()).device.type == "cpu" and is_flash_attention_requested(
-        causal_lm(model).config
-    )
-    return has_whole_weights(model) and not waiting
-
-
-def has_whole_weights(model: nn.Module) -> bool:
-    """Tell whether every parameter lies whole on this rank (not on the meta device, not partitioned by ZeRO-3)."""
-    return all(p.device.type != "meta" and not hasattr(p, "ds_id") for p in model.parameters())

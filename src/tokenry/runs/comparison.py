@@ -30,7 +30,7 @@ from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.registry import make_weighing
-from tokenry.models import load_tokenizer
+from tokenry.models import load_tokenizer, require_same_tokenizer
 from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.runs.material import gather
 from tokenry.runs.plan import TunePlan, stored_plan
@@ -106,6 +106,8 @@ def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], 
         raise UserError(
             "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
         )
+    if plan.reference is not None and any(map(needs_reference, weighings.values())):
+        require_same_tokenizer(tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}")
     bench = Bench(plan, output, tokenizer, material, weighings, report)
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})

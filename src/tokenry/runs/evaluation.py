@@ -6,9 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
+from tokenry.evaluation.generation import require_answers
+from tokenry.evaluation.verifiers import encode_prompts
 from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.template import training_template
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
@@ -36,7 +39,7 @@ def evaluate_model(
     """Measure NLL per response token (nats), bits per byte, and accuracy where rows carry verifiers.
 
     Raises:
-        UserError: a model or data that cannot be read.
+        UserError: a model or data that cannot be read, or a model that is no causal language model.
     """
     report("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(name)
@@ -49,6 +52,8 @@ def evaluate_model(
     items, prompts = answerable(rows, answers)
     device = preferred_device()
     model = load_model(name, dtype=dtype or preferred_dtype(device)).to(device)
+    if items:
+        require_answers(model, encode_prompts(tokenizer, prompts), ANSWER_TOKENS)
     reading = float(sum(map(len, encoded["input_ids"])))
     answering = answers_cost(len(items), ANSWER_TOKENS)
     stages = Stages(report, [reading, answering])
@@ -88,6 +93,7 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         ) from error
     device = preferred_device()
     model = load_model(name, dtype=preferred_dtype(device)).to(device)
+    require_causal_lm(model)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     harness = HFLM(pretrained=model, tokenizer=load_tokenizer(name))
     try:

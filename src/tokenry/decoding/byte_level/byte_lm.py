@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.gate import require_readable
 from tokenry.decoding.byte_level.byte_generation import Generated, generate
 from tokenry.decoding.byte_level.covers import (
     CoverSearch,
@@ -123,6 +124,8 @@ class ByteLM:
         # For tokens that reach beyond the text.
         self._reach = every if validate == "none" else self._rules
         self._search = CoverSearch(self.vocabulary, self._rules, self._reach)
+        if isinstance(model, nn.Module):
+            require_readable(model, [len(self.vocabulary.token_bytes) - 1], [], "the tokenizer")
         self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
         self.eos_token_ids = list(_last_ids(model, tokenizer) if eos_token_ids is None else eos_token_ids)
         self._first = Context()

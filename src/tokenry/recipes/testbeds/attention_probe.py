@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
 from tokenry.core.errors import UserError
-from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.core.modes import evaluation_mode
 
 Row = dict[str, Any]
 

@@ -27,6 +27,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.tokenization.model_folder import save_model_folder
 from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
 from tokenry.tokenization.probes import round_trip_failures, texts_back
@@ -119,6 +120,7 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
+    require_causal_lm(model)
     old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
