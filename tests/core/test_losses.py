@@ -23,6 +23,7 @@ from tokenry.core.losses import (
     row_nll,
     token_nll,
     weighted_cross_entropy,
+    weighted_loss,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "01-sstoken"
@@ -223,6 +224,29 @@ def test_labels_of_another_shape_or_vocabulary_are_refused():
         check_labels(ids, ids[:, :3], 10)
     with pytest.raises(UserError, match="label 10 is not in the vocabulary of 10 tokens"):
         check_labels(ids, ids + 10, 10)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 0.3}, {"softcap": 2.0}, {"bias": True}, {"bias": True, "scale": 2.0}]
+)
+@pytest.mark.parametrize("trained", ["all", "head", "through_the_module"])
+def test_entropy_and_accuracy_are_those_of_full_logits(options, trained):
+    head, (hidden, labels, weights) = _head(**options), _batch()
+    if trained == "head":
+        hidden = hidden.detach()
+    elif trained == "through_the_module":
+        plain = head.module.forward
+        head.module.forward = lambda rows: plain(rows)
+    logits = torch.full((3, 7, 50), float("nan"), dtype=torch.float64)
+    logits[:, 1:] = head.logits(hidden[:, :-1].reshape(-1, 8)).detach().view(3, 6, 50)
+    labels = torch.where(torch.rand(3, 7) > 0.5, logits.nan_to_num().argmax(-1), labels)
+    loss = weighted_loss(hidden, labels, weights, head, chunk_elements=150)
+    log_p, tokens = logits.log_softmax(-1), weights != 0
+    expected = (-(log_p.exp() * log_p).sum(-1), (logits.nan_to_num().argmax(-1) == labels).double())
+    for told, right in zip((loss.entropy, loss.accuracy), expected, strict=True):
+        torch.testing.assert_close(told[tokens], right[tokens], rtol=1e-6, atol=1e-6)
+        assert bool(told[~tokens].isnan().all())
+    assert 0 < float(loss.accuracy[tokens].mean()) < 1
 
 
 def test_golden_token_losses_of_single_samples():

@@ -140,7 +140,7 @@ def test_own_weights_without_their_sum_are_refused(tmp_path):
     ("options", "words"),
     [
         (
-            {"use_liger_kernel": True},
+            {"use_liger_kernel": True, "liger_kernel_config": {"fused_linear_cross_entropy": True}},
             "Liger's fused loss replaces the model's forward, so no token could be weighed",
         ),
         ({"loss_type": "dft"}, "loss_type='dft' weighs tokens itself: use loss_type='nll'"),

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -277,7 +277,7 @@ def row_nll(
 
     def score(rows: Tensor) -> Tensor:
         for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
-            nll[part] = _nll_of_logits(_logits(rows[part], head), targets[part])
+            nll[part], _ = _nll_of_logits(_logits(rows[part], head), targets[part])
         return nll
 
     with torch.no_grad():
@@ -319,6 +319,22 @@ def token_entropy(
     return at_tokens(row_entropy(predicting_rows(hidden_states, tokens), head), tokens)
 
 
+class WeightedLoss(NamedTuple):
+    """A weighted loss, and what the logits behind it say: nan where no weight is.
+
+    Attributes:
+        total: Σ weights[t] · nll[t], with gradients (0 with a graph when every weight is zero).
+        nll: of the weighted tokens, in nats.
+        entropy: of the distributions that predict them, in nats.
+        accuracy: 1 where no token has a higher logit than the label, 0 elsewhere.
+    """
+
+    total: Float[Tensor, ""]
+    nll: Float[Tensor, "batch seq"]
+    entropy: Float[Tensor, "batch seq"]
+    accuracy: Float[Tensor, "batch seq"]
+
+
 def weighted_cross_entropy(
     hidden_states: Float[Tensor, "batch seq dim"],
     labels: Int[Tensor, "batch seq"],
@@ -332,19 +348,37 @@ def weighted_cross_entropy(
     Returns:
         The sum (0 with a graph when every weight is zero), and the NLL of the weighted tokens in nats (nan elsewhere).
     """
+    loss = weighted_loss(hidden_states, labels, weights, head, chunk_elements=chunk_elements)
+    return loss.total, loss.nll
+
+
+def weighted_loss(
+    hidden_states: Float[Tensor, "batch seq dim"],
+    labels: Int[Tensor, "batch seq"],
+    weights: Float[Tensor, "batch seq"],
+    head: OutputHead,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> WeightedLoss:
+    """The loss of `weighted_cross_entropy`, with the entropy and the accuracy that its logits tell at no further cost.
+
+    Where the head is a plain matrix, the entropy needs no pass over the vocabulary: with E the mean over the predicted
+    distribution, and the gradient that the row h gets (before its weight),
+
+        entropy = nll − (E[logits] − logits[label])        E[logits] − logits[label] = h · ∂nll/∂h
+    """
     tokens = weights != 0
     rows = predicting_rows(hidden_states, tokens)
     targets, row_weights = labels[tokens], weights[tokens]
     linear = head.linear
     if linear is None:
-        total, nll = _through_module(rows, targets, row_weights, head, chunk_elements)
+        total, *told = _through_module(rows, targets, row_weights, head, chunk_elements)
     else:
         scale, softcap = head.scale, head.softcap
-        nll = rows.new_empty(0)
+        told = []
 
         def loss(rows: Tensor) -> Tensor:
-            nonlocal nll
-            total, nll = _FusedCrossEntropy.apply(
+            total, *told[:] = _FusedCrossEntropy.apply(
                 rows, linear.weight, linear.bias, targets, row_weights, scale, softcap, chunk_elements
             )
             return total
@@ -352,7 +386,7 @@ def weighted_cross_entropy(
         total = _as_forward(head, rows, loss)
     if not targets.numel():
         total = total + hidden_states.sum() * 0.0
-    return total, at_tokens(nll.detach(), tokens)
+    return WeightedLoss(total, *(at_tokens(values.detach(), tokens) for values in told))
 
 
 def _as_forward(head: OutputHead, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -372,15 +406,21 @@ def _as_forward(head: OutputHead, rows: Tensor, compute: Callable[[Tensor], Tens
 
 def _through_module(
     rows: Tensor, targets: Tensor, weights: Tensor, head: OutputHead, chunk_elements: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weighted cross-entropy through the head's own forward, recomputing each chunk of logits in the backward."""
 
-    def chunk_nll(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head.logits(chunk), chunk_targets, reduction="none")
+    def of_chunk(chunk: Tensor, chunk_targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_probabilities = head.logits(chunk).log_softmax(-1)
+        nll = -log_probabilities.gather(-1, chunk_targets[:, None])[:, 0]
+        with torch.no_grad():
+            entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+            accuracy = (-nll >= log_probabilities.amax(-1)).to(nll.dtype)
+        return nll, entropy, accuracy
 
     parts = list(_chunks(rows.shape[0], head.vocabulary, chunk_elements)) or [slice(0, 0)]
-    nll = torch.cat([checkpoint(chunk_nll, rows[part], targets[part], use_reentrant=False) for part in parts])
-    return (nll * weights).sum(), nll
+    chunks = [checkpoint(of_chunk, rows[part], targets[part], use_reentrant=False) for part in parts]
+    nll, entropy, accuracy = (torch.cat(values) for values in zip(*chunks, strict=True))
+    return (nll * weights).sum(), nll, entropy, accuracy
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -397,7 +437,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         chunk_elements: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         accumulate = _accumulation_dtype(rows.dtype)
         matrix = _matmul_operand(weight)
         grad_rows = torch.empty_like(rows) if rows.requires_grad else None
@@ -405,12 +445,15 @@ class _FusedCrossEntropy(torch.autograd.Function):
         grad_bias = (
             torch.zeros_like(bias, dtype=accumulate) if bias is not None and bias.requires_grad else None
         )
-        nll = torch.empty(targets.shape, dtype=accumulate, device=rows.device)
+        nll, entropy, accuracy = torch.empty(3, *targets.shape, dtype=accumulate, device=rows.device)
         for part in list(_chunks(rows.shape[0], weight.shape[0], chunk_elements)) or [slice(0, 0)]:
             chunk = rows[part].to(matrix.dtype)
             logits = _linear_logits(chunk, matrix, bias, scale, softcap)
             slope = None if softcap is None else 1 - (logits / softcap).square()
-            nll[part] = _nll_of_logits(logits, targets[part], keep_probabilities=True)
+            nll[part], accuracy[part] = _nll_of_logits(logits, targets[part], keep_probabilities=True)
+            by_gradient = softcap is None and bias is None and grad_rows is not None
+            if not by_gradient:
+                entropy[part] = torch.special.entr(logits).sum(-1)
             gradient = logits
             gradient[torch.arange(chunk.shape[0], device=rows.device), targets[part]] -= 1
             gradient *= (weights[part] * scale)[:, None]
@@ -421,16 +464,19 @@ class _FusedCrossEntropy(torch.autograd.Function):
             gradient = gradient.to(matrix.dtype)
             if grad_rows is not None:
                 grad_rows[part] = torch.mm(gradient, matrix)
+                if by_gradient:
+                    above = (chunk.to(accumulate) * grad_rows[part].to(accumulate)).sum(-1) / weights[part]
+                    entropy[part] = nll[part] - above
             if weight.requires_grad:
                 grad_weight = _add_product(grad_weight, gradient.t(), chunk, accumulate)
         ctx.gradients = (grad_rows, grad_weight, grad_bias)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
-        ctx.mark_non_differentiable(nll)
-        return (weights * nll).sum(), nll
+        ctx.mark_non_differentiable(nll, entropy, accuracy)
+        return (weights * nll).sum(), nll, entropy, accuracy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
                 "weighted_cross_entropy forms its gradients once: backward was called a second time."
@@ -484,14 +530,18 @@ def _linear_logits(
     return logits
 
 
-def _nll_of_logits(logits: Tensor, targets: Tensor, *, keep_probabilities: bool = False) -> Tensor:
-    """NLL of `targets`, in place: `logits` are overwritten (by the probabilities where these are kept)."""
+def _nll_of_logits(
+    logits: Tensor, targets: Tensor, *, keep_probabilities: bool = False
+) -> tuple[Tensor, Tensor]:
+    """NLL of `targets`, and which of them have the highest logit, in place: `logits` are overwritten (by the probabilities
+    where these are kept).
+    """
     logits -= logits.amax(-1, keepdim=True)
     of_target = logits.gather(-1, targets[:, None])[:, 0]
     normaliser = logits.exp_().sum(-1)
     if keep_probabilities:
         logits /= normaliser[:, None]
-    return normaliser.log() - of_target
+    return normaliser.log() - of_target, of_target == 0
 
 
 def _matmul_operand(weight: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def diagnose(
     """
     arguments = dict(trainer_arguments)
     reference = arguments.pop("reference_model", None)
-    trainer = TokenWeighingTrainer(**arguments, weighing=AllTokens())
+    trainer = TokenWeighingTrainer(**arguments, weighing=AllTokens(), record_signals=True)
     if "token_class" not in trainer.store.columns:
         raise UserError(
             "the training data has no column token_class: mark spans in the rows, see `encode_rows`."

@@ -25,7 +25,7 @@ from tokenry.core.losses import (
     output_head,
     token_entropy,
     token_nll,
-    weighted_cross_entropy,
+    weighted_loss,
 )
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.weighing import TokenWeighing
@@ -104,7 +104,8 @@ class ReadSignals:
 class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
-    Afterwards `weights` and `signals` tell what was chosen and why, and `nll` holds every NLL that was computed.
+    Afterwards `weights` and `signals` tell what was chosen and why, `nll` holds every NLL that was computed, and `entropy` and `accuracy`
+    what the logits of the weighted tokens say.
 
     Args:
         weighing: turns signals into weights.
@@ -125,6 +126,8 @@ class WeighedLoss(ReadSignals):
         self.weighing = weighing
         self.weights: Tensor = torch.empty(0)
         self.nll: Tensor = torch.empty(0)
+        self.entropy: Tensor = torch.empty(0)
+        self.accuracy: Tensor = torch.empty(0)
 
     def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
         """Run the backbone, read the needed signals, weigh the tokens, and sum their weighted NLL."""
@@ -132,9 +135,10 @@ class WeighedLoss(ReadSignals):
         self.signals = self.signals.with_values(**self.values)
         self.weights = self.weighing.weigh(self.signals)
         reduced = self.weighing.reduce(self.weights, self.signals)
-        total, nll = weighted_cross_entropy(hidden_states, self.signals.labels, reduced, output_head(model))
-        self.nll = self.values.get("nll", nll)
-        return total
+        loss = weighted_loss(hidden_states, self.signals.labels, reduced, output_head(model))
+        self.nll = self.values.get("nll", loss.nll)
+        self.entropy, self.accuracy = loss.entropy, loss.accuracy
+        return loss.total
 
 
 def _read(backbone: Backbone, model: PreTrainedModel, asked: ReadSignals) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,7 +1,8 @@
 """What token weighing cannot do, said in one sentence before any work starts."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,31 @@ from tokenry.core.errors import UserError
 from tokenry.core.gate import can_run, require_causal_lm, require_readable
 from tokenry.core.losses import backbone, causal_lm, output_head
 from tokenry.finetuning.nll_cache import Sample
-from tokenry.finetuning.signals import LIVE_SIGNALS
+from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.token_index import flat, parts_of
+from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
 from tokenry.models import require_reference
 
+_FUSED_LOSS = (
+    "Liger's fused loss replaces the model's forward, so no token could be weighed: set "
+    "liger_kernel_config={'fused_linear_cross_entropy': False}, which keeps its layer kernels."
+)
 _PROMPT_TUNING = (
     "prompt tuning puts virtual tokens before the text, so tokens cannot be told apart: use LoRA."
 )
+
+
+def require_weighing(weighing: Any) -> None:
+    """Refuse what is no weighing.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(weighing, TokenWeighing):
+        raise UserError(
+            f"weighing must be a TokenWeighing such as SSToken(share=0.6), got {type(weighing).__name__}."
+        )
 
 
 def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> None:
@@ -34,10 +53,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
     Raises:
         UserError: one sentence saying which, and what to do.
     """
-    if not isinstance(weighing, TokenWeighing):
-        raise UserError(
-            f"weighing must be a TokenWeighing such as SSToken(share=0.6), got {type(weighing).__name__}."
-        )
+    require_weighing(weighing)
     overrides_weigh = type(weighing).weigh is not TokenWeighing.weigh
     if overrides_weigh and type(weighing).weight_sum is TokenWeighing.weight_sum:
         raise UserError(
@@ -52,7 +68,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         raise UserError("compute_loss_func replaces the loss that tokens are weighed in: leave it out.")
     if isinstance(arguments.get("train_dataset"), Dataset) and not len(arguments["train_dataset"]):
         raise UserError("the training data has no samples: give at least one.")
-    looked_up = weighing.needs - (LIVE_SIGNALS - {"history_nll"})
+    looked_up = _looks_up(weighing)
     if isinstance(arguments.get("train_dataset"), IterableDataset) and looked_up:
         raise UserError(
             f"{type(weighing).__name__} looks up numbers by token, which a streamed data set does not allow: load it whole, "
@@ -71,24 +87,50 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         raise UserError(_PROMPT_TUNING)
 
 
+def _looks_up(weighing: TokenWeighing) -> bool:
+    """Whether the weighing reads numbers that were known before the step: by token, so tokens need an index."""
+    history = "history_nll" in weighing.needs and not weighing.history_source.live
+    ranks_once = weighing.scope == "dataset" and weighing.share < 1.0
+    return bool(weighing.static_needs) or ranks_once or (history and weighing.share < 1.0)
+
+
 def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
-    liger = getattr(config, "liger_kernel_config", None) or {}
-    if getattr(config, "use_liger_kernel", False) and liger.get("fused_linear_cross_entropy", True):
-        raise UserError(
-            "Liger's fused loss replaces the model's forward, so no token could be weighed: set use_liger_kernel=False, or "
-            "liger_kernel_config={'fused_linear_cross_entropy': False} to keep its layer kernels."
-        )
+    if _asks_for_fused_loss(config, unless_said=False):
+        raise UserError(_FUSED_LOSS)
     if getattr(config, "loss_type", "nll") not in ("nll", "chunked_nll"):
         raise UserError(
             f"loss_type={config.loss_type!r} weighs tokens itself: use loss_type='nll' with a weighing."
         )
     if getattr(config, "label_smoothing_factor", 0.0):
         raise UserError("label_smoothing_factor cannot be combined with token weighing: set it to 0.")
-    wrapped = getattr(config, "packing", False) and config.packing_strategy == "wrapped"
-    if wrapped and weighing.needs:
-        raise UserError(
-            "packing_strategy='wrapped' cuts samples apart, so tokens cannot be ranked within them: use 'bfd'."
-        )
+    if not getattr(config, "packing", False):
+        return
+    if config.max_length is None:
+        raise UserError("packing=True needs to know how long a row may be: set max_length.")
+    if config.packing_strategy == "wrapped":
+        _refuse_wrapped_rows(weighing)
+
+
+def _refuse_wrapped_rows(weighing: TokenWeighing) -> None:
+    """In a wrapped row nobody knows where a sample begins: what is done within samples cannot be done."""
+    ranks = weighing.scope == "sample" and weighing.share < 1.0
+    reasons = {
+        "tokens cannot be ranked within them": ranks,
+        "they have no mean loss of their own": weighing.reduction != "token",
+        "a response cannot be told to look at its prompt": "prompt_attention" in weighing.needs,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"packing_strategy='wrapped' cuts samples apart, so {reason}, as {weighing.describe()} does: use 'bfd'."
+            )
+
+
+def _asks_for_fused_loss(config: Any, unless_said: bool) -> bool:
+    liger = getattr(config, "liger_kernel_config", None) or {}
+    return bool(
+        getattr(config, "use_liger_kernel", False) and liger.get("fused_linear_cross_entropy", unless_said)
+    )
 
 
 def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
@@ -104,6 +146,8 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
                 "token weighing needs whole samples on each rank, which context, sequence and tensor parallelism split: "
                 "use DDP, FSDP or DeepSpeed ZeRO."
             )
+    if _asks_for_fused_loss(trainer.args, unless_said=True):  # TRL before 1.16 leaves it on
+        raise UserError(_FUSED_LOSS)
     adapters = getattr(trainer.model, "peft_config", {}).values()
     if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters):
         raise UserError(_PROMPT_TUNING)
@@ -147,18 +191,49 @@ def refuse_data(dataset: Any, vocabulary: int) -> None:
     """
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
         return
-    labels = pc.list_flatten(dataset.with_format("arrow")[:]["labels"]).to_numpy()
-    learned = labels[labels != IGNORED]
-    if not len(learned):
+    packed = ["seq_lengths"] if "seq_lengths" in dataset.column_names else []
+    labelled, learnable = 0, 0
+    for part in parts_of(dataset, "labels", *packed):
+        labels = flat(part["labels"])
+        is_label = labels != IGNORED
+        learned = labels[is_label]
+        for label in (int(learned.min()), int(learned.max())) if len(learned) else ():
+            if not 0 <= label < vocabulary:
+                raise UserError(
+                    f"label {label} is not in the vocabulary of {vocabulary} tokens: were the data made with another tokenizer?"
+                )
+        labelled += len(learned)
+        lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["labels"]).to_numpy()
+        is_label[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
+        learnable += int(is_label.sum())
+    if not labelled:
         raise UserError(
             f"the training data has no token to learn from: every label is {IGNORED} (a response may have been cut off by "
             "max_length)."
         )
-    for label in (int(learned.min()), int(learned.max())):
-        if not 0 <= label < vocabulary:
-            raise UserError(
-                f"label {label} is not in the vocabulary of {vocabulary} tokens: were the data made with another tokenizer?"
-            )
+    if not learnable:
+        raise UserError(
+            "the training data has no token to learn from: its only labels are on first tokens of samples, which nothing "
+            "predicts: put the prompt before the response."
+        )
+
+
+def refuse_weights(weighing: TokenWeighing, samples: Iterable[Sample], store: TokenStore) -> None:
+    """Refuse weights that leave nothing to learn from.
+
+    Raises:
+        UserError: every token weighs 0.
+    """
+    for sample in samples:
+        labels = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))[None]
+        known = store.look_up(store.columns, sample.index[None])
+        signals = Signals(labels, torch.zeros_like(labels), known, progress=1.0, epoch=math.inf)
+        if float(weighing.weight_sum(signals)) > 0:
+            return
+    raise UserError(
+        f"{weighing.describe()} gives every token of the training data the weight 0, so nothing would be learned: check the weights "
+        "in the data, or raise the share."
+    )
 
 
 def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training data", step: int = 1) -> None:

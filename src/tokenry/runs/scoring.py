@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +19,7 @@ from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.dataset_pass import read_dataset, samples_of
 from tokenry.finetuning.nll_cache import Sample
 from tokenry.finetuning.template import adds_bos, template_pieces, training_template
+from tokenry.finetuning.token_index import RUNS
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.models import (
     load_model,
@@ -166,7 +166,7 @@ def _indexed(rows: Any) -> tuple[list[Sample], int]:
     size = 0
     for row in rows:
         length = len(row["input_ids"])
-        parts += samples_of([{**row, "token_index": np.arange(size, size + length)}])
+        parts += samples_of([{**row, RUNS: [size, size + length]}])
         size += length
     return parts, size
 
