@@ -537,9 +537,16 @@ def test_a_live_history_looks_nothing_up_and_takes_a_stream(tmp_path, history):
     assert all(0.6 <= share < 0.8 for share in logged(trainer, "tokens/share_kept"))
 
 
-def test_layer_kernels_of_liger_are_no_reason_to_refuse(tmp_path):
+def test_layer_kernels_of_liger_are_no_reason_to_refuse(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenry.finetuning.refusals.is_liger_kernel_available", lambda: True)
     trainer = make_trainer(tmp_path, NOW, use_liger_kernel=True)
     assert trainer.args.liger_kernel_config == {"fused_linear_cross_entropy": False}
+
+
+def test_liger_that_is_not_installed_is_named_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenry.finetuning.refusals.is_liger_kernel_available", lambda: False)
+    with pytest.raises(UserError, match="use_liger_kernel=True needs the package liger-kernel: pip install"):
+        make_trainer(tmp_path, NOW, use_liger_kernel=True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 60, 500, 3000])

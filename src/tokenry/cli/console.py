@@ -31,6 +31,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
+_EXTRAS = {
+    "reasoning_gym": "demo",
+    "gguf": "demo",
+    "gradio": "app",
+    "wordfreq": "words",
+    "english_words": "words",
+    "ray": "ray",
+    "lm_eval": "lm-eval",
+}
+"""The extra that installs a package."""
+
+
 @dataclass(frozen=True)
 class _Streams:
     results: TextIO
@@ -51,7 +63,12 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, quiet: bool = False, debug: bool = False, **options: Any) -> None:
         token = _streams.set(_Streams(results=sys.stdout, quiet=quiet))
         try:
-            with contextlib.redirect_stdout(sys.stderr), _notes_from_log(), _warnings_shown(debug):
+            with (
+                contextlib.redirect_stdout(sys.stderr),
+                _notes_from_log(),
+                _warnings_shown(debug),
+                _mistakes_named(),
+            ):
                 function(*args, **options)
         except UserError as error:
             _complain(f"error: {error}", debug)
@@ -174,6 +191,29 @@ def _warnings_shown(shown: bool) -> Iterator[None]:
         if not shown:
             warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _mistakes_named() -> Iterator[None]:
+    """A package that is not installed and a path that cannot be used are the user's to put right, wherever they show.
+
+    Raises:
+        UserError: in place of both.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tokenry"):
+            raise
+        install = f"'tokenry[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+        raise UserError(
+            f"the package {package} is needed and not installed: `pip install {install}`."
+        ) from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename} cannot be used ({error.strerror}): name another path.") from error
 
 
 def _complain(sentence: str, debug: bool) -> None:

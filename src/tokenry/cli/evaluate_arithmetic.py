@@ -43,18 +43,19 @@ def evaluate_arithmetic(
     retokenize: Annotated[
         str | None, typer.Option(help="Regroup the tokenizer's numbers first: r2l, l2r or single.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Prompts per batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of problems and shots.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of problems and shots.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
     json: Json = False,
 ) -> None:
     """Let a model add the same problems in several number formats, and say what is wrong with wrong sums."""
-    from tokenry.core.files import write_json
+    from tokenry.core.files import require_output_file, write_json
     from tokenry.runs.arithmetic import evaluate_arithmetic_of
 
+    require_output_file(output)
     with progress() as report:
         result = evaluate_arithmetic_of(
             model,

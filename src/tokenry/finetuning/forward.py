@@ -19,7 +19,14 @@ from transformers.utils import ModelOutput
 
 from tokenry.core.alignment import first_tokens, prompt_tokens
 from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
-from tokenry.core.losses import causal_lm, output_head, token_entropy, token_nll, weighted_loss
+from tokenry.core.losses import (
+    backbone,
+    causal_lm,
+    output_head,
+    token_entropy,
+    token_nll,
+    weighted_loss,
+)
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.weighing import TokenWeighing
 
@@ -60,7 +67,7 @@ def add_token_loss(model: nn.Module) -> None:
             # A copy of the model must run its own forward, not that of the model it was copied from.
             return original(*args, **kwargs) if patched_before else type(self).forward(self, *args, **kwargs)
         kwargs = {**kwargs, "use_cache": False}
-        return TokenLossOutput(loss=token_loss(functools.partial(self.base_model, *args, **kwargs), self))
+        return TokenLossOutput(loss=token_loss(functools.partial(backbone(self), *args, **kwargs), self))
 
     forward.takes_token_loss = True  # type: ignore[attr-defined]
     inner.forward = types.MethodType(forward, inner)

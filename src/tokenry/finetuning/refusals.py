@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,21 @@ import torch
 import trl
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers.utils.generic import is_flash_attention_requested
+from transformers.utils import is_liger_kernel_available
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head
+from tokenry.core.gate import can_run, require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head
 from tokenry.finetuning.nll_cache import Sample
 from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.token_index import flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.models import require_reference
 
 _FUSED_LOSS = (
     "Liger's fused loss replaces the model's forward, so no token could be weighed: set "
@@ -96,6 +98,8 @@ def _looks_up(weighing: TokenWeighing) -> bool:
 def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
     if _asks_for_fused_loss(config, unless_said=False):
         raise UserError(_FUSED_LOSS)
+    if getattr(config, "use_liger_kernel", False) and not is_liger_kernel_available():
+        raise UserError("use_liger_kernel=True needs the package liger-kernel: pip install liger-kernel.")
     if getattr(config, "loss_type", "nll") not in ("nll", "chunked_nll"):
         raise UserError(
             f"loss_type={config.loss_type!r} weighs tokens itself: use loss_type='nll' with a weighing."
@@ -157,10 +161,10 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
         )
     if getattr(trainer, "_is_vision_dataset", False):
         raise UserError("token weighing is for text: the training data has images.")
-    if _can_run(trainer.model):
-        check_output_head(trainer.model)
-        if trainer.padding_free:
-            refuse_packing(trainer.model)
+    require_causal_lm(trainer.model)
+    refuse_split_head(trainer.model, trainer.accelerator.distributed_type)
+    if trainer.padding_free and can_run(trainer.model):
+        refuse_packing(trainer.model)
     if "prompt_attention" in weighing.needs and weighing.share < 1.0:
         resolve_layers(weighing.attention_probe.layers, len(attention_layers(trainer.model)))
     epochs = _epochs(trainer)
@@ -235,6 +239,62 @@ def refuse_weights(weighing: TokenWeighing, samples: Iterable[Sample], store: To
     )
 
 
+def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training data", step: int = 1) -> None:
+    """Refuse data whose ids or lengths the model cannot read; packed samples each begin at position 0.
+
+    Args:
+        model: that reads it.
+        dataset: prepared, with `input_ids` and perhaps `seq_lengths`; streamed data and several data sets by name too.
+        what: how an error calls the data.
+        step: rows are padded to a multiple of it.
+
+    Raises:
+        UserError: one sentence saying what does not fit.
+    """
+    if isinstance(dataset, Mapping):
+        for name, part in dataset.items():
+            refuse_unreadable(model, part, f"{what} {name}", step)
+    if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+        return
+    packed = ["seq_lengths"] if "seq_lengths" in dataset.column_names else []
+    extremes, longest = [], 0
+    for part in parts_of(dataset, "input_ids", *packed):
+        ids = flat(part["input_ids"])
+        lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["input_ids"]).to_numpy()
+        if len(ids):
+            extremes += [ids.min(), ids.max()]
+            longest = max(longest, int(lengths.max()))
+    require_readable(model, extremes, [-(-longest // step) * step], what)
+
+
+def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample], what: str) -> None:
+    """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples as the first.
+
+    Raises:
+        UserError: one sentence saying which, and what to do.
+    """
+    require_reference(model, tokenizer, what)
+    if samples:
+        lengths = [len(sample.input_ids) for sample in samples]
+        extremes = [
+            end(sample.input_ids) for sample in samples if len(sample.input_ids) for end in (np.min, np.max)
+        ]
+        require_readable(model, extremes, lengths, "the training data", what)
+
+
+def refuse_split_head(model: nn.Module, distributed_type: str) -> None:
+    """Refuse a head behind further layers under FSDP: ranks that load no weights could not find out about these layers.
+
+    Raises:
+        UserError: the model has one, and FSDP is on.
+    """
+    if distributed_type == "FSDP" and not output_head(model).is_plain:
+        raise UserError(
+            f"{type(causal_lm(model)).__name__} has further layers before its output head, which token weighing does not follow "
+            "under FSDP: train on one device, or with DDP."
+        )
+
+
 def refuse_packing(model: nn.Module) -> None:
     """Refuse packed rows where samples of a row would see each other: no gradient may lead from one into another.
 
@@ -260,7 +320,7 @@ def refuse_packing(model: nn.Module) -> None:
     hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
     try:
         with torch.enable_grad():
-            hidden_states = inner.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden_states = backbone(inner)(**inputs, use_cache=False).last_hidden_state
             (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
     finally:
         hook.remove()
@@ -270,16 +330,3 @@ def refuse_packing(model: nn.Module) -> None:
             f"in {type(inner).__name__} samples that are packed into one row would see each other, as its attention mask does "
             "not know where a sample begins: set packing=False and padding_free=False."
         )
-
-
-def _can_run(model: nn.Module) -> bool:
-    """Tell whether the model can be tried out before training: whole, and not flash attention waiting for its GPU."""
-    waiting = next(model.parameters()).device.type == "cpu" and is_flash_attention_requested(
-        causal_lm(model).config
-    )
-    return has_whole_weights(model) and not waiting
-
-
-def has_whole_weights(model: nn.Module) -> bool:
-    """Tell whether every parameter lies whole on this rank (not on the meta device, not partitioned by ZeRO-3)."""
-    return all(p.device.type != "meta" and not hasattr(p, "ds_id") for p in model.parameters())

@@ -26,6 +26,7 @@ from trl import SFTConfig, SFTTrainer
 from tokenry.core.alignment import segment_ids
 from tokenry.core.cache import cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.gate import has_whole_weights
 from tokenry.core.losses import output_head
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.checkpoints import STATE_FILE, last_whole_checkpoint, require_checkpoint
@@ -41,10 +42,11 @@ from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
 from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
 from tokenry.finetuning.refusals import (
-    has_whole_weights,
     refuse_arguments,
     refuse_data,
     refuse_model,
+    refuse_reference,
+    refuse_unreadable,
     refuse_weights,
     require_weighing,
 )
@@ -119,6 +121,9 @@ class TokenWeighingTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         refuse_model(self.weighing, self)
         refuse_data(self.train_dataset, output_head(self.model).vocabulary)
+        step = 1 if self.padding_free else self.args.pad_to_multiple_of or 1
+        refuse_unreadable(self.model, self.train_dataset, step=step)
+        refuse_unreadable(self.model, self.eval_dataset, "the evaluation data", step)
         add_token_loss(self.model)
         self.data_collator = IndexingCollator(self.data_collator)
         self.history = self.weighing.history_source
@@ -266,6 +271,8 @@ class TokenWeighingTrainer(SFTTrainer):
         home = next(model.parameters()).device
         if fingerprint:
             model.to(self.args.device)
+        if name != "base":
+            refuse_reference(model, self.processing_class, samples, f"the model of {signal}")
         with base:
             column = dataset_nll(
                 model,
