@@ -262,7 +262,7 @@ def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training 
         ids = flat(part["input_ids"])
         lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["input_ids"]).to_numpy()
         if len(ids):
-            extremes += [ids.min(), ids.max()]
+            extremes += [int(ids.min()), int(ids.max())]
             longest = max(longest, int(lengths.max()))
     require_readable(model, extremes, [-(-longest // step) * step], what)
 
