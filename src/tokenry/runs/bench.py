@@ -83,7 +83,7 @@ class Bench:
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
         lora = lora_config(self.plan, model)
-        few = self.material.train.select(range(min(2, len(self.material.train))))
+        few = self.material.few
         for weighing in self.weighings.values():
             # Where the reference is still to be made, the model itself stands in for it.
             named = self.plan.reference if needs_reference(weighing) else None
