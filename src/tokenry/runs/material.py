@@ -49,9 +49,9 @@ class Material:
 
     @property
     def few(self) -> Dataset:
-        """Two training samples that something is learned from, for a rehearsal."""
-        telling = (number for number in range(len(self.train)) if weighs(self.train.select([number])))
-        return self.train.select(list(islice(telling, 2)))
+        """Two training samples for a rehearsal, such that have a weight where some have one."""
+        telling = islice((n for n in range(len(self.train)) if weighs(self.train.select([n]))), 2)
+        return self.train.select(list(telling) or range(min(2, len(self.train))))
 
     @property
     def fingerprint(self) -> str:
