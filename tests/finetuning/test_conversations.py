@@ -472,7 +472,7 @@ def test_nulls_that_pad_the_structs_of_a_data_set_are_not_learned():
     assert encoding.notes == ()
     padded = encode_with_notes(datasets.Dataset.from_list(rows).to_list(), tokenizer, 512)
     assert padded.notes[0].startswith(
-        "in 2 of 2 samples a tool call has a null argument, which is learned as null"
+        "in 2 of 2 samples the tools or a tool call hold a null, which is written as null"
     )
 
 
