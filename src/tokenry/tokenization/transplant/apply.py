@@ -115,9 +115,9 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
-    require_causal_lm(model)
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
+    require_causal_lm(model)
     if carry_special_tokens:
         _carry_special_tokens(old_tokenizer, new_tokenizer)
     if texts is not None and new_tokenizer.bos_token_id is None and new_tokenizer.eos_token_id is None:
