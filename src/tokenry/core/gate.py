@@ -312,16 +312,18 @@ def _difference(ours: Any, theirs: Any) -> str:
     one, other = _added(ours), _added(theirs)
     texts = [
         *_SAMPLES,
-        *_texts_of(vocabulary),
+        *_texts_of(vocabulary.keys() - one.keys(), vocabulary),
         *(f"a {token} b{token}c" for token in one if one[token] != other.get(token)),
     ]
     for text in texts:
         one, other = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (ours, theirs))
         if one != other:
-            return f"it cuts {text!r} into other tokens"
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            return f"it cuts {shown!r} into other tokens"
     return ""
 
 
+_SHOWN = 60
 # Letter case, spaces, line ends, digits, contractions, marks that can be composed, compatibility forms, signs without a width, scripts.
 _SAMPLES = (
     "The quick brown Fox, it jumps over 1234567 lazy dogs! It's HE'S we'll; don't.",
@@ -335,9 +337,9 @@ _SAMPLES = (
 )
 
 
-def _texts_of(vocabulary: dict[str, int], most: int = 64) -> list[str]:
+def _texts_of(tokens: Iterable[str], ids: dict[str, int], most: int = 64) -> list[str]:
     """Texts of tokens from all over a vocabulary: a small one knows nothing of any other text."""
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    tokens = sorted(tokens, key=ids.__getitem__)
     some = tokens[:: max(1, len(tokens) // most)]
     plain = " ".join(some)
     return [plain, plain.upper(), plain.lower(), "  ".join(some), ",".join(some), "".join(some)]
