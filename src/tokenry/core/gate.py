@@ -306,18 +306,18 @@ def _difference(ours: Any, theirs: Any) -> str:
     if vocabulary != other:
         return _vocabulary_difference(vocabulary, other)
     if written[0] is not None and written[1] is not None:
-        one, other = (_merges_and_scores(json.loads(each)["model"]) for each in written)
-        if one != other:
+        deciding = [_merges_and_scores(json.loads(text)["model"]) for text in written if text is not None]
+        if deciding[0] != deciding[1]:
             return "it has the same tokens and cuts words into others of them (merges or scores)"
-    one, other = _added(ours), _added(theirs)
+    added, theirs_added = _added(ours), _added(theirs)
     texts = [
         *_SAMPLES,
-        *_texts_of(vocabulary.keys() - one.keys(), vocabulary),
-        *(f"a {token} b{token}c" for token in one if one[token] != other.get(token)),
+        *_texts_of(vocabulary.keys() - added.keys(), vocabulary),
+        *(f"a {token} b{token}c" for token in added if added[token] != theirs_added.get(token)),
     ]
     for text in texts:
-        one, other = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (ours, theirs))
-        if one != other:
+        ids, theirs_ids = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (ours, theirs))
+        if ids != theirs_ids:
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
             return f"it cuts {shown!r} into other tokens"
     return ""
