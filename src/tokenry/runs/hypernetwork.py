@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, first_token, text_loss
 from tokenry.core.files import require_new, write_json
 from tokenry.core.progress import Progress
-from tokenry.models import load_model, load_tokenizer, preferred_device
+from tokenry.models import load_model, load_tokenizer, preferred_device, require_causal_lm
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
 from tokenry.tokenization.probes import texts_back
@@ -70,6 +70,8 @@ def train_hypernetwork(
     progress("loading", 0.0)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, dtype).to(preferred_device())
+    if config.objective == "causal":
+        require_causal_lm(loaded, str(model))
     settings = {**(hypernetwork or {}), "languages": len(texts) if by_language else 0}
     network = hypernetwork_for(loaded, tokenizer, seed=config.seed, **settings)
     given = texts if by_language else [text for each in texts.values() for text in each]

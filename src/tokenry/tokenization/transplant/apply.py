@@ -120,10 +120,10 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
-    require_causal_lm(model)
     old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
+    require_causal_lm(model)
     take_roles(new_tokenizer, old_tokenizer)
     if carry_special_tokens:
         _carry_special_tokens(old_tokenizer, new_tokenizer)
