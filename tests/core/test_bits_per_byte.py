@@ -102,6 +102,6 @@ def test_differences_are_paired_text_by_text():
         return TextLoss(nll, np.full(10, 25), np.full(10, 100))
 
     found = bits_difference(loss(1.2), loss(1.0))
-    assert found.bits == pytest.approx(0.2)
-    assert found.error == pytest.approx(0, abs=1e-9)
-    assert str(found) == "+0.200 ± 0.000"
+    assert found.value == pytest.approx(0.2)
+    assert found.standard_error == pytest.approx(0, abs=1e-9)
+    assert f"{found:+.3f}" == "+0.200 ± 0.000"

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
 from tokenry.core.errors import UserError
+from tokenry.core.stats import ratio_estimate
 from tokenry.evaluation import held_out_nll, paired_difference
-from tokenry.evaluation.held_out import ratio_estimate
 
 
 def rows_of(lengths, vocabulary=256, prompt=2, seed=0):
@@ -119,9 +119,9 @@ def test_without_a_tokenizer_there_are_no_bits_per_byte(model):
 
 def test_equal_sizes_give_the_ordinary_mean_and_standard_error():
     totals = np.array([3.0, 5.0, 4.0, 8.0])
-    value, error = ratio_estimate(totals, np.full(4, 2))
-    assert value == pytest.approx((totals / 2).mean())
-    assert error == pytest.approx((totals / 2).std(ddof=1) / 2)
+    found = ratio_estimate(totals, np.full(4, 2))
+    assert found.value == pytest.approx((totals / 2).mean())
+    assert found.standard_error == pytest.approx((totals / 2).std(ddof=1) / 2)
 
 
 def test_standard_error_covers_the_true_ratio_as_often_as_it_says():
@@ -130,8 +130,8 @@ def test_standard_error_covers_the_true_ratio_as_often_as_it_says():
     for _ in range(400):
         sizes = draws.integers(5, 40, 60)
         totals = sizes * draws.gamma(4.0, 0.25, 60)
-        value, error = ratio_estimate(totals, sizes)
-        inside += abs(value - 1.0) < 1.96 * error
+        found = ratio_estimate(totals, sizes)
+        inside += found.low < 1.0 < found.high
     assert 0.90 < inside / 400 < 0.98
 
 
@@ -148,11 +148,11 @@ def test_pairing_cancels_what_both_models_find_hard(model):
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50), st.integers(1, 30)), min_size=2, max_size=20))
 def test_difference_of_the_means_is_the_mean_difference(items):
     run, control, sizes = (np.array(column) for column in zip(*items, strict=True))
-    difference, error = ratio_estimate(run - control, sizes)
-    assert difference == pytest.approx(
-        ratio_estimate(run, sizes)[0] - ratio_estimate(control, sizes)[0], abs=1e-9
+    difference = ratio_estimate(run - control, sizes)
+    assert difference.value == pytest.approx(
+        ratio_estimate(run, sizes).value - ratio_estimate(control, sizes).value, abs=1e-9
     )
-    assert error == pytest.approx(ratio_estimate(control - run, sizes)[1])
+    assert difference.standard_error == pytest.approx(ratio_estimate(control - run, sizes).standard_error)
 
 
 def test_runs_on_other_items_cannot_be_paired(model):

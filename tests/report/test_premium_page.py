@@ -2,21 +2,25 @@ import re
 
 import pytest
 
+from tokenry.core.stats import Estimate
 from tokenry.report.premium_charts import premium_plots
 from tokenry.report.premium_page import render_premiums
 from tokenry.tokenization.premiums.premium_table import LanguageCost, PremiumTable
-from tokenry.tokenization.token_counts import Estimate
 
 from .page_reader import Page
 from .test_page import HOSTILE
 
-FIGURE = Estimate(2.0, 1.5, 2.5)
+FIGURE = Estimate(2.0, 0.25, 10, 1.5, 2.5)
 
 
 def table(name: str, premiums: dict[str, float], group: str = "") -> PremiumTable:
     rows = tuple(
         LanguageCost(
-            language, round(100 * premium), Estimate(premium, 0.9 * premium, 1.1 * premium), 1.5, 4.0
+            language,
+            round(100 * premium),
+            Estimate(premium, 0.05 * premium, 10, 0.9 * premium, 1.1 * premium),
+            1.5,
+            4.0,
         )
         for language, premium in sorted(premiums.items(), key=lambda item: -item[1])
     )

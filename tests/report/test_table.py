@@ -1,9 +1,10 @@
 import pytest
 from rich.console import Console
 
-from tokenry.core.records import Estimate, Paired
+from tokenry.core.records import Paired
+from tokenry.core.stats import Estimate
 from tokenry.report import comparison_table, findings, signal_table
-from tokenry.report.table import comparison_columns, interval, is_shown, signal_statistics, verdict
+from tokenry.report.table import comparison_columns, signal_statistics, verdict
 
 from .conftest import run
 
@@ -32,34 +33,16 @@ def test_a_verdict_says_in_words_what_the_difference_shows(difference, error, wo
     assert verdict(paired(difference, error)) == words
 
 
-def test_few_items_need_a_larger_difference():
-    assert is_shown(paired(-0.022, 0.01, samples=90))
-    assert not is_shown(paired(-0.022, 0.01, samples=4))
-    assert not is_shown(paired(-0.022, 0.01, samples=1))
-
-
-@pytest.mark.parametrize(("samples", "said"), [(2, False), (7, False), (8, True)])
-def test_too_few_held_out_items_show_nothing_whatever_the_error(samples, said):
-    difference = paired(-0.5, 0.001, samples)
-    assert is_shown(difference) is said
-    words = f"too few held-out items ({samples}) to tell a difference to full (−0.500 ± 0.001)"
-    assert (verdict(difference) == words) is not said
-
-
-def test_a_table_and_its_findings_say_too_few(least):
-    least.runs = [run("full"), run("random", paired=paired(-0.5, 0.001, samples=3))]
-    (column,) = [c for c in comparison_columns(least) if c.title == "difference to the control"]
-    assert column.cells[1].note == "too few, n = 3"
-    assert "random: too few held-out items (3)" in printed(comparison_table(least))
-
-
-def test_the_interval_is_the_one_of_students_t():
-    assert interval(paired(0.0, 1.0, samples=10)) == pytest.approx(2.262157, abs=1e-5)
+def test_few_items_need_a_larger_difference_and_very_few_say_nothing():
+    assert paired(-0.022, 0.01, samples=90).verdict == "shown"
+    assert paired(-0.022, 0.01, samples=9).verdict == "not shown"
+    assert {paired(-9.0, 0.01, samples=n).verdict for n in (7, 1)} == {"too few"}
+    words = "too few held-out items to say whether it differs from full (−9.000 ± 0.010, n = 7)"
+    assert verdict(paired(-9.0, 0.01, samples=7)) == words
 
 
 def test_a_difference_that_is_not_a_number_is_never_shown():
-    assert not is_shown(paired(float("nan"), 0.1))
-    assert not is_shown(paired(0.1, float("nan")))
+    assert paired(float("nan"), 0.1).verdict == paired(0.1, float("nan")).verdict == "not shown"
 
 
 def test_only_compared_runs_have_a_finding(comparison):
@@ -117,3 +100,10 @@ def test_statistics_describe_every_signal(example):
     nll = next(row for row in signal_statistics([example]) if row.name == "nll")
     assert (nll.tokens, nll.mean, nll.minimum, nll.median, nll.maximum) == (4, 2.5, 0.25, 2.5, 4.75)
     assert "history NLL" in printed(signal_table([example]))
+
+
+def test_a_table_and_its_findings_say_too_few(least):
+    least.runs = [run("full"), run("random", paired=paired(-0.5, 0.001, samples=3))]
+    (column,) = [c for c in comparison_columns(least) if c.title == "difference to the control"]
+    assert column.cells[1].note == "too few to say, n = 3"
+    assert "random: too few held-out items" in printed(comparison_table(least))

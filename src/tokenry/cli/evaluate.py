@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, deliver, print_table, progress
+from tokenry.cli.console import Json, deliver, print_table, progress, show
 
 
 def evaluate(
@@ -60,6 +60,8 @@ def evaluate(
             for row in result["measures"]
         ),
     )
+    for sentence in result.get("notes", ()):
+        show(f"data: {sentence}")
 
 
 def _error(row: dict) -> str:

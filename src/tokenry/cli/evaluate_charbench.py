@@ -56,7 +56,7 @@ def charbench(
     require_output_folder(output)
     items, source = choose_items(words, per_length, min_length, max_length, limit or None, seed, nfc)
     with progress() as report:
-        predictions, features = ask_models(
+        predictions, features, text_back = ask_models(
             models or ["embedded"],
             items,
             mode,  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def charbench(
             dtype,
             report,
         )
-    found = charbench_report(items, predictions, features)
+    found = charbench_report(items, predictions, features, text_back=text_back)
     settings = {
         "models": list(predictions),
         "words": source,
@@ -83,10 +83,18 @@ def charbench(
         print_json(result)
     else:
         _show(found)
+    for sentence in found.sentences():
+        note(f"note: {sentence}")
     note(f"written: result.json, predictions.csv and report.html in {output}")
 
 
 def _show(found: "CharBenchReport") -> None:
+    if found.text_back:
+        print_table(
+            "whether the tokenizer gives the words back",
+            ("model", "text back"),
+            ((model, back.cell) for model, back in found.text_back.items()),
+        )
     for model, rows in found.accuracy.groupby("model", sort=False):
         print_table(
             str(model),

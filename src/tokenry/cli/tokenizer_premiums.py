@@ -129,13 +129,16 @@ def premiums(
         for table in () if grid else tables:
             _show_languages(table, names)
         _show_spread(tables)
+    for table in tables:
+        for sentence in table.sentences(names):
+            note(f"note: {sentence}")
     note(f"written: {output / 'result.json'} and {page}")
 
 
 def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
     print_table(
         table.name,
-        ("language", "tokens", "premium", "95 % interval", "byte premium", "bytes per token"),
+        ("language", "tokens", "premium", "95 % interval", "byte premium", "bytes per token", "text back"),
         (
             (
                 names.get(row.language, row.language),
@@ -144,6 +147,7 @@ def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
                 f"{row.premium.low:.2f} to {row.premium.high:.2f}",
                 f"{row.byte_premium:.2f}",
                 f"{row.bytes_per_token:.2f}",
+                "–" if row.text_back is None else row.text_back.cell,
             )
             for row in table.languages
         ),
@@ -151,9 +155,11 @@ def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
 
 
 def _show_spread(tables: "Sequence[PremiumTable]") -> None:
+    # The spread is over all languages, those too whose count is that of another text.
+    lossy = ("languages not given back",) if any(table.not_given_back for table in tables) else ()
     print_table(
         f"spread over {len(tables[0].languages)} languages",
-        ("tokenizers", "mean count", "s.d.", "s.d. / mean", "dearest / cheapest"),
+        ("tokenizers", "mean count", "s.d.", "s.d. / mean", "dearest / cheapest", *lossy),
         (
             (
                 ", ".join(filter(None, (table.group, table.name))),
@@ -161,6 +167,7 @@ def _show_spread(tables: "Sequence[PremiumTable]") -> None:
                 f"{table.spread['std'].value:,.1f}",
                 f"{table.spread['cv'].value:.3f}",
                 f"{table.spread['max_min'].value:.2f} ({table.spread['max_min'].low:.2f} to {table.spread['max_min'].high:.2f})",
+                *(str(len(table.not_given_back)) for _ in lossy),
             )
             for table in tables
         ),

@@ -65,6 +65,7 @@ def train(
         tokenizer, seconds = train_any(plan, read)
         report("counting", 0.8)
         result = measure_training(tokenizer, counted)
+        back = result.pop("text_back")
         report("saving", 0.95)
         file = save_tokenizer(tokenizer, output)
     result |= {
@@ -73,13 +74,14 @@ def train(
         "seconds": seconds,
         "file": str(file),
         "counted": "held-out text" if held_out else "training text",
+        "text_back": back.as_json(),
     }
     if json:
         print_json(result)
     else:
         print_table(
             f"{algorithm}: {result['vocab_size']:,} of {vocab_size:,} tokens in {seconds:.1f} s",
-            ("counted", "texts", "bytes", "tokens", "bytes per token", "tokens that span words"),
+            ("counted", "texts", "bytes", "tokens", "bytes per token", "tokens that span words", "text back"),
             [
                 (
                     result["counted"],
@@ -88,9 +90,12 @@ def train(
                     f"{result['tokens']:,}",
                     f"{result['bytes_per_token']:.3f}",
                     f"{result['superwords']:,}",
+                    back.cell,
                 )
             ],
         )
+    if not back.gives_back:
+        note(f"note: {back.sentence('the tokenizer')}")
     if result["vocab_size"] < vocab_size:
         note(f"note: the text is too small for {vocab_size:,} tokens, so there are {result['vocab_size']:,}.")
     note(f"written: {file}")

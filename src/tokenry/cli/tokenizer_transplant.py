@@ -97,7 +97,13 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("  old pieces of each, mean", f"{result['pieces_per_token']:.2f}"),
         ("left to the fallback", f"{counts['fallback']:,}"),
         ("  these", _some(result["fallback"])),
+        ("never written", f"{counts['never_written']:,}"),
+        ("  these", _some(result["never_written"])),
         ("texts that do not come back", _some(result["round_trip_failures"])),
+        *(
+            (f"text back, {which} tokenizer", found["summary"])
+            for which, found in result["text_back"].items()
+        ),
     ]
     left_out = result["leave_one_out"]
     if left_out:

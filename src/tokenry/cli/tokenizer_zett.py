@@ -112,12 +112,15 @@ def train(
             dtype=dtype,
             resume=resume,
         )
+    for remark in result["notes"]:
+        note(f"note: {remark}")
     note(f"written: {output}")
     if json:
         print_json(result)
         return
     rows = [
         ("texts", ", ".join(f"{name}: {count:,}" for name, count in result["texts"].items())),
+        ("text back, model's tokenizer", result["text_back"]["summary"]),
         ("parameters", f"{result['parameters']:,}"),
         *(
             (f"loss, {stage} stage", f"{loss['first']:.3f} → {loss['last']:.3f}")
@@ -170,6 +173,8 @@ def transfer(
             most_characters=most_characters,
             dtype=dtype,
         )
+    for remark in result["notes"]:
+        note(f"note: {remark}")
     note(f"written: {output}")
     if json:
         print_json(result)
@@ -180,9 +185,20 @@ def transfer(
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (name.replace("_", " "), f"{result[name]:,}")
-        for name in ("tokens", "special", "shared", "composed", "truncated", "bytes_with_a_token")
+        for name in (
+            "tokens",
+            "special",
+            "shared",
+            "composed",
+            "never_written",
+            "truncated",
+            "bytes_with_a_token",
+        )
     ]
     rows.append(("old pieces per token", f"{result['mean_pieces']:.2f}"))
+    rows += [
+        (f"text back, {which} tokenizer", found["summary"]) for which, found in result["text_back"].items()
+    ]
     if result["median_cosine_error_of_shared"] is not None:
         rows += [
             ("1 − cosine to the old row, median of shared", f"{result['median_cosine_error_of_shared']:.3f}"),

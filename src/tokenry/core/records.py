@@ -11,21 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
-
-LEAST_ITEMS = 8
-"""With fewer held-out items a difference is not told, whatever its standard error says: that is an estimate from too few as well."""
+from tokenry.core.stats import Estimate, Verdict, shown
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class Estimate(_Record):
-    """A mean over `samples` items with the standard error of that mean."""
-
-    value: float
-    standard_error: float
-    samples: int
 
 
 class Paired(_Record):
@@ -35,6 +25,16 @@ class Paired(_Record):
     difference: float
     standard_error: float
     samples: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """The difference with its 95 % interval."""
+        return Estimate(self.difference, self.standard_error, self.samples)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the NLL is shown to be lower, the other way round (`opposite`), or neither."""
+        return shown(self.estimate.scaled(-1))
 
 
 class ClassShare(_Record):
@@ -90,13 +90,17 @@ class Run(_Record):
 
 
 class Comparison(_Record):
-    """Everything `tokenry tune` measured: the settings, the machine's software, and one `Run` per weighing."""
+    """Everything `tokenry tune` measured: the settings, the machine's software, and one `Run` per weighing.
+
+    `notes` say what of the data was cut, skipped or not read.
+    """
 
     kind: Literal["tune"] = "tune"
     model: str
     data: str
     created: str
     untrained_nll: Estimate | None = None
+    notes: list[str] = Field(default_factory=list)
     settings: dict[str, Any]
     environment: dict[str, str]
     runs: list[Run]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 
 
 class _Record(BaseModel):

@@ -9,8 +9,7 @@ The item is the sample; with n the summed NLL of an item (nats) and t its learna
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,9 +23,11 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
-from tokenry.core.estimates import ratio_estimate
-from tokenry.core.losses import causal_lm, output_head, token_nll
-from tokenry.core.records import Estimate, Paired
+from tokenry.core.gate import require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
+from tokenry.core.modes import evaluation_mode
+from tokenry.core.records import Paired
+from tokenry.core.stats import Estimate, ratio_estimate
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 """A `datasets.Dataset` or a list of dicts with `input_ids` and `labels` (-100 = not learned from)."""
@@ -51,8 +52,7 @@ class HeldOut:
     @property
     def nll_per_token(self) -> Estimate:
         """Mean NLL per learnable token in nats, ± standard error over the items."""
-        value, error = ratio_estimate(self.nll, self.tokens)
-        return Estimate(value=value, standard_error=error, samples=len(self.items))
+        return ratio_estimate(self.nll, self.tokens)
 
     @property
     def nll_per_token_of_items(self) -> Float[ndarray, "items"]:
@@ -67,8 +67,7 @@ class HeldOut:
         """
         if self.text_bytes is None:
             return None
-        value, error = ratio_estimate(self.nll / math.log(2), self.text_bytes)
-        return Estimate(value=value, standard_error=error, samples=len(self.items))
+        return ratio_estimate(self.nll / math.log(2), self.text_bytes)
 
 
 def held_out_nll(
@@ -86,11 +85,15 @@ def held_out_nll(
         tokenizer: counts the bytes of the learnable text, for `HeldOut.bits_per_byte`.
 
     Raises:
-        UserError: fewer than two rows, missing columns, labels that do not fit, nothing learnable, or an NLL that is not finite.
+        UserError: a model that is no causal language model, fewer than two rows, missing columns, labels, ids or lengths that do not
+            fit, nothing learnable, or an NLL that is not finite.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    require_causal_lm(model)
     items = _read_items(dataset, output_head(model).vocabulary)
+    read = torch.cat([ids for ids, _ in items])
+    require_readable(model, read, [len(ids) for ids, _ in items], "the held-out data")
     nll = np.zeros(len(items))
     tokens = np.zeros(len(items), dtype=np.int64)
     # Neighbours in length waste little padding, and the longest first shows a lack of memory at once.
@@ -137,20 +140,8 @@ def paired_difference(run: HeldOut, control: HeldOut, to: str = "control") -> Pa
             f"the two runs were not measured on the same held-out items ({len(run.items)} and {len(control.items)} items): "
             "measure both on the same rows, in the same order, with the same tokenizer and maximum length."
         )
-    difference, error = ratio_estimate(run.nll - control.nll, run.tokens)
-    return Paired(to=to, difference=difference, standard_error=error, samples=len(run.items))
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off, and restore each module's own mode afterwards (a frozen part may have been off)."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in in_training:
-            module.training = True
+    found = ratio_estimate(run.nll - control.nll, run.tokens)
+    return Paired(to=to, difference=found.value, standard_error=found.standard_error, samples=found.samples)
 
 
 def _read_items(dataset: Rows, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
@@ -182,7 +173,7 @@ def _batch_nll(
     input_ids = pad(list(ids), batch_first=True).to(device)
     targets = pad(list(labels), batch_first=True, padding_value=IGNORED).to(device)
     learnable = learnable_tokens(targets, segment_ids(input_ids, attention_mask))
-    hidden = inner.base_model(
+    hidden = backbone(inner)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     nll = token_nll(hidden, targets, output_head(model), learnable)

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.evaluation.generation import greedy_answers
 
 Messages = Sequence[Mapping[str, Any]]
@@ -78,10 +78,8 @@ def verifier_accuracy(answers: Sequence[str], items: Sequence[Mapping[str, Any]]
         raise UserError(
             f"item {without[0]} has no verifier (columns found: {', '.join(sorted(items[without[0]]))})."
         )
-    right = [is_right(answer, item["verifier"]) for answer, item in zip(answers, items, strict=True)]
-    share = sum(right) / len(right)
-    return Estimate(
-        value=share, standard_error=math.sqrt(share * (1 - share) / (len(right) - 1)), samples=len(right)
+    return estimate_of_mean(
+        [is_right(answer, item["verifier"]) for answer, item in zip(answers, items, strict=True)]
     )
 
 
@@ -104,15 +102,25 @@ def generate_answers(
     Raises:
         UserError: no chat template, a prompt that does not end with the user's turn, or a size below 1.
     """
+    encoded = encode_prompts(tokenizer, prompts, max_new_tokens, batch_size)
+    answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
+    return [answer.strip() for answer in answers]
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    max_new_tokens: int = 48,
+    batch_size: int = 16,
+) -> list[list[int]]:
+    """Write prompts as `generate_answers` does, with the same errors."""
     _check_prompts(tokenizer, prompts, max_new_tokens, batch_size)
-    encoded = [
+    return [
         tokenizer.apply_chat_template(
             list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
         for prompt in prompts
     ]
-    answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
-    return [answer.strip() for answer in answers]
 
 
 def _check_prompts(

@@ -4,6 +4,7 @@ from tokenry.core.attention import prompt_attention_mass
 from tokenry.core.choices import minmax_within
 from tokenry.core.losses import token_nll
 from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.conversations import Encoding, encode_rows, encode_with_notes
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.history import (
@@ -42,6 +43,7 @@ __all__ = [
     "Checkpoint",
     "DatasetWeights",
     "Diagnosis",
+    "Encoding",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",
@@ -57,6 +59,8 @@ __all__ = [
     "TokenWeighingTrainer",
     "WeighedTokens",
     "diagnose",
+    "encode_rows",
+    "encode_with_notes",
     "excess_loss",
     "history_losses",
     "judge",

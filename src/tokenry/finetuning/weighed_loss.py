@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from tokenry.core.alignment import IGNORED, check_labels, segment_ids
 from tokenry.core.errors import UserError
+from tokenry.core.gate import has_whole_weights
 from tokenry.core.losses import causal_lm, check_output_head, output_head
 from tokenry.finetuning.dataset_pass import dataset_nll, evaluating, samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.history import MovingAverage
-from tokenry.finetuning.refusals import has_whole_weights
 from tokenry.finetuning.signals import LIVE_SIGNALS, Signals
 from tokenry.finetuning.sstoken import SSToken
 from tokenry.finetuning.weighing import TokenWeighing

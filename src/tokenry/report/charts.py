@@ -12,7 +12,6 @@ import numpy as np
 
 from tokenry.core.records import Histogram, Run
 from tokenry.report.axes import LABEL_LENGTH, Axis, Tick, shorten, spread_labels, ticks, value_range
-from tokenry.report.table import interval
 from tokenry.report.text import label
 
 # A curve of more points than this is drawn as means of neighbouring points: it is no wider on the page.
@@ -164,14 +163,12 @@ def histogram_chart(
 def interval_chart(runs: Sequence[Run]) -> IntervalChart | None:
     """Draw the paired differences of all runs that have one."""
     compared = [(series, run.name, run.paired) for series, run in enumerate(runs) if run.paired]
-    drawn = [
-        (s, name, p, interval(p)) for s, name, p in compared if math.isfinite(p.difference + interval(p))
-    ]
+    drawn = [(s, name, p.estimate) for s, name, p in compared if math.isfinite(p.estimate.low)]
     if not drawn:
         return None
     width, left, right, row = 440.0, 128.0, 16.0, 28.0
-    lowest = min(0.0, *(p.difference - half for _, _, p, half in drawn))
-    highest = max(0.0, *(p.difference + half for _, _, p, half in drawn))
+    lowest = min(0.0, *(found.low for _, _, found in drawn))
+    highest = max(0.0, *(found.high for _, _, found in drawn))
     pad = 0.06 * ((highest - lowest) or 1.0)
     place = Axis(lowest - pad, highest + pad, left, width - right)
     rows = [
@@ -179,12 +176,12 @@ def interval_chart(runs: Sequence[Run]) -> IntervalChart | None:
             series=series,
             name=shorten(name, LABEL_LENGTH + 5),
             y=18 + row * index,
-            centre=place(p.difference),
-            low=place(p.difference - half),
-            high=place(p.difference + half),
-            text=f"{name}: {p.difference:+.4f}, 95 % interval {p.difference - half:+.4f} to {p.difference + half:+.4f}",
+            centre=place(found.value),
+            low=place(found.low),
+            high=place(found.high),
+            text=f"{name}: {found.value:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}",
         )
-        for index, (series, name, p, half) in enumerate(drawn)
+        for index, (series, name, found) in enumerate(drawn)
     ]
     marks = [Tick(place(value), text) for value, text in ticks(lowest - pad, highest + pad, count=6)]
     return IntervalChart(width, 18 + row * len(rows) + 26, left, place(0.0), marks, rows)

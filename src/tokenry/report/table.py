@@ -1,24 +1,26 @@
 """The comparison in aligned numbers and plain words, written once for the page and for the terminal.
 
 A mean stands beside its standard error, with as many decimals as the smallest error of its column needs.
-A difference is `shown` when its 95 % interval (Student's t over the paired held-out items) leaves out zero.
+What a difference shows is said by `core.stats.shown`.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
-from scipy.special import stdtrit
 
-from tokenry.core.records import LEAST_ITEMS, Comparison, Estimate, Example, Paired, Run
+from tokenry.core.records import Comparison, Example, Paired, Run
+from tokenry.core.stats import Estimate, Verdict
 from tokenry.report.text import harmless, label
 
 MISSING = "–"
+
+_WAYS: Mapping[Verdict, str] = {"shown": "lower", "opposite": "higher"}
 
 
 @dataclass(frozen=True)
@@ -91,30 +93,15 @@ class SignalStatistics:
         return [_number(value, 3) for value in values]
 
 
-def interval(paired: Paired) -> float:
-    """Half the width of the 95 % interval of a paired difference, in the unit of the difference."""
-    if paired.samples < 2:
-        return math.inf
-    return float(stdtrit(paired.samples - 1, 0.975)) * paired.standard_error
-
-
-def is_shown(paired: Paired) -> bool:
-    """Whether the 95 % interval of the difference leaves out zero; never with fewer than `LEAST_ITEMS` items."""
-    return paired.samples >= LEAST_ITEMS and abs(paired.difference) > interval(paired)
-
-
 def verdict(paired: Paired, decimals: int = 3) -> str:
     """Say in plain words what a paired difference of held-out NLL shows."""
-    error = _number(paired.standard_error, decimals)
-    if is_shown(paired):
-        way = "lower" if paired.difference < 0 else "higher"
-        return f"{way} than {paired.to} by {_number(abs(paired.difference), decimals)} ± {error}: shown"
-    if paired.samples < LEAST_ITEMS:
-        return (
-            f"too few held-out items ({paired.samples}) to tell a difference to {paired.to} "
-            f"({_signed(paired.difference, decimals)} ± {error})"
-        )
-    return f"no difference to {paired.to} can be told ({_signed(paired.difference, decimals)} ± {error})"
+    error, signed = _number(paired.standard_error, decimals), _signed(paired.difference, decimals)
+    if paired.verdict in _WAYS:
+        size = _number(abs(paired.difference), decimals)
+        return f"{_WAYS[paired.verdict]} than {paired.to} by {size} ± {error}: shown"
+    if paired.verdict == "too few":
+        return f"too few held-out items to say whether it differs from {paired.to} ({signed} ± {error}, n = {paired.samples})"
+    return f"no difference to {paired.to} can be told ({signed} ± {error})"
 
 
 def findings(comparison: Comparison) -> list[tuple[str, str]]:
@@ -156,6 +143,7 @@ def comparison_table(comparison: Comparison) -> Table:
     if comparison.untrained_nll:
         (untrained,) = _estimates([comparison.untrained_nll])
         words.insert(0, f"before training: held-out NLL {untrained.value}, {untrained.note}")
+    words += comparison.notes
     table = Table(
         title=Text(harmless(f"{comparison.model} on {comparison.data}"), style="bold"),
         title_justify="left",
@@ -278,9 +266,9 @@ def _differences(runs: Sequence[Run]) -> list[Cell]:
 
 
 def _short_verdict(paired: Paired) -> str:
-    if is_shown(paired):
-        return "lower: shown" if paired.difference < 0 else "higher: shown"
-    return "too few" if paired.samples < LEAST_ITEMS else "cannot be told"
+    if paired.verdict in _WAYS:
+        return f"{_WAYS[paired.verdict]}: shown"
+    return "too few to say" if paired.verdict == "too few" else "cannot be told"
 
 
 def _terminal_cell(cell: Cell) -> Text:

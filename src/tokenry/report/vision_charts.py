@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 from tokenry.core.vision_records import Reduced, VisionRun
 from tokenry.report.axes import LABEL_LENGTH, Axis, Tick, shorten, spread_labels, ticks, value_range
 from tokenry.report.charts import Line

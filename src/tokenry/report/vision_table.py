@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 from tokenry.core.vision_records import Reduced, Speed, VisionRun
 from tokenry.report.table import MISSING, Cell, Column
 from tokenry.report.text import harmless

@@ -7,6 +7,7 @@ OUTPUT/NAME/model          the adapter (or the weights) when it has
 OUTPUT/NAME/run.json       what it measured
 """
 
+import itertools
 import math
 import re
 import shutil
@@ -26,12 +27,20 @@ from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate, Run
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
+from tokenry.evaluation.generation import require_answers
+from tokenry.evaluation.verifiers import encode_prompts
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
-from tokenry.models import load_model, preferred_dtype
+from tokenry.models import (
+    load_model,
+    preferred_dtype,
+    require_causal_lm,
+    require_readable,
+    require_reference,
+)
 from tokenry.runs.finished_run import load_held_out, load_run, save_held_out, save_run
-from tokenry.runs.material import Material
+from tokenry.runs.material import Material, answerable
 from tokenry.runs.plan import TunePlan
 from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
 from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost
@@ -68,8 +77,7 @@ class Bench:
         self.plan, self.output, self.tokenizer, self.material = plan, output, tokenizer, material
         self.weighings = weighings
         self.args = self.training_of(material.train, output)
-        items = [row for row in material.held_out_rows if row.get("verifier") and row.get("messages")]
-        self.items = items[: plan.answers] if plan.answers > 1 and len(items) > 1 else []
+        self.items, self.prompts = answerable(material.held_out_rows, plan.answers)
         self.makes_reference = plan.reference is None and any(map(needs_reference, weighings.values()))
         self.costs = self._costs()
         self.stages = Stages(report, list(self.costs.values()))
@@ -121,10 +129,14 @@ class Bench:
         few = self.material.train.select(range(min(2, len(self.material.train))))
         # So few samples are gone through as often as all of them will be.
         args = sft_config(self.plan, self.output, {**self.length, "max_steps": -1, **self._epochs()})
+        self._require_readable(model)
         for weighing in self.weighings.values():
             # Where the reference is still to be made, the model itself stands in for it.
             named = self.plan.reference if needs_reference(weighing) else None
             reference = self.load(named) if named else model
+            if named:
+                require_reference(reference, self.tokenizer, f"the reference {named}")
+                _require_rows(reference, self.material.train, "the training data", named)
             with self._refusals_of_trl():
                 trainer = self._trainer(weighing, model, few, args, lora, reference)
                 trainer.get_train_dataloader()
@@ -144,6 +156,25 @@ class Bench:
             said = self.plan.training_said
             told = f" (with {', '.join(f'{name}={value}' for name, value in said.items())})" if said else ""
             raise UserError(f"this cannot be trained: {' '.join(str(error).split())}{told}") from error
+
+    def _require_readable(self, model: PreTrainedModel) -> None:
+        """Refuse what this model cannot read, in all the data and in the questions that it will be asked.
+
+        Raises:
+            UserError: it is no causal language model, or an id, a length or a prompt does not fit it.
+        """
+        require_causal_lm(model, self.plan.model)
+        material = self.material
+        parts = {
+            "training data": material.train,
+            "held-out data": material.held_out,
+            "trusted data": material.trusted,
+        }
+        for what, rows in parts.items():
+            if rows is not None:
+                _require_rows(model, rows, f"the {what}", self.plan.model)
+        if self.items:
+            require_answers(model, encode_prompts(self.tokenizer, self.prompts), ANSWER_TOKENS)
 
     def untrained(self) -> HeldOut:
         """Measure the model before training."""
@@ -212,8 +243,7 @@ class Bench:
         """Let a model answer the items that carry a verifier."""
         if not self.items:
             return None
-        prompts = [item["messages"][:-1] for item in self.items]
-        answers = generate_answers(model, self.tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
+        answers = generate_answers(model, self.tokenizer, self.prompts, max_new_tokens=ANSWER_TOKENS)
         return verifier_accuracy(answers, self.items)
 
     def _train(
@@ -355,6 +385,11 @@ def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
         layers_to_transform=list(range(plan.lora.first_layer, layers)) if plan.lora.first_layer else None,
         task_type="CAUSAL_LM",
     )
+
+
+def _require_rows(model: PreTrainedModel, rows: Dataset, what: str, name: str) -> None:
+    ids = rows["input_ids"]
+    require_readable(model, list(itertools.chain.from_iterable(ids)), list(map(len, ids)), what, name)
 
 
 def _tokens(dataset: Dataset) -> int:

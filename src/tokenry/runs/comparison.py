@@ -24,12 +24,13 @@ from filelock import FileLock, Timeout
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
 from tokenry.core.progress import Progress
-from tokenry.core.records import LEAST_ITEMS, Comparison, Run
+from tokenry.core.records import Comparison, Run
+from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.registry import make_weighing
-from tokenry.models import load_tokenizer
+from tokenry.models import load_tokenizer, require_same_tokenizer
 from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.runs.material import gather
 from tokenry.runs.plan import TunePlan, stored_plan
@@ -105,6 +106,8 @@ def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], 
         raise UserError(
             "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
         )
+    if plan.reference is not None and any(map(needs_reference, weighings.values())):
+        require_same_tokenizer(tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}")
     bench = Bench(plan, output, tokenizer, material, weighings, report)
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})
@@ -134,11 +137,11 @@ def _say_what_is_few(bench: Bench) -> None:
         )
     elif bench.args.get_warmup_steps(bench.steps) >= bench.steps:
         logger.warning("all %d optimisation steps are warm-up: lower warmup_steps (--set).", bench.steps)
-    if held_out < LEAST_ITEMS:
+    if held_out < FEWEST_ITEMS:
         logger.warning(
             "%d held-out samples are too few to tell a difference: bring at least %d with --held-out, or give more data.",
             held_out,
-            LEAST_ITEMS,
+            FEWEST_ITEMS,
         )
 
 
@@ -158,6 +161,7 @@ def _carry_out(bench: Bench) -> Comparison:
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
+        notes=list(bench.material.notes),
         settings={**bench.plan.model_dump(), "training": bench.length},
         environment=_environment(),
         runs=runs,

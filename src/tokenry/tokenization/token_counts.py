@@ -23,12 +23,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import unbounded
+from tokenry.core.stats import Estimate, bootstrap_estimate, resampled_totals
 
 Segments = Sequence[Sequence[str]]
 """Per segment its texts."""
 
 _TEXTS_AT_ONCE = 1024
-_NUMBERS_AT_ONCE = 1 << 22
 
 
 @runtime_checkable
@@ -41,15 +42,6 @@ class CountingTokenizer(Protocol):
 
 
 AnyTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | CountingTokenizer
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -79,14 +71,19 @@ def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndar
     """Count the tokens of each text, without special tokens.
 
     Raises:
-        UserError: a slow tokenizer.
+        UserError: a slow tokenizer, or one that cannot encode a text.
     """
     if isinstance(tokenizer, CountingTokenizer):
         return np.array([tokenizer.count(text) for text in texts], dtype=np.int64)
-    backend, texts = backend_tokenizer(tokenizer), list(texts)
+    backend, texts = unbounded(backend_tokenizer(tokenizer)), list(texts)
     counts: list[int] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        try:
+            batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise UserError(
+                f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
+            ) from error
         counts += [len(each) for each in batch]
     return np.array(counts, dtype=np.int64)
 
@@ -198,7 +195,9 @@ def premium_intervals(
     totals = resampled_counts(counts, samples, seed)
     of_reference = totals[:, list(counts).index(reference)]
     return {
-        language: _estimate(values[language], totals[:, place] / of_reference, confidence)
+        language: bootstrap_estimate(
+            values[language], totals[:, place] / of_reference, len(counts[reference]), confidence
+        )
         for place, language in enumerate(counts)
     }
 
@@ -217,7 +216,11 @@ def dispersion_intervals(
     totals = resampled_counts(counts, samples, seed)
     mean, std = totals.mean(axis=1), totals.std(axis=1, ddof=1)
     drawn = {"mean": mean, "std": std, "cv": std / mean, "max_min": totals.max(axis=1) / totals.min(axis=1)}
-    return {name: _estimate(getattr(value, name), each, confidence) for name, each in drawn.items()}
+    segments = len(next(iter(counts.values())))
+    return {
+        name: bootstrap_estimate(getattr(value, name), each, segments, confidence)
+        for name, each in drawn.items()
+    }
 
 
 def resampled_counts(
@@ -229,22 +232,7 @@ def resampled_counts(
         UserError: the texts are not parallel.
     """
     require_parallel({language: len(each) for language, each in counts.items()})
-    per_segment = np.stack([*counts.values()], axis=1).astype(float)
-    segments, generator = len(per_segment), np.random.default_rng(seed)
-    even = np.full(segments, 1 / segments)
-    at_once = max(1, _NUMBERS_AT_ONCE // segments)
-    drawn = [
-        generator.multinomial(segments, even, size=min(at_once, samples - start)) @ per_segment
-        for start in range(0, samples, at_once)
-    ]
-    return np.concatenate(drawn)
-
-
-def _estimate(value: float, drawn: Float[ndarray, "samples"], confidence: float) -> Estimate:
-    outside = 50 * (1 - confidence)
-    # A draw of empty segments only tells nothing.
-    low, high = np.nanpercentile(drawn, [outside, 100 - outside])
-    return Estimate(value, float(low), float(high))
+    return resampled_totals(np.stack([*counts.values()], axis=1).astype(float), samples, seed)
 
 
 def require_text(texts: Sequence[str]) -> None:

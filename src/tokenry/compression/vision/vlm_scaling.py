@@ -11,15 +11,15 @@ its code fits T = V and has Q in the cost only, as here.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import OptimizeResult, least_squares
 from scipy.stats import f as f_distribution
 
 from tokenry.core.errors import UserError, require_fraction
+from tokenry.core.stats import Fit, fit_nonnegative, profile, residual_bootstrap
 
 Numbers = float | int | Sequence[float | int] | np.ndarray
 Table = Literal["reasoning", "ocr"]
@@ -179,16 +179,20 @@ def fit_vlm_scaling(
     if fix_d is not None:
         require_fraction(float(fix_d), "fix_d")
     problem = _Problem(np.log(size), np.log(count), fix_d)
-    best = min(
-        (problem.solve(target, start) for start in problem.starts(target)), key=lambda found: found.cost
+    best = problem.solve(target, problem.starts(target))
+    samples = residual_bootstrap(
+        problem.curve(best.parameters),
+        target,
+        lambda drawn: problem.solve(drawn, [best.parameters], 1e-8).parameters,
+        problem.unknowns,
+        bootstrap,
+        seed,
     )
-    constants = problem.constants(best.x)
-    samples = _bootstrap(problem, best, target, bootstrap, seed)
     return ScalingFit(
-        **constants,
-        sse=2 * float(best.cost),
+        **problem.constants(best.parameters),
+        sse=best.sse,
         points=len(target),
-        ci=_intervals(samples),
+        ci=_intervals(np.where(samples < _AT_BOUND, 0.0, samples)),
         warnings=_warnings(problem, best, target),
     )
 
@@ -216,16 +220,8 @@ class _Problem:
     def curve(self, x: np.ndarray) -> Float[np.ndarray, "points"]:
         return x[0] * self._power(x) + (x[3] if self.fix_d is None else self.fix_d)
 
-    def solve(self, target: np.ndarray, start: np.ndarray, tolerance: float = 1e-12) -> OptimizeResult:
-        return least_squares(
-            lambda x: self.curve(x) - target,
-            np.maximum(start, 1e-9),
-            self._jacobian,
-            bounds=(0.0, np.inf),
-            xtol=tolerance,
-            ftol=tolerance,
-            gtol=tolerance,
-        )
+    def solve(self, target: np.ndarray, starts: Sequence[np.ndarray], tolerance: float = 1e-12) -> Fit:
+        return fit_nonnegative(self.curve, target, starts, jacobian=self._jacobian, tolerance=tolerance)
 
     def starts(self, target: np.ndarray) -> list[np.ndarray]:
         """Solve the logarithm of the law, which is linear once D is given: D = none, half and nearly all of the least error."""
@@ -248,21 +244,6 @@ class _Problem:
         return np.stack(slopes[: self.unknowns], axis=1)
 
 
-def _bootstrap(
-    problem: _Problem, best: OptimizeResult, target: np.ndarray, samples: int, seed: int
-) -> Float[np.ndarray, "samples unknowns"]:
-    spare = len(target) - problem.unknowns
-    if spare <= 0 or samples <= 0:
-        return np.empty((0, problem.unknowns))
-    fitted = problem.curve(best.x)
-    residuals = target - fitted
-    # A fit takes out part of the noise: what it leaves is widened by the degrees of freedom it used up.
-    residuals = (residuals - residuals.mean()) * math.sqrt(len(target) / spare)
-    drawn = np.random.default_rng(seed).choice(residuals, size=(samples, len(target)))
-    solved = np.stack([problem.solve(fitted + noise, best.x, 1e-8).x for noise in drawn])
-    return np.where(solved < _AT_BOUND, 0.0, solved)
-
-
 def _intervals(samples: np.ndarray) -> dict[str, tuple[float, float]]:
     if not len(samples):
         return {}
@@ -275,8 +256,8 @@ def _intervals(samples: np.ndarray) -> dict[str, tuple[float, float]]:
     }
 
 
-def _warnings(problem: _Problem, best: OptimizeResult, target: np.ndarray) -> tuple[str, ...]:
-    constants = problem.constants(best.x)
+def _warnings(problem: _Problem, best: Fit, target: np.ndarray) -> tuple[str, ...]:
+    constants = problem.constants(best.parameters)
     found = [
         f"{name} is at its bound 0: the error does not fall with {what}, so the ratio alpha / beta says nothing."
         for name, what in (("alpha", "the size of the model"), ("beta", "the number of visual tokens"))
@@ -292,13 +273,21 @@ def _warnings(problem: _Problem, best: OptimizeResult, target: np.ndarray) -> tu
     return tuple(found)
 
 
-def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -> list[str]:
+def _warning_of_d(problem: _Problem, best: Fit, target: np.ndarray) -> list[str]:
     """Say so if D can be moved, without a significantly worse fit, so far that alpha moves by a tenth."""
     spare = len(target) - problem.unknowns
-    allowed = best.cost * (1 + f_distribution.ppf(_CONFIDENCE, 1, spare) / spare)
-    profile = _profile_of_d(problem, best, target, allowed)
-    (low, *_), (high, *_) = profile[0], profile[-1]
-    alphas, ratios = ([row[column] for row in profile] for column in (1, 2))
+    allowed = best.sse * (1 + f_distribution.ppf(_CONFIDENCE, 1, spare) / spare)
+    *others, d = map(float, best.parameters)
+    reached = profile(
+        lambda held, start: replace(problem, fix_d=held).solve(target, [start]),
+        d,
+        np.array(others),
+        (0.0, float(target.min())),
+        allowed,
+    )
+    low, high = reached[0][0], reached[-1][0]
+    alphas = [float(constants[1]) for _, constants in reached]
+    ratios = [_ratio(float(constants[1]), float(constants[2])) for _, constants in reached]
     if max(alphas) <= 1.1 * min(alphas):
         return []
     return [
@@ -306,24 +295,6 @@ def _warning_of_d(problem: _Problem, best: OptimizeResult, target: np.ndarray) -
         f"{min(alphas):.3f} to {max(alphas):.3f} and alpha / beta from {min(ratios):.2f} to {max(ratios):.2f}: "
         "trust the ratio, and alpha or beta alone only together with D."
     ]
-
-
-def _profile_of_d(
-    problem: _Problem, best: OptimizeResult, target: np.ndarray, allowed: float, steps: int = 12
-) -> list[tuple[float, float, float]]:
-    """Walk away from the best D, both ways, while the fit stays as good as allowed: (D, alpha, alpha / beta) in order of D."""
-    reached = [(float(best.x[3]), float(best.x[1]), float(best.x[2]))]
-    for end in (0.0, float(target.min())):
-        if abs(end - best.x[3]) < _AT_BOUND:
-            continue
-        start = best.x[:3]
-        for d in np.linspace(best.x[3], end, steps + 1)[1:]:
-            found = _Problem(problem.log_size, problem.log_tokens, float(d)).solve(target, start)
-            if found.cost > allowed:
-                break
-            start = found.x
-            reached.append((float(d), float(found.x[1]), float(found.x[2])))
-    return [(d, alpha, _ratio(alpha, beta)) for d, alpha, beta in sorted(reached)]
 
 
 def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingFit:

@@ -9,7 +9,6 @@ The same problems and shots come with every format, so that formats are compared
 Source: Tokenization counts (arXiv 2402.14903).
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.digit_groups import NumberFormat, cut
 from tokenry.core.errors import UserError
 from tokenry.core.number_tokens import digit_cuts
+from tokenry.core.stats import estimate_of_mean
 from tokenry.evaluation.arithmetic.addition_answers import parse_answer
 from tokenry.evaluation.arithmetic.addition_problems import (
     SIGNATURES,
@@ -233,18 +233,16 @@ def format_title(fmt: AdditionFormat) -> str:
 
 
 def _shares(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    count = len(members)
     accuracy, formatted, valid = (
-        sum(bool(row[name]) for row in members) / count
+        estimate_of_mean([bool(row[name]) for row in members])
         for name in ("answer_match", "formatted_answer_match", "valid")
     )
-    error = math.sqrt(accuracy * (1 - accuracy) / (count - 1)) if count > 1 else None
     return {
-        "problems": count,
-        "accuracy": accuracy,
-        "standard_error": error,
-        "formatted": formatted,
-        "valid": valid,
+        "problems": len(members),
+        "accuracy": accuracy.value,
+        "standard_error": accuracy.standard_error if len(members) > 1 else None,
+        "formatted": formatted.value,
+        "valid": valid.value,
     }
 
 

@@ -13,22 +13,23 @@ Sources: Benjamini and Hochberg 1995; Liang and Zeger 1986 (clustered standard e
 """
 
 from collections.abc import Sequence
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from pandas import DataFrame, factorize
-from scipy.special import expit
 from scipy.stats import false_discovery_control, norm
-from sklearn.linear_model import LogisticRegression
+from statsmodels.discrete.discrete_model import Logit
+from statsmodels.regression.linear_model import OLS
+from statsmodels.tools.sm_exceptions import ModelWarning, PerfectSeparationError
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.stats import bootstrap_estimate, resampled_totals
 from tokenry.evaluation.charbench.analysis import by_task_and_model, correlations, pearson
 from tokenry.evaluation.charbench.segmentation import PROPERTIES
 
 LEVEL = 0.05
-
-_DRAWS_AT_ONCE = 64
 
 
 def correlation_intervals(
@@ -78,13 +79,7 @@ def bootstrap_correlations(
         _moments(group[name].to_numpy(dtype=float), correct, words) for name in properties
     ]  # words × 6 each
     sums = np.stack(moments, axis=1).reshape(len(moments[0]), -1)
-    generator = np.random.default_rng(seed)
-    found = []
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        chosen = generator.integers(len(sums), size=(min(_DRAWS_AT_ONCE, draws - start), len(sums)))
-        times = np.stack([np.bincount(each, minlength=len(sums)) for each in chosen])
-        found.append(_correlation_of_moments((times @ sums).reshape(len(times), len(moments), 6)))
-    return np.concatenate(found)
+    return _correlation_of_moments(resampled_totals(sums, draws, seed).reshape(draws, len(moments), 6))
 
 
 def word_clusters(records: DataFrame) -> Int[ndarray, "rows"]:
@@ -114,10 +109,7 @@ def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> fl
     if len(table) <= len(given) + 2:
         return float("nan")
     explaining = np.column_stack([np.ones(len(table)), table[:, 1:]])
-    left = [
-        values - explaining @ np.linalg.lstsq(explaining, values, rcond=None)[0]
-        for values in (table[:, 0], correct)
-    ]
+    left = [OLS(values, explaining).fit().resid for values in (table[:, 0], correct)]
     # What rounding leaves of a property that is explained entirely is not a property.
     scales = [np.abs(values - values.mean()).max(initial=0.0) for values in (table[:, 0], correct)]
     if any(np.abs(rest).max(initial=0.0) <= 1e-9 * scale for rest, scale in zip(left, scales, strict=True)):
@@ -134,7 +126,7 @@ def logistic_regression(records: DataFrame, properties: Sequence[str]) -> DataFr
 
     Returns:
         Columns task, model, property, coefficient (log odds per standard deviation), standard_error, p, partial_r and n.
-        Nothing where all answers are right or all are wrong, or where the properties determine each other.
+        Nothing where all answers are right or all are wrong, where the properties determine each other, or where they separate right from wrong.
     """
     rows = []
     for (task, model), group in by_task_and_model(records):
@@ -153,45 +145,31 @@ def _fitted(group: DataFrame, used: Sequence[str]) -> list[tuple[str, float, flo
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return []
     correct = group["correct"].to_numpy(dtype=float)
-    fit = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(values, correct)
-    weights = np.concatenate([fit.intercept_, fit.coef_[0]])
-    errors = _clustered_errors(design, correct, weights, word_clusters(group))
+    words = {"groups": word_clusters(group)}
+    with catch_warnings():
+        simplefilter("ignore", ModelWarning)
+        try:
+            fit = Logit(correct, design).fit(disp=False, maxiter=100, cov_type="cluster", cov_kwds=words)
+        except (np.linalg.LinAlgError, PerfectSeparationError):
+            return []
+    if not fit.converged:
+        return []
     return [
         (
             name,
-            float(weight),
-            float(error),
-            float(2 * norm.sf(abs(weight / error))),
+            float(fit.params[place]),
+            float(fit.bse[place]),
+            float(fit.pvalues[place]),
             partial_correlation(group, name, [other for other in used if other != name]),
         )
-        for name, weight, error in zip(used, weights[1:], errors[1:], strict=True)
+        for place, name in enumerate(used, start=1)
     ]
 
 
-def _clustered_errors(
-    design: Float[ndarray, "rows columns"],
-    correct: Float[ndarray, "rows"],
-    weights: Float[ndarray, "columns"],
-    words: Int[ndarray, "rows"],
-) -> Float[ndarray, "columns"]:
-    """Standard errors: inverse information, sums of scores over words, inverse information."""
-    probability = expit(design @ weights)
-    information = (design * (probability * (1 - probability))[:, None]).T @ design
-    scores = design * (correct - probability)[:, None]
-    number = int(words.max()) + 1
-    of_words = np.stack([np.bincount(words, weights=column, minlength=number) for column in scores.T], axis=1)
-    inverse = np.linalg.pinv(information)
-    correction = number / max(1, number - 1)
-    return np.sqrt(np.diag(inverse @ (of_words.T @ of_words) @ inverse) * correction)
-
-
 def _interval(drawn: Float[ndarray, "draws"], r: float) -> tuple[float, float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(r) or len(drawn) < 2:
-        return float("nan"), float("nan"), float("nan")
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    error = float(drawn.std(ddof=1))
-    return float(low), float(high), float(2 * norm.sf(abs(r) / error)) if error else float("nan")
+    found = bootstrap_estimate(r, drawn if np.isfinite(r) else np.full_like(drawn, np.nan), len(drawn))
+    error = found.standard_error
+    return found.low, found.high, float(2 * norm.sf(abs(r) / error)) if error else float("nan")
 
 
 def _moments(

@@ -5,7 +5,7 @@ A setting pays when the lower quartile of its speed-up is above 1, and does not 
 
 from collections.abc import Sequence
 
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate
 from tokenry.core.vision_records import Reduced, Spread
 
 _FEW_FLOPS = 0.10

@@ -9,7 +9,6 @@ all are timed by turns on one batch.
 
 import datetime
 import logging
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +30,7 @@ from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.core.files import require_output_folder
 from tokenry.core.progress import Progress
-from tokenry.core.records import Estimate
+from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.core.vision_records import Picture, Reduced, Unpatched, VisionRun
 from tokenry.models import preferred_device, preferred_dtype
 from tokenry.models.image_encoders import ImageEncoder, load_image_encoder
@@ -365,8 +363,7 @@ def _estimate(values: Sequence[float]) -> Estimate | None:
     """Mean and standard error; None where there are too few to tell one."""
     if len(values) < 2:
         return None
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Estimate(value=float(np.mean(values)), standard_error=error, samples=len(values))
+    return estimate_of_mean(values)
 
 
 def _environment(device: torch.device) -> dict[str, str]:

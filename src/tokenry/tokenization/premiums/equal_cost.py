@@ -9,7 +9,7 @@ Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Int
@@ -17,6 +17,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import (
     Number,
@@ -54,6 +55,7 @@ class EqualCost:
         fixed: tokens per segment with `base_size` for all.
         measured: tokens per segment with the chosen vocabularies.
         tokenizers: with the chosen vocabularies.
+        text_back: whether they give the texts back.
     """
 
     curves: Mapping[str, PowerLaw]
@@ -64,6 +66,7 @@ class EqualCost:
     fixed: Mapping[str, Int[ndarray, "segments"]]
     measured: Mapping[str, Int[ndarray, "segments"]]
     tokenizers: Mapping[str, Tokenizer]
+    text_back: Mapping[str, RoundTrip | None] = field(default_factory=dict)
 
     @property
     def out_of_reach(self) -> list[str]:
@@ -85,6 +88,7 @@ class EqualCost:
                     "trained_vocab_size": self.trained[language],
                     "tokens_fixed": int(self.fixed[language].sum()),
                     "tokens": int(self.measured[language].sum()),
+                    "text_back": None if (back := self.text_back.get(language)) is None else back.as_json(),
                     "curve": {
                         name: getattr(curve, name) for name in ("a", "b", "c", "v0", "r2", "sizes", "counts")
                     },
@@ -169,6 +173,10 @@ def equal_cost(
             for language, tokenizer in tokenizers.items()
         },
         tokenizers=tokenizers,
+        text_back={
+            language: round_trip(tokenizer, (text for segment in evaluation[language] for text in segment))
+            for language, tokenizer in tokenizers.items()
+        },
     )
 
 

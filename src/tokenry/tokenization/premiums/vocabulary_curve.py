@@ -3,8 +3,8 @@
     CTC(V) = a · (V / V0)^−b + c            a ≥ 0, 0.01 ≤ b ≤ 6, c ≥ 0; c is the floor that no vocabulary reaches
     V(target) = V0 · ((target − c) / a)^(−1/b)        where target > c, else the target is out of reach
 
-For a given b the best a and c are a non-negative linear least squares problem, so that the fit is a search over b alone: every cell
-of a grid is a start, and the best is polished. A shared budget is poured like water: all languages sink to one level of tokens.
+For a given b the best a and c are a non-negative linear least squares problem: the best b of a grid with its a and c is where the
+fit of all three begins. A shared budget is poured like water: all languages sink to one level of tokens.
 
 Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909), optimal vocabulary; the paper's own form of
 the curve and choice of the target could not be checked, the power law with a floor is our reading.
@@ -19,14 +19,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import brentq, least_squares, minimize_scalar, nnls
+from scipy.optimize import brentq, nnls
 
 from tokenry.core.errors import UserError
+from tokenry.core.stats import fit_nonnegative
 
 Number = int | float
 
 EXPONENTS = (0.01, 6.0)
-_STARTS = 60
+_STARTS, _POLISHED = 60, 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def fit_vocab_curve(sizes: Sequence[Number], counts: Sequence[Number], v0: Numbe
     scaled, values = np.asarray(sizes, dtype=float) / v0, np.asarray(counts, dtype=float)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise UserError("a corpus token count must be a positive number: one of the counts is not.")
-    a, b, c = _polished(scaled, values, _best_exponent(scaled, values))
+    a, b, c = _best_fit(scaled, values)
     sse = float(np.square(a * scaled**-b + c - values).sum())
     variation = float(np.square(values - values.mean()).sum())
     return PowerLaw(
@@ -268,39 +269,31 @@ def _linear_part(
     return float(a * scale / power.max()), float(c * scale), float((residual * scale) ** 2)
 
 
-def _best_exponent(scaled: Float[ndarray, "points"], values: Float[ndarray, "points"]) -> float:
-    grid = np.geomspace(*EXPONENTS, _STARTS)
-    left = [_linear_part(scaled, values, exponent)[2] for exponent in grid]
-    best = int(np.argmin(left))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, _STARTS - 1)]
-    found = minimize_scalar(
-        lambda exponent: _linear_part(scaled, values, exponent)[2],
-        bounds=around,
-        method="bounded",
-        options={"xatol": 1e-10, "maxiter": 500},
-    )
-    return float(found.x) if found.fun < left[best] else float(grid[best])
-
-
-def _polished(
-    scaled: Float[ndarray, "points"], values: Float[ndarray, "points"], exponent: float
+def _best_fit(
+    scaled: Float[ndarray, "points"], values: Float[ndarray, "points"]
 ) -> tuple[float, float, float]:
-    """Newton steps in all three parameters, where they do not make it worse."""
-    a, c, left = _linear_part(scaled, values, exponent)
-    start = np.array([a, exponent, c])
-    lower, upper = np.array([0.0, EXPONENTS[0], 0.0]), np.array([np.inf, EXPONENTS[1], np.inf])
-    fit = least_squares(
-        lambda p: (p[0] * scaled ** -p[1] + p[2] - values) / values.max(),
-        np.clip(start, lower + 1e-12, np.minimum(upper - 1e-12, 1e300)),
-        bounds=(lower, upper),
-        x_scale=np.maximum(np.abs(start), 1e-3),
-        xtol=1e-15,
-        ftol=1e-15,
-        gtol=1e-15,
+    """All three parameters, from the best exponents of a grid; the grid's own best where no solver improves on it."""
+    grid = sorted(
+        (residual, a, float(exponent), c)
+        for exponent in np.geomspace(*EXPONENTS, _STARTS)
+        for a, c, residual in (_linear_part(scaled, values, float(exponent)),)
     )
-    a_fit, b_fit, c_fit = map(float, fit.x)
-    improved = float(np.square(a_fit * scaled**-b_fit + c_fit - values).sum()) < left
-    return (a_fit, b_fit, c_fit) if improved else (a, exponent, c)
+    # Parameters of like size: those of the best start are 1.
+    unit = np.maximum(np.array(grid[0][1:]), 1e-9)
+    lowest, highest = (
+        np.array([0.0, EXPONENTS[0], 0.0]) / unit,
+        np.array([np.inf, EXPONENTS[1], np.inf]) / unit,
+    )
+
+    def curve(parameters: ndarray) -> Float[ndarray, "points"]:
+        a, b, c = parameters * unit
+        return (a * scaled**-b + c) / values.max()
+
+    starts = [np.array(start[1:]) / unit for start in grid[:_POLISHED]]
+    found = fit_nonnegative(curve, values / values.max(), starts, (lowest, highest), tolerance=1e-15)
+    a, b, c = (float(value) for value in found.parameters * unit)
+    improved = float(np.square(a * scaled**-b + c - values).sum()) < grid[0][0]
+    return (a, b, c) if improved else grid[0][1:]
 
 
 def _median_count(curves: Mapping[str, PowerLaw], base_size: Number | None) -> float:

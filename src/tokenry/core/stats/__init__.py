@@ -1,0 +1,53 @@
+"""The one meaning of "±" and of "shown": estimates, paired differences, the bootstrap, verdicts, and curve fits.
+
+±        standard error over the sampling units (items, texts, seeds)
+shown    the 95 % interval of a difference lies above what the claim asks for
+"""
+
+from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals
+from tokenry.core.stats.estimate import (
+    Estimate,
+    Values,
+    estimate_of_correlation,
+    estimate_of_mean,
+    independent_difference,
+    paired_difference,
+    ratio_estimate,
+)
+from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap
+from tokenry.core.stats.verdicts import (
+    FEWEST_ITEMS,
+    FEWEST_SEEDS,
+    VERDICTS,
+    Verdict,
+    absent,
+    all_of,
+    exactly,
+    more_often,
+    shown,
+)
+
+__all__ = [
+    "FEWEST_ITEMS",
+    "FEWEST_SEEDS",
+    "VERDICTS",
+    "Estimate",
+    "Fit",
+    "Values",
+    "Verdict",
+    "absent",
+    "all_of",
+    "bootstrap_estimate",
+    "estimate_of_correlation",
+    "estimate_of_mean",
+    "exactly",
+    "fit_nonnegative",
+    "independent_difference",
+    "more_often",
+    "paired_difference",
+    "profile",
+    "ratio_estimate",
+    "resampled_totals",
+    "residual_bootstrap",
+    "shown",
+]

@@ -1,0 +1,49 @@
+"""The bootstrap over any sampling unit: draw the units anew, with replacement, and add up what is known of them.
+
+    totals of a draw = Σ over units of (times drawn) · (columns of the unit)         times ~ Multinomial(units, 1 / units)
+
+All columns share their draws, so that figures of the same units (languages of parallel text, properties of the same words) stay paired.
+
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from tokenry.core.stats.estimate import Estimate
+
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+def resampled_totals(
+    columns: Float[ndarray, "units columns"], draws: int = 2000, seed: int = 0
+) -> Float[ndarray, "draws columns"]:
+    """Add up the columns of the units of each draw."""
+    units, generator = len(columns), np.random.default_rng(seed)
+    even = np.full(units, 1 / units)
+    at_once = max(1, _NUMBERS_AT_ONCE // units)
+    drawn = [
+        generator.multinomial(units, even, size=min(at_once, draws - start)) @ columns
+        for start in range(0, draws, at_once)
+    ]
+    return np.concatenate(drawn)
+
+
+def bootstrap_estimate(
+    value: float, drawn: Float[ndarray, "draws"], units: int, confidence: float = 0.95
+) -> Estimate:
+    """Put a figure beside its draws: their standard deviation and percentiles; draws that are nan say nothing.
+
+    Args:
+        value: the figure of all units.
+        drawn: the same figure of each draw.
+        units: number of sampling units.
+        confidence: of the interval.
+    """
+    known = drawn[np.isfinite(drawn)]
+    if len(known) < 2:
+        return Estimate(value, float("nan"), units, float("nan"), float("nan"))
+    outside = 50 * (1 - confidence)
+    low, high = np.percentile(known, [outside, 100 - outside])
+    return Estimate(value, float(known.std(ddof=1)), units, float(low), float(high))

@@ -1,0 +1,314 @@
+"""Added tokens: `encode` cuts them out of a text before it cuts what is between them, which changes what may follow what.
+
+A text is read from left to right; where an added token begins, the longest one that stands there is cut out. Hence of every token sequence:
+
+    no added token stands in the text of ordinary tokens, not where it begins there and reaches into what follows either
+    none that is longer stands where one was cut out
+
+What is *open* at the end of a sequence is text that an added token may still grow out of: after `<|im` the tokenizer never writes `_end|>`.
+With runs of spaces as added tokens (GPT-NeoX):
+
+    "a  b"   a, two spaces, b      after "a", " " nothing that begins with a space can come, since two of them would have been cut out
+
+Tokens that are looked for before the normaliser come first (stage 0), then the others (stage 1), in what lies between those of stage 0.
+
+Source: the added vocabulary of `tokenizers`.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from tokenry.core.byte_level import ByteVocabulary, CutToken
+from tokenry.core.errors import UserError
+from tokenry.decoding.byte_level.token_rules import Remembered
+from tokenry.decoding.byte_level.utf8 import split_unfinished
+
+
+class Open(NamedTuple):
+    """What added tokens may still grow out of, in one stage.
+
+    Attributes:
+        text: the longest end of ordinary text that begins an added token; its own ends may begin one, too.
+        cut: beginnings of added tokens that end with one that was cut out, or go on from it.
+    """
+
+    text: bytes = b""
+    cut: tuple[bytes, ...] = ()
+
+
+class Scan(NamedTuple):
+    """What matters at the end of a sequence.
+
+    Attributes:
+        stages: what is open in each of the two.
+        after_space: whether ordinary text ends with white space, where a token drops it.
+        no_space: bytes since a token that drops the white space after it, as long as they are no whole character; None elsewhere.
+    """
+
+    stages: tuple[Open, Open] = (Open(), Open())
+    after_space: bool = False
+    no_space: bytes | None = None
+
+
+NOTHING = Scan()
+
+
+class CutTokens:
+    """The added tokens of one tokenizer.
+
+    Args:
+        vocabulary: of the tokenizer.
+
+    Raises:
+        UserError: one of them is cut out as a word of its own only.
+    """
+
+    def __init__(self, vocabulary: ByteVocabulary) -> None:
+        self._vocabulary = vocabulary
+        for token in vocabulary.cut:
+            if token.single_word:
+                raise UserError(
+                    f"the added token {token.data.decode(errors='replace')!r} is cut out of a text only where it is a word of its own "
+                    "(single_word), so that tokens depend on what stands around them: add it without single_word."
+                )
+        self._stages = [
+            _Stage([token for token in vocabulary.cut if token.normalized is late]) for late in (False, True)
+        ]
+        # Not kept: special ones, those that are read as something else, and all of them where a space is put after each.
+        kept = set() if vocabulary.prepends_within else vocabulary.cut_ids
+        self.kept = {token.id: token for token in vocabulary.cut if token.id in kept}
+        self._lstrip = any(token.lstrip for token in self.kept.values())
+        self._rstrip = any(token.rstrip for token in self.kept.values())
+        self._forbidden = Remembered(self._find_forbidden, 256)
+        self._allowed = Remembered(self._find_allowed, 256)
+        self.characters = {each for token in vocabulary.cut for each in token.data.decode(errors="replace")}
+
+    def read(self, scan: Scan, data: bytes) -> Scan | None:
+        """Go on with ordinary text; None where an added token would be cut out of it, or white space dropped."""
+        stages = tuple(stage.read(each, data) for stage, each in zip(self._stages, scan.stages, strict=True))
+        no_space = _without_space(scan.no_space, data)
+        if None in stages or no_space is False:
+            return None
+        after_space = self._lstrip and _ends_with_space(data)
+        return Scan(stages, after_space, None if no_space is True else no_space)  # type: ignore[arg-type]
+
+    def take(self, scan: Scan, token: CutToken) -> Scan | None:
+        """Go on with a token that is cut out; None where that cannot be."""
+        first, second = self._stages
+        if (token.lstrip and scan.after_space) or _without_space(scan.no_space, token.data) is False:
+            return None
+        if token.normalized:
+            stages = first.read(scan.stages[0], token.data), second.take(scan.stages[1], token.data)
+        else:
+            stages = first.take(scan.stages[0], token.data), Open()
+        if None in stages:
+            return None
+        # White space that was cut out after the normaliser is white space of the text still for those that come before it.
+        after_space = self._lstrip and token.normalized and _ends_with_space(token.data)
+        return Scan(stages, after_space, b"" if token.rstrip else None)  # type: ignore[arg-type]
+
+    def forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
+        """Ids whose bytes cannot be ordinary text after this."""
+        return self._forbidden(scan)
+
+    def allowed(self, scan: Scan) -> list[int]:
+        """Ids that can be cut out after this."""
+        return self._allowed(scan)
+
+    def opened(self) -> dict[int, Scan]:
+        """What ordinary tokens leave open, those that leave something."""
+        return {number: scan for number, scan in self._of_tokens.items() if scan and scan != NOTHING}
+
+    @cached_property
+    def _of_tokens(self) -> dict[int, Scan | None]:
+        """Where tokens lead at the beginning of a text, those that may hold an added token or begin one."""
+        contents = [token.data for token in self._vocabulary.cut]
+        ends = b"".join(re.escape(bytes([first])) for first in sorted({data[0] for data in contents}))
+        beginnings = b"|".join(sorted({re.escape(data[:2]) for data in contents}))
+        may_open = re.compile(b"%b|[%b]\\Z" % (beginnings, ends) if contents else b"(?!)", re.DOTALL).search
+        order = self._vocabulary.order.tolist()
+        if self._lstrip:
+            # White space at their end counts as well.
+            may_open = bool
+        some = [
+            (number, data)
+            for number in order
+            if (data := self._vocabulary.token_bytes[number]) and may_open(data)
+        ]
+        return {number: self.read(NOTHING, data) for number, data in some}
+
+    def grown(self, scan: Scan) -> list[int]:
+        """Ordinary tokens with which what is open stays open."""
+        return [
+            number
+            for stage, each in zip(self._stages, scan.stages, strict=True)
+            for rest in stage.rests(each)
+            for end in range(1, len(rest))
+            if (number := self._vocabulary.ids.get(rest[:end])) is not None
+        ]
+
+    def segments(self, data: bytes, is_whole: bool = True) -> tuple[list[tuple[int | None, bytes]], bytes]:
+        """Cut a text: ids of added tokens, None for what lies between; and what is not decided yet where the text may go on.
+
+        Raises:
+            UserError: it holds an added token that stands for no bytes, or for others.
+        """
+        found: list[tuple[int | None, bytes]] = []
+        pieces, rest = self._stages[0].split(data, is_whole)
+        for place, (token, piece) in enumerate(pieces):
+            if token:
+                found.append((self._require_kept(token), piece))
+                continue
+            is_closed = is_whole or place + 1 < len(pieces)
+            inner, left = self._stages[1].split(piece, is_closed)
+            found += [(each and self._require_kept(each), data) for each, data in inner]
+            if not is_closed:
+                rest = left + rest
+        self._require_no_dropped_space(found)
+        return found, rest
+
+    def refused(self, data: bytes) -> str:
+        """Why a text cannot be written, as far as added tokens are the reason; empty where they are not."""
+        try:
+            self.segments(data)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _require_kept(self, token: CutToken) -> int:
+        if token.id in self.kept:
+            return token.id
+        name = token.data.decode(errors="replace")
+        own = self._vocabulary.token_bytes[token.id]
+        if token.special:
+            why = "a special token, which stands for no bytes"
+        elif own != token.data:
+            why = f"the token that also stands for {(own or b'').decode(errors='replace')!r}"
+        else:
+            why = "a token of its own with a space of its own after it"
+        raise UserError(
+            f"the text holds {name!r}, which the tokenizer writes as {why}: no token sequence has the bytes of this text."
+        )
+
+    def _require_no_dropped_space(self, found: list[tuple[int | None, bytes]]) -> None:
+        for (left, before), (right, after) in pairwise(found):
+            is_text = left is None or self.kept[left].normalized
+            drops_before = (
+                right is not None and self.kept[right].lstrip and is_text and _ends_with_space(before)
+            )
+            drops_after = left is not None and self.kept[left].rstrip and _without_space(b"", after) is False
+            if drops_before or drops_after:
+                token = self.kept[right if drops_before else left]  # type: ignore[index]
+                raise UserError(
+                    f"the tokenizer drops the white space {'before' if drops_before else 'after'} {token.data.decode()!r} "
+                    f"({'lstrip' if drops_before else 'rstrip'}): no token sequence has the bytes of this text."
+                )
+
+    def _find_forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
+        vocabulary = self._vocabulary
+        found = np.zeros(len(vocabulary.token_bytes), dtype=bool)
+        if scan == NOTHING:
+            found[[number for number, read in self._of_tokens.items() if read is None]] = True
+            return found
+        found |= self.forbidden(NOTHING)
+        for stage, each in zip(self._stages, scan.stages, strict=True):
+            for rest in stage.rests(each):
+                found[vocabulary.with_prefix(rest)] = True
+        if scan.no_space is not None:
+            for number in vocabulary.order.tolist():
+                found[number] |= _without_space(scan.no_space, vocabulary.token_bytes[number] or b"") is False
+        return found
+
+    def _find_allowed(self, scan: Scan) -> list[int]:
+        if scan == NOTHING:
+            return list(self.kept)
+        return [token.id for token in self.kept.values() if self.take(scan, token) is not None]
+
+
+class _Stage:
+    """The added tokens that are looked for at the same time."""
+
+    def __init__(self, tokens: list[CutToken]) -> None:
+        self._tokens = {token.data: token for token in tokens}
+        self._sorted = sorted(self._tokens)
+        self._longest = max(map(len, self._sorted), default=0)
+        self._beginnings = {data[:end] for data in self._sorted for end in range(1, len(data))}
+        self.firsts = {data[0] for data in self._sorted}
+
+    def read(self, opened: Open, data: bytes) -> Open | None:
+        """Go on with ordinary text."""
+        if any(self._reaches(begun + data, len(begun)) for begun in opened.cut):
+            return None
+        cut = tuple(begun + data for begun in opened.cut if begun + data in self._beginnings)
+        if not opened.text and self.firsts.isdisjoint(data):
+            return Open(b"", cut)
+        text = opened.text + data
+        for start in range(len(text)):
+            if text[start] in self.firsts and self._reaches(text[start:], max(0, len(opened.text) - start)):
+                return None
+        starts = range(max(0, len(text) - self._longest + 1), len(text))
+        return Open(next((text[start:] for start in starts if text[start:] in self._beginnings), b""), cut)
+
+    def take(self, opened: Open, data: bytes) -> Open | None:
+        """Go on with a token that is cut out."""
+        begun = [*opened.cut, *(opened.text[start:] for start in range(len(opened.text)))]
+        if any(self._reaches(each + data, len(each)) for each in begun):
+            return None
+        return Open(b"", tuple(each + data for each in (*begun, b"") if each + data in self._beginnings))
+
+    def rests(self, opened: Open) -> Iterator[bytes]:
+        """What must not come next: the rest of each added token that is open."""
+        ends = {opened.text[start:] for start in range(len(opened.text))}.union(opened.cut)
+        for begun in ends & self._beginnings:
+            place = bisect_left(self._sorted, begun)
+            while place < len(self._sorted) and self._sorted[place].startswith(begun):
+                if len(self._sorted[place]) > len(begun):
+                    yield self._sorted[place][len(begun) :]
+                place += 1
+
+    def split(self, data: bytes, is_whole: bool) -> tuple[list[tuple[CutToken | None, bytes]], bytes]:
+        """Cut out added tokens; what is not decided yet is left over where the text may go on."""
+        found: list[tuple[CutToken | None, bytes]] = []
+        start = place = 0
+        while place < len(data):
+            if data[place] in self.firsts:
+                if not is_whole and data[place:] in self._beginnings:
+                    break
+                length = self._reaches(data[place:], 0)
+                if length:
+                    found += [(None, data[start:place])] if start < place else []
+                    found.append((self._tokens[data[place : place + length]], data[place : place + length]))
+                    start = place = place + length
+                    continue
+            place += 1
+        if start < place:
+            found.append((None, data[start:place]))
+        return found, data[place:]
+
+    def _reaches(self, data: bytes, beyond: int) -> int:
+        """The length of the longest token at the beginning of `data` that is longer than `beyond`; 0 where there is none."""
+        for length in range(min(self._longest, len(data)), beyond, -1):
+            if data[:length] in self._tokens:
+                return length
+        return 0
+
+
+def _ends_with_space(data: bytes) -> bool:
+    return data.decode(errors="replace")[-1:].isspace()
+
+
+def _without_space(begun: bytes | None, data: bytes) -> bytes | bool:
+    """Whether the first character after a token is no white space; its bytes so far where it is not whole."""
+    if begun is None:
+        return True
+    whole, rest = split_unfinished(begun + data)
+    if not whole:
+        return rest
+    return not whole.decode(errors="replace")[0].isspace()
