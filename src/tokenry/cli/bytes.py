@@ -95,7 +95,7 @@ def generate(
     hex: Hex = None,
     file: File = None,
     model: Models = ["embedded"],  # noqa: B006
-    samples: Annotated[int, typer.Option(min=1, help="How many texts.")] = 1,
+    samples: Annotated[int, typer.Option(help="How many texts.")] = 1,
     max_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of each.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 for the most probable byte.")] = 0.6,
     top_p: Annotated[float, typer.Option(help="Share of the probability to sample from, in (0, 1].")] = 1.0,

@@ -78,6 +78,8 @@ def score_source(
     unknown = [name for name in signals if name not in SIGNALS]
     if unknown or not signals:
         raise UserError(f"signals are {', '.join(SIGNALS)}; got {', '.join(unknown) or 'none'}.")
+    if max_length < 2:
+        raise UserError(f"max_length must be at least 2 tokens, got {max_length}.")
     compared = [name for name in signals if name in _OF_REFERENCE]
     if bool(compared) != (reference is not None):
         raise UserError(
