@@ -132,10 +132,8 @@ def transplant_tokenizer(
         )
     matched = match_vocabularies(old_tokenizer, new_tokenizer, settings.match)
     before = text_loss(model, old_tokenizer, texts) if texts is not None else None
-    unique = torch.tensor(
-        [number for number in (matched.shared < 0).nonzero()[:, 0].tolist() if number not in matched.absent],
-        dtype=torch.long,
-    )
+    alone = (matched.shared < 0).nonzero()[:, 0].tolist()
+    unique = torch.tensor([number for number in alone if number not in matched.new_never], dtype=torch.long)
     new_names = token_names(new_tokenizer)
     real = _real_rows(old_matrices["input"], old_tokenizer, matched)
     composition, left_out = _compose(model, matched, unique, new_names, settings, auxiliary, real)
@@ -145,9 +143,8 @@ def transplant_tokenizer(
     back, lost = texts_back({"old": old_tokenizer, "new": new_tokenizer}, texts)
     notes = _carry_over(model, old_tokenizer, new_tokenizer, matched) + tuple(lost)
     composed = composition.mixture.composed.tolist()
-    uncomposed = [number for number, done in zip(unique.tolist(), composed, strict=True) if not done]
-    never = [number for number in uncomposed if number in matched.new_never]
-    fallback = [new_names[number] for number in uncomposed if number not in matched.new_never]
+    fallback = [new_names[number] for number, done in zip(unique.tolist(), composed, strict=True) if not done]
+    never = [number for number in alone if number in matched.new_never and number not in matched.absent]
     report = TransplantReport(
         method=method,
         settings={**asdict(settings), "auxiliary": _name_of(auxiliary, settings)},
