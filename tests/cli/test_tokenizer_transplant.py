@@ -137,7 +137,7 @@ def test_a_tokenizer_that_does_not_give_the_users_text_back_is_named_the_old_one
     options = (*FAST, "--text", desk / "text.txt")
     found = tokenry(*given, tmp_path / "out", *options)
     assert found.exit_code == 0, found.stderr
-    words = f"the {which} tokenizer does not give 1 of 2 texts back (1 unknown tokens): 'the dog sat' comes back as 'the [UNK] sat'"
+    words = f"the {which} tokenizer does not give 1 of 2 texts back (1 unknown token): 'the dog sat' comes back as 'the [UNK] sat'"
     assert words in found.stderr
     assert f"text back, {which} tokenizer" in found.stdout
     assert "NO: 1 of 2, 1 × [UNK]" in found.stdout

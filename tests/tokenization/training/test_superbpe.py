@@ -258,7 +258,7 @@ def test_only_the_bytes_of_the_texts_need_a_token():
     assert extended.get_vocab_size() == 400
     assert round_trip(extended, TEXTS).gives_back
     with pytest.raises(
-        UserError, match=r"no token for 1 bytes of the text \(0x04, in 'a\\x04b'\): leave such"
+        UserError, match=r"no token for 1 byte of the text \(0x04, in 'a\\x04b'\): leave such"
     ):
         extend_to_superwords(tokenizer, [*TEXTS, "a\x04b"], 400)
     tokenizer.add_tokens(["\x04"])
@@ -309,7 +309,7 @@ def bytes_by_the_normaliser():
             "no token for 2 bytes of the text (0x71, 0x7A, in 'q and z')",
         ),
         (lambda: without_bytes(*b"qzxjkv"), "vqzxjk", "(0x6A, 0x6B, 0x71, 0x76, …, in 'vqzxjk')"),
-        (lambda: without_bytes(0xC3), "é", "no token for 1 bytes of the text (0xC3, in 'é')"),
+        (lambda: without_bytes(0xC3), "é", "no token for 1 byte of the text (0xC3, in 'é')"),
         (
             lambda: byte_level_with(["<x>"]),
             "a",
