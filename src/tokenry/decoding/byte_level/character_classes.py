@@ -23,6 +23,8 @@ _SURROGATES = (0xD800, 0xE000)
 _EACH = ((0, 0x3400), (0x1F000, 0x1FB00))
 # From here on there are few and large blocks.
 _FAR, _STEP, _UNKNOWN_STEP, _FAR_STEP = 0x20000, 16, 4, 256
+# Between the last ideographs and the tags nothing is assigned; after the tags there are two planes for private use.
+_SPARSE = (0x33500, 0xE0000)
 
 
 class CharacterClasses:
@@ -115,11 +117,13 @@ def matching(atom: str, characters: str) -> Bool[np.ndarray, "characters"]:
 
 @cache
 def _categories() -> Int[np.ndarray, "points"]:
-    names: dict[str, int] = {}
-    return np.array(
-        [names.setdefault(unicodedata.category(chr(point)), len(names)) for point in range(_ALL)],
-        dtype=np.int16,
-    )
+    """The general category of each code point, as a number."""
+    starts = [*range(_SPARSE[0]), *range(*_SPARSE, _FAR_STEP), *range(_SPARSE[1], _SPARSE[1] + 0x200)]
+    starts += range(_SPARSE[1] + 0x200, _ALL, _FAR_STEP)
+    names = [unicodedata.category(chr(point)) for point in starts]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    lengths = np.diff(starts, append=_ALL)
+    return np.repeat(np.array([numbers[name] for name in names], dtype=np.int16), lengths)
 
 
 @cache

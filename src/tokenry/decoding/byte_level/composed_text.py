@@ -82,11 +82,17 @@ def _may_compose(data: bytes) -> bool:
 def _touched() -> Int[np.ndarray, "points"]:
     """Characters that composition touches: they are changed by it, or combine with what is before them."""
     found = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}
-    for point in range(0x80, 0x110000):
+    # Ideographs and syllables of one piece, and what lies beyond the compatibility ideographs, are touched nowhere.
+    for point in (
+        *range(0x80, 0x3400),
+        *range(0xA000, 0xAC00),
+        *range(0xF900, 0x20000),
+        *range(0x2F800, 0x2FA20),
+    ):
         character = chr(point)
         if unicodedata.combining(character):
             found.add(point)
-        elif (parts := unicodedata.decomposition(character)) and not parts.startswith("<"):
+        elif (parts := unicodedata.decomposition(character)) and parts[0] != "<":
             codes = [int(part, 16) for part in parts.split()]
             composed = unicodedata.normalize("NFC", character) == character
             found.update(codes[1:] if composed else [point])

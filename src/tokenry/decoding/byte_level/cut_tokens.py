@@ -15,8 +15,10 @@ Tokens that are looked for before the normaliser come first (stage 0), then the 
 Source: the added vocabulary of `tokenizers`.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -122,15 +124,25 @@ class CutTokens:
 
     def opened(self) -> dict[int, Scan]:
         """What ordinary tokens leave open, those that leave something."""
-        vocabulary = self._vocabulary
-        firsts = {byte for stage in self._stages for byte in stage.firsts}
+        return {number: scan for number, scan in self._of_tokens.items() if scan and scan != NOTHING}
+
+    @cached_property
+    def _of_tokens(self) -> dict[int, Scan | None]:
+        """Where tokens lead at the beginning of a text, those that may hold an added token or begin one."""
+        contents = [token.data for token in self._vocabulary.cut]
+        ends = b"".join(re.escape(bytes([first])) for first in sorted({data[0] for data in contents}))
+        beginnings = b"|".join(sorted({re.escape(data[:2]) for data in contents}))
+        may_open = re.compile(b"%b|[%b]\\Z" % (beginnings, ends) if contents else b"(?!)", re.DOTALL).search
+        order = self._vocabulary.order.tolist()
+        if self._lstrip:
+            # White space at their end counts as well.
+            may_open = bool
         some = [
-            number
-            for number in vocabulary.order.tolist()
-            if not firsts.isdisjoint(vocabulary.token_bytes[number] or b"")
+            (number, data)
+            for number in order
+            if (data := self._vocabulary.token_bytes[number]) and may_open(data)
         ]
-        scans = {number: self.read(NOTHING, vocabulary.token_bytes[number] or b"") for number in some}
-        return {number: scan for number, scan in scans.items() if scan and scan != NOTHING}
+        return {number: self.read(NOTHING, data) for number, data in some}
 
     def grown(self, scan: Scan) -> list[int]:
         """Ordinary tokens with which what is open stays open."""
@@ -203,10 +215,7 @@ class CutTokens:
         vocabulary = self._vocabulary
         found = np.zeros(len(vocabulary.token_bytes), dtype=bool)
         if scan == NOTHING:
-            firsts = {byte for stage in self._stages for byte in stage.firsts}
-            for number in vocabulary.order.tolist():
-                data = vocabulary.token_bytes[number] or b""
-                found[number] = not firsts.isdisjoint(data) and self.read(NOTHING, data) is None
+            found[[number for number, read in self._of_tokens.items() if read is None]] = True
             return found
         found |= self.forbidden(NOTHING)
         for stage, each in zip(self._stages, scan.stages, strict=True):

@@ -150,6 +150,8 @@ class Pieces:
         )
 
     def _exact(self, text: str, after_apostrophe: int) -> set[int]:
+        if not after_apostrophe and not any(each in text for each in APOSTROPHES):
+            return set()
         exact = set(range(min(after_apostrophe, len(text))))
         for place, character in enumerate(text):
             if character in APOSTROPHES:
