@@ -14,7 +14,7 @@ from tokenry.core.progress import Progress
 from tokenry.models import load_model, load_tokenizer, preferred_device, require_causal_lm
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
-from tokenry.tokenization.probes import texts_back
+from tokenry.tokenization.probes import require_encodable, texts_back
 from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
@@ -133,6 +133,7 @@ def transfer_model(
     take_roles(new, old)
     for tokenizer in (old, new) if texts else ():
         first_token(tokenizer)
+    require_encodable({"old": old, "new": new}, texts)
     loaded = load_model(model, dtype)
     of_base = None if base is None else load_model(base, dtype)
     before = _loss(loaded, old, texts)
