@@ -50,8 +50,6 @@ END = 256
 
 # So many distributions over the vocabulary at once are bearable.
 _ROWS = 32
-# Normalisation to composed characters changes no text that is composed already; every other rewriting is refused.
-_ACCEPTED = {"NFC"}
 
 
 # A text that begins with an added token.
@@ -542,11 +540,10 @@ def _total(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
 
 
 def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:
-    changing = [each for each in vocabulary.rewrites if each not in _ACCEPTED]
-    if changing:
+    if vocabulary.changing:
         raise UserError(
-            f"the tokenizer rewrites a text before it cuts it ({', '.join(changing)}), so the bytes of its tokens are not those of the "
-            "text: give a tokenizer that keeps bytes."
+            f"the tokenizer rewrites a text before it cuts it ({', '.join(vocabulary.changing)}), which cannot be undone, so that no token "
+            "sequence has the bytes of the text: give a tokenizer that keeps bytes."
         )
 
 

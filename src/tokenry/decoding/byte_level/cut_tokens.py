@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary, CutToken
+from tokenry.core.byte_level import WHITE_SPACE, ByteVocabulary, CutToken
 from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level.token_rules import Remembered
 from tokenry.decoding.byte_level.utf8 import split_unfinished
@@ -48,13 +48,15 @@ class Scan(NamedTuple):
 
     Attributes:
         stages: what is open in each of the two.
-        after_space: whether ordinary text ends with white space, where a token drops it.
-        no_space: bytes since a token that drops the white space after it, as long as they are no whole character; None elsewhere.
+        white: the white space at the end of ordinary text, where a token may drop it.
+        dropped: the white space that a token before drops, so that it cannot come next.
+        begun: bytes since that token, as long as they are no whole character.
     """
 
     stages: tuple[Open, Open] = (Open(), Open())
-    after_space: bool = False
-    no_space: bytes | None = None
+    white: str = ""
+    dropped: str = ""
+    begun: bytes = b""
 
 
 NOTHING = Scan()
@@ -85,34 +87,40 @@ class CutTokens:
         kept = set() if vocabulary.prepends_within else vocabulary.cut_ids
         self.kept = {token.id: token for token in vocabulary.cut if token.id in kept}
         self._lstrip = any(token.lstrip for token in self.kept.values())
-        self._rstrip = any(token.rstrip for token in self.kept.values())
         self._forbidden = Remembered(self._find_forbidden, 256)
         self._allowed = Remembered(self._find_allowed, 256)
         self.characters = {each for token in vocabulary.cut for each in token.data.decode(errors="replace")}
 
     def read(self, scan: Scan, data: bytes) -> Scan | None:
         """Go on with ordinary text; None where an added token would be cut out of it, or white space dropped."""
-        stages = tuple(stage.read(each, data) for stage, each in zip(self._stages, scan.stages, strict=True))
-        no_space = _without_space(scan.no_space, data)
-        if None in stages or no_space is False:
+        first, second = (
+            stage.read(each, data) for stage, each in zip(self._stages, scan.stages, strict=True)
+        )
+        if first is None or second is None or _begins_with(scan.dropped, scan.begun + data):
             return None
-        after_space = self._lstrip and _ends_with_space(data)
-        return Scan(stages, after_space, None if no_space is True else no_space)  # type: ignore[arg-type]
+        is_whole = not scan.dropped or bool(split_unfinished(scan.begun + data)[0])
+        dropped, begun = ("", b"") if is_whole else (scan.dropped, scan.begun + data)
+        return Scan((first, second), self._white_at_end(data), dropped, begun)
 
     def take(self, scan: Scan, token: CutToken) -> Scan | None:
         """Go on with a token that is cut out; None where that cannot be."""
-        first, second = self._stages
-        if (token.lstrip and scan.after_space) or _without_space(scan.no_space, token.data) is False:
+        drops_before = token.lstrip and scan.white and scan.white in token.drops
+        if drops_before or _begins_with(scan.dropped, scan.begun + token.data):
             return None
-        if token.normalized:
-            stages = first.read(scan.stages[0], token.data), second.take(scan.stages[1], token.data)
-        else:
-            stages = first.take(scan.stages[0], token.data), Open()
-        if None in stages:
+        one, other = self._stages
+        first = (
+            one.read(scan.stages[0], token.data) if token.normalized else one.take(scan.stages[0], token.data)
+        )
+        second = other.take(scan.stages[1], token.data) if token.normalized else Open()
+        if first is None or second is None:
             return None
         # White space that was cut out after the normaliser is white space of the text still for those that come before it.
-        after_space = self._lstrip and token.normalized and _ends_with_space(token.data)
-        return Scan(stages, after_space, b"" if token.rstrip else None)  # type: ignore[arg-type]
+        white = self._white_at_end(token.data) if token.normalized else ""
+        return Scan((first, second), white, token.drops if token.rstrip else "")
+
+    def _white_at_end(self, data: bytes) -> str:
+        last = data.decode(errors="replace")[-1:] if self._lstrip else ""
+        return last if last in WHITE_SPACE else ""
 
     def forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
         """Ids whose bytes cannot be ordinary text after this."""
@@ -199,17 +207,21 @@ class CutTokens:
 
     def _require_no_dropped_space(self, found: list[tuple[int | None, bytes]]) -> None:
         for (left, before), (right, after) in pairwise(found):
-            is_text = left is None or self.kept[left].normalized
+            one, other = (None if number is None else self.kept[number] for number in (left, right))
+            is_text = one is None or (one.normalized and other is not None and not other.normalized)
             drops_before = (
-                right is not None and self.kept[right].lstrip and is_text and _ends_with_space(before)
+                other and other.lstrip and is_text and before.decode(errors="replace")[-1] in other.drops
             )
-            drops_after = left is not None and self.kept[left].rstrip and _without_space(b"", after) is False
-            if drops_before or drops_after:
-                token = self.kept[right if drops_before else left]  # type: ignore[index]
-                raise UserError(
-                    f"the tokenizer drops the white space {'before' if drops_before else 'after'} {token.data.decode()!r} "
-                    f"({'lstrip' if drops_before else 'rstrip'}): no token sequence has the bytes of this text."
-                )
+            drops_after = one and one.rstrip and _begins_with(one.drops, after)
+            for token, does, where, name in (
+                (other, drops_before, "before", "lstrip"),
+                (one, drops_after, "after", "rstrip"),
+            ):
+                if token and does:
+                    raise UserError(
+                        f"the tokenizer drops the white space {where} {token.data.decode()!r} ({name}): no token sequence has the bytes "
+                        "of this text."
+                    )
 
     def _find_forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
         vocabulary = self._vocabulary
@@ -221,14 +233,14 @@ class CutTokens:
         for stage, each in zip(self._stages, scan.stages, strict=True):
             for rest in stage.rests(each):
                 found[vocabulary.with_prefix(rest)] = True
-        if scan.no_space is not None:
+        if scan.dropped:
             for number in vocabulary.order.tolist():
-                found[number] |= _without_space(scan.no_space, vocabulary.token_bytes[number] or b"") is False
+                found[number] |= _begins_with(
+                    scan.dropped, scan.begun + (vocabulary.token_bytes[number] or b"")
+                )
         return found
 
     def _find_allowed(self, scan: Scan) -> list[int]:
-        if scan == NOTHING:
-            return list(self.kept)
         return [token.id for token in self.kept.values() if self.take(scan, token) is not None]
 
 
@@ -300,15 +312,6 @@ class _Stage:
         return 0
 
 
-def _ends_with_space(data: bytes) -> bool:
-    return data.decode(errors="replace")[-1:].isspace()
-
-
-def _without_space(begun: bytes | None, data: bytes) -> bytes | bool:
-    """Whether the first character after a token is no white space; its bytes so far where it is not whole."""
-    if begun is None:
-        return True
-    whole, rest = split_unfinished(begun + data)
-    if not whole:
-        return rest
-    return not whole.decode(errors="replace")[0].isspace()
+def _begins_with(some: str, data: bytes) -> bool:
+    """Whether the first character is one of some; of one that is not whole that cannot be told yet."""
+    return bool(some) and bool(data) and split_unfinished(data)[0].decode(errors="replace")[:1] in tuple(some)
