@@ -202,7 +202,7 @@ def _holding(token: CutToken) -> tuple[str, ...]:
 def _unlike(rules: ByteRules, vocabulary: ByteVocabulary, text: str, ids: list[int]) -> str:
     data = text.encode()
     try:
-        ours = rules.encode(vocabulary.lead(data) + data)
+        ours = rules.encode(data, vocabulary.lead(data))
     except UserError as error:
         return str(error)
     if ours == ids:

@@ -51,12 +51,14 @@ class Scan(NamedTuple):
         white: the white space at the end of ordinary text, where a token may drop it.
         dropped: the white space that a token before drops, so that it cannot come next.
         begun: bytes since that token, as long as they are no whole character.
+        led: whether the next byte is the space that the tokenizer puts before a text.
     """
 
     stages: tuple[Open, Open] = (Open(), Open())
     white: str = ""
     dropped: str = ""
     begun: bytes = b""
+    led: bool = False
 
 
 NOTHING = Scan()
@@ -86,6 +88,8 @@ class CutTokens:
         # Not kept: special ones, those that are read as something else, and all of them where a space is put after each.
         kept = set() if vocabulary.prepends_within else vocabulary.cut_ids
         self.kept = {token.id: token for token in vocabulary.cut if token.id in kept}
+        # A normaliser puts the space there before the tokens are looked for that are looked for after it.
+        self._sees_lead = vocabulary.prepends_within and not vocabulary.keeps_own_space
         self._lstrip = any(token.lstrip for token in self.kept.values())
         self._forbidden = Remembered(self._find_forbidden, 256)
         self._allowed = Remembered(self._find_allowed, 256)
@@ -93,14 +97,14 @@ class CutTokens:
 
     def read(self, scan: Scan, data: bytes) -> Scan | None:
         """Go on with ordinary text; None where an added token would be cut out of it, or white space dropped."""
-        first, second = (
-            stage.read(each, data) for stage, each in zip(self._stages, scan.stages, strict=True)
-        )
+        own = data[1:] if scan.led else data
+        first = self._stages[0].read(scan.stages[0], own)
+        second = self._stages[1].read(scan.stages[1], data if self._sees_lead else own)
         if first is None or second is None or _begins_with(scan.dropped, scan.begun + data):
             return None
         is_whole = not scan.dropped or bool(split_unfinished(scan.begun + data)[0])
         dropped, begun = ("", b"") if is_whole else (scan.dropped, scan.begun + data)
-        return Scan((first, second), self._white_at_end(data), dropped, begun)
+        return Scan((first, second), self._white_at_end(own), dropped, begun)
 
     def take(self, scan: Scan, token: CutToken) -> Scan | None:
         """Go on with a token that is cut out; None where that cannot be."""
@@ -162,30 +166,39 @@ class CutTokens:
             if (number := self._vocabulary.ids.get(rest[:end])) is not None
         ]
 
-    def segments(self, data: bytes, is_whole: bool = True) -> tuple[list[tuple[int | None, bytes]], bytes]:
-        """Cut a text: ids of added tokens, None for what lies between; and what is not decided yet where the text may go on.
+    def segments(
+        self, data: bytes, lead: bytes = b"", is_whole: bool = True
+    ) -> list[tuple[int | None, bytes]]:
+        """Cut a text: ids of added tokens, None for what lies between; what is not decided yet is left out where the text may go on.
+
+        Args:
+            data: the text.
+            lead: what the tokenizer puts before it.
+            is_whole: whether the text ends there.
 
         Raises:
             UserError: it holds an added token that stands for no bytes, or for others.
         """
         found: list[tuple[int | None, bytes]] = []
-        pieces, rest = self._stages[0].split(data, is_whole)
+        pieces = self._stages[0].split(data, is_whole)
         for place, (token, piece) in enumerate(pieces):
             if token:
                 found.append((self._require_kept(token), piece))
                 continue
-            is_closed = is_whole or place + 1 < len(pieces)
-            inner, left = self._stages[1].split(piece, is_closed)
-            found += [(each and self._require_kept(each), data) for each, data in inner]
-            if not is_closed:
-                rest = left + rest
+            seen, unseen = (lead, b"") if self._sees_lead else (b"", lead)
+            inner = self._stages[1].split(
+                (b"" if place else seen) + piece, is_whole or place + 1 < len(pieces)
+            )
+            if unseen and not place and inner and inner[0][0] is None:
+                inner[0] = None, unseen + inner[0][1]
+            found += [(each and self._require_kept(each), part) for each, part in inner]
         self._require_no_dropped_space(found)
-        return found, rest
+        return found
 
-    def refused(self, data: bytes) -> str:
+    def refused(self, data: bytes, lead: bytes = b"") -> str:
         """Why a text cannot be written, as far as added tokens are the reason; empty where they are not."""
         try:
-            self.segments(data)
+            self.segments(data, lead)
         except UserError as error:
             return str(error)
         return ""
@@ -228,6 +241,10 @@ class CutTokens:
         found = np.zeros(len(vocabulary.token_bytes), dtype=bool)
         if scan == NOTHING:
             found[[number for number, read in self._of_tokens.items() if read is None]] = True
+            return found
+        if scan.led and any(stage.firsts >= {ord(" ")} for stage in self._stages):
+            for number in vocabulary.with_prefix(b" ").tolist():
+                found[number] = self.read(scan, vocabulary.token_bytes[number] or b"") is None
             return found
         found |= self.forbidden(NOTHING)
         for stage, each in zip(self._stages, scan.stages, strict=True):
@@ -285,8 +302,8 @@ class _Stage:
                     yield self._sorted[place][len(begun) :]
                 place += 1
 
-    def split(self, data: bytes, is_whole: bool) -> tuple[list[tuple[CutToken | None, bytes]], bytes]:
-        """Cut out added tokens; what is not decided yet is left over where the text may go on."""
+    def split(self, data: bytes, is_whole: bool) -> list[tuple[CutToken | None, bytes]]:
+        """Cut out added tokens; what is not decided yet is left out where the text may go on."""
         found: list[tuple[CutToken | None, bytes]] = []
         start = place = 0
         while place < len(data):
@@ -302,7 +319,7 @@ class _Stage:
             place += 1
         if start < place:
             found.append((None, data[start:place]))
-        return found, data[place:]
+        return found
 
     def _reaches(self, data: bytes, beyond: int) -> int:
         """The length of the longest token at the beginning of `data` that is longer than `beyond`; 0 where there is none."""
