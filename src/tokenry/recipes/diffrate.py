@@ -26,7 +26,7 @@ from tokenry.compression.vision.rate_search import Batches, SearchStep, search_r
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.core.patching import find_encoder
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, exactly, paired_difference, shown
+from tokenry.core.stats import exactly
 from tokenry.recipes.kit import Claim, Run, recipe
 from tokenry.recipes.testbeds.digits_vit import load_digits_vit
 from tokenry.recipes.testbeds.random_order import RandomOrder
@@ -215,24 +215,12 @@ def judge(budgets: Mapping[float, Budget], official: float, without_bound: Measu
 
 
 def _above(budgets: Mapping[float, Budget], words: str, controls: Iterable[str]) -> Claim:
-    """The learned schedule against the best of some controls at every budget."""
-
-    def told(name: str) -> str:
-        return ", ".join(f"{budget[name].accuracy:.1f}" for budget in budgets.values()) + f" % ({name})"
-
-    gains = [
-        min(
-            (paired_difference(budget[LEARNED].right, budget[name].right) for name in controls),
-            key=lambda gain: gain.value,
-        )
-        for budget in budgets.values()
-    ]
-    return Claim(
+    pairs = [(budget[LEARNED].right, budget[name].right) for name in controls for budget in budgets.values()]
+    return Claim.above_everywhere(
         f"{words} (accuracy at {', '.join(f'{share:.2f}' for share in budgets)} of the dense FLOPs)",
-        None,
-        measured=f"{told(LEARNED)}; differences {', '.join(f'{gain:+.1f}' for gain in gains)}",
-        control="; ".join(map(told, controls)),
-        verdict=all_of(map(shown, gains)),
+        [ours for ours, _ in pairs],
+        [theirs for _, theirs in pairs],
+        "; ".join(controls),
     )
 
 

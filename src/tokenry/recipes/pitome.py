@@ -21,7 +21,6 @@ from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, paired_difference, shown
 from tokenry.recipes.kit import Claim, Run, recipe
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
@@ -127,17 +126,9 @@ def judge(
         unit=" %",
     )
     for name in (PITOME, TOME):
-        differences = [
-            paired_difference(*pair)
-            for pair in zip(*([point.right for point in curves[of]] for of in (name, CLASS)), strict=True)
-        ]
-        yield Claim(
-            f"merging ({name}) is above class-attention drop at every ratio ({ratios}; accuracy)",
-            None,
-            measured=f"{_accuracies(curves, name)}; differences {', '.join(f'{each:+.1f}' for each in differences)}",
-            control=_accuracies(curves, CLASS),
-            verdict=all_of(map(shown, differences)),
-        )
+        ours, theirs = ([point.right for point in curves[of]] for of in (name, CLASS))
+        words = f"merging ({name}) is above class-attention drop at every ratio ({ratios}; accuracy)"
+        yield Claim.above_everywhere(words, ours, theirs, CLASS)
     yield Claim.above(
         f"proportional attention, which the released ViT code leaves out, helps off the shelf (accuracy at ratio {strong})",
         curves[PITOME][-1].right,
@@ -165,10 +156,6 @@ def loses_less_than_tome(dense: Measured, curves: Curves, name: str) -> Claim:
         lower=True,
         paper=ABSTRACT,
     )
-
-
-def _accuracies(curves: Curves, name: str) -> str:
-    return ", ".join(f"{point.accuracy:.1f}" for point in curves[name]) + f" % ({name})"
 
 
 def draw(figure: Figure, dense: Measured, curves: Curves) -> None:

@@ -31,7 +31,6 @@ from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, paired_difference, shown
 from tokenry.recipes.kit import Claim, Run, recipe
 from tokenry.recipes.testbeds.digits_vit import PATCH
 from tokenry.recipes.testbeds.reduction_trial import (
@@ -194,16 +193,11 @@ def judge(subject: Subject, table: Table) -> Iterator[Claim]:
 
 
 def _everywhere(table: Table, words: str, method: str, control: str, in_paper: str | None = None) -> Claim:
-    gains = [paired_difference(row[method].right, row[control].right) for row in table.values()]
-    ours, theirs = (
-        ", ".join(f"{row[name].accuracy:.1f}" for row in table.values()) for name in (method, control)
-    )
-    return Claim(
+    return Claim.above_everywhere(
         f"{words} at every schedule (accuracy at equal token counts: {'; '.join(table)})",
-        _paper(method, in_paper or control),
-        measured=f"{ours} % (differences {', '.join(f'{gain:+.1f}' for gain in gains)})",
-        control=f"{theirs} % ({control})",
-        verdict=all_of(map(shown, gains)),
+        *([row[name].right for row in table.values()] for name in (method, control)),
+        control,
+        paper=_paper(method, in_paper or control),
     )
 
 
