@@ -35,17 +35,19 @@ def plan(
     fix_d: Annotated[
         float | None, typer.Option(help="Hold the irreducible error D here instead of fitting it.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option(help="Samples behind the intervals; 0 for none.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Samples behind the intervals; 0 for none.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
     json: Json = False,
 ) -> None:
     """Fit the scaling law of a table of scores and choose model size and visual tokens under each budget."""
     from tokenry.compression.vision.vlm_scaling import published_scores
+    from tokenry.core.files import require_output_file
     from tokenry.runs.compression_plan import plan_compression, read_scores
 
     if scores is not None and table is not None:
         raise UserError(f"give a file of scores or --table, not both: got {scores} and --table {table}.")
+    require_output_file(output)
     result = plan_compression(
         published_scores(table or "reasoning") if scores is None else read_scores(scores),
         budgets=budget or [1e10, 1e11, 1e12, 1e13],

@@ -25,7 +25,7 @@ def charbench(
     per_length: Annotated[
         int, typer.Option(help="Words of each length in the benchmark that is built, a multiple of 4.")
     ] = 25_000,
-    min_length: Annotated[int, typer.Option(help="Characters of the shortest words.")] = 4,
+    min_length: Annotated[int, typer.Option(min=1, help="Characters of the shortest words.")] = 4,
     max_length: Annotated[int, typer.Option(help="Characters of the longest words.")] = 10,
     limit: Annotated[
         int, typer.Option(help="Items to ask, drawn evenly from tasks and lengths; 0 for all.")
@@ -39,23 +39,24 @@ def charbench(
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")
     ] = None,
     nfc: Annotated[bool, typer.Option("--nfc", help="Compose the characters of --words first.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the items.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Of the items.")] = 42,
     output: Annotated[
         Path, typer.Option(help="Folder for result.json, predictions.csv and report.html.")
     ] = Path("runs/charbench"),
     json: Json = False,
 ) -> None:
     """Ask models about the characters of words, and correlate right answers with how their tokenizers cut them."""
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_folder, write_json
     from tokenry.evaluation.charbench import charbench_report, join_records
     from tokenry.evaluation.charbench.evaluate import MODES
     from tokenry.evaluation.charbench.measure import ask_models, choose_items
     from tokenry.report.charbench_page import render_charbench
 
     require_one_of(mode, MODES, "--mode")
+    require_output_folder(output)
     items, source = choose_items(words, per_length, min_length, max_length, limit or None, seed, nfc)
     with progress() as report:
-        predictions, features = ask_models(
+        predictions, features, text_back = ask_models(
             models or ["embedded"],
             items,
             mode,  # type: ignore[arg-type]
@@ -63,7 +64,7 @@ def charbench(
             dtype,
             report,
         )
-    found = charbench_report(items, predictions, features)
+    found = charbench_report(items, predictions, features, text_back=text_back)
     settings = {
         "models": list(predictions),
         "words": source,
@@ -82,10 +83,18 @@ def charbench(
         print_json(result)
     else:
         _show(found)
+    for sentence in found.sentences():
+        note(f"note: {sentence}")
     note(f"written: result.json, predictions.csv and report.html in {output}")
 
 
 def _show(found: "CharBenchReport") -> None:
+    if found.text_back:
+        print_table(
+            "whether the tokenizer gives the words back",
+            ("model", "text back"),
+            ((model, back.cell) for model, back in found.text_back.items()),
+        )
     for model, rows in found.accuracy.groupby("model", sort=False):
         print_table(
             str(model),

@@ -33,6 +33,7 @@ def render_charbench(report: CharBenchReport, settings: Mapping[str, Any] | None
         kind="charbench",
         title="Characters inside tokens",
         note=REGENERATED,
+        sentences=report.sentences(),
         models=models,
         sections=[_section(report, task, models) for task in asked],
         names=PROPERTY_NAMES,

@@ -6,6 +6,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, round_trip
 from tokenry.evaluation.charbench.evaluate import Mode, evaluate_charbench
 from tokenry.evaluation.charbench.items import build_charbench, sample_items
 from tokenry.evaluation.charbench.segmentation import tokenization_features
@@ -58,7 +59,7 @@ def ask_models(
     batch_size: int = 32,
     dtype: str | None = None,
     report: Callable[[str, float], None] = lambda what, share: None,
-) -> tuple[dict[str, DataFrame], dict[str, DataFrame]]:
+) -> tuple[dict[str, DataFrame], dict[str, DataFrame], dict[str, RoundTrip]]:
     """Load each model, ask it all items, and see how its tokenizer cuts their words.
 
     Args:
@@ -70,18 +71,24 @@ def ask_models(
         report: is told what is being done, and the share of all that is done.
 
     Returns:
-        Predictions and tokenization features of each model.
+        Predictions and tokenization features of each model, and whether its tokenizer gives the words back.
 
     Raises:
         UserError: no model, one named twice, or one that cannot be loaded or asked.
     """
     if not names or len(set(names)) < len(names):
         raise UserError(f"name at least one model, and each once, got {', '.join(names) or 'none'}.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     device = preferred_device()
-    predictions, features = {}, {}
-    for place, name in enumerate(names):
+    tokenizers = {name: load_tokenizer(name) for name in names}  # all, before the first model is asked
+    predictions, features, text_back = {}, {}, {}
+    words = list(dict.fromkeys(items["word"]))
+    for place, (name, tokenizer) in enumerate(tokenizers.items()):
         report(f"reading {name}", place / len(names))
-        tokenizer = load_tokenizer(name)
+        back = round_trip(tokenizer, words)
+        if back is not None:
+            text_back[name] = back
         features[name] = with_frequencies(tokenization_features(items, tokenizer), items)
         predictions[name] = evaluate_charbench(
             load_model(name, dtype=dtype or preferred_dtype(device)).to(device),
@@ -91,7 +98,7 @@ def ask_models(
             batch_size,
             lambda share, name=name, place=place: report(f"asking {name}", (place + share) / len(names)),  # type: ignore[misc]
         )
-    return predictions, features
+    return predictions, features, text_back
 
 
 def with_frequencies(features: DataFrame, items: DataFrame) -> DataFrame:

@@ -28,6 +28,7 @@ from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.files import require_output_folder
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.core.vision_records import Picture, Reduced, Unpatched, VisionRun
@@ -41,7 +42,7 @@ from tokenry.runs.vision.images import (
     batches,
     find_images,
     match_labels,
-    pick,
+    pick_readable,
     read_label_rows,
 )
 from tokenry.runs.vision.measure import (
@@ -83,18 +84,19 @@ def compress_vision(plan: VisionPlan, output: Path, report: Progress) -> VisionR
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: choose a folder for --output.")
+    require_output_folder(output)
     check_methods(plan)
     mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
     known = find_images(plan.images)
-    files = pick(known, plan.limit)
-    if plan.sweep and len(files) < 2:
+    notes = _Notes()
+    files = pick_readable(known, plan.limit, notes.add)
+    if plan.sweep and len(pick_readable(files, 2, note=lambda words: None)) < 2:
         raise UserError("a sweep compares how often the model says the same: give at least two images.")
     rows = None if plan.labels is None else read_label_rows(plan.labels)
     report("reading the model", 0.0)
     device = preferred_device()
     encoder = load_image_encoder(plan.model, plan.dtype or preferred_dtype(device), mean=mean, std=std)
     encoder.model.to(device)
-    notes = _Notes()
     labels = match_labels(rows, files, known, encoder.classes, notes.add) if rows else [None] * len(files)
     # Random reductions draw from torch's generator: a run can be repeated, and the caller's draws go on as if it had not been.
     with torch.random.fork_rng(), torch.no_grad():
@@ -215,9 +217,10 @@ class _Bench:
     def _look(self) -> _Drawn:
         """Run all images through the model with and without each setting."""
         drawn = _Drawn()
-        wanted = (
-            {file.name for file in pick(self._files, self._plan.pictures)} if self._plan.pictures else set()
-        )
+        wanted = set()
+        if self._plan.pictures:
+            pictured = pick_readable(self._files, self._plan.pictures, note=lambda words: None)
+            wanted = {file.name for file in pictured}
         for files, images in batches(self._files, self._batch_size, self._notes.add):
             pixels = self._encoder.pixels(images)
             self._look_at(pixels, [self._labels[file.name] for file in files])
