@@ -26,7 +26,7 @@ Scale = Literal["laptop", "paper"]
 
 
 @dataclass
-class Run:
+class RecipeRun:
     """One run of a recipe.
 
     Attributes:
@@ -57,7 +57,7 @@ class Run:
         self.plots.append(path)
 
 
-Experiment = Callable[[Run], Iterable[Claim]]
+Experiment = Callable[[RecipeRun], Iterable[Claim]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recipe:
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
         """Run the experiment; its plots go into `output`, an existing folder."""
         started = time.perf_counter()
-        run = Run(self.slug, scale, self.scales[scale], output, progress)
+        run = RecipeRun(self.slug, scale, self.scales[scale], output, progress)
         with quiet_libraries():
             claims = tuple(self.experiment(run))
         if len(claims) > MOST_CLAIMS:
