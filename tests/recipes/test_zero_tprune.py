@@ -77,9 +77,7 @@ def scattered(centre):
 def test_votes_must_beat_chance_by_what_the_claim_asks_for(subject, votes, verdict):
     row = {RANDOM: scattered(50.0), WPR: scattered(votes), EIR: scattered(60.0), EIR_S: scattered(60.0), VHF: scattered(60.0)}  # fmt: skip
     claims = list(judge(subject, {"mild": row}))
-    assert claims[0].claim.startswith(
-        "mild schedule, 9 of 37 tokens left: votes beat random drop by at least 10"
-    )
+    assert claims[0].claim.startswith("mild (9 of 37 tokens left): votes beat random drop by at least 10")
     assert claims[0].verdict == verdict
     assert [claim.verdict for claim in claims[1:2]] == ["not shown"]
 

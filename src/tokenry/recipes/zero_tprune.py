@@ -179,7 +179,7 @@ def judge(subject: Subject, table: Table) -> Iterator[Claim]:
         least, counts = subject.schedules[name].over_random, row[EIR_S].counts
         asked = f" by at least {least:g} points" if least else ""
         yield Claim.above(
-            f"{name} schedule, {counts[-1]} of {counts[0]} tokens left: votes beat random drop{asked} (accuracy)",
+            f"{name} ({counts[-1]} of {counts[0]} tokens left): votes beat random drop{asked} (accuracy)",
             row[WPR].right,
             row[RANDOM].right,
             RANDOM,

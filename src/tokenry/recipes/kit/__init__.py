@@ -2,7 +2,7 @@
 
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 from tokenry.recipes.kit.fit import batches_of_epochs, cosine, fit, linear, one_cycle
-from tokenry.recipes.kit.recipe import Recipe, RecipeRun, Scale, recipe
+from tokenry.recipes.kit.recipe import Recipe, RecipeRun, recipe
 
 __all__ = [
     "MOST_CLAIMS",
@@ -10,7 +10,6 @@ __all__ = [
     "Recipe",
     "RecipeRun",
     "Reproduction",
-    "Scale",
     "batches_of_epochs",
     "cosine",
     "fit",

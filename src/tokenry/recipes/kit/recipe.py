@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress
 from tokenry.papers import paper
+from tokenry.recipes import Scale
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 from tokenry.runs.quiet import quiet_libraries
-
-Scale = Literal["laptop", "paper"]
 
 
 @dataclass
