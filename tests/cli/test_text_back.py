@@ -12,6 +12,8 @@ from tests.tokenization.tiny_vocabularies import tiny_model
 from tests.tokenization.zett.tiny import TEXTS
 from tokenry.cli import app
 from tokenry.tokenization.premiums import equal_cost
+from tokenry.tokenization.tokenizer_files import save_tokenizer
+from tokenry.tokenization.training import train_boundless_bpe, train_bpe
 from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any
 
 WORDS = (
@@ -207,3 +209,67 @@ def test_charbench_says_it_of_its_words(model, tmp_path):
         "gives_text_back"
     ]
     assert words in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def words_only(*known):
+    """A tokenizer that can encode its own words and nothing else."""
+    return Tokenizer(models.WordLevel({word: place for place, word in enumerate(("<s>", *known))}))
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Tokenizers that have no token for some texts, a model with one of them, and texts."""
+    folder = tmp_path_factory.mktemp("narrow")
+    words_only("cat", "dog").save(str(folder / "words.json"))
+    whole = PreTrainedTokenizerFast(tokenizer_object=words_only("cat", "dog"), bos_token="<s>")
+    whole.save_pretrained(folder / "model")
+    tiny_model(len(whole)).save_pretrained(folder / "model")
+    save_tokenizer(train_boundless_bpe(["the cat"] * 3, 262), folder / "boundless")
+    save_tokenizer(train_bpe(["the cat"] * 3, 262, special_tokens=["<s>"]), folder / "bytes")
+    (folder / "parallel").mkdir()
+    for language, text in (("eng", "cat\n"), ("deu", "Katze\n")):
+        (folder / "parallel" / f"{language}.txt").write_text(text, encoding="utf-8")
+    (folder / "text.txt").write_text("the cat", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("tokenizer premiums {0}/words.json --parallel {0}/parallel", "the tokenizer cannot encode the text"),
+        ("tokenizer compare {0}/words.json --parallel {0}/parallel", "the tokenizer cannot encode the text"),
+        (
+            "tokenizer compare {0}/bytes {0}/words.json --text {0}/text.txt",
+            "give it an unknown token, or another text",
+        ),
+        (
+            "tokenizer transplant {0}/model {0}/bytes {0}/out --text {0}/text.txt",
+            "the old tokenizer cannot encode 'the cat'",
+        ),
+        (
+            "tokenizer transplant {0}/model {0}/model {0}/out --text {0}/parallel/deu.txt",
+            "the old tokenizer cannot encode 'Katze': it has no token for some of it and no unknown token",
+        ),
+        (
+            "tokenizer transplant {0}/model {0}/boundless {0}/out",
+            "is a BoundlessBPE tokenizer, whose tokens no tokenizer of",
+        ),
+        (
+            "tokenizer transplant {0}/model {0}/boundless/boundless.json {0}/out",
+            "for a model train bpe, unigram or superbpe",
+        ),
+        ("tokenizer transplant {0}/model {0}/text.txt {0}/out", "is no tokenizer file"),
+        (
+            "tokenizer zett train {0}/model {0}/text.txt --output {0}/net",
+            "the tokenizer's model must be one of BPE",
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_read_the_text_is_refused_in_one_sentence(
+    narrow, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, arguments.format(narrow).split())
+    assert (found.exit_code, found.stdout) == (2, ""), found.stderr
+    assert words in found.stderr
+    assert not (narrow / "out").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -722,8 +723,7 @@ def test_plain_conversations_are_never_refused(name, turns):
 
 def zoo():
     """The chat templates that TRL ships, by name."""
-    chat_templates = pytest.importorskip("trl.chat_template_utils")
-    folder = Path(chat_templates.__file__).parent / "chat_templates"
+    folder = Path(trl.__file__).parent / "chat_templates"
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.jinja"))}
 
 

@@ -35,8 +35,8 @@ class IndexingCollator:
     def __init__(self, collate: Collate) -> None:
         object.__setattr__(self, "_collate", collate)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return self._collate.__class__
 
     def __getattr__(self, name: str) -> Any:

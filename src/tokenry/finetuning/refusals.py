@@ -277,7 +277,10 @@ def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample]
     if samples:
         lengths = [len(sample.input_ids) for sample in samples]
         extremes = [
-            end(sample.input_ids) for sample in samples if len(sample.input_ids) for end in (np.min, np.max)
+            int(end(sample.input_ids))
+            for sample in samples
+            if len(sample.input_ids)
+            for end in (np.min, np.max)
         ]
         require_readable(model, extremes, lengths, "the training data", what)
 

@@ -27,13 +27,13 @@ from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.core.patching import find_encoder
 from tokenry.core.progress import Progress, part
 from tokenry.core.stats import exactly
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.digits_vit import load_digits_vit
 from tokenry.recipes.testbeds.random_order import RandomOrder
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
     digits_classifier,
     imagenet_training,
@@ -69,7 +69,7 @@ class Testbed:
     search: Mapping[str, Any]
 
 
-Budget = Mapping[str, Measured]
+Budget = Mapping[str, ReductionTrial]
 """All methods at one share of the FLOPs."""
 
 
@@ -99,7 +99,7 @@ def imagenet(progress: Progress) -> Testbed:
 
 
 @recipe("diffrate", laptop=digits, paper=imagenet)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
     load: Callable[[Progress], Testbed] = run.sizes
     testbed = load(part(run.progress, 0.0, 0.4))
@@ -160,7 +160,7 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         )
 
 
-def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measured]:
+def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, ReductionTrial]:
     """Measure the learned schedule and all its controls: at the FLOPs that it has, whether they met the target or not."""
     encoder = find_encoder(testbed.classifier.model)
     costs, special = layer_costs(encoder), encoder.special_tokens
@@ -180,7 +180,7 @@ def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measu
     }
 
 
-def judge(budgets: Mapping[float, Budget], official: float, without_bound: Measured) -> Iterator[Claim]:
+def judge(budgets: Mapping[float, Budget], official: float, without_bound: ReductionTrial) -> Iterator[Claim]:
     """Put each claim beside its measurement.
 
     Args:
@@ -225,7 +225,10 @@ def _above(budgets: Mapping[float, Budget], words: str, controls: Iterable[str])
 
 
 def draw(
-    figure: Figure, dense: Measured, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule]
+    figure: Figure,
+    dense: ReductionTrial,
+    budgets: Mapping[float, Budget],
+    schedules: Mapping[float, Schedule],
 ) -> None:
     """Accuracy against FLOPs, and how many tokens each layer goes on with."""
     styles = {
