@@ -35,9 +35,10 @@ from tokenry.models import (
     require_reference,
     require_same_tokenizer,
 )
-from tokenry.runs.evaluation import evaluate_model
 from tokenry.runs.scoring import score_source
 from tokenry.tokenization import transplant_tokenizer
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs.evaluate import held_out
 
 VOCABULARY = 64
 POSITIONS = 24
@@ -783,10 +784,13 @@ def nothing(*_):
     return None
 
 
+def evaluate(model, data, **options):
+    plan = held_out.Plan(model, data, hardware=Hardware(dtype="float32"), **options)
+    return held_out.run(plan, nothing).data
+
+
 def test_evaluate_says_what_the_models_own_logits_say(desk):
-    found = evaluate_model(
-        str(desk / "roformer"), str(desk / "rows.jsonl"), nothing, dtype="float32", answers=0
-    )
+    found = evaluate(str(desk / "roformer"), str(desk / "rows.jsonl"), answers=0)
     rows = encode_rows(sums(4), chatml_tokenizer(), 256)
     assert found["measures"][0]["value"] == pytest.approx(
         own_nll(load_model(desk / "roformer").eval(), rows), abs=1e-5
@@ -845,10 +849,10 @@ BY_NAME = {
         "is not used: ask for reference_nll or excess_nll among the signals",
     ),
     "evaluate an encoder": (
-        lambda at: evaluate_model(at("encoder"), at("rows.jsonl"), nothing), "is not causal"
+        lambda at: evaluate(at("encoder"), at("rows.jsonl")), "is not causal"
     ),
     "evaluate what is too long": (
-        lambda at: evaluate_model(at("short"), at("rows.jsonl"), nothing), r"takes \d+ positions and .*short has 16"
+        lambda at: evaluate(at("short"), at("rows.jsonl")), r"takes \d+ positions and .*short has 16"
     ),
 }  # fmt: skip
 

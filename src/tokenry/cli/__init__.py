@@ -15,7 +15,6 @@ from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
-from tokenry.cli.evaluate import evaluate
 from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
@@ -63,7 +62,6 @@ def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
 _add(app, tune, score, report)
 _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
-    held_out=evaluate,
     charbench=charbench,
 )
 _add(
