@@ -19,7 +19,6 @@ from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
-from tokenry.cli.score import score
 from tokenry.cli.tokenizer_compare import compare
 from tokenry.cli.tokenizer_numbers import numbers
 from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
@@ -59,7 +58,7 @@ def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
     return group
 
 
-_add(app, tune, score, report)
+_add(app, tune, report)
 _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
     charbench=charbench,

@@ -168,6 +168,7 @@ def _histogram(axes: Axes, figure: Figure) -> None:
             label=series.name,
         )
     axes.axhline(0, color=mpl.rcParams["axes.edgecolor"], linewidth=1)
+    axes.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
     axes.yaxis.set_major_formatter(lambda count, _: f"{abs(count):,.0f}")
 
 
