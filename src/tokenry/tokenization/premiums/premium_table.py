@@ -64,7 +64,15 @@ class PremiumTable:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers and names."""
-        return {**asdict(self), "spread": {name: asdict(each) for name, each in self.spread.items()}}
+
+        def figure(estimate: Estimate) -> dict[str, float]:
+            return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+        return {
+            **asdict(self),
+            "languages": [{**asdict(row), "premium": figure(row.premium)} for row in self.languages],
+            "spread": {name: figure(each) for name, each in self.spread.items()},
+        }
 
 
 def measure_premiums(
