@@ -6,7 +6,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
     papers         tokenry.papers                   the catalogue
-    scalinglaw     tokenry.compression.vision       fits of the published scores of vision-language models
+    scalinglaw     docs/results/one-visual-token.json   fits of the published scores of vision-language models
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so.
@@ -18,17 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from tokenry.compression.vision.vlm_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
-    Table,
+    ScalingFit,
     compute_optimal,
-    fit_vlm_scaling,
-    published_scores,
 )
 from tokenry.core.files import read_json, write_json
 from tokenry.core.records import Comparison
@@ -182,14 +180,17 @@ def papers(_: Path) -> str:
     return table(["no.", "slug", "paper", "module", "available", "stored run"], rows)
 
 
-def scalinglaw(_: Path) -> str:
-    """The fits of the paper's two tables, and the best choice at one budget."""
+def scalinglaw(root: Path) -> str:
+    """The stored fits of the paper's two tables, and the best choice at one budget."""
+    path = root / "docs/results/one-visual-token.json"
+    if not path.exists():
+        return missing("fits of the scaling law", "tokenry reproduce one-visual-token")
     rows = []
-    for name in get_args(Table):
-        fit = fit_vlm_scaling(*published_scores(name))
+    for name, fitted in read_json(path)["settings"]["fits"].items():
+        fit = ScalingFit(*(fitted[constant] for constant in ("A", "alpha", "beta", "D")))
         best = compute_optimal(fit, PUBLISHED_SIZES, PUBLISHED_TOKENS, SCALING_BUDGET)
         assert best is not None
-        low, high = fit.ci["alpha_beta_ratio"]
+        low, high = fitted["ci"]["alpha_beta_ratio"]
         ratio = f"{fit.alpha_beta_ratio:.2f} ({low:.2f} to {high:.2f})"
         choice = f"{best.n_billion:g}B, visual tokens: {best.visual_tokens}"
         rows.append([name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice])

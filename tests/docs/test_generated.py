@@ -72,7 +72,9 @@ COMPARISON = {
 }
 
 
-@pytest.mark.parametrize("section", ["capabilities", "comparisons", "reproductions", "benchmarks"])
+@pytest.mark.parametrize(
+    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "scalinglaw"]
+)
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
 
@@ -156,6 +158,12 @@ def test_a_damaged_record_fails_the_build_and_is_named(generated, root):
     store(root / "docs/results/demo.json", {**COMPARISON, "runs": "none"})
     with pytest.raises(UserError, match=r"demo\.json is not the record of a run"):
         generated.comparisons(root)
+
+
+def test_the_scaling_law_is_that_of_the_stored_run(generated):
+    reasoning, ocr = rows(generated.scalinglaw(DOCS.parent))[1:]
+    assert reasoning == ["reasoning", "0.071", "0.015", "4.70 (4.27 to 5.18)", "7B, visual tokens: 1"]
+    assert ocr[-1] == "0.5B, visual tokens: 16"
 
 
 def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
