@@ -284,6 +284,20 @@ def test_the_collator_keeps_its_class_and_its_attributes(tmp_path):
         assert other.pad_to_multiple_of == 8
 
 
+@pytest.mark.parametrize("base", [Padding, Sorting], ids=lambda base: base.__name__)
+def test_a_collator_that_remembers_is_called_once_per_batch(tmp_path, base):
+    class Counting(base):
+        batches = 0
+
+        def torch_call(self, examples):
+            self.batches += 1
+            return super().torch_call(examples)
+
+    collator = Counting(0)
+    make_trainer(tmp_path, collator, marked(token_rows(8))).train()
+    assert collator.batches == 2
+
+
 def test_the_guard_of_trl_still_sees_its_collator(tmp_path):
     trainer = make_trainer(
         tmp_path,
