@@ -29,6 +29,7 @@ from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.history import MovingAverage
 from tokenry.finetuning.signals import LIVE_SIGNALS, Signals
 from tokenry.finetuning.sstoken import SSToken
+from tokenry.finetuning.token_index import RUNS
 from tokenry.finetuning.weighing import TokenWeighing
 
 Batch = Mapping[str, Any]
@@ -200,7 +201,7 @@ def history_losses(
     lengths = [_checked_length(row, number, vocabulary) for number, row in enumerate(rows)]
     ends = list(accumulate(lengths, initial=0))
     indexed = (
-        {"input_ids": row["input_ids"], "labels": row["labels"], "token_index": range(start, end)}
+        {"input_ids": row["input_ids"], "labels": row["labels"], RUNS: [start, end]}
         for row, start, end in zip(rows, ends, ends[1:], strict=False)
     )
     size = ends[-1]
