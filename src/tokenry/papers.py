@@ -98,8 +98,7 @@ class Paper:
 
 def outcome(verdict: str, shown: int, of: int) -> str:
     """Say what came of a reproduction: the verdict of its headline, and how many of its claims are shown."""
-    said = {"opposite": "shown the other way round", "too few": "too few to say"}.get(verdict, verdict)
-    return f"headline {said}; {shown} of {of} claim{'s' * (of != 1)}"
+    return f"headline {verdict}; {shown} of {of} claim{'s' * (of != 1)}"
 
 
 def catalogue() -> tuple[Paper, ...]:

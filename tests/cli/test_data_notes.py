@@ -81,6 +81,35 @@ def test_weights_that_no_weighing_learns_by_are_noted(desk):
     assert note == "training data: it has weights, which only the weighing dataset-weights learns by."
 
 
+def test_a_rehearsal_takes_samples_that_have_a_weight(desk):
+    rows = [{**row, "weight": float(number == 9)} for number, row in enumerate(sums(10))]
+    data = write_rows(desk.folder / "late.jsonl", rows)
+    options = ("--weighing", "dataset-weights", "--compare", "", "--held-out", desk.held_out)
+    result = desk.tokenry(
+        "tune", desk.model, data, *QUICK, *options, "--output", desk.folder / "late", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["notes"] == []
+
+
+def test_training_data_of_weight_0_are_refused_where_weights_are_learned_by(desk):
+    data = write_rows(desk.folder / "nothing.jsonl", [{**row, "weight": 0} for row in sums(12)])
+    options = (
+        "--weighing",
+        "dataset-weights",
+        "--held-out",
+        desk.held_out,
+        "--output",
+        desk.folder / "nothing",
+    )
+    result = desk.tokenry("tune", desk.model, data, *QUICK, *options)
+    assert result.exit_code == 2
+    assert (
+        "every weight of a token to learn is 0 in the training data: there is nothing to learn from"
+        in result.stderr
+    )
+
+
 def test_the_prompt_of_an_answer_is_all_that_stands_before_it(desk):
     rows = [{**row, "system": "Be kind."} for row in sums(6)]
     tools = [{"type": "function", "function": {"name": "add"}}]

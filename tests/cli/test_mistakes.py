@@ -27,6 +27,8 @@ def desk(tmp_path_factory):
         (folder / "empty.txt").write_text("")
         (folder / "latin.txt").write_bytes("a café".encode("latin-1"))
         (folder / "words.txt").write_text("cat\ndog\nhouse\n")
+        six = (f"word{first}{second}" for first in "abcdef" for second in "ghij")
+        (folder / "six.txt").write_text("\n".join(six))
         (folder / "file").write_text("x")
         (folder / "taken").mkdir()
         (folder / "languages").mkdir()
@@ -56,6 +58,9 @@ def words_of(stderr):
 
 TUNE = "tune @model @data.jsonl --dtype float32 --max-length 96 --set use_cpu=true --output @new"
 VISION = "compress vision --model @vit --images @images --output @new"
+CHARBENCH = (
+    "evaluate charbench @model --words @six.txt --min-length 6 --max-length 6 --per-length 4 --output @new"
+)
 LANGUAGES = "--parallel @languages --train @languages"
 OPTIMAL = f"tokenizer optimal-vocab {LANGUAGES}"
 ZETT = "tokenizer zett train @model @text.txt --output @new --steps 40 --vocabulary-size 400"
@@ -105,7 +110,7 @@ MISTAKES = [
     ("score hello --model @model --signals ,", "got none"),
     ("score @data.jsonl --model @model --samples 0", "'--samples'"),
     ("score @data.jsonl --model @model --samples -1", "'--samples'"),
-    ("score @text.txt --model @model --max-length 1", "'--max-length'"),
+    ("score @text.txt --model @model --max-length 1", "max_length must be at least 2 tokens, got 1"),
     ("score @text.txt --model @model --layers x", "layers are -1, deep, or numbers"),
     ("score @text.txt --model @model --output @file", "file cannot be written"),
     ("score @text.txt --model @none/x/y --output @new", "none/x/y does not exist"),
@@ -114,7 +119,7 @@ MISTAKES = [
     # evaluate
     ("evaluate @model @none.jsonl", "none.jsonl does not exist"),
     ("evaluate @model @data.jsonl --answers -3", "'--answers'"),
-    ("evaluate @model @data.jsonl --max-length 0", "'--max-length'"),
+    ("evaluate @model @data.jsonl --max-length 0", "max_length must be at least 2 tokens, got 0"),
     ("evaluate @model @data.jsonl --seed -1", "'--seed'"),
     ("evaluate @model @data.jsonl --dtype int3", "dtype must be one of"),
     ("evaluate @model @data.jsonl --output @taken", "taken is a folder: name a file in it"),
@@ -132,9 +137,9 @@ MISTAKES = [
     ("evaluate charbench @model --words @empty.txt", "holds no words"),
     ("evaluate charbench @model --words @taken", "Is a directory"),
     ("evaluate charbench @model --words @words.txt --per-length 3", "per_length must be a multiple of 4"),
-    ("evaluate charbench @model --words @words.txt --limit -1", "'--limit'"),
+    (f"{CHARBENCH} --limit -1", "limit must be at least 1"),
     ("evaluate charbench @model --words @words.txt --min-length 0", "'--min-length'"),
-    ("evaluate charbench @model --words @words.txt --batch-size 0", "'--batch-size'"),
+    (f"{CHARBENCH} --batch-size 0", "batch_size must be at least 1, got 0"),
     ("evaluate charbench @model --words @words.txt --output @file", "file cannot be written"),
     # compress
     ("compress vision --model @vit --images @none", "none does not exist"),
@@ -208,7 +213,7 @@ MISTAKES = [
     ("bytes next hi --model @model --output @taken", "is a folder"),
     ("bytes score hi --model @model --per word", "per must be one of byte, character"),
     ("bytes generate hi --model @model --max-bytes -1", "'--max-bytes'"),
-    ("bytes generate hi --model @model --samples 0", "'--samples'"),
+    ("bytes generate hi --model @model --samples 0", "samples must be at least 1, got 0"),
     ("bytes generate hi --model @model --top-p 2", "top_p must be in (0, 1], got 2.0: 1 samples from all bytes"),
     ("bytes generate hi --model @model --temperature -1", "temperature must not be negative"),
     ("bytes self-test @file", "is a file"),
@@ -305,14 +310,7 @@ def test_without_the_words_extra_the_benchmark_says_what_to_install(desk, new, m
 
 
 def test_a_second_model_that_is_not_there_is_named_before_the_first_is_asked(desk, new):
-    (desk / "four.txt").write_text(
-        "\n".join(f"word{letter}{other}" for letter in "abcdef" for other in "ghij")
-    )
-    result = run(
-        desk,
-        new,
-        "evaluate charbench @model @none/x/y --words @four.txt --min-length 6 --max-length 6 --per-length 4 --output @new",
-    )
+    result = run(desk, new, CHARBENCH.replace("@model", "@model @none/x/y"))
     assert result.exit_code == 2
     assert "none/x/y does not exist" in result.stderr
     assert "asking" not in result.stderr

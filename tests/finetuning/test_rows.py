@@ -154,6 +154,19 @@ def test_messages_in_a_csv_file_are_json(tmp_path):
             '[{"text": "a"},\n]',
             r"a.json is not valid JSON.*there is a comma too many before the last bracket",
         ),
+        (
+            "a.json",
+            '{"data": {\n "train": [{"text": "a"}]}}',
+            r"one object whose rows stand under 'data.train'",
+        ),
+        (
+            "a.json",
+            '{"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}}',
+            r"is written column by column, as pandas does by default: write one row per line \(to_json",
+        ),
+        ("a.json", '{"prompt": ["a", "b"], "completion": ["c", "d"]}', r"is written column by column"),
+        ("a.csv", "prompt;completion\na;b\n", r"a.csv separates its columns by ';': separate them by commas"),
+        ("a.csv", "prompt\tcompletion\na\tb\n", r"a.csv separates its columns by '\\t'"),
         ("a.jsonl", '[{"text": "a"}]\n[1]', r"a.jsonl, line 1 is a list, not an object"),
         (
             "a.jsonl",

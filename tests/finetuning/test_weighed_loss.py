@@ -67,7 +67,8 @@ def trained_by_the_trainer(folder, weighing, model, rows, **options):
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return trainer.model, collator.made, losses
+    count = len(losses) * trainer.args.gradient_accumulation_steps
+    return trainer.model, collator.made[-count:], losses  # what was made before is a trial of the collator
 
 
 def trained_by_hand(model, batches, weighing, known_of, accumulation=1, epochs=1):

@@ -14,7 +14,7 @@ from tokenry.recipes.byte_probabilities import (
     HEALED,
     NAIVE,
     Answer,
-    Sizes,
+    ByteSizes,
     cuts_inside_words,
     judge,
     measure,
@@ -78,7 +78,7 @@ def test_a_run_writes_its_plot_and_its_result(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(byte_probabilities, "load_model", lambda name, dtype: torch.nn.Identity())
     monkeypatch.setattr(byte_probabilities, "load_tokenizer", lambda name: None)
     monkeypatch.setattr(byte_probabilities, "ByteLM", lambda model, tokenizer: lm)
-    result = run_small("byte-probabilities", Sizes(("embedded",), 4), tmp_path)
+    result = run_small("byte-probabilities", ByteSizes(("embedded",), 4), tmp_path)
     assert {claim.verdict for claim in result.claims} == {"too few"}
 
 

@@ -15,7 +15,7 @@ from tests.recipes.small import run_small
 from tokenry.evaluation.charbench import Segmentation, build_charbench, features_of
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.recipes import charbench, load_recipe
-from tokenry.recipes.charbench import Sizes, judge
+from tokenry.recipes.charbench import CharBenchSizes, judge
 from tokenry.recipes.testbeds import character_reader
 from tokenry.recipes.testbeds.character_reader import (
     ReaderConfig,
@@ -25,7 +25,7 @@ from tokenry.recipes.testbeds.character_reader import (
     spelled,
     train_reader,
 )
-from tokenry.recipes.testbeds.charbench_answers import Asked
+from tokenry.recipes.testbeds.charbench_answers import ModelAnswers
 
 CONFIG = ReaderConfig(
     words=600,
@@ -115,7 +115,9 @@ def asked_with(chance):
     features = features_of(items, cuts)
     chances = np.random.default_rng(0).random(len(items))
     wrong = (chances > chance(features)).astype(int)
-    return Asked.of("reader", items, DataFrame({"prediction": items["answer"].map(int) + wrong}), features)
+    return ModelAnswers.of(
+        "reader", items, DataFrame({"prediction": items["answer"].map(int) + wrong}), features
+    )
 
 
 def verdicts(asked, models=()):
@@ -154,7 +156,7 @@ def test_a_model_that_is_never_right_shows_nothing_and_is_no_crash():
 
 
 def test_a_run_ends_with_claims_settings_and_a_picture(tmp_path, monkeypatch, tokenizer):
-    sizes = Sizes(CONFIG, ("embedded",), 24, "score")
+    sizes = CharBenchSizes(CONFIG, ("embedded",), 24, "score")
     listed = list(dict.fromkeys(WORDS))
     monkeypatch.setattr(charbench, "frequent_words", lambda number: WORDS)
     monkeypatch.setattr(charbench, "load_word_list", lambda: listed)

@@ -19,7 +19,7 @@ from tokenry.recipes.diffrate import (
     judge,
 )
 from tokenry.recipes.testbeds.random_order import RandomOrder
-from tokenry.recipes.testbeds.reduction_trial import Classifier, Measured
+from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 
 METHODS = (LEARNED, *UNIFORM, RANDOM_ORDER, RANDOM_DROP, WEIGHTED)
 
@@ -56,13 +56,13 @@ def points(**accuracy):
     budget = {}
     for number, name in enumerate(METHODS):
         of_method = accuracy.get(name, 80.0) + scatter.roll(number)
-        budget[name] = Measured(
+        budget[name] = ReductionTrial(
             (37, 37, 20), accuracy.get("flops", 0.6) if name == LEARNED else 0.6, of_method
         )
     return {0.6: budget}
 
 
-DENSE = Measured((37, 37, 37), 1.0, torch.full((40,), 93.0))
+DENSE = ReductionTrial((37, 37, 37), 1.0, torch.full((40,), 93.0))
 
 
 def verdicts(**accuracy):

@@ -9,7 +9,7 @@ from tests.recipes.small import run_small
 from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
 from tokenry.compression.vision.vlm_scaling import ScalingFit
 from tokenry.recipes.one_visual_token import (
-    Sizes,
+    VisualTokenSizes,
     digit_claims,
     digit_settings,
     held_out_sizes,
@@ -80,7 +80,7 @@ def test_a_reader_learns():
 
 
 def test_the_whole_recipe_runs_and_draws(tmp_path):
-    reproduction = run_small("one-visual-token", Sizes((0, 1), SHORT), tmp_path)
+    reproduction = run_small("one-visual-token", VisualTokenSizes((0, 1), SHORT), tmp_path)
     assert [claim.verdict for claim in reproduction.claims[:3]] == ["shown"] * 3
     assert "shown" not in [claim.verdict for claim in reproduction.claims[3:]]
     assert "one visual token" in reproduction.headline.claim

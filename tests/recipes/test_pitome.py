@@ -18,7 +18,7 @@ from tokenry.recipes.pitome import (
     judge,
     sweep,
 )
-from tokenry.recipes.testbeds.reduction_trial import Classifier, Measured
+from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 
 STRENGTHS = Strengths(lambda progress: None, ratios=(0.9, 0.75), r=3)
 
@@ -39,7 +39,7 @@ def subject():
 
 def point(accuracy, flops=0.5):
     """Of 1000 objects so many percent are right, the same ones first."""
-    return Measured((37,), flops, 100 * (torch.arange(1000) < 10 * accuracy).float())
+    return ReductionTrial((37,), flops, 100 * (torch.arange(1000) < 10 * accuracy).float())
 
 
 def verdicts(tome=80.0, random=60.0, **accuracies):

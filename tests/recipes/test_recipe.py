@@ -48,8 +48,8 @@ def test_the_verdict_is_that_of_the_headline_and_the_other_claims_keep_theirs():
 @pytest.mark.parametrize(("verdict", "words"), [
     ("shown", "headline shown; 1 of 1 claim"),
     ("not shown", "headline not shown; 1 of 1 claim"),
-    ("opposite", "headline shown the other way round; 1 of 1 claim"),
-    ("too few", "headline too few to say; 1 of 1 claim"),
+    ("opposite", "headline opposite; 1 of 1 claim"),
+    ("too few", "headline too few; 1 of 1 claim"),
 ])  # fmt: skip
 def test_every_verdict_has_its_words(verdict, words):
     assert outcome(verdict, 1, 1) == words
@@ -94,6 +94,18 @@ def test_a_claim_is_judged_by_paired_differences(ours, options, verdict):
     assert judged.paper is None
     assert judged.control == "0.0 % (nothing)"
     assert f"n = {len(ours)}" in judged.measured
+
+
+def test_a_claim_at_several_settings_must_hold_at_each():
+    rising, flat = [3.0 + n / 10 for n in range(9)], [0.0 + n / 100 for n in range(9)]
+
+    def judged(*ours):
+        return Claim.above_everywhere("above at both", list(ours), [flat, flat], "nothing")
+
+    assert judged(rising, rising).verdict == "shown"
+    assert judged(rising, flat).verdict == "not shown"
+    assert judged([-each for each in rising], [-each for each in rising]).verdict == "opposite"
+    assert judged(rising, rising).measured == "3.4, 3.4 % (differences +3.4 ± 0.1, +3.4 ± 0.1, n = 9)"
 
 
 def test_a_recipe_is_registered_by_its_file_and_takes_its_title_from_the_catalogue(made_up):

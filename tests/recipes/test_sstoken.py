@@ -1,12 +1,23 @@
 """The recipe of ssToken: its verdicts follow the measurements, in both directions."""
 
+from types import SimpleNamespace
+
 import pytest
 from matplotlib.figure import Figure
 
+from tests.recipes.small import run_small
 from tokenry.core.records import Paired, Run
 from tokenry.core.stats import Estimate
-from tokenry.recipes.sstoken import attention_claim, draw, end_to_end_claim, toy_claims, toy_weighings
-from tokenry.recipes.testbeds.attention_probe import Attention
+from tokenry.recipes import sstoken
+from tokenry.recipes.sstoken import (
+    SSTokenSizes,
+    attention_claim,
+    draw,
+    end_to_end_claim,
+    toy_claims,
+    toy_weighings,
+)
+from tokenry.recipes.testbeds.attention_probe import AttentionAuroc
 from tokenry.recipes.testbeds.selection_toy import ToyRun
 
 
@@ -44,8 +55,8 @@ def test_one_seed_is_too_few():
 @pytest.mark.parametrize(("centre", "verdict"), [(0.7, "shown"), (0.51, "not shown"), (0.4, "opposite")])
 def test_attention_is_judged_against_chance_conversation_by_conversation(centre, verdict):
     scattered = tuple(centre + 0.01 * number for number in range(-6, 6))
-    assert attention_claim(Attention(centre, scattered)).verdict == verdict
-    assert attention_claim(Attention(centre, scattered[:6])).verdict == "too few"
+    assert attention_claim(AttentionAuroc(centre, scattered)).verdict == verdict
+    assert attention_claim(AttentionAuroc(centre, scattered[:6])).verdict == "too few"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +68,23 @@ def test_end_to_end_is_judged_by_the_paired_difference(difference, verdict):
     assert claim.verdict == verdict
 
 
+def test_a_run_puts_the_headline_first_and_keeps_what_was_measured(tmp_path, monkeypatch):
+    paired = Paired(to="full", difference=-0.1, standard_error=0.01, samples=9)
+    comparison = SimpleNamespace(runs=[_run("full", 0.3), _run("sstoken", 0.2, paired)])
+    attention = AttentionAuroc(0.6, tuple(0.6 + 0.01 * number for number in range(12)))
+    monkeypatch.setattr(sstoken, "load_model", lambda: None)
+    monkeypatch.setattr(sstoken, "load_tokenizer", lambda: None)
+    monkeypatch.setattr(sstoken, "probe_attention", lambda model, tokenizer: {sstoken.PUBLISHED: attention})
+    monkeypatch.setattr(sstoken, "run_toys", lambda seeds, progress: _runs(ssToken=0.1))
+    monkeypatch.setattr(sstoken, "compare", lambda plan, folder, progress: comparison)
+    result = run_small("sstoken", SSTokenSizes((0, 1, 2), {"demo_samples": 4}), tmp_path)
+    assert result.headline.claim.startswith("end to end")
+    assert (result.verdict, len(result.claims)) == ("shown", 6)
+    assert result.settings["auroc"] == {sstoken.PUBLISHED: 0.6}
+    assert result.settings["end_to_end"]["demo_samples"] == 4
+
+
 def test_the_plot_is_drawn():
     figure = Figure()
-    draw(figure, {"prompt, last layer": Attention(0.4, ())}, _runs())
+    draw(figure, {"prompt, last layer": AttentionAuroc(0.4, ())}, _runs())
     assert len(figure.axes) == 2

@@ -8,7 +8,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from tests.recipes.small import run_small
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
-from tokenry.recipes.testbeds.reduction_trial import Classifier, Measured
+from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 from tokenry.recipes.zero_tprune import (
     CLASS,
     EIR,
@@ -17,7 +17,7 @@ from tokenry.recipes.zero_tprune import (
     RANDOM,
     VHF,
     WPR,
-    Schedule,
+    PruningStrength,
     Subject,
     compare,
     judge,
@@ -44,13 +44,13 @@ def subject():
     )
     images = torch.randn(12, 1, 24, 24)
     ink = torch.rand(12, 36)
-    schedules = {"mild": Schedule(CONFIG, over_random=10.0)}
+    schedules = {"mild": PruningStrength(CONFIG, over_random=10.0)}
     model = ViTForImageClassification(config).eval()
     return Subject(Classifier(model, images, torch.arange(12) // 3, 3), schedules, ink)
 
 
 def right(*values):
-    return Measured((37, 9), 0.5, torch.tensor(values))
+    return ReductionTrial((37, 9), 0.5, torch.tensor(values))
 
 
 def test_every_method_runs_at_the_same_token_counts_and_flops(subject):
@@ -77,15 +77,13 @@ def scattered(centre):
 def test_votes_must_beat_chance_by_what_the_claim_asks_for(subject, votes, verdict):
     row = {RANDOM: scattered(50.0), WPR: scattered(votes), EIR: scattered(60.0), EIR_S: scattered(60.0), VHF: scattered(60.0)}  # fmt: skip
     claims = list(judge(subject, {"mild": row}))
-    assert claims[0].claim.startswith(
-        "mild schedule, 9 of 37 tokens left: votes beat random drop by at least 10"
-    )
+    assert claims[0].claim.startswith("mild (9 of 37 tokens left): votes beat random drop by at least 10")
     assert claims[0].verdict == verdict
     assert [claim.verdict for claim in claims[1:2]] == ["not shown"]
 
 
 def test_a_part_of_the_method_must_help_at_every_schedule(subject):
-    both = replace(subject, schedules={"mild": Schedule(CONFIG), "hard": Schedule(CONFIG)})
+    both = replace(subject, schedules={"mild": PruningStrength(CONFIG), "hard": PruningStrength(CONFIG)})
     row = {RANDOM: scattered(50.0), WPR: scattered(60.0), EIR: scattered(62.0), EIR_S: scattered(64.0), VHF: scattered(61.0)}  # fmt: skip
     found = [claim.verdict for claim in judge(both, {"mild": row, "hard": row})]
     assert found == ["shown", "shown", "shown", "shown", "opposite"]

@@ -16,7 +16,7 @@ from tokenry.recipes.testbeds.token_choices import (
     RANDOM,
     SENSITIVE,
     ZOO,
-    Measured,
+    ChoiceTrial,
     combined,
 )
 from tokenry.recipes.zoo_prune import judge
@@ -116,7 +116,7 @@ def test_seeds_are_averaged_and_questions_put_in_a_row(measured):
     row = combined([measured, measured], torch.cat)
     torch.testing.assert_close(mean.choices[ZOO][2].right, measured.choices[ZOO][2].right)
     assert row.relevance.shape == (16,)
-    assert isinstance(row, Measured)
+    assert isinstance(row, ChoiceTrial)
 
 
 class Processor:

@@ -15,7 +15,7 @@ def evaluate(
     data: Annotated[
         str, typer.Argument(help="`demo`, or a file, folder or hub name as for `tokenry tune`.")
     ] = "demo",
-    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a sample.")] = 2048,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a sample.")] = 2048,
     chat_template: Annotated[str | None, typer.Option(help="open-instruct, or a jinja file.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")

@@ -28,13 +28,13 @@ def charbench(
     min_length: Annotated[int, typer.Option(min=1, help="Characters of the shortest words.")] = 4,
     max_length: Annotated[int, typer.Option(help="Characters of the longest words.")] = 10,
     limit: Annotated[
-        int, typer.Option(min=0, help="Items to ask, drawn evenly from tasks and lengths; 0 for all.")
+        int, typer.Option(help="Items to ask, drawn evenly from tasks and lengths; 0 for all.")
     ] = 400,
     mode: Annotated[
         str,
         typer.Option(help="score: the likeliest answer. generate: what the model writes, as in the paper."),
     ] = "score",
-    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Items at a time.")] = 32,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")
     ] = None,

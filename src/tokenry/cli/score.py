@@ -26,7 +26,7 @@ def score(
         str | None, typer.Option(metavar="MODEL", help="A second model, of the same tokenizer.")
     ] = None,
     layers: Annotated[str, typer.Option(help="Attention layers: -1, `deep`, or 10,20.")] = "-1",
-    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a sample.")] = 2048,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a sample.")] = 2048,
     samples: Annotated[int, typer.Option(min=1, help="Most samples of a data set.")] = 20,
     chat_template: Annotated[str | None, typer.Option(help="open-instruct, or a jinja file.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for scores.json and scores.html.")] = Path(

@@ -293,43 +293,62 @@ def _tokenizer(given: Any) -> PreTrainedTokenizerBase:
 
 
 def _difference(ours: Any, theirs: Any) -> str:
-    """The first thing in which two tokenizers differ, in words; empty where they are the same."""
-    if ours is theirs:
-        return ""
-    one, other = ours.get_vocab(), theirs.get_vocab()
-    if one != other:
-        return _vocabulary_difference(one, other)
-    one, other = _added(ours), _added(theirs)
-    if one != other:
-        token = next(token for token in one if one[token] != other.get(token))
-        return f"the added token {token!r} is taken out of a text in another way"
+    """The first thing in which two tokenizers differ, in words; empty where they are the same.
+
+    How a text is normalised and cut into words is compared on texts, not as settings: saved and loaded again, a tokenizer may have
+    others that do the same.
+    """
     backends = [getattr(tokenizer, "backend_tokenizer", None) for tokenizer in (ours, theirs)]
-    if all(backend is not None for backend in backends):
-        one, other = (json.loads(backend.to_str()) for backend in backends)  # type: ignore[union-attr]
-        for part, words in _PARTS.items():
-            if one[part] != other[part]:
-                return words
+    written = [None if backend is None else backend.to_str() for backend in backends]
+    if ours is theirs or (written[0] is not None and written[0] == written[1]):
         return ""
-    for text in _SAMPLES:
-        one, other = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (ours, theirs))
-        if one != other:
-            return f"it cuts {text!r} into other tokens"
+    vocabulary, other = ours.get_vocab(), theirs.get_vocab()
+    if vocabulary != other:
+        return _vocabulary_difference(vocabulary, other)
+    if written[0] is not None and written[1] is not None:
+        deciding = [_merges_and_scores(json.loads(text)["model"]) for text in written if text is not None]
+        if deciding[0] != deciding[1]:
+            return "it has the same tokens and cuts words into others of them (merges or scores)"
+    added, theirs_added = _added(ours), _added(theirs)
+    texts = [
+        *_SAMPLES,
+        *_texts_of(vocabulary.keys() - added.keys(), vocabulary),
+        *(f"a {token} b{token}c" for token in added if added[token] != theirs_added.get(token)),
+    ]
+    for text in texts:
+        ids, theirs_ids = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (ours, theirs))
+        if ids != theirs_ids:
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            return f"it cuts {shown!r} into other tokens"
     return ""
 
 
-_PARTS = {
-    "normalizer": "it normalises a text in another way",
-    "pre_tokenizer": "it cuts a text into other words",
-    "model": "it has the same tokens and cuts words into others of them (merges, scores, unknown characters)",
-}
-# For tokenizers that cannot be read from inside: letter case, spaces, digits, marks that can be composed, several scripts.
+_SHOWN = 60
+# Letter case, spaces, line ends, digits, contractions, marks that can be composed, compatibility forms, signs without a width, scripts.
 _SAMPLES = (
-    "The quick brown Fox, it jumps over 12345 lazy dogs!",
-    "  two  spaces\n\tand a line\r\n",
-    "naïve cafe\u0301 Ångström \ufb01ne ２３",
-    "Быстрая лиса 敏捷的狐狸 चतुर लोमड़ी ثعلب سريع 🦊",
-    "def f(x):\n    return x**2 + 0.5  # it's",
+    "The quick brown Fox, it jumps over 1234567 lazy dogs! It's HE'S we'll; don't.",
+    " a leading space,  two  spaces\tand a tab \n\n  lines\r\nend ",
+    "naïve cafe\u0301 Ångström \u212b stra\u00dfe \u0130stanbul \ufb01ne \uff12\uff13 x\u00b2 \u2167 \u2026",
+    "no\u00a0break zero\u200bwidth soft\u00adhyphen \ufeffmark \u201cquotes\u201d \u2014 dash",
+    "snake_case CamelCase https://example.org/a?b=1&c=2 user@example.org <tag/> {x: [1, 2.50]}",
+    "def f(x):\n\treturn x**2 + 0.5  # why\n    if x != -1e-3: pass\n",
+    "Быстрая лиса, Ёлка. Η γρήγορη αλεπού. 敏捷的狐狸跳过了狗。速い狐が犬を飛び越える。 빠른 여우",
+    "चतुर लोमड़ी ثَعْلَب سريعـــ ١٢٣ สุนัขจิ้งจอก שועל מהיר 🦊 👩\u200d🚀 🇫🇷",
 )
+
+
+def _texts_of(tokens: Iterable[str], ids: dict[str, int], most: int = 64) -> list[str]:
+    """Texts of tokens from all over a vocabulary: a small one knows nothing of any other text."""
+    tokens = sorted(tokens, key=ids.__getitem__)
+    some = tokens[:: max(1, len(tokens) // most)]
+    plain = " ".join(some)
+    return [plain, plain.upper(), plain.lower(), "  ".join(some), ",".join(some), "".join(some)]
+
+
+def _merges_and_scores(model: dict[str, Any]) -> tuple[Any, ...]:
+    """The kind of a vocabulary and what decides between its tokens, beside the ids."""
+    scores = model["vocab"] if isinstance(model.get("vocab"), list) else None
+    return model.get("type"), model.get("merges"), scores
 
 
 def _vocabulary_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:

@@ -63,7 +63,7 @@ class RoundTrip:
     def sentence(self, name: str, texts: str = "texts") -> str:
         """What is said of the tokenizer `name` whose texts did not all come back."""
         number = f"{self.changed:,} of {self.texts:,} {texts}" if self.texts > 1 else "the text"
-        unknown = f" ({self.unknown:,} unknown tokens)" if self.unknown else ""
+        unknown = f" ({self.unknown:,} unknown token{'s' * (self.unknown > 1)})" if self.unknown else ""
         return f"{name} does not give {number} back{unknown}: {self._example}; what is lost is missing from its figures."
 
     @property

@@ -9,9 +9,7 @@ template that leaves out an answer, its reasoning or its tool calls is refused, 
 """
 
 import logging
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +21,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
+from tokenry.finetuning.data_notes import notes_of_rows, notes_of_writing, refuse_losses
 from tokenry.finetuning.reading import plain_rows
 from tokenry.finetuning.rows import Sample, Span, to_sample
 from tokenry.finetuning.template import require_fast
-from tokenry.finetuning.turns import REASONING, calls_of
 from tokenry.finetuning.written import (
     BeginsWithAssistantError,
     ConversationWriter,
-    Loss,
     Stretch,
     Written,
     write_text,
@@ -73,11 +70,6 @@ class _Encoded:
         """Whether a token is learned; the first of a sample never is."""
         return bool((self.labels[1:] != IGNORED).any())
 
-    @property
-    def weighs(self) -> bool:
-        """Whether a token is learned with a weight above 0."""
-        return bool((self.token_weights[1:][self.labels[1:] != IGNORED] > 0).any())
-
 
 def encode_rows(
     rows: Iterable[Mapping[str, Any]],
@@ -108,6 +100,8 @@ def encode_rows(
             or nothing left to learn.
     """
     encoding = encode_with_notes(rows, tokenizer, max_length, chat_template, too_long, default_class)
+    if not weighs(encoding.dataset):
+        raise UserError("every weight of a token to learn is 0: there is nothing to learn from.")
     for note in encoding.notes:
         logger.warning("%s", note)
     return encoding.dataset
@@ -144,7 +138,7 @@ def encode_with_notes(
     if not samples:
         raise UserError("the data hold no rows: there is nothing to learn from.")
     written, writers = _write(samples, names, tokenizer, chat_template)
-    _refuse_losses(written, names, writers)
+    refuse_losses(written, names, writers)
     kept = [number for number, text in enumerate(written) if text is not None]
     if not kept:
         raise UserError(
@@ -164,11 +158,19 @@ def encode_with_notes(
         sample.weight is not None or sample.token_weights or {*sample.turn_weights} - {None, 0.0, 1.0}
         for sample in samples
     )
-    if has_weights and not any(sample.weighs for sample in fitting):
-        raise UserError("every weight of a token to learn is 0: there is nothing to learn from.")
     dataset = _as_dataset(fitting, classes if any(sample.spans for sample in samples) else [], has_weights)
-    said = [*_notes_of_writing(samples, written, names), *_notes_of_rows(samples, writers), *notes]
+    said = [*notes_of_writing(samples, written, names), *notes_of_rows(samples, writers), *notes]
     return Encoding(dataset, tuple(said), tuple(sample.name for sample in fitting))
+
+
+def weighs(dataset: datasets.Dataset) -> bool:
+    """Whether a token of encoded rows is learned with a weight above 0."""
+    if "token_weights" not in dataset.column_names:
+        return True
+    rows = zip(dataset["labels"], dataset["token_weights"], strict=True)
+    return any(
+        (np.asarray(weights[1:])[np.asarray(labels[1:]) != IGNORED] > 0).any() for labels, weights in rows
+    )
 
 
 def class_names(dataset: datasets.Dataset) -> list[str]:
@@ -201,114 +203,6 @@ def _write(
         except BeginsWithAssistantError:
             written.append(None)
     return written, list(writers.values())
-
-
-def _refuse_losses(
-    written: Sequence[Written | None], names: Sequence[int | str], writers: Sequence[ConversationWriter]
-) -> None:
-    """Refuse a template that leaves out what is to be learned, or what it answers to.
-
-    Raises:
-        UserError: one sentence with the template's name, what it leaves out, and of how many samples.
-    """
-    first: dict[tuple[str, bool], tuple[int | str, Loss]] = {}
-    samples: Counter[tuple[str, bool]] = Counter()
-    for text, name in zip(written, names, strict=True):
-        kinds = {(loss.what, loss.unmarked): loss for loss in reversed(text.lost)} if text else {}
-        samples.update(kinds.keys())
-        for kind, loss in kinds.items():
-            first.setdefault(kind, (name, loss))
-    if not first:
-        return
-    kind = max(samples, key=lambda kind: (samples[kind], kind))
-    (what, unmarked), (name, loss) = kind, first[kind]
-    does = "has no {% generation %} markers around" if unmarked else "leaves out"
-    where = f"sample {name}" + (f", message {loss.message}" if loss.message else "")
-    others = ", ".join(sorted({other for other, _ in first} - {what}))
-    split = (
-        ", or give a row of prompt and completion for each answer"
-        if what == _REASONING and not unmarked
-        else ""
-    )
-    raise UserError(
-        f"{writers[0].name} {does} {what} in {samples[kind]} of {len(written)} samples (first in {where})"
-        f"{f'; also {others}' if others else ''}: pass --chat-template with a jinja file that writes it, or take it out of the data{split}."
-    )
-
-
-_REASONING = "the reasoning of the assistant"
-
-
-def _notes_of_writing(
-    samples: Sequence[Sample], written: Sequence[Written | None], names: Sequence[int | str]
-) -> Iterator[str]:
-    total = len(samples)
-    begun = [name for text, name in zip(written, names, strict=True) if text is None]
-    if begun:
-        yield (
-            f"{len(begun)} of {total} samples begin with an assistant turn, which the chat template cannot write (the first is "
-            f"sample {begun[0]}): left out."
-        )
-    hidden = sum(text is not None and text.hides_reasoning for text in written)
-    if hidden:
-        yield (
-            f"in {hidden} of {total} samples the chat template leaves out the reasoning of earlier turns, which are given and not "
-            "learned from."
-        )
-    turns = [
-        (message["role"], weight)
-        for sample in samples
-        if sample.messages is not None
-        for message, weight in zip(sample.completion, sample.turn_weights, strict=True)
-        if isinstance(message, Mapping)
-    ]
-    of_assistant = [weight for role, weight in turns if role == "assistant"]
-    if silent := of_assistant.count(0.0):
-        yield f"{silent} of {len(of_assistant)} assistant turns have a weight of 0: given, not learned from."
-    others = [weight for role, weight in turns if role != "assistant"]
-    if asked := sum(map(bool, others)):
-        yield f"{asked} of {len(others)} turns of others than the assistant ask to be learned from: only the assistant's are."
-
-
-def _notes_of_rows(samples: Sequence[Sample], writers: Sequence[ConversationWriter]) -> Iterator[str]:
-    total = len(samples)
-    columns = Counter(name for sample in samples for name in sample.unread)
-    if columns:
-        yield f"columns that are not read: {_counted(columns, total)}."
-    chats = [sample for sample in samples if sample.messages is not None]
-    keys = Counter(key for sample in chats for key in {key for turn in sample.messages or () for key in turn})
-    unread = {key: n for key, n in keys.items() if key not in _READ_KEYS and not _is_read(key, writers)}
-    if unread:
-        yield f"keys of messages that the chat template does not read: {_counted(unread, total)}."
-    options = Counter(name for sample in chats for name in sample.template_options)
-    ignored = {name: n for name, n in options.items() if not _is_read(name, writers)}
-    if ignored:
-        yield f"options in chat_template_kwargs that the chat template does not read: {_counted(ignored, total)}."
-    nulls = sum(_has_null_arguments(sample) for sample in chats)
-    if nulls:
-        yield (
-            f"in {nulls} of {total} samples a tool call has a null argument, which is learned as null; if it is the padding of a "
-            "data set, pass the data set itself or a Parquet file."
-        )
-
-
-_READ_KEYS = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
-
-
-def _is_read(name: str, writers: Sequence[ConversationWriter]) -> bool:
-    return any(re.search(rf"\b{re.escape(name)}\b", writer.template) for writer in writers)
-
-
-def _counted(counts: Mapping[str, int], total: int) -> str:
-    return ", ".join(name if n == total else f"{name} ({n} of {total})" for name, n in sorted(counts.items()))
-
-
-def _has_null_arguments(sample: Sample) -> bool:
-    return any(
-        isinstance(call.get("arguments"), Mapping) and None in call["arguments"].values()
-        for message in sample.messages or ()
-        for call in calls_of(message)
-    )
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------------

@@ -136,7 +136,25 @@ def _read_json_lines(path: Path) -> list[Row]:
         except _TwiceError as error:
             raise UserError(f"{path}, line {number}: {error}, so one of its values would be lost.") from error
         rows.append(_require_object(row, f"{path}, line {number}"))
+    if len(rows) == 1 and _is_by_column(rows[0]):
+        raise UserError(
+            f"{path} is written column by column, as pandas does by default: write one row per line "
+            "(to_json(…, orient='records', lines=True))."
+        )
     return rows
+
+
+def _is_by_column(row: Row) -> bool:
+    """Whether every value of an object is a column: a list of texts, or texts by the number of their row."""
+    columns = list(row.values())
+    by_number = all(
+        isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns
+    )
+    as_lists = all(
+        isinstance(column, list) and column and all(isinstance(cell, str) for cell in column)
+        for column in columns
+    )
+    return bool(columns) and (by_number or as_lists)
 
 
 def _read_json(path: Path) -> list[Row]:
@@ -179,12 +197,10 @@ def _why(text: str, line: str, path: Path) -> str:
         return ""
     if not isinstance(whole, dict):
         return ""
-    inside = [key for key, value in whole.items() if is_list_of_objects(value)]
-    rows = [key for key in inside if key not in JSON_COLUMNS and key not in ("prompt", "completion")]
-    if rows:
+    if inside := rows_inside(whole):
         return (
-            f"; the file is one object whose rows stand under {rows[0]!r}: save that list alone "
-            f"(jq .{rows[0]} {path.name} > rows.json)"
+            f"; the file is one object whose rows stand under {inside!r}: save that list alone "
+            f"(jq .{inside} {path.name} > rows.json)"
         )
     return (
         f"; the file writes an object ({', '.join(whole)}) over several lines: put each row on one line, or the rows "
@@ -197,6 +213,18 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except json.JSONDecodeError:
         return False
+
+
+def rows_inside(whole: Mapping[str, Any]) -> str | None:
+    """The path to a list of objects in an object, `data` or `data.train`, where it may be the rows."""
+    for key, value in whole.items():
+        if key in JSON_COLUMNS or key in ("prompt", "completion"):
+            continue
+        if is_list_of_objects(value):
+            return key
+        if isinstance(value, dict) and (inside := rows_inside(value)):
+            return f"{key}.{inside}"
+    return None
 
 
 def is_list_of_objects(value: Any) -> bool:
@@ -225,6 +253,8 @@ def _read_csv(path: Path) -> list[Row]:
     try:
         table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         names = Counter(table.fieldnames or ())
+        if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in next(iter(names))), "")):
+            raise UserError(f"{path} separates its columns by {mark!r}: separate them by commas.")
         if twice := [name for name, times in names.items() if times > 1]:
             raise UserError(
                 f"{path} has the column {twice[0]} twice, so one would be lost: rename one of them."

@@ -19,6 +19,7 @@ from tokenry.finetuning.reading import (
     is_python_list,
     plain,
     read_rows,
+    rows_inside,
 )
 from tokenry.finetuning.turns import (
     ROLES,
@@ -217,8 +218,8 @@ def _not_understood(row: Mapping[str, Any], where: str) -> str:
             f"{where} is a preference ({', '.join(name for name in _PREFERENCE if name in row)}), which is not data to learn "
             "an answer from: give the chosen answer as completion (with its prompt), or as messages."
         )
-    inside = [name for name, value in row.items() if is_list_of_objects(value)]
-    hint = f" (are the rows inside {inside[0]}? give that list alone)" if inside else ""
+    inside = rows_inside(row)
+    hint = f" (are the rows inside {inside}? give that list alone)" if inside else ""
     found = ", ".join(row) or "none"
     return (
         f"{where} has no columns that are understood (found: {found}){hint}: give {'; or '.join(_FORMATS)}."

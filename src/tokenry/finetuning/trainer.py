@@ -120,10 +120,10 @@ class TokenWeighingTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         refuse_model(self.weighing, self)
-        refuse_data(self.train_dataset, output_head(self.model).vocabulary)
         step = 1 if self.padding_free else self.args.pad_to_multiple_of or 1
         refuse_unreadable(self.model, self.train_dataset, step=step)
         refuse_unreadable(self.model, self.eval_dataset, "the evaluation data", step)
+        refuse_data(self.train_dataset, output_head(self.model).vocabulary)
         add_token_loss(self.model)
         self.data_collator = IndexingCollator(self.data_collator)
         self.history = self.weighing.history_source

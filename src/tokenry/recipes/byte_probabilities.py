@@ -25,7 +25,7 @@ from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_n
 from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.prose import read_story
 
 NAIVE, HEALED, EXACT, ENSEMBLE = "naive", "token healing", "exact", "exact, ensemble"
@@ -72,7 +72,7 @@ Answers = Mapping[str, Sequence[Answer]]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ByteSizes:
     """What a scale runs."""
 
     models: tuple[str, ...]
@@ -82,14 +82,14 @@ class Sizes:
 
 @recipe(
     "byte-probabilities",
-    laptop=Sizes(("embedded",), 100),
-    paper=Sizes(
+    laptop=ByteSizes(("embedded",), 100),
+    paper=ByteSizes(
         ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "01-ai/Yi-1.5-6B"), 500, "bfloat16"
     ),
 )
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Ask every method about every cut, and judge each claim."""
-    sizes: Sizes = run.sizes
+    sizes: ByteSizes = run.sizes
     run.progress("loading", 0.0)
     lms = [
         ByteLM(load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name))

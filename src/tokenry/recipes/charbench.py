@@ -39,9 +39,9 @@ from tokenry.evaluation.charbench.evaluate import Mode
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.evaluation.charbench.report import REGENERATED
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.character_reader import ReaderConfig, Trained, cut_anew, train_reader
-from tokenry.recipes.testbeds.charbench_answers import Asked
+from tokenry.recipes.testbeds.charbench_answers import ModelAnswers
 
 READER = "reader"
 SHORT, LONG = 1.0, 4.0
@@ -59,7 +59,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CharBenchSizes:
     """What a scale runs.
 
     Attributes:
@@ -79,8 +79,8 @@ class Sizes:
 
 @recipe(
     "charbench",
-    laptop=Sizes(ReaderConfig(), ("embedded",), 400, "score"),
-    paper=Sizes(
+    laptop=CharBenchSizes(ReaderConfig(), ("embedded",), 400, "score"),
+    paper=CharBenchSizes(
         ReaderConfig(steps=20_000, layers=6, width=384, heads=6),
         ("mistralai/Mistral-7B-Instruct-v0.2", "meta-llama/Llama-3.3-70B-Instruct"),
         None,
@@ -88,9 +88,9 @@ class Sizes:
         "bfloat16",
     ),
 )
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train the reader, ask the language models, and judge each claim."""
-    sizes: Sizes = run.sizes
+    sizes: CharBenchSizes = run.sizes
     trained = train_reader(
         frequent_words(sizes.reader.words),
         sizes.reader,
@@ -123,13 +123,15 @@ def reproduce(run: Run) -> Iterator[Claim]:
     yield from judge(reader, models)
 
 
-def ask_reader(trained: Trained) -> Asked:
+def ask_reader(trained: Trained) -> ModelAnswers:
     """Test the reader on unseen words."""
     predictions = DataFrame({"prediction": trained.predict(trained.items, trained.segmentations)})
-    return Asked.of(READER, trained.items, predictions, features_of(trained.items, trained.segmentations))
+    return ModelAnswers.of(
+        READER, trained.items, predictions, features_of(trained.items, trained.segmentations)
+    )
 
 
-def ask_models(sizes: Sizes, progress: Progress) -> list[Asked]:
+def ask_models(sizes: CharBenchSizes, progress: Progress) -> list[ModelAnswers]:
     """Ask each language model."""
     items = build_charbench(load_word_list())
     items = items if sizes.items is None else sample_items(items, sizes.items)
@@ -142,11 +144,11 @@ def ask_models(sizes: Sizes, progress: Progress) -> list[Asked]:
         report(0.0)
         model, tokenizer = load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name)
         predictions = evaluate_charbench(model, tokenizer, items, sizes.mode, report=report)
-        asked.append(Asked.of(title, items, predictions, tokenization_features(items, tokenizer)))
+        asked.append(ModelAnswers.of(title, items, predictions, tokenization_features(items, tokenizer)))
     return asked
 
 
-def judge(reader: Asked, models: Sequence[Asked]) -> Iterator[Claim]:
+def judge(reader: ModelAnswers, models: Sequence[ModelAnswers]) -> Iterator[Claim]:
     """Put each claim beside its measurement."""
     yield _negative(reader)
     yield _falls(reader)
@@ -164,7 +166,7 @@ def judge(reader: Asked, models: Sequence[Asked]) -> Iterator[Claim]:
         yield _negative(model)
 
 
-def _negative(model: Asked) -> Claim:
+def _negative(model: ModelAnswers) -> Claim:
     found = {task: model.correlation(task, "target_token_length") for task in INDEX_TASKS}
     accuracies = model.accuracies
     asked = "; ".join(f"n = {r.samples:,}, right {accuracies[task]}" for task, r in found.items())
@@ -185,7 +187,7 @@ def _negative(model: Asked) -> Claim:
     )
 
 
-def _falls(reader: Asked) -> Claim:
+def _falls(reader: ModelAnswers) -> Claim:
     missing = Estimate(float("nan"), float("nan"), 0)
     at = {task: reader.accuracy_at(task, "target_token_length") for task in INDEX_TASKS}
     ends = {task: [found.get(length, missing) for length in (SHORT, LONG)] for task, found in at.items()}
@@ -208,7 +210,7 @@ def _falls(reader: Asked) -> Claim:
     )
 
 
-def _tokens_matter_less(reader: Asked) -> Claim:
+def _tokens_matter_less(reader: ModelAnswers) -> Claim:
     words, tokens = ("word_length", "gold"), ("number_of_tokens", "compression")
 
     def strongest(task: str, names: Sequence[str]) -> str:
@@ -225,7 +227,7 @@ def _tokens_matter_less(reader: Asked) -> Claim:
     )
 
 
-def draw(figure: Figure, reader: Asked, models: Sequence[Asked]) -> None:
+def draw(figure: Figure, reader: ModelAnswers, models: Sequence[ModelAnswers]) -> None:
     """Accuracy over the length of the token that holds the character, and all correlations."""
     curves, bars = figure.subplots(1, 2)
     for number, model in enumerate((reader, *models)):

@@ -26,14 +26,14 @@ from tokenry.compression.vision.rate_search import Batches, SearchStep, search_r
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.core.patching import find_encoder
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, exactly, paired_difference, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.core.stats import exactly
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.digits_vit import load_digits_vit
 from tokenry.recipes.testbeds.random_order import RandomOrder
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
     digits_classifier,
     imagenet_training,
@@ -69,7 +69,7 @@ class Testbed:
     search: Mapping[str, Any]
 
 
-Budget = Mapping[str, Measured]
+Budget = Mapping[str, ReductionTrial]
 """All methods at one share of the FLOPs."""
 
 
@@ -99,7 +99,7 @@ def imagenet(progress: Progress) -> Testbed:
 
 
 @recipe("diffrate", laptop=digits, paper=imagenet)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
     load: Callable[[Progress], Testbed] = run.sizes
     testbed = load(part(run.progress, 0.0, 0.4))
@@ -160,7 +160,7 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         )
 
 
-def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measured]:
+def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, ReductionTrial]:
     """Measure the learned schedule and all its controls: at the FLOPs that it has, whether they met the target or not."""
     encoder = find_encoder(testbed.classifier.model)
     costs, special = layer_costs(encoder), encoder.special_tokens
@@ -180,7 +180,7 @@ def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measu
     }
 
 
-def judge(budgets: Mapping[float, Budget], official: float, without_bound: Measured) -> Iterator[Claim]:
+def judge(budgets: Mapping[float, Budget], official: float, without_bound: ReductionTrial) -> Iterator[Claim]:
     """Put each claim beside its measurement.
 
     Args:
@@ -215,29 +215,20 @@ def judge(budgets: Mapping[float, Budget], official: float, without_bound: Measu
 
 
 def _above(budgets: Mapping[float, Budget], words: str, controls: Iterable[str]) -> Claim:
-    """The learned schedule against the best of some controls at every budget."""
-
-    def told(name: str) -> str:
-        return ", ".join(f"{budget[name].accuracy:.1f}" for budget in budgets.values()) + f" % ({name})"
-
-    gains = [
-        min(
-            (paired_difference(budget[LEARNED].right, budget[name].right) for name in controls),
-            key=lambda gain: gain.value,
-        )
-        for budget in budgets.values()
-    ]
-    return Claim(
+    pairs = [(budget[LEARNED].right, budget[name].right) for name in controls for budget in budgets.values()]
+    return Claim.above_everywhere(
         f"{words} (accuracy at {', '.join(f'{share:.2f}' for share in budgets)} of the dense FLOPs)",
-        None,
-        measured=f"{told(LEARNED)}; differences {', '.join(f'{gain:+.1f}' for gain in gains)}",
-        control="; ".join(map(told, controls)),
-        verdict=all_of(map(shown, gains)),
+        [ours for ours, _ in pairs],
+        [theirs for _, theirs in pairs],
+        "; ".join(controls),
     )
 
 
 def draw(
-    figure: Figure, dense: Measured, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule]
+    figure: Figure,
+    dense: ReductionTrial,
+    budgets: Mapping[float, Budget],
+    schedules: Mapping[float, Schedule],
 ) -> None:
     """Accuracy against FLOPs, and how many tokens each layer goes on with."""
     styles = {

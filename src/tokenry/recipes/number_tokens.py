@@ -37,7 +37,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_problems,
 )
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.addition_transformer import AdditionRun, AdditionSetting, learn_addition
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
@@ -47,7 +47,7 @@ FORMATS = ("nosep", "comma_r2l")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class AdditionSizes:
     """What a scale runs."""
 
     setting: AdditionSetting = field(default_factory=AdditionSetting)
@@ -59,7 +59,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Measured:
+class AdditionTrial:
     """Everything that was measured.
 
     Attributes:
@@ -75,8 +75,8 @@ class Measured:
 
 @recipe(
     "number-tokens",
-    laptop=Sizes(),
-    paper=Sizes(
+    laptop=AdditionSizes(),
+    paper=AdditionSizes(
         setting=AdditionSetting(steps=2150),
         model="meta-llama/Meta-Llama-3-8B-Instruct",
         dtype="bfloat16",
@@ -85,9 +85,9 @@ class Measured:
         shots=8,
     ),
 )
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train the decoders, ask the frozen model, and judge each claim."""
-    sizes: Sizes = run.sizes
+    sizes: AdditionSizes = run.sizes
     measured = measure(sizes, run.progress)
     run.settings |= {
         "model": EMBEDDED_TITLE if sizes.model == "embedded" else sizes.model,
@@ -113,7 +113,7 @@ def _as_json(decoder: AdditionRun, mode: str) -> dict[str, Any]:
     }
 
 
-def measure(sizes: Sizes, progress: Progress) -> Measured:
+def measure(sizes: AdditionSizes, progress: Progress) -> AdditionTrial:
     """Run everything."""
     other: Mapping[str, GroupMode] = {"l2r": "r2l", "r2l": "l2r"}
     runs: dict[str, AdditionRun] = {
@@ -123,10 +123,10 @@ def measure(sizes: Sizes, progress: Progress) -> Measured:
         for number, mode in enumerate(MODES)
     }
     frozen, regrouping = _frozen(sizes, part(progress, 0.75, 1.0))
-    return Measured(runs, frozen, regrouping)
+    return AdditionTrial(runs, frozen, regrouping)
 
 
-def _frozen(sizes: Sizes, progress: Progress) -> tuple[dict[str, list[AdditionAnswer]], str]:
+def _frozen(sizes: AdditionSizes, progress: Progress) -> tuple[dict[str, list[AdditionAnswer]], str]:
     """Ask the frozen model in every format, and with a regrouped tokenizer where it can be regrouped."""
     progress("loading the frozen model", 0.0)
     model = load_model(sizes.model, sizes.dtype).to(preferred_device())

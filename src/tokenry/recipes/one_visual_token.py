@@ -33,7 +33,7 @@ from tokenry.compression.vision.vlm_scaling import (
 )
 from tokenry.core.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS, Estimate, exactly, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.quadrant_digits import (
     DIGITS,
     QUADRANTS,
@@ -55,7 +55,7 @@ Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class VisualTokenSizes:
     """Seeds of the digits, and how their readers are made and trained."""
 
     seeds: tuple[int, ...]
@@ -72,10 +72,10 @@ def digit_settings(base: QuadrantSetting | None = None) -> dict[str, QuadrantSet
     }
 
 
-@recipe("one-visual-token", laptop=Sizes((0, 1)), paper=Sizes(tuple(range(10))))
-def reproduce(run: Run) -> Iterator[Claim]:
+@recipe("one-visual-token", laptop=VisualTokenSizes((0, 1)), paper=VisualTokenSizes(tuple(range(10))))
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Run both experiments and judge each claim."""
-    sizes: Sizes = run.sizes
+    sizes: VisualTokenSizes = run.sizes
     run.progress("scaling law", 0.0)
     fits = {table: fit_vlm_scaling(*published_scores(table)) for table in TABLES}
     settings = digit_settings(sizes.digits)

@@ -21,12 +21,11 @@ from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, paired_difference, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
     digits_classifier,
     measure,
@@ -36,7 +35,7 @@ ABSTRACT = "drop of 0.5 % against 2.6 % for baselines at 40-60 % fewer FLOPs (Vi
 PITOME, CORE, OFFICIAL = "PiToMe", "PiToMe, core everywhere", "PiToMe without proportional attention"
 TOME, RANDOM, CLASS = "ToMe", "random drop", "class-attention drop"
 
-Curves = Mapping[str, Sequence[Measured]]
+Curves = Mapping[str, Sequence[ReductionTrial]]
 """Of each method one measurement per ratio."""
 
 
@@ -60,7 +59,7 @@ class Strengths:
     laptop=Strengths(digits_classifier, ratios=(0.9, 0.85, 0.8, 0.75), r=5),
     paper=Strengths(deit_on_imagenet, ratios=(0.975, 0.95, 0.925, 0.9), r=13),
 )
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Run every method at every ratio and judge each claim."""
     strengths: Strengths = run.sizes
     subject = strengths.load(part(run.progress, 0.0, 0.5))
@@ -98,11 +97,11 @@ def methods(tokens: int, layers: int, ratio: float) -> dict[str, TokenReducer]:
     }
 
 
-def sweep(subject: Classifier, ratios: Sequence[float], progress: Progress) -> tuple[Measured, Curves]:
+def sweep(subject: Classifier, ratios: Sequence[float], progress: Progress) -> tuple[ReductionTrial, Curves]:
     """Measure the unreduced model and all methods at all ratios."""
     dense = measure(subject, PiToMe(1.0))
     tokens, layers = dense.counts[0], len(dense.counts) - 1
-    curves: dict[str, list[Measured]] = {}
+    curves: dict[str, list[ReductionTrial]] = {}
     for number, ratio in enumerate(ratios):
         for name, method in methods(tokens, layers, ratio).items():
             progress(f"{name}, ratio {ratio}", number / len(ratios))
@@ -112,7 +111,7 @@ def sweep(subject: Classifier, ratios: Sequence[float], progress: Progress) -> t
 
 
 def judge(
-    strengths: Strengths, dense: Measured, curves: Curves, tome: Measured, random: Measured
+    strengths: Strengths, dense: ReductionTrial, curves: Curves, tome: ReductionTrial, random: ReductionTrial
 ) -> Iterator[Claim]:
     """Put each claim beside its measurement."""
     strong, ratios = strengths.ratios[-1], ", ".join(map(str, strengths.ratios))
@@ -127,17 +126,9 @@ def judge(
         unit=" %",
     )
     for name in (PITOME, TOME):
-        differences = [
-            paired_difference(*pair)
-            for pair in zip(*([point.right for point in curves[of]] for of in (name, CLASS)), strict=True)
-        ]
-        yield Claim(
-            f"merging ({name}) is above class-attention drop at every ratio ({ratios}; accuracy)",
-            None,
-            measured=f"{_accuracies(curves, name)}; differences {', '.join(f'{each:+.1f}' for each in differences)}",
-            control=_accuracies(curves, CLASS),
-            verdict=all_of(map(shown, differences)),
-        )
+        ours, theirs = ([point.right for point in curves[of]] for of in (name, CLASS))
+        words = f"merging ({name}) is above class-attention drop at every ratio ({ratios}; accuracy)"
+        yield Claim.above_everywhere(words, ours, theirs, CLASS)
     yield Claim.above(
         f"proportional attention, which the released ViT code leaves out, helps off the shelf (accuracy at ratio {strong})",
         curves[PITOME][-1].right,
@@ -148,7 +139,7 @@ def judge(
     )
 
 
-def loses_less_than_tome(dense: Measured, curves: Curves, name: str) -> Claim:
+def loses_less_than_tome(dense: ReductionTrial, curves: Curves, name: str) -> Claim:
     """The abstract's sentence, averaged over the ratios that save 40 to 60 % here (or the strongest)."""
     saved = [1 - point.flops for point in curves[name]]
     there = [number for number, share in enumerate(saved) if 0.4 <= share <= 0.6] or [len(saved) - 1]
@@ -167,11 +158,7 @@ def loses_less_than_tome(dense: Measured, curves: Curves, name: str) -> Claim:
     )
 
 
-def _accuracies(curves: Curves, name: str) -> str:
-    return ", ".join(f"{point.accuracy:.1f}" for point in curves[name]) + f" % ({name})"
-
-
-def draw(figure: Figure, dense: Measured, curves: Curves) -> None:
+def draw(figure: Figure, dense: ReductionTrial, curves: Curves) -> None:
     """Accuracy against FLOPs."""
     styles = {
         PITOME: ("o-", "C0"),

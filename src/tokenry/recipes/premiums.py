@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from tokenry.core.progress import Progress, part
 from tokenry.core.stats import absent, all_of, bootstrap_estimate, estimate_of_mean, exactly, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.parallel_corpora import Corpus, declaration, flores
 from tokenry.recipes.testbeds.vocabulary_trial import Counts, VocabularyTrial, measure
 from tokenry.tokenization.premiums.tokenizer_grid import counts_of, curves_of
@@ -33,7 +33,7 @@ NO_EFFECT = 0.5
 
 
 @recipe("premiums", laptop=declaration, paper=flores)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train, count, fit, train at the optimal sizes, and judge each claim."""
     load: Callable[[Progress], Corpus] = run.sizes
     corpus = load(part(run.progress, 0.0, 0.05))

@@ -18,12 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress, part
-from tokenry.core.records import Run as Trained
+from tokenry.core.records import Run
 from tokenry.core.stats import FEWEST_SEEDS
 from tokenry.finetuning import AllTokens, RandomTokens, Rho1, SSToken, TokenCleaning, TokenWeighing
 from tokenry.models import load_model, load_tokenizer
-from tokenry.recipes.kit import Claim, Run, recipe
-from tokenry.recipes.testbeds.attention_probe import Attention, probe_attention
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
+from tokenry.recipes.testbeds.attention_probe import AttentionAuroc, probe_attention
 from tokenry.recipes.testbeds.selection_toy import ToyRun, fine_tune, pretrain_base, train_reference
 from tokenry.runs.comparison import compare
 from tokenry.runs.plan import make_plan
@@ -33,7 +33,7 @@ PUBLISHED = "prompt, last layer"
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SSTokenSizes:
     """How much of each experiment a scale runs."""
 
     seeds: tuple[int, ...]
@@ -55,7 +55,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
 
 @recipe(
     "sstoken",
-    laptop=Sizes(
+    laptop=SSTokenSizes(
         seeds=(0, 1, 2),
         plan={
             "demo_samples": 80,
@@ -64,7 +64,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
             "training": {"num_train_epochs": 1, "save_strategy": "no"},
         },
     ),
-    paper=Sizes(
+    paper=SSTokenSizes(
         seeds=tuple(range(10)),
         plan={
             "model": "meta-llama/Llama-3.2-3B",
@@ -75,7 +75,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
         },
     ),
 )
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Run the three experiments and judge each claim."""
     run.progress("attention of the embedded model", 0.0)
     attention = probe_attention(load_model(), load_tokenizer())
@@ -108,7 +108,7 @@ def run_toys(seeds: Sequence[int], progress: Progress) -> dict[str, list[ToyRun]
     return runs
 
 
-def end_to_end_claim(control: Trained, ours: Trained) -> Claim:
+def end_to_end_claim(control: Run, ours: Run) -> Claim:
     """The abstract's claim: better than fine-tuning on all tokens."""
     paired, nll, theirs = ours.paired, ours.held_out_nll, control.held_out_nll
     assert paired is not None
@@ -164,8 +164,8 @@ def toy_claims(runs: Mapping[str, Sequence[ToyRun]]) -> Iterator[Claim]:
     )
 
 
-def attention_claim(published: Attention) -> Claim:
-    """Attention as the paper scores it, conversation by conversation."""
+def attention_claim(published: AttentionAuroc) -> Claim:
+    """AttentionAuroc as the paper scores it, conversation by conversation."""
     return Claim.above(
         "attention to the prompt (last layer) is higher for task tokens than for off-topic ones (AUROC, mean of the conversations)",
         published.of_conversations,
@@ -175,12 +175,14 @@ def attention_claim(published: Attention) -> Claim:
     )
 
 
-def draw(figure: Figure, attention: Mapping[str, Attention], runs: Mapping[str, Sequence[ToyRun]]) -> None:
+def draw(
+    figure: Figure, attention: Mapping[str, AttentionAuroc], runs: Mapping[str, Sequence[ToyRun]]
+) -> None:
     """The attention scores, and the toy's runs seed by seed."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     left.barh(list(attention), [each.auroc for each in attention.values()], color="0.6")
     left.axvline(0.5, color="black", linewidth=0.8, linestyle="--")
-    left.set(xlim=(0, 1), xlabel="AUROC, task against off-topic tokens", title="Attention to the prompt")
+    left.set(xlim=(0, 1), xlabel="AUROC, task against off-topic tokens", title="AttentionAuroc to the prompt")
     left.invert_yaxis()
     for place, of_seeds in enumerate(runs.values()):
         for shift, marker, value in ((-0.12, "o", "mapped_nll"), (0.12, "s", "response_nll")):

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.core.progress import Progress, part
 from tokenry.core.stats import Estimate, all_of, ratio_estimate, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.tokenizer_swap import DOCSTRINGS, PROSE, TokenizerSwap, embedded_swap, qwen_swap
 from tokenry.tokenization.transplant.apply import transplant_tokenizer
 from tokenry.tokenization.transplant.report import TransplantReport
@@ -57,7 +57,7 @@ Losses = Mapping[str, Mapping[str, TextLoss]]
 
 
 @recipe("tokenadapt", laptop=embedded_swap, paper=qwen_swap)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Transplant by every method and judge each claim."""
     load: Callable[[Progress], TokenizerSwap] = run.sizes
     subject = load(run.progress)

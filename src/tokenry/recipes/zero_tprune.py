@@ -31,13 +31,12 @@ from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, paired_difference, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.digits_vit import PATCH
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
     digits_classifier,
     measure,
@@ -54,7 +53,7 @@ WINDOW = (0.01, 0.7)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PruningStrength:
     """One strength of pruning.
 
     Attributes:
@@ -77,11 +76,11 @@ class Subject:
     """
 
     classifier: Classifier
-    schedules: Mapping[str, Schedule]
+    schedules: Mapping[str, PruningStrength]
     ink: Float[Tensor, "n patches"] | None = None
 
 
-Table = Mapping[str, Mapping[str, Measured]]
+Table = Mapping[str, Mapping[str, ReductionTrial]]
 """By schedule and method."""
 
 
@@ -92,20 +91,20 @@ def digits(progress: Progress) -> Subject:
     mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
     hard = ZeroTPruneConfig(layers, (0.7, 0.6, 0.8), (5, 4, 2), rounds)
     schedules = {
-        "mild": Schedule(mild, over_random=10.0),
-        "hard": Schedule(hard, over_random=10.0),
-        "hard, from layer 2": Schedule(replace(hard, layers=(2, 3, 5)), over_random=10.0),
+        "mild": PruningStrength(mild, over_random=10.0),
+        "hard": PruningStrength(hard, over_random=10.0),
+        "hard, from layer 2": PruningStrength(replace(hard, layers=(2, 3, 5)), over_random=10.0),
     }
     return Subject(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
 
 
 def imagenet(progress: Progress) -> Subject:
     """DeiT-S under the schedule of the paper's ablation."""
-    return Subject(deit_on_imagenet(progress), {"ablation": Schedule(ZeroTPruneConfig())})
+    return Subject(deit_on_imagenet(progress), {"ablation": PruningStrength(ZeroTPruneConfig())})
 
 
 @recipe("zero-tprune", laptop=digits, paper=imagenet)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Run every method at every schedule and judge each claim."""
     load: Callable[[Progress], Subject] = run.sizes
     subject = load(part(run.progress, 0.0, 0.5))
@@ -160,11 +159,11 @@ def methods(config: ZeroTPruneConfig, tokens: int, layers: int, special: int) ->
     }
 
 
-def compare(subject: Subject, progress: Progress) -> tuple[Measured, Table]:
+def compare(subject: Subject, progress: Progress) -> tuple[ReductionTrial, Table]:
     """Measure the unpruned model, and all methods at all schedules."""
     encoder = find_encoder(subject.classifier.model)
     dense = measure(subject.classifier, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
-    table: dict[str, dict[str, Measured]] = {}
+    table: dict[str, dict[str, ReductionTrial]] = {}
     for number, (name, schedule) in enumerate(subject.schedules.items()):
         all_methods = methods(schedule.config, dense.counts[0], len(encoder.layers), encoder.special_tokens)
         for place, (method, reducer) in enumerate(all_methods.items()):
@@ -180,7 +179,7 @@ def judge(subject: Subject, table: Table) -> Iterator[Claim]:
         least, counts = subject.schedules[name].over_random, row[EIR_S].counts
         asked = f" by at least {least:g} points" if least else ""
         yield Claim.above(
-            f"{name} schedule, {counts[-1]} of {counts[0]} tokens left: votes beat random drop{asked} (accuracy)",
+            f"{name} ({counts[-1]} of {counts[0]} tokens left): votes beat random drop{asked} (accuracy)",
             row[WPR].right,
             row[RANDOM].right,
             RANDOM,
@@ -194,17 +193,9 @@ def judge(subject: Subject, table: Table) -> Iterator[Claim]:
 
 
 def _everywhere(table: Table, words: str, method: str, control: str, in_paper: str | None = None) -> Claim:
-    gains = [paired_difference(row[method].right, row[control].right) for row in table.values()]
-    ours, theirs = (
-        ", ".join(f"{row[name].accuracy:.1f}" for row in table.values()) for name in (method, control)
-    )
-    return Claim(
-        f"{words} at every schedule (accuracy at equal token counts: {'; '.join(table)})",
-        _paper(method, in_paper or control),
-        measured=f"{ours} % (differences {', '.join(f'{gain:+.1f}' for gain in gains)})",
-        control=f"{theirs} % ({control})",
-        verdict=all_of(map(shown, gains)),
-    )
+    ours, theirs = ([row[name].right for row in table.values()] for name in (method, control))
+    words = f"{words} at every schedule (accuracy at equal token counts: {'; '.join(table)})"
+    return Claim.above_everywhere(words, ours, theirs, control, paper=_paper(method, in_paper or control))
 
 
 def _paper(method: str, control: str) -> str:
@@ -233,7 +224,7 @@ def _centred(values: Float[Tensor, "n patches"]) -> Float[Tensor, "n patches"]:
     return values - values.mean(dim=1, keepdim=True)
 
 
-def draw(figure: Figure, dense: Measured, table: Table) -> None:
+def draw(figure: Figure, dense: ReductionTrial, table: Table) -> None:
     """The accuracy of every method, schedule by schedule, and the paper's ladder beside."""
     names = list(next(iter(table.values())))
     panels = figure.subplots(1, len(table) + 1, sharey=True)

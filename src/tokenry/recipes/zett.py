@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.core.progress import Progress, part
 from tokenry.core.stats import all_of, exactly, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.docstring_transfer import (
     TokenizerTransfer,
     docstring_transfer,
@@ -56,7 +56,7 @@ Curves = Mapping[str, Mapping[int, TextLoss]]
 
 
 @recipe("zett", laptop=docstring_transfer, paper=tinyllama_transfer)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train the model and both hypernetworks, measure every transfer, and judge each claim."""
     load: Callable[[Progress], TokenizerTransfer] = run.sizes
     subject = load(part(run.progress, 0.0, 0.4))

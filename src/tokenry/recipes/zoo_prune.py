@@ -17,20 +17,20 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from tokenry.core.progress import Progress, part
-from tokenry.core.stats import all_of, estimate_of_mean, paired_difference, shown
-from tokenry.recipes.kit import Claim, Run, recipe
+from tokenry.core.stats import estimate_of_mean, shown
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.llava_pope import pope
 from tokenry.recipes.testbeds.reader_trial import digits
-from tokenry.recipes.testbeds.token_choices import DIVPRUNE, LEAST, RANDOM, SENSITIVE, ZOO, Measured
+from tokenry.recipes.testbeds.token_choices import DIVPRUNE, LEAST, RANDOM, SENSITIVE, ZOO, ChoiceTrial
 
 PAPER = "98.6 / 97.8 / 95.5 % of the unpruned average with 192 / 128 / 64 tokens (LLaVA-1.5-7B), above DivPrune at every budget"
 LEAST_CORRELATION = 0.95
 
 
 @recipe("zoo-prune", laptop=digits, paper=pope)
-def reproduce(run: Run) -> Iterator[Claim]:
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Measure every choice of tokens and judge each claim."""
-    testbed: Callable[[Progress], Measured] = run.sizes
+    testbed: Callable[[Progress], ChoiceTrial] = run.sizes
     measured = testbed(part(run.progress, 0.0, 1.0))
     run.settings |= {
         **measured.settings,
@@ -53,7 +53,7 @@ def reproduce(run: Run) -> Iterator[Claim]:
     yield from judge(measured)
 
 
-def judge(measured: Measured) -> Iterator[Claim]:
+def judge(measured: ChoiceTrial) -> Iterator[Claim]:
     """Put each claim beside its measurement."""
     yield _more_accurate(measured, DIVPRUNE, PAPER)
     yield _more_accurate(measured, RANDOM, None)
@@ -78,23 +78,14 @@ def judge(measured: Measured) -> Iterator[Claim]:
     )
 
 
-def _more_accurate(measured: Measured, control: str, paper: str | None) -> Claim:
-    ours, theirs = measured.choices[ZOO], measured.choices[control]
-    gains = [paired_difference(ours[k].right, theirs[k].right) for k in ours]
-
-    def listed(by_k: Mapping[int, Tensor]) -> str:
-        return ", ".join(f"{right.mean():.1f}" for right in by_k.values())
-
-    return Claim(
-        f"from {', '.join(map(str, ours))} tokens each, ZOO-Prune is more accurate than {control} (%)",
-        paper,
-        measured=f"{listed({k: each.right for k, each in ours.items()})} (differences {', '.join(f'{gain:+.1f}' for gain in gains)})",
-        control=f"{listed({k: each.right for k, each in theirs.items()})} ({control})",
-        verdict=all_of(map(shown, gains)),
-    )
+def _more_accurate(measured: ChoiceTrial, control: str, paper: str | None) -> Claim:
+    budgets = measured.choices[ZOO]
+    ours, theirs = ([measured.choices[name][k].right for k in budgets] for name in (ZOO, control))
+    words = f"from {', '.join(map(str, budgets))} tokens each, ZOO-Prune is more accurate than {control} (%)"
+    return Claim.above_everywhere(words, ours, theirs, control, paper=paper)
 
 
-def draw(figure: Figure, measured: Measured) -> None:
+def draw(figure: Figure, measured: ChoiceTrial) -> None:
     """Accuracy over kept tokens, the estimate over directions, and one image with what was kept of it."""
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.5, 1))
     top, bottom = parts

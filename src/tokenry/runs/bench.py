@@ -126,7 +126,7 @@ class Bench:
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
         lora = lora_config(self.plan, model)
-        few = self.material.train.select(range(min(2, len(self.material.train))))
+        few = self.material.few
         # So few samples are gone through as often as all of them will be.
         args = sft_config(self.plan, self.output, {**self.length, "max_steps": -1, **self._epochs()})
         self._require_readable(model)

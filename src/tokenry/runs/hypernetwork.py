@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, first_token, text_loss
 from tokenry.core.files import require_new, write_json
 from tokenry.core.progress import Progress
-from tokenry.models import load_model, load_tokenizer, preferred_device
+from tokenry.models import load_model, load_tokenizer, preferred_device, require_causal_lm
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
-from tokenry.tokenization.probes import texts_back
+from tokenry.tokenization.probes import require_encodable, texts_back
 from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
@@ -70,6 +70,8 @@ def train_hypernetwork(
     progress("loading", 0.0)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, dtype).to(preferred_device())
+    if config.objective == "causal":
+        require_causal_lm(loaded, str(model))
     settings = {**(hypernetwork or {}), "languages": len(texts) if by_language else 0}
     network = hypernetwork_for(loaded, tokenizer, seed=config.seed, **settings)
     given = texts if by_language else [text for each in texts.values() for text in each]
@@ -131,6 +133,7 @@ def transfer_model(
     take_roles(new, old)
     for tokenizer in (old, new) if texts else ():
         first_token(tokenizer)
+    require_encodable({"old": old, "new": new}, texts)
     loaded = load_model(model, dtype)
     of_base = None if base is None else load_model(base, dtype)
     before = _loss(loaded, old, texts)

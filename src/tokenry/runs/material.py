@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
-from tokenry.finetuning.conversations import Encoding, class_names, encode_with_notes
+from tokenry.finetuning.conversations import Encoding, class_names, encode_with_notes, weighs
 from tokenry.finetuning.rows import Message, Sample, read_rows, to_sample
 from tokenry.finetuning.template import training_template
 from tokenry.runs.noisy_tasks import noisy_tasks
@@ -47,6 +48,12 @@ class Material:
     def classes(self) -> list[str]:
         """The names of the token classes that the data records."""
         return class_names(self.train)
+
+    @property
+    def few(self) -> Dataset:
+        """Two training samples for a rehearsal, such that have a weight where some have one."""
+        telling = islice((n for n in range(len(self.train)) if weighs(self.train.select([n]))), 2)
+        return self.train.select(list(telling) or range(min(2, len(self.train))))
 
     @property
     def fingerprint(self) -> str:
@@ -82,8 +89,12 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
     notes = [f"training data: {note}" for note in train.notes] + [
         f"held-out data: {note}" for note in held_out.notes
     ]
-    has_weights = "token_weights" in train.dataset.column_names
-    if has_weights and not any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.compare)):
+    learns_by_weights = any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.compare))
+    if learns_by_weights and not weighs(train.dataset):
+        raise UserError(
+            "every weight of a token to learn is 0 in the training data: there is nothing to learn from."
+        )
+    if "token_weights" in train.dataset.column_names and not learns_by_weights:
         notes.append("training data: it has weights, which only the weighing dataset-weights learns by.")
     say(notes)
     return Material(

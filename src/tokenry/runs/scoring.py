@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,6 +79,8 @@ def score_source(
     unknown = [name for name in signals if name not in SIGNALS]
     if unknown or not signals:
         raise UserError(f"signals are {', '.join(SIGNALS)}; got {', '.join(unknown) or 'none'}.")
+    if max_length < 2:
+        raise UserError(f"max_length must be at least 2 tokens, got {max_length}.")
     compared = [name for name in signals if name in _OF_REFERENCE]
     if bool(compared) != (reference is not None):
         raise UserError(

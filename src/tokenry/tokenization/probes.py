@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenry.core.errors import UserError
 from tokenry.core.round_trip import RoundTrip, comes_back, round_trip
 
 PROBES = (
@@ -41,6 +42,17 @@ def texts_back(
         for which, back in found.items()
         if not back.gives_back
     ]
+
+
+def require_encodable(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts: Sequence[str]) -> None:
+    """Raise `UserError` unless each tokenizer (by what it is: `old`, `new`) can encode all texts."""
+    for which, tokenizer in tokenizers.items():
+        for text in texts:
+            if encoded(tokenizer, text) is None:
+                raise UserError(
+                    f"the {which} tokenizer cannot encode {text[:40]!r}: it has no token for some of it and no unknown token; give it one, or "
+                    "leave the text out."
+                )
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:

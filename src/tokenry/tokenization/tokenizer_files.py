@@ -55,7 +55,13 @@ def load_fast_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    if not Path(source).is_file():
+    path = Path(source)
+    if path.name == _BOUNDLESS or (path / _BOUNDLESS).is_file():
+        raise UserError(
+            f"{source} is a BoundlessBPE tokenizer, whose tokens no tokenizer of transformers can write: for a model train bpe, unigram or "
+            "superbpe."
+        )
+    if not path.is_file():
         return load_tokenizer(source)
     try:
         return as_fast(Tokenizer.from_file(str(source)))

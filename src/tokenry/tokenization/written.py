@@ -6,7 +6,8 @@ An id is never written where
     the model spells its token otherwise         a token that no merge makes
     normaliser and pieces never leave it whole   upper case where all is lowered, `[unused1]` where brackets are pieces
 
-Special tokens count as written: templates and post-processors put them in.
+Special tokens count as written: templates and post-processors put them in. So does the one token of a byte that no UTF-8 holds: it is
+written for bytes that are no text. `core.byte_pairs.written_ids` answers for byte-pair models; here are the others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +17,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters, tokenizer_state
+from tokenry.core.byte_pairs import written_ids
 from tokenry.core.round_trip import unbounded
 
 _META = "▁"
 _TEXTS_AT_ONCE = 4096
+_NO_UTF8 = frozenset(bytes([byte]) for byte in (0xC0, 0xC1, *range(0xF5, 0x100)))
 # What may stand around a token: where it is whole beside one of these, it can be written.
 _AROUND = (
     ("", ""),
@@ -67,6 +70,10 @@ class WrittenVocabulary:
         doubled = frozenset(
             number for number, data in enumerate(view.token_bytes) if data and view.ids[data] != number
         )
+        if pieces and type(backend.model).__name__ == "BPE":
+            unwritten = (~written_ids(backend)).nonzero()[0].tolist()
+            no_text = {n for n in unwritten if view.token_bytes[n] in _NO_UTF8 and n not in doubled}
+            return cls(view, names, absent.union(unwritten) - view.special - no_text)
         aside = doubled | view.fallback | view.cut_ids | view.special
         plain = [number for number, data in enumerate(view.token_bytes) if data and number not in aside]
         doubtful = list(_not_its_own_text(backend, view, plain)) if pieces else plain

@@ -101,9 +101,10 @@ def test_a_new_token_with_spaces_is_spelled_by_what_is_cut_out_first():
     assert [old.convert_ids_to_tokens(piece) for piece in pieces.tolist() if piece >= 0] == ["b", "    ", "c"]
 
 
-def test_a_byte_fallback_beside_a_token_of_its_own_is_no_second_row_of_that_token():
+@pytest.mark.parametrize("method", ["tokenadapt", "retok", "focus", "omp", "mean"])
+def test_a_byte_fallback_beside_a_token_of_its_own_is_no_second_row_of_that_token(method):
     old, new = spm(False), spm(True)
-    rows, now, report = transplanted(old, new)
+    rows, now, report = transplanted(old, new, method)
     letter, byte = (new.convert_tokens_to_ids(token) for token in ("a", "<0x61>"))
     assert now[letter].equal(rows[old.convert_tokens_to_ids("a")])
     assert torch.allclose(now[byte], rows.mean(dim=0), atol=1e-6)
@@ -174,6 +175,25 @@ def test_vectors_of_a_donor_count_for_written_tokens_only():
     assert set(matched.shared[matched.shared_written].tolist()).isdisjoint(matched.old_never)
     _, now, _ = transplanted(old, new, "omp", auxiliary=donor)
     assert now.isfinite().all()
+
+
+def test_vectors_that_are_given_for_what_is_never_written_find_no_neighbour():
+    old, new = neox(), byte_level(CODE)
+    never = sorted(match_vocabularies(old, new).old_never)
+    vectors = np.random.default_rng(0).normal(size=(len(old) + len(new), 4))
+    vectors[never] = vectors[len(old) :].mean(axis=0) * 100
+    vectors[len(old) :] = vectors[never[0]] + vectors[len(old) :] * 1e-3
+    model = tiny_model(len(old))
+    model.get_input_embeddings().weight.data[never] = 1e6
+    _, now, _ = transplanted(
+        old,
+        new,
+        "tokenadapt",
+        model=model,
+        auxiliary=(vectors[: len(old)], vectors[len(old) :]),
+        global_weight=1.0,
+    )
+    assert now.abs().max() < 100
 
 
 @pytest.mark.parametrize("method", COMBINING)

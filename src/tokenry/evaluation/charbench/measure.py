@@ -78,6 +78,8 @@ def ask_models(
     """
     if not names or len(set(names)) < len(names):
         raise UserError(f"name at least one model, and each once, got {', '.join(names) or 'none'}.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     device = preferred_device()
     tokenizers = {name: load_tokenizer(name) for name in names}  # all, before the first model is asked
     predictions, features, text_back = {}, {}, {}

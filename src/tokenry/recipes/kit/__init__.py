@@ -2,15 +2,14 @@
 
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 from tokenry.recipes.kit.fit import batches_of_epochs, cosine, fit, linear, one_cycle
-from tokenry.recipes.kit.recipe import Recipe, Run, Scale, recipe
+from tokenry.recipes.kit.recipe import Recipe, RecipeRun, recipe
 
 __all__ = [
     "MOST_CLAIMS",
     "Claim",
     "Recipe",
+    "RecipeRun",
     "Reproduction",
-    "Run",
-    "Scale",
     "batches_of_epochs",
     "cosine",
     "fit",

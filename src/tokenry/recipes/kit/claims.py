@@ -4,7 +4,7 @@ The headline is the main claim of the paper's abstract, named before the run; it
 judged from a measurement against a fair control in the same run, by `core.stats`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tokenry.core.stats import (
     VERDICTS,
     Values,
     Verdict,
+    all_of,
     estimate_of_mean,
     paired_difference,
     shown,
@@ -83,6 +84,33 @@ class Claim:
             measured=f"{mine:{spec}}{unit} (difference {difference:+{spec}}, n = {difference.samples:,})",
             control=f"{control:{spec}}{unit} ({against})",
             verdict=shown(difference.scaled(-1 if lower else 1), least, fewest),
+        )
+
+    @classmethod
+    def above_everywhere(
+        cls,
+        claim: str,
+        ours: Sequence[Values],
+        theirs: Sequence[Values],
+        against: str,
+        *,
+        spec: str = ".1f",
+        unit: str = " %",
+        paper: str | float | None = None,
+    ) -> "Claim":
+        """Claim that our values are above those of the control at each of several settings; arguments as in `above`."""
+        differences = [paired_difference(*pair) for pair in zip(ours, theirs, strict=True)]
+        mine, controls = (
+            ", ".join(f"{estimate_of_mean(values).value:{spec}}" for values in side)
+            for side in (ours, theirs)
+        )
+        said = ", ".join(f"{difference:+{spec}}" for difference in differences)
+        return cls(
+            claim,
+            paper,
+            measured=f"{mine}{unit} (differences {said}, n = {differences[0].samples:,})",
+            control=f"{controls}{unit} ({against})",
+            verdict=all_of(map(shown, differences)),
         )
 
 

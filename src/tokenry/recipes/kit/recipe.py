@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress
 from tokenry.papers import paper
+from tokenry.recipes import Scale
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 from tokenry.runs.quiet import quiet_libraries
 
-Scale = Literal["laptop", "paper"]
-
 
 @dataclass
-class Run:
+class RecipeRun:
     """One run of a recipe.
 
     Attributes:
@@ -57,7 +56,7 @@ class Run:
         self.plots.append(path)
 
 
-Experiment = Callable[[Run], Iterable[Claim]]
+Experiment = Callable[[RecipeRun], Iterable[Claim]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Recipe:
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
         """Run the experiment; its plots go into `output`, an existing folder."""
         started = time.perf_counter()
-        run = Run(self.slug, scale, self.scales[scale], output, progress)
+        run = RecipeRun(self.slug, scale, self.scales[scale], output, progress)
         with quiet_libraries():
             claims = tuple(self.experiment(run))
         if len(claims) > MOST_CLAIMS:

@@ -82,7 +82,7 @@ class ProbeBatch:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionAuroc:
     """What one attention score tells of the task: the AUROC over all tokens, and over those of each conversation."""
 
     auroc: float
@@ -190,11 +190,11 @@ def task_token_auroc(score: Float[Tensor, "batch seq"], batch: ProbeBatch) -> fl
     return float(roc_auc_score(batch.task[batch.asked].numpy(), score[batch.asked].numpy()))
 
 
-def probe_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Attention]:
+def probe_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, AttentionAuroc]:
     """Measure the AUROC of each attention score on the twelve conversations."""
     batch = encode_probe(probe_rows(), tokenizer)
     return {
-        name: Attention(task_token_auroc(score, batch), _of_conversations(score, batch))
+        name: AttentionAuroc(task_token_auroc(score, batch), _of_conversations(score, batch))
         for name, score in attention_scores(model, batch).items()
     }
 

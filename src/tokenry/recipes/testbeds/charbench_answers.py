@@ -18,7 +18,7 @@ from tokenry.evaluation.charbench.segmentation import PROPERTIES
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelAnswers:
     """A model's answers, analysed.
 
     Attributes:
@@ -32,7 +32,7 @@ class Asked:
     records: DataFrame
 
     @classmethod
-    def of(cls, name: str, items: DataFrame, predictions: DataFrame, features: DataFrame) -> "Asked":
+    def of(cls, name: str, items: DataFrame, predictions: DataFrame, features: DataFrame) -> "ModelAnswers":
         """Analyse the answers to items about words with these features."""
         given = ({name: predictions}, {name: features})
         return cls(name, charbench_report(items, *given), join_records(items, *given))

@@ -18,7 +18,7 @@ from tokenry.recipes.testbeds.token_choices import (
     DIRECTIONS,
     METHODS,
     Choice,
-    Measured,
+    ChoiceTrial,
     combined,
     gathered,
     mlp_weights,
@@ -27,7 +27,7 @@ from tokenry.recipes.testbeds.token_choices import (
 )
 
 
-def pope(progress: Progress) -> Measured:
+def pope(progress: Progress) -> ChoiceTrial:
     """LLaVA-1.5-7B on 1000 questions of POPE; downloads both."""
     from datasets import load_dataset
     from transformers import AutoProcessor
@@ -57,7 +57,7 @@ def ask(
     answer: str,
     budgets: Sequence[int],
     seed: int,
-) -> Measured:
+) -> ChoiceTrial:
     """Ask a LLaVA one question about one image with every method and budget; here the closed form stands for the exact norm."""
     target, architecture = supported_model(model)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def ask(
         sampled = mlp_sensitivity(entering, *weights, num_directions=number)
         return rank_correlation(sampled, sensitivity)
 
-    return Measured(
+    return ChoiceTrial(
         unpruned=right(),
         choices={method: {k: pruned(method, k) for k in budgets} for method in METHODS},
         estimates={number: torch.tensor([estimate(number)]) for number in DIRECTIONS},

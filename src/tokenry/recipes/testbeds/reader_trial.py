@@ -21,7 +21,7 @@ from tokenry.recipes.testbeds.token_choices import (
     METHODS,
     ZOO,
     Choice,
-    Measured,
+    ChoiceTrial,
     combined,
     gathered,
     mlp_weights,
@@ -32,7 +32,7 @@ from tokenry.recipes.testbeds.token_choices import (
 _DRAWS = 8
 
 
-def digits(progress: Progress) -> Measured:
+def digits(progress: Progress) -> ChoiceTrial:
     """The digits ViT with a projector and a reader, trained with three seeds."""
     found = load_digits_vit(part(progress, 0.0, 0.5))
     seeds, views = (0, 1, 2), 3
@@ -72,7 +72,7 @@ def measure_reader(
     views: int,
     seed: int = 0,
     budgets: Sequence[int] = (4, 8, 12, 18),
-) -> Measured:
+) -> ChoiceTrial:
     """Measure every method at every budget with one trained reader.
 
     Args:
@@ -102,7 +102,7 @@ def measure_reader(
     }
     relevance = _relevance(reader, projected)
     correlations = [rank_correlation(*pair) for pair in zip(sensitivity, relevance, strict=True)]
-    return Measured(
+    return ChoiceTrial(
         unpruned=measured(torch.arange(tokens.shape[1]).expand(tokens.shape[:2])).right,
         choices={name: {k: measured(kept) for k, kept in by_k.items()} for name, by_k in chosen.items()},
         estimates=_estimates(reader.projector, tokens[::views][:60], generator),

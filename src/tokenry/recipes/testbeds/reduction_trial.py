@@ -43,7 +43,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ReductionTrial:
     """One method at one strength.
 
     Attributes:
@@ -67,7 +67,7 @@ class Measured:
         return estimate_of_mean(self.right)
 
 
-def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Measured:
+def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> ReductionTrial:
     """Run the test images through the model with one method.
 
     Args:
@@ -81,7 +81,7 @@ def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Mea
             torch.manual_seed(seed)
             right.append(correct(classifier.model, classifier.images, classifier.labels).float().cpu())
         of_objects = 100 * torch.stack(right).mean(dim=0).view(-1, classifier.views).mean(dim=1)
-        return Measured(reduction.token_counts, reduction.flops / reduction.dense_flops, of_objects)
+        return ReductionTrial(reduction.token_counts, reduction.flops / reduction.dense_flops, of_objects)
 
 
 def digits_classifier(progress: Progress) -> Classifier:

@@ -38,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ChoiceTrial:
     """What a testbed measured.
 
     Attributes:
@@ -76,7 +76,7 @@ def spacing(kept: Float[Tensor, "images kept dim"]) -> Float[Tensor, "images"]:
     return 1 - similarity.flatten(1).amax(1)
 
 
-def combined(runs: Sequence[Measured], combine: Callable[[list[Tensor]], Tensor]) -> Measured:
+def combined(runs: Sequence[ChoiceTrial], combine: Callable[[list[Tensor]], Tensor]) -> ChoiceTrial:
     """Combine what was measured several times, or of several objects, figure by figure."""
 
     def choice(method: str, k: int) -> Choice:
@@ -88,7 +88,7 @@ def combined(runs: Sequence[Measured], combine: Callable[[list[Tensor]], Tensor]
         )
 
     first = runs[0]
-    return Measured(
+    return ChoiceTrial(
         unpruned=combine([run.unpruned for run in runs]),
         choices={name: {k: choice(name, k) for k in by_k} for name, by_k in first.choices.items()},
         estimates={m: combine([run.estimates[m] for run in runs]) for m in first.estimates},

@@ -278,7 +278,7 @@ def _with_tokens_for(
             lacking = sorted(set(cut_out.sub("", text).encode().translate(None, present)))
             if lacking:
                 raise UserError(
-                    f"the tokenizer has no token for {len(lacking)} bytes of the text ({_listed(lacking)}, in {text[:40]!r}): leave such "
+                    f"the tokenizer has no token for {len(lacking)} byte{'s' * (len(lacking) > 1)} of the text ({_listed(lacking)}, in {text[:40]!r}): leave such "
                     "texts out, or give a tokenizer with a token for each byte."
                 )
         yield text

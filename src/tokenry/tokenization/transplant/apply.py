@@ -30,7 +30,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.gate import require_causal_lm
 from tokenry.tokenization.model_folder import save_model_folder
 from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
-from tokenry.tokenization.probes import round_trip_failures, texts_back
+from tokenry.tokenization.probes import require_encodable, round_trip_failures, texts_back
 from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary_space
 from tokenry.tokenization.transplant.composition import (
@@ -103,7 +103,8 @@ def transplant_tokenizer(
 
     Raises:
         UserError: a setting out of range, a model without input embeddings or with further weights per token, token ids beyond the
-            rows, rows or auxiliary vectors that are not finite, an empty vocabulary, texts without a token that could begin them.
+            rows, rows or auxiliary vectors that are not finite, an empty vocabulary, texts that cannot be encoded or without a token
+            that could begin them.
 
     Source: TokenAdapt (arXiv 2505.09738).
     """
@@ -120,10 +121,10 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
-    require_causal_lm(model)
     old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
+    require_causal_lm(model)
     take_roles(new_tokenizer, old_tokenizer)
     if carry_special_tokens:
         _carry_special_tokens(old_tokenizer, new_tokenizer)
@@ -132,12 +133,11 @@ def transplant_tokenizer(
             "the new tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them, "
             "let carry_special_tokens=True bring the old ones, or give no texts."
         )
+    require_encodable({"old": old_tokenizer, "new": new_tokenizer}, texts or ())
     matched = match_vocabularies(old_tokenizer, new_tokenizer, settings.match)
     before = text_loss(model, old_tokenizer, texts) if texts is not None else None
-    unique = torch.tensor(
-        [number for number in (matched.shared < 0).nonzero()[:, 0].tolist() if number not in matched.absent],
-        dtype=torch.long,
-    )
+    alone = (matched.shared < 0).nonzero()[:, 0].tolist()
+    unique = torch.tensor([number for number in alone if number not in matched.new_never], dtype=torch.long)
     new_names = token_names(new_tokenizer)
     real = _real_rows(old_matrices["input"], old_tokenizer, matched)
     composition, left_out = _compose(model, matched, unique, new_names, settings, auxiliary, real)
@@ -147,9 +147,10 @@ def transplant_tokenizer(
     back, lost = texts_back({"old": old_tokenizer, "new": new_tokenizer}, texts)
     notes = _carry_over(model, old_tokenizer, new_tokenizer, matched) + tuple(lost)
     composed = composition.mixture.composed.tolist()
-    uncomposed = [number for number, done in zip(unique.tolist(), composed, strict=True) if not done]
-    never = [number for number in uncomposed if number in matched.new_never]
-    fallback = [new_names[number] for number in uncomposed if number not in matched.new_never]
+    uncomposed = [
+        new_names[number] for number, done in zip(unique.tolist(), composed, strict=True) if not done
+    ]
+    never = [number for number in alone if number in matched.new_never and number not in matched.absent]
     report = TransplantReport(
         method=method,
         settings={**asdict(settings), "auxiliary": _name_of(auxiliary, settings)},
@@ -160,12 +161,12 @@ def transplant_tokenizer(
         counts={
             "copied": len(matched.copied),
             "composed": sum(composed),
-            "fallback": len(fallback),
+            "fallback": len(uncomposed),
             **({"never_written": len(never)} if never else {}),
         },
         estimates=composition.estimates,
         pieces_per_token=_mean_pieces(matched, unique),
-        fallback=tuple(fallback),
+        fallback=tuple(uncomposed),
         never_written=tuple(new_names[number] for number in never),
         notes=notes,
         round_trip_failures=round_trip_failures(new_tokenizer),
