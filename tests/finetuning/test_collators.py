@@ -194,6 +194,17 @@ def test_every_weighing_trains_with_it(tmp_path, collator, weighing):
     assert all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("collator", [left, left_in_silence, SortingInSilence(0)], ids=name_of)
+def test_padding_that_no_mask_tells_of_is_no_context(tmp_path, collator):
+    """The first token of a sample is not learned, although something stands before it."""
+    rows = marked(token_rows(8).map(lambda row: {"labels": row["input_ids"]}))
+    trainer = make_trainer(tmp_path, collator, rows)
+    trainer.train()
+    lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
+    unlearned = trainer.store.columns["weight"].isnan().nonzero()[:, 0]
+    assert unlearned.tolist() == (lengths.cumsum(0) - lengths).tolist()
+
+
 class ChangingTokens(Padding):
     def torch_call(self, examples):
         return super().torch_call([{**e, "input_ids": [5] * len(e["input_ids"])} for e in examples])
