@@ -22,7 +22,9 @@ def _merges(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return [*dict.fromkeys(left + right for left, right in merges)], merges
 
 
-def byte_level(add_prefix_space: bool = False, use_regex: bool = True, ignore_merges: bool = False) -> Tokenizer:
+def byte_level(
+    add_prefix_space: bool = False, use_regex: bool = True, ignore_merges: bool = False
+) -> Tokenizer:
     words, merges = _merges([to_byte_characters(word.encode()) for word in WORDS])
     names = [*BYTE_CHARACTERS, *(word for word in words if word not in BYTE_CHARACTERS)]
     vocabulary = {name: number for number, name in enumerate(names)}
@@ -41,7 +43,9 @@ def sentencepiece(normalizer: object = None, pre_tokenizer: object = None) -> To
         tokenizer.normalizer = normalizer
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(META, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(META, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     tokenizer.add_special_tokens(["<unk>"])
     return tokenizer
 
@@ -82,10 +86,22 @@ ADDED = {
     "runs of spaces": [AddedToken(" " * length, normalized=True) for length in (4, 3, 2)],
     "runs of spaces, before": [AddedToken(" " * length, normalized=False) for length in (3, 2)],
     "one within another": [AddedToken(text, normalized=False) for text in ("ab", "abc", "b", "ca")],
-    "before and after": [AddedToken("b", normalized=False), AddedToken("ab", normalized=True), AddedToken("ca", normalized=True)],
-    "with white space": [AddedToken("a \n", normalized=False), AddedToken("\n\n", normalized=False), AddedToken(" b", normalized=True)],
+    "before and after": [
+        AddedToken("b", normalized=False),
+        AddedToken("ab", normalized=True),
+        AddedToken("ca", normalized=True),
+    ],
+    "with white space": [
+        AddedToken("a \n", normalized=False),
+        AddedToken("\n\n", normalized=False),
+        AddedToken(" b", normalized=True),
+    ],
     "tag": [AddedToken("<x>", normalized=False)],
-    "tags": [AddedToken("<x>", normalized=True), AddedToken("<x><x>", normalized=True), AddedToken("<x", special=True)],
+    "tags": [
+        AddedToken("<x>", normalized=True),
+        AddedToken("<x><x>", normalized=True),
+        AddedToken("<x", special=True),
+    ],
     "strips before": [AddedToken("<m>", lstrip=True, normalized=False)],
     "strips after": [AddedToken("<m>", rstrip=True, normalized=False), AddedToken("  ", normalized=True)],
     "strips both": [AddedToken("<m>", rstrip=True, lstrip=True, normalized=True)],
@@ -109,7 +125,16 @@ def tokenizer_with(name: str, added: str) -> Tokenizer:
 def atoms_of(added: str) -> list[str]:
     """What texts are made of: letters, white space and the added tokens themselves."""
     contents = [token.content for token in ADDED[added] if META not in token.content]
-    return list(dict.fromkeys([*"ab \n", "c" if "within" in added or "before" in added else "é", *contents, *(each[:-1] for each in contents)]))
+    return list(
+        dict.fromkeys(
+            [
+                *"ab \n",
+                "c" if "within" in added or "before" in added else "é",
+                *contents,
+                *(each[:-1] for each in contents),
+            ]
+        )
+    )
 
 
 @functools.cache
@@ -118,7 +143,9 @@ def encodings(name: str, added: str, most: int) -> dict[str, tuple[int, ...]]:
     tokenizer = tokenizer_with(name, added)
     view = ByteVocabulary.from_tokenizer(tokenizer)
     atoms = [atom for atom in atoms_of(added) if atom]
-    texts = sorted({"".join(some) for length in range(1, most + 1) for some in itertools.product(atoms, repeat=length)})
+    texts = sorted(
+        {"".join(some) for length in range(1, most + 1) for some in itertools.product(atoms, repeat=length)}
+    )
     found = {}
     for text, encoding in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
         data = text.encode()

@@ -1,6 +1,6 @@
 """Covers found by encoding whole texts, on random texts in many scripts; `python -m tests.decoding.byte_level.brute_force 1000` runs many.
 
-    covers(x) = { the first tokens of encode(text) that hold all bytes of x : text = x[:i] + bytes of a token that begins with x[i:] + more }
+covers(x) = { the first tokens of encode(text) that hold all bytes of x : text = x[:i] + bytes of a token that begins with x[i:] + more }
 """
 
 import hashlib
@@ -70,7 +70,9 @@ def hashed_model(size: int):
     return lambda sequences: torch.stack([row(tuple(ids)) for ids in sequences])
 
 
-def brute_covers(backend: Tokenizer, view: ByteVocabulary, text: bytes, encode) -> set[tuple[int, ...]] | None:
+def brute_covers(
+    backend: Tokenizer, view: ByteVocabulary, text: bytes, encode
+) -> set[tuple[int, ...]] | None:
     """All covers, or None where there are too many tokens to try."""
     lead = view.lead(text)
     spaced, candidates = lead + text, {text}
@@ -148,7 +150,10 @@ def check(name: str, backend: Tokenizer, count: int, seed: int = 0, verbose: boo
                     print(name, script, repr(data), "REFUSED", error, flush=True)
                 continue
             given = lm._log_prob_given(lm._beginning(None))
-            rows = [sum(float(model([ids[:i]])[0, token]) for i, token in enumerate(ids)) for ids in sorted(expected)]
+            rows = [
+                sum(float(model([ids[:i]])[0, token]) for i, token in enumerate(ids))
+                for ids in sorted(expected)
+            ]
             brute = float(np.logaddexp.reduce(rows)) - given if rows else -np.inf
             if abs(brute - log_prob) < 1e-6:
                 found[script] += 1
@@ -170,4 +175,8 @@ if __name__ == "__main__":
 
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     for chosen in sys.argv[2:] or NAMES:
-        print(chosen, dict(check(chosen, real_backend(chosen), -(-total // len(SCRIPTS)), verbose=True)), flush=True)
+        print(
+            chosen,
+            dict(check(chosen, real_backend(chosen), -(-total // len(SCRIPTS)), verbose=True)),
+            flush=True,
+        )
