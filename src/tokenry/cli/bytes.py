@@ -140,12 +140,15 @@ def self_test(
     result = examine_byte_map(tokenizer)
     delivered = _delivered(result, output, json)
     if not delivered:
-        counted = ("misread", "missing_bytes", "same_bytes", "lossy_texts")
+        counted = ("misread", "missing_bytes", "same_bytes", "lossy_texts", "unlike")
         rows = [(name.replace("_", " "), str(len(result[name]))) for name in counted]
         rows += [
-            (name.replace("_", " "), str(result[name])) for name in ("tokens", "special", "never_written")
+            (name.replace("_", " "), str(result[name]))
+            for name in ("tokens", "special", "cut", "never_written")
         ]
         rows.append(("rewrites", ", ".join(result["rewrites"]) or "nothing"))
+        rows.append(("read as a space", " ".join(result["unkept"]) or "nothing else"))
+        rows.append(("exact probabilities", result["no_cover"] or "yes"))
         print_table(
             f"{'sound' if result['is_sound'] else 'NOT sound'}: byte map of {tokenizer}",
             ("what", "found"),
@@ -156,6 +159,12 @@ def self_test(
                 "tokens that cannot be represented",
                 ("id", "token", "why"),
                 ([str(each["id"]), each["token"], each["why"]] for each in result["misread"][:50]),
+            )
+        if result["unlike"]:
+            print_table(
+                "texts that cannot be represented",
+                ("text", "why"),
+                ([repr(each["text"]), each["why"]] for each in result["unlike"][:50]),
             )
     if not result["is_sound"]:
         raise typer.Exit(1)

@@ -56,6 +56,10 @@ def from_byte_characters(text: str) -> bytes:
         ) from error
 
 
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+"""The white space of Unicode."""
+
+
 @dataclass(frozen=True)
 class CutToken:
     """An added token: wherever a text holds it, `encode` cuts it out before the rest of the text is cut into tokens.
@@ -68,6 +72,7 @@ class CutToken:
         single_word: whether it is cut out only where no letter or digit stands beside it.
         lstrip: whether the white space before it is dropped.
         rstrip: whether the white space after it is dropped.
+        drops: what counts as white space there: after the normaliser, what that has made into something else does not.
     """
 
     id: int
@@ -77,6 +82,7 @@ class CutToken:
     single_word: bool = False
     lstrip: bool = False
     rstrip: bool = False
+    drops: str = WHITE_SPACE
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,11 @@ class ByteVocabulary:
             unkept=unkept,
             **_space_before(state),
         )
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """What the normaliser does that cannot be undone. Composition (NFC) can: it changes no text that is composed already."""
+        return tuple(each for each in self.rewrites if each != "NFC")
 
     @cached_property
     def cut_ids(self) -> frozenset[int]:
@@ -335,6 +346,9 @@ def _cut_tokens(
 ) -> tuple[CutToken, ...]:
     """The added tokens that are looked for in a text, and by which bytes."""
     normalizer, found = backend.normalizer, []
+    white = WHITE_SPACE
+    if normalizer is not None:
+        white = "".join(each for each in white if normalizer.normalize_str(f"a{each}a") == f"a{each}a")
     for token in added:
         text: str = token["content"]
         if token["special"] and backend.encode_special_tokens:
@@ -348,7 +362,9 @@ def _cut_tokens(
             flags = {
                 name: token[name] for name in ("special", "normalized", "single_word", "lstrip", "rstrip")
             }
-            found.append(CutToken(token["id"], data, **flags))
+            found.append(
+                CutToken(token["id"], data, **flags, drops=white if token["normalized"] else WHITE_SPACE)
+            )
     return tuple(found)
 
 

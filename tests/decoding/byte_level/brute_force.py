@@ -31,7 +31,7 @@ SCRIPTS = {
     "code and digits": "def f(x):\n    return {'a': x[0]}  # 1234567 3.14 0xFF\r\n\t\tif (x):\n\n\n  pass\n        y = 10000000",
 }
 MORE = ("", "a", " ", "\n", "1", "中", ".", "s", " b", "é", "ا", "22")
-MOST_TOKENS = 1500
+MOST_TOKENS = 500
 
 
 def random_texts(script: str, count: int, added: list[str], seed: int = 0) -> Iterator[str]:
@@ -105,7 +105,7 @@ def completed(data: bytes) -> list[str]:
     if not begun:
         return [text]
     points = code_points(begun)
-    step = max(1, len(points) // 40)
+    step = max(1, len(points) // 20)
     return [text + chr(point) for point in [*points[::step], points[-1]]]
 
 

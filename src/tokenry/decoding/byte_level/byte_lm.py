@@ -36,7 +36,7 @@ from tokenry.decoding.byte_level.covers import (
     TokenSequence,
     require_bearable,
 )
-from tokenry.decoding.byte_level.segmented_tokens import Place, SegmentedTokens
+from tokenry.decoding.byte_level.segmented_tokens import CUT_ONLY, LED, SegmentedTokens
 from tokenry.decoding.byte_level.token_rules import AnyTokens, Tail, ValidTokens
 from tokenry.decoding.byte_level.token_tree import CalledModel, Context, NextTokenModel, TokenTree
 from tokenry.decoding.byte_level.utf8 import Text, as_bytes
@@ -50,12 +50,6 @@ END = 256
 
 # So many distributions over the vocabulary at once are bearable.
 _ROWS = 32
-# Normalisation to composed characters changes no text that is composed already; every other rewriting is refused.
-_ACCEPTED = {"NFC"}
-
-
-# A text that begins with an added token.
-_CUT_ONLY = Place(cut_only=True)
 
 
 @dataclass(frozen=True)
@@ -215,9 +209,9 @@ class ByteLM:
         """
         beginning, data = self._beginning(context_ids), self._checked(text)
         lead = beginning.lead(data)
-        log_probs = self._prefix_log_probs(lead + data, beginning.root)[len(lead) :]
+        log_probs = self._prefix_log_probs(lead + data, beginning.root, self._tail(lead))[len(lead) :]
         if lead and self._cut_first:
-            log_probs = np.logaddexp(log_probs, self._prefix_log_probs(data, beginning.root, _CUT_ONLY))
+            log_probs = np.logaddexp(log_probs, self._prefix_log_probs(data, beginning.root, CUT_ONLY))
         log_probs = log_probs - self._log_prob_given(beginning)
         log_probs[0] = 0.0
         return log_probs
@@ -230,7 +224,7 @@ class ByteLM:
         """
         beginning, data = self._beginning(context_ids), self._checked(text)
         # An empty text stays empty.
-        return self._encoding.encode(beginning.lead(data) + data if data else data)
+        return self._encoding.encode(data, beginning.lead(data)) if data else []
 
     def next_token_logprobs(
         self, sequences: Sequence[Sequence[int]], context_ids: Sequence[int] | None = None
@@ -274,11 +268,15 @@ class ByteLM:
         """Whether a text can begin with a token that is cut out of it, before which no space is put."""
         return isinstance(self._rules, SegmentedTokens) and self._rules.cuts
 
+    def _tail(self, lead: bytes) -> Tail:
+        """Where a text begins, for the rules."""
+        return LED if lead and isinstance(self._rules, SegmentedTokens) else ()
+
     def _grown(self, beginning: "Beginning", lead: bytes, data: bytes) -> list[tuple[bytes, list[Node]]]:
         """The sequences that begin a text, after the space before it and without it."""
-        ways = [(lead + data, self._search.grow(lead + data, beginning.root))]
+        ways = [(lead + data, self._search.grow(lead + data, beginning.root, tail=self._tail(lead)))]
         if lead and self._cut_first:
-            ways.append((data, self._search.grow(data, beginning.root, settle=False, tail=_CUT_ONLY)))
+            ways.append((data, self._search.grow(data, beginning.root, settle=False, tail=CUT_ONLY)))
         return ways
 
     def _log_prob_given(self, beginning: "Beginning") -> float:
@@ -287,9 +285,9 @@ class ByteLM:
             return 0.0
         ids = beginning.root.ids()
         if ids not in self._given:
-            log_prob = self._prefix_log_probs(b" ", beginning.root)[-1]
+            log_prob = self._prefix_log_probs(b" ", beginning.root, self._tail(b" "))[-1]
             if self._cut_first:
-                log_prob = np.logaddexp(log_prob, self._prefix_log_probs(b"", beginning.root, _CUT_ONLY)[0])
+                log_prob = np.logaddexp(log_prob, self._prefix_log_probs(b"", beginning.root, CUT_ONLY)[0])
             self._given[ids] = float(log_prob)
         return self._given[ids]
 
@@ -319,7 +317,9 @@ class ByteLM:
         nodes = [node for node in grown if node.place < len(text)]
         self.model.hold([node.context for node in nodes])
         # Of a text that begins with an added token not even the empty beginning is certain.
-        start = 0.0 if tail == () else float(np.logaddexp.reduce(next(self._following(grown[:1])).tokens))
+        start = (
+            0.0 if tail != CUT_ONLY else float(np.logaddexp.reduce(next(self._following(grown[:1])).tokens))
+        )
         parts: list[list[float]] = [[] for _ in range(len(text))]
         for node, following in zip(nodes, self._following(nodes), strict=True):
             node.pass_on(following)
@@ -369,16 +369,18 @@ class ByteLM:
 
     def _no_cover(self, text: bytes, root: Context, lead: int) -> UserError:
         """Say at which byte a text lost its last cover, or its last one with a probability."""
-        if isinstance(self._rules, SegmentedTokens) and (why := self._rules.refused(text[lead:])):
+        if isinstance(self._rules, SegmentedTokens) and (
+            why := self._rules.refused(text[lead:], text[:lead])
+        ):
             return UserError(f"no cover: {why}")
         reached = lead
-        for node in self._search.grow(text, root, settle=False, whole=False):
+        for node in self._search.grow(text, root, settle=False, whole=False, tail=self._tail(text[:lead])):
             reach = self._reach.valid(node.tail)
             reached = max(
                 reached, *(end for end, ids in self._search.matching(text, node.place) if reach[ids].any()), 0
             )
         if reached == len(text):
-            log_probs = self._prefix_log_probs(text, root)
+            log_probs = self._prefix_log_probs(text, root, self._tail(text[:lead]))
             return UserError(
                 f"the model gives probability zero to every cover of the first {int(np.argmin(log_probs)) - lead} bytes of this text."
             )
@@ -542,11 +544,10 @@ def _total(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
 
 
 def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:
-    changing = [each for each in vocabulary.rewrites if each not in _ACCEPTED]
-    if changing:
+    if vocabulary.changing:
         raise UserError(
-            f"the tokenizer rewrites a text before it cuts it ({', '.join(changing)}), so the bytes of its tokens are not those of the "
-            "text: give a tokenizer that keeps bytes."
+            f"the tokenizer rewrites a text before it cuts it ({', '.join(vocabulary.changing)}), which cannot be undone, so that no token "
+            "sequence has the bytes of the text: give a tokenizer that keeps bytes."
         )
 
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary, CutToken
+from tokenry.core.byte_level import WHITE_SPACE, ByteVocabulary, CutToken
 from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level.token_rules import Remembered
 from tokenry.decoding.byte_level.utf8 import split_unfinished
@@ -48,13 +48,17 @@ class Scan(NamedTuple):
 
     Attributes:
         stages: what is open in each of the two.
-        after_space: whether ordinary text ends with white space, where a token drops it.
-        no_space: bytes since a token that drops the white space after it, as long as they are no whole character; None elsewhere.
+        white: the white space at the end of ordinary text, where a token may drop it.
+        dropped: the white space that a token before drops, so that it cannot come next.
+        begun: bytes since that token, as long as they are no whole character.
+        led: whether the next byte is the space that the tokenizer puts before a text.
     """
 
     stages: tuple[Open, Open] = (Open(), Open())
-    after_space: bool = False
-    no_space: bytes | None = None
+    white: str = ""
+    dropped: str = ""
+    begun: bytes = b""
+    led: bool = False
 
 
 NOTHING = Scan()
@@ -67,7 +71,7 @@ class CutTokens:
         vocabulary: of the tokenizer.
 
     Raises:
-        UserError: one of them is cut out as a word of its own only.
+        UserError: one of them is cut out as a word of its own only, or a space is put after each of them.
     """
 
     def __init__(self, vocabulary: ByteVocabulary) -> None:
@@ -81,38 +85,51 @@ class CutTokens:
         self._stages = [
             _Stage([token for token in vocabulary.cut if token.normalized is late]) for late in (False, True)
         ]
-        # Not kept: special ones, those that are read as something else, and all of them where a space is put after each.
-        kept = set() if vocabulary.prepends_within else vocabulary.cut_ids
-        self.kept = {token.id: token for token in vocabulary.cut if token.id in kept}
+        # Not kept: special ones, and those that are read as something else.
+        self.kept = {token.id: token for token in vocabulary.cut if token.id in vocabulary.cut_ids}
+        if vocabulary.prepends_within and self.kept:
+            name = next(iter(self.kept.values())).data.decode(errors="replace")
+            raise UserError(
+                f"the tokenizer puts a space of its own after every added token, and {name!r} is one that is not special, so that the bytes "
+                "of tokens are not those of the text: add it as a special token, or use invalid='all'."
+            )
+        # A normaliser puts the space there before the tokens are looked for that are looked for after it.
+        self._sees_lead = vocabulary.prepends_within and not vocabulary.keeps_own_space
         self._lstrip = any(token.lstrip for token in self.kept.values())
-        self._rstrip = any(token.rstrip for token in self.kept.values())
         self._forbidden = Remembered(self._find_forbidden, 256)
         self._allowed = Remembered(self._find_allowed, 256)
         self.characters = {each for token in vocabulary.cut for each in token.data.decode(errors="replace")}
 
     def read(self, scan: Scan, data: bytes) -> Scan | None:
         """Go on with ordinary text; None where an added token would be cut out of it, or white space dropped."""
-        stages = tuple(stage.read(each, data) for stage, each in zip(self._stages, scan.stages, strict=True))
-        no_space = _without_space(scan.no_space, data)
-        if None in stages or no_space is False:
+        own = data[1:] if scan.led else data
+        first = self._stages[0].read(scan.stages[0], own)
+        second = self._stages[1].read(scan.stages[1], data if self._sees_lead else own)
+        if first is None or second is None or _begins_with(scan.dropped, scan.begun + data):
             return None
-        after_space = self._lstrip and _ends_with_space(data)
-        return Scan(stages, after_space, None if no_space is True else no_space)  # type: ignore[arg-type]
+        is_whole = not scan.dropped or bool(split_unfinished(scan.begun + data)[0])
+        dropped, begun = ("", b"") if is_whole else (scan.dropped, scan.begun + data)
+        return Scan((first, second), self._white_at_end(own), dropped, begun)
 
     def take(self, scan: Scan, token: CutToken) -> Scan | None:
         """Go on with a token that is cut out; None where that cannot be."""
-        first, second = self._stages
-        if (token.lstrip and scan.after_space) or _without_space(scan.no_space, token.data) is False:
+        drops_before = token.lstrip and scan.white and scan.white in token.drops
+        if drops_before or _begins_with(scan.dropped, scan.begun + token.data):
             return None
-        if token.normalized:
-            stages = first.read(scan.stages[0], token.data), second.take(scan.stages[1], token.data)
-        else:
-            stages = first.take(scan.stages[0], token.data), Open()
-        if None in stages:
+        one, other = self._stages
+        first = (
+            one.read(scan.stages[0], token.data) if token.normalized else one.take(scan.stages[0], token.data)
+        )
+        second = other.take(scan.stages[1], token.data) if token.normalized else Open()
+        if first is None or second is None:
             return None
         # White space that was cut out after the normaliser is white space of the text still for those that come before it.
-        after_space = self._lstrip and token.normalized and _ends_with_space(token.data)
-        return Scan(stages, after_space, b"" if token.rstrip else None)  # type: ignore[arg-type]
+        white = self._white_at_end(token.data) if token.normalized else ""
+        return Scan((first, second), white, token.drops if token.rstrip else "")
+
+    def _white_at_end(self, data: bytes) -> str:
+        last = data.decode(errors="replace")[-1:] if self._lstrip else ""
+        return last if last in WHITE_SPACE else ""
 
     def forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
         """Ids whose bytes cannot be ordinary text after this."""
@@ -154,30 +171,39 @@ class CutTokens:
             if (number := self._vocabulary.ids.get(rest[:end])) is not None
         ]
 
-    def segments(self, data: bytes, is_whole: bool = True) -> tuple[list[tuple[int | None, bytes]], bytes]:
-        """Cut a text: ids of added tokens, None for what lies between; and what is not decided yet where the text may go on.
+    def segments(
+        self, data: bytes, lead: bytes = b"", is_whole: bool = True
+    ) -> list[tuple[int | None, bytes]]:
+        """Cut a text: ids of added tokens, None for what lies between; what is not decided yet is left out where the text may go on.
+
+        Args:
+            data: the text.
+            lead: what the tokenizer puts before it.
+            is_whole: whether the text ends there.
 
         Raises:
             UserError: it holds an added token that stands for no bytes, or for others.
         """
         found: list[tuple[int | None, bytes]] = []
-        pieces, rest = self._stages[0].split(data, is_whole)
+        pieces = self._stages[0].split(data, is_whole)
         for place, (token, piece) in enumerate(pieces):
             if token:
                 found.append((self._require_kept(token), piece))
                 continue
-            is_closed = is_whole or place + 1 < len(pieces)
-            inner, left = self._stages[1].split(piece, is_closed)
-            found += [(each and self._require_kept(each), data) for each, data in inner]
-            if not is_closed:
-                rest = left + rest
+            seen, unseen = (lead, b"") if self._sees_lead else (b"", lead)
+            inner = self._stages[1].split(
+                (b"" if place else seen) + piece, is_whole or place + 1 < len(pieces)
+            )
+            if unseen and not place and inner and inner[0][0] is None:
+                inner[0] = None, unseen + inner[0][1]
+            found += [(each and self._require_kept(each), part) for each, part in inner]
         self._require_no_dropped_space(found)
-        return found, rest
+        return found
 
-    def refused(self, data: bytes) -> str:
+    def refused(self, data: bytes, lead: bytes = b"") -> str:
         """Why a text cannot be written, as far as added tokens are the reason; empty where they are not."""
         try:
-            self.segments(data)
+            self.segments(data, lead)
         except UserError as error:
             return str(error)
         return ""
@@ -189,27 +215,29 @@ class CutTokens:
         own = self._vocabulary.token_bytes[token.id]
         if token.special:
             why = "a special token, which stands for no bytes"
-        elif own != token.data:
-            why = f"the token that also stands for {(own or b'').decode(errors='replace')!r}"
         else:
-            why = "a token of its own with a space of its own after it"
+            why = f"the token that also stands for {(own or b'').decode(errors='replace')!r}"
         raise UserError(
             f"the text holds {name!r}, which the tokenizer writes as {why}: no token sequence has the bytes of this text."
         )
 
     def _require_no_dropped_space(self, found: list[tuple[int | None, bytes]]) -> None:
         for (left, before), (right, after) in pairwise(found):
-            is_text = left is None or self.kept[left].normalized
+            one, other = (None if number is None else self.kept[number] for number in (left, right))
+            is_text = one is None or (one.normalized and other is not None and not other.normalized)
             drops_before = (
-                right is not None and self.kept[right].lstrip and is_text and _ends_with_space(before)
+                other and other.lstrip and is_text and before.decode(errors="replace")[-1] in other.drops
             )
-            drops_after = left is not None and self.kept[left].rstrip and _without_space(b"", after) is False
-            if drops_before or drops_after:
-                token = self.kept[right if drops_before else left]  # type: ignore[index]
-                raise UserError(
-                    f"the tokenizer drops the white space {'before' if drops_before else 'after'} {token.data.decode()!r} "
-                    f"({'lstrip' if drops_before else 'rstrip'}): no token sequence has the bytes of this text."
-                )
+            drops_after = one and one.rstrip and _begins_with(one.drops, after)
+            for token, does, where, name in (
+                (other, drops_before, "before", "lstrip"),
+                (one, drops_after, "after", "rstrip"),
+            ):
+                if token and does:
+                    raise UserError(
+                        f"the tokenizer drops the white space {where} {token.data.decode()!r} ({name}): no token sequence has the bytes "
+                        "of this text."
+                    )
 
     def _find_forbidden(self, scan: Scan) -> Bool[np.ndarray, "ids"]:
         vocabulary = self._vocabulary
@@ -217,18 +245,22 @@ class CutTokens:
         if scan == NOTHING:
             found[[number for number, read in self._of_tokens.items() if read is None]] = True
             return found
+        if scan.led and any(stage.firsts >= {ord(" ")} for stage in self._stages):
+            for number in vocabulary.with_prefix(b" ").tolist():
+                found[number] = self.read(scan, vocabulary.token_bytes[number] or b"") is None
+            return found
         found |= self.forbidden(NOTHING)
         for stage, each in zip(self._stages, scan.stages, strict=True):
             for rest in stage.rests(each):
                 found[vocabulary.with_prefix(rest)] = True
-        if scan.no_space is not None:
+        if scan.dropped:
             for number in vocabulary.order.tolist():
-                found[number] |= _without_space(scan.no_space, vocabulary.token_bytes[number] or b"") is False
+                found[number] |= _begins_with(
+                    scan.dropped, scan.begun + (vocabulary.token_bytes[number] or b"")
+                )
         return found
 
     def _find_allowed(self, scan: Scan) -> list[int]:
-        if scan == NOTHING:
-            return list(self.kept)
         return [token.id for token in self.kept.values() if self.take(scan, token) is not None]
 
 
@@ -273,8 +305,8 @@ class _Stage:
                     yield self._sorted[place][len(begun) :]
                 place += 1
 
-    def split(self, data: bytes, is_whole: bool) -> tuple[list[tuple[CutToken | None, bytes]], bytes]:
-        """Cut out added tokens; what is not decided yet is left over where the text may go on."""
+    def split(self, data: bytes, is_whole: bool) -> list[tuple[CutToken | None, bytes]]:
+        """Cut out added tokens; what is not decided yet is left out where the text may go on."""
         found: list[tuple[CutToken | None, bytes]] = []
         start = place = 0
         while place < len(data):
@@ -290,7 +322,7 @@ class _Stage:
             place += 1
         if start < place:
             found.append((None, data[start:place]))
-        return found, data[place:]
+        return found
 
     def _reaches(self, data: bytes, beyond: int) -> int:
         """The length of the longest token at the beginning of `data` that is longer than `beyond`; 0 where there is none."""
@@ -300,15 +332,6 @@ class _Stage:
         return 0
 
 
-def _ends_with_space(data: bytes) -> bool:
-    return data.decode(errors="replace")[-1:].isspace()
-
-
-def _without_space(begun: bytes | None, data: bytes) -> bytes | bool:
-    """Whether the first character after a token is no white space; its bytes so far where it is not whole."""
-    if begun is None:
-        return True
-    whole, rest = split_unfinished(begun + data)
-    if not whole:
-        return rest
-    return not whole.decode(errors="replace")[0].isspace()
+def _begins_with(some: str, data: bytes) -> bool:
+    """Whether the first character is one of some; of one that is not whole that cannot be told yet."""
+    return bool(some) and bool(data) and split_unfinished(data)[0].decode(errors="replace")[:1] in tuple(some)

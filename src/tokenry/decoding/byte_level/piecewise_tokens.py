@@ -114,7 +114,7 @@ class PiecewiseTokens:
         new = (*tail, token)
         return new[self._dropped(self._outline(new)) :]
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Encode the pieces before the last border that no later text can move."""
         whole, begun = split_unfinished(data)
         try:
@@ -126,9 +126,9 @@ class PiecewiseTokens:
         pieces = [text[start:end].encode() for start, end in pairwise((0, *agreed))]
         return [number for piece in pieces for number in self._encoded(piece)]
 
-    def encode(self, data: bytes) -> list[int]:
-        """Encode a whole text; a byte that is no character is cut like an unknown one."""
-        return [number for piece in self._cut(data, "") for number in self._encoded(piece)]
+    def encode(self, data: bytes, lead: bytes = b"") -> list[int]:
+        """Encode a whole text, and what the tokenizer puts before it; a byte that is no character is cut like an unknown one."""
+        return [number for piece in self._cut(lead + data, "") for number in self._encoded(piece)]
 
     def following(self) -> list[str]:
         """What may follow a text, one continuation for each way it can be cut."""

@@ -28,12 +28,21 @@ class Place(NamedTuple):
         scan: what added tokens may still grow out of.
         composed: the text from its last starter on, where the tokenizer composes characters.
         cut_only: whether only an added token may come: a text that begins with one has no space put before it.
+        led: whether there is nothing yet but the space that the tokenizer puts before a text.
     """
 
     stretch: Tail = ()
     scan: Scan = NOTHING
     composed: bytes = b""
     cut_only: bool = False
+    led: bool = False
+
+
+LED = Place(scan=Scan(led=True), led=True)
+"""Before the space that the tokenizer puts before a text."""
+
+CUT_ONLY = Place(cut_only=True)
+"""Before a text that begins with an added token."""
 
 
 class SegmentedTokens:
@@ -78,7 +87,7 @@ class SegmentedTokens:
     def may_end(self, tail: Tail) -> bool:
         """Whether the text can end here."""
         place = _place(tail)
-        return not place.cut_only and self._stretches.may_end(place.stretch)
+        return not place.cut_only and not place.led and self._stretches.may_end(place.stretch)
 
     def after(self, tail: Tail, token: int) -> Place:
         """Take one more token."""
@@ -89,12 +98,14 @@ class SegmentedTokens:
             return Place((), self._cut.take(place.scan, cut) or NOTHING, composed or b"")
         composed = self._composed.read(place.composed, data) if self._composed else b""
         scan = self._cut.read(place.scan, data)
-        return Place(self._stretches.after(place.stretch, token), scan or NOTHING, composed or b"")
+        led = place.led and place.scan.led and data == b" "
+        return Place(self._stretches.after(place.stretch, token), scan or NOTHING, composed or b"", led=led)
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Encode the part of a text that no later text can change."""
+        led = int(_place(tail).led)
         try:
-            segments, _ = self._cut.segments(data, is_whole=False)
+            segments = self._cut.segments(data[led:], data[:led], is_whole=False)
         except UserError:
             return []
         ids: list[int] = []
@@ -107,23 +118,25 @@ class SegmentedTokens:
                 ids += self._stretches.settled(piece)
         return ids
 
-    def encode(self, data: bytes) -> list[int]:
-        """Encode a whole text.
+    def encode(self, data: bytes, lead: bytes = b"") -> list[int]:
+        """Encode a whole text, and what the tokenizer puts before it.
 
         Raises:
             UserError: it holds an added token that stands for no bytes, or for others.
         """
-        segments, _ = self._cut.segments(data)
+        segments = self._cut.segments(data, lead)
         pieces = (
             [token] if token is not None else self._stretches.encode(piece) for token, piece in segments
         )
         return [number for ids in pieces for number in ids]
 
-    def refused(self, data: bytes) -> str:
+    def refused(self, data: bytes, lead: bytes = b"") -> str:
         """Why a text cannot be written; empty where it can, or for other reasons."""
-        return self._cut.refused(data)
+        return self._cut.refused(data, lead)
 
     def _may_cut(self, place: Place) -> bool:
+        if place.led:
+            return False
         return place.cut_only or not place.stretch or self._stretches.may_end(place.stretch)
 
     def _composes(self, place: Place, number: int) -> bool:

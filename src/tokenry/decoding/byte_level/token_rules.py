@@ -39,7 +39,7 @@ class ValidTokens(Protocol):
         """Take one more token."""
         ...
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Encode the part of a text that no later text can change."""
         ...
 
@@ -62,7 +62,7 @@ class AnyTokens:
         """Nothing matters."""
         return ()
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Nothing is settled."""
         return []
 
