@@ -16,7 +16,6 @@ from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
-from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
@@ -64,7 +63,6 @@ _add(app, tune, score, report)
 _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
     held_out=evaluate,
-    charbench=charbench,
 )
 _add(
     _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),

@@ -150,6 +150,7 @@ def _intervals(axes: Axes, figure: Figure) -> None:
             label=shorten(series.name),
         )
     axes.set_yticks(list(rows.values()), [shorten(name) for name in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
     if figure.logarithmic:
         axes.set_xscale("log")
