@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenry.cli.commands import plan_app
-from tokenry.cli.tree import Verbs, verb_of, verbs
+from tokenry.cli.tree import Verbs
 from tokenry.core.errors import UserError
 from tokenry.core.plans import argument, option
 from tokenry.report.blocks import Table
 from tokenry.report.result import Result
+from tokenry.verbs._catalogue import verb_modules, verb_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def test_a_users_mistake_is_code_2_and_names_the_option_as_typed(call, arguments
 
 def test_every_file_in_verbs_is_a_command_with_a_line_of_help():
     group = Verbs("tokenry.verbs", name="tokenry")
-    for path, module in verbs().items():
+    for path, module in verb_modules().items():
         command = group
         for word in path.split():
             command = command.get_command(None, word)
@@ -131,8 +132,13 @@ def test_the_help_imports_no_verb():
     shown = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
     assert "evaluate" in shown.stdout
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert not imported & {*verbs().values(), "torch", "numpy"}
+    assert not imported & {*verb_modules().values(), "torch", "numpy"}
 
 
 def test_a_kind_of_result_names_its_verb():
     assert verb_of("arithmetic").__name__ == "tokenry.verbs.evaluate.arithmetic"
+
+
+def test_an_unknown_kind_of_result_is_refused():
+    with pytest.raises(UserError, match="results of the kind 'dance' are not known"):
+        verb_of("dance")

@@ -4,7 +4,6 @@
 input; `tokenry` is the command line. What holds without running a verb is in `test_every_verb`.
 """
 
-import html
 import importlib
 import io
 import json
@@ -16,12 +15,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tokenry.cli import app
-from tokenry.cli.tree import verb_of, verbs
 from tokenry.core.plans import plan_options
 from tokenry.report.html import page
 from tokenry.report.markdown import markdown
 from tokenry.report.result import PAGE_FILE, RESULT_FILE
 from tokenry.report.terminal import terminal_blocks
+from tokenry.verbs._catalogue import verb_modules, verb_of
 
 WIDTH = 80
 
@@ -49,15 +48,15 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     saved = json.loads((output / RESULT_FILE).read_text(encoding="utf-8"))
     printed = json.loads(result.stdout)
     assert printed == {name: saved[name] for name in printed}
-    module = importlib.import_module(verbs()[verb])
+    module = importlib.import_module(verb_modules()[verb])
     assert verb_of(saved["kind"]) is module
     recorded = {option.name for option in plan_options(module.Plan)} - {"output"}
-    assert recorded <= set(saved["settings"]), "every option is recorded"
+    assert recorded <= set(saved.get("settings", {})), "every option is recorded"
 
     blocks = module.lay_out(saved)
     drawn = (output / PAGE_FILE).read_text(encoding="utf-8")
-    settings = {**saved["settings"], **saved.get("environment", {})}
-    again = page(saved["kind"], title_of(drawn), blocks, settings)
+    settings = {**saved.get("settings", {}), **saved.get("environment", {})}
+    again = page(saved["kind"], saved["title"], blocks, settings)
     assert drawn == again, "what is drawn at once is drawn again from what is saved"
     assert too_wide(in_terminal(blocks)) == []
     assert markdown(blocks)
@@ -85,7 +84,3 @@ def too_wide(text: str, width: int = WIDTH) -> list[str]:
     """The lines that do not fit."""
     return [line for line in text.splitlines() if len(line) > width]
 
-
-def title_of(drawn: str) -> str:
-    """The title of a page."""
-    return html.unescape(re.search("<title>(.*?)</title>", drawn, re.S)[1])

@@ -7,16 +7,15 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from tokenry.cli.commands import plan_app
+from tokenry.verbs._catalogue import command_name
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -91,11 +90,6 @@ def _command(module: str, name: str) -> Any:
     return Verbs(module, name=name) if spec.submodule_search_locations else Verb(name, module)
 
 
-def command_name(module: str) -> str:
-    """The name of a verb as it is typed."""
-    return module.rstrip("_").replace("_", "-")
-
-
 def _first_line(module: str) -> str:
     spec = find_spec(module)
     assert spec is not None
@@ -103,23 +97,3 @@ def _first_line(module: str) -> str:
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     plan = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Plan")
     return (ast.get_docstring(plan) or "").partition("\n\n")[0].replace("\n", " ")
-
-
-@cache
-def verbs(package: str = "tokenry.verbs") -> dict[str, str]:
-    """The modules of all verbs by the words that are typed: `evaluate arithmetic`."""
-    found: dict[str, str] = {}
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name.startswith("_"):
-            continue
-        path = f"{package}.{module.name}"
-        inside = verbs(path) if module.ispkg else {"": path}
-        found |= {f"{command_name(module.name)} {name}".strip(): where for name, where in inside.items()}
-    return found
-
-
-def verb_of(kind: str) -> ModuleType:
-    """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`."""
-    known = verbs()
-    words = kind if kind in known else next(words for words in known if words.endswith(f" {kind}"))
-    return importlib.import_module(verbs()[words])

@@ -7,6 +7,7 @@ A folder in it is either whole or absent, however many processes ask for it at o
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,6 +22,50 @@ def cache_folder(*parts: str) -> Path:
         return Path(chosen).expanduser().joinpath(*parts)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "tokenry", *parts)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One thing that is kept.
+
+    Attributes:
+        name: its place below the cache folder.
+        bytes: its size on disk.
+        modified: when it was last written, in seconds since the epoch.
+    """
+
+    name: str
+    bytes: int
+    modified: float
+
+
+def cache_entries() -> list[CacheEntry]:
+    """What stands in the cache folder, largest first."""
+    root = cache_folder()
+    places = [place for place in root.glob("*") if place.suffix != ".lock"]
+    entries = []
+    for place in places:
+        files = [path for path in (place.rglob("*") if place.is_dir() else [place]) if path.is_file()]
+        if files:
+            stats = [path.stat() for path in files]
+            entries.append(
+                CacheEntry(
+                    place.name,
+                    sum(stat.st_size for stat in stats),
+                    max(stat.st_mtime for stat in stats),
+                )
+            )
+    return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def remove_entry(entry: CacheEntry) -> None:
+    """Remove what is kept under a name; what is being built by another process stays."""
+    place = cache_folder(entry.name)
+    with FileLock(place.with_name(f"{place.name}.lock")):
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def build_once(folder: Path, build: Callable[[Path], None], needed_bytes: int = 0) -> Path:

@@ -5,9 +5,10 @@ weights = 1 for every learnable token, so the loss and its gradients are those o
 
 from dataclasses import dataclass
 
-from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 
+@WEIGHINGS.register("full")
 @dataclass(frozen=True, kw_only=True)
 class AllTokens(TokenWeighing):
     """Learn from every learnable token."""

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import GivenWeights
+from tokenry.finetuning.weighing import WEIGHINGS, GivenWeights
 
 
+@WEIGHINGS.register("dataset-weights")
 @dataclass(frozen=True, kw_only=True)
 class DatasetWeights(GivenWeights):
     """Weigh tokens by the column `weight` or `token_weights` of the data."""

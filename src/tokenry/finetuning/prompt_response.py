@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tokenry.core.errors import UserError
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import GivenWeights
+from tokenry.finetuning.weighing import WEIGHINGS, GivenWeights
 
 
+@WEIGHINGS.register("prompt-response-weights")
 @dataclass(frozen=True, kw_only=True)
 class PromptResponseWeights(GivenWeights):
     """Weigh prompt and response tokens independently.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenry.core.choices import Rounding
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import Scope, TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 
 
 def random_sample(count: int, share: float, seed: int) -> list[int]:
@@ -34,6 +34,7 @@ def random_token_labels(labels: Sequence[Sequence[int]], share: float, seed: int
     ]
 
 
+@WEIGHINGS.register("random")
 @dataclass(frozen=True, kw_only=True)
 class RandomTokens(TokenWeighing):
     """Learn from a random share of the tokens, the same in every epoch.

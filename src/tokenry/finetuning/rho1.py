@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenry.core.choices import Rounding, top_share
 from tokenry.core.errors import UserError
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import Scope, TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 
 
 def excess_loss(
@@ -40,6 +40,7 @@ def rho1_mask(
     return top_share(excess_loss(nll, reference_nll), learnable, share, rounding="floor_at_least_one")
 
 
+@WEIGHINGS.register("rho1")
 @dataclass(frozen=True, kw_only=True)
 class Rho1(TokenWeighing):
     """Select by excess loss against a reference model trained on clean data.

@@ -13,9 +13,10 @@ from torch import Tensor
 from tokenry.core.choices import window_mean
 from tokenry.core.errors import UserError
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 
+@WEIGHINGS.register("small-loss")
 @dataclass(frozen=True, kw_only=True)
 class SmallLoss(TokenWeighing):
     """Select the tokens that the model already predicts well, and so drop what looks like noise.

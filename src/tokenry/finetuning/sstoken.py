@@ -22,7 +22,7 @@ from tokenry.core.choices import minmax_within, top_share, window_mean
 from tokenry.core.errors import UserError, require_fraction
 from tokenry.finetuning.history import HistorySource, parse_history
 from tokenry.finetuning.signals import AttentionProbe, Signals
-from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 Progress = Literal["difference", "relative", "clipped"]
 
@@ -71,6 +71,7 @@ def select_tokens(
     return top_share(score, learnable, share, segments)
 
 
+@WEIGHINGS.register("sstoken")
 @dataclass(frozen=True, kw_only=True)
 class SSToken(TokenWeighing):
     """Select by retrospective excess loss and attention to the prompt.

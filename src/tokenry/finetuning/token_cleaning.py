@@ -19,7 +19,7 @@ from torch import Tensor
 from tokenry.core.choices import Rounding, top_share
 from tokenry.core.errors import UserError
 from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.weighing import Scope, TokenWeighing
+from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 
 
 def token_cleaning_labels(
@@ -62,6 +62,7 @@ def token_cleaning_labels(
     return [[next(cleaned) for _ in row] for row in labels]
 
 
+@WEIGHINGS.register("token-cleaning")
 @dataclass(frozen=True, kw_only=True)
 class TokenCleaning(TokenWeighing):
     """Select once, before training, by the difference of two fixed models.

@@ -8,7 +8,7 @@ A weighing names the signals it needs and scores the tokens with them; this base
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,8 +16,16 @@ from torch import Tensor
 
 from tokenry.core.choices import Rounding, group_counts, kept_counts, top_share
 from tokenry.core.errors import UserError, require_fraction, require_share
+from tokenry.core.registry import Registry
 from tokenry.finetuning.history import HistorySource, parse_history
 from tokenry.finetuning.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
+
+WEIGHINGS: "Registry[TokenWeighing]" = Registry(
+    "weighing",
+    "tokenry.finetuning",
+    first=("full", "random", "sstoken", "rho1", "token-cleaning", "small-loss"),
+)
+"""The weighings by name; a weighing registers itself in its own file."""
 
 Scope = Literal["sample", "batch", "dataset"]
 Reduction = Literal["token", "sample", "paper"]
@@ -188,3 +196,19 @@ class GivenWeights(TokenWeighing):
         if self.reduction == "paper":
             return super().weight_sum(signals)
         return self.reduce(self.weigh(signals), signals).sum()
+
+
+def make_weighing(description: str, **defaults: Any) -> TokenWeighing:
+    """Make a weighing from `name` or `name:option=value,...`: `sstoken:balance=0.75` is `SSToken(balance=0.75)`.
+
+    Args:
+        description: what is asked for; its options come before `defaults`; values are YAML.
+        **defaults: options; those that the weighing does not have are left out.
+
+    Raises:
+        UserError: an unknown weighing or option (the nearest is suggested), or a value of the wrong kind or out of range.
+    """
+    name, given = WEIGHINGS.parse(description)
+    entry = WEIGHINGS[name]
+    kinds = entry.kinds()
+    return entry.make(**{option: value for option, value in defaults.items() if option in kinds} | given)

@@ -1,6 +1,6 @@
 """What a verb hands back: its measurements as JSON, and the blocks that lay them out.
 
-`data` is what `result.json` holds and `--json` prints; everything that is drawn can be laid out again from it.
+`--json` prints the measurements and `result.json` holds them; everything that is drawn can be laid out again from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,16 @@ class Result:
     only_saved: Sequence[str] = ()
 
     @property
+    def as_json(self) -> dict[str, Any]:
+        """What `result.json` holds."""
+        return {"kind": self.kind, "title": self.title, **self.data}
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {name: value for name, value in self.as_json.items() if name not in self.only_saved}
+
+    @property
     def kind(self) -> str:
         """Name of the verb that measured it."""
         return str(self.data["kind"])
@@ -44,11 +54,6 @@ class Result:
         """Everything it was measured with: options, software and machine."""
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
-    @property
-    def printed(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {name: value for name, value in self.data.items() if name not in self.only_saved}
-
     def save(self, output: Path) -> list[Path]:
         """Write `result.json`, `report.html` and further files into the folder `output`; only the JSON where it names a .json file.
 
@@ -56,10 +61,10 @@ class Result:
             The files written.
         """
         if output.suffix == ".json":
-            write_json(output, dict(self.data))
+            write_json(output, self.as_json)
             return [output]
         texts = {PAGE_FILE: self.page(), **self.files}
-        write_json(output / RESULT_FILE, dict(self.data))
+        write_json(output / RESULT_FILE, self.as_json)
         for name, text in texts.items():
             with atomic_write(output / name) as partial:
                 partial.write_text(text, encoding="utf-8")

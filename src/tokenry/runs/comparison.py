@@ -28,7 +28,7 @@ from tokenry.core.records import Comparison, Run
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
-from tokenry.finetuning.registry import make_weighing
+from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer
 from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference
 from tokenry.runs.material import gather

@@ -1,0 +1,42 @@
+"""All verbs by the words that are typed, and the verb that draws a stored result."""
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+from tokenry.core.errors import UserError
+
+ROOT = "tokenry.verbs"
+
+
+def command_name(module: str) -> str:
+    """The name of a verb as it is typed; `list_` is `list`."""
+    return module.rstrip("_").replace("_", "-")
+
+
+@cache
+def verb_modules(package: str = ROOT) -> dict[str, str]:
+    """The modules of all verbs by the words that are typed: `evaluate arithmetic`. Nothing but packages is imported."""
+    modules: dict[str, str] = {}
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if module.name.startswith("_"):
+            continue
+        path = f"{package}.{module.name}"
+        inside = verb_modules(path) if module.ispkg else {"": path}
+        modules |= {f"{command_name(module.name)} {name}".strip(): where for name, where in inside.items()}
+    return modules
+
+
+def verb_of(kind: str) -> ModuleType:
+    """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`.
+
+    Raises:
+        UserError: no verb writes such results.
+    """
+    modules = verb_modules()
+    words = [kind, *(words for words in modules if words.endswith(f" {kind}"))]
+    path = next((modules[name] for name in words if name in modules), None)
+    if path is None:
+        raise UserError(f"results of the kind {kind!r} are not known: were they written by another version?")
+    return importlib.import_module(path)

@@ -1,0 +1,1 @@
+"""What is kept for later runs: models made ready, losses computed before training."""
