@@ -87,7 +87,12 @@ def _packages() -> Iterator[str]:
     for init in sorted((SOURCE / "tokenry").rglob("__init__.py")):
         name = ".".join(init.parent.relative_to(SOURCE).parts)
         inside = name.split(".")[1:2]
-        if inside and inside[0] not in HIDDEN and not name.startswith("tokenry.core") and _has_public_names(init):
+        if (
+            inside
+            and inside[0] not in HIDDEN
+            and not name.startswith("tokenry.core")
+            and _has_public_names(init)
+        ):
             yield name
 
 

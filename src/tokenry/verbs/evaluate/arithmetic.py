@@ -31,7 +31,7 @@ class Plan:
 
     Attributes:
         model: `embedded`, a folder (adapters too), or a hub name.
-        formats: nosep, or {comma,space,dec,hashtag,dollar,foo}_{l2r,r2l}; can be repeated.
+        formats: how numbers are written: nosep, or {comma,space,dec,hashtag,dollar,foo}_{l2r,r2l}; can be repeated.
         answer_format: format of the sums, where it differs from that of the question.
         repeat_format: the answer first repeats the question in this format.
         signatures: digits of both addends and of their sum, as 7,7,8; can be repeated; by default the paper's.
