@@ -83,4 +83,3 @@ def in_terminal(blocks: Any, width: int = WIDTH) -> str:
 def too_wide(text: str, width: int = WIDTH) -> list[str]:
     """The lines that do not fit."""
     return [line for line in text.splitlines() if len(line) > width]
-

@@ -13,7 +13,6 @@ from tokenry import __version__
 from tokenry.cli import bytes as of_bytes
 from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.compress_plan import plan
-from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
 from tokenry.cli.papers import papers
@@ -66,7 +65,6 @@ _add(
 )
 _add(
     _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),
-    vision,
     plan,
 )
 _tokenizer = _group(

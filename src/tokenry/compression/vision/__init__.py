@@ -40,9 +40,16 @@ from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.rate_search import SearchedRates, search_rates
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
-from tokenry.compression.vision.registry import make_reducer
+from tokenry.compression.vision.reducer import (
+    REDUCERS,
+    Attention,
+    LayerReducer,
+    TokenReducer,
+    Tokens,
+    make_reducer,
+)
 from tokenry.compression.vision.relevance import relevance_correlation
+from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import (
     ToMe,
     bipartite_soft_matching,
@@ -72,11 +79,13 @@ from tokenry.compression.vision.zero_tprune_search import search_config
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity, zeroth_order_sensitivity
 
 __all__ = [
+    "REDUCERS",
     "AttachedCompressor",
     "Attention",
     "ClassAttentionDrop",
     "CompressorConfig",
     "DiffRate",
+    "EncoderShape",
     "LayerReducer",
     "MergePlan",
     "NormDrop",
