@@ -6,7 +6,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
     papers         tokenry.papers                   the catalogue
-    scalinglaw     tokenry.compression.vision       fits of the published scores of vision-language models
+    scalinglaw     docs/results/*.json              records of `tokenry compress plan`
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so.
@@ -17,26 +17,18 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from tokenry.compression.vision.vlm_scaling import (
-    PUBLISHED_SIZES,
-    PUBLISHED_TOKENS,
-    Table,
-    compute_optimal,
-    fit_vlm_scaling,
-    published_scores,
-)
 from tokenry.core.files import read_json
 from tokenry.core.records import Comparison
 from tokenry.papers import catalogue
+from tokenry.report.blocks import Cell, Column, Table
 from tokenry.report.markdown import markdown as written
-from tokenry.report.markdown import markdown_settings
+from tokenry.report.markdown import markdown_settings, markdown_table
 from tokenry.report.table import comparison_columns, comparison_rows, findings
 from tokenry.verbs.compress import vision
 
 ROOT = Path(__file__).parents[2]
-SCALING_BUDGET = 2e10
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
 PICTURE = re.compile(r"<!-- picture: ([a-z0-9-]+) -->")
 
@@ -162,25 +154,28 @@ def papers(_: Path) -> str:
     return table(["no.", "slug", "paper", "module", "available"], rows)
 
 
-def scalinglaw(_: Path) -> str:
-    """The fits of the paper's two tables, and the best choice at one budget."""
+def scalinglaw(root: Path) -> str:
+    """The stored fits of the paper's two tables, and the best choice at the first budget of each."""
+    paths = stored(root, lambda record: record.get("kind") == "compression plan")
+    if not paths:
+        return missing("scaling laws", "tokenry compress plan")
     rows = []
-    for name in get_args(Table):
-        fit = fit_vlm_scaling(*published_scores(name))
-        best = compute_optimal(fit, PUBLISHED_SIZES, PUBLISHED_TOKENS, SCALING_BUDGET)
-        assert best is not None
-        low, high = fit.ci["alpha_beta_ratio"]
-        ratio = f"{fit.alpha_beta_ratio:.2f} ({low:.2f} to {high:.2f})"
-        choice = f"{best.n_billion:g}B, visual tokens: {best.visual_tokens}"
-        rows.append([name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice])
-    heads = [
-        "table",
-        "alpha",
-        "beta",
-        "alpha / beta (95 %)",
-        f"best at {SCALING_BUDGET:.0e} FLOPs, text cached",
-    ]
-    return table(heads, rows)
+    for record in map(read_json, paths):
+        fitted = {constant["name"]: constant for constant in record["constants"]}
+        ratio, choice = fitted["alpha_beta_ratio"], record["choices"][0]
+        rows.append(
+            (
+                record["scores"],
+                fitted["alpha"]["value"],
+                fitted["beta"]["value"],
+                Cell(ratio["value"], f"{ratio['low']:.2f} to {ratio['high']:.2f}"),
+                f"{choice['best']['n_billion']:g}B, visual tokens: {choice['best']['visual_tokens']}",
+                f"{choice['budget_flops']:.0e} FLOPs, text cached",
+            )
+        )
+    exponents = (Column(name, "", ".3f") for name in ("alpha", "beta"))
+    columns = ("table", *exponents, Column("alpha / beta", "95 %", ".2f"), "best choice", "at")
+    return markdown_table(Table("", columns, rows))
 
 
 def sweep(root: Path) -> str:

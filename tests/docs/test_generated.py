@@ -72,7 +72,9 @@ COMPARISON = {
 }
 
 
-@pytest.mark.parametrize("section", ["capabilities", "comparisons", "reproductions", "benchmarks"])
+@pytest.mark.parametrize(
+    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw"]
+)
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
 
@@ -183,6 +185,22 @@ def test_the_weighing_that_the_docs_teach_to_write_keeps_the_most_surprising_tok
     )
     weights = namespace["SurprisingTokens"](share=0.5, dropped_weight=0.1).weigh(signals)
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.1, 1.0, 0.1, 1.0]]))
+
+
+def test_a_scaling_law_has_its_constants_and_its_best_choice(generated, root):
+    names = ("A", "alpha", "beta", "D", "alpha_beta_ratio")
+    constants = [{"name": name, "value": 0.5, "low": 0.25, "high": 4.0} for name in names]
+    best = {"n_billion": 7.0, "visual_tokens": 16, "error": 0.5, "flops": 1e10}
+    record = {
+        "kind": "compression plan",
+        "scores": "mine.csv",
+        "constants": constants,
+        "choices": [{"budget_flops": 2e10, "best": best}],
+    }
+    store(root / "docs/results/law.json", record)
+    _, row = rows(generated.scalinglaw(root))
+    assert row[:4] == ["mine.csv", "0.500", "0.500", "0.50<br>0.25 to 4.00"]
+    assert row[4:] == ["7B, visual tokens: 16", "2e+10 FLOPs, text cached"]
 
 
 def test_a_sweep_is_drawn_with_what_came_of_each_method(generated, root):

@@ -28,8 +28,9 @@ from tokenry.report.writing import plural, setting_pairs
 from tokenry.verbs._hardware import Hardware
 
 if TYPE_CHECKING:
-    from tokenry.verbs.compress._vision.records import Panel, Picture, Reduced, VisionRun
+    from tokenry.verbs.compress._vision.records import Panel, Picture, Reduced, Unpatched, VisionRun
 
+    _Measured = Sequence[tuple[Column, Sequence[Value | Cell]]]
     _Measure = Callable[[Reduced], Estimate | None]
     _Quantity = Callable[[Reduced], float]
 
@@ -220,28 +221,28 @@ _AGREEMENT = {"top-1": Column("same class", "%"), "features": Column("cosine", "
 def _settings(run: "VisionRun") -> list[Block]:
     dense = run.unpatched
     blocks: list[Block] = [Text(_MEASURES)]
-    all_of_them = (dense, *run.results)
-    outcome = [
-        (Column("FLOPs", "%"), [variant.flops / dense.flops for variant in all_of_them]),
+    variants: list[Unpatched | Reduced] = [dense, *run.results]
+    outcome: _Measured = [
+        (Column("FLOPs", "%"), [variant.flops / dense.flops for variant in variants]),
         (Column("speed-up", "× wall time", ".2f"), [1.0, *map(_speedup, run.results)]),
         (Column("speed-up", "× CPU time", ".2f"), [1.0, *(variant.cpu_speedup for variant in run.results)]),
         (_AGREEMENT[run.agreement_of], [None, *(variant.agreement for variant in run.results)]),
-        (Column("accuracy", "%"), [variant.accuracy for variant in all_of_them]),
+        (Column("accuracy", "%"), [variant.accuracy for variant in variants]),
         (Column("change", "points", "+.1f"), [None, *map(_change, run.results)]),
     ]
-    cost = [
+    cost: _Measured = [
         (Column("tokens", "in"), [dense.tokens, *(variant.token_counts[0] for variant in run.results)]),
         (Column("tokens", "out"), [dense.tokens, *(variant.token_counts[-1] for variant in run.results)]),
-        (Column("FLOPs", "G", ".3g"), [variant.flops / 1e9 for variant in all_of_them]),
+        (Column("FLOPs", "G", ".3g"), [variant.flops / 1e9 for variant in variants]),
         (
             Column("images", "per second", ",.1f"),
-            [variant.speed.images_per_second for variant in all_of_them],
+            [variant.speed.images_per_second for variant in variants],
         ),
         (
             Column("images", "per CPU s", ",.1f"),
-            [variant.speed.images_per_cpu_second for variant in all_of_them],
+            [variant.speed.images_per_cpu_second for variant in variants],
         ),
-        (Column("memory", "peak, MB", ",.1f"), [variant.speed.peak_memory_mb for variant in all_of_them]),
+        (Column("memory", "peak, MB", ",.1f"), [variant.speed.peak_memory_mb for variant in variants]),
         (Column("reducing", "%"), [None, *(variant.reduction_share for variant in run.results)]),
     ]
     blocks += [_table(run, "Outcome", outcome), _table(run, "Cost", cost, folded=run.swept)]
@@ -256,7 +257,7 @@ def _settings(run: "VisionRun") -> list[Block]:
 def _table(
     run: "VisionRun",
     title: str,
-    columns: Sequence[tuple[Column, Sequence[Value | Cell]]],
+    columns: "_Measured",
     folded: bool = False,
 ) -> Table:
     """Rows of settings, the unpatched model first; a measure that the run has not is left out."""
