@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
-from tests.report.test_page import HOSTILE
 from tests.report.test_patches import picture as patches
 from tests.verbs.check_verb import in_terminal, too_wide
 from tokenry.core.errors import UserError

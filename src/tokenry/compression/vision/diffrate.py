@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from tokenry.compression.vision.diffrate_published import PUBLISHED
 from tokenry.compression.vision.flops import LayerCost
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
@@ -89,12 +90,12 @@ class Schedule:
         Raises:
             UserError: there is none.
         """
-        if (model, gflops) not in _PUBLISHED:
-            known = ", ".join(f"{name} at {target}" for name, target in sorted(_PUBLISHED))
+        if (model, gflops) not in PUBLISHED:
+            known = ", ".join(f"{name} at {target}" for name, target in sorted(PUBLISHED))
             raise UserError(
                 f"there is no published schedule for {model} at {gflops} GFLOPs: choose from {known}, or learn one with search_rates."
             )
-        return cls(*_PUBLISHED[model, gflops])
+        return cls(*PUBLISHED[model, gflops])
 
 
 def _whole(count: object, name: str) -> int:
@@ -412,50 +413,3 @@ class _Compress(LayerReducer):
                 f'the schedule prunes {tokens} tokens to {self.prune_kept}, but by importance="received" tokens are only merged: give '
                 "prune_kept counts that no layer falls below."
             )
-
-
-# Learned by the authors on ImageNet-1k: (model, GFLOPs) -> prune_kept, merge_kept.
-# fmt: off
-_PUBLISHED = {
-    ("deit-tiny", 0.6): (
-        (197, 196, 180, 157, 130, 107, 86, 73, 63, 51, 40, 3),
-        (197, 187, 167, 139, 114, 90, 76, 66, 57, 45, 37, 3),
-    ),
-    ("deit-tiny", 0.7): (
-        (197, 196, 194, 180, 150, 123, 98, 82, 68, 60, 52, 3),
-        (197, 196, 192, 158, 133, 103, 88, 72, 64, 58, 49, 3),
-    ),
-    ("deit-tiny", 0.8): (
-        (197, 197, 196, 186, 166, 147, 117, 103, 92, 80, 74, 3),
-        (197, 196, 190, 172, 154, 125, 107, 96, 84, 78, 70, 3),
-    ),
-    ("deit-tiny", 0.9): (
-        (197, 197, 196, 190, 182, 166, 141, 125, 113, 105, 99, 3),
-        (197, 196, 194, 188, 172, 147, 129, 115, 107, 103, 96, 3),
-    ),
-    ("deit-tiny", 1.0): (
-        (197, 197, 196, 194, 188, 184, 178, 164, 156, 137, 129, 21),
-        (197, 197, 196, 190, 186, 154, 148, 156, 145, 135, 125, 21),
-    ),
-    ("deit-small", 2.3): (
-        (197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3),
-        (197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3),
-    ),
-    ("deit-small", 2.5): (
-        (197, 192, 174, 156, 131, 115, 111, 99, 76, 50, 39, 3),
-        (197, 186, 160, 133, 119, 107, 96, 82, 66, 43, 37, 3),
-    ),
-    ("deit-small", 2.7): (
-        (197, 196, 182, 160, 141, 127, 115, 105, 88, 66, 49, 3),
-        (197, 188, 170, 147, 131, 119, 109, 96, 76, 54, 45, 3),
-    ),
-    ("deit-small", 2.9): (
-        (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3),
-        (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3),
-    ),
-    ("deit-small", 3.1): (
-        (197, 197, 194, 180, 160, 147, 137, 129, 115, 92, 76, 3),
-        (197, 196, 186, 164, 150, 141, 133, 121, 103, 78, 68, 3),
-    ),
-}
-# fmt: on

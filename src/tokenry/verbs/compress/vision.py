@@ -108,7 +108,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models.image_encoders import load_image_encoder
     from tokenry.runs.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.compress._vision.bench import Bench
+    from tokenry.verbs.compress._vision.bench import VisionBench
     from tokenry.verbs.compress._vision.findings import sweep_findings
     from tokenry.verbs.compress._vision.images import find_images, match_labels, pick, read_label_rows
     from tokenry.verbs.compress._vision.records import VisionRun
@@ -138,7 +138,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         labels: Sequence[int | None] = [None] * len(files)
         if rows:
             labels = match_labels(rows, files, known, encoder.classes, note)
-        bench = Bench(plan, encoder, files, labels, note, progress)
+        bench = VisionBench(plan, encoder, files, labels, note, progress)
         unpatched, results, pictures = bench.measure()
     decided = {
         "device": str(device),

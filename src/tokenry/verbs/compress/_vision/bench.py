@@ -67,7 +67,7 @@ class _Drawn:
     pixels: list[Tensor] = field(default_factory=list)
 
 
-class Bench:
+class VisionBench:
     """A model, images, and the settings of a plan.
 
     Args:
