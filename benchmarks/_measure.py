@@ -91,11 +91,12 @@ def _peak_of_one_step(load: Callable[[], Step], sender: multiprocessing.connecti
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far (loading) is forgotten
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step()
-    sender.send((_resident("VmHWM") - before) / 1e6)
+    sender.send((resident("VmHWM") - before) / 1e6)
 
 
-def _resident(what: str) -> int:
+def resident(what: str) -> int:
+    """Bytes of this process that are in memory: now (VmRSS), or at most (VmHWM)."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{what}:"))

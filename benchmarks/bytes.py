@@ -32,7 +32,7 @@ from tokenry.decoding.byte_level.byte_lm import END, ByteLM, ByteStream
 from tokenry.decoding.byte_level.token_tree import Context
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer
 from tokenry.recipes.byte_probabilities import cuts_inside_words
-from tokenry.recipes.toys.prose import read_story
+from tokenry.recipes.testbeds.prose import read_story
 from tokenry.tokenization.training.byte_level_training import train_bpe
 
 AT_MOST_FIRST, AT_MOST_FURTHER = 1.1, 1.0

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.stats import Estimate
 from tokenry.models import embedded_folder
-from tokenry.recipes.tokenadapt import DOCSTRINGS, PROSE, Subject, embedded_subject
+from tokenry.recipes.testbeds.tokenizer_swap import DOCSTRINGS, PROSE, TokenizerSwap, embedded_swap
 from tokenry.tokenization.transplant.embedding_heuristics import Wanted, global_mixture, hybrid, local_mixture
 from tokenry.tokenization.transplant.matching_pursuit import omp
 
@@ -149,8 +149,8 @@ def pursuit(smoke: bool) -> Iterator[Result]:
 def transplants() -> Iterator[Result]:
     """The same pair by three tools: what it takes, and what comes out."""
     torch.set_num_threads(1)
-    subject = embedded_subject(lambda what, share: note(what))
-    makers: dict[str, Callable[[Subject, Path], tuple[PreTrainedModel, float]]] = {
+    subject = embedded_swap(lambda what, share: note(what))
+    makers: dict[str, Callable[[TokenizerSwap, Path], tuple[PreTrainedModel, float]]] = {
         TOKENADAPT: partial(_tokenry, settings="auxiliary='characters'"),
         RETOK: partial(_tokenry, settings="method='retok'"),
         MERGEKIT: _tokensurgeon,
@@ -189,7 +189,7 @@ def transplants() -> Iterator[Result]:
     )
 
 
-def _tokenry(subject: Subject, folder: Path, settings: str) -> tuple[PreTrainedModel, float]:
+def _tokenry(subject: TokenizerSwap, folder: Path, settings: str) -> tuple[PreTrainedModel, float]:
     """As a program of its own, like mergekit's."""
     subject.new.save_pretrained(folder / "new")
     code = (
@@ -202,7 +202,7 @@ def _tokenry(subject: Subject, folder: Path, settings: str) -> tuple[PreTrainedM
     return AutoModelForCausalLM.from_pretrained(folder / "made").eval(), seconds
 
 
-def _tokensurgeon(subject: Subject, folder: Path) -> tuple[PreTrainedModel, float]:
+def _tokensurgeon(subject: TokenizerSwap, folder: Path) -> tuple[PreTrainedModel, float]:
     """The program takes a donor model for its tokenizer; the subword mean does not look at its weights."""
     config = copy.deepcopy(subject.model.config)
     config.vocab_size = len(subject.new)
@@ -214,7 +214,7 @@ def _tokensurgeon(subject: Subject, folder: Path) -> tuple[PreTrainedModel, floa
     return AutoModelForCausalLM.from_pretrained(folder / "made").eval(), seconds
 
 
-def _adapter(subject: Subject, folder: Path) -> tuple[PreTrainedModel, float]:
+def _adapter(subject: TokenizerSwap, folder: Path) -> tuple[PreTrainedModel, float]:
     adapter = importlib.import_module(ADAPTER).TokenizerAdapter()
     model = copy.deepcopy(subject.model)
     started = time.process_time()

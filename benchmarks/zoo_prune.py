@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from _measure import interleaved
 from _report import Result, note, run, speedup
+from torch import Generator, Tensor
 from torch.nn.functional import cosine_similarity, gelu, linear
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from tokenry.compression.vision.diversity import farthest_point_select, sensitivity_diverse_select
 from tokenry.compression.vision.visual_tokens import prune_visual_tokens
@@ -22,10 +24,10 @@ from tokenry.compression.vision.zoo_prune import (
     projector_interaction,
     zeroth_order_sensitivity,
 )
-from tokenry.recipes.zoo_prune import llava_inputs, random_llava
 
-# Prefill: the published figure for a whole model.
-SELECTION, SENSITIVITY, REWRITE, PREFILL = 300.0, 15.0, 1.5, 2.30
+# Prefill: the published figure for a whole model; of the language model alone, nearly the ratio of all tokens.
+SELECTION, SENSITIVITY, REWRITE, PREFILL, NEARLY = 300.0, 15.0, 1.5, 2.30, 0.8
+IMAGE = 63
 DIRECTIONS = 64
 
 
@@ -104,6 +106,54 @@ def prefill(tokens: int, k: int, width: int, rounds: int) -> Iterator[Result]:
     steps = {"pruned": lambda: pruned(**inputs), "all tokens": lambda: whole(**inputs)}
     settings = {"visual_tokens": tokens, "kept": k, "text_tokens": 32, "llm": f"width {width}, 4 layers"}
     yield from ratios("prefill", steps, "all tokens", {"pruned": PREFILL}, rounds, settings)
+    embeddings = torch.randn(1, tokens + 32, width)
+    steps = {
+        "pruned": lambda: whole(inputs_embeds=embeddings[:, : k + 32]),
+        "all tokens": lambda: whole(inputs_embeds=embeddings),
+    }
+    target = NEARLY * (tokens + 32) / (k + 32)
+    yield from ratios(
+        "prefill, language model alone", steps, "all tokens", {"pruned": target}, rounds, settings
+    )
+
+
+def llava_inputs(visual: int, text: int) -> dict[str, Tensor]:
+    """A prompt with one image between two halves of text, for `random_llava`."""
+    side = 14 * int(visual**0.5)
+    prompt = [1] * (text // 2) + [IMAGE] * visual + [2] * (text - text // 2)
+    return {
+        "input_ids": torch.tensor([prompt]),
+        "attention_mask": torch.ones(1, visual + text, dtype=torch.long),
+        "pixel_values": torch.randn(1, 3, side, side, generator=Generator().manual_seed(0)),
+    }
+
+
+def random_llava(visual: int, width: int) -> LlavaForConditionalGeneration:
+    """A LLaVA with random weights, so many visual tokens per image, a tiny vision encoder and four layers of the given width."""
+    side = int(visual**0.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlavaConfig(
+            vision_config=CLIPVisionConfig(
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=14 * side,
+                patch_size=14,
+            ),
+            text_config=LlamaConfig(
+                vocab_size=64,
+                hidden_size=width,
+                intermediate_size=3 * width,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                max_position_embeddings=2 * visual,
+            ),
+            image_token_index=IMAGE,
+        )
+        config.image_token_id = IMAGE
+        return LlavaForConditionalGeneration(config).eval()
 
 
 def ratios(

@@ -24,13 +24,15 @@ def test_every_entry_is_well_formed():
         assert entry.title
 
 
-def test_a_paper_is_available_exactly_when_its_recipe_exists(tmp_path, monkeypatch):
+def test_a_paper_is_available_exactly_when_its_recipe_exists(tmp_path):
     before = {entry.slug for entry in catalogue() if entry.available}
-    (tmp_path / "dpa_logic.py").write_text("RECIPE = None\n")
-    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
-
-    assert "dpa-logic" not in before
-    assert {entry.slug for entry in catalogue() if entry.available} == before | {"dpa-logic"}
+    (tmp_path / "dpa_logic.py").write_text("reproduce = None\n")
+    recipes.__path__.append(str(tmp_path))
+    try:
+        assert "dpa-logic" not in before
+        assert {entry.slug for entry in catalogue() if entry.available} == before | {"dpa-logic"}
+    finally:
+        recipes.__path__.remove(str(tmp_path))
 
 
 def test_a_misspelt_slug_is_answered_with_the_nearest():

@@ -19,9 +19,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.files import read_json
+from tokenry.core.files import read_json, write_json
 from tokenry.core.records import Comparison
-from tokenry.papers import catalogue
+from tokenry.papers import catalogue, outcome
 from tokenry.report.blocks import Cell, Column, Table
 from tokenry.report.markdown import markdown as written
 from tokenry.report.markdown import markdown_settings, markdown_table
@@ -100,16 +100,34 @@ def reproductions(root: Path) -> str:
 
 
 def reproduction_section(record: dict[str, Any]) -> str:
-    """Head a reproduction by the paper and its verdict, and end it with every setting."""
+    """Head a reproduction by the paper and what came of it, and end it with every setting."""
     paper = next(paper for paper in catalogue() if paper.slug == record["slug"])
     keys = ["claim", "paper", "measured", "control", "verdict"]
+    found = reproduced(record)
+    # Records of older versions have no headline: their verdict is that of all claims together.
+    claims = [dict(claim) for claim in record["claims"]]
+    if "headline" in record:
+        claims[0]["claim"] = f"**Headline:** {claims[0]['claim']}"
     return (
-        f"### {paper.title}: {record['verdict']}\n\n"
+        f"### {paper.title}: {outcome(**found)}\n\n"
         f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}); "
         f"`tokenry reproduce {paper.slug}`, {record['seconds']:.0f} s.\n\n"
-        + table(keys, ([figure(claim[key]) for key in keys] for claim in record["claims"]))
+        + table(keys, ([figure(claim[key]) for key in keys] for claim in claims))
         + settings_details(record["settings"])
     )
+
+
+def reproduced(record: dict[str, Any]) -> dict[str, Any]:
+    """What came of a stored reproduction: the verdict of its headline, the claims shown, and how many there are."""
+    shown = sum(claim["verdict"] == "shown" for claim in record["claims"])
+    return {"verdict": record["verdict"], "shown": shown, "of": len(record["claims"])}
+
+
+def store_reproduced(root: Path = ROOT) -> None:
+    """Write what came of all stored reproductions into the package, for `tokenry papers` and `tokenry reproduce --list`."""
+    records = [read_json(path) for path in stored(root, lambda record: "claims" in record)]
+    found = {record["slug"]: reproduced(record) for record in records}
+    write_json(root / "src/tokenry/reproduced.json", dict(sorted(found.items())))
 
 
 def benchmarks(root: Path) -> str:
@@ -148,10 +166,11 @@ def papers(_: Path) -> str:
             f"[{escape(paper.title)}](https://arxiv.org/abs/{paper.arxiv})",
             f"`{paper.module}`",
             "yes" if paper.available else "not yet",
+            paper.outcome,
         ]
         for paper in catalogue()
     )
-    return table(["no.", "slug", "paper", "module", "available"], rows)
+    return table(["no.", "slug", "paper", "module", "available", "stored run"], rows)
 
 
 def scalinglaw(root: Path) -> str:
@@ -239,6 +258,12 @@ def settings_details(settings: dict[str, Any]) -> str:
     return details("Settings", "\n".join(f"- {escape(key)}: `{value}`" for key, value in settings.items()))
 
 
-def figure(value: str | float) -> str:
+def figure(value: str | float | None) -> str:
     """Write a figure; text is escaped."""
+    if value is None:
+        return "no such figure"
     return escape(value, quote=False) if isinstance(value, str) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    store_reproduced()

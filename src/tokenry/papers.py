@@ -1,14 +1,20 @@
-"""The catalogue: the forty papers, where each one lives, and whether it can be reproduced today.
+"""The catalogue: the forty papers, where each one lives, whether it can be reproduced today, and what came of it.
 
-A paper is available when its recipe exists (`tokenry.recipes`); no flag is kept by hand.
-`module` names the package, or the packages separated by a comma, that hold its methods.
+A paper is available when its recipe exists (`tokenry.recipes`); no flag is kept by hand. `module` names the package, or the packages
+separated by a comma, that hold its methods. What came of the stored run of a recipe stands in `reproduced.json`, which
+`docs/hooks/generated.py` writes from docs/results.
 """
 
+import json
+import pkgutil
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from tokenry.core.errors import UserError
-from tokenry.recipes import has_recipe
 
 # fmt: off
 _ENTRIES = (
@@ -58,7 +64,19 @@ _ENTRIES = (
 
 @dataclass(frozen=True)
 class Paper:
-    """One entry of the catalogue."""
+    """One entry of the catalogue.
+
+    Attributes:
+        number: 1 to 40.
+        slug: its name on the command line.
+        title: in full.
+        arxiv: its number there.
+        module: where its methods live.
+        available: whether it has a recipe.
+        verdict: of the headline claim in the stored run; None where no run is stored.
+        shown: claims shown in it.
+        of: claims made in it.
+    """
 
     number: int
     slug: str
@@ -66,11 +84,26 @@ class Paper:
     arxiv: str
     module: str
     available: bool
+    verdict: str | None = None
+    shown: int | None = None
+    of: int | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What came of the stored run, in words; empty where there is none."""
+        if self.verdict is None or self.shown is None or self.of is None:
+            return ""
+        return outcome(self.verdict, self.shown, self.of)
+
+
+def outcome(verdict: str, shown: int, of: int) -> str:
+    """Say what came of a reproduction: the verdict of its headline, and how many of its claims are shown."""
+    return f"headline {verdict}; {shown} of {of} claim{'s' * (of != 1)}"
 
 
 def catalogue() -> tuple[Paper, ...]:
     """Return the forty papers in the order of their numbers; imports no method and no recipe."""
-    return tuple(Paper(*entry, available=has_recipe(entry[1])) for entry in _ENTRIES)
+    return tuple(Paper(*entry, has_recipe(entry[1]), **_reproduced().get(entry[1], {})) for entry in _ENTRIES)
 
 
 def paper(slug: str) -> Paper:
@@ -85,3 +118,21 @@ def paper(slug: str) -> Paper:
         guess = f"did you mean {nearest[0]}?" if nearest else "`tokenry papers` lists them."
         raise UserError(f"no paper has the slug {slug!r}: {guess}")
     return by_slug[slug]
+
+
+def has_recipe(slug: str) -> bool:
+    """Whether the paper with this slug has a recipe; imports nothing."""
+    spec = find_spec("tokenry.recipes")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return recipe_module(slug) in {found.name for found in pkgutil.iter_modules(folders) if not found.ispkg}
+
+
+def recipe_module(slug: str) -> str:
+    """The name of the module in `tokenry.recipes`."""
+    return slug.replace("-", "_")
+
+
+@cache
+def _reproduced() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "reproduced.json").read_text())
+    return found

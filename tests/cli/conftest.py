@@ -13,34 +13,27 @@ from tokenry import recipes
 from tokenry.cli import app
 
 SOURCE = """
-from tokenry.core.errors import UserError
-from tokenry.recipes import Claim, Reproduction, verdict
+from tokenry.recipes.kit import Claim, recipe
 
-class Recipe:
-    slug = "electra"
-    title = "ELECTRA"
-
-    def run(self, scale, output, progress):
-        print("a library that chatters on stdout")
-        progress("measuring", 0.5)
-        (output / "plot.svg").write_text("<svg/>")
-        claims = (
-            Claim("a claim that holds", 0.97, 0.96, 0.43, verdict(0.96 > 0.43)),
-            Claim("a claim that does not", "52.5 (from memory)", 0.2, 0.3, verdict(0.2 > 0.3)),
-        )
-        return Reproduction(self.slug, claims, {"scale": scale}, seconds=0.0, plots=())
-
-RECIPE = Recipe()
+@recipe("electra", laptop=None, paper=None)
+def reproduce(run):
+    print("a library that chatters on stdout")
+    run.progress("measuring", 0.5)
+    (run.output / "plot.svg").write_text("<svg/>")
+    yield Claim("a claim that holds", 0.97, 0.96, 0.43, "shown")
+    yield Claim("a claim that does not", "52.5 (from memory)", 0.2, 0.3, "opposite")
+    yield Claim("a claim without a figure", None, 0.2, 0.3, "too few")
 """
 
 
 @pytest.fixture
-def fake_recipe(tmp_path_factory, monkeypatch):
+def fake_recipe(tmp_path_factory):
     """Electra has a recipe."""
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "electra.py").write_text(SOURCE)
-    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(folder)])
+    recipes.__path__.append(str(folder))
     yield
+    recipes.__path__.remove(str(folder))
     sys.modules.pop("tokenry.recipes.electra", None)
 
 

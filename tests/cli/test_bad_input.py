@@ -115,7 +115,11 @@ def test_a_tokenizer_without_chat_template_says_how_to_give_one(refused, desk, t
             "history='adapter_off' needs a PEFT model",
         ),
         (["--weighing", "sstoken:history=nowhere/at/all"], "nowhere/at/all"),
-        (["--weighing", "small-loss", "--set", "max_steps=-1"], "nothing would ever be selected"),
+        (["--weighing", "small-loss"], "nothing would ever be selected"),
+        (
+            ["--weighing", "small-loss", "--set", "max_steps=-1", "--set", "num_train_epochs=1"],
+            "nothing would ever be selected",
+        ),
         (["--weighing", "dataset-weights"], "needs a column `weight` or `token_weights`"),
         (["--weighing", "token-cleaning"], "give --trusted a file of clean samples, or --reference a model"),
         (["--weighing", "rho1", "--reference", "nowhere/at/all"], "the folder nowhere/at/all does not exist"),

@@ -107,8 +107,8 @@ def test_a_log_file_holds_what_is_logged(call, tmp_path):
         (("--least", "1"), "TEXT"),
         (("a", "--unknown"), "--unknown"),
         (("a", "--config", "nowhere.yaml"), "nowhere.yaml cannot be read"),
-        (("a", "--output", "/dev/null/there"), "is a file, so nothing can be written into it"),
-        (("a", "--log-file", "/dev/null/x.log"), "is a file, so nothing can be written into it"),
+        (("a", "--output", "/dev/null/there"), "cannot be written (/dev/null is a file)"),
+        (("a", "--log-file", "/dev/null/x.log"), "cannot be written (/dev/null is a file)"),
     ],
 )
 def test_a_users_mistake_is_code_2_and_names_the_option_as_typed(call, arguments, words):

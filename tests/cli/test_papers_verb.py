@@ -5,6 +5,8 @@ from typer.testing import CliRunner
 
 from tokenry.cli import app
 
+KEYS = {"number", "slug", "title", "arxiv", "module", "available", "verdict", "shown", "of"}
+
 
 @pytest.fixture
 def run():
@@ -14,7 +16,7 @@ def run():
 def test_json_is_a_list_of_forty_objects_with_the_promised_keys(run):
     papers = json.loads(run("--json").stdout)
     assert len(papers) == 40
-    assert all(set(paper) == {"number", "slug", "title", "arxiv", "module", "available"} for paper in papers)
+    assert all(set(paper) == KEYS for paper in papers)
     assert papers[0]["slug"] == "sstoken"
     assert papers[5]["arxiv"] == "2509.26313"
 

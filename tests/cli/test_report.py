@@ -47,3 +47,25 @@ def test_what_is_no_record_is_refused_in_one_sentence(desk, tmp_path, content, w
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("finished", "named", "words"),
+    [
+        ([], "", "(finished so far: nothing)"),
+        (["full"], "", "(finished so far: full)"),
+        (["sstoken", "full"], "result.json", "(finished so far: full, sstoken)"),
+    ],
+)
+def test_an_unfinished_run_is_said_to_be_one_with_how_to_go_on(desk, tmp_path, finished, named, words):
+    output = tmp_path / "my run"
+    output.mkdir()
+    (output / "plan.json").write_text("{}")
+    for name in finished:
+        (output / name).mkdir()
+        (output / name / "run.json").write_text("{}")
+    result = desk.tokenry("report", output / named)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"the run in {output} is not finished {words}" in result.stderr
+    assert f"tokenry tune --resume --output '{output}'" in result.stderr
+    assert not (output / "report.html").exists()

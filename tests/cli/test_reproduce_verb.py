@@ -16,8 +16,13 @@ def test_json_is_one_object_and_nothing_else_reaches_stdout(run, fake_recipe):
     result = run("electra", "--json")
     reproduction = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert (reproduction["slug"], reproduction["verdict"]) == ("electra", "not shown")
-    assert [claim["verdict"] for claim in reproduction["claims"]] == ["shown", "not shown"]
+    assert (reproduction["slug"], reproduction["verdict"]) == ("electra", "shown")
+    assert (reproduction["headline"], reproduction["shown"], reproduction["of"]) == (
+        "a claim that holds",
+        1,
+        3,
+    )
+    assert [claim["verdict"] for claim in reproduction["claims"]] == ["shown", "opposite", "too few"]
     assert set(reproduction["claims"][0]) == {"claim", "paper", "measured", "control", "verdict"}
 
 
@@ -31,7 +36,14 @@ def test_quiet_silences_progress_and_notes_but_not_the_result(run, fake_recipe):
     result = run("electra", "--quiet")
     assert "measuring" not in result.stderr
     assert "written to" not in result.stderr
-    assert "a claim that holds" in result.stdout
+    assert "headline: a claim" in result.stdout
+
+
+def test_the_table_heads_the_headline_and_counts_the_claims(run, fake_recipe):
+    printed = " ".join(run("electra").stdout.split())
+    assert "headline shown; 1 of 3 claims" in printed
+    assert "headline: a" in printed
+    assert "no such" in printed
 
 
 def test_the_result_and_the_plots_are_left_in_the_output_folder(run, fake_recipe, tmp_path):
@@ -59,7 +71,16 @@ def test_an_unknown_scale_is_bad_usage_and_says_what_is_allowed(run, fake_recipe
 def test_the_list_names_what_can_be_reproduced(run, fake_recipe):
     listed = json.loads(run("--list", "--json").stdout)
     assert {(each["number"], each["slug"]) for each in listed} >= {(1, "sstoken"), (23, "electra")}
+    assert all({"verdict", "shown", "of"} < set(each) for each in listed)
     assert "electra" in run("--list").stdout
+
+
+def test_the_list_says_what_came_of_the_stored_runs(run, monkeypatch):
+    stored = {"zett": {"verdict": "not shown", "shown": 4, "of": 5}}
+    monkeypatch.setattr("tokenry.papers._reproduced", lambda: stored)
+    (zett,) = (each for each in json.loads(run("--list", "--json").stdout) if each["slug"] == "zett")
+    assert (zett["verdict"], zett["shown"], zett["of"]) == ("not shown", 4, 5)
+    assert "headline not shown; 4 of 5" in run("--list").stdout
 
 
 def test_a_misspelt_slug_is_bad_usage_and_names_the_nearest(run):

@@ -97,7 +97,7 @@ def test_quiet_leaves_only_the_result(score):
         (
             "a text",
             ["--signals", "nll,perplexity"],
-            "signals are nll, entropy, prompt_attention, content_attention; got perplexity.",
+            "signals are nll, entropy, prompt_attention, content_attention, reference_nll, excess_nll; got perplexity.",
         ),
         ("a text", ["--signals", ","], "got none"),
         ("a text", ["--signals", "prompt_attention"], "a plain text has none: give conversations"),
@@ -124,3 +124,20 @@ def test_a_text_file_that_is_not_utf8_is_refused(score, tmp_path):
     result = score(tmp_path / "latin.txt")
     assert result.exit_code == 2
     assert "latin.txt is not UTF-8 (byte 3)" in result.stderr
+
+
+def test_text_that_was_rendered_already_gets_no_second_bos(desk, tmp_path):
+    from tests.finetuning.tiny import tiny_llama
+    from tests.finetuning.tiny_tokenizers import character_tokenizer
+
+    tokenizer = character_tokenizer(adds_bos=True)
+    tokenizer.save_pretrained(tmp_path / "bos")
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "bos")
+    texts = []
+    for text in ("hi", "<s>hi"):
+        result = desk.tokenry(
+            "score", text, "--model", tmp_path / "bos", "--output", tmp_path / "out", "--json"
+        )
+        (example,) = json.loads(result.stdout)
+        texts.append([token["text"] for token in example["tokens"]])
+    assert texts == [["<s>", "h", "i"]] * 2

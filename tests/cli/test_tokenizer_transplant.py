@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from tests.tokenization.tiny_vocabularies import CODE, TEMPLATE, byte_level, tiny_model
+from tests.tokenization.tiny_vocabularies import CODE, TEMPLATE, byte_level, sentencepiece, tiny_model
 from tokenry.cli import app
+from tokenry.tokenization.tokenizer_files import save_tokenizer
+from tokenry.tokenization.training import train_bpe
 
 FAST = ("--auxiliary", "characters")
 
@@ -110,3 +113,80 @@ def test_a_file_without_text_is_refused(desk, tmp_path):
     result = tokenry(desk / "model", desk / "new", tmp_path / "out", "--text", tmp_path / "empty.txt")
     assert result.exit_code == 2
     assert "holds no text" in result.stderr
+
+
+def lossy(*words):
+    """A tokenizer of lower-case words, with an unknown token for every other."""
+    names = ["[UNK]", "[SEP]", *words]
+    tokenizer = Tokenizer(
+        models.WordPiece({name: place for place, name in enumerate(names)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(["[UNK]", "[SEP]"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]")
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_tokenizer_that_does_not_give_the_users_text_back_is_named_the_old_one_too(desk, tmp_path, which):
+    bad = lossy("the", "cat", "sat", "on", "mat")
+    tiny_model(len(bad)).save_pretrained(tmp_path / "model")
+    bad.save_pretrained(tmp_path / "model")
+    given = (tmp_path / "model", desk / "new") if which == "old" else (desk / "model", tmp_path / "model")
+    options = (*FAST, "--text", desk / "text.txt")
+    found = tokenry(*given, tmp_path / "out", *options)
+    assert found.exit_code == 0, found.stderr
+    words = f"the {which} tokenizer does not give 1 of 2 texts back (1 unknown token): 'the dog sat' comes back as 'the [UNK] sat'"
+    assert words in found.stderr
+    assert f"text back, {which} tokenizer" in found.stdout
+    assert "NO: 1 of 2, 1 × [UNK]" in found.stdout
+    stored = json.loads((tmp_path / "out" / "transplant.json").read_text())
+    assert [stored["text_back"][each]["gives_text_back"] for each in ("old", "new")] == [
+        which == "new",
+        which == "old",
+    ]
+    assert any(words in note for note in stored["notes"])
+
+
+def test_a_tokenizer_that_was_trained_with_special_tokens_needs_no_word_about_them(desk, tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 9, encoding="utf-8")
+    arguments = ("bpe", tmp_path / "text.txt", "--vocab-size", 270, "--output", tmp_path / "made")
+    for special, stop in (
+        (("<s>", "</s>"), "</s>"),
+        (("<stop>",), "<stop>"),
+        (("<|end_of_text|>", "<x>"), "<|end_of_text|>"),
+    ):
+        named = [option for each in special for option in ("--special", each)]
+        trained = CliRunner().invoke(app, ["tokenizer", "train", *map(str, arguments), *named])
+        assert trained.exit_code == 0, trained.stderr
+        output = tmp_path / stop.strip("<|>/")
+        found = tokenry(desk / "model", tmp_path / "made", output, *FAST, "--text", desk / "text.txt")
+        assert found.exit_code == 0, found.stderr
+        assert AutoTokenizer.from_pretrained(output).eos_token == stop
+
+
+def test_special_tokens_take_the_roles_that_the_old_tokenizer_gives_them(tmp_path):
+    old = byte_level(bos_token="<begin>", eos_token="<end>")
+    tiny_model(len(old)).save_pretrained(tmp_path / "model")
+    old.save_pretrained(tmp_path / "model")
+    new = train_bpe(["the cat"] * 3, 262, special_tokens=["<end>", "<begin>", "<other>"])
+    save_tokenizer(new, tmp_path / "new")
+    (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
+    for place, source in enumerate((tmp_path / "new", tmp_path / "new" / "tokenizer.json")):
+        found = tokenry(
+            tmp_path / "model", source, tmp_path / f"out{place}", *FAST, "--text", tmp_path / "text.txt"
+        )
+        assert found.exit_code == 0, found.stderr
+        made = AutoTokenizer.from_pretrained(tmp_path / f"out{place}")
+        assert (made.bos_token, made.eos_token) == ("<begin>", "<end>")
+
+
+def test_what_is_never_written_is_counted_and_named(desk, tmp_path):
+    sentencepiece(CODE).save_pretrained(tmp_path / "new")
+    found = tokenry(desk / "model", tmp_path / "new", tmp_path / "out", *FAST)
+    assert found.exit_code == 0, found.stderr
+    assert "never written" in found.stdout
+    stored = json.loads((tmp_path / "out" / "transplant.json").read_text())
+    assert stored["counts"]["never_written"] == len(stored["never_written"]) > 10
+    assert sum(stored["counts"].values()) == stored["new_tokens"]

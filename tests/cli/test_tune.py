@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.tiny_chat import QUICK
+from tests.tiny_chat import QUICK, sums, write_rows
 from tokenry.core.records import Comparison
 
 
@@ -145,6 +145,42 @@ def test_all_weights_are_trained_without_lora_and_resume_on_nothing_starts_anew(
     assert (output / "small-loss-warmup-epochs=0" / "model" / "model.safetensors").exists()
     assert result.stderr == ""
     assert "held-out NLL" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def little(desk):
+    """22 chats under the defaults."""
+    output = desk.folder / "little"
+    data = write_rows(desk.folder / "little.jsonl", sums(22, seed=4))
+    options = ("--dtype", "float32", "--max-length", "96", "--set", "use_cpu=true", "--weighing", "random")
+    return desk.tokenry("tune", desk.model, data, *options, "--output", output), output
+
+
+def test_little_data_are_learned_from_in_enough_steps_at_a_rate_above_zero(little):
+    result, output = little
+    assert result.exit_code == 0, result.stderr
+    for run in Comparison.load(output / "result.json").runs:
+        assert run.steps >= 20
+        assert all(entry["learning_rate"] > 0 for entry in run.curves)
+    assert "note: 14 samples are few, so they are trained on with num_train_epochs=5" in result.stderr
+    assert "few optimisation steps" not in result.stderr
+
+
+def test_of_little_data_enough_is_held_out_to_tell_a_difference(little):
+    (_, random) = Comparison.load(little[1] / "result.json").runs
+    assert random.paired.samples == 8
+
+
+def test_the_record_says_how_long_was_trained(little):
+    training = Comparison.load(little[1] / "result.json").settings["training"]
+    assert (training["num_train_epochs"], training["gradient_accumulation_steps"]) == (5, 1)
+
+
+def test_a_held_out_set_that_decides_nothing_is_noted_and_said_in_the_table_and_the_page(everything):
+    result, output = everything
+    assert "note: 4 held-out samples are too few to tell a difference: bring at least 8" in result.stderr
+    said = (output / "report.html").read_text()
+    assert "too few held-out items (4) to tell a difference to full" in said
 
 
 def test_a_step_count_too_small_to_learn_anything_is_noted(everything):

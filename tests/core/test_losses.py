@@ -15,6 +15,7 @@ from tokenry.core.alignment import check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
 from tokenry.core.losses import (
     OutputHead,
+    backbone,
     causal_lm,
     check_output_head,
     output_head,
@@ -22,6 +23,7 @@ from tokenry.core.losses import (
     row_nll,
     token_nll,
     weighted_cross_entropy,
+    weighted_loss,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "01-sstoken"
@@ -168,18 +170,47 @@ def test_the_head_of_a_soft_capped_model_is_explained():
     assert output_head(model).softcap == 2.0
 
 
-def test_a_model_with_unknown_logits_is_refused():
-    class Doubled(LlamaForCausalLM):
-        def forward(self, *args, **kwargs):
-            output = super().forward(*args, **kwargs)
-            output.logits = output.logits * 2 + 1
+def _llama_whose_logits(change):
+    class Changed(LlamaForCausalLM):
+        def forward(self, input_ids, *args, **kwargs):
+            output = super().forward(input_ids, *args, **kwargs)
+            output.logits = change(output.logits, input_ids)
             return output
 
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
+    return Changed(config)
+
+
+def test_logits_that_are_changed_in_an_unknown_way_are_the_models_own():
+    model = _llama_whose_logits(lambda logits, _: (logits * 2 + 1).sin())
+    check_output_head(model)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    found = output_head(model).logits(backbone(model)(input_ids=ids).last_hidden_state[0])
+    torch.testing.assert_close(found, model(ids).logits[0])
+
+
+def test_a_soft_cap_of_an_unknown_name_is_seen_where_it_hardly_bends():
+    model = _llama_whose_logits(lambda logits, _: torch.tanh(logits / 30) * 30)
+    check_output_head(model)
+    rows = torch.randn(3, 16) * 100
+    assert float(output_head(model).logits(rows).abs().max()) <= 30
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits, ids: logits + nn.functional.one_hot(ids, 40),
+        lambda logits, ids: logits * torch.arange(1, ids.shape[1] + 1)[:, None],
+        lambda logits, ids: logits.cumsum(1),
+    ],
+    ids=["the tokens themselves", "their places", "the tokens before"],
+)
+def test_logits_that_take_more_than_a_hidden_state_are_refused(change):
     with pytest.raises(UserError, match="computes its logits in a way that tokenry does not know"):
-        check_output_head(Doubled(config))
+        check_output_head(_llama_whose_logits(change))
 
 
 def test_a_model_without_a_head_is_refused():
@@ -193,6 +224,29 @@ def test_labels_of_another_shape_or_vocabulary_are_refused():
         check_labels(ids, ids[:, :3], 10)
     with pytest.raises(UserError, match="label 10 is not in the vocabulary of 10 tokens"):
         check_labels(ids, ids + 10, 10)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 0.3}, {"softcap": 2.0}, {"bias": True}, {"bias": True, "scale": 2.0}]
+)
+@pytest.mark.parametrize("trained", ["all", "head", "through_the_module"])
+def test_entropy_and_accuracy_are_those_of_full_logits(options, trained):
+    head, (hidden, labels, weights) = _head(**options), _batch()
+    if trained == "head":
+        hidden = hidden.detach()
+    elif trained == "through_the_module":
+        plain = head.module.forward
+        head.module.forward = lambda rows: plain(rows)
+    logits = torch.full((3, 7, 50), float("nan"), dtype=torch.float64)
+    logits[:, 1:] = head.logits(hidden[:, :-1].reshape(-1, 8)).detach().view(3, 6, 50)
+    labels = torch.where(torch.rand(3, 7) > 0.5, logits.nan_to_num().argmax(-1), labels)
+    loss = weighted_loss(hidden, labels, weights, head, chunk_elements=150)
+    log_p, tokens = logits.log_softmax(-1), weights != 0
+    expected = (-(log_p.exp() * log_p).sum(-1), (logits.nan_to_num().argmax(-1) == labels).double())
+    for told, right in zip((loss.entropy, loss.accuracy), expected, strict=True):
+        torch.testing.assert_close(told[tokens], right[tokens], rtol=1e-6, atol=1e-6)
+        assert bool(told[~tokens].isnan().all())
+    assert 0 < float(loss.accuracy[tokens].mean()) < 1
 
 
 def test_golden_token_losses_of_single_samples():

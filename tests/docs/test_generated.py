@@ -114,8 +114,29 @@ def test_a_reproduction_shows_each_claim_with_its_verdict(generated, root):
     store(root / "docs/results/sstoken.json", REPRODUCTION)
     markdown = generated.reproductions(root)
     assert rows(markdown)[1] == ["a", "0.6", "0.4322", "0.5", "not shown"]
-    assert "LLM Fine-tuning: not shown" in markdown
+    assert "LLM Fine-tuning: headline not shown; 0 of 1 claim" in markdown
     assert "[0, 1, 2]" in markdown
+
+
+def test_a_headline_is_marked_and_a_missing_figure_is_said_to_be_missing(generated, root):
+    other = {**REPRODUCTION["claims"][0], "claim": "b", "paper": None, "verdict": "shown"}
+    claims = [*REPRODUCTION["claims"], other]
+    store(root / "docs/results/sstoken.json", {**REPRODUCTION, "claims": claims, "headline": "a"})
+    markdown = generated.reproductions(root)
+    assert [row[:2] for row in rows(markdown)[1:]] == [["**Headline:** a", "0.6"], ["b", "no such figure"]]
+    assert "headline not shown; 1 of 2 claims" in markdown
+
+
+def test_what_came_of_the_stored_runs_is_what_the_package_says(generated, root):
+    (root / "src/tokenry").mkdir(parents=True)
+    for path in (DOCS / "results").glob("*.json"):
+        (root / "docs/results" / path.name).write_text(path.read_text())
+    generated.store_reproduced(root)
+    again = "python docs/hooks/generated.py writes it anew"
+    package = DOCS.parent / "src/tokenry/reproduced.json"
+    assert json.loads((root / "src/tokenry/reproduced.json").read_text()) == json.loads(
+        package.read_text()
+    ), again
 
 
 def test_a_comparison_shows_each_run_and_what_its_paired_difference_shows(generated, root):

@@ -54,6 +54,7 @@ def _train(folder, weighing, multi_turn=False, dtype=torch.float32, peft_config=
         weighing=weighing,
         reference_model=tiny_llama(seed=1).to(dtype) if "reference_nll" in weighing.needs else None,
         history_cache=folder / "cache",
+        record_signals=isinstance(weighing, AllTokens),  # plain fine-tuning records nothing unless told to
     )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()

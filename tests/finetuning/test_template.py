@@ -10,6 +10,7 @@ from tests.finetuning.tiny_tokenizers import (
 from tokenry.core.errors import UserError
 from tokenry.finetuning.template import (
     OPEN_INSTRUCT_TEMPLATE,
+    answer_start,
     content_mask,
     render,
     template_pieces,
@@ -135,6 +136,35 @@ def test_open_instruct_prompts_end_where_the_answer_begins():
     assert text == "<|user|>\nWhat is the answer?\n<|assistant|>\n"
     after = render(CONVERSATION[:3], OPEN_INSTRUCT_TEMPLATE, chatml_tokenizer(), add_generation_prompt=True)
     assert after == f"{text}42, of course!<|im_end|>\n<|user|>\nYes or no?\n<|assistant|>\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "prompted", "through", "start"),
+    [
+        ("u1", "u1A:", "u1A:yes", 4),
+        ("u1", "u1", "u1A:yes", 2),
+        ("u1", "u1A:<think>", "u1A:<b>yes", 5),
+        ("", "A:", "A:yes", 2),
+        ("u1", "u1A:", "U1A:yes", None),
+        ("u1.", "u1A:", "u1.A:yes", None),
+    ],
+)
+def test_an_answer_begins_where_the_generation_prompt_ends_or_is_left(before, prompted, through, start):
+    assert answer_start(before, prompted, through) == start
+
+
+def test_the_template_for_tools_is_chosen_where_there_is_one():
+    tokenizer = chatml_tokenizer()
+    tokenizer.chat_template = {"default": CHATML, "tool_use": CHATML + "{# tools #}"}
+    assert training_template(tokenizer) == CHATML
+    assert training_template(tokenizer, with_tools=True) == CHATML + "{# tools #}"
+
+
+def test_options_of_the_template_override_its_special_tokens():
+    template = "{{ eos_token }}{{ mode }}{{ messages[0].content }}"
+    assert render(CONVERSATION[:1], template, chatml_tokenizer(), mode="loud", eos_token="!").startswith(
+        "!loudWhat"
+    )
 
 
 @pytest.mark.parametrize(

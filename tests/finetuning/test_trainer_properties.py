@@ -103,7 +103,7 @@ def trained(name, dtype=torch.float32, pad=None, order=None, record=False, **opt
             weighing=weighing,
             reference_model=tiny_llama(seed=1).to(dtype) if "reference_nll" in weighing.needs else None,
             history_cache=folder,
-            record_signals=record,
+            record_signals=record or name == "AllTokens",  # plain fine-tuning records nothing unless told to
         )
         trainer.train()
     return trainer

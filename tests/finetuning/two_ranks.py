@@ -179,7 +179,7 @@ def _loaded_sparingly(folder: Path, models: dict[str, PreTrainedModel]) -> dict[
 def _main(output: Path) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # every run collects garbage, of which imported modules are none
-    for function in (losses.row_nll, losses.weighted_cross_entropy):
+    for function in (losses.row_nll, losses.weighted_loss):
         # As with a large vocabulary: each rank has its own number of chunks, and must not gather the head for each.
         function.__kwdefaults__["chunk_elements"] = 4 * VOCABULARY
     rank = int(os.environ["RANK"])

@@ -5,15 +5,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.decoding.byte_level.cutters import byte_level
+from tests.recipes.small import run_small
 from tokenry.decoding.byte_level.byte_lm import ByteLM
-from tokenry.recipes import byte_probabilities, load_recipe
+from tokenry.recipes import byte_probabilities
 from tokenry.recipes.byte_probabilities import (
     ENSEMBLE,
     EXACT,
     HEALED,
     NAIVE,
     Answer,
-    Sizes,
+    ByteSizes,
     cuts_inside_words,
     judge,
     measure,
@@ -48,10 +49,6 @@ def verdicts(**changed):
     return [claim.verdict == "shown" for claim in judge(given)]
 
 
-def test_the_recipe_bears_the_names_of_the_catalogue():
-    assert load_recipe("byte-probabilities").slug == "byte-probabilities"
-
-
 def test_a_cut_is_inside_a_word_and_about_fifty_bytes_into_its_text():
     for cut in cuts_inside_words(STORY, 20):
         assert 50 <= len(cut.prompt) <= 65
@@ -77,14 +74,12 @@ def test_several_models_are_measured_as_an_ensemble_too(lm):
 
 
 def test_a_run_writes_its_plot_and_its_result(lm, tmp_path, monkeypatch):
-    monkeypatch.setitem(byte_probabilities.SIZES, "laptop", Sizes(("embedded",), 4))
     monkeypatch.setattr(byte_probabilities, "read_story", lambda: STORY)
     monkeypatch.setattr(byte_probabilities, "load_model", lambda name, dtype: torch.nn.Identity())
     monkeypatch.setattr(byte_probabilities, "load_tokenizer", lambda name: None)
     monkeypatch.setattr(byte_probabilities, "ByteLM", lambda model, tokenizer: lm)
-    result = load_recipe("byte-probabilities").run("laptop", tmp_path, lambda what, share: None)
-    assert (tmp_path / result.plots[0]).stat().st_size > 1000
-    result.save(tmp_path / "result.json")
+    result = run_small("byte-probabilities", ByteSizes(("embedded",), 4), tmp_path)
+    assert {claim.verdict for claim in result.claims} == {"too few"}
 
 
 def test_everything_can_be_shown():
@@ -94,15 +89,21 @@ def test_everything_can_be_shown():
 @pytest.mark.parametrize(
     ("changed", "not_shown"),
     [
-        ({"EXACT": answers(0.6)}, {0}),
-        ({"EXACT": answers(1.0)}, {0, 1}),
+        ({"HEALED": answers(1.0, 10, 23)}, {0}),
+        ({"EXACT": answers(1.0)}, {1, 4}),
         ({"HEALED": answers(4.0, 10, 8)}, {2}),
         ({"HEALED": answers(1.0, 24, 8)}, {3}),
-        ({"HEALED": answers(1.0, 10, 23)}, {4}),
+        ({"EXACT": answers(0.6)}, {4}),
     ],
 )
 def test_each_claim_can_fail(changed, not_shown):
     assert {number for number, shown in enumerate(verdicts(**changed)) if not shown} == not_shown
+
+
+def test_five_wins_are_too_few_to_be_more_than_chance():
+    won = {"HEALED": answers(1.0, 10, 19)}
+    assert verdicts(**won)[0] is False
+    assert verdicts(HEALED=answers(1.0, 10, 18))[0] is True
 
 
 def test_an_ensemble_is_judged_against_the_single_model():

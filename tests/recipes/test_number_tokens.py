@@ -6,20 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.recipes.small import run_small
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer
-from tokenry.evaluation.arithmetic.addition_patterns import error_patterns
-from tokenry.evaluation.arithmetic.addition_problems import sample_addition, sample_problems
-from tokenry.recipes import load_recipe, number_tokens
-from tokenry.recipes.number_tokens import (
-    PLANTED_DIGIT,
-    Measured,
-    Sizes,
-    judge,
-    plant,
-    regrouping_identities,
-    wrong_digits,
-)
-from tokenry.recipes.toys.addition_transformer import (
+from tokenry.evaluation.arithmetic.addition_problems import sample_problems
+from tokenry.recipes import number_tokens
+from tokenry.recipes.number_tokens import AdditionSizes, frozen_claim, training_claims, wrong_digits
+from tokenry.recipes.testbeds.addition_transformer import (
     AdditionRun,
     AdditionSetting,
     addition_model,
@@ -32,10 +24,6 @@ from tokenry.recipes.toys.addition_transformer import (
 TINY = AdditionSetting(
     steps=3, batch_size=8, width=16, layers=1, heads=2, training_problems=90, test_problems=45
 )
-
-
-def test_the_recipe_bears_the_names_of_the_catalogue():
-    assert load_recipe("number-tokens").slug == "number-tokens"
 
 
 def test_the_tokenizers_share_a_vocabulary_of_114_tokens_and_differ_in_their_cuts():
@@ -75,20 +63,6 @@ def test_learning_goes_down_on_the_easiest_problems():
     assert np.mean(run.losses[-10:]) < 0.5 * np.mean(run.losses[:10])
 
 
-def test_commas_always_give_groups_from_the_right_and_nothing_does_so_for_a_third():
-    found = regrouping_identities(300)
-    assert found["commas"].all()
-    assert 0.2 < found["plain"].mean() < 0.5
-
-
-def test_planted_digits_are_wrong_and_the_others_are_right():
-    first, second = sample_addition((7, 7, 8), 50).T
-    for total, said in zip((first + second).tolist(), plant(first, second, 4), strict=True):
-        assert [place for place, (x, y) in enumerate(zip(str(total), str(said), strict=True)) if x != y] == [
-            3
-        ]
-
-
 # --- verdicts ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -114,46 +88,36 @@ def run(match, mismatch, regrouped=(0, 0)):
     return AdditionRun((1.0,) * 30, answers(match, mismatch), answers(*regrouped))
 
 
-def measured(**changed):
-    first, second = sample_addition((7, 7, 8), 200).T
-    given = {
-        "identities": {"commas": np.ones(9, bool), "plain": np.arange(9) < 3},
-        "planted": error_patterns(first, second, plant(first, second, PLANTED_DIGIT), "l2r", separated=False),
-        "random": error_patterns(first, second, plant(first, second, None), "l2r", separated=False),
-        "runs": {"l2r": run(60, 5, regrouped=(80, 80)), "r2l": run(95, 93), "single": run(50, 50)},
-        "frozen": {"nosep": answers(50, 50), "comma_r2l": answers(80, 80)},
-        "regrouping": "",
-    }
-    return Measured(**(given | changed))
+RUNS = {"l2r": run(60, 5), "r2l": run(95, 93), "single": run(50, 50)}
 
 
-def not_shown(**changed):
-    return {number for number, claim in enumerate(judge(measured(**changed))) if claim.verdict == "not shown"}
+def verdicts(**changed):
+    return [claim.verdict for claim in training_claims(RUNS | changed)]
 
 
 def test_everything_can_be_shown():
-    assert not_shown() == set()
-
-
-def with_runs(**changed):
-    return {"runs": measured().runs | changed}
+    assert verdicts() == ["shown"] * 5
+    assert frozen_claim({"nosep": answers(50, 50), "comma_r2l": answers(80, 80)}).verdict == "shown"
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"identities": {"commas": np.arange(9) > 0, "plain": np.arange(9) < 3}}, {0}),
-        ({"planted": measured().random}, {1}),
-        (with_runs(r2l=run(60, 5)), {2, 3, 4, 6}),
-        (with_runs(l2r=run(60, 30, regrouped=(80, 80))), {3}),
-        (with_runs(l2r=run(5, 5, regrouped=(80, 80))), {4, 5}),
-        (with_runs(single=run(95, 93)), {6}),
-        (with_runs(l2r=run(60, 5, regrouped=(20, 5))), {7}),
-        ({"frozen": {"nosep": answers(50, 50), "comma_r2l": answers(50, 50)}}, {8}),
+        ({"r2l": run(60, 5)}, ["not shown", "not shown", "not shown", "shown", "opposite"]),
+        ({"l2r": run(60, 30)}, ["shown", "not shown", "shown", "shown", "shown"]),
+        ({"l2r": run(5, 5)}, ["shown", "shown", "not shown", "not shown", "shown"]),
+        ({"l2r": run(97, 97)}, ["opposite", "opposite", "not shown", "not shown", "shown"]),
+        ({"single": run(95, 93)}, ["shown", "shown", "shown", "shown", "not shown"]),
     ],
 )
 def test_each_claim_can_fail(changed, expected):
-    assert not_shown(**changed) == expected
+    assert verdicts(**changed) == expected
+
+
+def test_a_format_that_makes_no_difference_is_not_shown_to():
+    same = {"nosep": answers(50, 50), "comma_r2l": answers(50, 50)}
+    assert frozen_claim(same).verdict == "not shown"
+    assert frozen_claim({name: each[:6] for name, each in same.items()}).verdict == "too few"
 
 
 def test_wrong_digits_are_counted_on_the_longest_sums_only():
@@ -164,11 +128,8 @@ def test_wrong_digits_are_counted_on_the_longest_sums_only():
 
 
 def test_a_run_writes_its_plot_and_its_result(tmp_path, monkeypatch):
-    monkeypatch.setitem(number_tokens.SIZES, "laptop", Sizes(setting=TINY, identities=20, planted=50))
-    monkeypatch.setattr(
-        number_tokens, "_frozen", lambda sizes, progress: (measured().frozen, "it reads digit by digit")
-    )
-    result = load_recipe("number-tokens").run("laptop", tmp_path, lambda what, share: None)
-    assert (tmp_path / result.plots[0]).stat().st_size > 1000
-    result.save(tmp_path / "result.json")
+    frozen = {"nosep": answers(50, 50), "comma_r2l": answers(80, 80)}
+    monkeypatch.setattr(number_tokens, "_frozen", lambda sizes, progress: (frozen, "it reads digit by digit"))
+    result = run_small("number-tokens", AdditionSizes(setting=TINY), tmp_path)
+    assert len(result.claims) == 6
     assert "it reads digit by digit" in (tmp_path / "result.json").read_text()

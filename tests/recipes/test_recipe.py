@@ -5,91 +5,143 @@ import pytest
 
 from tokenry import recipes
 from tokenry.core.errors import UserError
-from tokenry.papers import catalogue, paper
-from tokenry.recipes import Claim, Reproduction, has_recipe, load_recipe, run_recipe, verdict
+from tokenry.papers import catalogue, outcome, paper
+from tokenry.recipes import Claim, Reproduction, has_recipe, load_recipe, recipe, run_recipe
 
 RECIPE_SOURCE = """
-from tokenry.recipes import Claim, Reproduction, verdict
+from tokenry.recipes.kit import Claim, recipe
 
-class Recipe:
-    slug = "made-up"
-    title = "A made-up paper"
-
-    def run(self, scale, output, progress):
-        progress("measuring", 0.5)
-        claim = Claim("two is more than one", paper=2.0, measured=2.0, control=1.0, verdict=verdict(2.0 > 1.0))
-        return Reproduction("made-up", (claim,), {"scale": scale}, seconds=0.0)
-
-RECIPE = Recipe()
+@recipe("electra", laptop=2.0, paper=9.0)
+def reproduce(run):
+    run.progress("measuring", 0.5)
+    run.settings["size"] = run.sizes
+    with run.figure(3, 2) as figure:
+        figure.subplots().plot([1, 2])
+    yield Claim("two is more than one", None, measured=run.sizes, control=1.0, verdict="shown")
 """
 
 
 @pytest.fixture
-def made_up(tmp_path, monkeypatch):
-    (tmp_path / "made_up.py").write_text(RECIPE_SOURCE)
-    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+def made_up(tmp_path):
+    (tmp_path / "electra.py").write_text(RECIPE_SOURCE)
+    recipes.__path__.append(str(tmp_path))
     yield
-    sys.modules.pop("tokenry.recipes.made_up", None)
+    recipes.__path__.remove(str(tmp_path))
+    sys.modules.pop("tokenry.recipes.electra", None)
 
 
-def reproduction(*shown):
-    claims = tuple(Claim("a claim", paper="?", measured=1.0, control=0.0, verdict=verdict(s)) for s in shown)
-    return Reproduction("made-up", claims, {"seed": 0}, seconds=1.5)
+def claim(verdict):
+    return Claim("a claim", paper="?", measured=1.0, control=0.0, verdict=verdict)
 
 
-def test_a_reproduction_is_shown_only_if_every_claim_is():
-    assert reproduction(True, True).verdict == "shown"
-    assert reproduction(True, False).verdict == "not shown"
-    assert reproduction(False).verdict == "not shown"
+def reproduction(*verdicts):
+    return Reproduction("electra", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
 
 
-def test_a_reproduction_without_claims_is_refused_because_it_would_always_be_shown():
+def test_the_verdict_is_that_of_the_headline_and_the_other_claims_keep_theirs():
+    found = reproduction("shown", "not shown", "opposite", "shown", "too few")
+    assert (found.verdict, found.shown) == ("shown", 2)
+    assert found.outcome == "headline shown; 2 of 5 claims"
+    assert reproduction("not shown", "shown").verdict == "not shown"
+
+
+@pytest.mark.parametrize(("verdict", "words"), [
+    ("shown", "headline shown; 1 of 1 claim"),
+    ("not shown", "headline not shown; 1 of 1 claim"),
+    ("opposite", "headline opposite; 1 of 1 claim"),
+    ("too few", "headline too few; 1 of 1 claim"),
+])  # fmt: skip
+def test_every_verdict_has_its_words(verdict, words):
+    assert outcome(verdict, 1, 1) == words
+
+
+def test_a_reproduction_without_claims_is_refused_because_nothing_could_be_shown():
     with pytest.raises(ValueError, match="makes no claim"):
         reproduction()
 
 
 def test_a_verdict_in_other_words_is_refused():
     with pytest.raises(Exception, match="verdict"):
-        Claim("a claim", paper="?", measured=1.0, control=0.0, verdict="maybe")
+        claim("maybe")
 
 
-def test_the_json_carries_the_computed_verdict_and_every_claim():
-    written = reproduction(True, False).as_json()
-    assert written["slug"] == "made-up"
-    assert written["verdict"] == "not shown"
-    assert [set(claim) for claim in written["claims"]] == [
+def test_more_than_five_claims_beside_the_headline_are_refused(tmp_path):
+    many = recipe("electra", laptop=7, paper=7)(lambda run: [claim("shown")] * run.sizes)
+    with pytest.raises(ValueError, match="electra makes 7 claims: a headline and at most 5 more"):
+        many.run("laptop", tmp_path, lambda what, share: None)
+
+
+def test_the_json_names_the_headline_and_counts_the_claims():
+    written = reproduction("opposite", "shown").as_json()
+    assert (written["slug"], written["verdict"], written["headline"]) == ("electra", "opposite", "a claim")
+    assert (written["shown"], written["of"]) == (1, 2)
+    assert [set(each) for each in written["claims"]] == [
         {"claim", "paper", "measured", "control", "verdict"}
     ] * 2
 
 
-def test_a_recipe_is_registered_by_its_file_and_found_by_its_slug(made_up):
-    assert has_recipe("made-up")
-    assert load_recipe("made-up").title == "A made-up paper"
+@pytest.mark.parametrize(("ours", "options", "verdict"), [
+    ([3.0 + n / 10 for n in range(9)], {}, "shown"),
+    ([3.0 + n / 10 for n in range(9)], {"least": 3.3}, "not shown"),
+    ([3.0 + n / 10 for n in range(9)], {"lower": True}, "opposite"),
+    ([-3.0 - n / 10 for n in range(9)], {"lower": True}, "shown"),
+    ([3.0, 3.1, 3.2], {}, "too few"),
+    ([3.0, 3.1, 3.2], {"fewest": 2}, "shown"),
+])  # fmt: skip
+def test_a_claim_is_judged_by_paired_differences(ours, options, verdict):
+    judged = Claim.above("ours is above", ours, [0.0] * len(ours), "nothing", unit=" %", **options)
+    assert judged.verdict == verdict
+    assert judged.paper is None
+    assert judged.control == "0.0 % (nothing)"
+    assert f"n = {len(ours)}" in judged.measured
+
+
+def test_a_claim_at_several_settings_must_hold_at_each():
+    rising, flat = [3.0 + n / 10 for n in range(9)], [0.0 + n / 100 for n in range(9)]
+
+    def judged(*ours):
+        return Claim.above_everywhere("above at both", list(ours), [flat, flat], "nothing")
+
+    assert judged(rising, rising).verdict == "shown"
+    assert judged(rising, flat).verdict == "not shown"
+    assert judged([-each for each in rising], [-each for each in rising]).verdict == "opposite"
+    assert judged(rising, rising).measured == "3.4, 3.4 % (differences +3.4 ± 0.1, +3.4 ± 0.1, n = 9)"
+
+
+def test_a_recipe_is_registered_by_its_file_and_takes_its_title_from_the_catalogue(made_up):
+    assert has_recipe("electra")
+    assert load_recipe("electra").title == paper("electra").title
 
 
 def test_a_missing_recipe_is_named_together_with_how_to_list_what_there_is():
-    assert not has_recipe("made-up")
-    with pytest.raises(UserError, match=r"'made-up' has no recipe yet: `tokenry reproduce --list`"):
-        load_recipe("made-up")
+    assert not has_recipe("electra")
+    assert not has_recipe("kit")
+    with pytest.raises(UserError, match=r"'electra' has no recipe yet: `tokenry reproduce --list`"):
+        load_recipe("electra")
 
 
-def test_running_a_recipe_leaves_its_result_on_disk(made_up, tmp_path):
-    heard = []
-    result = run_recipe(
-        "made-up", "laptop", tmp_path / "new" / "run", lambda what, share: heard.append((what, share))
-    )
-
-    assert json.loads((tmp_path / "new" / "run" / "result.json").read_text()) == result.as_json()
+def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp_path):
+    heard, folder = [], tmp_path / "new" / "run"
+    result = run_recipe("electra", "laptop", folder, lambda what, share: heard.append((what, share)))
+    assert json.loads((folder / "result.json").read_text()) == result.as_json()
+    assert result.settings == {"scale": "laptop", "size": 2.0}
+    assert (folder / result.plots[0]).stat().st_size > 1000
+    assert result.seconds > 0
     assert heard == [("measuring", 0.5)]
+
+
+def test_the_scale_decides_what_is_run(made_up, tmp_path):
+    assert run_recipe("electra", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_recipe_runs(made_up, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match="cannot be a folder"):
-        run_recipe("made-up", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
+        run_recipe("electra", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
 
 
 @pytest.mark.parametrize("slug", [entry.slug for entry in catalogue() if entry.available])
-def test_every_recipe_carries_the_slug_and_the_title_of_its_paper(slug):
+def test_every_recipe_carries_the_slug_and_the_title_of_its_paper_and_runs_at_both_scales(slug):
     recipe = load_recipe(slug)
     assert (recipe.slug, recipe.title) == (slug, paper(slug).title)
+    assert set(recipe.scales) == {"laptop", "paper"}

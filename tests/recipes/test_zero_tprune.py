@@ -1,23 +1,23 @@
 """The recipe on a tiny model that has learned nothing: what it compares, and how it judges."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+from tests.recipes.small import run_small
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
-from tokenry.papers import paper
-from tokenry.recipes import zero_tprune
-from tokenry.recipes.toys.reduction_trial import Classifier, Measured
+from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 from tokenry.recipes.zero_tprune import (
     CLASS,
     EIR,
     EIR_S,
     MERGED,
     RANDOM,
-    RECIPE,
     VHF,
     WPR,
-    Schedule,
+    PruningStrength,
     Subject,
     compare,
     judge,
@@ -44,17 +44,13 @@ def subject():
     )
     images = torch.randn(12, 1, 24, 24)
     ink = torch.rand(12, 36)
-    schedules = {"mild": Schedule(CONFIG, over_random=10.0)}
+    schedules = {"mild": PruningStrength(CONFIG, over_random=10.0)}
     model = ViTForImageClassification(config).eval()
     return Subject(Classifier(model, images, torch.arange(12) // 3, 3), schedules, ink)
 
 
 def right(*values):
-    return Measured((37, 9), 0.5, torch.tensor(values))
-
-
-def test_it_bears_the_name_of_its_paper():
-    assert RECIPE.title == paper(RECIPE.slug).title
+    return ReductionTrial((37, 9), 0.5, torch.tensor(values))
 
 
 def test_every_method_runs_at_the_same_token_counts_and_flops(subject):
@@ -73,15 +69,26 @@ def test_without_the_s_stage_the_i_stage_removes_as_many():
     assert token_trace(alone, 37, 3) == counts
 
 
-def test_a_claim_is_shown_only_if_its_gain_reaches_the_threshold_and_two_standard_errors(subject):
-    low, high = right(40.0, 50.0, 60.0, 50.0), right(60.0, 70.0, 81.0, 70.0)
-    row = {RANDOM: low, WPR: high, EIR: high, EIR_S: high, VHF: high}
-    verdicts = [claim.verdict for claim in judge(subject, {"mild": row})]
-    assert verdicts == ["shown", "not shown", "not shown", "not shown"]
-    small = right(41.0, 51.0, 61.0, 52.0)
-    assert judge(subject, {"mild": {**row, WPR: small}})[0].verdict == "not shown"
-    noisy = right(0.0, 100.0, 100.0, 100.0)
-    assert judge(subject, {"mild": {**row, WPR: noisy}})[0].verdict == "not shown"
+def scattered(centre):
+    return right(*(centre + 0.5 * number for number in range(-6, 6)))
+
+
+@pytest.mark.parametrize(("votes", "verdict"), [(70.0, "shown"), (55.0, "not shown"), (40.0, "opposite")])
+def test_votes_must_beat_chance_by_what_the_claim_asks_for(subject, votes, verdict):
+    row = {RANDOM: scattered(50.0), WPR: scattered(votes), EIR: scattered(60.0), EIR_S: scattered(60.0), VHF: scattered(60.0)}  # fmt: skip
+    claims = list(judge(subject, {"mild": row}))
+    assert claims[0].claim.startswith("mild (9 of 37 tokens left): votes beat random drop by at least 10")
+    assert claims[0].verdict == verdict
+    assert [claim.verdict for claim in claims[1:2]] == ["not shown"]
+
+
+def test_a_part_of_the_method_must_help_at_every_schedule(subject):
+    both = replace(subject, schedules={"mild": PruningStrength(CONFIG), "hard": PruningStrength(CONFIG)})
+    row = {RANDOM: scattered(50.0), WPR: scattered(60.0), EIR: scattered(62.0), EIR_S: scattered(64.0), VHF: scattered(61.0)}  # fmt: skip
+    found = [claim.verdict for claim in judge(both, {"mild": row, "hard": row})]
+    assert found == ["shown", "shown", "shown", "shown", "opposite"]
+    other = row | {EIR_S: scattered(62.0)}
+    assert [claim.verdict for claim in judge(both, {"mild": row, "hard": other})][2] == "not shown"
 
 
 def test_votes_that_follow_the_ink_correlate_with_it(subject):
@@ -95,13 +102,8 @@ def test_votes_that_follow_the_ink_correlate_with_it(subject):
     ] == pytest.approx(-1.0, abs=1e-5)
 
 
-def test_a_run_ends_with_claims_settings_and_a_picture(subject, tmp_path, monkeypatch):
-    monkeypatch.setitem(zero_tprune._SUBJECTS, "laptop", lambda progress: subject)
-    told = []
-    reproduction = RECIPE.run("laptop", tmp_path, lambda what, share: told.append(share))
-    assert len(reproduction.claims) == 5
-    assert all("%" in claim.paper for claim in reproduction.claims[:-1])
-    assert (tmp_path / reproduction.plots[0]).stat().st_size > 10_000
-    assert told == sorted(told)
-    assert told[-1] < 1
-    reproduction.save(tmp_path / "result.json")
+def test_a_run_ends_with_claims_settings_and_a_picture(subject, tmp_path):
+    reproduction = run_small("zero-tprune", lambda progress: subject, tmp_path)
+    assert len(reproduction.claims) == 4
+    assert all("%" in claim.paper for claim in reproduction.claims)
+    assert len(reproduction.settings["votes_and_ink"]) == 3

@@ -5,22 +5,21 @@ import torch
 from transformers import ViTForImageClassification
 
 from tests.compression.vision.tiny_vlms import make_inputs, make_model
-from tokenry.papers import catalogue
-from tokenry.recipes import zoo_prune
-from tokenry.recipes.toys.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
-from tokenry.recipes.toys.digits_vit import DigitsViTSetting, vit_config
-from tokenry.recipes.zoo_prune import (
+from tests.recipes.small import run_small
+from tokenry.recipes.testbeds.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
+from tokenry.recipes.testbeds.digits_vit import DigitsViTSetting, vit_config
+from tokenry.recipes.testbeds.llava_pope import ask
+from tokenry.recipes.testbeds.reader_trial import measure_reader
+from tokenry.recipes.testbeds.token_choices import (
     DIVPRUNE,
     LEAST,
     RANDOM,
-    RECIPE,
     SENSITIVE,
     ZOO,
-    Measured,
-    ask,
-    measure_prefill,
-    measure_reader,
+    ChoiceTrial,
+    combined,
 )
+from tokenry.recipes.zoo_prune import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore:the projector's sensitivity goes against relevance")
 
@@ -37,12 +36,7 @@ def measured():
 
 def claim(measured, words):
     """The verdict of the first claim with these words."""
-    claims = (
-        *zoo_prune._estimate_claims(measured.estimates),
-        *zoo_prune._selection_claims(measured.choices),
-        *zoo_prune._accuracy_claims(measured),
-    )
-    return next(each for each in claims if words in each.claim)
+    return next(each for each in judge(measured) if words in each.claim)
 
 
 def with_right(measured, method, k, right):
@@ -50,12 +44,6 @@ def with_right(measured, method, k, right):
     choice = replace(measured.choices[method][k], right=right)
     by_k = {**measured.choices[method], k: choice}
     return replace(measured, choices={**measured.choices, method: by_k})
-
-
-def test_the_recipe_is_that_of_the_catalogue():
-    paper = next(paper for paper in catalogue() if paper.slug == RECIPE.slug)
-    assert paper.title == RECIPE.title
-    assert paper.available
 
 
 def test_every_method_is_measured_object_by_object(measured):
@@ -77,58 +65,58 @@ def test_parents_are_extremes_of_what_they_ask_for(measured):
         )
 
 
-def test_verdicts_follow_the_measurement(measured):
-    better = with_right(measured, ZOO, 2, torch.full((8,), 90.0))
-    for right, expected in ((10.0, "shown"), (90.0, "not shown"), (95.0, "not shown")):
-        compared = with_right(better, DIVPRUNE, 2, torch.full((8,), right))
-        assert claim(compared, "from 2 tokens, ZOO-Prune is more accurate than DivPrune").verdict == expected
+def test_sads_lies_between_its_parents(measured):
+    for k in (2, 4):
+        choices = {name: by_k[k] for name, by_k in measured.choices.items()}
+        assert choices[ZOO].sensitivity.mean() > choices[DIVPRUNE].sensitivity.mean()
+        assert choices[ZOO].spacing.mean() > choices[SENSITIVE].spacing.mean()
+
+
+def test_more_directions_estimate_better(measured):
+    means = [float(values.mean()) for _, values in sorted(measured.estimates.items())]
+    assert means == sorted(means)
+
+
+def test_zoo_prune_must_be_more_accurate_at_every_budget(measured):
+    scatter = torch.arange(8.0)
+
+    def outcome(*of_control):
+        compared = measured
+        for k, control in zip((2, 4), of_control, strict=True):
+            compared = with_right(compared, ZOO, k, 90.0 + scatter)
+            compared = with_right(compared, DIVPRUNE, k, control + 2 * scatter)
+        return next(iter(judge(compared))).verdict
+
+    assert outcome(10.0, 10.0) == "shown"
+    assert outcome(10.0, 95.0) == outcome(87.0, 87.0) == "not shown"
+    assert outcome(95.0, 95.0) == "opposite"
 
 
 def test_the_premise_is_shown_only_by_a_positive_correlation(measured):
-    for sign, expected in ((1, "shown"), (-1, "not shown")):
+    for sign, expected in ((1, "shown"), (-1, "opposite")):
         relevance = sign * (0.3 + 0.01 * torch.randn(8, generator=torch.Generator().manual_seed(0)))
         assert claim(replace(measured, relevance=relevance), "the premise").verdict == expected
 
 
-def test_an_estimate_is_good_enough_and_rises(measured):
-    good = replace(measured, estimates={1: torch.full((8,), 0.5), 64: torch.full((8,), 0.97)})
-    assert claim(good, "rank the tokens").verdict == claim(good, "the better").verdict == "shown"
-    poor = replace(measured, estimates={1: torch.full((8,), 0.96), 64: torch.full((8,), 0.94)})
-    assert claim(poor, "rank the tokens").verdict == claim(poor, "the better").verdict == "not shown"
+def test_an_estimate_must_be_good_enough(measured):
+    scatter = 0.001 * torch.arange(8.0)
+    for centre, expected in ((0.96, "shown"), (0.947, "not shown"), (0.9, "not shown")):
+        given = replace(measured, estimates={1: 0.5 + scatter, 64: centre + scatter})
+        assert claim(given, "rank the tokens").verdict == expected
 
 
-def test_prefill_claims_follow_the_clock():
-    slow = {"ratio_of_tokens": 6.0, "language_model_faster": 4.7, "faster": 2.2}
-    fast = {"ratio_of_tokens": 6.0, "language_model_faster": 4.9, "faster": 2.4}
-    assert {each.verdict for each in zoo_prune._prefill_claims(slow)} == {"not shown"}
-    assert {each.verdict for each in zoo_prune._prefill_claims(fast)} == {"shown"}
-
-
-def test_prefill_is_timed():
-    prefill = measure_prefill(visual=16, kept=4, text=4, width=32)
-    assert prefill["ratio_of_tokens"] == 20 / 8
-    assert prefill["language_model_faster"] > 0
-
-
-def test_the_recipe_judges_every_claim_and_draws(measured, tmp_path, monkeypatch):
-    monkeypatch.setitem(zoo_prune._TESTBEDS, "laptop", lambda progress: measured)
-    monkeypatch.setattr(
-        zoo_prune, "measure_prefill", lambda: measure_prefill(visual=16, kept=4, text=4, width=32)
-    )
-    told = []
-    reproduction = RECIPE.run("laptop", tmp_path, lambda what, share: told.append(share))
-    assert len(reproduction.claims) == 2 + 2 + 2 * 2 + 1 + 2
-    assert (tmp_path / reproduction.plots[0]).stat().st_size > 10_000
-    reproduction.save(tmp_path / "result.json")
-    assert all(0 <= share <= 1 for share in told)
+def test_the_recipe_judges_every_claim_and_draws(measured, tmp_path):
+    reproduction = run_small("zoo-prune", lambda progress: measured, tmp_path)
+    assert len(reproduction.claims) == 4
+    assert "DivPrune" in reproduction.headline.claim
 
 
 def test_seeds_are_averaged_and_questions_put_in_a_row(measured):
-    mean = zoo_prune._combined([measured, measured], lambda values: torch.stack(values).mean(0))
-    row = zoo_prune._combined([measured, measured], torch.cat)
+    mean = combined([measured, measured], lambda values: torch.stack(values).mean(0))
+    row = combined([measured, measured], torch.cat)
     torch.testing.assert_close(mean.choices[ZOO][2].right, measured.choices[ZOO][2].right)
     assert row.relevance.shape == (16,)
-    assert isinstance(row, Measured)
+    assert isinstance(row, ChoiceTrial)
 
 
 class Processor:

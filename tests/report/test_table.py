@@ -100,3 +100,10 @@ def test_statistics_describe_every_signal(example):
     nll = next(row for row in signal_statistics([example]) if row.name == "nll")
     assert (nll.tokens, nll.mean, nll.minimum, nll.median, nll.maximum) == (4, 2.5, 0.25, 2.5, 4.75)
     assert "history NLL" in printed(signal_table([example]))
+
+
+def test_a_table_and_its_findings_say_too_few(least):
+    least.runs = [run("full"), run("random", paired=paired(-0.5, 0.001, samples=3))]
+    (column,) = [c for c in comparison_columns(least) if c.title == "difference to the control"]
+    assert column.cells[1].note == "too few to say, n = 3"
+    assert "random: too few held-out items" in printed(comparison_table(least))

@@ -1,5 +1,6 @@
 import re
 
+from tokenry.core.round_trip import RoundTrip
 from tokenry.report.tokenizer_page import render_tokenizers
 from tokenry.tokenization.segmentation import Piece, Segmentation
 from tokenry.tokenization.vocabulary_use import VocabularyUse
@@ -16,7 +17,7 @@ def segmentation(
         len(text),
         2,
         VocabularyUse(0.5, 0.6, 0.7),
-        lossless,
+        RoundTrip(1) if lossless else RoundTrip(1, 2, 1, 2, "[UNK]", "b", "[UNK]"),
         1.5,
         shared,
     )
@@ -51,7 +52,9 @@ def test_a_tokenizer_that_loses_text_is_named() -> None:
     page = render_tokenizers(
         {"t": [segmentation("one", b"a"), segmentation("two", b"b", shared=None, lossless=False)]}
     )
-    assert "does not give the text back" in page
+    assert "two does not give the text back (2 unknown tokens)" in page
+    assert "text back: NO: 2 × [UNK]" in page
+    assert "one does not give" not in page
 
 
 def test_texts_bear_their_longer_names() -> None:

@@ -124,19 +124,27 @@ def test_a_token_class_is_counted_and_the_end_token_is_not_in_it(finished):
 
 
 def test_own_data_have_a_tenth_set_aside_the_same_one_every_time():
-    rows = sums(40)
+    rows = sums(120)
     kept, held_out = set_aside(rows, seed=3)
-    assert (len(kept), len(held_out)) == (36, 4)
+    assert (len(kept), len(held_out)) == (108, 12)
     assert sorted(map(str, kept + held_out)) == sorted(map(str, rows))
     assert set_aside(rows, seed=3) == (kept, held_out)
     assert set_aside(rows, seed=4) != (kept, held_out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out"), [(4, 2), (6, 2), (9, 3), (21, 7), (22, 8), (40, 8), (90, 9), (9000, 500)]
+)
+def test_of_few_rows_a_third_is_set_aside_until_there_are_enough_to_tell_a_difference(rows, held_out):
+    kept, aside = set_aside([{"text": str(number)} for number in range(rows)], seed=3)
+    assert (len(kept), len(aside)) == (rows - held_out, held_out)
 
 
 def test_trusted_samples_are_training_data_too(options, tmp_path):
     trusted = write_rows(tmp_path / "trusted.jsonl", sums(5, seed=9))
     plan = make_plan({**options, "trusted": str(trusted)})
     material = gather(plan, load_tokenizer(plan.model))
-    assert (len(material.train), len(material.trusted), len(material.held_out)) == (22 + 5, 5, 2)
+    assert (len(material.train), len(material.trusted), len(material.held_out)) == (16 + 5, 5, 8)
 
 
 def test_share_is_for_those_that_select_and_do_not_say_their_own():

@@ -5,7 +5,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.tokenization.tokenizer_files import TextLines, load_any_tokenizer, save_tokenizer, text_files
+from tokenry.tokenization.special_roles import ROLES
+from tokenry.tokenization.tokenizer_files import (
+    TextLines,
+    load_any_tokenizer,
+    load_fast_tokenizer,
+    save_tokenizer,
+    text_files,
+)
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
 from tokenry.tokenization.training.superbpe import train_superbpe
 
@@ -20,6 +27,27 @@ def test_a_stock_tokenizer_loads_from_its_folder_and_from_its_file(tmp_path):
     assert isinstance(alone, Tokenizer)
     ids = trained.encode(TEXTS[0]).ids
     assert folder.encode(TEXTS[0], add_special_tokens=False) == alone.encode(TEXTS[0]).ids == ids
+
+
+@pytest.mark.parametrize(
+    ("special", "roles"),
+    [
+        (["<s>", "</s>"], {"bos_token": "<s>", "eos_token": "</s>"}),
+        (["<|endoftext|>"], {"eos_token": "<|endoftext|>"}),
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], {"pad_token": "[PAD]", "unk_token": "[UNK]"}),
+        (["<pad>", "<eos>", "<bos>"], {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}),
+        (["<stop>"], {"eos_token": "<stop>"}),
+        (["<one>", "<two>"], {}),
+        ([], {}),
+    ],
+)
+def test_a_saved_tokenizer_knows_the_roles_that_its_special_tokens_name(tmp_path, special, roles):
+    file = save_tokenizer(train_superbpe(TEXTS, 280, special_tokens=special), tmp_path / "made")
+    for loaded in (load_any_tokenizer(tmp_path / "made"), load_fast_tokenizer(file)):
+        known = {role: getattr(loaded, role) for role in ROLES if getattr(loaded, role) is not None}
+        assert roles.items() <= known.items()
+        assert roles or not known
+        assert len(loaded) <= 280
 
 
 def test_a_boundless_tokenizer_loads_from_its_folder_and_from_any_file(tmp_path):

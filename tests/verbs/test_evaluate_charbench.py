@@ -98,8 +98,9 @@ def test_the_mode_and_the_items_that_were_asked_are_recorded(desk, tmp_path, mod
         (("--mode", "guess"), "'guess' is not one of 'score', 'generate'"),
         (("--per-length", "6"), "--per-length must be a multiple of 4"),
         (("--per-length", "64"), "30 words of length 3 and 64 are needed"),
-        (("--max-length", "2"), "the shortest are no longer than the longest, got 3 and 2"),
-        (("--min-length", "0"), "words have at least one character"),
+        (("--max-length", "2"), "the shortest words are no longer than the longest, got 3 and 2"),
+        (("--min-length", "0"), "--min-length must be at least 1, got 0"),
+        (("--seed", "-1"), "--seed must be at least 0, got -1"),
         (("--limit", "-1"), "--limit must be at least 1, or 0 for all items, got -1"),
         (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
         (("--words", "missing.txt"), "missing.txt cannot be read"),
@@ -177,6 +178,14 @@ def test_a_result_without_any_correlation_says_so():
     drawn = Page(page("charbench", "t", lay_out(always), {}))
     assert drawn.text.count("No correlation is defined") == 4
     assert "nan" not in drawn.text
+
+
+def test_a_tokenizer_that_does_not_give_the_words_back_is_named(data):
+    lossy = {"gives_text_back": False, "summary": "NO: 2 of 9", "texts": 9, "changed": 2, "unknown_tokens": 0}
+    back = {"A": {**lossy, "example": {"given": "Äd", "back": "d"}}}
+    shown = " ".join(in_terminal(lay_out({**data, "text_back": back})).split())
+    assert "Warning: the tokenizer of A does not give 2 of 9 words back: 'Äd' comes back as 'd'" in shown
+    assert "NO: 2 of 9" in shown
 
 
 def test_a_task_that_was_not_asked_has_no_section(data):

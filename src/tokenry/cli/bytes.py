@@ -35,7 +35,7 @@ def next_byte(
     hex: Hex = None,
     file: File = None,
     model: Models = ["embedded"],  # noqa: B006
-    most: Annotated[int, typer.Option(help="So many of the most probable bytes.")] = 10,
+    most: Annotated[int, typer.Option(min=1, help="So many of the most probable bytes.")] = 10,
     dtype: Dtype = None,
     invalid: Invalid = "truncate",
     validate: Validate = "pairwise",
@@ -43,8 +43,10 @@ def next_byte(
     json: Json = False,
 ) -> None:
     """Show the most probable next bytes after a text that may end anywhere, beside the naive and the healed answer."""
+    from tokenry.core.files import require_output_file
     from tokenry.runs.byte_probing import next_bytes, read_prompt
 
+    require_output_file(output)
     prompt = read_prompt(text, hex, file)
     result = next_bytes(model, prompt, most, dtype, invalid=invalid, validate=validate)
     if _delivered(result, output, json):
@@ -70,8 +72,10 @@ def score(
     json: Json = False,
 ) -> None:
     """Show how surprising every byte or character of a text is, in bits: exactly, and as its tokens spread it."""
+    from tokenry.core.files import require_output_file
     from tokenry.runs.byte_probing import read_prompt, score_bytes
 
+    require_output_file(output)
     result = score_bytes(model, read_prompt(text, hex, file), per, dtype, invalid=invalid, validate=validate)
     if _delivered(result, output, json):
         return
@@ -92,11 +96,11 @@ def generate(
     file: File = None,
     model: Models = ["embedded"],  # noqa: B006
     samples: Annotated[int, typer.Option(help="How many texts.")] = 1,
-    max_bytes: Annotated[int, typer.Option(help="Most bytes of each.")] = 100,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of each.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 for the most probable byte.")] = 0.6,
     top_p: Annotated[float, typer.Option(help="Share of the probability to sample from, in (0, 1].")] = 1.0,
     stop: Annotated[list[str], typer.Option(help="End at this string; as often as needed.")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
     dtype: Dtype = None,
     invalid: Invalid = "truncate",
     validate: Validate = "pairwise",
@@ -104,8 +108,10 @@ def generate(
     json: Json = False,
 ) -> None:
     """Let a model, or an ensemble of models with different tokenizers, go on from a text that may end anywhere."""
+    from tokenry.core.files import require_output_file
     from tokenry.runs.byte_probing import read_prompt, sample_bytes
 
+    require_output_file(output)
     prompt = read_prompt(text, hex, file)
     result = sample_bytes(
         model,
@@ -135,17 +141,22 @@ def self_test(
     json: Json = False,
 ) -> None:
     """Test the byte map of a tokenizer: name the tokens that cannot be represented, and the bytes that cannot be written."""
+    from tokenry.core.files import require_output_file
     from tokenry.runs.byte_probing import examine_byte_map
 
+    require_output_file(output)
     result = examine_byte_map(tokenizer)
     delivered = _delivered(result, output, json)
     if not delivered:
-        counted = ("misread", "missing_bytes", "same_bytes", "lossy_texts")
+        counted = ("misread", "missing_bytes", "same_bytes", "lossy_texts", "unlike")
         rows = [(name.replace("_", " "), str(len(result[name]))) for name in counted]
         rows += [
-            (name.replace("_", " "), str(result[name])) for name in ("tokens", "special", "never_written")
+            (name.replace("_", " "), str(result[name]))
+            for name in ("tokens", "special", "cut", "never_written")
         ]
         rows.append(("rewrites", ", ".join(result["rewrites"]) or "nothing"))
+        rows.append(("read as a space", " ".join(result["unkept"]) or "nothing else"))
+        rows.append(("exact probabilities", result["no_cover"] or "yes"))
         print_table(
             f"{'sound' if result['is_sound'] else 'NOT sound'}: byte map of {tokenizer}",
             ("what", "found"),
@@ -156,6 +167,12 @@ def self_test(
                 "tokens that cannot be represented",
                 ("id", "token", "why"),
                 ([str(each["id"]), each["token"], each["why"]] for each in result["misread"][:50]),
+            )
+        if result["unlike"]:
+            print_table(
+                "texts that cannot be represented",
+                ("text", "why"),
+                ([repr(each["text"]), each["why"]] for each in result["unlike"][:50]),
             )
     if not result["is_sound"]:
         raise typer.Exit(1)

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import require_writable, write_json
+from tokenry.core.files import require_output, require_output_file, write_json
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result
@@ -56,6 +56,18 @@ _SILENCE = 30.0
 """Seconds after which a job that writes to no terminal says again how far it is."""
 
 
+_EXTRAS = {
+    "reasoning_gym": "demo",
+    "gguf": "demo",
+    "gradio": "app",
+    "wordfreq": "words",
+    "english_words": "words",
+    "ray": "ray",
+    "lm_eval": "lm-eval",
+}
+"""The extra that installs a package."""
+
+
 @dataclass(frozen=True)
 class _Streams:
     results: TextIO
@@ -78,7 +90,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         token = _streams.set(_Streams(results=sys.stdout, quiet=quiet))
         try:
-            with contextlib.redirect_stdout(sys.stderr), _notes_from_log(log_file), _warnings_shown(debug):
+            with (
+                contextlib.redirect_stdout(sys.stderr),
+                _notes_from_log(log_file),
+                _warnings_shown(debug),
+                _mistakes_named(),
+            ):
                 function(*args, **options)
         except UserError as error:
             _complain(f"error: {error}", debug)
@@ -121,8 +138,7 @@ def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan:
         typer.Exit: with code 1 where the result says that something failed.
     """
     output = getattr(plan, "output", None)
-    if output is not None:
-        require_writable(output)
+    require_output(output)
     with progress() as report:
         result = run(plan, report)
     written = result.save(output) if output is not None else []
@@ -251,7 +267,7 @@ def _notes_from_log(log_file: Path | None) -> Iterator[None]:
 def _log_to(log_file: Path | None) -> list[logging.Handler]:
     if log_file is None:
         return []
-    require_writable(log_file)
+    require_output_file(log_file)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -264,6 +280,29 @@ def _warnings_shown(shown: bool) -> Iterator[None]:
         if not shown:
             warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _mistakes_named() -> Iterator[None]:
+    """A package that is not installed and a path that cannot be used are the user's to put right, wherever they show.
+
+    Raises:
+        UserError: in place of both.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tokenry"):
+            raise
+        install = f"'tokenry[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+        raise UserError(
+            f"the package {package} is needed and not installed: `pip install {install}`."
+        ) from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename} cannot be used ({error.strerror}): name another path.") from error
 
 
 def _complain(sentence: str, debug: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.cli.console import Json, deliver, print_table, progress
+from tokenry.cli.console import Json, deliver, print_table, progress, show
 
 
 def evaluate(
@@ -21,9 +21,9 @@ def evaluate(
         str | None, typer.Option(help="float32 or bfloat16 (default: what the hardware has).")
     ] = None,
     answers: Annotated[
-        int, typer.Option(help="Items answered and verified, where the data has verifiers.")
+        int, typer.Option(min=0, help="Items answered and verified, where the data has verifiers.")
     ] = 45,
-    seed: Annotated[int, typer.Option(help="Seed of the demo data.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the demo data.")] = 42,
     lm_eval: Annotated[
         str | None,
         typer.Option("--lm-eval", metavar="TASKS", help="Hand these tasks to lm-evaluation-harness."),
@@ -32,8 +32,10 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model on data: NLL per response token, bits per byte, accuracy by the data's own verifiers."""
+    from tokenry.core.files import require_output_file
     from tokenry.runs.evaluation import evaluate_model, evaluate_with_harness
 
+    require_output_file(output)
     if lm_eval is not None:
         result = evaluate_with_harness(model, lm_eval.split(","))
     else:
@@ -58,6 +60,8 @@ def evaluate(
             for row in result["measures"]
         ),
     )
+    for sentence in result.get("notes", ()):
+        show(f"data: {sentence}")
 
 
 def _error(row: dict) -> str:

@@ -20,7 +20,7 @@ def papers(
         return
     print_table(
         f"{sum(paper.available for paper in listed)} of {len(listed)} can be reproduced: tokenry reproduce SLUG",
-        ("no.", "slug", "title", "arXiv", "available"),
+        ("no.", "slug", "title", "arXiv", "available", "stored run"),
         (
             (
                 f"{paper.number:02d}",
@@ -28,6 +28,7 @@ def papers(
                 paper.title,
                 paper.arxiv,
                 "yes" if paper.available else "not yet",
+                paper.outcome,
             )
             for paper in listed
         ),

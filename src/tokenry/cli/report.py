@@ -16,13 +16,13 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the self-contained HTML report of a run, and show its table."""
-    from tokenry.core.files import atomic_write
-    from tokenry.core.records import Comparison
+    from tokenry.core.files import atomic_write, require_output_file
     from tokenry.report import comparison_table, render_report
+    from tokenry.runs.comparison_record import read_comparison
 
-    record = run / "result.json" if run.is_dir() else run
-    comparison = Comparison.load(record)
-    page = output or record.with_name("report.html")
+    require_output_file(output)
+    comparison = read_comparison(run)
+    page = output or (run if run.is_dir() else run.parent) / "report.html"
     with atomic_write(page) as partial:
         partial.write_text(render_report(comparison), encoding="utf-8")
     if json:

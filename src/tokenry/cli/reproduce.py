@@ -1,14 +1,19 @@
 """`tokenry reproduce SLUG`: run the recipe of a paper and say, claim by claim, what it shows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenry.cli.console import Json, note, print_json, print_table, progress
 from tokenry.core.errors import UserError
 from tokenry.papers import catalogue, paper
-from tokenry.recipes import Claim, Scale, run_recipe
+from tokenry.recipes import Scale, run_recipe
+
+if TYPE_CHECKING:
+    from tokenry.recipes.kit import Claim
+
+_NO_FIGURE = "no such figure"
 
 
 def reproduce(
@@ -22,7 +27,7 @@ def reproduce(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run the recipe of a paper; a claim that the measurement does not bear out is said not to be shown."""
+    """Run the recipe of a paper: its headline claim, the other claims, and what the measurement shows of each."""
     if list_:
         _list_recipes(json)
         return
@@ -36,9 +41,9 @@ def reproduce(
         print_json(reproduction.as_json())
     else:
         print_table(
-            f"{entry.title} (arXiv {entry.arxiv}): {reproduction.verdict}",
+            f"{entry.title} (arXiv {entry.arxiv}): {reproduction.outcome}",
             ("claim", "paper", "measured", "control", "verdict"),
-            (_row(claim) for claim in reproduction.claims),
+            (_row(claim, number == 0) for number, claim in enumerate(reproduction.claims)),
         )
     note(f"{reproduction.seconds:.0f} s; written to {folder}")
 
@@ -46,12 +51,28 @@ def reproduce(
 def _list_recipes(json: bool) -> None:
     entries = [entry for entry in catalogue() if entry.available]
     if json:
-        print_json([{"number": entry.number, "slug": entry.slug, "title": entry.title} for entry in entries])
+        print_json(
+            [
+                {
+                    "number": entry.number,
+                    "slug": entry.slug,
+                    "title": entry.title,
+                    "verdict": entry.verdict,
+                    "shown": entry.shown,
+                    "of": entry.of,
+                }
+                for entry in entries
+            ]
+        )
         return
-    print_table("tokenry reproduce SLUG", ("slug", "title"), ((entry.slug, entry.title) for entry in entries))
+    print_table(
+        "tokenry reproduce SLUG",
+        ("slug", "title", "stored run"),
+        ((entry.slug, entry.title, entry.outcome) for entry in entries),
+    )
 
 
-def _row(claim: Claim) -> tuple[str, ...]:
-    figures = (claim.paper, claim.measured, claim.control)
+def _row(claim: "Claim", headline: bool) -> tuple[str, ...]:
+    figures = (_NO_FIGURE if claim.paper is None else claim.paper, claim.measured, claim.control)
     texts = (figure if isinstance(figure, str) else f"{figure:.4g}" for figure in figures)
-    return (claim.claim, *texts, claim.verdict)
+    return (f"headline: {claim.claim}" if headline else claim.claim, *texts, claim.verdict)

@@ -39,13 +39,14 @@ def compare(
 
     Without --text or --parallel the text is the Universal Declaration of Human Rights, in the --languages given.
     """
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_file, write_json
     from tokenry.report.tokenizer_page import render_tokenizers
     from tokenry.tokenization.segmentation import compare_segmentations
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 
     if output and output.suffix not in (".html", ".json"):
         raise UserError(f"--output must end in .html or .json, got {output}.")
+    require_output_file(output)
     texts, names = _read(text, parallel, languages)
     loaded = {short: load_any_tokenizer(name) for name, short in _short_names(tokenizers).items()}
     cut = compare_segmentations(loaded, texts)
@@ -63,6 +64,10 @@ def compare(
     else:
         for title, columns in cut.items():
             _show(names.get(title, title), columns, shown)
+    for title, columns in cut.items():
+        for each in columns:
+            if not each.is_lossless:
+                note(f"note: {names.get(title, title)}: {each.text_back.sentence(each.tokenizer)}")
     if output:
         note(f"written: {output}")
 
@@ -107,6 +112,7 @@ def _as_json(title: str, columns: "Sequence[Segmentation]") -> dict[str, Any]:
                 "relative_cost": each.relative_cost,
                 "shared_cuts": each.shared_cuts,
                 "is_lossless": each.is_lossless,
+                "text_back": each.text_back.as_json(),
                 "pieces": [{"id": piece.id, "text": piece.text} for piece in each.pieces],
             }
             for each in columns
@@ -136,7 +142,7 @@ def _show(title: str, columns: "Sequence[Segmentation]", shown: int) -> None:
                 f"{each.use.renyi_efficiency:.3f}",
                 f"{each.relative_cost:.2f}",
                 "–" if each.shared_cuts is None else f"{each.shared_cuts:.0%}",
-                "yes" if each.is_lossless else "NO",
+                each.text_back.cell,
             )
             for each in columns
         ),

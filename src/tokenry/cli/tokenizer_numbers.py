@@ -30,6 +30,8 @@ def numbers(
     from tokenry.runs.regrouped_numbers import regroup_numbers
 
     result = regroup_numbers(tokenizer, mode, group, text or (), output)
+    for remark in result["notes"]:
+        note(f"note: {remark}")
     if output:
         note(f"written: {output}")
     if json:
@@ -37,6 +39,9 @@ def numbers(
         return
     print_table(
         f"{tokenizer}: numbers {mode}, groups of {group}",
-        ("text", "before", "after"),
-        ((row["text"], "|".join(row["before"]), "|".join(row["after"])) for row in result["texts"]),
+        ("text", "before", "after", "text back"),
+        (
+            (row["text"], "|".join(row["before"]), "|".join(row["after"]), row["text_back"])
+            for row in result["texts"]
+        ),
     )

@@ -47,10 +47,13 @@ def optimal_vocab(
     json: Json = False,
 ) -> None:
     """Fit tokens against vocabulary, choose a size for each language, train it, and count again."""
+    from tokenry.core.files import require_output_file, require_output_folder
     from tokenry.tokenization.premiums.equal_cost import equal_cost
     from tokenry.tokenization.premiums.parallel_text import load_train_and_parallel
     from tokenry.tokenization.tokenizer_files import save_tokenizer
 
+    require_output_file(output)
+    require_output_folder(save_tokenizers)
     sizes = numbers(vocab_sizes, "--vocab-sizes")
     texts, evaluation = load_train_and_parallel(train, parallel, languages.split(",") if languages else None)
     with progress() as report:
@@ -71,7 +74,7 @@ def optimal_vocab(
         return
     print_table(
         f"target {found.target:,.1f} tokens, beside V = {found.base_size} for all",
-        ("language", f"tokens at {found.base_size}", "own V", "tokens", "floor", "R²"),
+        ("language", f"tokens at {found.base_size}", "own V", "tokens", "floor", "R²", "text back"),
         (
             (
                 language,
@@ -80,6 +83,7 @@ def optimal_vocab(
                 f"{found.measured[language].sum():,}",
                 f"{found.curves[language].c:,.1f}",
                 f"{found.curves[language].r2:.4f}",
+                "–" if (back := found.text_back.get(language)) is None else back.cell,
             )
             for language, size in sorted(found.sizes.items(), key=lambda item: -found.trained[item[0]])
         ),
@@ -97,6 +101,9 @@ def optimal_vocab(
             for when, figures in found.spread().items()
         ),
     )
+    for language, back in found.text_back.items():
+        if back is not None and not back.gives_back:
+            note(f"note: {back.sentence(f'the tokenizer of {language}')}")
     for language in found.out_of_reach:
         note(
             f"note: {language} does not reach {found.target:,.1f} tokens with any vocabulary (its floor is {found.curves[language].c:,.1f})."

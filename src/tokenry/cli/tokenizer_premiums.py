@@ -53,7 +53,9 @@ def premiums(
         int | None,
         typer.Option(help="Grid: training text of the reference (default: what all languages have)."),
     ] = None,
-    min_frequency: Annotated[int, typer.Option(help="Grid: pairs seen less often are not merged.")] = 0,
+    min_frequency: Annotated[
+        int, typer.Option(min=0, help="Grid: pairs seen less often are not merged.")
+    ] = 0,
     save_tokenizers: Annotated[
         bool, typer.Option("--save-tokenizers", help="Grid: keep the tokenizers too.")
     ] = False,
@@ -64,7 +66,7 @@ def premiums(
     json: Json = False,
 ) -> None:
     """Measure how many tokens the same text costs in each language, with intervals."""
-    from tokenry.core.files import atomic_write, write_json
+    from tokenry.core.files import atomic_write, require_output_folder, write_json
     from tokenry.report.premium_page import render_premiums
     from tokenry.tokenization.premiums.many_sizes import SIZES
     from tokenry.tokenization.premiums.parallel_text import (
@@ -78,6 +80,7 @@ def premiums(
 
     if bool(tokenizers) == grid:
         raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")
+    require_output_folder(output)
     chosen = languages.split(",") if languages else None
     settings: dict[str, object] = {"reference": reference, "text": str(parallel or "UDHR")}
     if grid:
@@ -126,13 +129,16 @@ def premiums(
         for table in () if grid else tables:
             _show_languages(table, names)
         _show_spread(tables)
+    for table in tables:
+        for sentence in table.sentences(names):
+            note(f"note: {sentence}")
     note(f"written: {output / 'result.json'} and {page}")
 
 
 def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
     print_table(
         table.name,
-        ("language", "tokens", "premium", "95 % interval", "byte premium", "bytes per token"),
+        ("language", "tokens", "premium", "95 % interval", "byte premium", "bytes per token", "text back"),
         (
             (
                 names.get(row.language, row.language),
@@ -141,6 +147,7 @@ def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
                 f"{row.premium.low:.2f} to {row.premium.high:.2f}",
                 f"{row.byte_premium:.2f}",
                 f"{row.bytes_per_token:.2f}",
+                "–" if row.text_back is None else row.text_back.cell,
             )
             for row in table.languages
         ),
@@ -148,9 +155,11 @@ def _show_languages(table: "PremiumTable", names: Mapping[str, str]) -> None:
 
 
 def _show_spread(tables: "Sequence[PremiumTable]") -> None:
+    # The spread is over all languages, those too whose count is that of another text.
+    lossy = ("languages not given back",) if any(table.not_given_back for table in tables) else ()
     print_table(
         f"spread over {len(tables[0].languages)} languages",
-        ("tokenizers", "mean count", "s.d.", "s.d. / mean", "dearest / cheapest"),
+        ("tokenizers", "mean count", "s.d.", "s.d. / mean", "dearest / cheapest", *lossy),
         (
             (
                 ", ".join(filter(None, (table.group, table.name))),
@@ -158,6 +167,7 @@ def _show_spread(tables: "Sequence[PremiumTable]") -> None:
                 f"{table.spread['std'].value:,.1f}",
                 f"{table.spread['cv'].value:.3f}",
                 f"{table.spread['max_min'].value:.2f} ({table.spread['max_min'].low:.2f} to {table.spread['max_min'].high:.2f})",
+                *(str(len(table.not_given_back)) for _ in lossy),
             )
             for table in tables
         ),

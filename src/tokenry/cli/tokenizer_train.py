@@ -32,7 +32,7 @@ def train(
         typer.Option(help="Regular expression that cuts a text into words (default: with \\p{M})."),
     ] = None,
     min_frequency: Annotated[
-        int, typer.Option(help="Pairs seen less often are not merged (not for unigram).")
+        int, typer.Option(min=0, help="Pairs seen less often are not merged (not for unigram).")
     ] = 0,
     whole_files: Annotated[bool, typer.Option("--whole-files", help="A text is a file, not a line.")] = False,
     held_out: Annotated[
@@ -42,10 +42,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a byte-level tokenizer that gives every text and every byte back."""
+    from tokenry.core.files import require_output_folder
     from tokenry.tokenization.tokenizer_files import TextLines, save_tokenizer, text_files
     from tokenry.tokenization.training.byte_level_training import PATTERN
     from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any
 
+    require_output_folder(output)
     plan = TrainingPlan(
         algorithm=algorithm,
         vocab_size=vocab_size,
@@ -63,6 +65,7 @@ def train(
         tokenizer, seconds = train_any(plan, read)
         report("counting", 0.8)
         result = measure_training(tokenizer, counted)
+        back = result.pop("text_back")
         report("saving", 0.95)
         file = save_tokenizer(tokenizer, output)
     result |= {
@@ -71,13 +74,14 @@ def train(
         "seconds": seconds,
         "file": str(file),
         "counted": "held-out text" if held_out else "training text",
+        "text_back": back.as_json(),
     }
     if json:
         print_json(result)
     else:
         print_table(
             f"{algorithm}: {result['vocab_size']:,} of {vocab_size:,} tokens in {seconds:.1f} s",
-            ("counted", "texts", "bytes", "tokens", "bytes per token", "tokens that span words"),
+            ("counted", "texts", "bytes", "tokens", "bytes per token", "tokens that span words", "text back"),
             [
                 (
                     result["counted"],
@@ -86,9 +90,12 @@ def train(
                     f"{result['tokens']:,}",
                     f"{result['bytes_per_token']:.3f}",
                     f"{result['superwords']:,}",
+                    back.cell,
                 )
             ],
         )
+    if not back.gives_back:
+        note(f"note: {back.sentence('the tokenizer')}")
     if result["vocab_size"] < vocab_size:
         note(f"note: the text is too small for {vocab_size:,} tokens, so there are {result['vocab_size']:,}.")
     note(f"written: {file}")

@@ -49,7 +49,7 @@ def transplant(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: as the weights are stored).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random rows.")] = 0,
     json: Json = False,
 ) -> None:
     """Replace a model's tokenizer without training, and say what that did to it."""
@@ -97,7 +97,13 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("  old pieces of each, mean", f"{result['pieces_per_token']:.2f}"),
         ("left to the fallback", f"{counts['fallback']:,}"),
         ("  these", _some(result["fallback"])),
+        ("never written", f"{counts['never_written']:,}"),
+        ("  these", _some(result["never_written"])),
         ("texts that do not come back", _some(result["round_trip_failures"])),
+        *(
+            (f"text back, {which} tokenizer", found["summary"])
+            for which, found in result["text_back"].items()
+        ),
     ]
     left_out = result["leave_one_out"]
     if left_out:

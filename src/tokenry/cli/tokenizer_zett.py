@@ -59,14 +59,16 @@ def train(
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Train in mixed precision.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     json: Json = False,
 ) -> None:
     """Train the hypernetwork of a model; every checkpoint can be resumed."""
+    from tokenry.core.files import require_output_folder
     from tokenry.runs.hypernetwork import train_hypernetwork
     from tokenry.tokenization.zett.drawn_batches import DrawingConfig
     from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
 
+    require_output_folder(output)
     single = 0 if residual else round(_IDENTITY_SHARE * steps)
     single = single if identity_steps is None else identity_steps
     rise = single + round((_WARMUP_SHARE - _IDENTITY_SHARE) * steps)
@@ -110,12 +112,15 @@ def train(
             dtype=dtype,
             resume=resume,
         )
+    for remark in result["notes"]:
+        note(f"note: {remark}")
     note(f"written: {output}")
     if json:
         print_json(result)
         return
     rows = [
         ("texts", ", ".join(f"{name}: {count:,}" for name, count in result["texts"].items())),
+        ("text back, model's tokenizer", result["text_back"]["summary"]),
         ("parameters", f"{result['parameters']:,}"),
         *(
             (f"loss, {stage} stage", f"{loss['first']:.3f} → {loss['last']:.3f}")
@@ -144,7 +149,9 @@ def transfer(
             help="Measure bits per byte of this text file before and after; can be repeated.", metavar="FILE"
         ),
     ] = None,
-    most_characters: Annotated[int, typer.Option(help="Of each text file, from its beginning.")] = 20_000,
+    most_characters: Annotated[
+        int, typer.Option(min=1, help="Of each text file, from its beginning.")
+    ] = 20_000,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: as the weights are stored).")
     ] = None,
@@ -166,6 +173,8 @@ def transfer(
             most_characters=most_characters,
             dtype=dtype,
         )
+    for remark in result["notes"]:
+        note(f"note: {remark}")
     note(f"written: {output}")
     if json:
         print_json(result)
@@ -176,9 +185,20 @@ def transfer(
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (name.replace("_", " "), f"{result[name]:,}")
-        for name in ("tokens", "special", "shared", "composed", "truncated", "bytes_with_a_token")
+        for name in (
+            "tokens",
+            "special",
+            "shared",
+            "composed",
+            "never_written",
+            "truncated",
+            "bytes_with_a_token",
+        )
     ]
     rows.append(("old pieces per token", f"{result['mean_pieces']:.2f}"))
+    rows += [
+        (f"text back, {which} tokenizer", found["summary"]) for which, found in result["text_back"].items()
+    ]
     if result["median_cosine_error_of_shared"] is not None:
         rows += [
             ("1 − cosine to the old row, median of shared", f"{result['median_cosine_error_of_shared']:.3f}"),

@@ -5,6 +5,7 @@
 Each window of a text is predicted from the token that begins a text, so that every byte of it is predicted, whatever the tokenizer.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, output_head, token_nll
+from tokenry.core.gate import require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
 from tokenry.core.stats import Estimate, ratio_estimate
 
 
@@ -72,11 +74,15 @@ def text_loss(
         progress: told the share of the windows that is done.
 
     Raises:
-        UserError: no text, an empty one, or a tokenizer without a token that could begin a text.
+        UserError: no text, an empty one, a tokenizer without a token that could begin a text, or a model that is no causal language
+            model or cannot read these windows.
     """
     if not texts or not all(texts):
         raise UserError("bits per byte need text: give at least one text, and none that is empty.")
+    require_causal_lm(model)
     windows = _windows(tokenizer, texts, max_length)
+    read = list(itertools.chain.from_iterable(ids for _, ids in windows))
+    require_readable(model, read, [len(ids) for _, ids in windows], "the texts")
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
     # The longest first shows a lack of memory at once.
     windows.sort(key=lambda window: -len(window[1]))
@@ -130,7 +136,7 @@ def _batch_nll(model: nn.Module, windows: Sequence[list[int]]) -> list[float]:
     input_ids = pad(ids, batch_first=True).to(device)
     predicted = attention_mask.bool()
     predicted[:, 0] = False
-    hidden = inner.base_model(
+    hidden = backbone(inner)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     nll = token_nll(hidden, input_ids, output_head(model), predicted)

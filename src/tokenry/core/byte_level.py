@@ -33,6 +33,9 @@ BYTE_CHARACTERS = _byte_characters()
 
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
+# Byte characters become the Latin-1 character of their byte; every other character that Latin-1 could write becomes one that it cannot.
+_LATIN = dict.fromkeys(range(256), "\uffff") | {ord(each): chr(byte) for each, byte in _BYTES.items()}
+
 
 def to_byte_characters(data: bytes) -> str:
     """Write bytes as byte-level tokenizers write them."""
@@ -46,11 +49,40 @@ def from_byte_characters(text: str) -> bytes:
         UserError: a character stands for no byte.
     """
     try:
-        return bytes(_BYTES[character] for character in text)
-    except KeyError as error:
+        return text.translate(_LATIN).encode("latin-1")
+    except UnicodeEncodeError as error:
         raise UserError(
-            f"{text!r} holds {error.args[0]!r}, which stands for no byte: it is not written in byte-level characters."
+            f"{text!r} holds {text[error.start]!r}, which stands for no byte: it is not written in byte-level characters."
         ) from error
+
+
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+"""The white space of Unicode."""
+
+
+@dataclass(frozen=True)
+class CutToken:
+    """An added token: wherever a text holds it, `encode` cuts it out before the rest of the text is cut into tokens.
+
+    Attributes:
+        id: its id.
+        data: the bytes that are looked for.
+        special: whether it is a special token, which stands for no bytes.
+        normalized: whether it is looked for after the normaliser has run, and so after all those that are looked for before.
+        single_word: whether it is cut out only where no letter or digit stands beside it.
+        lstrip: whether the white space before it is dropped.
+        rstrip: whether the white space after it is dropped.
+        drops: what counts as white space there: after the normaliser, what that has made into something else does not.
+    """
+
+    id: int
+    data: bytes
+    special: bool = False
+    normalized: bool = False
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    drops: str = WHITE_SPACE
 
 
 @dataclass(frozen=True)
@@ -59,10 +91,16 @@ class ByteVocabulary:
 
     Attributes:
         token_bytes: by id; None for special tokens and for ids without a token.
-        special: ids of special tokens, which no text produces.
+        special: ids of special tokens, which stand for no bytes.
         fallback: ids of single bytes that are written only where nothing else fits (`<0x61>`).
         prepends_space: whether a space is put before a text, so that its first word is cut like any other.
         rewrites: what the tokenizer's normaliser may change before it cuts, such as `Lowercase`; empty when it keeps every byte.
+        cut: the added tokens that a text can hold, special or not.
+        doubles: ids with the bytes of another id, in whose place that one is written.
+        keeps_own_space: whether a text that begins with a space is not given another one, so that it has the tokens of the text
+            without that space.
+        prepends_within: whether the space is put after every added token, too.
+        unkept: characters that the tokenizer reads as others (`▁` as a space): no token stands for them.
     """
 
     token_bytes: tuple[bytes | None, ...]
@@ -70,6 +108,11 @@ class ByteVocabulary:
     fallback: frozenset[int] = frozenset()
     prepends_space: bool = False
     rewrites: tuple[str, ...] = ()
+    cut: tuple[CutToken, ...] = ()
+    doubles: frozenset[int] = frozenset()
+    keeps_own_space: bool = False
+    prepends_within: bool = False
+    unkept: str = ""
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> "ByteVocabulary":
@@ -79,26 +122,70 @@ class ByteVocabulary:
             UserError: a slow tokenizer, whose vocabulary cannot be read.
         """
         backend = backend_tokenizer(tokenizer)
-        state = json.loads(backend.to_str())
-        added = {token["id"]: token for token in state["added_tokens"]}
-        special = {number for number, token in added.items() if token["special"]}
-        vocabulary = backend.get_vocab(with_added_tokens=True)
+        state = tokenizer_state(backend)
+        added: list[dict[str, Any]] = state["added_tokens"]
+        special = frozenset(token["id"] for token in added if token["special"])
+        vocabulary, own = (
+            backend.get_vocab(with_added_tokens=True),
+            backend.get_vocab(with_added_tokens=False),
+        )
+        read, unkept = _reader(state), _unkept(state)
         token_bytes: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
-        read, fallback = _reader(state), set()
-        for token, number in vocabulary.items():
+        fallback, doubles = set(), set()
+        first: dict[bytes, int] = {}
+        spelled, falls_back = _speller(state), _falls_back(state)
+        for token, number in own.items():
             if number in special:
                 continue
-            byte = None if number in added else _fallback_byte(token, state)
+            byte = _fallback_byte(token) if falls_back else None
             if byte is not None:
                 fallback.add(number)
-            token_bytes[number] = byte or (token.encode() if number in added else read(token))
+            token_bytes[number] = data = byte or read(token)
+            # Of several tokens with the same bytes the model writes the one that is spelled as it spells a text.
+            if data and byte is None and (other := first.setdefault(data, number)) != number:
+                loser = number if token != spelled(data) else other
+                first[data] = other if loser == number else number
+                doubles.add(loser)
+        cut = _cut_tokens(added, backend, read, unkept)
+        for each in cut:
+            if not each.special and token_bytes[each.id] is None:
+                token_bytes[each.id] = each.data
+                doubles.update({first[each.data]} if each.data in first else ())
         return cls(
             tuple(token_bytes),
-            frozenset(special),
+            special,
             frozenset(fallback),
-            _prepends_space(state),
-            _rewrites(state),
+            rewrites=_rewrites(state),
+            cut=cut,
+            doubles=frozenset(doubles),
+            unkept=unkept,
+            **_space_before(state),
         )
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """What the normaliser does that cannot be undone. Composition (NFC) can: it changes no text that is composed already."""
+        return tuple(each for each in self.rewrites if each != "NFC")
+
+    @cached_property
+    def cut_ids(self) -> frozenset[int]:
+        """Ids that are cut out of a text and stand for what was cut."""
+        return frozenset(
+            each.id for each in self.cut if not each.special and self.token_bytes[each.id] == each.data
+        )
+
+    def lead(self, text: bytes, prepends: bool | None = None) -> bytes:
+        """What the tokenizer puts before this text: a space, or nothing (where a token is cut out at its beginning, too)."""
+        prepends = self.prepends_space if prepends is None else prepends
+        if not prepends or (self.keeps_own_space and text.startswith(b" ")):
+            return b""
+        # A normaliser that puts the space there has done so before it is looked for the tokens that are looked for after it.
+        begins = (
+            text.startswith(each.data)
+            for each in self.cut
+            if not (each.normalized and each.data.startswith(b" "))
+        )
+        return b"" if any(begins) else b" "
 
     @cached_property
     def order(self) -> Int[np.ndarray, "tokens"]:
@@ -113,10 +200,18 @@ class ByteVocabulary:
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """The id of each byte string; of several the lowest, and a byte-fallback token only where there is no other."""
+        """The id of each byte string: of several the one that is written, and a byte-fallback token only where there is no other."""
+        late = self.fallback | self.doubles
+        ids = self.order.tolist()
+        ordered = [
+            *(number for number in ids if number not in late),
+            *sorted(self.doubles),
+            *sorted(self.fallback),
+        ]
         found: dict[bytes, int] = {}
-        for number in sorted(self.order.tolist(), key=lambda number: (number in self.fallback, number)):
-            found.setdefault(self.token_bytes[number] or b"", number)
+        for number in ordered:
+            if data := self.token_bytes[number]:
+                found.setdefault(data, number)
         return found
 
     @cached_property
@@ -170,6 +265,11 @@ def backend_tokenizer(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> Tokeniz
     return backend
 
 
+def tokenizer_state(backend: Tokenizer) -> dict[str, Any]:
+    """Return what a tokenizer's file holds."""
+    return json.loads(backend.to_str())
+
+
 def _successor(prefix: bytes) -> bytes | None:
     """The least byte string after all that begin with `prefix`; None when there is none."""
     stripped = prefix.rstrip(b"\xff")
@@ -189,8 +289,7 @@ def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
 def _reader(state: dict[str, Any]) -> Callable[[str], bytes]:
     """How the tokens of this tokenizer are read as bytes."""
     model = state["model"]
-    cutting, writing = _parts(state["pre_tokenizer"]), _parts(state["decoder"])
-    if any(part["type"] == "ByteLevel" for part in cutting + writing):
+    if _is_byte_level(state):
         return _read_byte_level
     if model["type"] == "WordPiece":
         inside = model["continuing_subword_prefix"]
@@ -200,40 +299,124 @@ def _reader(state: dict[str, Any]) -> Callable[[str], bytes]:
     suffix = model.get("end_of_word_suffix")
     if suffix:
         return lambda token: (token.removesuffix(suffix) + " " * token.endswith(suffix)).encode()
-    meta = any(
-        _META in json.dumps(part, ensure_ascii=False)
-        for part in [*_parts(state["normalizer"]), *cutting, *writing]
-    )
+    meta = _reads_meta(state)
     return lambda token: (token.replace(_META, " ") if meta else token).encode()
+
+
+def _reads_meta(state: dict[str, Any]) -> bool:
+    parts = [*_parts(state["normalizer"]), *_parts(state["pre_tokenizer"]), *_parts(state["decoder"])]
+    return any(_META in json.dumps(part, ensure_ascii=False) for part in parts)
 
 
 def _read_byte_level(token: str) -> bytes:
     # A vocabulary may hold tokens that were put in as text, not as byte characters.
-    return from_byte_characters(token) if all(character in _BYTES for character in token) else token.encode()
+    try:
+        return token.translate(_LATIN).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
 
 
-def _fallback_byte(token: str, state: dict[str, Any]) -> bytes | None:
-    falls_back = state["model"].get("byte_fallback") or any(
+def _falls_back(state: dict[str, Any]) -> bool:
+    return bool(state["model"].get("byte_fallback")) or any(
         part["type"] == "ByteFallback" for part in _parts(state["decoder"])
     )
-    if falls_back and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+
+
+def _fallback_byte(token: str) -> bytes | None:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return None
 
 
-def _prepends_space(state: dict[str, Any]) -> bool:
-    parts = _parts(state["normalizer"]) + _parts(state["pre_tokenizer"])
-    return any(
-        part["type"] == "Prepend"
-        or (part["type"] == "Metaspace" and part["prepend_scheme"] != "never")
-        or (part["type"] == "ByteLevel" and part["add_prefix_space"])
-        for part in parts
-    )
+def _is_byte_level(state: dict[str, Any]) -> bool:
+    parts = [*_parts(state["normalizer"]), *_parts(state["pre_tokenizer"]), *_parts(state["decoder"])]
+    return any(part["type"] == "ByteLevel" for part in parts)
 
 
-# Normalisers that only move the space about.
-_KEEPING = {"Prepend", "Replace", "ByteLevel"}
+def _speller(state: dict[str, Any]) -> Callable[[bytes], str]:
+    """How the model spells bytes."""
+    if _is_byte_level(state):
+        return to_byte_characters
+    meta = _META if _reads_meta(state) else " "
+    return lambda data: data.decode(errors="surrogateescape").replace(" ", meta)
+
+
+def _cut_tokens(
+    added: list[dict[str, Any]], backend: Tokenizer, read: Callable[[str], bytes], unkept: str
+) -> tuple[CutToken, ...]:
+    """The added tokens that are looked for in a text, and by which bytes."""
+    normalizer, found = backend.normalizer, []
+    white = WHITE_SPACE
+    if normalizer is not None:
+        white = "".join(each for each in white if normalizer.normalize_str(f"a{each}a") == f"a{each}a")
+    for token in added:
+        text: str = token["content"]
+        if token["special"] and backend.encode_special_tokens:
+            continue
+        if token["normalized"] and normalizer is not None:
+            data = read(normalizer.normalize_str(text))
+        else:
+            data = text.encode(errors="replace")
+        # Before the normaliser a space is a space still, so that a token that is spelled with its stand-in is not found.
+        if data and not (any(character in text for character in unkept) and not token["normalized"]):
+            flags = {
+                name: token[name] for name in ("special", "normalized", "single_word", "lstrip", "rstrip")
+            }
+            found.append(
+                CutToken(token["id"], data, **flags, drops=white if token["normalized"] else WHITE_SPACE)
+            )
+    return tuple(found)
+
+
+def _unkept(state: dict[str, Any]) -> str:
+    """Characters that come to stand for others."""
+    renamed = {
+        part["content"]
+        for part in _parts(state["normalizer"])
+        if part["type"] == "Replace" and _renames(part)
+    }
+    renamed |= {part["replacement"] for part in _parts(state["pre_tokenizer"]) if part["type"] == "Metaspace"}
+    return "".join(sorted(renamed - {" "}))
+
+
+def _space_before(state: dict[str, Any]) -> dict[str, bool]:
+    """What the tokenizer puts before a text, asked of it: its own model is replaced by one that knows the characters asked for."""
+    space, cut = sorted({_META, BYTE_CHARACTERS[ord(" ")], " "}), "\N{PRIVATE USE ONE}"
+    names = {name: number for number, name in enumerate(["a", *space, cut])}
+    asked = state | {
+        "model": {"type": "BPE", "vocab": names, "merges": []},
+        "added_tokens": [
+            {"id": names[cut], "content": cut, "special": False, "normalized": False}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        ],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
+    probe = Tokenizer.from_str(json.dumps(asked))
+
+    def spaces(text: str) -> int:
+        return sum(token in space for token in probe.encode(text, add_special_tokens=False).tokens)
+
+    prepends = spaces("a") > 0
+    return {
+        "prepends_space": prepends,
+        "keeps_own_space": prepends and spaces(" a") == 1,
+        "prepends_within": spaces(f"{cut}a") > 0,
+    }
+
+
+def _renames(part: dict[str, Any]) -> bool:
+    """Whether a replacement can be undone: one character for another, which then stands for it."""
+    return len(part["pattern"].get("String", "")) == len(part["content"]) == 1
 
 
 def _rewrites(state: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(part["type"] for part in _parts(state["normalizer"]) if part["type"] not in _KEEPING)
+    def keeps(part: dict[str, Any]) -> bool:
+        if part["type"] == "Prepend":
+            return part["prepend"] in (_META, " ")
+        if part["type"] == "Replace":
+            return _renames(part) and (part["pattern"]["String"], part["content"]) == (" ", _META)
+        return part["type"] == "ByteLevel"
+
+    return tuple(part["type"] for part in _parts(state["normalizer"]) if not keeps(part))

@@ -9,10 +9,11 @@ it to the merge that uses it up. Two neighbours stay apart unless a merge joins 
 Source: pairwise validity after ByteSampler (arXiv 2506.14123).
 """
 
+import codecs
 import heapq
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import product, starmap
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, tokenizer_state
 from tokenry.core.errors import UserError
 
 
@@ -33,6 +34,8 @@ class BytePairEncoder:
         whole_first: take a piece that is a token as it is, before any merge (`ignore_merges` of some tokenizers).
         fallback: byte tokens that are written only where nothing else fits; where there are any, merging starts from characters
             and not from bytes (SentencePiece).
+        merged: the token that each merge makes, where several tokens may have the same bytes.
+        doubles: ids that are written for no bytes, since another one has them too.
 
     Raises:
         UserError: a merge makes bytes that are no token.
@@ -44,14 +47,17 @@ class BytePairEncoder:
         merges: Sequence[tuple[int, int]],
         whole_first: bool = False,
         fallback: frozenset[int] = frozenset(),
+        merged: Sequence[int] | None = None,
+        doubles: frozenset[int] = frozenset(),
     ) -> None:
         self.token_bytes = tuple(token_bytes)
-        view = ByteVocabulary(self.token_bytes, frozenset(), fallback)
+        view = ByteVocabulary(self.token_bytes, frozenset(), fallback, doubles=doubles)
         self._ids, self._fallback = view.ids, {self.token_bytes[number]: number for number in fallback}
         self.whole_first = whole_first
+        made = starmap(self._merged, merges) if merged is None else merged
         self._merges: dict[tuple[int, int], tuple[int, int]] = {}
-        for rank, (left, right) in enumerate(merges):
-            self._merges.setdefault((left, right), (rank, self._merged(left, right)))
+        for rank, (pair, number) in enumerate(zip(merges, made, strict=True)):
+            self._merges.setdefault(pair, (rank, number))
         self._valid: dict[tuple[int, int], bool] = {}
 
     @classmethod
@@ -61,16 +67,35 @@ class BytePairEncoder:
         Raises:
             UserError: the tokenizer is no BPE.
         """
-        model: dict[str, Any] = json.loads(backend_tokenizer(tokenizer).to_str())["model"]
+        state = tokenizer_state(backend_tokenizer(tokenizer))
+        return cls.from_state(state, ByteVocabulary.from_tokenizer(tokenizer))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], view: ByteVocabulary) -> "BytePairEncoder":
+        """Read the merges of a BPE tokenizer from what its file holds, and the bytes of its tokens.
+
+        Raises:
+            UserError: the tokenizer is no BPE.
+        """
+        model = state["model"]
         if model["type"] != "BPE":
             raise UserError(
                 f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer."
             )
-        vocabulary = model["vocab"]
+        vocabulary, within = model["vocab"], len(model.get("continuing_subword_prefix") or "")
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        merges = [(vocabulary[left], vocabulary[right]) for left, right in pairs]
-        view = ByteVocabulary.from_tokenizer(tokenizer)
-        return cls(view.token_bytes, merges, bool(model.get("ignore_merges")), view.fallback)
+        # A token that is cut out of the text is no part of a merge, unless it is a token of the model too.
+        token_bytes = list(view.token_bytes)
+        for number in view.cut_ids.difference(vocabulary.values()):
+            token_bytes[number] = None
+        return cls(
+            token_bytes,
+            [(vocabulary[left], vocabulary[right]) for left, right in pairs],
+            bool(model.get("ignore_merges")),
+            view.fallback,
+            [vocabulary[left + right[within:]] for left, right in pairs],
+            view.doubles,
+        )
 
     def encode(self, piece: bytes) -> list[int]:
         """Cut one piece into token ids.
@@ -191,14 +216,18 @@ class _Edges:
         }
         self._merges_of: dict[int, dict[int, int]] = {}
         self._late: dict[int, set[int]] = {}
+        # The parts at each edge, from the whole to the first unit, with the rank of the merge that uses each up.
+        self._left_edges = {number: ((number, _NEVER),) for number in units}
+        self._right_edges = dict(self._left_edges)
         for (left, right), (rank, merged) in encoder._merges.items():
-            if not all(part in self.made or part in units for part in (left, right)):
+            if left not in self._left_edges or right not in self._left_edges:
                 self._late.setdefault(left, set()).add(right)
                 continue
             self._merges_of.setdefault(left, {})[right] = rank
-            new = merged not in self.made and merged not in units
-            if new and not self._joined_before(left, right, rank):
+            if merged not in self._left_edges and not self._joined_before(left, right, rank):
                 self.made[merged] = (left, right, rank)
+                self._left_edges[merged] = ((merged, _NEVER), (left, rank), *self._left_edges[left][1:])
+                self._right_edges[merged] = ((merged, _NEVER), (right, rank), *self._right_edges[right][1:])
         regular = units | self.made.keys()
         self.irregular = [
             number
@@ -207,7 +236,7 @@ class _Edges:
         ]
         self.reachable = np.zeros(len(encoder.token_bytes), dtype=bool)
         self.reachable[[*regular, *self.irregular]] = True
-        rows = [(part, number, end) for number in sorted(regular) for part, end in self._left_edge(number)]
+        rows = [(part, number, end) for number in sorted(regular) for part, end in self._left_edges[number]]
         # The rows of one part are one range.
         rows.sort(key=lambda row: row[0])
         self._parts, self._owners, self._ends = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
@@ -216,7 +245,7 @@ class _Edges:
         valid = self.reachable.copy()
         if not valid[left] or left in self.irregular:
             return self._one_by_one(left, np.flatnonzero(valid & valid[left]).tolist(), np.zeros_like(valid))
-        for part, end in self._right_edge(left):
+        for part, end in self._right_edges[left]:
             merges = self._merges_of.get(part)
             late = [number for each in self._late.get(part, ()) for number in self._beginning_with(each)]
             valid = self._one_by_one(left, late, valid)
@@ -231,34 +260,20 @@ class _Edges:
         encoder = self._encoder
         return len(encoder._units(data)) == 1 and encoder._start(data) == [number]
 
-    def _left_edge(self, number: int) -> Iterator[tuple[int, int]]:
-        """The parts at the left edge, from the whole to the first unit, with the rank of the merge that uses each up."""
-        end = _NEVER
-        while True:
-            yield number, end
-            if number not in self.made:
-                return
-            number, _, end = self.made[number]
-
-    def _right_edge(self, number: int) -> Iterator[tuple[int, int]]:
-        end = _NEVER
-        while True:
-            yield number, end
-            if number not in self.made:
-                return
-            _, number, end = self.made[number]
-
     def _joined_before(self, left: int, right: int, rank: int) -> bool:
         """Tell whether a merge of lower rank joins the edges of two tokens, or a late one might."""
-        left_edge = list(self._left_edge(right))
-        for part, end in self._right_edge(left):
-            merges, late = self._merges_of.get(part, {}), self._late.get(part, ())
+        left_edge = self._left_edges[right]
+        for part, end in self._right_edges[left]:
+            merges, late = self._merges_of.get(part), self._late.get(part)
+            if late and any(other in late for other, _ in left_edge):
+                return True
+            if not merges:
+                continue
+            limit = min(rank, end)
             for other, other_end in left_edge:
-                if other in late:
-                    return True
                 found = merges.get(other, _NEVER)
                 # Of two equal merges the left one comes first: inside the left token before the border, at the border before the right.
-                if found < min(rank, end) and found <= other_end:
+                if found < limit and found <= other_end:
                     return True
         return False
 
@@ -283,3 +298,92 @@ class _Edges:
         for right in rights:
             valid[right] = self._encoder.makes((data[left] or b"") + (data[right] or b""), [left, right])
         return valid
+
+
+# What may stand beside a token, so that the pre-tokenizer keeps it together.
+_BESIDE = ("", "x", " ", "1", "\n", ".", "中", " x")
+
+
+def written_ids(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> Bool[np.ndarray, "ids"]:
+    """Tell for every id whether `encode` writes it for some text.
+
+    Never written are special tokens, ids without a token, byte tokens of characters that have tokens (`<0x61>` beside `a`), of several
+    tokens with the same bytes all but one, and tokens of a byte-pair model that its merges, pre-tokenizer or normaliser never let come
+    about. Of a model of another kind all other ids count as written.
+    """
+    backend, view = backend_tokenizer(tokenizer), ByteVocabulary.from_tokenizer(tokenizer)
+    written = view.lengths > 0
+    written[[*view.doubles, *view.fallback]] = False
+    written[[number for number in view.fallback if _is_needed(view, number)]] = True
+    if type(backend.model).__name__ != "BPE":
+        return written
+    encoder = BytePairEncoder.from_state(tokenizer_state(backend), view)
+    made = encoder.reachable.copy()
+    if encoder.whole_first:
+        made |= written
+    made[[*view.cut_ids]] = True
+    written &= made | np.isin(np.arange(len(made)), [*view.fallback])
+    texts = {
+        number: text
+        for number in np.flatnonzero(written).tolist()
+        if (text := _text(view, number)) is not None
+    }
+    for before, after in sorted(product(_BESIDE, repeat=2), key=lambda both: len(both[0]) + len(both[1])):
+        encodings = backend.encode_batch_fast(
+            [before + text + after for text in texts.values()], add_special_tokens=False
+        )
+        pairs = zip(texts.items(), encodings, strict=True)
+        texts = {number: text for (number, text), encoding in pairs if number not in encoding.ids}
+    written[[*texts]] = False
+    written[
+        [
+            number
+            for number in np.flatnonzero(written).tolist()
+            if not _is_of_text(view.token_bytes[number] or b"")
+        ]
+    ] = False
+    return written
+
+
+def _text(view: ByteVocabulary, number: int) -> str | None:
+    """The text of a token that is some; None of part of a character, and of byte tokens."""
+    try:
+        return None if number in view.fallback else (view.token_bytes[number] or b"").decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_of_text(data: bytes) -> bool:
+    """Whether bytes can stand in valid UTF-8."""
+    rest = data.lstrip(bytes(range(0x80, 0xC0)))
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(rest)
+    except UnicodeDecodeError:
+        return False
+    return len(data) - len(rest) <= 3
+
+
+def _is_needed(view: ByteVocabulary, number: int) -> bool:
+    """Whether some character with this byte has no token of its own."""
+    data = view.token_bytes[number] or b""
+    if not _is_of_text(data):
+        return False
+    if data.isascii():
+        return view.ids[data] in view.fallback
+    own = {
+        each
+        for each in view.ids
+        if len(each) > 1 and each.startswith(data) and len(each.decode(errors="replace")) == 1
+    }
+    # So many characters begin with this byte; of those that hold it further on there are more than any vocabulary has.
+    first = data[0]
+    begun = (
+        64
+        if 0xC2 <= first < 0xE0
+        else 2048
+        if first in (0xE0, 0xED)
+        else 4096
+        if 0xE0 <= first < 0xF0
+        else 1 << 16
+    )
+    return first < 0xC0 or len(own) < begun

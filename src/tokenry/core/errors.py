@@ -21,6 +21,13 @@ def require_fraction(value: float, name: str) -> None:
         raise UserError(f"{name} must be in [0, 1], got {value}.")
 
 
+def require_at_least(least: float | int, **values: float | int | None) -> None:
+    """Raise `UserError` unless every named value is at least `least`; None is left open and passes."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{name} must be at least {least}, got {value}.")
+
+
 def require_one_of(given: str, allowed: Sequence[str], name: str) -> None:
     """Raise `UserError` unless `given` is one of the allowed words."""
     if given not in allowed:

@@ -65,26 +65,49 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_writable(output: Path) -> None:
-    """Raise `UserError` where nothing can be written: a file in the place of a folder, or no permission.
-
-    Args:
-        output: a file (its name has an ending) or a folder; neither need exist.
-    """
-    folder = output.parent if output.suffix else output
-    if output.suffix and output.is_dir():
-        raise UserError(f"{output} is a folder: name a file in it.")
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise UserError(f"{there} is a file, so nothing can be written into it: name a folder.")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{there} cannot be written: choose another folder.")
-
-
 def require_new(folder: Path) -> None:
-    """Raise `UserError` where there is something already."""
+    """Raise `UserError` where there is something already, or where nothing can be made."""
     if Path(folder).exists():
         raise UserError(f"{folder} exists already: name a new folder, so that nothing is overwritten.")
+    _require_writable(Path(folder).parent, folder)
+
+
+def require_output_file(path: Path | None) -> None:
+    """Raise `UserError` where no file can be written, before the work that it is to hold; None is no file."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: name a file in it.")
+    _require_writable(Path(path).parent, path)
+
+
+def require_output_folder(folder: Path | None) -> None:
+    """Raise `UserError` where a folder cannot be made or written, before the work that it is to hold; None is no folder."""
+    if folder is not None:
+        _require_writable(Path(folder), folder)
+
+
+def require_output(output: Path | None) -> None:
+    """Raise `UserError` where a result cannot be written: a folder, or a file where the name ends in .json."""
+    (require_output_file if output is not None and output.suffix == ".json" else require_output_folder)(
+        output
+    )
+
+
+def _require_writable(folder: Path, named: Path) -> None:
+    """Try a file in the folder, or in the nearest one above it that is there: what a folder's mode says is not all there is."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{named} cannot be written ({there} is a file): choose another place.")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{named} cannot be written ({error.strerror}): free some space or choose another folder."
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -105,6 +128,8 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a JSON file.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 

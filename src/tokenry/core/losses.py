@@ -6,12 +6,15 @@ Two passes: score without a graph (`row_nll`), choose, then form loss and gradie
     nll[t]  = logsumexp(logits[t - 1]) − logits[t - 1, labels[t]]
     loss    = Σ weights[t] · nll[t]
     logits  = softcap · tanh(scale · (hidden @ weight.T + bias) / softcap)
+
+Models that do more with their hidden states (`check_output_head` finds out) compute these logits with their own forward.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +23,11 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from tokenry.core.alignment import at_tokens, predicting_rows
 from tokenry.core.errors import UserError
+from tokenry.core.modes import evaluation_mode
 
 # 16 million logits (64 MB in float32) are enough to keep every matrix product busy on CPU and GPU alike.
 CHUNK_ELEMENTS = 1 << 24
@@ -51,6 +56,11 @@ class OutputHead:
         known = plain and type(self.module.weight) in (nn.Parameter, Tensor, DTensor)
         return self.module if known else None  # type: ignore[return-value]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether hidden states meet the head as they are; else the rest of the model's forward is between them."""
+        return not isinstance(self.module, _RestOfForward)
+
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
         """Compute the logits of `rows`, in float32 (float64 for a float64 model)."""
         raw: Tensor = self.module(rows)
@@ -74,61 +84,185 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     )
 
 
+def backbone(model: nn.Module) -> nn.Module:
+    """The part of a causal language model that maps token ids to hidden states: the model without its output head.
+
+    Raises:
+        UserError: the model has no output head, or no part apart from it.
+    """
+    inner = causal_lm(model)
+    # A few classes bear the prefix of a model that they are a part of; their backbone is called `model` like all others.
+    found: nn.Module = inner.base_model if inner.base_model is not inner else getattr(inner, "model", inner)
+    if found is inner:
+        raise UserError(
+            f"{type(inner).__name__} has no backbone apart from its output head, so per-token losses cannot be computed."
+        )
+    return found
+
+
 def output_head(model: nn.Module) -> OutputHead:
-    """Read how a transformers causal language model makes logits: head, scale and soft-cap.
+    """Read how a transformers causal language model makes logits: head, scale and soft-cap, or the rest of its own forward.
 
     Scales go by several names: `logit_scale` (Cohere), `logits_scaling` (Granite, divides), `lm_head_multiplier` (Falcon-H1).
+    What these do not explain was found by `check_output_head`.
 
     Raises:
         UserError: the model has no output head.
     """
     inner = causal_lm(model)
+    return _through_forward(inner) if getattr(inner, _OWN_LOGITS, False) else _plain_head(inner)
+
+
+@torch.no_grad()
+def check_output_head(
+    model: nn.Module, input_ids: Int[Tensor, "1 seq"] | None = None, logits: Tensor | None = None
+) -> None:
+    """Compare the logits that `output_head` explains with the model's own on a few tokens, and note what explains them.
+
+    A head behind further layers (BERT, RoFormer), or logits that are scaled in a way of the model's own, are computed by the
+    model's own forward from then on. A model that does more would be trained on the wrong loss in silence.
+
+    Args:
+        model: a causal language model, wrapped or not, that can run; in evaluation mode if dropout is to be off.
+        input_ids: the few tokens; by default those of `short_text`.
+        logits: what the model says about them, where it is known.
+
+    Raises:
+        UserError: neither explains the model's logits, or they are not finite.
+    """
+    inner = causal_lm(model)
+    body = backbone(inner)
+    with evaluation_mode(inner):
+        ids = short_text(inner) if input_ids is None else input_ids
+        expected = (inner(input_ids=ids, use_cache=False).logits if logits is None else logits)[0]
+        rows = body(input_ids=ids, use_cache=False).last_hidden_state[0]
+        if not bool(torch.isfinite(expected).all()):
+            raise UserError(
+                f"the logits of {type(inner).__name__} are not finite on a few tokens: its weights are damaged, load another copy, or its "
+                "training has diverged; try a lower learning rate."
+            )
+        # In another order: what belongs to the place of a token, or to its neighbours, is no map from its hidden state.
+        order = torch.arange(len(rows) - 1, -1, -1, device=rows.device)
+        rows, expected = rows[order], expected[order.to(expected.device)]
+        plain, own = _plain_head(inner), _through_forward(inner)
+        is_plain, is_own = _explains(plain, rows, expected), _explains(own, rows, expected)
+        if is_plain and is_own:
+            # A soft-cap hardly bends the logits of a few tokens: it shows in hidden states that are many times larger.
+            large = rows * (_LARGE_LOGITS / expected.float().abs().max().clamp(min=1e-6)).to(rows)
+            bent = _logits_or_none(own, large)
+            is_plain = bent is None or not bool(bent.isfinite().all()) or _explains(plain, large, bent)
+        if not is_plain and not is_own:
+            raise UserError(
+                f"{type(inner).__name__} computes its logits in a way that tokenry does not know (not from the hidden state of "
+                "the token before alone): per-token losses would be wrong, so this model cannot be used."
+            )
+    setattr(inner, _OWN_LOGITS, not is_plain)
+
+
+def short_text(model: nn.Module, tokens: int = 6) -> Int[Tensor, "1 seq"]:
+    """Different tokens to try a model out on: none that its config gives a role (padding, image, end, …), where it has enough."""
+    inner = causal_lm(model)
+    config = inner.config.get_text_config()
+    roles = {
+        number
+        for settings in (inner.config, config)
+        for name, value in settings.to_dict().items()
+        if name.endswith(("_token_id", "_token_index"))
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, int)
+    }
+    # From the middle of the vocabulary: the first and the last ids are often such that no text has.
+    middle = config.vocab_size // 3
+    numbers = itertools.chain(range(middle, config.vocab_size), range(middle))
+    ordinary = (number for number in numbers if number not in roles)
+    found = list(itertools.islice(ordinary, tokens)) or [0]
+    return torch.tensor([(found * tokens)[:tokens]], device=next(inner.parameters()).device)
+
+
+# The attribute of a model whose logits are more than head, scale and soft-cap; copies of the model bear it too.
+_OWN_LOGITS = "_tokenry_own_logits"
+_LARGE_LOGITS = 50.0
+
+
+def _plain_head(inner: PreTrainedModel) -> OutputHead:
     config = inner.config.get_text_config()
     scale = 1.0
     for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
         value = getattr(config, name, None)
         if value is not None:
             scale *= float(value) ** power
-    head = inner.get_output_embeddings()
     return OutputHead(
-        module=head,
+        module=inner.get_output_embeddings(),
         vocabulary=config.vocab_size,
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),
     )
 
 
-def check_output_head(model: nn.Module) -> None:
-    """Compare the logits that `output_head` explains with the model's own, on a few tokens.
+def _through_forward(inner: PreTrainedModel) -> OutputHead:
+    return OutputHead(module=_RestOfForward(inner), vocabulary=inner.config.get_text_config().vocab_size)
 
-    A model whose forward does more than head, scale and soft-cap would otherwise be trained on the wrong loss in silence.
 
-    Raises:
-        UserError: the two differ, or are not finite.
-    """
-    inner = causal_lm(model)
-    head = output_head(inner)
-    device = next(inner.parameters()).device
-    ids = torch.arange(1, 5, device=device).clamp(max=head.vocabulary - 1)[None]
-    training = inner.training
-    inner.eval()
-    with torch.no_grad():
-        expected = inner(input_ids=ids, use_cache=False).logits[0]
-        hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        explained = head.logits(hidden)[:, : expected.shape[-1]]
-    inner.train(training)
-    if not bool(torch.isfinite(expected).all()):
-        raise UserError(
-            f"the logits of {type(inner).__name__} are not finite on four tokens: its weights are damaged, load another copy."
-        )
-    largest = expected.float().abs().max()
-    if not torch.allclose(
-        explained.to(expected.dtype), expected, atol=1e-2 * float(largest) + 1e-6, rtol=1e-2
-    ):
-        raise UserError(
-            f"{type(inner).__name__} computes its logits in a way that tokenry does not know (not head, scale and "
-            "soft-cap): per-token losses would be wrong, so this model cannot be used."
-        )
+class _RestOfForward(nn.Module):
+    """What a model does with its hidden states: its own forward, in which the backbone gives `rows` instead of computing."""
+
+    def __init__(self, inner: PreTrainedModel) -> None:
+        super().__init__()
+        self._inner = (inner,)  # in a tuple, as it is no part of this module
+
+    def forward(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
+        (inner,) = self._inner
+        body = backbone(inner)
+        # Some models call the decoder in a wrapper, past the wrapper's own forward.
+        parts: list[Any] = [body]
+        if isinstance(getattr(body, "decoder", None), nn.Module):
+            parts.append(body.decoder)
+        before = [vars(part).get("forward") for part in parts]
+        known = _HiddenStates(last_hidden_state=rows[None])
+        ids = torch.zeros(1, rows.shape[0], dtype=torch.long, device=rows.device)
+        try:
+            for part in parts:
+                part.forward = lambda *args, **kwargs: known
+            logits: Tensor = inner.forward(input_ids=ids, use_cache=False).logits[0]
+            return logits
+        finally:
+            for part, forward in zip(parts, before, strict=True):
+                if forward is None:
+                    del part.forward
+                else:
+                    part.forward = forward
+
+
+@dataclass
+class _HiddenStates(ModelOutput):
+    """The output of a backbone of any kind: hidden states, and None for all else that is asked of it."""
+
+    last_hidden_state: Tensor | None = None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _explains(head: OutputHead, rows: Tensor, expected: Tensor) -> bool:
+    """Whether `head` gives these logits, as nearly as their dtype allows."""
+    found = _logits_or_none(head, rows)
+    if found is None or found.shape[-1] < expected.shape[-1]:
+        return False
+    nearness = 1e-4 if rows.dtype.itemsize >= 4 else 1e-2
+    found, expected = found[:, : expected.shape[-1]].to(expected.device), expected.to(found.dtype)
+    largest = float(expected.abs().max())
+    return torch.allclose(found, expected, atol=nearness * largest + 1e-6, rtol=nearness)
+
+
+def _logits_or_none(head: OutputHead, rows: Tensor) -> Tensor | None:
+    try:
+        return head.logits(rows)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        # A head of another width, or a forward that asks more of its backbone than hidden states: said in many ways.
+        return None
 
 
 def row_nll(
@@ -143,7 +277,7 @@ def row_nll(
 
     def score(rows: Tensor) -> Tensor:
         for part in _chunks(rows.shape[0], head.vocabulary, chunk_elements):
-            nll[part] = _nll_of_logits(_logits(rows[part], head), targets[part])
+            nll[part], _ = _nll_of_logits(_logits(rows[part], head), targets[part])
         return nll
 
     with torch.no_grad():
@@ -185,6 +319,22 @@ def token_entropy(
     return at_tokens(row_entropy(predicting_rows(hidden_states, tokens), head), tokens)
 
 
+class WeightedLoss(NamedTuple):
+    """A weighted loss, and what the logits behind it say: nan where no weight is.
+
+    Attributes:
+        total: Σ weights[t] · nll[t], with gradients (0 with a graph when every weight is zero).
+        nll: of the weighted tokens, in nats.
+        entropy: of the distributions that predict them, in nats.
+        accuracy: 1 where no token has a higher logit than the label, 0 elsewhere.
+    """
+
+    total: Float[Tensor, ""]
+    nll: Float[Tensor, "batch seq"]
+    entropy: Float[Tensor, "batch seq"]
+    accuracy: Float[Tensor, "batch seq"]
+
+
 def weighted_cross_entropy(
     hidden_states: Float[Tensor, "batch seq dim"],
     labels: Int[Tensor, "batch seq"],
@@ -198,19 +348,37 @@ def weighted_cross_entropy(
     Returns:
         The sum (0 with a graph when every weight is zero), and the NLL of the weighted tokens in nats (nan elsewhere).
     """
+    loss = weighted_loss(hidden_states, labels, weights, head, chunk_elements=chunk_elements)
+    return loss.total, loss.nll
+
+
+def weighted_loss(
+    hidden_states: Float[Tensor, "batch seq dim"],
+    labels: Int[Tensor, "batch seq"],
+    weights: Float[Tensor, "batch seq"],
+    head: OutputHead,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> WeightedLoss:
+    """The loss of `weighted_cross_entropy`, with the entropy and the accuracy that its logits tell at no further cost.
+
+    Where the head is a plain matrix, the entropy needs no pass over the vocabulary: with E the mean over the predicted
+    distribution, and the gradient that the row h gets (before its weight),
+
+        entropy = nll − (E[logits] − logits[label])        E[logits] − logits[label] = h · ∂nll/∂h
+    """
     tokens = weights != 0
     rows = predicting_rows(hidden_states, tokens)
     targets, row_weights = labels[tokens], weights[tokens]
     linear = head.linear
     if linear is None:
-        total, nll = _through_module(rows, targets, row_weights, head, chunk_elements)
+        total, *told = _through_module(rows, targets, row_weights, head, chunk_elements)
     else:
         scale, softcap = head.scale, head.softcap
-        nll = rows.new_empty(0)
+        told = []
 
         def loss(rows: Tensor) -> Tensor:
-            nonlocal nll
-            total, nll = _FusedCrossEntropy.apply(
+            total, *told[:] = _FusedCrossEntropy.apply(
                 rows, linear.weight, linear.bias, targets, row_weights, scale, softcap, chunk_elements
             )
             return total
@@ -218,7 +386,7 @@ def weighted_cross_entropy(
         total = _as_forward(head, rows, loss)
     if not targets.numel():
         total = total + hidden_states.sum() * 0.0
-    return total, at_tokens(nll.detach(), tokens)
+    return WeightedLoss(total, *(at_tokens(values.detach(), tokens) for values in told))
 
 
 def _as_forward(head: OutputHead, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -238,15 +406,21 @@ def _as_forward(head: OutputHead, rows: Tensor, compute: Callable[[Tensor], Tens
 
 def _through_module(
     rows: Tensor, targets: Tensor, weights: Tensor, head: OutputHead, chunk_elements: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weighted cross-entropy through the head's own forward, recomputing each chunk of logits in the backward."""
 
-    def chunk_nll(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head.logits(chunk), chunk_targets, reduction="none")
+    def of_chunk(chunk: Tensor, chunk_targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_probabilities = head.logits(chunk).log_softmax(-1)
+        nll = -log_probabilities.gather(-1, chunk_targets[:, None])[:, 0]
+        with torch.no_grad():
+            entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+            accuracy = (-nll >= log_probabilities.amax(-1)).to(nll.dtype)
+        return nll, entropy, accuracy
 
     parts = list(_chunks(rows.shape[0], head.vocabulary, chunk_elements)) or [slice(0, 0)]
-    nll = torch.cat([checkpoint(chunk_nll, rows[part], targets[part], use_reentrant=False) for part in parts])
-    return (nll * weights).sum(), nll
+    chunks = [checkpoint(of_chunk, rows[part], targets[part], use_reentrant=False) for part in parts]
+    nll, entropy, accuracy = (torch.cat(values) for values in zip(*chunks, strict=True))
+    return (nll * weights).sum(), nll, entropy, accuracy
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -263,7 +437,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         chunk_elements: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         accumulate = _accumulation_dtype(rows.dtype)
         matrix = _matmul_operand(weight)
         grad_rows = torch.empty_like(rows) if rows.requires_grad else None
@@ -271,12 +445,15 @@ class _FusedCrossEntropy(torch.autograd.Function):
         grad_bias = (
             torch.zeros_like(bias, dtype=accumulate) if bias is not None and bias.requires_grad else None
         )
-        nll = torch.empty(targets.shape, dtype=accumulate, device=rows.device)
+        nll, entropy, accuracy = torch.empty(3, *targets.shape, dtype=accumulate, device=rows.device)
         for part in list(_chunks(rows.shape[0], weight.shape[0], chunk_elements)) or [slice(0, 0)]:
             chunk = rows[part].to(matrix.dtype)
             logits = _linear_logits(chunk, matrix, bias, scale, softcap)
             slope = None if softcap is None else 1 - (logits / softcap).square()
-            nll[part] = _nll_of_logits(logits, targets[part], keep_probabilities=True)
+            nll[part], accuracy[part] = _nll_of_logits(logits, targets[part], keep_probabilities=True)
+            by_gradient = softcap is None and bias is None and grad_rows is not None
+            if not by_gradient:
+                entropy[part] = torch.special.entr(logits).sum(-1)
             gradient = logits
             gradient[torch.arange(chunk.shape[0], device=rows.device), targets[part]] -= 1
             gradient *= (weights[part] * scale)[:, None]
@@ -287,16 +464,19 @@ class _FusedCrossEntropy(torch.autograd.Function):
             gradient = gradient.to(matrix.dtype)
             if grad_rows is not None:
                 grad_rows[part] = torch.mm(gradient, matrix)
+                if by_gradient:
+                    above = (chunk.to(accumulate) * grad_rows[part].to(accumulate)).sum(-1) / weights[part]
+                    entropy[part] = nll[part] - above
             if weight.requires_grad:
                 grad_weight = _add_product(grad_weight, gradient.t(), chunk, accumulate)
         ctx.gradients = (grad_rows, grad_weight, grad_bias)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
-        ctx.mark_non_differentiable(nll)
-        return (weights * nll).sum(), nll
+        ctx.mark_non_differentiable(nll, entropy, accuracy)
+        return (weights * nll).sum(), nll, entropy, accuracy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
                 "weighted_cross_entropy forms its gradients once: backward was called a second time."
@@ -350,14 +530,18 @@ def _linear_logits(
     return logits
 
 
-def _nll_of_logits(logits: Tensor, targets: Tensor, *, keep_probabilities: bool = False) -> Tensor:
-    """NLL of `targets`, in place: `logits` are overwritten (by the probabilities where these are kept)."""
+def _nll_of_logits(
+    logits: Tensor, targets: Tensor, *, keep_probabilities: bool = False
+) -> tuple[Tensor, Tensor]:
+    """NLL of `targets`, and which of them have the highest logit, in place: `logits` are overwritten (by the probabilities
+    where these are kept).
+    """
     logits -= logits.amax(-1, keepdim=True)
     of_target = logits.gather(-1, targets[:, None])[:, 0]
     normaliser = logits.exp_().sum(-1)
     if keep_probabilities:
         logits /= normaliser[:, None]
-    return normaliser.log() - of_target
+    return normaliser.log() - of_target, of_target == 0
 
 
 def _matmul_operand(weight: Tensor) -> Tensor:

@@ -24,8 +24,13 @@ def number_token_ids(tokenizer: AnyFastTokenizer, group: int) -> dict[str, int]:
     Raises:
         UserError: a slow tokenizer.
     """
-    ids = ByteVocabulary.from_tokenizer(tokenizer).ids
-    return {number: ids[number.encode()] for number in all_numbers(group) if number.encode() in ids}
+    # Looked for in the vocabulary: the numbers are ten times as many with every digit.
+    numbers = {
+        token.decode(): number
+        for token, number in ByteVocabulary.from_tokenizer(tokenizer).ids.items()
+        if len(token) <= group and token.isdigit()
+    }
+    return {number: numbers[number] for number in sorted(numbers, key=lambda each: (len(each), each))}
 
 
 def token_texts(tokenizer: AnyFastTokenizer, text: str) -> list[str]:

@@ -4,3 +4,13 @@ from collections.abc import Callable
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of the whole that is done, in [0, 1]."""
+
+
+def part(progress: Progress, begin: float, end: float) -> Progress:
+    """Progress of a part of a job that goes from `begin` to `end` of the whole."""
+    return lambda what, share: progress(what, begin + (end - begin) * share)
+
+
+def named(progress: Progress, what: str) -> Callable[[float], None]:
+    """Progress of a job that only knows its share, under one name."""
+    return lambda share: progress(what, share)

@@ -90,13 +90,17 @@ class Run(_Record):
 
 
 class Comparison(_Record):
-    """Everything `tokenry tune` measured: the settings, the machine's software, and one `Run` per weighing."""
+    """Everything `tokenry tune` measured: the settings, the machine's software, and one `Run` per weighing.
+
+    `notes` say what of the data was cut, skipped or not read.
+    """
 
     kind: Literal["tune"] = "tune"
     model: str
     data: str
     created: str
     untrained_nll: Estimate | None = None
+    notes: list[str] = Field(default_factory=list)
     settings: dict[str, Any]
     environment: dict[str, str]
     runs: list[Run]

@@ -1,6 +1,7 @@
-"""Settings as people write them: YAML, in which `1e-4` is a number.
+"""Settings as people write them: YAML 1.2, in which `no` is a word and `1e-4` a number.
 
-YAML 1.1, which PyYAML reads, takes a number with an exponent but without a point for text.
+YAML 1.1, which PyYAML reads, takes `no`, `on` and their like for truth values, `1e-4` for text, `010` for 8, `1:30` for 90 and
+`2024-01-01` for a date; none of that is meant in a setting.
 """
 
 import re
@@ -16,9 +17,31 @@ class _Loader(yaml.SafeLoader):
     pass
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1
+_MEANINGS = {
+    "null": (r"~|null|Null|NULL|", "~nN"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
+for _kind, (_pattern, _first) in _MEANINGS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}",
+        re.compile(rf"(?:{_pattern})\Z"),
+        [*_first, *([""] if _kind == "null" else [])],
+    )
+
+
+def _whole_number(_loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def parse_yaml(text: str, what: str) -> Any:
@@ -33,7 +56,11 @@ def parse_yaml(text: str, what: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        AttributeError,
+    ) as error:  # a tag whose value is not of its kind: !!int x
         raise UserError(f"{what} is not YAML: {' '.join(str(error).split())}.") from error
 
 

@@ -1,5 +1,6 @@
 """What a model says next, and which one says it."""
 
+from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.decoding.byte_level import (
     ByteEnsemble,
     ByteLM,
@@ -16,11 +17,13 @@ from tokenry.decoding.byte_level import (
     naive_next_byte,
     surprisal,
 )
+from tokenry.decoding.byte_level.byte_generation import nucleus, tempered
 
 __all__ = [
     "ByteEnsemble",
     "ByteLM",
     "ByteMap",
+    "BytePairEncoder",
     "ByteStream",
     "Cover",
     "EnsembleStream",
@@ -31,5 +34,7 @@ __all__ = [
     "fill_in_middle",
     "healed_next_byte",
     "naive_next_byte",
+    "nucleus",
     "surprisal",
+    "tempered",
 ]

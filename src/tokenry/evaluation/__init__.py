@@ -3,11 +3,20 @@
 `tokenry.evaluation.arithmetic` lets it add, `tokenry.evaluation.charbench` asks it about the characters of words.
 """
 
-from tokenry.evaluation.arithmetic import analyze_errors, evaluate_addition, sample_addition
+from tokenry.evaluation.arithmetic import (
+    AdditionFormat,
+    ParsedAnswer,
+    addition_prompt,
+    analyze_errors,
+    evaluate_addition,
+    sample_addition,
+)
 from tokenry.evaluation.charbench import (
     build_charbench,
+    charbench_prompt,
     charbench_report,
     evaluate_charbench,
+    load_word_list,
     tokenization_features,
 )
 from tokenry.evaluation.held_out import HeldOut, held_out_nll, paired_difference
@@ -20,9 +29,13 @@ from tokenry.evaluation.verifiers import (
 )
 
 __all__ = [
+    "AdditionFormat",
     "HeldOut",
+    "ParsedAnswer",
+    "addition_prompt",
     "analyze_errors",
     "build_charbench",
+    "charbench_prompt",
     "charbench_report",
     "evaluate_addition",
     "evaluate_charbench",
@@ -31,6 +44,7 @@ __all__ = [
     "held_out_nll",
     "is_right",
     "last_number",
+    "load_word_list",
     "paired_difference",
     "sample_addition",
     "tokenization_features",

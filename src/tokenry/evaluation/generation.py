@@ -1,13 +1,15 @@
 """Greedy answers, generated in batches: the same whatever stands beside them in the batch, and whatever the model's own defaults are."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.core.gate import require_causal_lm, require_readable
+from tokenry.core.modes import evaluation_mode
 
 
 def greedy_answers(
@@ -31,6 +33,7 @@ def greedy_answers(
     Returns:
         What was generated, without special tokens, in the order of the prompts.
     """
+    require_answers(model, prompts, max_new_tokens)
     greedy = greedy_config(model, tokenizer, max_new_tokens)
     answers = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -43,6 +46,22 @@ def greedy_answers(
                 answers[index] = text
             progress(min(1.0, (start + batch_size) / len(by_length)))
     return answers
+
+
+def require_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse a model that is no causal language model, or that has no room for a prompt with its answer.
+
+    What is not of transformers, and has no more than a `generate`, knows its own limits.
+
+    Raises:
+        UserError: one of these, or a prompt with a token that the model does not know.
+    """
+    if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
+        return
+    require_causal_lm(model)
+    read = list(itertools.chain.from_iterable(prompts))
+    lengths = [len(prompt) + max_new_tokens - 1 for prompt in prompts]  # the last one is not read again
+    require_readable(model, read, lengths, f"the prompts, with answers of up to {max_new_tokens} tokens")
 
 
 def greedy_config(

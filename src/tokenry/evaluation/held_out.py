@@ -9,8 +9,7 @@ The item is the sample; with n the summed NLL of an item (nats) and t its learna
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +23,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, output_head, token_nll
+from tokenry.core.gate import require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
+from tokenry.core.modes import evaluation_mode
 from tokenry.core.records import Paired
 from tokenry.core.stats import Estimate, ratio_estimate
 
@@ -84,11 +85,15 @@ def held_out_nll(
         tokenizer: counts the bytes of the learnable text, for `HeldOut.bits_per_byte`.
 
     Raises:
-        UserError: fewer than two rows, missing columns, labels that do not fit, nothing learnable, or an NLL that is not finite.
+        UserError: a model that is no causal language model, fewer than two rows, missing columns, labels, ids or lengths that do not
+            fit, nothing learnable, or an NLL that is not finite.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    require_causal_lm(model)
     items = _read_items(dataset, output_head(model).vocabulary)
+    read = torch.cat([ids for ids, _ in items])
+    require_readable(model, read, [len(ids) for ids, _ in items], "the held-out data")
     nll = np.zeros(len(items))
     tokens = np.zeros(len(items), dtype=np.int64)
     # Neighbours in length waste little padding, and the longest first shows a lack of memory at once.
@@ -139,18 +144,6 @@ def paired_difference(run: HeldOut, control: HeldOut, to: str = "control") -> Pa
     return Paired(to=to, difference=found.value, standard_error=found.standard_error, samples=found.samples)
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off, and restore each module's own mode afterwards (a frozen part may have been off)."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in in_training:
-            module.training = True
-
-
 def _read_items(dataset: Rows, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
     if len(dataset) < 2:
         raise UserError(f"held-out data need at least two samples for a standard error, got {len(dataset)}.")
@@ -180,7 +173,7 @@ def _batch_nll(
     input_ids = pad(list(ids), batch_first=True).to(device)
     targets = pad(list(labels), batch_first=True, padding_value=IGNORED).to(device)
     learnable = learnable_tokens(targets, segment_ids(input_ids, attention_mask))
-    hidden = inner.base_model(
+    hidden = backbone(inner)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     nll = token_nll(hidden, targets, output_head(model), learnable)

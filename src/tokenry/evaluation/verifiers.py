@@ -102,15 +102,25 @@ def generate_answers(
     Raises:
         UserError: no chat template, a prompt that does not end with the user's turn, or a size below 1.
     """
+    encoded = encode_prompts(tokenizer, prompts, max_new_tokens, batch_size)
+    answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
+    return [answer.strip() for answer in answers]
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    max_new_tokens: int = 48,
+    batch_size: int = 16,
+) -> list[list[int]]:
+    """Write prompts as `generate_answers` does, with the same errors."""
     _check_prompts(tokenizer, prompts, max_new_tokens, batch_size)
-    encoded = [
+    return [
         tokenizer.apply_chat_template(
             list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
         for prompt in prompts
     ]
-    answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
-    return [answer.strip() for answer in answers]
 
 
 def _check_prompts(

@@ -1,6 +1,10 @@
 """Fine-tune a language model on the tokens that matter."""
 
+from tokenry.core.attention import prompt_attention_mass
+from tokenry.core.choices import minmax_within
+from tokenry.core.losses import token_nll
 from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.conversations import Encoding, encode_rows, encode_with_notes
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.history import (
@@ -21,6 +25,14 @@ from tokenry.finetuning.small_loss import SmallLoss
 from tokenry.finetuning.sstoken import SSToken, retrospective_excess_loss, select_tokens, sstoken_score
 from tokenry.finetuning.token_cleaning import TokenCleaning, token_cleaning_labels
 from tokenry.finetuning.trainer import TokenWeighingTrainer
+from tokenry.finetuning.weighed_loss import (
+    WeighedTokens,
+    history_losses,
+    sstoken_loss,
+    step_weight,
+    token_losses,
+    weighed_loss,
+)
 from tokenry.finetuning.weighing import GivenWeights, TokenWeighing
 
 __all__ = [
@@ -31,6 +43,7 @@ __all__ = [
     "Checkpoint",
     "DatasetWeights",
     "Diagnosis",
+    "Encoding",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",
@@ -44,15 +57,26 @@ __all__ = [
     "TokenCleaning",
     "TokenWeighing",
     "TokenWeighingTrainer",
+    "WeighedTokens",
     "diagnose",
+    "encode_rows",
+    "encode_with_notes",
     "excess_loss",
+    "history_losses",
     "judge",
+    "minmax_within",
     "moving_average",
+    "prompt_attention_mass",
     "random_token_labels",
     "retrospective_excess_loss",
     "rho1_mask",
     "select_tokens",
     "self_evolving_cleaning",
+    "sstoken_loss",
     "sstoken_score",
+    "step_weight",
     "token_cleaning_labels",
+    "token_losses",
+    "token_nll",
+    "weighed_loss",
 ]

@@ -4,8 +4,8 @@ A sample is written as text once and tokenised once; a token is learned when it 
 
     labels[t] = input_ids[t]  if  start <= first character of token t < end  for an assistant turn [start, end), else -100
 
-so a token that straddles the beginning of an answer belongs to the prompt. Turns are found by generation markers in the
-template, else by writing the conversation up to and including each turn and checking that the whole begins with it.
+so a token that straddles the beginning of an answer belongs to the prompt. What the data says is learned or said: a chat
+template that leaves out an answer, its reasoning or its tool calls is refused, and what is skipped is counted in notes.
 """
 
 import logging
@@ -21,15 +21,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
-from tokenry.finetuning.rows import Message, Sample, Span, to_sample
-from tokenry.finetuning.template import (
-    CannotRenderError,
-    adds_bos,
-    has_markers,
-    render,
-    render_marked,
-    require_fast,
-    training_template,
+from tokenry.finetuning.data_notes import notes_of_rows, notes_of_writing, refuse_losses
+from tokenry.finetuning.reading import plain_rows
+from tokenry.finetuning.rows import Sample, Span, to_sample
+from tokenry.finetuning.template import require_fast
+from tokenry.finetuning.written import (
+    BeginsWithAssistantError,
+    ConversationWriter,
+    Stretch,
+    Written,
+    write_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,18 @@ _TEXTS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A sample as text: the characters that are learned, and where the content that spans refer to stands."""
+class Encoding:
+    """Rows as tokens, and what of the rows is not in them.
 
-    text: str
-    learned: tuple[tuple[int, int], ...]
-    spans: tuple[Span, ...]
+    Attributes:
+        dataset: see `encode_rows`.
+        notes: a sentence for everything that was cut, skipped or not read, with its count.
+        numbers: what the row is called that each row of the data set was made of.
+    """
+
+    dataset: datasets.Dataset
+    notes: tuple[str, ...]
+    numbers: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,11 @@ class _Encoded:
     labels: Int[ndarray, "seq"]
     token_class: Int[ndarray, "seq"]
     token_weights: Float[ndarray, "seq"]
+    name: int | str
 
     @property
     def learns(self) -> bool:
-        """Tell whether a token is learned; the first of a sample never is."""
+        """Whether a token is learned; the first of a sample never is."""
         return bool((self.labels[1:] != IGNORED).any())
 
 
@@ -71,10 +79,11 @@ def encode_rows(
     too_long: str = "truncate",
     default_class: str = "clean",
 ) -> datasets.Dataset:
-    """Turn rows (see `tokenry.finetuning.rows`) into tokens and labels.
+    """Turn rows (see `tokenry.finetuning.rows`) into tokens and labels; what is skipped is a warning of the log.
 
     Args:
-        rows: conversations or texts; with `spans`, `weight` or `token_weights` where the data has them.
+        rows: conversations or texts, with `spans`, `weight` or `token_weights` where the data has them; a list of dicts or a
+            `datasets.Dataset`, of which the nulls that pad its structs are left out.
         tokenizer: a fast one; its special tokens are those of the text, none is added to conversations.
         max_length: the most tokens of a sample.
         chat_template: `open-instruct`, the path of a jinja file, or a template; None for the tokenizer's own.
@@ -82,34 +91,85 @@ def encode_rows(
         default_class: the class of the learned tokens outside every span.
 
     Returns:
-        A data set with `input_ids` and `labels`, in the order of the rows; samples without a learned token are left out (and
-        counted in a warning of the log). With spans also `token_class`, -1 where nothing is learned (see `class_names`); with
-        weights also `token_weights`, one float per token, the product of the sample's weight and the token's.
+        A data set with `input_ids` and `labels`, in the order of the rows; samples without a learned token are left out. With
+        spans also `token_class`, -1 where nothing is learned (see `class_names`); with weights also `token_weights`, one float
+        per token, the product of the sample's weight, the turn's and the token's.
 
     Raises:
-        UserError: a row that is not understood, a tokenizer or template that will not do, or nothing left to learn.
+        UserError: a row that is not understood, a tokenizer or template that will not do or leaves out what is to be learned,
+            or nothing left to learn.
+    """
+    encoding = encode_with_notes(rows, tokenizer, max_length, chat_template, too_long, default_class)
+    if not weighs(encoding.dataset):
+        raise UserError("every weight of a token to learn is 0: there is nothing to learn from.")
+    for note in encoding.notes:
+        logger.warning("%s", note)
+    return encoding.dataset
+
+
+def encode_with_notes(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    chat_template: str | None = None,
+    too_long: str = "truncate",
+    default_class: str = "clean",
+    numbers: Sequence[int | str] | None = None,
+) -> Encoding:
+    """Do what `encode_rows` does, and return what was cut, skipped or not read beside the data set.
+
+    Args:
+        rows: as for `encode_rows`, as are all others but the last.
+        tokenizer: see there.
+        max_length: see there.
+        chat_template: see there.
+        too_long: see there.
+        default_class: see there.
+        numbers: what each row is called in errors; None counts from 1.
     """
     if max_length < 2:
         raise UserError(f"max_length must be at least 2 tokens, got {max_length}.")
     if too_long not in TOO_LONG:
         raise UserError(f"too_long must be truncate, drop or error, got {too_long!r}.")
     require_fast(tokenizer)
-    samples = [to_sample(row, number) for number, row in enumerate(rows, start=1)]
+    listed = list(plain_rows(rows))
+    names = list(numbers) if numbers is not None else list(range(1, len(listed) + 1))
+    samples = [to_sample(row, name) for row, name in zip(listed, names, strict=True)]
     if not samples:
         raise UserError("the data hold no rows: there is nothing to learn from.")
-    is_chat = any(sample.messages is not None for sample in samples)
-    template = training_template(tokenizer, chat_template) if is_chat else ""
-    written = [_write(sample, number, template, tokenizer) for number, sample in enumerate(samples, start=1)]
+    written, writers = _write(samples, names, tokenizer, chat_template)
+    refuse_losses(written, names, writers)
+    kept = [number for number, text in enumerate(written) if text is not None]
+    if not kept:
+        raise UserError(
+            f"sample {names[0]} begins with an assistant turn, which the chat template cannot write, and so do all "
+            f"{len(samples)}: begin them with a user or system turn."
+        )
     classes = [
         default_class,
         *sorted({span.name for sample in samples for span in sample.spans} - {default_class}),
     ]
-    encoded = _encode(samples, written, tokenizer, classes)
-    kept = _fit(encoded, max_length, too_long)
-    return _as_dataset(
-        kept,
-        classes if any(sample.spans for sample in samples) else [],
-        has_weights=any(sample.weight is not None or sample.token_weights for sample in samples),
+    texts = [text for text in written if text is not None]
+    encoded = _encode(
+        [samples[number] for number in kept], texts, tokenizer, classes, [names[number] for number in kept]
+    )
+    fitting, notes = _fit(encoded, max_length, too_long)
+    has_weights = any(
+        sample.weight is not None or sample.token_weights or {*sample.turn_weights} - {None, 0.0, 1.0}
+        for sample in samples
+    )
+    dataset = _as_dataset(fitting, classes if any(sample.spans for sample in samples) else [], has_weights)
+    said = [*notes_of_writing(samples, written, names), *notes_of_rows(samples, writers), *notes]
+    return Encoding(dataset, tuple(said), tuple(sample.name for sample in fitting))
+
+
+def weighs(dataset: datasets.Dataset) -> bool:
+    """Whether a token of encoded rows is learned with a weight above 0."""
+    if "token_weights" not in dataset.column_names:
+        return True
+    rows = zip(dataset["labels"], dataset["token_weights"], strict=True)
+    return any(
+        (np.asarray(weights[1:])[np.asarray(labels[1:]) != IGNORED] > 0).any() for labels, weights in rows
     )
 
 
@@ -119,110 +179,41 @@ def class_names(dataset: datasets.Dataset) -> list[str]:
     return list(column.feature.names) if column is not None else []
 
 
-def _write(sample: Sample, number: int, template: str, tokenizer: PreTrainedTokenizerBase) -> _Written:
-    messages = sample.messages
-    if messages is None:
-        return _write_text(sample, tokenizer)
-    places = [
-        place
-        for place, message in enumerate(messages)
-        if place >= len(sample.prompt) and message["role"] == "assistant"
-    ]
-    write_turns = _write_marked_turns if has_markers(template) else _write_turns
-    try:
-        text, learned, last = write_turns(messages, places, number, template, tokenizer)
-    except CannotRenderError as error:
-        raise UserError(f"sample {number} cannot be written with the chat template: {error}") from error
-    content = messages[places[-1]].get("content", "")
-    spans = _placed(sample.spans, content, text, last, number) if sample.spans else ()
-    return _Written(text, tuple(learned), spans)
+# --- writing, and what is lost on the way ------------------------------------------------------------------------------
 
 
-def _write_text(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> _Written:
-    begin = f"{tokenizer.bos_token if adds_bos(tokenizer) else ''}{sample.prompt}"
-    end = tokenizer.eos_token or ""
-    completion = str(sample.completion)
-    text = begin + completion + ("" if end and completion.endswith(end) else end)
-    # Text without a prompt is learned from its beginning, BOS included: it is the first token, which no model predicts.
-    start = len(begin) if sample.prompt else 0
-    spans = tuple(Span(len(begin) + span.start, len(begin) + span.end, span.name) for span in sample.spans)
-    return _Written(text, ((start, len(text)),), spans)
-
-
-def _write_turns(
-    messages: list[Message],
-    places: list[int],
-    number: int,
-    template: str,
+def _write(
+    samples: Sequence[Sample],
+    names: Sequence[int | str],
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[str, list[tuple[int, int]], int]:
-    """Write a conversation; find the characters of the assistant turns at `places`, and where the last of them starts."""
-    if places[0] == 0:
-        raise UserError(
-            f"sample {number} begins with an assistant turn: begin it with a user or system turn."
-        )
-    text = render(messages, template, tokenizer)
-    turns = []
-    for place in places:
-        before = render(messages[:place], template, tokenizer, add_generation_prompt=True)
-        through = render(messages[: place + 1], template, tokenizer)
-        if not (through.startswith(before) and text.startswith(through)):
-            raise UserError(
-                f"sample {number}: the chat template writes message {place + 1} otherwise when more follows, so the place where the "
-                "assistant speaks cannot be told: pass --chat-template with a jinja file that has {% generation %} markers."
-            )
-        turns.append((len(before), len(through)))
-    return text, turns, turns[-1][0]
+    chat_template: str | None,
+) -> tuple[list[Written | None], list[ConversationWriter]]:
+    """Write all samples; None for one that begins with the assistant where the template cannot write that."""
+    writers: dict[bool, ConversationWriter] = {}
+    written: list[Written | None] = []
+    for sample, name in zip(samples, names, strict=True):
+        if sample.messages is None:
+            written.append(write_text(sample, tokenizer))
+            continue
+        with_tools = "tools" in sample.template_options
+        if with_tools not in writers:
+            writers[with_tools] = ConversationWriter(tokenizer, chat_template, with_tools)
+        try:
+            written.append(writers[with_tools].write(sample, name))
+        except BeginsWithAssistantError:
+            written.append(None)
+    return written, list(writers.values())
 
 
-def _write_marked_turns(
-    messages: list[Message],
-    places: list[int],
-    number: int,
-    template: str,
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[str, list[tuple[int, int]], int]:
-    """Do the same with a template that marks what the assistant says; a turn may be marked in several pieces."""
-
-    def marks_before(place: int) -> int:
-        earlier = messages[:place]
-        if not any(message["role"] == "assistant" for message in earlier):
-            return 0
-        return len(render_marked(earlier, template, tokenizer, add_generation_prompt=True)[1])
-
-    text, marks = render_marked(messages, template, tokenizer)
-    last = marks_before(places[-1])
-    if last >= len(marks):
-        raise UserError(
-            f"sample {number}: the chat template marks no part of message {places[-1] + 1} with {{% generation %}}, so there is "
-            "nothing to learn: correct the template."
-        )
-    return text, marks[marks_before(places[0]) :], marks[last][0]
-
-
-def _placed(spans: Sequence[Span], content: str, text: str, start: int, number: int) -> tuple[Span, ...]:
-    """Move spans from the answer's content to the text, of which the template may have stripped the white space."""
-    bare = content.strip()
-    found = text.find(bare, start)
-    if found < 0:
-        raise UserError(
-            f"sample {number}: the chat template changes the answer, so its spans cannot be placed: remove them, or pass another "
-            "--chat-template."
-        )
-    before = len(content) - len(content.lstrip())
-    offset = found - before
-    whole = text.startswith(content, max(offset, 0))
-    low, high = (0, len(content)) if whole else (before, before + len(bare))
-    placed = []
-    for span in spans:
-        begin, end = (offset + min(max(edge, low), high) for edge in (span.start, span.end))
-        if begin < end or span.start == span.end:
-            placed.append(Span(begin, end, span.name))
-    return tuple(placed)
+# --- tokens ------------------------------------------------------------------------------------------------------------
 
 
 def _encode(
-    samples: list[Sample], written: list[_Written], tokenizer: PreTrainedTokenizerBase, classes: list[str]
+    samples: list[Sample],
+    written: list[Written],
+    tokenizer: PreTrainedTokenizerBase,
+    classes: list[str],
+    names: list[int | str],
 ) -> list[_Encoded]:
     encoded = []
     for first in range(0, len(written), _TEXTS_AT_ONCE):
@@ -238,23 +229,33 @@ def _encode(
             offsets = np.array(tokens["offset_mapping"][place], dtype=np.int64).reshape(-1, 2)
             learned = _begins_inside(offsets, sample.learned)
             number = first + place
+            of_turns = _weights_of_turns(offsets, sample.learned)
             encoded.append(
                 _Encoded(
                     input_ids=ids,
                     labels=np.where(learned, ids, IGNORED),
                     token_class=_classify(offsets, learned, sample.spans, classes),
-                    token_weights=_weights_of_tokens(samples[number], len(ids), number + 1),
+                    token_weights=of_turns * _weights_of_tokens(samples[number], len(ids), names[number]),
+                    name=names[number],
                 )
             )
     return encoded
 
 
-def _begins_inside(offsets: Int[ndarray, "seq 2"], places: Sequence[tuple[int, int]]) -> Bool[ndarray, "seq"]:
+def _begins_inside(offsets: Int[ndarray, "seq 2"], places: Sequence[Stretch]) -> Bool[ndarray, "seq"]:
     starts = offsets[:, 0]
     inside = np.zeros(len(offsets), dtype=bool)
-    for start, end in places:
-        inside |= (starts >= start) & (starts < end)
+    for place in places:
+        inside |= (starts >= place.start) & (starts < place.end)
     return inside
+
+
+def _weights_of_turns(offsets: Int[ndarray, "seq 2"], places: Sequence[Stretch]) -> Float[ndarray, "seq"]:
+    weights = np.ones(len(offsets))
+    for place in places:
+        if place.weight != 1.0:
+            weights[_begins_inside(offsets, [place])] = place.weight
+    return weights
 
 
 def _classify(
@@ -283,7 +284,7 @@ def _classify(
     return token_class
 
 
-def _weights_of_tokens(sample: Sample, length: int, number: int) -> Float[ndarray, "tokens"]:
+def _weights_of_tokens(sample: Sample, length: int, number: int | str) -> Float[ndarray, "tokens"]:
     of_sample = 1.0 if sample.weight is None else sample.weight
     if sample.token_weights is None:
         return np.full(length, of_sample)
@@ -295,14 +296,13 @@ def _weights_of_tokens(sample: Sample, length: int, number: int) -> Float[ndarra
     return of_sample * np.array(sample.token_weights)
 
 
-def _fit(encoded: list[_Encoded], max_length: int, too_long: str) -> list[_Encoded]:
-    """Apply the limit, leave out samples that teach nothing, and report both."""
-    longer = [number for number, sample in enumerate(encoded, start=1) if len(sample.input_ids) > max_length]
+def _fit(encoded: list[_Encoded], max_length: int, too_long: str) -> tuple[list[_Encoded], list[str]]:
+    """Apply the limit, leave out samples that teach nothing, and say both in notes."""
+    longer = [sample for sample in encoded if len(sample.input_ids) > max_length]
     if longer and too_long == "error":
-        length = len(encoded[longer[0] - 1].input_ids)
         raise UserError(
-            f"{len(longer)} of {len(encoded)} samples are longer than {max_length} tokens (the first is sample {longer[0]} with "
-            f"{length}): raise the maximum length, or choose too_long=truncate or drop."
+            f"{len(longer)} of {len(encoded)} samples are longer than {max_length} tokens (the first is sample {longer[0].name} "
+            f"with {len(longer[0].input_ids)}): raise the maximum length, or choose too_long=truncate or drop."
         )
     fitting = [
         _cut(sample, max_length)
@@ -315,19 +315,15 @@ def _fit(encoded: list[_Encoded], max_length: int, too_long: str) -> list[_Encod
             f"none of {len(encoded)} samples has a token to learn within {max_length} tokens ({len(longer)} are longer): raise the "
             "maximum length."
         )
+    notes = []
     if longer:
         what = "dropped" if too_long == "drop" else "cut"
-        logger.warning(
-            "%d of %d samples are longer than %d tokens: %s.", len(longer), len(encoded), max_length, what
-        )
+        notes.append(f"{len(longer)} of {len(encoded)} samples are longer than {max_length} tokens: {what}.")
     if len(kept) < len(fitting):
-        logger.warning(
-            "%d of %d samples have no token to learn within %d tokens: dropped.",
-            len(fitting) - len(kept),
-            len(encoded),
-            max_length,
+        notes.append(
+            f"{len(fitting) - len(kept)} of {len(encoded)} samples have no token to learn within {max_length} tokens: dropped."
         )
-    return kept
+    return kept, notes
 
 
 def _cut(sample: _Encoded, length: int) -> _Encoded:
@@ -336,6 +332,7 @@ def _cut(sample: _Encoded, length: int) -> _Encoded:
         sample.labels[:length],
         sample.token_class[:length],
         sample.token_weights[:length],
+        sample.name,
     )
 
 

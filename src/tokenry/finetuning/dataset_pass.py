@@ -3,12 +3,15 @@
 Samples are sorted by length, so that a batch has next to no padding; only target rows meet the output head.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
+from datasets import Dataset
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -18,18 +21,41 @@ from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.template import content_mask
+from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
 
-def samples_of(rows: Iterable[dict]) -> Iterator[Sample]:
-    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_index` and perhaps `seq_lengths`."""
-    for row in rows:
-        ids, labels, index = (np.asarray(row[name]) for name in ("input_ids", "labels", "token_index"))
-        ends = np.cumsum(row.get("seq_lengths") or [len(ids)])
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            targets = labels[start:end] != -100
-            targets[:1] = False
-            yield Sample(ids[start:end], targets, index[start:end])
+def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
+    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
+
+    The samples of a data set are views of its memory.
+    """
+    if isinstance(rows, Dataset):
+        packed = "seq_lengths" in rows.column_names
+        for part in parts_of(rows, "input_ids", "labels", RUNS, *["seq_lengths"] * packed):
+            ids, labels, runs = (flat(part[name]) for name in ("input_ids", "labels", RUNS))
+            lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["labels"]).to_numpy()
+            yield from _samples(ids, labels, expanded(runs), lengths)
+    else:
+        for row in rows:
+            ids, labels = (np.asarray(row[name]) for name in ("input_ids", "labels"))
+            yield from _samples(ids, labels, expanded(row[RUNS]), np.array([len(ids)]))
+
+
+def _samples(ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray) -> Iterator[Sample]:
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    targets = labels != IGNORED
+    targets[starts[lengths > 0]] = False  # nothing predicts a first token
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield Sample(ids[start:end], targets[start:end], _as_range(index[start:end]))
+
+
+def _as_range(index: np.ndarray) -> np.ndarray | range:
+    """A sample has consecutive indices, unless TRL has wrapped it from several that were shuffled."""
+    first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
+    consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())
+    return range(first, last + 1) if consecutive else index.copy()
 
 
 def dataset_nll(
@@ -68,7 +94,7 @@ def dataset_nll(
         if losses is None:
             missing.append(number)
         else:
-            index = torch.from_numpy(sample.token_index)[None]
+            index = sample.index[None]
             where = torch.from_numpy(sample.targets)[None]
             store.record("nll", index, torch.zeros(where.shape).masked_scatter(where, losses), where)
     missing = _as_the_first_rank_says(missing)
@@ -105,11 +131,11 @@ def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
 
 def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
     """Lay the whole training set out as one row, with every column of `store` as a signal."""
-    labels = torch.full((1, store.size), IGNORED)
-    segments = torch.full((1, store.size), -1)
+    labels = torch.full((1, store.size), IGNORED, dtype=torch.int32)
+    segments = torch.full((1, store.size), -1, dtype=torch.int32)
     for number, sample in enumerate(samples):
-        labels[0, sample.target_index] = torch.from_numpy(sample.input_ids[sample.targets]).long()
-        segments[0, torch.from_numpy(sample.token_index)] = number
+        labels[0, sample.target_index] = torch.from_numpy(sample.input_ids[sample.targets]).int()
+        segments[0, sample.index] = number
     return Signals(labels, segments, {name: column[None] for name, column in store.columns.items()})
 
 
@@ -158,10 +184,10 @@ def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels, index = torch.full(shape, IGNORED), torch.full(shape, -1)
     for row, sample in enumerate(batch):
         end = len(sample.input_ids)
-        ids[row, :end] = torch.from_numpy(sample.input_ids)
+        ids[row, :end] = torch.from_numpy(np.array(sample.input_ids))  # it may lie in read-only memory
         mask[row, :end] = 1
         labels[row, :end] = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))
-        index[row, :end] = torch.from_numpy(sample.token_index)
+        index[row, :end] = sample.index
     return ids, mask, labels, index
 
 

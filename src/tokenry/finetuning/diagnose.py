@@ -19,8 +19,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_pass import flat_signals, read_dataset, samples_of
+from tokenry.finetuning.refusals import refuse_reference, refuse_unreadable
 from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.template import template_pieces
 from tokenry.finetuning.token_store import TokenStore
@@ -120,13 +122,15 @@ def diagnose(
     """
     arguments = dict(trainer_arguments)
     reference = arguments.pop("reference_model", None)
-    trainer = TokenWeighingTrainer(**arguments, weighing=AllTokens())
+    trainer = TokenWeighingTrainer(**arguments, weighing=AllTokens(), record_signals=True)
     if "token_class" not in trainer.store.columns:
         raise UserError(
             "the training data has no column token_class: mark spans in the rows, see `encode_rows`."
         )
     samples = list(samples_of(trainer.train_dataset))
     store, size = trainer.store, trainer.store.size
+    require_causal_lm(trainer.model)
+    refuse_unreadable(trainer.model, trainer.train_dataset)
     needed = frozenset().union(*(weighing.needs for weighing in weighings.values()))
     columns = {"base_nll": trainer.model, "reference_nll": reference}
     before = TokenStore(size)
@@ -134,6 +138,8 @@ def diagnose(
         if name in needed or (name == "base_nll" and "history_nll" in needed):
             if model is None:
                 raise UserError("a weighing compares with a reference model: pass reference_model.")
+            if model is reference:
+                refuse_reference(model, trainer.processing_class, samples, "the reference model")
             read_dataset(model, samples, before, title=name)
             store.add(name, before.columns.pop("nll"))
     trainer.train()

@@ -19,7 +19,14 @@ from transformers.utils import ModelOutput
 
 from tokenry.core.alignment import first_tokens, prompt_tokens
 from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
-from tokenry.core.losses import causal_lm, output_head, token_entropy, token_nll, weighted_cross_entropy
+from tokenry.core.losses import (
+    backbone,
+    causal_lm,
+    output_head,
+    token_entropy,
+    token_nll,
+    weighted_loss,
+)
 from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.weighing import TokenWeighing
 
@@ -60,7 +67,7 @@ def add_token_loss(model: nn.Module) -> None:
             # A copy of the model must run its own forward, not that of the model it was copied from.
             return original(*args, **kwargs) if patched_before else type(self).forward(self, *args, **kwargs)
         kwargs = {**kwargs, "use_cache": False}
-        return TokenLossOutput(loss=token_loss(functools.partial(self.base_model, *args, **kwargs), self))
+        return TokenLossOutput(loss=token_loss(functools.partial(backbone(self), *args, **kwargs), self))
 
     forward.takes_token_loss = True  # type: ignore[attr-defined]
     inner.forward = types.MethodType(forward, inner)
@@ -97,7 +104,8 @@ class ReadSignals:
 class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
-    Afterwards `weights` and `signals` tell what was chosen and why, and `nll` holds every NLL that was computed.
+    Afterwards `weights` and `signals` tell what was chosen and why, `nll` holds every NLL that was computed, and `entropy` and `accuracy`
+    what the logits of the weighted tokens say.
 
     Args:
         weighing: turns signals into weights.
@@ -118,6 +126,8 @@ class WeighedLoss(ReadSignals):
         self.weighing = weighing
         self.weights: Tensor = torch.empty(0)
         self.nll: Tensor = torch.empty(0)
+        self.entropy: Tensor = torch.empty(0)
+        self.accuracy: Tensor = torch.empty(0)
 
     def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
         """Run the backbone, read the needed signals, weigh the tokens, and sum their weighted NLL."""
@@ -125,9 +135,10 @@ class WeighedLoss(ReadSignals):
         self.signals = self.signals.with_values(**self.values)
         self.weights = self.weighing.weigh(self.signals)
         reduced = self.weighing.reduce(self.weights, self.signals)
-        total, nll = weighted_cross_entropy(hidden_states, self.signals.labels, reduced, output_head(model))
-        self.nll = self.values.get("nll", nll)
-        return total
+        loss = weighted_loss(hidden_states, self.signals.labels, reduced, output_head(model))
+        self.nll = self.values.get("nll", loss.nll)
+        self.entropy, self.accuracy = loss.entropy, loss.accuracy
+        return loss.total
 
 
 def _read(backbone: Backbone, model: PreTrainedModel, asked: ReadSignals) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,9 +1,13 @@
 """What a weighing does while it trains: share kept, NLL of kept and dropped tokens, mean signals, agreement with last epoch.
 
+`entropy` and `mean_token_accuracy` have TRL's names and are means over the tokens that are learned from (weight above 0): these
+are the tokens whose logits there are. TRL's are over all response tokens, and means of means over micro-batches.
+
 Sums stay on the device and are read once per log line, over all ranks.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -25,11 +29,12 @@ class TokenMonitor:
         nll: Float[Tensor, "batch seq"],
         signals: Signals,
         last_weights: Float[Tensor, "batch seq"] | None,
+        learned: Mapping[str, Float[Tensor, "batch seq"]] | None = None,
     ) -> None:
         """Take in one micro-batch.
 
         A token with weight 1 (or the highest of the batch, if that is more) counts as kept, one with weight 0 as dropped,
-        others in proportion.
+        others in proportion. `learned` holds further numbers by name, nan at tokens that are not learned from.
         """
         learnable = signals.learnable
         kept = (weights / weights.max().clamp(min=1.0))[learnable].double()
@@ -37,6 +42,8 @@ class TokenMonitor:
         self._add("tokens/share_kept", kept)
         self._add("tokens/nll_kept", losses, kept)
         self._add("tokens/nll_dropped", losses, 1 - kept)
+        for name, values in (learned or {}).items():
+            self._add(name, values[learnable].double())
         for name in signals.values:
             if name != "kept":
                 self._add(f"signals/{name}", signals[name][learnable].double())

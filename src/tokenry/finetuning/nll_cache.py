@@ -26,11 +26,11 @@ FORMAT = "tokenry-nll-1"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its ids, which of them are targets, and the index of every token in the training set."""
+    """One sample: its ids, which of them are targets, and the index of every token in the training set (a range costs nothing)."""
 
     input_ids: np.ndarray
     targets: np.ndarray
-    token_index: np.ndarray
+    token_index: np.ndarray | range
     key: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +42,12 @@ class Sample:
     @property
     def target_index(self) -> Tensor:
         """The indices of the targets in the training set."""
-        return torch.from_numpy(self.token_index[self.targets])
+        return self.index[torch.from_numpy(self.targets)]
+
+    @property
+    def index(self) -> Tensor:
+        """The index of every token in the training set."""
+        return torch.as_tensor(np.asarray(self.token_index))
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -4,10 +4,13 @@ The control that every token selection must beat (ssToken, arXiv 2510.18250; the
 TokenCleaning, arXiv 2502.01968): list all response tokens of the data set in order and sample int(share · N) of them.
 """
 
+import math
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,6 +23,29 @@ from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 def random_sample(count: int, share: float, seed: int) -> list[int]:
     """Draw int(share · count) positions out of `count`, without replacement, as the released code does."""
     return random.Random(seed).sample(range(count), int(count * share))
+
+
+def random_choice(count: int, share: float, seed: int) -> Bool[Tensor, "count"]:
+    """Which positions `random_sample` draws.
+
+    The draw of Python's `random.sample`, on packed numbers: lists of millions of positions would take 40 bytes for each.
+    """
+    kept = int(count * share)
+    chosen = np.zeros(count, dtype=bool)
+    if count > 21 + (
+        4 ** math.ceil(math.log(kept * 3, 4)) if kept > 5 else 0
+    ):  # few of many: drawn in another way
+        chosen[random_sample(count, share, seed)] = True
+        return torch.from_numpy(chosen)
+    draw, pool = random.Random(seed).getrandbits, array("q", range(count))
+    for last in range(count - 1, count - 1 - kept, -1):
+        bits = (last + 1).bit_length()
+        position = draw(bits)
+        while position > last:
+            position = draw(bits)
+        chosen[pool[position]] = True
+        pool[position] = pool[last]
+    return torch.from_numpy(chosen)
 
 
 def random_token_labels(labels: Sequence[Sequence[int]], share: float, seed: int = 42) -> list[list[int]]:
@@ -62,8 +88,6 @@ class RandomTokens(TokenWeighing):
         if self.scope != "dataset":
             return super().choose(signals)
         learnable = signals.learnable
-        chosen = torch.zeros(int(learnable.sum()), dtype=torch.bool, device=learnable.device)
-        chosen[random_sample(chosen.numel(), self.share, self.seed)] = True
         kept = torch.zeros_like(learnable)
-        kept[learnable] = chosen
+        kept[learnable] = random_choice(int(learnable.sum()), self.share, self.seed).to(learnable.device)
         return kept

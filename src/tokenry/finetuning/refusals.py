@@ -1,28 +1,51 @@
 """What token weighing cannot do, said in one sentence before any work starts."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 import trl
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers.utils.generic import is_flash_attention_requested
+from transformers.utils import is_liger_kernel_available
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tokenry.core.alignment import IGNORED
 from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head
-from tokenry.finetuning.signals import LIVE_SIGNALS
+from tokenry.core.gate import can_run, require_causal_lm, require_readable
+from tokenry.core.losses import backbone, causal_lm, output_head
+from tokenry.finetuning.nll_cache import Sample
+from tokenry.finetuning.signals import Signals
+from tokenry.finetuning.token_index import flat, parts_of
+from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
+from tokenry.models import require_reference
 
+_FUSED_LOSS = (
+    "Liger's fused loss replaces the model's forward, so no token could be weighed: set "
+    "liger_kernel_config={'fused_linear_cross_entropy': False}, which keeps its layer kernels."
+)
 _PROMPT_TUNING = (
     "prompt tuning puts virtual tokens before the text, so tokens cannot be told apart: use LoRA."
 )
+
+
+def require_weighing(weighing: Any) -> None:
+    """Refuse what is no weighing.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(weighing, TokenWeighing):
+        raise UserError(
+            f"weighing must be a TokenWeighing such as SSToken(share=0.6), got {type(weighing).__name__}."
+        )
 
 
 def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> None:
@@ -31,10 +54,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
     Raises:
         UserError: one sentence saying which, and what to do.
     """
-    if not isinstance(weighing, TokenWeighing):
-        raise UserError(
-            f"weighing must be a TokenWeighing such as SSToken(share=0.6), got {type(weighing).__name__}."
-        )
+    require_weighing(weighing)
     overrides_weigh = type(weighing).weigh is not TokenWeighing.weigh
     if overrides_weigh and type(weighing).weight_sum is TokenWeighing.weight_sum:
         raise UserError(
@@ -49,7 +69,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         raise UserError("compute_loss_func replaces the loss that tokens are weighed in: leave it out.")
     if isinstance(arguments.get("train_dataset"), Dataset) and not len(arguments["train_dataset"]):
         raise UserError("the training data has no samples: give at least one.")
-    looked_up = weighing.needs - (LIVE_SIGNALS - {"history_nll"})
+    looked_up = _looks_up(weighing)
     if isinstance(arguments.get("train_dataset"), IterableDataset) and looked_up:
         raise UserError(
             f"{type(weighing).__name__} looks up numbers by token, which a streamed data set does not allow: load it whole, "
@@ -68,24 +88,52 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
         raise UserError(_PROMPT_TUNING)
 
 
+def _looks_up(weighing: TokenWeighing) -> bool:
+    """Whether the weighing reads numbers that were known before the step: by token, so tokens need an index."""
+    history = "history_nll" in weighing.needs and not weighing.history_source.live
+    ranks_once = weighing.scope == "dataset" and weighing.share < 1.0
+    return bool(weighing.static_needs) or ranks_once or (history and weighing.share < 1.0)
+
+
 def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
-    liger = getattr(config, "liger_kernel_config", None) or {}
-    if getattr(config, "use_liger_kernel", False) and liger.get("fused_linear_cross_entropy", True):
-        raise UserError(
-            "Liger's fused loss replaces the model's forward, so no token could be weighed: set use_liger_kernel=False, or "
-            "liger_kernel_config={'fused_linear_cross_entropy': False} to keep its layer kernels."
-        )
+    if _asks_for_fused_loss(config, unless_said=False):
+        raise UserError(_FUSED_LOSS)
+    if getattr(config, "use_liger_kernel", False) and not is_liger_kernel_available():
+        raise UserError("use_liger_kernel=True needs the package liger-kernel: pip install liger-kernel.")
     if getattr(config, "loss_type", "nll") not in ("nll", "chunked_nll"):
         raise UserError(
             f"loss_type={config.loss_type!r} weighs tokens itself: use loss_type='nll' with a weighing."
         )
     if getattr(config, "label_smoothing_factor", 0.0):
         raise UserError("label_smoothing_factor cannot be combined with token weighing: set it to 0.")
-    wrapped = getattr(config, "packing", False) and config.packing_strategy == "wrapped"
-    if wrapped and weighing.needs:
-        raise UserError(
-            "packing_strategy='wrapped' cuts samples apart, so tokens cannot be ranked within them: use 'bfd'."
-        )
+    if not getattr(config, "packing", False):
+        return
+    if config.max_length is None:
+        raise UserError("packing=True needs to know how long a row may be: set max_length.")
+    if config.packing_strategy == "wrapped":
+        _refuse_wrapped_rows(weighing)
+
+
+def _refuse_wrapped_rows(weighing: TokenWeighing) -> None:
+    """In a wrapped row nobody knows where a sample begins: what is done within samples cannot be done."""
+    ranks = weighing.scope == "sample" and weighing.share < 1.0
+    reasons = {
+        "tokens cannot be ranked within them": ranks,
+        "they have no mean loss of their own": weighing.reduction != "token",
+        "a response cannot be told to look at its prompt": "prompt_attention" in weighing.needs,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"packing_strategy='wrapped' cuts samples apart, so {reason}, as {weighing.describe()} does: use 'bfd'."
+            )
+
+
+def _asks_for_fused_loss(config: Any, unless_said: bool) -> bool:
+    liger = getattr(config, "liger_kernel_config", None) or {}
+    return bool(
+        getattr(config, "use_liger_kernel", False) and liger.get("fused_linear_cross_entropy", unless_said)
+    )
 
 
 def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
@@ -101,6 +149,8 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
                 "token weighing needs whole samples on each rank, which context, sequence and tensor parallelism split: "
                 "use DDP, FSDP or DeepSpeed ZeRO."
             )
+    if _asks_for_fused_loss(trainer.args, unless_said=True):  # TRL before 1.16 leaves it on
+        raise UserError(_FUSED_LOSS)
     adapters = getattr(trainer.model, "peft_config", {}).values()
     if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters):
         raise UserError(_PROMPT_TUNING)
@@ -111,10 +161,10 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
         )
     if getattr(trainer, "_is_vision_dataset", False):
         raise UserError("token weighing is for text: the training data has images.")
-    if _can_run(trainer.model):
-        check_output_head(trainer.model)
-        if trainer.padding_free:
-            refuse_packing(trainer.model)
+    require_causal_lm(trainer.model)
+    refuse_split_head(trainer.model, trainer.accelerator.distributed_type)
+    if trainer.padding_free and can_run(trainer.model):
+        refuse_packing(trainer.model)
     if "prompt_attention" in weighing.needs and weighing.share < 1.0:
         resolve_layers(weighing.attention_probe.layers, len(attention_layers(trainer.model)))
     epochs = _epochs(trainer)
@@ -144,18 +194,108 @@ def refuse_data(dataset: Any, vocabulary: int) -> None:
     """
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
         return
-    labels = pc.list_flatten(dataset.with_format("arrow")[:]["labels"]).to_numpy()
-    learned = labels[labels != IGNORED]
-    if not len(learned):
+    packed = ["seq_lengths"] if "seq_lengths" in dataset.column_names else []
+    labelled, learnable = 0, 0
+    for part in parts_of(dataset, "labels", *packed):
+        labels = flat(part["labels"])
+        is_label = labels != IGNORED
+        learned = labels[is_label]
+        for label in (int(learned.min()), int(learned.max())) if len(learned) else ():
+            if not 0 <= label < vocabulary:
+                raise UserError(
+                    f"label {label} is not in the vocabulary of {vocabulary} tokens: were the data made with another tokenizer?"
+                )
+        labelled += len(learned)
+        lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["labels"]).to_numpy()
+        is_label[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
+        learnable += int(is_label.sum())
+    if not labelled:
         raise UserError(
             f"the training data has no token to learn from: every label is {IGNORED} (a response may have been cut off by "
             "max_length)."
         )
-    for label in (int(learned.min()), int(learned.max())):
-        if not 0 <= label < vocabulary:
-            raise UserError(
-                f"label {label} is not in the vocabulary of {vocabulary} tokens: were the data made with another tokenizer?"
-            )
+    if not learnable:
+        raise UserError(
+            "the training data has no token to learn from: its only labels are on first tokens of samples, which nothing "
+            "predicts: put the prompt before the response."
+        )
+
+
+def refuse_weights(weighing: TokenWeighing, samples: Iterable[Sample], store: TokenStore) -> None:
+    """Refuse weights that leave nothing to learn from.
+
+    Raises:
+        UserError: every token weighs 0.
+    """
+    for sample in samples:
+        labels = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))[None]
+        known = store.look_up(store.columns, sample.index[None])
+        signals = Signals(labels, torch.zeros_like(labels), known, progress=1.0, epoch=math.inf)
+        if float(weighing.weight_sum(signals)) > 0:
+            return
+    raise UserError(
+        f"{weighing.describe()} gives every token of the training data the weight 0, so nothing would be learned: check the weights "
+        "in the data, or raise the share."
+    )
+
+
+def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training data", step: int = 1) -> None:
+    """Refuse data whose ids or lengths the model cannot read; packed samples each begin at position 0.
+
+    Args:
+        model: that reads it.
+        dataset: prepared, with `input_ids` and perhaps `seq_lengths`; streamed data and several data sets by name too.
+        what: how an error calls the data.
+        step: rows are padded to a multiple of it.
+
+    Raises:
+        UserError: one sentence saying what does not fit.
+    """
+    if isinstance(dataset, Mapping):
+        for name, part in dataset.items():
+            refuse_unreadable(model, part, f"{what} {name}", step)
+    if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+        return
+    packed = ["seq_lengths"] if "seq_lengths" in dataset.column_names else []
+    extremes, longest = [], 0
+    for part in parts_of(dataset, "input_ids", *packed):
+        ids = flat(part["input_ids"])
+        lengths = flat(part["seq_lengths"]) if packed else pc.list_value_length(part["input_ids"]).to_numpy()
+        if len(ids):
+            extremes += [int(ids.min()), int(ids.max())]
+            longest = max(longest, int(lengths.max()))
+    require_readable(model, extremes, [-(-longest // step) * step], what)
+
+
+def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample], what: str) -> None:
+    """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples as the first.
+
+    Raises:
+        UserError: one sentence saying which, and what to do.
+    """
+    require_reference(model, tokenizer, what)
+    if samples:
+        lengths = [len(sample.input_ids) for sample in samples]
+        extremes = [
+            int(end(sample.input_ids))
+            for sample in samples
+            if len(sample.input_ids)
+            for end in (np.min, np.max)
+        ]
+        require_readable(model, extremes, lengths, "the training data", what)
+
+
+def refuse_split_head(model: nn.Module, distributed_type: str) -> None:
+    """Refuse a head behind further layers under FSDP: ranks that load no weights could not find out about these layers.
+
+    Raises:
+        UserError: the model has one, and FSDP is on.
+    """
+    if distributed_type == "FSDP" and not output_head(model).is_plain:
+        raise UserError(
+            f"{type(causal_lm(model)).__name__} has further layers before its output head, which token weighing does not follow "
+            "under FSDP: train on one device, or with DDP."
+        )
 
 
 def refuse_packing(model: nn.Module) -> None:
@@ -183,7 +323,7 @@ def refuse_packing(model: nn.Module) -> None:
     hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
     try:
         with torch.enable_grad():
-            hidden_states = inner.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden_states = backbone(inner)(**inputs, use_cache=False).last_hidden_state
             (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
     finally:
         hook.remove()
@@ -193,16 +333,3 @@ def refuse_packing(model: nn.Module) -> None:
             f"in {type(inner).__name__} samples that are packed into one row would see each other, as its attention mask does "
             "not know where a sample begins: set packing=False and padding_free=False."
         )
-
-
-def _can_run(model: nn.Module) -> bool:
-    """Tell whether the model can be tried out before training: whole, and not flash attention waiting for its GPU."""
-    waiting = next(model.parameters()).device.type == "cpu" and is_flash_attention_requested(
-        causal_lm(model).config
-    )
-    return has_whole_weights(model) and not waiting
-
-
-def has_whole_weights(model: nn.Module) -> bool:
-    """Tell whether every parameter lies whole on this rank (not on the meta device, not partitioned by ZeRO-3)."""
-    return all(p.device.type != "meta" and not hasattr(p, "ds_id") for p in model.parameters())

@@ -8,7 +8,7 @@ Source: Rho-1: Not All Tokens Are What You Need (arXiv 2404.07965), selective la
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.core.choices import Rounding, top_share
@@ -32,12 +32,15 @@ def rho1_mask(
     reference_nll: Float[Tensor, "batch seq"],
     learnable: Bool[Tensor, "batch seq"],
     share: float,
+    segments: Int[Tensor, "batch seq"] | None = None,
 ) -> Bool[Tensor, "batch seq"]:
-    """Keep the max(1, int(share · N)) highest excess losses of a whole batch.
+    """Keep the max(1, int(share · N)) highest excess losses of a whole batch, or with `segments` of each sample.
 
     Source: RHO-1, selective language modelling.
     """
-    return top_share(excess_loss(nll, reference_nll), learnable, share, rounding="floor_at_least_one")
+    return top_share(
+        excess_loss(nll, reference_nll), learnable, share, segments, rounding="floor_at_least_one"
+    )
 
 
 @WEIGHINGS.register("rho1")

@@ -1,31 +1,38 @@
-"""Training data as people have it: read rows from a file, a saved data set or the hub, and understand their columns.
+"""Training data as people have it: rows of any common form, understood.
 
-`read_rows` answers with plain dicts, so that rows need not have the same columns; `to_sample` turns one row into what
-is given (`prompt`) and what is to be learned (`completion`), both as chat messages or both as text.
+`read_rows` reads plain dicts; `to_sample` turns one row into what is given (`prompt`) and what is to be learned
+(`completion`), both as chat messages or both as text, with the columns that stand beside a conversation (`tools`, `system`,
+`history`, `chat_template_kwargs`, `documents`). A column that would change what is learned is followed or refused by name;
+other columns are listed in `unread`.
 """
 
-import csv
-import io
-import json
-import math
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import datasets
-import pyarrow
-import pyarrow.parquet
-
 from tokenry.core.errors import UserError
+from tokenry.finetuning.reading import (
+    PYTHON_LIST,
+    Row,
+    is_list_of_objects,
+    is_python_list,
+    plain,
+    read_rows,
+    rows_inside,
+)
+from tokenry.finetuning.turns import (
+    ROLES,
+    Message,
+    Turn,
+    from_json,
+    read_turns,
+    require_content,
+    require_text,
+    require_weight,
+)
 
-Row = dict[str, Any]
-Message = dict[str, Any]
-"""`role` and `content`, and whatever else a chat template reads (`tool_calls`, `name`, …)."""
-
-ROLES = ("system", "user", "assistant", "tool")
+__all__ = ["ROLES", "Message", "Row", "Sample", "Span", "read_rows", "to_sample"]
 
 _FORMATS = (
     "messages",
@@ -35,9 +42,42 @@ _FORMATS = (
     "question and answer",
     "text",
 )
-_SHARED_AS = {"human": "user", "gpt": "assistant"}
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_JSON_COLUMNS = ("messages", "conversations", "spans", "token_weights", "weight")
+_SYSTEM = ("system", "system_prompt", "system_message")
+_BESIDE = (*_SYSTEM, "history", "tools", "documents", "chat_template_kwargs")
+_COMMON = ("spans", "weight", "token_weights")
+_READ_ELSEWHERE = ("verifier", "task")  # of the tasks that bring their own checks
+_REFUSED_COLUMNS = {
+    "functions": "give the schemas as tools: [{type: function, function: …}]",
+    "images": "only text is learned",
+    "image": "only text is learned",
+    "videos": "only text is learned",
+    "video": "only text is learned",
+    "audios": "only text is learned",
+    "audio": "only text is learned",
+    "reasoning_content": "give messages whose assistant turn has reasoning_content",
+    "thinking": "give messages whose assistant turn has reasoning_content",
+    "reasoning": "give messages whose assistant turn has reasoning_content",
+}
+_LIKE_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
+_PREFERENCE = ("chosen", "rejected")
+_VERDICTS = ("label", "kto_tag")
+_OWN_OPTIONS = (
+    "conversation",
+    "conversations",
+    "messages",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "sanitize_control_tokens",
+    "return_assistant_tokens_mask",
+    "tokenize",
+    "tokenizer_kwargs",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +102,9 @@ class Sample:
         spans: places in the content of the last assistant turn, or in the completion's text.
         weight: of the whole sample; None when the row does not say.
         token_weights: one per token of the whole sample; None when the row does not say.
+        turn_weights: one per message of the completion; None for a message that does not say.
+        template_options: what the chat template is given beside the messages: `tools`, `documents`, and the rest by name.
+        unread: the names of the columns that are not read.
     """
 
     prompt: tuple[Message, ...] | str
@@ -69,6 +112,9 @@ class Sample:
     spans: tuple[Span, ...] = ()
     weight: float | None = None
     token_weights: tuple[float, ...] | None = None
+    turn_weights: tuple[float | None, ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def messages(self) -> list[Message] | None:
@@ -78,285 +124,152 @@ class Sample:
         return [*self.prompt, *self.completion]
 
 
-def read_rows(source: str | os.PathLike, split: str = "train", subset: str | None = None) -> list[Row]:
-    """Read rows from a file (JSONL, JSON, CSV, Parquet), a folder that `datasets` saved, or a name on the hub.
+@dataclass(frozen=True)
+class _Found:
+    """The columns in which a row says what is given and what is learned, and what they say."""
 
-    Args:
-        source: the file, folder or name.
-        split: which part of a data set with several; files have only one.
-        subset: the configuration of a data set on the hub that has several.
-
-    Raises:
-        UserError: nothing there, an unknown kind of file, malformed content (with its line), or no rows.
-    """
-    path = Path(source).expanduser()
-    kind = path.suffix.lower()
-    if path.is_dir():
-        rows = _read_saved(path, split)
-    elif path.is_file():
-        if kind not in _READERS:
-            raise UserError(
-                f"{source} is of no known kind: the name must end in {', '.join(sorted(_READERS))}."
-            )
-        rows = _READERS[kind](path)
-    elif kind in _READERS:
-        raise UserError(f"the file {source} does not exist.")
-    else:
-        rows = _read_hub(str(source), split, subset)
-    if not rows:
-        raise UserError(f"{source} holds no rows: there is nothing to learn from.")
-    return rows
+    columns: tuple[str, ...]
+    prompt: tuple[Turn, ...] | str
+    completion: tuple[Turn, ...] | str
 
 
-def to_sample(row: Mapping[str, Any], number: int) -> Sample:
+def to_sample(row: Mapping[str, Any], number: int | str) -> Sample:
     """Understand one row.
 
     Args:
         row: the columns; those that are None count as absent.
-        number: the row's number, from 1, for the error messages.
+        number: the row's number, from 1, or another name, for the error messages.
 
     Raises:
         UserError: columns that are not understood, or a content that cannot be learned from.
     """
     where = f"sample {number}"
-    prompt, completion = _prompt_and_completion(row, where)
+    row = {str(name): value for name, value in row.items() if value is not None}
+    found = _understood({name: plain(row[name]) for name in row if name in _KNOWN}, row, where)
+    _refuse_columns(row, found, where)
+    if isinstance(found.prompt, str) or isinstance(found.completion, str):
+        _require_nothing_beside(row, where)
+        prompt, completion, options = found.prompt, found.completion, {}
+    else:
+        beside = _turns_before(row, found.prompt + found.completion, where)
+        # What was said before a prompt is given with it; where there is no prompt, it is part of what is learned.
+        prompt = beside + found.prompt if found.prompt else ()
+        completion = found.completion if found.prompt else beside + found.completion
+        options = _template_options(row, where)
+    spans = from_json(plain(row.get("spans")), where, "spans")
     return Sample(
-        prompt=prompt,
-        completion=completion,
-        spans=_spans(row.get("spans"), len(_answer(completion, where)), where),
-        weight=None if row.get("weight") is None else _weight(row["weight"], where, "weight"),
-        token_weights=None
-        if row.get("token_weights") is None
-        else tuple(_weight(value, where, "token_weights") for value in row["token_weights"]),
+        prompt=_messages(prompt),
+        completion=_messages(completion),
+        spans=_spans(spans, len(_answer(completion, where)), where),
+        weight=None if "weight" not in row else require_weight(plain(row["weight"]), where, "weight"),
+        token_weights=_token_weights(row, where),
+        turn_weights=() if isinstance(completion, str) else tuple(turn.weight for turn in completion),
+        template_options=options,
+        unread=tuple(sorted(row.keys() - {*found.columns, *_BESIDE, *_COMMON, *_READ_ELSEWHERE})),
     )
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+def _messages(turns: tuple[Turn, ...] | str) -> tuple[Message, ...] | str:
+    return turns if isinstance(turns, str) else tuple(turn.message for turn in turns)
 
 
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8: byte {error.start} (line {line}) is 0x{content[error.start]:02x}; save the file as UTF-8."
-        ) from error
+# --- what is given, and what is learned --------------------------------------------------------------------------------
+
+_KNOWN = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "context",
+    "output",
+    "response",
+    "question",
+    "answer",
+    "text",
+)
 
 
-def _read_json_lines(path: Path) -> list[Row]:
-    rows = []
-    # Only "\n" ends a line: str.splitlines would also cut at line separators inside JSON strings.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number} is not valid JSON: {error.msg} at character {error.colno}."
-            ) from error
-        rows.append(_require_object(row, f"{path}, line {number}"))
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    text = _read_text(path)
-    if not text.lstrip().startswith("["):  # many files of JSON lines are named .json
-        return _read_json_lines(path)
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, character {error.colno}."
-        ) from error
-    return [_require_object(row, f"{path}, item {number}") for number, row in enumerate(rows, start=1)]
-
-
-def _require_object(row: Any, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise UserError(
-            f'{where} is {_json_kind(row)}, not an object: each row must look like {{"messages": …}}.'
-        )
-    return row
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {list: "a list", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
-    return kinds.get(type(value), "null")
-
-
-def _read_csv(path: Path) -> list[Row]:
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 kB
-    try:
-        table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
-        return [_csv_row(row, f"{path}, line {table.line_num}") for row in table]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num} is not valid CSV: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv_row(row: Mapping[Any, Any], where: str) -> Row:
-    if None in row or None in row.values():
-        given = sum(value is not None for name, value in row.items() if name is not None)
-        given += len(row.get(None, ()))
-        columns = len([name for name in row if name is not None])
-        raise UserError(
-            f"{where} has {given} cells for {columns} columns: put text that holds commas or line breaks in double quotes."
-        )
-    return {name: _csv_cell(name, cell, where) for name, cell in row.items()}
-
-
-def _csv_cell(name: str, cell: str, where: str) -> Any:
-    if name not in _JSON_COLUMNS:
-        return cell
-    try:
-        return json.loads(cell) if cell.strip() else None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: the column {name} must hold JSON ({error.msg}).") from error
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as Parquet: it is cut off, damaged, or of another kind."
-        ) from error
-
-
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-def _read_saved(path: Path, split: str) -> list[Row]:
-    try:
-        saved = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"the folder {path} is not a data set that datasets' save_to_disk wrote: name a file in it, or such a folder."
-        ) from error
-    if isinstance(saved, datasets.Dataset):
-        return saved.to_list()
-    if split not in saved:
-        raise UserError(f"{path} has no split {split}: it has {', '.join(saved)}.")
-    return saved[split].to_list()
-
-
-def _read_hub(name: str, split: str, subset: str | None) -> list[Row]:
-    try:
-        return datasets.load_dataset(name, subset, split=split).to_list()
-    except ConnectionError as error:
-        raise UserError(
-            f"{name} is neither a file or folder here nor in the cache of the Hugging Face hub, which cannot be reached: "
-            "check the name and the network."
-        ) from error
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{name} cannot be read as a data set of the Hugging Face hub: {reason}") from error
-
-
-# --- understanding -----------------------------------------------------------------------------------------------------
-
-
-def _prompt_and_completion(
-    row: Mapping[str, Any], where: str
-) -> tuple[tuple[Message, ...], tuple[Message, ...]] | tuple[str, str]:
+def _understood(row: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> _Found:
     """Find the first combination of columns that is complete; chat formats come before text."""
 
     def has(*names: str) -> bool:
-        return all(row.get(name) is not None for name in names)
+        return all(name in row for name in names)
 
     answer = next((name for name in ("output", "response") if has(name)), "output")
-    if has("messages"):
-        return (), _turns(row["messages"], where)
-    if has("conversations"):
-        return (), _turns(_from_shared(row["conversations"], where), where)
+    for name in ("messages", "conversations"):
+        if has(name):
+            return _Found((name,), (), read_turns(row[name], where, name))
     if has("prompt", "completion"):
-        return _pair(row["prompt"], row["completion"], where)
+        return _Found(("prompt", "completion"), *_pair(row["prompt"], row["completion"], where))
     if has("instruction", answer):
-        parts = [row["instruction"], row["input"] if row.get("input") else None]
-        question = "\n\n".join(_text(part, where, "instruction") for part in parts if part is not None)
-        return _question_and_answer(question, row[answer], where)
+        return _question_and_answer(row, ("instruction", "input", "context"), answer, where)
     if has("question", "answer"):
-        return _question_and_answer(row["question"], row["answer"], where)
+        return _question_and_answer(row, ("question", "context"), "answer", where)
     if has("text"):
-        return "", _text(row["text"], where, "text")
-    found = ", ".join(str(name) for name, value in row.items() if value is not None) or "none"
-    raise UserError(
-        f"{where} has no columns that are understood (found: {found}): give {'; or '.join(_FORMATS)}."
+        return _Found(("text",), "", require_text(row["text"], where, "text"))
+    raise UserError(_not_understood(whole, where))
+
+
+def _not_understood(row: Mapping[str, Any], where: str) -> str:
+    if any(name in row for name in _PREFERENCE):
+        return (
+            f"{where} is a preference ({', '.join(name for name in _PREFERENCE if name in row)}), which is not data to learn "
+            "an answer from: give the chosen answer as completion (with its prompt), or as messages."
+        )
+    inside = rows_inside(row)
+    hint = f" (are the rows inside {inside}? give that list alone)" if inside else ""
+    found = ", ".join(row) or "none"
+    return (
+        f"{where} has no columns that are understood (found: {found}){hint}: give {'; or '.join(_FORMATS)}."
     )
 
 
 def _pair(
     prompt: Any, completion: Any, where: str
-) -> tuple[tuple[Message, ...], tuple[Message, ...]] | tuple[str, str]:
+) -> tuple[tuple[Turn, ...], tuple[Turn, ...]] | tuple[str, str]:
+    prompt, completion = (
+        _messages_or_text(prompt, where, "prompt"),
+        _messages_or_text(completion, where, "completion"),
+    )
     if isinstance(prompt, str) and isinstance(completion, str):
-        return _text(prompt, where, "prompt"), _text(completion, where, "completion")
+        return require_text(prompt, where, "prompt"), require_text(completion, where, "completion")
     given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     learned = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    return _turns(given, where), _turns(learned, where)
+    return read_turns(given, where), read_turns(learned, where)
 
 
-def _question_and_answer(
-    question: Any, answer: Any, where: str
-) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    return (
-        _turns([{"role": "user", "content": question}], where),
-        _turns([{"role": "assistant", "content": answer}], where),
+def _messages_or_text(value: Any, where: str, name: str) -> Any:
+    """Read a column of messages that a file of texts holds as JSON; any other text stays text."""
+    if not isinstance(value, str):
+        return value
+    if is_python_list(value) and ("'role'" in value or "'from'" in value):
+        raise UserError(f"{where}: the column {name} {PYTHON_LIST}")
+    if not _LIKE_MESSAGES.match(value):
+        return value
+    messages = from_json(value, where, name)
+    is_messages = is_list_of_objects(messages) and all(item.keys() & {"role", "from"} for item in messages)
+    return messages if is_messages else value
+
+
+def _question_and_answer(row: Mapping[str, Any], asked: Sequence[str], answer: str, where: str) -> _Found:
+    names = [name for name in asked if row.get(name)] or list(asked[:1])
+    question = "\n\n".join(require_text(row[name], where, name) for name in names)
+    return _Found(
+        (*asked, answer),
+        (),
+        read_turns([{"role": "user", "content": question}], where)
+        + read_turns([{"role": "assistant", "content": row[answer]}], where),
     )
 
 
-def _from_shared(turns: Any, where: str) -> list[Message]:
-    """Translate the ShareGPT form, `from` and `value`."""
-    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise UserError(f"{where}: conversations must be a list of objects with from and value.")
-    return [
-        {"role": _SHARED_AS.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
-        if "from" in turn
-        else dict(turn)
-        for turn in turns
-    ]
-
-
-def _turns(messages: Any, where: str) -> tuple[Message, ...]:
-    if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
-        raise UserError(
-            f"{where}: the messages must be a list of objects with role and content, one at least."
-        )
-    return tuple(
-        _turn(message, f"{where}, message {number}") for number, message in enumerate(messages, start=1)
-    )
-
-
-def _turn(message: Any, where: str) -> Message:
-    if not isinstance(message, Mapping) or "role" not in message:
-        raise UserError(f"{where} must be an object with role and content.")
-    # Parquet gives every message every key of any message; templates ask whether a key is there.
-    turn = {key: value for key, value in message.items() if value is not None}
-    role = turn.get("role")
-    if role not in ROLES:
-        raise UserError(f"{where} has the unknown role {role!r}: roles are {', '.join(ROLES)}.")
-    may_be_empty = role == "system" or bool(turn.get("tool_calls"))
-    if not may_be_empty or "content" in turn:
-        content = _text(turn.get("content"), where, "content")
-        if not may_be_empty:
-            _require_content(content, where, f"{role} content")
-    return turn
-
-
-def _answer(completion: tuple[Message, ...] | str, where: str) -> str:
+def _answer(completion: tuple[Turn, ...] | str, where: str) -> str:
     """Return the text to which spans refer: the whole completion, or what the assistant says last."""
     if isinstance(completion, str):
-        _require_content(completion, where, "text to learn")
+        require_content(completion, where, "text to learn")
         return completion
-    said = [message.get("content", "") for message in completion if message["role"] == "assistant"]
+    said = [turn.message.get("content", "") for turn in completion if turn.role == "assistant"]
     if not said:
         raise UserError(
             f"{where} has no assistant turn, so there is nothing to learn: add the answer or remove the sample."
@@ -364,21 +277,110 @@ def _answer(completion: tuple[Message, ...] | str, where: str) -> str:
     return said[-1]
 
 
-def _text(value: Any, where: str, name: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: {name} must be text, got {'nothing' if value is None else type(value).__name__}."
-        )
-    if _SURROGATE.search(value):
-        raise UserError(
-            f"{where}: {name} holds half of a surrogate pair, which is no character: the text was cut inside an escape."
-        )
-    return value
+# --- the columns beside ------------------------------------------------------------------------------------------------
 
 
-def _require_content(text: str, where: str, name: str) -> None:
-    if not text.strip():
-        raise UserError(f"{where} has an empty {name}: fill it in or remove the sample.")
+def _refuse_columns(row: Mapping[str, Any], found: _Found, where: str) -> None:
+    for name, what_to_do in _REFUSED_COLUMNS.items():
+        value = row.get(name)
+        if _says_something(value) and not (name == "reasoning" and not isinstance(value, str)):
+            raise UserError(
+                f"{where} has the column {name}, which would be lost: {what_to_do}, or leave it out."
+            )
+    if found.columns == ("prompt", "completion"):
+        for name in _VERDICTS:
+            if isinstance(plain(row.get(name)), bool):
+                raise UserError(
+                    f"{where} has the column {name}, so its completion may be a bad one: keep the good rows and leave the column out."
+                )
+
+
+def _says_something(value: Any) -> bool:
+    value = plain(value)
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
+
+
+def _require_nothing_beside(row: Mapping[str, Any], where: str) -> None:
+    for name in _BESIDE:
+        if _says_something(from_json(row.get(name), where, name)):
+            raise UserError(
+                f"{where} has the column {name} beside text, where no chat template writes it: give the text as messages, or "
+                "leave the column out."
+            )
+
+
+def _turns_before(row: Mapping[str, Any], turns: Sequence[Turn], where: str) -> tuple[Turn, ...]:
+    """The turns that columns of their own put before a conversation: a system prompt, and what was said earlier."""
+    said = {name: require_text(row[name], where, name) for name in _SYSTEM if _says_something(row.get(name))}
+    system = next(iter(said.values()), "")
+    if len(set(said.values())) > 1:
+        raise UserError(
+            f"{where} has {' and '.join(said)}, which say different things: leave one of them out."
+        )
+    has_own = bool(turns) and turns[0].role == "system"
+    if has_own and system and turns[0].message["content"].strip() != system.strip():
+        raise UserError(
+            f"{where} has the column {next(iter(said))} and a system turn, which say different things: leave one of them out."
+        )
+    earlier = _history(row.get("history"), where)
+    if has_own and earlier:
+        raise UserError(
+            f"{where} has the column history before a system turn: put its turns into the conversation."
+        )
+    opening = read_turns([{"role": "system", "content": system}], where) if system and not has_own else ()
+    return opening + earlier
+
+
+def _history(history: Any, where: str) -> tuple[Turn, ...]:
+    history = from_json(plain(history), where, "history")
+    if not _says_something(history):
+        return ()
+    if is_list_of_objects(history):
+        return read_turns(history, where, "history")
+    is_pairs = isinstance(history, list) and all(
+        isinstance(pair, list) and len(pair) == 2 for pair in history
+    )
+    if not is_pairs:
+        raise UserError(f"{where}: history must be a list of pairs, a question and its answer.")
+    roles = ("user", "assistant")
+    return read_turns(
+        [{"role": role, "content": text} for pair in history for role, text in zip(roles, pair, strict=True)],
+        f"{where}, history",
+    )
+
+
+def _template_options(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What `apply_chat_template` is given beside the messages: tools, documents, and any option of the template."""
+    options = from_json(plain(row.get("chat_template_kwargs")), where, "chat_template_kwargs")
+    if not _says_something(options):
+        options = {}
+    if not isinstance(options, dict):
+        raise UserError(
+            f"{where}: chat_template_kwargs must be an object with the options of the chat template."
+        )
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in _OWN_OPTIONS:
+        if name in options:
+            raise UserError(
+                f"{where}: chat_template_kwargs must not hold {name}, which is no option of the template itself."
+            )
+    for name in ("tools", "documents"):
+        listed = from_json(plain(row.get(name)), where, name)
+        if not _says_something(listed):
+            listed = from_json(options.pop(name, None), where, name)
+        elif name in options:
+            raise UserError(
+                f"{where} has the column {name} and {name} in chat_template_kwargs: leave one of them out."
+            )
+        if not _says_something(listed):
+            continue
+        if not is_list_of_objects(listed):
+            raise UserError(f"{where}: {name} must be a list of objects, or JSON of one.")
+        options[name] = listed
+    return options
+
+
+# --- spans and weights -------------------------------------------------------------------------------------------------
 
 
 def _spans(spans: Any, length: int, where: str) -> tuple[Span, ...]:
@@ -402,8 +404,10 @@ def _span(span: Any, length: int, where: str) -> Span:
     return Span(start, end, name)
 
 
-def _weight(value: Any, where: str, name: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise UserError(f"{where}: {name} must be finite and not negative, got {value!r}.")
-    return float(value)
+def _token_weights(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
+    weights = from_json(plain(row.get("token_weights")), where, "token_weights")
+    if weights is None:
+        return None
+    if not isinstance(weights, list):
+        raise UserError(f"{where}: token_weights must be a list of numbers, one per token, got {weights!r}.")
+    return tuple(1.0 if value is None else require_weight(value, where, "token_weights") for value in weights)

@@ -12,6 +12,7 @@ Signals that a weighing can ask for by name:
     response          1 for response tokens, 0 for prompt tokens
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -42,15 +43,15 @@ class AttentionProbe:
 class Signals:
     """The tokens of a batch and the signals about them; `signals["nll"]` reads one.
 
-    `progress` is the fraction of all optimisation steps done, in [0, 1]; `epoch` counts epochs done, as a float.
-    Signals are float32 and nan where they are not defined.
+    `progress` is the fraction of all optimisation steps done, in [0, 1]; `epoch` counts epochs done, as a float. A trainer gives
+    both; left out, every warm-up is over. Signals are float32 and nan where they are not defined.
     """
 
     labels: Int[Tensor, "batch seq"]
     segments: Int[Tensor, "batch seq"]
     values: Mapping[str, Float[Tensor, "batch seq"]] = field(default_factory=dict)
-    progress: float = 0.0
-    epoch: float = 0.0
+    progress: float = 1.0
+    epoch: float = math.inf
 
     @property
     def learnable(self) -> Bool[Tensor, "batch seq"]:

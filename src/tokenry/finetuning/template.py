@@ -7,6 +7,7 @@ wrote from what the template wrote around it, as the sink-aware attention score 
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,15 @@ class CannotRenderError(ValueError):
     """The template refuses a conversation; the message is the template's own."""
 
 
-def training_template(tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> str:
+def training_template(
+    tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None, with_tools: bool = False
+) -> str:
     """Choose the chat template that conversations are written with for training.
 
     Args:
         tokenizer: its own template is used where none is given.
         chat_template: `open-instruct`, the path of a jinja file, or a template itself.
+        with_tools: whether it is for conversations with tools, for which some tokenizers have a template of its own.
 
     Returns:
         A template that shows where the assistant speaks: by generation markers, or by never rewriting earlier turns.
@@ -62,26 +66,55 @@ def training_template(tokenizer: PreTrainedTokenizerBase, chat_template: str | N
     if chat_template is not None:
         template = _given_template(chat_template, tokenizer)
     elif tokenizer.chat_template:
-        template = tokenizer.get_chat_template()
+        template = tokenizer.get_chat_template(tools=[] if with_tools else None)
     else:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, which conversations need: choose an "
             f"instruct model, or pass --chat-template {OPEN_INSTRUCT} (or a jinja file)."
         )
-    if _shows_turns(template, tokenizer):
+    shows = _shows_turns(template, tokenizer)
+    if shows and _keeps_reasoning(template, tokenizer):
         return template
     known = None if chat_template is not None else _training_form_known_to_trl(tokenizer)
-    if known is None:
+    if known is None and not shows:
         raise UserError(
             "the chat template rewrites earlier turns (it may drop their reasoning), so the places where the assistant speaks cannot "
             "be told: pass --chat-template with a jinja file that has {% generation %} markers around them."
         )
-    return known
+    return known or template
+
+
+def template_name(tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> str:
+    """Name the chat template of `training_template` as the user knows it."""
+    if chat_template is None:
+        return f"the chat template of {tokenizer.name_or_path or 'this tokenizer'}"
+    is_template = "{{" in chat_template or "{%" in chat_template
+    return "the chat template that was passed" if is_template else f"the chat template {chat_template}"
 
 
 def has_markers(template: str) -> bool:
-    """Tell whether a template marks what the assistant says with `{% generation %}`."""
+    """Whether a template marks what the assistant says with `{% generation %}`."""
     return _MARKERS.search(template) is not None
+
+
+def answer_start(before: str, prompted: str, through: str) -> int | None:
+    """Find where an answer begins in a conversation that ends with it.
+
+    Args:
+        before: the conversation before the answer.
+        prompted: the same with a generation prompt.
+        through: the conversation with the answer.
+
+    Returns:
+        The place of its first character; None where the template rewrites what came before.
+    """
+    if through.startswith(prompted):
+        return len(prompted)
+    # A generation prompt may begin what an answer need not have (`<think>`): then what both have in common is not learned.
+    if not (through.startswith(before) and prompted.startswith(before)):
+        return None
+    added = zip(prompted[len(before) :], through[len(before) :], strict=False)
+    return len(before) + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], added))
 
 
 def render(
@@ -89,13 +122,14 @@ def render(
     template: str,
     tokenizer: PreTrainedTokenizerBase,
     add_generation_prompt: bool = False,
+    **options: Any,
 ) -> str:
-    """Write a conversation as text.
+    """Write a conversation as text; `options` are what else the template reads (`tools`, `enable_thinking`, …).
 
     Raises:
         CannotRenderError: the template refuses it.
     """
-    return _render(messages, template, tokenizer, add_generation_prompt=add_generation_prompt)[0]
+    return _render(messages, template, tokenizer, add_generation_prompt=add_generation_prompt, **options)[0]
 
 
 def render_marked(
@@ -103,6 +137,7 @@ def render_marked(
     template: str,
     tokenizer: PreTrainedTokenizerBase,
     add_generation_prompt: bool = False,
+    **options: Any,
 ) -> tuple[str, list[tuple[int, int]]]:
     """Write a conversation as text, with the characters that the template's generation markers enclose.
 
@@ -115,6 +150,7 @@ def render_marked(
         tokenizer,
         add_generation_prompt=add_generation_prompt,
         return_assistant_tokens_mask=True,
+        **options,
     )
 
 
@@ -128,7 +164,7 @@ def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether the tokenizer begins every text with its BOS token."""
+    """Whether the tokenizer begins every text with its BOS token."""
     return tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
@@ -146,7 +182,7 @@ def template_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...]
 def content_mask(
     input_ids: Int[Tensor, "batch seq"], pieces: tuple[tuple[int, ...], ...]
 ) -> Bool[Tensor, "batch seq"]:
-    """Tell which tokens are content: part of no piece of the template.
+    """Mark the tokens that are content: part of no piece of the template.
 
     Args:
         input_ids: token ids, padded or packed in any way.
@@ -185,14 +221,13 @@ def _given_template(chat_template: str, tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def _render(
-    messages: Sequence[Mapping[str, Any]], template: str, tokenizer: PreTrainedTokenizerBase, **options: bool
+    messages: Sequence[Mapping[str, Any]], template: str, tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> tuple[str, list[tuple[int, int]]]:
     try:
         texts, marked = render_jinja_template(
             [[dict(message) for message in messages]],
             chat_template=template,
-            **options,
-            **tokenizer.special_tokens_map,
+            **{**tokenizer.special_tokens_map, **options},
         )
     except Exception as error:  # a template is a program: it fails in any way a program can
         raise CannotRenderError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -200,15 +235,19 @@ def _render(
 
 
 def _shows_turns(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Try on two turns whether a template marks what the assistant says, or writes every beginning as within the whole."""
+    """Whether a template marks what the assistant says, or writes every beginning as within the whole; tried on two turns."""
     asked, said = ({"role": role, "content": _PLACEHOLDERS[role]} for role in ("user", "assistant"))
     conversation = [asked, said, asked, said]
     try:
         whole = render(conversation, template, tokenizer)
-        beginnings = [
-            render(conversation[:1], template, tokenizer, add_generation_prompt=True),
-            render(conversation[:2], template, tokenizer),
-            render(conversation[:3], template, tokenizer, add_generation_prompt=True),
+        first = render(conversation[:2], template, tokenizer)
+        starts = [
+            answer_start(
+                render(conversation[:length], template, tokenizer),
+                render(conversation[:length], template, tokenizer, add_generation_prompt=True),
+                whole,
+            )
+            for length in (1, 3)
         ]
     except CannotRenderError as error:
         raise UserError(f"the chat template cannot write a conversation: {error}") from error
@@ -216,7 +255,20 @@ def _shows_turns(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
         raise UserError(
             "the chat template does not write the contents of the messages (it may be one for images): pass another --chat-template."
         )
-    return has_markers(template) or all(whole.startswith(beginning) for beginning in beginnings)
+    return has_markers(template) or (whole.startswith(first) and None not in starts)
+
+
+def _keeps_reasoning(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a template writes the reasoning of every answer where the content holds it in `<think>`."""
+    asked = {"role": "user", "content": _PLACEHOLDERS["user"]}
+    said = {
+        "role": "assistant",
+        "content": f"<think>\n{_PLACEHOLDERS['system']}\n</think>\n\n{_PLACEHOLDERS['assistant']}",
+    }
+    try:
+        return render([asked, said, asked, said], template, tokenizer).count(_PLACEHOLDERS["system"]) == 2
+    except CannotRenderError:
+        return False
 
 
 def _training_form_known_to_trl(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -19,7 +19,7 @@ from tokenry.core.files import atomic_write
 
 
 class TokenStore:
-    """Named float32 columns over the tokens of a training set."""
+    """Named columns over the tokens of a training set: float32, or bool for a choice."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -39,7 +39,7 @@ class TokenStore:
                 f"{name} has {values.numel()} values but the training data {self.size} tokens: "
                 "it was made for other data, another tokenizer or another maximum length."
             )
-        self.columns[name] = values.float()
+        self.columns[name] = values if values.dtype == torch.bool else values.float()
 
     def look_up(
         self, names: Iterable[str], token_index: Int[Tensor, "batch seq"]
@@ -51,6 +51,7 @@ class TokenStore:
         missing = index < 0
         return {
             name: self.columns[name][index.clamp(min=0)]
+            .float()
             .masked_fill(missing, float("nan"))
             .to(token_index.device)
             for name in names
@@ -70,7 +71,8 @@ class TokenStore:
         places = where & (token_index >= 0)
         index = token_index[places].cpu()
         column[index] = values[places].float().cpu()
-        self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
+        if torch.distributed.is_initialized():
+            self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
 
     def share_between_ranks(self, device: torch.device) -> None:
         """Under torch.distributed, give every rank what the others recorded since the last call; else do nothing."""

@@ -2,33 +2,35 @@
 
     trainer = TokenWeighingTrainer(model, args=SFTConfig(...), train_dataset=..., weighing=SSToken(share=0.6))
 
-Everything else is TRL: same arguments, same data formats. The loss of an optimisation step is Σ weights · nll / Σ weights over
-all its micro-batches and ranks; with `AllTokens`, or any share of 1.0, that is plain supervised fine-tuning. Evaluation is the
-plain NLL of all response tokens.
+Everything else is TRL: same arguments, same data formats. Without a weighing, with `AllTokens` or with a share of 1.0 it *is*
+`SFTTrainer`: `weighs` is False, and every method here hands over to TRL's. Else the loss of an optimisation step is
+Σ weights · nll / Σ weights over all its micro-batches and ranks. Evaluation is always TRL's: the plain NLL of all response tokens.
 """
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer, pack_dataset
+from trl import SFTConfig, SFTTrainer
 
-from tokenry.core.alignment import IGNORED, segment_ids
+from tokenry.core.alignment import segment_ids
 from tokenry.core.cache import cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.gate import has_whole_weights
 from tokenry.core.losses import output_head
 from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.checkpoints import STATE_FILE, last_whole_checkpoint, require_checkpoint
+from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl
 from tokenry.finetuning.dataset_pass import (
     dataset_nll,
     evaluating,
@@ -39,14 +41,32 @@ from tokenry.finetuning.dataset_pass import (
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
 from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
-from tokenry.finetuning.refusals import has_whole_weights, refuse_arguments, refuse_data, refuse_model
+from tokenry.finetuning.refusals import (
+    refuse_arguments,
+    refuse_data,
+    refuse_model,
+    refuse_reference,
+    refuse_unreadable,
+    refuse_weights,
+    require_weighing,
+)
 from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.template import content_mask, template_pieces
+from tokenry.finetuning.token_columns import (
+    is_list_of_numbers,
+    per_token,
+    require_labels_per_token,
+    require_weights,
+    responses_in,
+    weights_in,
+    without_padding,
+)
+from tokenry.finetuning.token_index import RUNS, lengths_of, pack_with_runs, with_column, with_runs
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
 from tokenry.models import load_model
 
-STATE_FILE = "tokenry_state.safetensors"
+__all__ = ["STATE_FILE", "TokenWeighingTrainer", "last_whole_checkpoint"]
 
 
 class TokenWeighingTrainer(SFTTrainer):
@@ -58,14 +78,17 @@ class TokenWeighingTrainer(SFTTrainer):
         reference_model: the model behind `reference_nll`, where the weighing names none.
         base_model: the model behind `base_nll`, where it is not the model before this training.
         history_cache: folder of the losses computed before training; None is tokenry's cache folder.
-        record_signals: keep the last value of every signal of every token in `store`, for reports.
+        record_signals: keep the last value of every signal of every token in `store`, for reports; also without a weighing.
         **kwargs: as for `SFTTrainer`.
+
+    Attributes:
+        weighs: whether tokens are weighed (or recorded) at all. Where not, this class does nothing of its own.
+        store: numbers about the tokens of the training set; empty where none are weighed.
 
     Raises:
         UserError: the weighing cannot work with these arguments.
     """
 
-    loss_is_scaled_for_ga = True
     data_collator: Any
     _signature_columns: list[str] | None
 
@@ -80,19 +103,29 @@ class TokenWeighingTrainer(SFTTrainer):
         **kwargs: Any,
     ) -> None:
         self.weighing = AllTokens() if weighing is None else weighing
+        require_weighing(self.weighing)
+        self.weighs = record_signals or not self.weighing.is_plain
+        self.record_signals = record_signals
+        self.store = TokenStore(0)
+        if not self.weighs:
+            super().__init__(*args, **kwargs)
+            return
         refuse_arguments(
             self.weighing,
             inspect.signature(SFTTrainer.__init__).bind_partial(self, *args, **kwargs).arguments,
         )
-        self.record_signals = record_signals
-        self.store = TokenStore(0)
         self.monitor = TokenMonitor()
+        self._has_training_data = False
+        self.loss_is_scaled_for_ga = True
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         refuse_model(self.weighing, self)
+        step = 1 if self.padding_free else self.args.pad_to_multiple_of or 1
+        refuse_unreadable(self.model, self.train_dataset, step=step)
+        refuse_unreadable(self.model, self.eval_dataset, "the evaluation data", step)
         refuse_data(self.train_dataset, output_head(self.model).vocabulary)
         add_token_loss(self.model)
-        self.data_collator = _WithTokenIndex(self.data_collator)
+        self.data_collator = IndexingCollator(self.data_collator)
         self.history = self.weighing.history_source
         self._needs_history = "history_nll" in self.weighing.needs and self.weighing.share < 1.0
         if self._needs_history:
@@ -101,8 +134,11 @@ class TokenWeighingTrainer(SFTTrainer):
             "prompt_attention" in self.weighing.needs and self.weighing.attention_probe.columns == "content"
         )
         self._template = template_pieces(self.processing_class) if reads_content else ()
+        self._try_collator()
         folder = Path(history_cache) if history_cache else cache_folder() / "nll"
         self._add_static_signals(reference_model, base_model, folder)
+        if self.store.size:
+            refuse_weights(self.weighing, samples_of(self.train_dataset), self.store)
         self.add_callback(_FollowTraining(self))
 
     # Before training: every token gets its index, and what is known about it beforehand.
@@ -118,59 +154,67 @@ class TokenWeighingTrainer(SFTTrainer):
     ) -> Any:
         """Prepare as TRL does, and index the training tokens before samples are packed."""
         prepare = super()._prepare_dataset
-        indexed = self.store.size > 0  # what is called train after the training data is for evaluation
-        if dataset_name != "train" or indexed or not isinstance(dataset, Dataset):
+        if not self.weighs:
             return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        whole = copy.copy(args)
-        whole.shuffle_dataset = False  # tokens are numbered in the order of the data
-        if packing:
-            whole.max_length = None  # packing cuts the samples itself
-        dataset = self._index_tokens(
-            prepare(dataset, processing_class, whole, False, formatting_func, dataset_name),
-            whole,
-        )
+        dataset = without_padding(dataset)
+        for_training = dataset_name == "train" and not self._has_training_data
+        self._has_training_data |= for_training  # what is called train after that is for evaluation
+        if not for_training or not isinstance(dataset, Dataset):
+            return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        uncut = copy.copy(args)
+        uncut.shuffle_dataset = False  # tokens are numbered in the order of the data
+        uncut.max_length = None
+        dataset = prepare(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        require_labels_per_token(dataset)
+        if "dataset_weight" in self.weighing.needs:
+            require_weights(dataset)
+        if args.max_length is not None and not packing:  # packing cuts the samples itself
+            cut = copy.copy(uncut)
+            cut.max_length = args.max_length
+            dataset = prepare(dataset, processing_class, cut, False, None, dataset_name)
+        dataset = self._index_tokens(dataset, args)
         if args.shuffle_dataset:
             dataset = dataset.shuffle(seed=args.seed)
         if packing:
-            dataset = dataset.select_columns(["input_ids", "labels", "token_index"])
-            dataset = pack_dataset(dataset, args.max_length, args.packing_strategy)
+            dataset = pack_with_runs(dataset, args.max_length, args.packing_strategy, args.dataset_num_proc)
             if args.shuffle_dataset:
                 dataset = dataset.shuffle(seed=args.seed)
         return dataset
 
     def _index_tokens(self, dataset: Dataset, args: SFTConfig) -> Dataset:
-        lengths = [list(map(len, dataset[name])) for name in ("labels", "input_ids")]
-        for number, (labels, ids) in enumerate(zip(*lengths, strict=True)):
-            if labels != ids:
-                raise UserError(
-                    f"sample {number} has {ids} input_ids but {labels} labels: give one label per token, {IGNORED} where "
-                    "nothing is to be learned."
-                )
-        ends = np.cumsum([0, *lengths[0]])
+        ends = np.cumsum([0, *lengths_of(dataset, "input_ids")], dtype=np.int64)
         self.store = TokenStore(int(ends[-1]))
-        needs = self.weighing.needs
+        needs, keep_end = self.weighing.needs, args.truncation_mode == "keep_end"
         if "dataset_weight" in needs:
-            self.store.add("dataset_weight", _weights_in_data(dataset, args))
-        if "token_class" in dataset.column_names:
-            self.store.add("token_class", torch.cat(_per_token(dataset, "token_class", args)))
+            self.store.add("dataset_weight", weights_in(dataset, keep_end))
+        if self.record_signals and is_list_of_numbers(dataset, "token_class"):
+            self.store.add("token_class", per_token(dataset, "token_class", keep_end, missing=-1.0))
         if "uniform" in needs:
             generator = torch.Generator().manual_seed(getattr(self.weighing, "seed", 0))
             self.store.add("uniform", torch.rand(self.store.size, generator=generator))
         if self.weighing.learns_from_prompt:
-            self.store.add(
-                "response", torch.cat([torch.tensor(labels) != -100 for labels in dataset["labels"]])
-            )
-            dataset = dataset.map(lambda row: {"labels": row["input_ids"]})
-        if "token_index" in dataset.column_names:
-            dataset = dataset.remove_columns("token_index")
-        index = pa.ListArray.from_arrays(
-            pa.array(ends, pa.int32()), pa.array(np.arange(ends[-1], dtype=np.int64))
-        )
-        return dataset.add_column("token_index", index)
+            self.store.add("response", responses_in(dataset))
+            ids = dataset.data.column("input_ids")
+            dataset = with_column(dataset.remove_columns("labels"), "labels", ids, b"input_ids")
+        if "seq_lengths" in dataset.column_names and not self.padding_free:
+            dataset = dataset.remove_columns("seq_lengths")  # rows are learned from as one sample each
+        return with_runs(dataset, ends)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "token_index"]))
+        if self.weighs:
+            self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), RUNS]))
+
+    def _try_collator(self) -> None:
+        """Lay a batch out: a collator that cannot be followed is refused before any work."""
+        if self._is_indexed and not lays_out_as_trl(self.data_collator):
+            size = min(len(self.train_dataset), self.args.train_batch_size)
+            kept = self._remove_unused_columns(self.train_dataset)
+            self.data_collator([kept[row] for row in range(size)])
+
+    @property
+    def _is_indexed(self) -> bool:
+        return isinstance(self.train_dataset, Dataset) and RUNS in self.train_dataset.column_names
 
     def _check_history(self) -> None:
         self.history.check(self.model)
@@ -227,6 +271,8 @@ class TokenWeighingTrainer(SFTTrainer):
         home = next(model.parameters()).device
         if fingerprint:
             model.to(self.args.device)
+        if name != "base":
+            refuse_reference(model, self.processing_class, samples, f"the model of {signal}")
         with base:
             column = dataset_nll(
                 model,
@@ -246,22 +292,30 @@ class TokenWeighingTrainer(SFTTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """Collect the micro-batches of a step, and the sum of their weights over all ranks in place of a token count."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        total = torch.zeros(1, device=device)
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.weighs:
+            return batches, items
+        sums = torch.zeros(1, 2, device=device)
         for batch in batches:
-            total += self.weighing.weight_sum(self._known_signals(batch, batch.get("token_index"))).to(device)
-        return batches, self.accelerator.gather(total).sum()
+            known = self._known_signals(batch, batch.get("token_index"))
+            sums[0, 0] += self.weighing.weight_sum(known).to(device)
+            sums[0, 1] += _token_count(batch)
+        weight, tokens = self.accelerator.gather(sums).sum(dim=0)
+        self._total_train_tokens += int(tokens)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return batches, weight
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: MutableMapping[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Weigh the tokens of a micro-batch and return its part of the step's loss; plain TRL in evaluation."""
-        if not self.model.training:
-            inputs.pop("token_index", None)
+        if not (self.weighs and self.model.training):
+            if self.weighs:
+                inputs.pop("token_index", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         token_index = inputs.get("token_index")
         model_inputs = {
@@ -273,19 +327,42 @@ class TokenWeighingTrainer(SFTTrainer):
         recorded = self.weighing.needs & {"nll", "prompt_attention"} if self.record_signals else frozenset()
         weighed = WeighedLoss(self.weighing, known, content, extra=recorded)
         loss = model(**model_inputs, token_loss=weighed).loss
-        total = self.weighing.weight_sum(known) if num_items_in_batch is None else num_items_in_batch
-        loss = loss / total.to(loss.device).clamp(min=1e-8) * self.accelerator.num_processes
+        if num_items_in_batch is None:
+            loss = loss / self.weighing.weight_sum(known).to(loss.device).clamp(min=1e-8)
+        else:  # the weight over all ranks, whose gradients are averaged
+            loss = loss / num_items_in_batch.to(loss.device).clamp(min=1e-8) * self.accelerator.num_processes
         self._observe(weighed, token_index)
-        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            return loss, model(**model_inputs, use_cache=False)
 
-    def _known_signals(self, inputs: dict[str, Any], token_index: Tensor | None) -> Signals:
-        segments = segment_ids(inputs["input_ids"], inputs.get("attention_mask"), inputs.get("position_ids"))
-        names = {*self.weighing.static_needs, "history_nll", "kept"} & self.store.columns.keys()
-        known = {} if token_index is None else self.store.look_up(names, token_index)
+    def _known_signals(self, inputs: MutableMapping[str, Any], token_index: Tensor | None) -> Signals:
+        real, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+        if token_index is None:
+            self._require_no_look_up()
+        elif real is None:
+            real = token_index >= 0
+        segments = segment_ids(inputs["input_ids"], real, positions)
+        known = {} if token_index is None else self.store.look_up(self._looked_up, token_index)
         progress = self.state.global_step / max(1, self.state.max_steps)
         return Signals(inputs["labels"], segments, known, progress, float(self.state.epoch or 0.0))
 
-    def _with_live_history(self, model: nn.Module, model_inputs: dict[str, Any], known: Signals) -> Signals:
+    @property
+    def _looked_up(self) -> set[str]:
+        """The known numbers about tokens that the weighing reads."""
+        return {*self.weighing.static_needs, "history_nll", "kept"} & self.store.columns.keys()
+
+    def _require_no_look_up(self) -> None:
+        if self._looked_up or (self._needs_history and self.history.from_last_epoch):
+            raise UserError(
+                f"{type(self.weighing).__name__} looks up numbers by token, and this data has none: train_dataset was replaced after the "
+                "trainer was built; build a new trainer for other data (a selection of trainer.train_dataset keeps its numbers)."
+            )
+
+    def _with_live_history(
+        self, model: nn.Module, model_inputs: MutableMapping[str, Any], known: Signals
+    ) -> Signals:
         """Add the history that one more forward under earlier weights tells."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
@@ -307,11 +384,17 @@ class TokenWeighingTrainer(SFTTrainer):
                 for name, values in {"nll": weighed.nll, **weighed.signals.values}.items():
                     if name not in self.weighing.static_needs and name not in ("kept", "history_nll"):
                         self.store.record(name, token_index, values, learnable)
-        self.monitor.observe(weighed.weights, weighed.nll, weighed.signals, last)
+        learned = {"entropy": weighed.entropy, "mean_token_accuracy": weighed.accuracy}
+        self.monitor.observe(weighed.weights, weighed.nll, weighed.signals, last, learned)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log what the weighing did beside TRL's figures."""
-        super().log({**logs, **(self.monitor.read() if self.model.training else {})}, *args, **kwargs)
+        """Log what the weighing did beside TRL's figures.
+
+        `num_tokens` counts as TRL does; `entropy` and `mean_token_accuracy` are means over the tokens that are learned from.
+        """
+        if self.weighs and self.model.training:
+            logs.update(self.monitor.read())
+        super().log(logs, *args, **kwargs)
 
     # Checkpoints: what a weighing remembers is saved last, so its file also says that a checkpoint is whole.
 
@@ -319,21 +402,30 @@ class TokenWeighingTrainer(SFTTrainer):
         """Train as TRL does; a resumed run takes up what the weighing remembered.
 
         Raises:
-            UserError: the checkpoint was not written to its end.
+            UserError: the checkpoint was not written to its end, or train_dataset was replaced.
         """
+        if not self.weighs:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not self._is_indexed:
+            self._require_no_look_up()
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(last_whole_checkpoint(Path(self.args.output_dir)))
+            resume_from_checkpoint = str(
+                last_whole_checkpoint(Path(self.args.output_dir), trl_too=not self._remembers)
+            )
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _restore(self, checkpoint: Path) -> None:
-        path = checkpoint / STATE_FILE
-        if not path.exists():
-            raise UserError(
-                f"{checkpoint} was not written to its end by tokenry: resume from an earlier checkpoint."
-            )
-        averages = self.store.load(path, others=set(self.history.state()))
+        require_checkpoint(checkpoint)
+        if not (checkpoint / STATE_FILE).exists():
+            if self._remembers:
+                raise UserError(
+                    f"{checkpoint} holds nothing of what {self.weighing.describe()} remembers: it was not written by tokenry, or not to "
+                    "its end; resume from a checkpoint of this training."
+                )
+            return
+        averages = self.store.load(checkpoint / STATE_FILE, others=set(self.history.state()))
         forgotten = self._remembered() - {"weight"} - self.store.columns.keys()
         if forgotten or averages.keys() != self.history.state().keys():
             raise UserError(
@@ -341,6 +433,11 @@ class TokenWeighingTrainer(SFTTrainer):
                 "the weighing that it was trained with."
             )
         self.history.restore(averages)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether what is learned depends on what was seen before, beyond the weights of the model."""
+        return bool(self._remembered() - {"weight"} or self.history.state())
 
     def _keep(self, checkpoint: Path) -> None:
         self.store.save(checkpoint / STATE_FILE, self.store.recorded, others=self.history.state())
@@ -350,79 +447,13 @@ class TokenWeighingTrainer(SFTTrainer):
         return {"weight", "history_nll"} if from_last_epoch else {"weight"}
 
 
-def last_whole_checkpoint(folder: Path) -> Path:
-    """Find the newest checkpoint in `folder` that was written to its end.
-
-    Raises:
-        UserError: there is none.
-    """
-    checkpoints = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-"))
-    )
-    whole = [path for path in checkpoints if (path / STATE_FILE).exists()]
-    if not whole:
-        raise UserError(f"{folder} holds no whole checkpoint to resume from: start without resuming.")
-    return whole[-1]
-
-
-def _per_token(dataset: Dataset, name: str, args: SFTConfig) -> list[Tensor]:
-    """Read a column of numbers per token, cut as TRL has cut the samples: to their beginnings, or to their ends.
-
-    Raises:
-        UserError: a sample has not one number per token.
-    """
-    rows = []
-    for number, (row, labels) in enumerate(zip(dataset[name], dataset["labels"], strict=True)):
-        length = len(labels)
-        if len(row) < length or (len(row) > length and length != args.max_length):
-            raise UserError(f"sample {number} has {length} tokens but {len(row)} {name}: give one per token.")
-        start = len(row) - length if args.truncation_mode == "keep_end" else 0
-        rows.append(torch.tensor(row[start : start + length], dtype=torch.float32))
-    return rows
-
-
-def _weights_in_data(dataset: Dataset, args: SFTConfig) -> Tensor:
-    """Read `token_weights` (one per token) or `weight` (one per sample) as one flat column.
-
-    Raises:
-        UserError: neither is there, a list has another length than its sample, or a weight is negative or not finite.
-    """
-    if "token_weights" in dataset.column_names:
-        weights = torch.cat(_per_token(dataset, "token_weights", args))
-    elif "weight" in dataset.column_names:
-        weights = torch.repeat_interleave(
-            torch.tensor(dataset["weight"], dtype=torch.float32),
-            torch.tensor([len(labels) for labels in dataset["labels"]]),
-        )
-    else:
-        raise UserError(
-            f"DatasetWeights needs a column `weight` or `token_weights`; the data has {', '.join(dataset.column_names)}."
-        )
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise UserError("weights in the data must be finite and 0 or more.")
-    return weights
-
-
-@dataclass
-class _WithTokenIndex:
-    """Lays the token indices of a batch out as `collate` lays out the tokens: padded on either side, or flattened."""
-
-    collate: Any
-
-    def __call__(self, examples: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        indices = [
-            torch.as_tensor(example.pop("token_index")) for example in examples if "token_index" in example
-        ]
-        batch = self.collate(examples, *args, **kwargs)
-        if indices:
-            flat = torch.cat(indices)
-            index = torch.full_like(batch["input_ids"], -1)
-            if "attention_mask" in batch:
-                index[batch["attention_mask"].bool()] = flat
-            else:
-                index.view(-1)[: flat.numel()] = flat
-            batch["token_index"] = index
-        return batch
+def _token_count(batch: Mapping[str, Any]) -> Tensor | int:
+    """Count the tokens of a batch as TRL does: those of its mask, or the length of a flattened one."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].sum()
+    if "position_ids" in batch:
+        return batch["position_ids"].shape[1]
+    return (batch["token_index"] >= 0).sum() if "token_index" in batch else batch["input_ids"].numel()
 
 
 @dataclass

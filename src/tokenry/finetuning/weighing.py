@@ -7,6 +7,7 @@ A weighing names the signals it needs and scores the tokens with them; this base
     loss    = Σ weights · nll / Σ weights        (over the whole optimisation step, all ranks)
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -137,6 +138,12 @@ class TokenWeighing:
     def selects(self, epoch: float) -> bool:
         """Tell whether any token is weighed differently from another after `epoch` epochs."""
         return self.share < 1.0 and epoch >= self.warmup_epochs
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is plain fine-tuning: at no time is a token weighed differently from another."""
+        own = type(self).weigh is not TokenWeighing.weigh or type(self).reduce is not TokenWeighing.reduce
+        return not (own or self.learns_from_prompt or self.reduction != "token" or self.selects(math.inf))
 
     @property
     def static_needs(self) -> frozenset[str]:

@@ -1,6 +1,8 @@
-"""Load a model or a tokenizer by name, folder or `embedded`; safetensors only."""
+"""Load a model or a tokenizer by name, folder or `embedded`, safetensors only; and the gate that models go through."""
 
+from tokenry.core.gate import require_causal_lm, require_readable, require_same_tokenizer
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
+from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype
 
 __all__ = [
@@ -11,4 +13,8 @@ __all__ = [
     "load_tokenizer",
     "preferred_device",
     "preferred_dtype",
+    "require_causal_lm",
+    "require_readable",
+    "require_reference",
+    "require_same_tokenizer",
 ]

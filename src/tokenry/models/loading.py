@@ -5,15 +5,17 @@ A folder with a PEFT adapter gives its base model with the adapter merged in: a 
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json
+from tokenry.core.gate import embedding_rows, require_language_model_head
 from tokenry.models.checkpoint import as_dtype, find_folder, first_sentence, require_config, require_weights
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE
 
@@ -44,7 +46,8 @@ def load_model(
         **kwargs: handed to transformers' `from_pretrained` (`attn_implementation`, `device_map`, …).
 
     Raises:
-        UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype.
+        UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype, or a
+            classifier or reward model.
     """
     wanted = as_dtype(dtype)
     patterns = MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
@@ -70,6 +73,7 @@ def load_model(
         raise UserError(
             f"{name} cannot be loaded as a causal language model: {first_sentence(error)}"
         ) from error
+    require_language_model_head(model.config, str(name), loading["unexpected_keys"])
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"the weights of {name} lack {len(missing)} of the tensors of {type(model).__name__} ({missing[0]}, …): "
@@ -146,16 +150,87 @@ def _merge_adapter(base: PreTrainedModel, name: str | os.PathLike, folder: Path)
     require_weights(name, folder, (_ADAPTER_WEIGHTS,))
     try:
         config = PeftConfig.from_pretrained(folder)
-        merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
+        shapes = _token_shapes(base, folder / _ADAPTER_WEIGHTS)
+        _resize_to_adapter(base, name, shapes)
+        adapted = PeftModel.from_pretrained(base, folder, config=config)
+        if any("lora_" in key for key in shapes):
+            _untie(base)
+        merged = adapted.merge_and_unload()
+    except UserError:
+        raise
     except AttributeError as error:
         raise UserError(
             f"{name} is a {config.peft_type.value} adapter, which cannot be merged into its base model: LoRA and its relatives can."
         ) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"the adapter {name} does not fit its base model {base.name_or_path}: {first_sentence(error)}"
+            f"the adapter {name} does not fit its base model {base.name_or_path}: {_mismatch(error)}"
         ) from error
     return _named(merged, name, folder)
+
+
+def _token_shapes(base: PreTrainedModel, weights: Path) -> dict[str, list[int]]:
+    """The shapes of what an adapter holds of the embeddings (`in.…`) and the output head (`out.…`) of its base model."""
+    ends = {"in": base.get_input_embeddings(), "out": base.get_output_embeddings()}
+    places = {
+        f"base_model.model.{place}.": end
+        for place, module in base.named_modules()
+        for end, known in ends.items()
+        if module is known
+    }
+    with safe_open(weights, framework="pt") as file:
+        return {
+            f"{end}.{key.removeprefix(place)}": file.get_slice(key).get_shape()
+            for key in file.keys()  # noqa: SIM118  (it is no mapping)
+            for place, end in places.items()
+            if key.startswith(place)
+        }
+
+
+def _resize_to_adapter(
+    base: PreTrainedModel, name: str | os.PathLike, shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Give `base` as many token rows as the adapter was trained with, where the adapter says how many these are.
+
+    Raises:
+        UserError: it says two numbers, or does not hold all rows that the base model lacks.
+    """
+    whole = {key: shape[0] for key, shape in shapes.items() if key.endswith("weight") and "lora_" not in key}
+    of_lora = {key: shape[1] for key, shape in shapes.items() if "lora_embedding_A" in key}
+    of_lora |= {key: shape[0] for key, shape in shapes.items() if key.endswith("lora_B.weight")}
+    found, rows = sorted({*whole.values(), *of_lora.values()}), embedding_rows(base)
+    if not found or found == [rows]:
+        return
+    needed = {"in"} if _is_tied(base) else {"in", "out"}
+    held = {key.partition(".")[0] for key in whole}
+    if len(found) > 1 or (found[0] > rows and len(held) < len(needed)):
+        raise UserError(
+            f"the adapter {name} was trained with {' and '.join(map(str, found))} rows of tokens and its base model {base.name_or_path} has "
+            f"{rows}, and it does not hold all rows that are lacking: merge it where it was "
+            "trained (merge_and_unload) and save the whole model."
+        )
+    base.resize_token_embeddings(found[0], mean_resizing=False)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def _untie(base: PreTrainedModel) -> None:
+    """Part embeddings and head that share their rows: merged into one of them, an adapter would change the other too."""
+    if not _is_tied(base):
+        return
+    head = base.get_output_embeddings()
+    plain = getattr(head, "base_layer", head)
+    plain.weight = torch.nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+    base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+
+
+def _mismatch(error: Exception) -> str:
+    """What an error of loading says; of tensors that do not fit, the first one with both its sizes."""
+    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+    return lines[0] if lines else first_sentence(error)
 
 
 def _named(model: PreTrainedModel, name: str | os.PathLike, folder: Path) -> PreTrainedModel:

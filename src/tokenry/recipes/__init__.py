@@ -1,15 +1,20 @@
 """One recipe per paper, found by the paper's slug and imported only when it is run.
 
-The recipe of `number-tokens` is the module `tokenry.recipes.number_tokens` with a `RECIPE`: that the file exists
-is its registration.
+The recipe of `number-tokens` is `reproduce` in the module `tokenry.recipes.number_tokens`: that the file exists is its registration.
 """
 
 import importlib
-import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.recipe import Claim, Progress, Recipe, Reproduction, Scale, Verdict, verdict
+from tokenry.core.progress import Progress
+from tokenry.papers import has_recipe, recipe_module
+
+if TYPE_CHECKING:
+    from tokenry.recipes.kit import Claim, Recipe, Reproduction, recipe
+
+Scale = Literal["laptop", "paper"]
 
 __all__ = [
     "Claim",
@@ -17,20 +22,23 @@ __all__ = [
     "Recipe",
     "Reproduction",
     "Scale",
-    "Verdict",
     "has_recipe",
     "load_recipe",
+    "recipe",
     "run_recipe",
-    "verdict",
 ]
 
-
-def has_recipe(slug: str) -> bool:
-    """Tell whether the paper with this slug has a recipe; imports nothing."""
-    return _module(slug) in {module.name for module in pkgutil.iter_modules(__path__)}
+_OF_THE_KIT = ("Claim", "Recipe", "Reproduction", "recipe")
 
 
-def load_recipe(slug: str) -> Recipe:
+def __getattr__(name: str) -> Any:
+    # The kit needs torch, which what only asks for the names of recipes does not.
+    if name in _OF_THE_KIT:
+        return getattr(importlib.import_module(f"{__name__}.kit"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_recipe(slug: str) -> "Recipe":
     """Import the recipe of one paper.
 
     Raises:
@@ -40,11 +48,11 @@ def load_recipe(slug: str) -> Recipe:
         raise UserError(
             f"{slug!r} has no recipe yet: `tokenry reproduce --list` shows what can be reproduced."
         )
-    recipe: Recipe = importlib.import_module(f"{__name__}.{_module(slug)}").RECIPE
-    return recipe
+    found: Recipe = importlib.import_module(f"{__name__}.{recipe_module(slug)}").reproduce
+    return found
 
 
-def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> Reproduction:
+def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> "Reproduction":
     """Run the recipe of one paper and leave `result.json` beside its plots in `output`.
 
     Raises:
@@ -60,7 +68,3 @@ def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> Rep
     reproduction = recipe.run(scale, output, progress)
     reproduction.save(output / "result.json")
     return reproduction
-
-
-def _module(slug: str) -> str:
-    return slug.replace("-", "_")

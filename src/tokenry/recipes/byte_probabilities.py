@@ -6,34 +6,33 @@ Random cuts inside words of an English story, about 50 bytes of it before each c
                  naive (the tokens of the prompt as they are), token healing (one token taken back), exact (all covers)
     middle       greedy, the rest of the word from the cursor on, as in filling in the middle; right if it is the text's own
 
-Compared cut by cut. The paper's own figures are for code models of 7 billion parameters and for ensembles of several models; an ensemble
+Compared cut by cut. Headline: filling in the middle, against token healing, as in the abstract. The paper's own figures are for code models of 7 billion parameters and for ensembles of several models; an ensemble
 needs a second model, so it is measured at the paper's scale only.
 """
 
 import random
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
 
+from tokenry.core.progress import Progress, part
+from tokenry.core.stats import estimate_of_mean, more_often, shown
 from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
 from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.toys.prose import read_story
-from tokenry.runs.quiet import quiet_libraries
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
+from tokenry.recipes.testbeds.prose import read_story
 
 NAIVE, HEALED, EXACT, ENSEMBLE = "naive", "token healing", "exact", "exact, ensemble"
-NO_FIGURE = "claimed without such a figure"
-OUR_MARK = "no such figure: the mark is ours, from a trial on another text"
 ABSTRACT = "18 % better on fill-in-the-middle code benchmarks, and above token healing (abstract)"
 ABSTRACT_ENSEMBLE = "up to 3.7 % better than the single models (abstract)"
 
+MARK = 0.5
 _CONTEXT = 50
 _LONGEST_REST = 16
 # Texts that take their bytes together attend past each other: more at once cost more for each.
@@ -73,7 +72,7 @@ Answers = Mapping[str, Sequence[Answer]]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ByteSizes:
     """What a scale runs."""
 
     models: tuple[str, ...]
@@ -81,47 +80,32 @@ class Sizes:
     dtype: str | None = None
 
 
-SIZES: dict[Scale, Sizes] = {
-    "laptop": Sizes(("embedded",), 100),
-    "paper": Sizes(
+@recipe(
+    "byte-probabilities",
+    laptop=ByteSizes(("embedded",), 100),
+    paper=ByteSizes(
         ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "01-ai/Yi-1.5-6B"), 500, "bfloat16"
     ),
-}
-
-
-@dataclass(frozen=True)
-class _ByteProbabilitiesRecipe:
-    slug: str = "byte-probabilities"
-    title: str = (
-        "Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles"
-    )
-
-    @quiet_libraries()
-    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
-        """Ask every method about every cut, and judge each claim."""
-        started = time.perf_counter()
-        sizes = SIZES[scale]
-        progress("loading", 0.0)
-        lms = [
-            ByteLM(load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name))
-            for name in sizes.models
-        ]
-        cuts = cuts_inside_words(read_story(), sizes.cuts)
-        answers = measure(lms, cuts, lambda what, share: progress(what, 0.1 + 0.85 * share))
-        names = [EMBEDDED_TITLE if name == "embedded" else name for name in sizes.models]
-        return Reproduction(
-            slug=self.slug,
-            claims=judge(answers),
-            settings={
-                "scale": scale,
-                "models": names,
-                "text": "In the Year 2889",
-                "cuts": [asdict(cut) for cut in cuts],
-                "answers": {name: [asdict(each) for each in of_one] for name, of_one in answers.items()},
-            },
-            seconds=time.perf_counter() - started,
-            plots=(_plot(answers, output),),
-        )
+)
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
+    """Ask every method about every cut, and judge each claim."""
+    sizes: ByteSizes = run.sizes
+    run.progress("loading", 0.0)
+    lms = [
+        ByteLM(load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name))
+        for name in sizes.models
+    ]
+    cuts = cuts_inside_words(read_story(), sizes.cuts)
+    answers = measure(lms, cuts, part(run.progress, 0.1, 0.95))
+    run.settings |= {
+        "models": [EMBEDDED_TITLE if name == "embedded" else name for name in sizes.models],
+        "text": "In the Year 2889",
+        "cuts": [asdict(cut) for cut in cuts],
+        "answers": {name: [asdict(each) for each in of_one] for name, of_one in answers.items()},
+    }
+    with run.figure(10, 3.2) as figure:
+        draw(figure, answers)
+    yield from judge(answers)
 
 
 def cuts_inside_words(paragraphs: Sequence[str], number: int, seed: int = 0) -> list[Cut]:
@@ -204,72 +188,74 @@ def _answer(cut: Cut, logprobs: np.ndarray, rest: bytes) -> Answer:
     )
 
 
-def judge(answers: Answers) -> tuple[Claim, ...]:
-    """Put each claim beside its measurement; differences are paired, cut by cut."""
-    claims = [
-        Claim(
-            claim="inside a word, exact probabilities know the next byte (mean surprisal below 0.5 bits)",
-            paper=OUR_MARK,
-            measured=f"{_mean(answers[EXACT], 'bits'):.3f} bits",
-            control=f"{_mean(answers[NAIVE], 'bits'):.3f} bits ({NAIVE})",
-            verdict=verdict(_mean(answers[EXACT], "bits") < 0.5),
-        ),
-        _lower(answers, EXACT, HEALED, "consistently above token healing, no figure of this kind"),
-        _lower(answers, HEALED, NAIVE, NO_FIGURE),
-        _more(answers, "first", EXACT, "the true next byte is the most probable one more often", NO_FIGURE),
-        _more(
-            answers,
-            "completed",
-            EXACT,
-            "greedy from the cursor, the word is completed as in the text more often",
-            ABSTRACT,
-        ),
-    ]
+def judge(answers: Answers) -> Iterator[Claim]:
+    """Put each claim beside its measurement, cut by cut."""
+    yield _more(
+        answers,
+        "completed",
+        "greedy from the cursor, the word is completed as in the text more often than with token healing",
+        ABSTRACT,
+    )
+    yield _lower(answers, EXACT, HEALED, "consistently above token healing, no figure of this kind")
+    yield _lower(answers, HEALED, NAIVE, None)
+    yield _more(
+        answers,
+        "first",
+        "the true next byte is the most probable one more often than with token healing",
+        None,
+    )
+    bits = estimate_of_mean(_bits(answers[EXACT]))
+    yield Claim(
+        f"inside a word, exact probabilities know the next byte (mean surprisal below {MARK} bits)",
+        "no such figure: the mark is ours, from a trial on another text",
+        measured=f"{bits:.3f} bits",
+        control=f"{_bits(answers[NAIVE]).mean():.3f} bits ({NAIVE})",
+        verdict=shown(bits.scaled(-1), least=-MARK),
+    )
     if ENSEMBLE in answers:
-        claims.append(_lower(answers, ENSEMBLE, EXACT, ABSTRACT_ENSEMBLE))
-    return tuple(claims)
+        yield _lower(answers, ENSEMBLE, EXACT, ABSTRACT_ENSEMBLE)
 
 
-def _lower(answers: Answers, one: str, other: str, paper: str) -> Claim:
-    """Judge by the paired differences: lower by two standard errors."""
-    differences = np.array([a.bits - b.bits for a, b in zip(answers[one], answers[other], strict=True)])
-    error = differences.std(ddof=1) / len(differences) ** 0.5
-    return Claim(
-        claim=f"the true next byte is less surprising: {one} below {other} (mean bits, {len(differences)} cuts)",
+def _lower(answers: Answers, one: str, other: str, paper: str | None) -> Claim:
+    return Claim.above(
+        f"the true next byte is less surprising: {one} below {other} (mean bits)",
+        _bits(answers[one]),
+        _bits(answers[other]),
+        other,
+        lower=True,
+        spec=".3f",
         paper=paper,
-        measured=f"{_mean(answers[one], 'bits'):.3f} (difference {differences.mean():+.3f} ± {error:.3f})",
-        control=f"{_mean(answers[other], 'bits'):.3f} ({other})",
-        verdict=verdict(bool(differences.mean() < -2 * error)),
     )
 
 
-def _more(answers: Answers, what: str, one: str, words: str, paper: str) -> Claim:
-    """Judge by the cuts on which the two differ: more of them for `one`, by two standard errors (McNemar)."""
-    pairs = [(getattr(a, what), getattr(b, what)) for a, b in zip(answers[one], answers[HEALED], strict=True)]
-    won, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+def _more(answers: Answers, what: str, words: str, paper: str | None) -> Claim:
+    """Judged by the cuts on which exact probabilities and token healing differ."""
+    ours, theirs = (np.array([getattr(each, what) for each in answers[name]]) for name in (EXACT, HEALED))
+    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     controls = ", ".join(f"{100 * _mean(answers[name], what):.0f} % ({name})" for name in (HEALED, NAIVE))
     return Claim(
-        claim=f"{words} than with token healing",
-        paper=paper,
-        measured=f"{100 * _mean(answers[one], what):.0f} % ({won} cuts won, {lost} lost against {HEALED})",
+        words,
+        paper,
+        measured=f"{100 * ours.mean():.0f} % ({won} of {len(ours)} cuts won, {lost} lost against {HEALED})",
         control=controls,
-        verdict=verdict(won - lost > 2 * (won + lost) ** 0.5),
+        verdict=more_often(won, lost, len(ours)),
     )
+
+
+def _bits(answers: Sequence[Answer]) -> Float[np.ndarray, "cuts"]:
+    return np.array([each.bits for each in answers])
 
 
 def _mean(answers: Sequence[Answer], what: str) -> float:
     return float(np.mean([getattr(each, what) for each in answers]))
 
 
-def _plot(answers: Answers, output: Path) -> Path:
-    """Draw the surprisal of every cut, and how often each method is right."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def draw(figure: Figure, answers: Answers) -> None:
+    """The surprisal of every cut, and how often each method is right."""
     names = [name for name in (NAIVE, HEALED, EXACT, ENSEMBLE) if name in answers]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=(1.7, 1), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     for place, name in enumerate(names):
-        bits = np.array([each.bits for each in answers[name]])
+        bits = _bits(answers[name])
         spread = np.linspace(-0.25, 0.25, len(bits))
         left.plot(np.maximum(bits, 1e-4), place + spread, "o", color="0.45", fillstyle="none", markersize=4)
         left.plot([bits.mean()] * 2, [place - 0.35, place + 0.35], color="C3", linewidth=2)
@@ -279,10 +265,10 @@ def _plot(answers: Answers, output: Path) -> Path:
     ):
         shares = [100 * _mean(answers[name], what) for name in names]
         right.barh([place + shift for place in range(len(names))], shares, height=0.32, label=label)
-    left.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    left.axvline(MARK, color="black", linewidth=0.8, linestyle=":")
     left.set(
         xscale="log",
-        xlabel="surprisal of the true next byte, bits (red: mean; dotted: 0.5)",
+        xlabel=f"surprisal of the true next byte, bits (red: mean; dotted: {MARK})",
         title="Prompts that stop inside a word",
     )
     right.set(xlim=(0, 100), xlabel="% of the prompts")
@@ -290,10 +276,3 @@ def _plot(answers: Answers, output: Path) -> Path:
     for axes in (left, right):
         axes.set_yticks(range(len(names)), names if axes is left else [])
         axes.invert_yaxis()
-    path = output / "byte_probabilities.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return Path(path.name)
-
-
-RECIPE = _ByteProbabilitiesRecipe()

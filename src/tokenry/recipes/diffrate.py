@@ -6,48 +6,43 @@ A frozen vision transformer; counts of kept tokens are learned on its training i
     uniform      the same rate in every layer but the first: half pruned and half merged, all pruned, all merged
     controls     the learned counts in random order, and as many tokens dropped at random in every layer
 
-The milder the budget, the less there is to win: where a uniform schedule loses a point, no other can be a point above it. One budget is
-searched with the official gradient too, as the control of meeting the target. Accuracies are compared image by image. The paper's
-tables could not be read: its figures are those of the authors' repository.
+Headline: 40 % fewer FLOPs, as in the abstract. The milder the budget, the less there is to win: where a uniform schedule loses a point,
+no other can be a point above it. One budget is searched with the official gradient too, as the control of meeting the target. Accuracies
+are compared image by image. The paper's tables could not be read: its figures are those of the authors' repository.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import PreTrainedModel
 
 from tokenry.compression.vision.controls import RandomDrop
 from tokenry.compression.vision.diffrate import By, DiffRate, Schedule, uniform_schedule
 from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
-from tokenry.core.patching import Encoder, find_encoder
-from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.toys.digits_vit import load_digits_vit
-from tokenry.recipes.toys.reduction_trial import (
-    DEIT_S,
-    NO_FIGURE,
+from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.core.patching import find_encoder
+from tokenry.core.progress import Progress, part
+from tokenry.core.stats import exactly
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
+from tokenry.recipes.testbeds.digits_vit import load_digits_vit
+from tokenry.recipes.testbeds.random_order import RandomOrder
+from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
-    difference,
     digits_classifier,
+    imagenet_training,
     measure,
 )
 
 PAPER = "79.54 % at 2.905 GFLOPs, 79.8 % at 4.6 dense (DeiT-S, off the shelf)"
+# Points above uniform that a claim asks for; set on another training of such a model.
 MARGIN = 1.0
-"""Points above uniform that a claim asks for; set on another training of such a model."""
 
 LEARNED, WEIGHTED = "learned", "learned, weighted mean"
 HALF, PRUNE, MERGE = "uniform, half and half", "uniform, prune only", "uniform, merge only"
@@ -74,83 +69,75 @@ class Testbed:
     search: Mapping[str, Any]
 
 
-Budget = Mapping[str, Measured]
+Budget = Mapping[str, ReductionTrial]
 """All methods at one share of the FLOPs."""
 
 
-class _RandomRow(Attention):
-    @property
-    def class_row(self) -> Float[Tensor, "batch heads tokens"]:
-        return torch.rand(self.call.key.shape[:3], device=self.call.key.device)
+def digits(progress: Progress) -> Testbed:
+    """The digits ViT, searched on its training images."""
+    digits = load_digits_vit(progress)
+    data = TensorDataset(digits.train_images, digits.train_labels)
+    return Testbed(
+        digits_classifier(progress),
+        # In order: the training images are shuffled already.
+        DataLoader(data, batch_size=64, drop_last=True),
+        shares=(0.6, 0.45, 0.35),
+        official=0.45,
+        search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 2},
+    )
 
 
-@dataclass(frozen=True)
-class _InRandomOrder(LayerReducer):
-    reducer: LayerReducer
-
-    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        return self.reducer.reduce(hidden_states, tokens, _RandomRow(attention.call))
-
-
-@dataclass(frozen=True)
-class RandomOrder:
-    """DiffRate, sorted at random instead of by class attention; everything else is its own."""
-
-    method: DiffRate
-    proportional_attention: bool = True
-
-    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
-        """Those of the method, in another order."""
-        return [_InRandomOrder(reducer) for reducer in self.method.layer_reducers(encoder) if reducer]
+def imagenet(progress: Progress) -> Testbed:
+    """DeiT-S, searched on the training images of ImageNet-1k."""
+    return Testbed(
+        deit_on_imagenet(progress),
+        imagenet_training(),
+        shares=(0.63, 0.5),
+        official=0.5,
+        search={"granularity": 4, "lr": 1e-2, "min_lr": 1e-3, "epochs": 3},
+    )
 
 
-@dataclass(frozen=True)
-class _DiffRateRecipe:
-    slug: str = "diffrate"
-    title: str = "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers"
-
-    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
-        """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
-        started = time.perf_counter()
-        testbed = _TESTBEDS[scale](lambda what, share: progress(what, 0.4 * share))
-        dense = measure(testbed.classifier, DiffRate(_full(testbed.classifier.model)))
-        schedules, budgets = {}, {}
-        width = 0.6 / (len(testbed.shares) + 1)
-        for number, share in enumerate(testbed.shares):
-            begin = 0.4 + width * number
-            schedules[share] = learn(testbed, share, _part(progress, begin, 0.8 * width))
-            progress(f"measuring at {share:.0%} of the FLOPs", begin + 0.8 * width)
-            budgets[share] = compare(testbed, dense.counts[0], schedules[share])
-        official = learn(testbed, testbed.official, _part(progress, 1 - width, width), gradient="official")
-        without_bound = measure(testbed.classifier, DiffRate(official))
-        return Reproduction(
-            slug=self.slug,
-            claims=judge(dense, budgets, testbed.official, without_bound),
-            settings={
-                "scale": scale,
-                "model": testbed.classifier.model.config.to_diff_dict(),
-                "images": len(testbed.classifier.images),
-                "search": dict(testbed.search) | {"steps": len(testbed.loader) * testbed.search["epochs"]},
-                "random_seeds": RANDOM_SEEDS,
-                "dense_accuracy": dense.accuracy,
-                "official_gradient": {
-                    "share": testbed.official,
-                    "flops": without_bound.flops,
-                    "accuracy": without_bound.accuracy,
-                    "learned": asdict(official),
-                },
-                "learned": {str(share): asdict(schedule) for share, schedule in schedules.items()},
-                "measured": {
-                    str(share): {
-                        name: {"flops": point.flops, "accuracy": point.accuracy, "counts": point.counts}
-                        for name, point in budget.items()
-                    }
-                    for share, budget in budgets.items()
-                },
-            },
-            seconds=time.perf_counter() - started,
-            plots=(_plot(dense, budgets, schedules, output),),
-        )
+@recipe("diffrate", laptop=digits, paper=imagenet)
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
+    """Learn a schedule for every budget, measure it beside its controls and judge each claim."""
+    load: Callable[[Progress], Testbed] = run.sizes
+    testbed = load(part(run.progress, 0.0, 0.4))
+    everything = [2**31] * len(find_encoder(testbed.classifier.model).layers)
+    dense = measure(testbed.classifier, DiffRate(Schedule(everything, everything)))
+    schedules, budgets = {}, {}
+    width = 0.6 / (len(testbed.shares) + 1)
+    for number, share in enumerate(testbed.shares):
+        begin = 0.4 + width * number
+        schedules[share] = learn(testbed, share, part(run.progress, begin, begin + 0.8 * width))
+        run.progress(f"measuring at {share:.0%} of the FLOPs", begin + 0.8 * width)
+        budgets[share] = compare(testbed, dense.counts[0], schedules[share])
+    official = learn(testbed, testbed.official, part(run.progress, 1 - width, 1.0), gradient="official")
+    without_bound = measure(testbed.classifier, DiffRate(official))
+    run.settings |= {
+        "model": testbed.classifier.model.config.to_diff_dict(),
+        "images": len(testbed.classifier.images),
+        "search": dict(testbed.search) | {"steps": len(testbed.loader) * testbed.search["epochs"]},
+        "random_seeds": RANDOM_SEEDS,
+        "dense_accuracy": dense.accuracy,
+        "official_gradient": {
+            "share": testbed.official,
+            "flops": without_bound.flops,
+            "accuracy": without_bound.accuracy,
+            "learned": asdict(official),
+        },
+        "learned": {str(share): asdict(schedule) for share, schedule in schedules.items()},
+        "measured": {
+            str(share): {
+                name: {"flops": point.flops, "accuracy": point.accuracy, "counts": point.counts}
+                for name, point in budget.items()
+            }
+            for share, budget in budgets.items()
+        },
+    }
+    with run.figure(11, 4.2) as figure:
+        draw(figure, dense, budgets, schedules)
+    yield from judge(budgets, testbed.official, without_bound)
 
 
 def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) -> Schedule:
@@ -173,7 +160,7 @@ def learn(testbed: Testbed, share: float, progress: Progress, **options: Any) ->
         )
 
 
-def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measured]:
+def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, ReductionTrial]:
     """Measure the learned schedule and all its controls: at the FLOPs that it has, whether they met the target or not."""
     encoder = find_encoder(testbed.classifier.model)
     costs, special = layer_costs(encoder), encoder.special_tokens
@@ -193,133 +180,57 @@ def compare(testbed: Testbed, tokens: int, learned: Schedule) -> dict[str, Measu
     }
 
 
-def judge(
-    dense: Measured, budgets: Mapping[float, Budget], official: float, without_bound: Measured
-) -> tuple[Claim, ...]:
+def judge(budgets: Mapping[float, Budget], official: float, without_bound: ReductionTrial) -> Iterator[Claim]:
     """Put each claim beside its measurement.
 
     Args:
-        dense: the unreduced model.
-        budgets: by share of its FLOPs.
+        budgets: by share of the dense FLOPs; that of the headline first.
         official: the share that was searched with the official gradient too.
         without_bound: what came of that.
     """
-    shares = ", ".join(f"{share:.2f}" for share in budgets)
-
-    def told(name: str) -> str:
-        return ", ".join(f"{budget[name].accuracy:.1f}" for budget in budgets.values()) + f" % ({name})"
-
-    def clearly_above(words: str, control: str) -> Claim:
-        differences = [difference(budget[LEARNED], budget[control]) for budget in budgets.values()]
-        return Claim(
-            claim=f"{words} (accuracy at {shares} of the dense FLOPs)",
-            paper=NO_FIGURE,
-            measured=f"{told(LEARNED)}; differences {', '.join(map(str, differences))}",
-            control=told(control),
-            verdict=verdict(all(each.clear for each in differences)),
+    for share, budget in budgets.items():
+        yield Claim.above(
+            f"at {share:.2f} of the dense FLOPs a learned schedule is at least {MARGIN:g} point above a uniform one (accuracy)",
+            budget[LEARNED].right,
+            budget[HALF].right,
+            HALF,
+            least=MARGIN,
+            unit=" %",
+            paper=PAPER,
         )
-
-    return (
-        *(_above_uniform(dense, share, budget) for share, budget in budgets.items()),
-        _above_all_uniform(budgets, shares, told),
-        _target_met(budgets, official, without_bound),
-        clearly_above(
-            "class attention finds the tokens to keep: random order loses more with the same schedule",
-            RANDOM_ORDER,
-        ),
-        clearly_above("it keeps more than random drop at the same token counts", RANDOM_DROP),
-    )
-
-
-def _above_uniform(dense: Measured, share: float, budget: Budget) -> Claim:
-    gain = difference(budget[LEARNED], budget[HALF])
-    return Claim(
-        claim=f"at {share:.2f} of the dense FLOPs a learned schedule is at least 1 point above a uniform one (accuracy)",
-        paper=PAPER,
-        measured=f"{budget[LEARNED].accuracy:.1f} % ({gain})",
-        control=f"{budget[HALF].accuracy:.1f} % ({HALF}); dense {dense.accuracy:.1f} %",
-        verdict=verdict(gain.points >= MARGIN),
-    )
-
-
-def _above_all_uniform(budgets: Mapping[float, Budget], shares: str, told: Callable[[str], str]) -> Claim:
-    best = [
-        min((difference(budget[LEARNED], budget[name]) for name in UNIFORM), key=lambda each: each.points)
-        for budget in budgets.values()
-    ]
-    return Claim(
-        claim=f"it is above every uniform schedule, whether they prune, merge or do both (accuracy at {shares})",
-        paper=NO_FIGURE,
-        measured=f"{told(LEARNED)}; against the best of them {', '.join(map(str, best))}",
-        control="; ".join(told(name) for name in UNIFORM),
-        verdict=verdict(all(each.points > 0 for each in best)),
-    )
-
-
-def _target_met(budgets: Mapping[float, Budget], official: float, without_bound: Measured) -> Claim:
+    yield _above(budgets, "it is above every uniform schedule, whether they prune, merge or do both", UNIFORM)
     missed = [budget[LEARNED].flops / share - 1 for share, budget in budgets.items()]
-    return Claim(
-        claim="the search ends within 1.5 % of its FLOPs target",
-        paper="2.905 of 2.9 and 11.517 of 11.5 GFLOPs",
+    yield Claim(
+        "the search ends within 1.5 % of its FLOPs target",
+        "2.905 of 2.9 and 11.517 of 11.5 GFLOPs",
         measured=", ".join(f"{each:+.2%}" for each in missed),
         control=f"{without_bound.flops / official - 1:+.2%} (official gradient, at {official:.2f})",
-        verdict=verdict(all(abs(each) < 0.015 for each in missed)),
+        verdict=exactly(all(abs(each) < 0.015 for each in missed)),
+    )
+    yield _above(
+        budgets,
+        "class attention finds the tokens to keep: random order loses more with the same schedule",
+        [RANDOM_ORDER],
     )
 
 
-def _full(model: PreTrainedModel) -> Schedule:
-    unreachable = [2**31] * len(find_encoder(model).layers)
-    return Schedule(unreachable, unreachable)
-
-
-def _part(progress: Progress, begin: float, width: float) -> Progress:
-    return lambda what, share: progress(what, begin + width * share)
-
-
-def _digits(progress: Progress) -> Testbed:
-    digits = load_digits_vit(progress)
-    data = TensorDataset(digits.train_images, digits.train_labels)
-    return Testbed(
-        digits_classifier(progress),
-        # In order: the training images are shuffled already.
-        DataLoader(data, batch_size=64, drop_last=True),
-        shares=(0.6, 0.45, 0.35),
-        official=0.45,
-        search={"granularity": 1, "lr": 0.1, "min_lr": 0.01, "epochs": 2},
+def _above(budgets: Mapping[float, Budget], words: str, controls: Iterable[str]) -> Claim:
+    pairs = [(budget[LEARNED].right, budget[name].right) for name in controls for budget in budgets.values()]
+    return Claim.above_everywhere(
+        f"{words} (accuracy at {', '.join(f'{share:.2f}' for share in budgets)} of the dense FLOPs)",
+        [ours for ours, _ in pairs],
+        [theirs for _, theirs in pairs],
+        "; ".join(controls),
     )
 
 
-def _imagenet(progress: Progress) -> Testbed:
-    """DeiT-S, searched on the training images of ImageNet-1k without augmentation; needs access and a GPU."""
-    from datasets import load_dataset
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(DEIT_S)
-
-    def collate(rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
-        return pixels, torch.tensor([row["label"] for row in rows])
-
-    training = load_dataset("ILSVRC/imagenet-1k", split="train")
-    return Testbed(
-        deit_on_imagenet(progress),
-        DataLoader(training, batch_size=256, shuffle=True, collate_fn=collate, num_workers=8),
-        shares=(0.63, 0.5),
-        official=0.5,
-        search={"granularity": 4, "lr": 1e-2, "min_lr": 1e-3, "epochs": 3},
-    )
-
-
-_TESTBEDS: dict[Scale, Callable[[Progress], Testbed]] = {"laptop": _digits, "paper": _imagenet}
-
-
-def _plot(
-    dense: Measured, budgets: Mapping[float, Budget], schedules: Mapping[float, Schedule], output: Path
-) -> Path:
-    """Draw accuracy against FLOPs, and how many tokens each layer goes on with."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def draw(
+    figure: Figure,
+    dense: ReductionTrial,
+    budgets: Mapping[float, Budget],
+    schedules: Mapping[float, Schedule],
+) -> None:
+    """Accuracy against FLOPs, and how many tokens each layer goes on with."""
     styles = {
         LEARNED: ("o-", "C0"),
         HALF: ("s-", "C1"),
@@ -328,7 +239,7 @@ def _plot(
         RANDOM_ORDER: ("D-", "0.45"),
         RANDOM_DROP: ("x-", "0.45"),
     }
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name, (style, color) in styles.items():
         points = [budget[name] for budget in budgets.values()]
         left.plot(
@@ -339,15 +250,7 @@ def _plot(
             markersize=5,
             label=name,
         )
-    left.axhline(dense.accuracy, color="black", linewidth=0.8, linestyle=":")
-    left.annotate(
-        f"dense {dense.accuracy:.1f} %",
-        (0.01, dense.accuracy),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        fontsize=8,
-    )
+    left.axhline(dense.accuracy, color="0", lw=0.8, ls=":", label=f"dense {dense.accuracy:.1f} %")
     left.set(xlabel="FLOPs, % of the dense encoder", ylabel="accuracy, %", title="Equal FLOPs")
     left.legend(fontsize=8)
     left.margins(y=0.08)
@@ -365,10 +268,3 @@ def _plot(
     right.set(xlabel="layer", ylabel="tokens that it goes on with", title="Schedules")
     right.set_ylim(bottom=0)
     right.legend(fontsize=8)
-    path = output / "diffrate.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return Path(path.name)
-
-
-RECIPE = _DiffRateRecipe()

@@ -6,21 +6,21 @@ A frozen vision transformer, pruned after the same layers to the same numbers of
     votes            weighted page rank: mean over heads, root mean square (EIR), with the paper's window for heads (EIR + VHF)
     votes and S      the schedule as it is: the S-stage drops r similar tokens first, the I-stage the rest; also merging them instead
 
-Without the S-stage the I-stage keeps fewer, so that the counts are equal. Accuracies are compared image by image.
+Without the S-stage the I-stage keeps fewer, so that the counts are equal. Accuracies are compared image by image. Headline: the votes
+that everything rests on, at the mild schedule, which is the one nearest to the paper's.
 
-The third schedule of the small model, pruning from layer 2 on, was added after the others had failed: the votes of this model's first
-layer go to the empty canvas, which the correlation with the ink shows.
+The third schedule of the small model, pruning from layer 2 on, was added after the others had failed, so it is no headline: the votes of
+this model's first layer go to the empty canvas, which their correlation with the ink (in the settings) shows.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity
 from transformers import PreTrainedModel
@@ -30,15 +30,14 @@ from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.patching import find_encoder
-from tokenry.recipes.recipe import Claim, Progress, Reproduction, Scale, verdict
-from tokenry.recipes.toys.digits_vit import PATCH
-from tokenry.recipes.toys.reduction_trial import (
-    NO_FIGURE,
+from tokenry.core.progress import Progress, part
+from tokenry.recipes.kit import Claim, RecipeRun, recipe
+from tokenry.recipes.testbeds.digits_vit import PATCH
+from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,
     Classifier,
-    Measured,
+    ReductionTrial,
     deit_on_imagenet,
-    difference,
     digits_classifier,
     measure,
 )
@@ -54,18 +53,16 @@ WINDOW = (0.01, 0.7)
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """One strength of pruning, and what a claim asks for at it, in points.
+class PruningStrength:
+    """One strength of pruning.
 
     Attributes:
         config: pruning layers, keep rates, r and rounds of votes.
-        over_random: least gain of the votes over random drop.
-        by_similarity: least gain of the S-stage.
+        over_random: gain of the votes over random drop that a claim asks for, in points.
     """
 
     config: ZeroTPruneConfig
     over_random: float = 0.0
-    by_similarity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,67 @@ class Subject:
 
     Attributes:
         classifier: the model with its test images.
-        schedules: by name.
+        schedules: by name; that of the headline first.
         ink: how much of the object each patch holds, where that is known.
     """
 
     classifier: Classifier
-    schedules: Mapping[str, Schedule]
+    schedules: Mapping[str, PruningStrength]
     ink: Float[Tensor, "n patches"] | None = None
 
 
-Table = Mapping[str, Mapping[str, Measured]]
+Table = Mapping[str, Mapping[str, ReductionTrial]]
 """By schedule and method."""
+
+
+def digits(progress: Progress) -> Subject:
+    """The digits ViT under three schedules."""
+    classifier = digits_classifier(progress)
+    layers, rounds = (1, 3, 5), (20, 5, 1)
+    mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
+    hard = ZeroTPruneConfig(layers, (0.7, 0.6, 0.8), (5, 4, 2), rounds)
+    schedules = {
+        "mild": PruningStrength(mild, over_random=10.0),
+        "hard": PruningStrength(hard, over_random=10.0),
+        "hard, from layer 2": PruningStrength(replace(hard, layers=(2, 3, 5)), over_random=10.0),
+    }
+    return Subject(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
+
+
+def imagenet(progress: Progress) -> Subject:
+    """DeiT-S under the schedule of the paper's ablation."""
+    return Subject(deit_on_imagenet(progress), {"ablation": PruningStrength(ZeroTPruneConfig())})
+
+
+@recipe("zero-tprune", laptop=digits, paper=imagenet)
+def reproduce(run: RecipeRun) -> Iterator[Claim]:
+    """Run every method at every schedule and judge each claim."""
+    load: Callable[[Progress], Subject] = run.sizes
+    subject = load(part(run.progress, 0.0, 0.5))
+    classifier = subject.classifier
+    dense, table = compare(subject, part(run.progress, 0.5, 1.0))
+    run.settings |= {
+        "model": classifier.model.config.to_diff_dict(),
+        "images": len(classifier.images),
+        "random_seeds": RANDOM_SEEDS,
+        "window": WINDOW,
+        "unpruned_accuracy": dense.accuracy,
+        "votes_and_ink": ()
+        if subject.ink is None
+        else votes_and_ink(classifier.model, classifier.images, subject.ink),
+        "schedules": {name: asdict(each.config) for name, each in subject.schedules.items()},
+        "counts": {name: row[EIR_S].counts for name, row in table.items()},
+        "flops": {name: row[EIR_S].flops for name, row in table.items()},
+        "accuracy": {
+            name: {
+                method: [each.estimate.value, each.estimate.standard_error] for method, each in row.items()
+            }
+            for name, row in table.items()
+        },
+    }
+    with run.figure(4 + 3.2 * len(table), 3.8) as figure:
+        draw(figure, dense, table)
+    yield from judge(subject, table)
 
 
 def without_s_stage(config: ZeroTPruneConfig, counts: tuple[int, ...], special: int) -> ZeroTPruneConfig:
@@ -112,47 +159,11 @@ def methods(config: ZeroTPruneConfig, tokens: int, layers: int, special: int) ->
     }
 
 
-@dataclass(frozen=True)
-class _ZeroTPruneRecipe:
-    slug: str = "zero-tprune"
-    title: str = "Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained Transformers"
-
-    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
-        """Run every method at every schedule and judge each claim."""
-        started = time.perf_counter()
-        subject = _SUBJECTS[scale](lambda what, share: progress(what, 0.5 * share))
-        classifier = subject.classifier
-        dense, table = compare(subject, lambda what, share: progress(what, 0.5 + 0.5 * share))
-        found = () if subject.ink is None else votes_and_ink(classifier.model, classifier.images, subject.ink)
-        return Reproduction(
-            slug=self.slug,
-            claims=(*judge(subject, table), *_where_votes_go(found)),
-            settings={
-                "scale": scale,
-                "model": classifier.model.config.to_diff_dict(),
-                "images": len(classifier.images),
-                "random_seeds": RANDOM_SEEDS,
-                "window": WINDOW,
-                "unpruned_accuracy": dense.accuracy,
-                "votes_and_ink": found,
-                "schedules": {name: asdict(each.config) for name, each in subject.schedules.items()},
-                "counts": {name: row[EIR_S].counts for name, row in table.items()},
-                "flops": {name: row[EIR_S].flops for name, row in table.items()},
-                "accuracy": {
-                    name: {method: [each.accuracy, each.error] for method, each in row.items()}
-                    for name, row in table.items()
-                },
-            },
-            seconds=time.perf_counter() - started,
-            plots=(_plot(dense, table, output),),
-        )
-
-
-def compare(subject: Subject, progress: Progress) -> tuple[Measured, Table]:
+def compare(subject: Subject, progress: Progress) -> tuple[ReductionTrial, Table]:
     """Measure the unpruned model, and all methods at all schedules."""
     encoder = find_encoder(subject.classifier.model)
     dense = measure(subject.classifier, ZeroTPrune(ZeroTPruneConfig((), (), (), ())))
-    table: dict[str, dict[str, Measured]] = {}
+    table: dict[str, dict[str, ReductionTrial]] = {}
     for number, (name, schedule) in enumerate(subject.schedules.items()):
         all_methods = methods(schedule.config, dense.counts[0], len(encoder.layers), encoder.special_tokens)
         for place, (method, reducer) in enumerate(all_methods.items()):
@@ -162,39 +173,33 @@ def compare(subject: Subject, progress: Progress) -> tuple[Measured, Table]:
     return dense, table
 
 
-def judge(subject: Subject, table: Table) -> tuple[Claim, ...]:
-    """Put each claim beside its measurement; it is shown if the gain reaches its threshold and two standard errors."""
-    claims = []
+def judge(subject: Subject, table: Table) -> Iterator[Claim]:
+    """Votes against chance at each schedule, then each further part of the method at all of them."""
     for name, row in table.items():
-        schedule = subject.schedules[name]
-        left = f"{name}: {row[EIR_S].counts[-1]} of {row[EIR_S].counts[0]} tokens left"
-        claims += [
-            _gain(row, f"{left}: votes beat random drop", WPR, RANDOM, schedule.over_random),
-            _gain(row, f"{name}: the S-stage adds to the votes", EIR_S, EIR, schedule.by_similarity, VHF),
-            _gain(row, f"{name}: root mean square over heads (EIR) beats their mean", EIR, WPR),
-            _gain(row, f"{name}: the paper's window for heads (VHF) helps", VHF, EIR),
-        ]
-    return tuple(claims)
+        least, counts = subject.schedules[name].over_random, row[EIR_S].counts
+        asked = f" by at least {least:g} points" if least else ""
+        yield Claim.above(
+            f"{name} ({counts[-1]} of {counts[0]} tokens left): votes beat random drop{asked} (accuracy)",
+            row[WPR].right,
+            row[RANDOM].right,
+            RANDOM,
+            least=least,
+            unit=" %",
+            paper=_paper(WPR, RANDOM),
+        )
+    yield _everywhere(table, "the S-stage adds to the votes", EIR_S, EIR, VHF)
+    yield _everywhere(table, "root mean square over heads (EIR) beats their mean", EIR, WPR)
+    yield _everywhere(table, "the paper's window for heads (VHF) helps", VHF, EIR)
 
 
-def _gain(
-    row: Mapping[str, Measured],
-    claim: str,
-    method: str,
-    control: str,
-    least: float = 0.0,
-    control_in_paper: str | None = None,
-) -> Claim:
-    ours, theirs = row[method], row[control]
-    gain = difference(ours, theirs)
-    asked = f" by at least {least:g} points" if least else ""
-    return Claim(
-        claim=f"{claim}{asked} (accuracy at equal token counts)",
-        paper=f"{PAPER[method]} % against {PAPER[control_in_paper or control]} % (ImageNet top-1, DeiT-S)",
-        measured=f"{ours.accuracy:.1f} % ({gain})",
-        control=f"{theirs.accuracy:.1f} % ({control})",
-        verdict=verdict(gain.points >= least and gain.clear),
-    )
+def _everywhere(table: Table, words: str, method: str, control: str, in_paper: str | None = None) -> Claim:
+    ours, theirs = ([row[name].right for row in table.values()] for name in (method, control))
+    words = f"{words} at every schedule (accuracy at equal token counts: {'; '.join(table)})"
+    return Claim.above_everywhere(words, ours, theirs, control, paper=_paper(method, in_paper or control))
+
+
+def _paper(method: str, control: str) -> str:
+    return f"{PAPER[method]} % against {PAPER[control]} % (ImageNet top-1, DeiT-S)"
 
 
 def votes_and_ink(
@@ -219,95 +224,33 @@ def _centred(values: Float[Tensor, "n patches"]) -> Float[Tensor, "n patches"]:
     return values - values.mean(dim=1, keepdim=True)
 
 
-def _where_votes_go(found: Sequence[float]) -> tuple[Claim, ...]:
-    if not found:
-        return ()
-    return (
-        Claim(
-            claim="votes go to the object in every layer (correlation of a patch's votes with the ink in it, unpruned model)",
-            paper=NO_FIGURE,
-            measured=", ".join(f"{each:+.2f}" for each in found),
-            control="0 (votes that know nothing of the object)",
-            verdict=verdict(min(found) > 0),
-        ),
-    )
-
-
-def _digits(progress: Progress) -> Subject:
-    classifier = digits_classifier(progress)
-    layers, rounds = (1, 3, 5), (20, 5, 1)
-    mild = ZeroTPruneConfig(layers, (0.9, 0.8, 0.8), (3, 3, 2), rounds)
-    hard = ZeroTPruneConfig(layers, (0.7, 0.6, 0.8), (5, 4, 2), rounds)
-    schedules = {
-        "mild": Schedule(mild, over_random=10.0),
-        "hard": Schedule(hard, over_random=10.0, by_similarity=1.0),
-        "hard, from layer 2": Schedule(replace(hard, layers=(2, 3, 5)), over_random=10.0),
-    }
-    return Subject(classifier, schedules, avg_pool2d(classifier.images, PATCH).flatten(1))
-
-
-def _imagenet(progress: Progress) -> Subject:
-    return Subject(deit_on_imagenet(progress), {"ablation": Schedule(ZeroTPruneConfig())})
-
-
-_SUBJECTS: dict[Scale, Callable[[Progress], Subject]] = {"laptop": _digits, "paper": _imagenet}
-
-
-def _plot(dense: Measured, table: Table, output: Path) -> Path:
-    """Draw the accuracy of every method, schedule by schedule, and the paper's ladder beside."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def draw(figure: Figure, dense: ReductionTrial, table: Table) -> None:
+    """The accuracy of every method, schedule by schedule, and the paper's ladder beside."""
     names = list(next(iter(table.values())))
-    places = dict(zip(names, range(len(names)), strict=True))
-    figure, panels = plt.subplots(
-        1, len(table) + 1, figsize=(4 + 3.2 * len(table), 3.8), sharey=True, layout="constrained"
-    )
+    panels = figure.subplots(1, len(table) + 1, sharey=True)
     for panel, (schedule, row) in zip(panels, table.items(), strict=False):
-        panel.errorbar(
-            [each.accuracy for each in row.values()],
-            list(places.values()),
-            xerr=[2 * each.error for each in row.values()],
-            fmt="o",
-            color="C0",
-            markersize=5,
-            capsize=2,
-        )
+        estimates = [each.estimate for each in row.values()]
+        values, errors = [each.value for each in estimates], [each.high - each.value for each in estimates]
+        panel.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="C0", markersize=5, capsize=2)
         _unpruned(panel, dense.accuracy)
         counts, flops = row[EIR_S].counts, row[EIR_S].flops
-        panel.set(
-            title=f"{schedule}\n{counts[-1]} of {counts[0]} tokens, {100 * flops:.0f} % of FLOPs",
-            xlabel="accuracy, %, ± 2 standard errors",
-        )
-    panels[-1].plot(list(PAPER.values()), [places[name] for name in PAPER], "o", color="0.4", markersize=5)
+        title = f"{schedule}\n{counts[-1]} of {counts[0]} tokens, {100 * flops:.0f} % of FLOPs"
+        panel.set(title=title, xlabel="accuracy, % (95 %)")
+    panels[-1].plot(
+        list(PAPER.values()), [names.index(name) for name in PAPER], "o", color="0.4", markersize=5
+    )
     _unpruned(panels[-1], PAPER_UNPRUNED)
     panels[-1].set(title="the paper: DeiT-S\n66 of 197 tokens, 68 % of FLOPs", xlabel="ImageNet top-1, %")
     for panel in panels:
         panel.grid(axis="y", color="0.9", linewidth=0.8)
         panel.title.set_fontsize(10)
+        panel.legend(fontsize=8, frameon=False)
     panels[0].set_yticks(np.arange(len(names)), names)
-    # One row more than there are methods: the vertical line is named there.
-    panels[0].set_ylim(len(names) + 0.2, -0.6)
-    lowest = min(each.accuracy - 2 * each.error for row in table.values() for each in row.values())
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    lowest = min(each.estimate.low for row in table.values() for each in row.values())
     for panel in panels[:-1]:
         panel.set_xlim(lowest - 3, 100)
-    path = output / "zero_tprune.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return Path(path.name)
 
 
-def _unpruned(panel: "matplotlib.axes.Axes", accuracy: float) -> None:
-    panel.axvline(accuracy, color="black", linewidth=0.8, linestyle=":")
-    panel.annotate(
-        f"unpruned {accuracy:.1f}",
-        (accuracy, 0.04),
-        xycoords=("data", "axes fraction"),
-        xytext=(-3, 0),
-        textcoords="offset points",
-        fontsize=8,
-        ha="right",
-    )
-
-
-RECIPE = _ZeroTPruneRecipe()
+def _unpruned(panel: Any, accuracy: float) -> None:
+    panel.axvline(accuracy, color="black", linewidth=0.8, linestyle=":", label=f"unpruned {accuracy:.1f}")

@@ -57,6 +57,7 @@ def render_report(comparison: Comparison) -> str:
         title=f"{comparison.model} on {comparison.data}",
         record=comparison,
         findings=findings(comparison),
+        notes=comparison.notes,
         rows=comparison_rows(comparison),
         columns=comparison_columns(comparison),
         first_series=1 if comparison.untrained_nll else 0,
@@ -69,7 +70,12 @@ def render_report(comparison: Comparison) -> str:
 
 
 def render_scores(
-    title: str, examples: Sequence[Example], *, settings: Mapping[str, Any] | None = None, shown: int = 20
+    title: str,
+    examples: Sequence[Example],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    shown: int = 20,
+    notes: Sequence[str] = (),
 ) -> str:
     """Draw scored texts as one self-contained HTML page: statistics over all `examples`, heat-maps of the first `shown`."""
     tokens = sum(len(example.tokens) for example in examples)
@@ -82,6 +88,7 @@ def render_scores(
         statistics=[(label(row.name), row) for row in signal_statistics(examples)],
         histograms=[_distribution(label(name), found) for name, found in values.items()],
         hidden=max(0, len(examples) - shown),
+        notes=notes,
         settings=setting_pairs(settings or {}),
         **_samples({f"{i + 1}. {e.title}": [("", e)] for i, e in enumerate(examples[:shown])}),
     )

@@ -74,6 +74,7 @@ def _plot(
         return round(_LEFT + share * (_RIGHT - _LEFT), 1)
 
     premiums = [{row.language: row.premium for row in table.languages} for table in tables]
+    changed = [{row.language for row in table.not_given_back} for table in tables]
     # As the first tokenizer has them.
     order = [row.language for row in tables[0].languages]
     rows = [
@@ -87,9 +88,13 @@ def _plot(
                     across(of[language].low),
                     across(of[language].high),
                     f"{names.get(language, language)}, {table.name}: {of[language].value:.3f} "
-                    f"(95 %: {of[language].low:.3f} to {of[language].high:.3f})",
+                    f"(95 %: {of[language].low:.3f} to {of[language].high:.3f})"
+                    + "; texts do not come back"
+                    * (language in lost),
                 )
-                for series, (table, of) in enumerate(zip(tables, premiums, strict=True), start=1)
+                for series, (table, of, lost) in enumerate(
+                    zip(tables, premiums, changed, strict=True), start=1
+                )
             ],
         )
         for place, language in enumerate(order)

@@ -143,6 +143,7 @@ def comparison_table(comparison: Comparison) -> Table:
     if comparison.untrained_nll:
         (untrained,) = _estimates([comparison.untrained_nll])
         words.insert(0, f"before training: held-out NLL {untrained.value}, {untrained.note}")
+    words += comparison.notes
     table = Table(
         title=Text(harmless(f"{comparison.model} on {comparison.data}"), style="bold"),
         title_justify="left",

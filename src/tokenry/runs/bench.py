@@ -7,10 +7,14 @@ OUTPUT/NAME/model          the adapter (or the weights) when it has
 OUTPUT/NAME/run.json       what it measured
 """
 
+import itertools
+import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,15 +27,24 @@ from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
 from tokenry.core.records import Estimate, Run
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
+from tokenry.evaluation.generation import require_answers
+from tokenry.evaluation.verifiers import encode_prompts
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
-from tokenry.models import load_model, preferred_dtype
+from tokenry.models import (
+    load_model,
+    preferred_dtype,
+    require_causal_lm,
+    require_readable,
+    require_reference,
+)
 from tokenry.runs.finished_run import load_held_out, load_run, save_held_out, save_run
-from tokenry.runs.material import Material
+from tokenry.runs.material import Material, answerable
 from tokenry.runs.plan import TunePlan
 from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
-from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost, training_steps
+from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost
+from tokenry.runs.training_length import fitted_length, require_learning, require_ranges, training_steps
 
 ANSWER_TOKENS = 48
 
@@ -63,9 +76,8 @@ class Bench:
     ) -> None:
         self.plan, self.output, self.tokenizer, self.material = plan, output, tokenizer, material
         self.weighings = weighings
-        self.args = sft_config(plan, output)
-        items = [row for row in material.held_out_rows if row.get("verifier") and row.get("messages")]
-        self.items = items[: plan.answers] if plan.answers > 1 and len(items) > 1 else []
+        self.args = self.training_of(material.train, output)
+        self.items, self.prompts = answerable(material.held_out_rows, plan.answers)
         self.makes_reference = plan.reference is None and any(map(needs_reference, weighings.values()))
         self.costs = self._costs()
         self.stages = Stages(report, list(self.costs.values()))
@@ -73,7 +85,37 @@ class Bench:
     @property
     def steps(self) -> int:
         """The optimisation steps of a run."""
-        return training_steps(self.args, len(self.material.train))
+        return training_steps(self.args, self._rows(self.material.train))
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """All that is said of training, with a length that follows from the training data."""
+        return self._fitted(self.material.train)
+
+    def training_of(self, data: Dataset, folder: Path) -> SFTConfig:
+        """The training arguments for some data.
+
+        Raises:
+            UserError: TRL does not accept an argument, or nothing would be learned under it.
+        """
+        args = sft_config(self.plan, folder, self._fitted(data))
+        require_ranges(args)
+        require_learning(args, self._rows(data))
+        return args
+
+    def _epochs(self) -> dict[str, float]:
+        per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        of_an_epoch = math.ceil(self._rows(self.material.train) / per_step)
+        return {"num_train_epochs": self.steps / of_an_epoch}
+
+    def _fitted(self, data: Dataset) -> dict[str, Any]:
+        return fitted_length(self.plan.training, self.plan.default_length, self._rows(data))
+
+    def _rows(self, data: Dataset) -> int:
+        """The rows that a step is made of: samples, or where they are packed about as many as their tokens fill."""
+        if not self.plan.training.get("packing"):
+            return len(data)
+        return math.ceil(_tokens(data) / self.plan.max_length)
 
     def rehearse(self) -> None:
         """Build the trainer of every weighing on two samples: what will not work is refused before the first step.
@@ -84,18 +126,55 @@ class Bench:
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
         lora = lora_config(self.plan, model)
-        few = self.material.train.select(range(min(2, len(self.material.train))))
+        few = self.material.few
+        # So few samples are gone through as often as all of them will be.
+        args = sft_config(self.plan, self.output, {**self.length, "max_steps": -1, **self._epochs()})
+        self._require_readable(model)
         for weighing in self.weighings.values():
             # Where the reference is still to be made, the model itself stands in for it.
             named = self.plan.reference if needs_reference(weighing) else None
             reference = self.load(named) if named else model
-            try:
-                model = self._trainer(weighing, model, few, self.output, lora, reference).model
-            except UserError:
+            if named:
+                require_reference(reference, self.tokenizer, f"the reference {named}")
+                _require_rows(reference, self.material.train, "the training data", named)
+            with self._refusals_of_trl():
+                trainer = self._trainer(weighing, model, few, args, lora, reference)
+                trainer.get_train_dataloader()
+                trainer.create_optimizer_and_scheduler(self.steps)
+            model, lora = trainer.model, None
+
+    @contextmanager
+    def _refusals_of_trl(self) -> Iterator[None]:
+        """What TRL refuses before the first step, or lacks a package or a file for, is the user's to put right."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "install" not in str(error):
                 raise
-            except ValueError as error:
-                raise UserError(f"this cannot be trained: {' '.join(str(error).split())}") from error
-            lora = None
+            said = self.plan.training_said
+            told = f" (with {', '.join(f'{name}={value}' for name, value in said.items())})" if said else ""
+            raise UserError(f"this cannot be trained: {' '.join(str(error).split())}{told}") from error
+
+    def _require_readable(self, model: PreTrainedModel) -> None:
+        """Refuse what this model cannot read, in all the data and in the questions that it will be asked.
+
+        Raises:
+            UserError: it is no causal language model, or an id, a length or a prompt does not fit it.
+        """
+        require_causal_lm(model, self.plan.model)
+        material = self.material
+        parts = {
+            "training data": material.train,
+            "held-out data": material.held_out,
+            "trusted data": material.trusted,
+        }
+        for what, rows in parts.items():
+            if rows is not None:
+                _require_rows(model, rows, f"the {what}", self.plan.model)
+        if self.items:
+            require_answers(model, encode_prompts(self.tokenizer, self.prompts), ANSWER_TOKENS)
 
     def untrained(self) -> HeldOut:
         """Measure the model before training."""
@@ -111,12 +190,12 @@ class Bench:
         Raises:
             Interrupted: the user stopped it.
         """
-        folder = self.output / "reference"
-        if not self.makes_reference:
+        folder, trusted = self.output / "reference", self.material.trusted
+        if not self.makes_reference or trusted is None:
             return
         self.stages.begin("the reference model", self.costs["reference"])
         if not (folder / "model").exists():
-            self._train(AllTokens(), self.material.trusted, folder)
+            self._train(AllTokens(), trusted, folder)
             _remove_checkpoints(folder)
 
     def run(self, name: str) -> tuple[Run, HeldOut]:
@@ -164,12 +243,11 @@ class Bench:
         """Let a model answer the items that carry a verifier."""
         if not self.items:
             return None
-        prompts = [item["messages"][:-1] for item in self.items]
-        answers = generate_answers(model, self.tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
+        answers = generate_answers(model, self.tokenizer, self.prompts, max_new_tokens=ANSWER_TOKENS)
         return verifier_accuracy(answers, self.items)
 
     def _train(
-        self, weighing: TokenWeighing, data: Dataset | None, folder: Path, *callbacks: TrainerCallback
+        self, weighing: TokenWeighing, data: Dataset, folder: Path, *callbacks: TrainerCallback
     ) -> TokenWeighingTrainer:
         """Train, from the last checkpoint where there is one; the result is saved in `folder`/model."""
         stop = StopAfterStep(told=lambda: self.stages.say("stopping after this step (Ctrl-C: at once)"))
@@ -181,7 +259,7 @@ class Bench:
             weighing,
             model,
             data,
-            folder,
+            self.training_of(data, folder),
             lora_config(self.plan, model),
             reference,
             [stop, TellSteps(self.stages), *callbacks],
@@ -198,13 +276,12 @@ class Bench:
         self,
         weighing: TokenWeighing,
         model: PreTrainedModel | torch.nn.Module,
-        data: Dataset | None,
-        folder: Path,
+        data: Dataset,
+        args: SFTConfig,
         lora: LoraConfig | None,
         reference: torch.nn.Module | None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> TokenWeighingTrainer:
-        args = sft_config(self.plan, folder)
         set_seed(self.plan.seed)  # older TRL draws the adapter before it sets the seed
         evaluates = args.eval_strategy != "no"
         trainer = TokenWeighingTrainer(
@@ -229,7 +306,8 @@ class Bench:
         costs = {"untrained": held_out}
         if self.makes_reference and material.trusted is not None:
             trusted = material.trusted
-            costs["reference"] = training_cost(AllTokens(), self.args, _tokens(trusted), len(trusted))
+            args = self.training_of(trusted, self.output)
+            costs["reference"] = training_cost(AllTokens(), args, _tokens(trusted), len(trusted))
         for name, weighing in self.weighings.items():
             costs[name] = training_cost(weighing, self.args, size, samples)
             costs[f"{name}: held-out loss"] = held_out
@@ -247,15 +325,20 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
-def sft_config(plan: TunePlan, folder: Path) -> SFTConfig:
+def sft_config(plan: TunePlan, folder: Path, training: Mapping[str, Any]) -> SFTConfig:
     """Make the training arguments of a run.
+
+    Args:
+        plan: of the run.
+        folder: of its checkpoints.
+        training: what the plan says of training, completed by how long.
 
     Raises:
         UserError: TRL does not accept an argument.
     """
     options = {
         "output_dir": str(folder),
-        "max_length": plan.max_length if plan.training.get("packing") else None,  # the data fits already
+        "max_length": plan.max_length if training.get("packing") else None,  # the data fits already
         "seed": plan.seed,
         "bf16": False,  # the model itself runs in the dtype of the plan
         "gradient_checkpointing": False,
@@ -267,16 +350,12 @@ def sft_config(plan: TunePlan, folder: Path) -> SFTConfig:
         "disable_tqdm": True,
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
-        **plan.training,
+        **training,
     }
     try:
-        args = SFTConfig(**options)
-    except (TypeError, ValueError) as error:
+        return SFTConfig(**options)
+    except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         raise UserError(f"a training argument is not right: {' '.join(str(error).split())}") from error
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise UserError(f"{name} must be at least 1, got {getattr(args, name)}.")
-    return args
 
 
 def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
@@ -306,6 +385,11 @@ def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
         layers_to_transform=list(range(plan.lora.first_layer, layers)) if plan.lora.first_layer else None,
         task_type="CAUSAL_LM",
     )
+
+
+def _require_rows(model: PreTrainedModel, rows: Dataset, what: str, name: str) -> None:
+    ids = rows["input_ids"]
+    require_readable(model, list(itertools.chain.from_iterable(ids)), list(map(len, ids)), what, name)
 
 
 def _tokens(dataset: Dataset) -> int:

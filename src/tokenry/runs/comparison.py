@@ -25,19 +25,19 @@ from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
 from tokenry.core.progress import Progress
 from tokenry.core.records import Comparison, Run
+from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.weighing import make_weighing
-from tokenry.models import load_tokenizer
-from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference
+from tokenry.models import load_tokenizer, require_same_tokenizer
+from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.runs.material import gather
 from tokenry.runs.plan import TunePlan, stored_plan
 from tokenry.runs.quiet import quiet_libraries
+from tokenry.runs.training_length import FEW_STEPS, length_in_words, require_ranges
 
 logger = logging.getLogger(__name__)
-
-FEW_STEPS = 20
 
 
 @quiet_libraries()
@@ -99,23 +99,22 @@ def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
 
 def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
     """Read everything and refuse what cannot work; only then is the output that of this plan."""
+    require_ranges(sft_config(plan, output, {**plan.default_length, **plan.training}))
     tokenizer = load_tokenizer(plan.model)
     material = gather(plan, tokenizer)
     if any(map(needs_reference, weighings.values())) and material.trusted is None and plan.reference is None:
         raise UserError(
             "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
         )
+    if plan.reference is not None and any(map(needs_reference, weighings.values())):
+        require_same_tokenizer(tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}")
     bench = Bench(plan, output, tokenizer, material, weighings, report)
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})
     data, stored = output / "data.json", output / "plan.json"
     if not stored.exists():
         bench.rehearse()
-        if bench.steps < FEW_STEPS:
-            logger.warning(
-                "few optimisation steps (%d): to learn more, raise num_train_epochs or lower gradient_accumulation_steps (--set).",
-                bench.steps,
-            )
+        _say_what_is_few(bench)
         write_json(data, {"fingerprint": material.fingerprint})
         write_json(stored, plan.model_dump())
     elif read_json(data) != {"fingerprint": material.fingerprint}:
@@ -123,6 +122,27 @@ def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], 
             f"the data has changed since the run in {output} began: choose another --output for a new run."
         )
     return bench
+
+
+def _say_what_is_few(bench: Bench) -> None:
+    """Say before the run what the amount of data means for it."""
+    samples, held_out = len(bench.material.train), len(bench.material.held_out)
+    fitted = length_in_words(bench.length, bench.plan.default_length, samples)
+    if fitted:
+        logger.info("%s: %d optimisation steps (--set says otherwise).", fitted, bench.steps)
+    if bench.steps < FEW_STEPS:
+        logger.warning(
+            "few optimisation steps (%d): to learn more, raise num_train_epochs or lower gradient_accumulation_steps (--set).",
+            bench.steps,
+        )
+    elif bench.args.get_warmup_steps(bench.steps) >= bench.steps:
+        logger.warning("all %d optimisation steps are warm-up: lower warmup_steps (--set).", bench.steps)
+    if held_out < FEWEST_ITEMS:
+        logger.warning(
+            "%d held-out samples are too few to tell a difference: bring at least %d with --held-out, or give more data.",
+            held_out,
+            FEWEST_ITEMS,
+        )
 
 
 def _carry_out(bench: Bench) -> Comparison:
@@ -141,7 +161,8 @@ def _carry_out(bench: Bench) -> Comparison:
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
-        settings=bench.plan.model_dump(),
+        notes=list(bench.material.notes),
+        settings={**bench.plan.model_dump(), "training": bench.length},
         environment=_environment(),
         runs=runs,
     )

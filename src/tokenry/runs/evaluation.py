@@ -6,13 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
-from tokenry.finetuning.conversations import encode_rows
+from tokenry.evaluation.generation import require_answers
+from tokenry.evaluation.verifiers import encode_prompts
+from tokenry.finetuning.conversations import encode_with_notes
 from tokenry.finetuning.template import training_template
 from tokenry.models import load_model, load_tokenizer, preferred_device, preferred_dtype
-from tokenry.runs.material import read_checked
+from tokenry.runs.material import answerable, read_checked, say
 from tokenry.runs.noisy_tasks import noisy_tasks
 from tokenry.runs.plan import DEMO
 from tokenry.runs.quiet import quiet_libraries
@@ -36,18 +39,21 @@ def evaluate_model(
     """Measure NLL per response token (nats), bits per byte, and accuracy where rows carry verifiers.
 
     Raises:
-        UserError: a model or data that cannot be read.
+        UserError: a model or data that cannot be read, or a model that is no causal language model.
     """
     report("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(name)
     if chat_template:
         tokenizer.chat_template = training_template(tokenizer, chat_template)
     rows = noisy_tasks(seed=seed).held_out if data == DEMO else read_checked(data)
-    encoded = encode_rows(rows, tokenizer, max_length)
-    items = [row for row in rows if row.get("verifier") and row.get("messages")][:answers]
-    items = items if len(items) > 1 else []
+    encoding = encode_with_notes(rows, tokenizer, max_length, chat_template)
+    say(encoding.notes)
+    encoded = encoding.dataset
+    items, prompts = answerable(rows, answers)
     device = preferred_device()
     model = load_model(name, dtype=dtype or preferred_dtype(device)).to(device)
+    if items:
+        require_answers(model, encode_prompts(tokenizer, prompts), ANSWER_TOKENS)
     reading = float(sum(map(len, encoded["input_ids"])))
     answering = answers_cost(len(items), ANSWER_TOKENS)
     stages = Stages(report, [reading, answering])
@@ -58,7 +64,6 @@ def evaluate_model(
         measures.append(_measure("bits per byte", held_out.bits_per_byte))
     stages.begin("answers", answering)
     if items:
-        prompts = [item["messages"][:-1] for item in items]
         said = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS)
         measures.append(_measure("accuracy", verifier_accuracy(said, items)))
     report("done", 1.0)
@@ -68,6 +73,7 @@ def evaluate_model(
         "data": data,
         "dtype": str(model.dtype).removeprefix("torch."),
         "measures": measures,
+        "notes": list(encoding.notes),
     }
 
 
@@ -87,6 +93,7 @@ def evaluate_with_harness(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         ) from error
     device = preferred_device()
     model = load_model(name, dtype=preferred_dtype(device)).to(device)
+    require_causal_lm(model)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     harness = HFLM(pretrained=model, tokenizer=load_tokenizer(name))
     try:

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.bits_per_byte import TextLoss, first_token, text_loss
 from tokenry.core.files import require_new, write_json
 from tokenry.core.progress import Progress
-from tokenry.models import load_model, load_tokenizer, preferred_device
+from tokenry.models import load_model, load_tokenizer, preferred_device, require_causal_lm
 from tokenry.runs.texts import passages, read_texts
 from tokenry.tokenization.model_rows import set_special_ids, write_rows
+from tokenry.tokenization.probes import require_encodable, texts_back
+from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.training import (
@@ -55,7 +57,7 @@ def train_hypernetwork(
         resume: go on from the last checkpoint.
 
     Returns:
-        Losses at the beginning and the end of each stage, and the sizes.
+        Losses at the beginning and the end of each stage, the sizes, and whether the model's tokenizer gives the texts back.
 
     Raises:
         UserError: any of it cannot be read, used or written.
@@ -68,14 +70,19 @@ def train_hypernetwork(
     progress("loading", 0.0)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, dtype).to(preferred_device())
+    if config.objective == "causal":
+        require_causal_lm(loaded, str(model))
     settings = {**(hypernetwork or {}), "languages": len(texts) if by_language else 0}
     network = hypernetwork_for(loaded, tokenizer, seed=config.seed, **settings)
     given = texts if by_language else [text for each in texts.values() for text in each]
     trainer = HyperNetworkTrainer(loaded, tokenizer, given, config, network)
     trainer.train(output, resume, progress)
+    back, notes = texts_back({"model's": tokenizer}, [text for each in texts.values() for text in each])
     result = {
         "model": str(model),
         "texts": {name: len(each) for name, each in texts.items()},
+        "text_back": back["model's"].as_json(),
+        "notes": notes,
         "parameters": sum(each.numel() for each in network.parameters() if each.requires_grad),
         "stages": _stages(trainer.history, config),
         "config": asdict(network.config),
@@ -113,7 +120,7 @@ def transfer_model(
         dtype: of the weights; None for as they are stored.
 
     Returns:
-        The report on the tokens, and bits per byte.
+        The report on the tokens, bits per byte, and whether the old and the new tokenizer give texts back: these, or else sample texts.
 
     Raises:
         UserError: any of it cannot be read, used or written.
@@ -123,8 +130,10 @@ def transfer_model(
     network = EmbeddingHyperNetwork.load(hypernetwork)
     progress("loading", 0.0)
     old, new = load_tokenizer(model), load_fast_tokenizer(new_tokenizer)
+    take_roles(new, old)
     for tokenizer in (old, new) if texts else ():
         first_token(tokenizer)
+    require_encodable({"old": old, "new": new}, texts)
     loaded = load_model(model, dtype)
     of_base = None if base is None else load_model(base, dtype)
     before = _loss(loaded, old, texts)
@@ -134,8 +143,14 @@ def transfer_model(
     set_special_ids(loaded, new)
     progress("measuring and saving", 0.7)
     after = _loss(loaded, new, texts)
-    save_transfer(loaded, new, predicted.report, output)
-    return {**predicted.report.as_json(), "bits_per_byte": {"before": before, "after": after}}
+    back, notes = texts_back({"old": old, "new": new}, texts or None)
+    measured = {
+        "bits_per_byte": {"before": before, "after": after},
+        "text_back": {which: found.as_json() for which, found in back.items()},
+        "notes": notes,
+    }
+    save_transfer(loaded, new, predicted.report, output, measured)
+    return {**predicted.report.as_json(), **measured}
 
 
 def _read(file: Path, block_size: int) -> list[str]:

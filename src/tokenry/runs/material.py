@@ -1,8 +1,12 @@
 """The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
 
 import hashlib
+import logging
+import math
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,13 +14,16 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.finetuning.conversations import class_names, encode_rows
-from tokenry.finetuning.rows import read_rows, to_sample
+from tokenry.core.stats import FEWEST_ITEMS
+from tokenry.finetuning.conversations import Encoding, class_names, encode_with_notes, weighs
+from tokenry.finetuning.rows import Message, Sample, read_rows, to_sample
 from tokenry.finetuning.template import training_template
 from tokenry.runs.noisy_tasks import noisy_tasks
 from tokenry.runs.plan import DEMO, TunePlan
 
 Rows = list[dict[str, Any]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,25 @@ class Material:
         trusted: tokens of the trusted samples alone.
         held_out: tokens that are measured on.
         held_out_rows: the rows that these were made of, and perhaps some more.
+        notes: what of the data was cut, skipped or not read.
     """
 
     train: Dataset
     trusted: Dataset | None
     held_out: Dataset
     held_out_rows: Rows
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> list[str]:
         """The names of the token classes that the data records."""
         return class_names(self.train)
+
+    @property
+    def few(self) -> Dataset:
+        """Two training samples for a rehearsal, such that have a weight where some have one."""
+        telling = islice((n for n in range(len(self.train)) if weighs(self.train.select([n]))), 2)
+        return self.train.select(list(telling) or range(min(2, len(self.train))))
 
     @property
     def fingerprint(self) -> str:
@@ -59,37 +74,99 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
     """
     if plan.chat_template:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
-    train, trusted, held_out = _rows(plan)
+    data = _rows(plan)
 
-    def encode(rows: Rows) -> Dataset:
-        return encode_rows(rows, tokenizer, plan.max_length, too_long=plan.too_long)
+    def encode(rows: Rows) -> Encoding:
+        names = [data.names.get(id(row), number) for number, row in enumerate(rows, start=1)]
+        return encode_with_notes(
+            rows, tokenizer, plan.max_length, plan.chat_template, plan.too_long, numbers=names
+        )
 
-    held_out_tokens = encode(held_out).select_columns(["input_ids", "labels"])
-    if len(held_out_tokens) < 2:
+    held_out = encode(data.held_out)
+    if len(held_out.dataset) < 2:
         raise UserError("one held-out sample has no standard error: give --held-out at least two.")
+    train = encode(data.train + data.trusted)
+    notes = [f"training data: {note}" for note in train.notes] + [
+        f"held-out data: {note}" for note in held_out.notes
+    ]
+    learns_by_weights = any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.compare))
+    if learns_by_weights and not weighs(train.dataset):
+        raise UserError(
+            "every weight of a token to learn is 0 in the training data: there is nothing to learn from."
+        )
+    if "token_weights" in train.dataset.column_names and not learns_by_weights:
+        notes.append("training data: it has weights, which only the weighing dataset-weights learns by.")
+    say(notes)
     return Material(
-        train=encode(train + trusted),
-        trusted=encode(trusted).select_columns(["input_ids", "labels"]) if trusted else None,
-        held_out=held_out_tokens,
-        held_out_rows=held_out,
+        train=train.dataset,
+        trusted=encode(data.trusted).dataset.select_columns(["input_ids", "labels"])
+        if data.trusted
+        else None,
+        held_out=held_out.dataset.select_columns(["input_ids", "labels"]),
+        held_out_rows=data.held_out,
+        notes=tuple(notes),
     )
 
 
-def _rows(plan: TunePlan) -> tuple[Rows, Rows, Rows]:
+def say(notes: Iterable[str]) -> None:
+    """Log what a reader of the data noted."""
+    for note in notes:
+        logger.warning("%s", note)
+
+
+def answerable(rows: Rows, most: int) -> tuple[Rows, list[list[Message]]]:
+    """Choose rows whose answers can be generated and verified, two at least or none, with their prompts.
+
+    Rows with tools or options of their own for the template are left out: their prompts are more than messages.
+    """
+    samples = [
+        (row, to_sample(row, number)) for number, row in enumerate(rows, start=1) if row.get("verifier")
+    ]
+    chats = [(row, sample) for row, sample in samples if sample.messages and not sample.template_options][
+        :most
+    ]
+    if len(chats) < 2:
+        return [], []
+    return [row for row, _ in chats], [_prompt(sample) for _, sample in chats]
+
+
+def _prompt(sample: Sample) -> list[Message]:
+    """The conversation before its last answer."""
+    messages = sample.messages or []
+    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[:last]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows by their use; `names` say, by the identity of a row, where it was read."""
+
+    train: Rows
+    trusted: Rows
+    held_out: Rows
+    names: dict[int, str]
+
+
+def _rows(plan: TunePlan) -> _Rows:
     """Read the rows to train on, the trusted and the held-out ones."""
     if plan.data == DEMO:
         tasks = noisy_tasks(samples=plan.demo_samples, seed=plan.seed)
-        return tasks.train, tasks.trusted, tasks.held_out
-    train = read_checked(plan.data)
-    trusted = read_checked(plan.trusted) if plan.trusted else []
+        return _Rows(tasks.train, tasks.trusted, tasks.held_out, {})
+    read = {source: read_checked(source) for source in (plan.data, plan.trusted, plan.held_out) if source}
+    names = {
+        id(row): f"{number} of {source}"
+        for source, rows in read.items()
+        for number, row in enumerate(rows, start=1)
+    }
+    train, trusted = read[plan.data], read[plan.trusted] if plan.trusted else []
     if plan.held_out:
-        return train, trusted, read_checked(plan.held_out)
+        return _Rows(train, trusted, read[plan.held_out], names)
     train, held_out = set_aside(train, plan.seed)
-    return train, trusted, held_out
+    return _Rows(train, trusted, held_out, names)
 
 
 def read_checked(source: str) -> Rows:
-    """Read rows and understand every one, so that what is wrong is told with its place in the source.
+    """Read rows and understand every one, so that what is wrong is said with its place in the source.
 
     Raises:
         UserError: rows that cannot be read or understood.
@@ -104,7 +181,7 @@ def read_checked(source: str) -> Rows:
 
 
 def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Keep a tenth of the rows, at least two and at most 500, for evaluation.
+    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference.
 
     Raises:
         UserError: there are too few rows for that.
@@ -113,7 +190,7 @@ def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
         raise UserError(
             f"{len(rows)} samples are too few to train on and to set some aside: give more, or --held-out a file."
         )
-    count = min(500, max(2, len(rows) // 10))
+    count = min(500, max(len(rows) // 10, min(FEWEST_ITEMS, math.ceil(len(rows) / 3))))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     kept = [row for number, row in enumerate(rows) if number not in chosen]
     return kept, [row for number, row in enumerate(rows) if number in chosen]

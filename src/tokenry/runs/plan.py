@@ -20,25 +20,30 @@ DEMO = "demo"
 # The paper's hyper-parameters (ssToken, arXiv 2510.18250), for whoever brings own data.
 PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 1e-4,
-    "num_train_epochs": 1,
     "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 12,
     "lr_scheduler_type": "linear",
-    "warmup_steps": 0.03,
     "weight_decay": 0.0,
+}
+# How long, for data in plenty: what is left open of it follows the data, see `tokenry.runs.training_length`.
+PAPER_LENGTH: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "gradient_accumulation_steps": 12,
+    "warmup_steps": 0.03,
 }
 # Few samples and a small model: a high rate for three epochs, one micro-batch per step.
 DEMO_TRAINING: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "num_train_epochs": 3,
     "per_device_train_batch_size": 6,
-    "gradient_accumulation_steps": 1,
     "lr_scheduler_type": "linear",
-    "warmup_steps": 0.06,
     "weight_decay": 0.0,
 }
+DEMO_LENGTH: dict[str, Any] = {
+    "num_train_epochs": 3,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0.06,
+}
 # What the plan itself says of training; said twice, it could be said differently.
-_SAID_BY_PLAN = ("output_dir", "seed", "max_length")
+_SAID_BY_PLAN = ("output_dir", "seed", "max_length", "resume_from_checkpoint")
 
 
 class LoraPlan(BaseModel):
@@ -69,7 +74,7 @@ class TunePlan(BaseModel):
         dtype: of the model; None is bfloat16 where the hardware has it.
         answers: held-out items answered and verified, where the data carries verifiers.
         demo_samples: noisy training samples of `demo`.
-        training: any argument of TRL's `SFTConfig`.
+        training: any argument of TRL's `SFTConfig`; what is left open of `default_length` follows the data.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -90,8 +95,19 @@ class TunePlan(BaseModel):
     too_long: str = "truncate"
     answers: int = Field(45, ge=0)
     demo_samples: int = Field(default=150, gt=1)
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     training: dict[str, Any] = Field(default_factory=lambda: dict(PAPER_TRAINING))
+
+    @property
+    def default_length(self) -> dict[str, Any]:
+        """Epochs, gradient accumulation and warm-up where the data are many."""
+        return DEMO_LENGTH if self.data == DEMO else PAPER_LENGTH
+
+    @property
+    def training_said(self) -> dict[str, Any]:
+        """The training arguments that are not defaults."""
+        defaults = DEMO_TRAINING if self.data == DEMO else PAPER_TRAINING
+        return {name: value for name, value in self.training.items() if defaults.get(name) != value}
 
 
 def make_plan(options: dict[str, Any], config: Path | None = None) -> TunePlan:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenry.core.errors import UserError
 from tokenry.core.files import new_folder, require_new
 from tokenry.core.number_tokens import token_texts
+from tokenry.core.round_trip import round_trip
 from tokenry.runs.quiet import quiet_libraries
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 from tokenry.tokenization.tokenizer_files import load_any_tokenizer, save_tokenizer
@@ -41,13 +42,26 @@ def regroup_numbers(
             f"{source} is a BoundlessBPE tokenizer, whose tokens cross the ends of pieces, so numbers cannot be regrouped: give another."
         )
     new = retokenize_numbers(old, mode, group)
+    shown = list(texts or TEXTS)
+    back = {"before": round_trip(old, shown), "after": round_trip(new, shown)}
     result = {
         "tokenizer": source,
         "mode": mode,
         "group": group,
         "texts": [
-            {"text": text, "before": token_texts(old, text), "after": token_texts(new, text)}
-            for text in texts or TEXTS
+            {
+                "text": text,
+                "before": token_texts(old, text),
+                "after": token_texts(new, text),
+                "text_back": found.cell if (found := round_trip(new, [text])) else "–",
+            }
+            for text in shown
+        ],
+        "text_back": {when: found and found.as_json() for when, found in back.items()},
+        "notes": [
+            found.sentence(f"the tokenizer {when}")
+            for when, found in back.items()
+            if found and not found.gives_back
         ],
         "output": None if output is None else str(output),
     }

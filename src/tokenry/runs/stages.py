@@ -7,7 +7,6 @@ A job is a row of stages, each as long as what it costs, counted in forward pass
     answers              5 per token: written one at a time, they wait for the weights to be read
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,15 +15,10 @@ from trl import SFTConfig
 
 from tokenry.core.progress import Progress
 from tokenry.finetuning import TokenWeighing
+from tokenry.runs.training_length import training_steps
 
 _TRAINED, _ANSWERED = 3.0, 5.0
 _READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}
-
-
-def training_steps(args: SFTConfig, samples: int) -> int:
-    """Tell how many optimisation steps are made on `samples` samples."""
-    of_an_epoch = math.ceil(samples / _samples_per_step(args))
-    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_an_epoch)
 
 
 def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples: int) -> float:

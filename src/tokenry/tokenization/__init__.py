@@ -10,9 +10,13 @@ segmentation  the same text cut by several tokenizers, side by side
 The names most used are here, all others in their rooms.
 """
 
+from tokenry.core.bits_per_byte import text_loss
+from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.digit_groups import format_number, group_digits
 from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
 from tokenry.tokenization.premiums import (
     GridConfig,
+    PowerLaw,
     allocate_budget,
     byte_premium,
     corpus_token_count,
@@ -25,6 +29,7 @@ from tokenry.tokenization.premiums import (
     load_udhr,
     measure_premiums,
     optimal_vocab_sizes,
+    premium_factors,
     premium_intervals,
     run_grid,
     token_premiums,
@@ -34,34 +39,52 @@ from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 from tokenry.tokenization.training import (
     BoundlessBPE,
     extend_to_superwords,
+    sample_chunks,
     train_boundless_bpe,
     train_bpe,
     train_superbpe,
     train_supertoken_bpe,
     train_unigram,
 )
-from tokenry.tokenization.transplant import TransplantReport, save_transplant, transplant_tokenizer
+from tokenry.tokenization.transplant import (
+    TransplantReport,
+    compose,
+    global_weights,
+    local_weights,
+    omp,
+    save_transplant,
+    transplant_tokenizer,
+)
 from tokenry.tokenization.zett import (
     EmbeddingHyperNetwork,
     HyperNetworkConfig,
     HyperNetworkTrainer,
     UnigramSampler,
+    apply_task_vector,
+    identity_loss,
+    lexical_loss,
     surface_forms,
     to_byte_level,
     transfer_tokenizer,
+    two_stage_schedule,
+    unigram_pieces,
 )
 
 __all__ = [
     "BoundlessBPE",
+    "ByteVocabulary",
     "EmbeddingHyperNetwork",
     "GridConfig",
     "HyperNetworkConfig",
     "HyperNetworkTrainer",
+    "PowerLaw",
     "TransplantReport",
     "UnigramSampler",
     "allocate_budget",
+    "apply_task_vector",
     "byte_premium",
     "compare_segmentations",
+    "compose",
     "corpus_token_count",
     "ctc_curve",
     "dispersion",
@@ -69,18 +92,28 @@ __all__ = [
     "extend_to_superwords",
     "factor_report",
     "fit_vocab_curve",
+    "format_number",
+    "global_weights",
+    "group_digits",
+    "identity_loss",
+    "lexical_loss",
     "load_any_tokenizer",
     "load_parallel_folder",
     "load_udhr",
+    "local_weights",
     "measure_premiums",
     "number_pieces",
     "number_pre_tokenizer",
+    "omp",
     "optimal_vocab_sizes",
+    "premium_factors",
     "premium_intervals",
     "retokenize_numbers",
     "run_grid",
+    "sample_chunks",
     "save_transplant",
     "surface_forms",
+    "text_loss",
     "to_byte_level",
     "token_premiums",
     "train_boundless_bpe",
@@ -90,4 +123,6 @@ __all__ = [
     "train_unigram",
     "transfer_tokenizer",
     "transplant_tokenizer",
+    "two_stage_schedule",
+    "unigram_pieces",
 ]

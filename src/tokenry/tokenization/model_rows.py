@@ -6,7 +6,7 @@ Running with other rows leaves the model as it is and lets gradients reach them 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,6 +95,24 @@ def with_source_rows(
         for made, of_source in zip(rows[1:], source[1:], strict=True)
     )
     return ModelRows(overwritten(rows.input, source.input), output, bias)
+
+
+def with_mean_rows(
+    rows: ModelRows, source: ModelRows, ids: Sequence[int], trained: Sequence[int]
+) -> ModelRows:
+    """Overwrite the rows of some tokens by the mean of the source model's trained rows."""
+    if not ids:
+        return rows
+
+    def averaged(made: Tensor, of_source: Tensor) -> Tensor:
+        mean = of_source[list(trained)].float().mean(dim=0).to(made)
+        return made.index_copy(0, torch.tensor(ids, device=made.device), mean.expand(len(ids), *mean.shape))
+
+    output, bias = (
+        made if made is None or of_source is None else averaged(made, of_source)
+        for made, of_source in zip(rows[1:], source[1:], strict=True)
+    )
+    return ModelRows(averaged(rows.input, source.input), output, bias)
 
 
 def logits_with(

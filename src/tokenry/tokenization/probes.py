@@ -1,8 +1,11 @@
 """Texts that bring out what a tokenizer does to text: spaces, line breaks, digits, scripts, emoji."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
+
+from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, comes_back, round_trip
 
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -16,12 +19,40 @@ PROBES = (
 
 def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = PROBES) -> tuple[str, ...]:
     """List the texts that do not come back when they are encoded and decoded."""
+    return tuple(text for text, same in zip(texts, comes_back(tokenizer, texts), strict=True) if not same)
 
-    def comes_back(text: str) -> bool:
-        ids = encoded(tokenizer, text)
-        return ids is not None and tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
-    return tuple(text for text in texts if not comes_back(text))
+def texts_back(
+    tokenizers: Mapping[str, PreTrainedTokenizerBase], texts: Sequence[str] | None
+) -> tuple[dict[str, RoundTrip], list[str]]:
+    """Whether tokenizers give texts back, and what is said where they do not.
+
+    Args:
+        tokenizers: by what they are: `old`, `new`.
+        texts: the user's; None for the sample texts.
+    """
+    called = "sample texts" if texts is None else "texts"
+    found = {
+        which: back
+        for which, tokenizer in tokenizers.items()
+        if (back := round_trip(tokenizer, PROBES if texts is None else texts)) is not None
+    }
+    return found, [
+        back.sentence(f"the {which} tokenizer", called)
+        for which, back in found.items()
+        if not back.gives_back
+    ]
+
+
+def require_encodable(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts: Sequence[str]) -> None:
+    """Raise `UserError` unless each tokenizer (by what it is: `old`, `new`) can encode all texts."""
+    for which, tokenizer in tokenizers.items():
+        for text in texts:
+            if encoded(tokenizer, text) is None:
+                raise UserError(
+                    f"the {which} tokenizer cannot encode {text[:40]!r}: it has no token for some of it and no unknown token; give it one, or "
+                    "leave the text out."
+                )
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:

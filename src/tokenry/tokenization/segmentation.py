@@ -5,12 +5,12 @@
     relative cost    = tokens / tokens of the first tokenizer
     shared cuts      = |cuts ∩ cuts of the first| / |cuts ∪ cuts of the first|        places inside the text, in bytes
 
-A tokenizer that rewrites what it reads (lower case, unknown tokens) loses text: it says so, and its cuts are not compared.
+A tokenizer that rewrites what it reads (lower case, unknown tokens) does not give the text back: it says so, and its cuts are not compared.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, round_trip, unbounded
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.vocabulary_use import VocabularyUse, vocabulary_use
 
@@ -59,9 +60,9 @@ class Segmentation:
         characters: code points of the text.
         words: of the text: what stands between white space.
         use: of the tokenizer's vocabulary.
-        is_lossless: whether the pieces together are the text, byte for byte.
+        text_back: whether the tokenizer gives the text back.
         relative_cost: tokens over those of the first tokenizer.
-        shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where one of the two loses text.
+        shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where the pieces of one of the two are not the text, byte for byte.
     """
 
     tokenizer: str
@@ -70,9 +71,14 @@ class Segmentation:
     characters: int
     words: int
     use: VocabularyUse
-    is_lossless: bool
+    text_back: RoundTrip
     relative_cost: float = 1.0
     shared_cuts: float | None = 1.0
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether the tokenizer gives the text back."""
+        return self.text_back.gives_back
 
     @property
     def bytes_per_token(self) -> float:
@@ -102,24 +108,38 @@ class TokenCutter:
             self._vocabulary, self._encode = tokenizer.vocabulary, tokenizer.encode
             self._name = lambda number: tokenizer.special_tokens[number]
         else:
-            backend = backend_tokenizer(tokenizer)
+            backend = unbounded(backend_tokenizer(tokenizer))
             self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
             self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
+        self._tokenizer = tokenizer
+        self._cut_out = frozenset(each.id for each in self._vocabulary.cut)
 
     @property
     def vocabulary_size(self) -> int:
         """Ids that the tokenizer knows, special ones included."""
         return len(self._vocabulary.token_bytes)
 
+    def text_back(self, text: str) -> RoundTrip:
+        """Whether the tokenizer gives this text back."""
+        found = round_trip(self._tokenizer, [text])
+        assert found is not None
+        return found
+
     def cut(self, text: str) -> tuple[Piece, ...]:
-        """Cut a text; the space that a tokenizer puts before it is not part of the pieces."""
-        pieces = [self._piece(number) for number in self._encode(text)]
-        if pieces and pieces[0].data.startswith(b" ") and not text.startswith(" "):
-            first = pieces[0]
-            pieces[0] = Piece(first.id, first.data.removeprefix(b" "), first.stands_for_text)
-            if not pieces[0].data:
-                del pieces[0]
-        return tuple(pieces)
+        """Cut a text; the space that a tokenizer puts before it, or behind an added token in it, is not part of the pieces.
+
+        Raises:
+            UserError: the tokenizer cannot encode the text.
+        """
+        try:
+            pieces = [self._piece(number) for number in self._encode(text)]
+        except UserError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise UserError(
+                f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
+            ) from error
+        return tuple(_without_put_spaces(pieces, text.encode(), self._cut_out))
 
     def _piece(self, number: int) -> Piece:
         data = self._vocabulary.token_bytes[number]
@@ -164,12 +184,32 @@ def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segment
             len(text),
             len(text.split()),
             vocabulary_use(np.array([piece.id for piece in pieces]), cutters[name].vocabulary_size),
-            _is_text(pieces, data),
+            cutters[name].text_back(text),
             len(pieces) / max(1, len(first)),
             _shared(first, pieces) if _is_text(first, data) and _is_text(pieces, data) else None,
         )
         for name, pieces in cut.items()
     ]
+
+
+def _without_put_spaces(pieces: Sequence[Piece], text: bytes, cut_out: frozenset[int]) -> Iterator[Piece]:
+    """Leave out the spaces that the tokenizer puts before a text and behind its added tokens; an added token that is in the text stands
+    for it.
+    """
+    place, begins = 0, True
+    for is_cut_out, group in groupby(pieces, key=lambda piece: piece.id in cut_out):
+        section = list(group)
+        joined = b"".join(piece.data for piece in section)
+        there = text.startswith(joined, place)
+        # Of a text that is rewritten nothing is known but how it begins.
+        put = text.startswith(joined[1:], place) or not text.startswith(b" ", place)
+        if is_cut_out and there:
+            section = [replace(piece, stands_for_text=True) for piece in section]
+        elif begins and not there and joined.startswith(b" ") and put:
+            section[0] = replace(section[0], data=section[0].data[1:])
+        begins = is_cut_out and there
+        place += sum(len(piece.data) for piece in section)
+        yield from (piece for piece in section if piece.data or piece is not section[0])
 
 
 def _is_text(pieces: Sequence[Piece], data: bytes) -> bool:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import unbounded
 from tokenry.core.stats import Estimate, bootstrap_estimate, resampled_totals
 
 Segments = Sequence[Sequence[str]]
@@ -70,14 +71,19 @@ def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndar
     """Count the tokens of each text, without special tokens.
 
     Raises:
-        UserError: a slow tokenizer.
+        UserError: a slow tokenizer, or one that cannot encode a text.
     """
     if isinstance(tokenizer, CountingTokenizer):
         return np.array([tokenizer.count(text) for text in texts], dtype=np.int64)
-    backend, texts = backend_tokenizer(tokenizer), list(texts)
+    backend, texts = unbounded(backend_tokenizer(tokenizer)), list(texts)
     counts: list[int] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        try:
+            batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise UserError(
+                f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
+            ) from error
         counts += [len(each) for each in batch]
     return np.array(counts, dtype=np.int64)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.models import load_tokenizer
+from tokenry.tokenization.special_roles import as_fast
 from tokenry.tokenization.token_counts import AnyTokenizer
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
@@ -49,27 +50,36 @@ def load_fast_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
     """Load a tokenizer for a model of transformers.
 
     Args:
-        source: a `tokenizer.json`, a folder, or the name of a model.
+        source: a `tokenizer.json`, a folder, or the name of a model; the special tokens of a bare file have the roles they name.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    if not Path(source).is_file():
+    path = Path(source)
+    if path.name == _BOUNDLESS or (path / _BOUNDLESS).is_file():
+        raise UserError(
+            f"{source} is a BoundlessBPE tokenizer, whose tokens no tokenizer of transformers can write: for a model train bpe, unigram or "
+            "superbpe."
+        )
+    if not path.is_file():
         return load_tokenizer(source)
     try:
-        return PreTrainedTokenizerFast(tokenizer_file=str(source))
+        return as_fast(Tokenizer.from_file(str(source)))
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
 
 
 def save_tokenizer(tokenizer: Tokenizer | BoundlessBPE, folder: Path) -> Path:
-    """Save a tokenizer into a folder, as transformers or this library loads it; returns its main file."""
+    """Save a tokenizer into a folder, as transformers or this library loads it; returns its main file.
+
+    Special tokens get the roles (bos, eos, …) that their names tell.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, BoundlessBPE):
         tokenizer.save(folder / _BOUNDLESS)
         return folder / _BOUNDLESS
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    as_fast(tokenizer).save_pretrained(folder)
     return folder / "tokenizer.json"
 
 

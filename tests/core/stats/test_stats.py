@@ -16,6 +16,7 @@ from tokenry.core.stats import (
     absent,
     all_of,
     bootstrap_estimate,
+    estimate_of_correlation,
     estimate_of_mean,
     exactly,
     fit_nonnegative,
@@ -95,7 +96,25 @@ def test_an_estimate_in_another_unit_is_that_of_the_scaled_values(values, factor
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6, abs=1e-6)
 
 
-def test_an_estimate_is_written_with_its_error():
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=5, max_size=30))
+def test_a_correlation_has_the_interval_of_scipy(pairs):
+    x, y = (np.round(column, 2) for column in zip(*pairs, strict=True))
+    if np.ptp(x) < 0.1 or np.ptp(y) < 0.1:
+        return
+    expected = scipy_stats.pearsonr(x, y)
+    found = estimate_of_correlation(float(expected.statistic), len(x))
+    if abs(found.value) < 0.999:
+        assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-6)
+
+
+def test_a_correlation_of_three_points_has_no_interval():
+    assert math.isnan(estimate_of_correlation(0.5, 3).low)
+    assert math.isnan(estimate_of_correlation(1.0, 9).high)
+
+
+def test_an_estimate_is_written_with_its_error_or_its_interval():
+    assert Estimate(0.5, math.nan, 9, 0.25, 0.75).with_interval("+.2f") == "+0.50 (95 %: +0.25 to +0.75)"
     assert f"{Estimate(0.1234, 0.01, 9):+.2f}" == "+0.12 ± 0.01"
     assert f"{Estimate(0.1234, 0.01, 9):.1%}" == "12.3% ± 1.0%"
     assert str(Estimate(2.0, 0.5, 9)) == "2 ± 0.5"

@@ -1,5 +1,7 @@
 """Shapes: texts that a pre-tokenizer cannot tell apart are cut alike."""
 
+import functools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,9 +9,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from tests.decoding.byte_level.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_level.pieces import Pieces, _Pattern
+from tokenry.decoding.byte_level.pattern_atoms import PatternAtoms
+from tokenry.decoding.byte_level.pieces import Pieces
 
 CUTTING = [name for name in PRE_TOKENIZERS if name != "none"]
+
+
+@functools.cache
+def pieces_of(name):
+    return Pieces.of(byte_level(name))
 
 
 def with_pre_tokenizer(pre_tokenizer):
@@ -19,10 +27,10 @@ def with_pre_tokenizer(pre_tokenizer):
 
 
 @pytest.mark.parametrize("name", CUTTING)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(text=st.text("abTREsd'’ \n\t1²_.,—é漢ा😀", max_size=8))
 def test_a_shape_is_cut_where_its_text_is(name, text):
-    pieces = Pieces.of(byte_level(name))
+    pieces = pieces_of(name)
     shape = pieces.shape(text)
     if len(shape) == len(text):
         assert pieces.borders(shape) == pieces.borders(text)
@@ -39,7 +47,7 @@ def test_many_texts_have_few_shapes(name):
 
 def test_the_letters_of_a_contraction_are_kept_after_an_apostrophe_only():
     pieces = Pieces.of(byte_level("gpt2"))
-    assert pieces.shape("tree") == pieces.shape("oooo")
+    assert pieces.shape("tree") == pieces.shape("oooo") == "AAA"
     assert pieces.shape("'re") != pieces.shape("'oo")
     assert pieces.shape("re", after_apostrophe=2) == "re"
     assert [pieces.apostrophe_reaches(text) for text in ("a", "a'", "a'r", "a're", "'.")] == [0, 2, 1, 0, 0]
@@ -80,9 +88,44 @@ def test_a_pre_tokenizer_without_patterns_is_refused():
 
 
 def test_what_a_pattern_names_is_read_from_it():
-    pattern = r"(?i:'s|'t)|[^\r\n\p{L}a-f]?[!^-]+|\d{1,3}(?!x)|\bq"
-    found = _Pattern.read(pattern)
-    assert found.classes == {r"\p{L}", "[a-f]", r"\d", r"\w"}
-    assert found.characters == {"'", "’", "\r", "\n", "!", "^", "-", "x", "X", "q", "Q"}
-    assert found.contracted == {"s", "S", "t", "T"}
-    assert not found.runs_count
+    found = PatternAtoms.read(
+        r"(?i:'s|'t)|[^\r\n\p{L}a-f]?[!^-]+|\d{1,3}(?!x)|\bq|(?:[\p{L}&&[^\p{Han}]]|[]a])+"
+    )
+    assert found.atoms == {
+        "'", r"[^\r\n\p{L}a-f]", "[!^-]", r"\d", "x", r"\w", "q", r"[\p{L}&&[^\p{Han}]]", "[]a]",
+    }  # fmt: skip
+    assert found.suffixes == {"s", "t"}
+    assert found.counted == {r"\d"}
+    assert not found.counts_groups
+
+
+@pytest.mark.parametrize(
+    ("pattern", "suffixes"),
+    [
+        (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+", {"s", "d", "m", "t", "ll", "ve", "re"}),
+        (r"(?i:[sdmt]|ll)", set()),
+        (r"['’](?i:s|re)\b", {"s", "re"}),
+        (r"\p{L}+(?i:'s|'RE)?", {"s", "RE"}),
+    ],
+)
+def test_what_follows_an_apostrophe_is_a_suffix(pattern, suffixes):
+    assert PatternAtoms.read(pattern).suffixes == suffixes
+
+
+def test_case_is_ignored_as_far_as_the_pattern_ignores_it():
+    assert PatternAtoms.read(r"(?i:[ab]x)y|(?i)z|(?-i:w)").atoms == {
+        "(?i:[ab])",
+        "(?i:x)",
+        "y",
+        "(?i:z)",
+        "w",
+    }
+
+
+def test_a_count_of_a_group_makes_every_run_count():
+    assert PatternAtoms.read(r"(?:ab){2}").counts_groups
+
+
+def test_a_bracket_that_is_not_closed_is_named():
+    with pytest.raises(UserError, match="has a bracket at 3 that is not closed"):
+        PatternAtoms.read("a|b[cd")

@@ -138,9 +138,9 @@ def test_half_precision_is_a_tree_too():
 
 def test_a_context_that_is_too_long_is_refused():
     with pytest.raises(
-        UserError, match="a context of 2049 tokens is longer than the 2048 that the model allows"
+        UserError, match="a context of 1025 tokens is longer than the 1024 that the model allows"
     ):
-        TokenTree(load("llama")).hold([Context().then(*[1] * 2049)])
+        TokenTree(load("gpt2")).hold([Context().then(*[1] * 1025)])
 
 
 def test_an_empty_context_is_refused():
@@ -182,7 +182,7 @@ def counted(forward, passes):
 
 
 def test_what_is_too_long_for_the_model_does_not_come_along():
-    tree = TokenTree(load("llama"))
-    longest = Context().then(*[1] * 2048)
+    tree = TokenTree(load("gpt2"))
+    longest = Context().then(*[1] * 1024)
     tree.hold([longest.parent], lambda: [longest.then(2)])
     assert longest.parent in tree._hidden

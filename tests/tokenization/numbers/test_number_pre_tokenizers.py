@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tokenry.core.digit_groups import cut, group_digits
+from tokenry.core.digit_groups import cut, format_number, group_digits
 from tokenry.core.errors import UserError
 from tokenry.tokenization.numbers.number_pre_tokenizers import (
     NUMBER_PATTERN,
@@ -124,3 +124,12 @@ def test_words_of_indic_scripts_do_not_break_at_vowel_signs():
 def test_bad_input_is_one_sentence(call, words):
     with pytest.raises(UserError, match=re.escape(words)):
         call()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("0123456789"), min_size=1, max_size=30))
+def test_commas_from_the_right_give_grouping_from_the_left_the_groups_of_grouping_from_the_right(digits):
+    from_left, from_right = number_pre_tokenizer("l2r"), number_pre_tokenizer("r2l")
+    pieces = [piece for piece, _ in from_left.pre_tokenize_str(format_number(digits, "comma_r2l"))]
+    assert [piece for piece in pieces if piece != ","] == cut(digits)
+    assert [piece for piece, _ in from_right.pre_tokenize_str(digits)] == cut(digits)

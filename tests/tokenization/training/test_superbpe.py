@@ -1,15 +1,18 @@
+import json
 import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.tokenization.premium_golden import golden
-from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.byte_level import BYTE_CHARACTERS, ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import round_trip
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import train_bpe, train_unigram
 from tokenry.tokenization.training.merge_lists import bpe_state
@@ -209,8 +212,111 @@ def test_bad_input_is_one_sentence(call, words):
         call()
 
 
-def test_added_tokens_behind_the_vocabulary_are_refused():
-    tokenizer = train_bpe(TEXTS, 300)
-    tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match="would collide with added tokens"):
-        extend_to_superwords(tokenizer, TEXTS, 400)
+def byte_level_with(tokens=(), special=(), **options):
+    """The bytes, 104 merges and added tokens behind them."""
+    tokenizer = train_bpe(TEXTS, 360)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(**{"add_prefix_space": False, **options})
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def without_bytes(*lacking):
+    """A tokenizer that has no token for some bytes."""
+    state = json.loads(train_bpe(TEXTS, 360).to_str())
+    names = [
+        name for name in state["model"]["vocab"] if name not in {BYTE_CHARACTERS[byte] for byte in lacking}
+    ]
+    state["model"]["vocab"] = {name: place for place, name in enumerate(names)}
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def test_added_tokens_behind_the_vocabulary_keep_their_ids_and_no_merge_crosses_them():
+    texts = [f"{text}  and  <tool> it <end>" for text in TEXTS]
+    tokenizer = byte_level_with(["  ", "<tool>"], ["<end>"])
+    extended = extend_to_superwords(tokenizer, texts, 420)
+    before, after = tokenizer.get_vocab(), extended.get_vocab()
+    assert before.items() <= after.items()
+    assert sorted(after.values()) == list(range(420))
+    assert {number: token.content for number, token in extended.get_added_tokens_decoder().items()} == {
+        360: "  ",
+        361: "<tool>",
+        362: "<end>",
+    }
+    made = [token for token, number in after.items() if number >= 363]
+    assert any("Ġ" in token.strip("Ġ") for token in made)
+    assert not any("<tool>" in token or "ĠĠ" in token for token in made)
+    assert extended.encode(texts[0]).tokens.count("  ") == 2
+    loaded = Tokenizer.from_str(extended.to_str())
+    assert loaded.get_vocab() == after
+    assert round_trip(loaded, texts).gives_back
+
+
+def test_only_the_bytes_of_the_texts_need_a_token():
+    tokenizer = without_bytes(0x04, 0xC0, 0xFF)
+    extended = extend_to_superwords(tokenizer, TEXTS, 400)
+    assert extended.get_vocab_size() == 400
+    assert round_trip(extended, TEXTS).gives_back
+    with pytest.raises(
+        UserError, match=r"no token for 1 byte of the text \(0x04, in 'a\\x04b'\): leave such"
+    ):
+        extend_to_superwords(tokenizer, [*TEXTS, "a\x04b"], 400)
+    tokenizer.add_tokens(["\x04"])
+    extend_to_superwords(tokenizer, [*TEXTS, "a\x04b"], 400)
+
+
+def test_the_space_before_a_text_stays_one_before_the_text():
+    extended = extend_to_superwords(byte_level_with(add_prefix_space=True), TEXTS, 420)
+    for text in ("it is so", "it is true that, 12345 times!!"):
+        assert extended.encode(text).ids == extended.encode(f" {text}").ids
+        assert round_trip(extended, [text]).gives_back
+    assert extended.encode("it is so").tokens[0].startswith("Ġit")
+    assert not extended.encode("a, it").tokens[1].startswith("Ġ,")
+
+
+def test_gaps_among_the_ids_stay_gaps():
+    state = json.loads(train_bpe(TEXTS, 360).to_str())
+    last = max(state["model"]["vocab"], key=state["model"]["vocab"].get)
+    state["model"]["vocab"][last] = 365
+    extended = extend_to_superwords(Tokenizer.from_str(json.dumps(state)), TEXTS, 400)
+    assert sorted(extended.get_vocab().values()) == [*range(359), *range(365, 400)]
+
+
+def sentencepiece_like():
+    tokenizer = train_bpe(TEXTS, 360)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def bytes_by_the_normaliser():
+    tokenizer = byte_level_with()
+    tokenizer.normalizer = normalizers.ByteLevel()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "words"),
+    [
+        (
+            sentencepiece_like,
+            "a",
+            "the tokenizer is no byte-level BPE (its pre-tokenizer does not write bytes",
+        ),
+        (bytes_by_the_normaliser, "a", "the tokenizer is no byte-level BPE"),
+        (
+            lambda: without_bytes(*b"qz"),
+            "q and z",
+            "no token for 2 bytes of the text (0x71, 0x7A, in 'q and z')",
+        ),
+        (lambda: without_bytes(*b"qzxjkv"), "vqzxjk", "(0x6A, 0x6B, 0x71, 0x76, …, in 'vqzxjk')"),
+        (lambda: without_bytes(0xC3), "é", "no token for 1 byte of the text (0xC3, in 'é')"),
+        (
+            lambda: byte_level_with(["<x>"]),
+            "a",
+            "the transition (361 tokens) lies above the vocabulary of 360",
+        ),
+    ],
+)
+def test_what_cannot_go_on_across_words_is_refused(tokenizer, text, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        extend_to_superwords(tokenizer(), [text], 360)

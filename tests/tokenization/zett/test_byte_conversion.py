@@ -307,3 +307,47 @@ def test_pre_tokenizers_of_the_source_are_forgotten():
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     assert to_byte_level(source).tokenizer.tokenize("the 12") == CONVERTED[0].tokenizer.tokenize("the 12")
+
+
+def test_a_bare_tokenizer_is_taken_with_the_roles_that_its_special_tokens_name():
+    for kind in KINDS:
+        whole = kind()
+        bare = Tokenizer.from_str(whole.backend_tokenizer.to_str())
+        before = bare.to_str()
+        converted = to_byte_level(bare)
+        assert bare.to_str() == before
+        assert converted.tokens == to_byte_level(whole).tokens
+        assert converted.tokenizer.eos_token in ("</s>", None)
+        assert converted.tokenizer.encode(MIXED) == to_byte_level(whole).tokenizer.encode(MIXED)
+    replaced = to_byte_level(byte_level(), special_tokens=sentencepiece().backend_tokenizer)
+    assert (replaced.tokenizer.bos_token, replaced.tokenizer.unk_token) == ("<s>", "<unk>")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_of_equal_tokens_the_one_that_the_original_writes_is_written(replaced):
+    original = byte_level(["a    b  c   d"] * 9, 300)
+    original.add_tokens([AddedToken(" " * count, normalized=True, special=False) for count in (4, 3, 2)])
+    special = {"special_tokens": byte_level(["x"], 260, eos_token="<end>")} if replaced else {}
+    converted = to_byte_level(original, **special)
+    moved = len(converted.tokens) - converted.extra_tokens - len(original)
+    for count in (2, 3, 4):
+        (number,) = original.encode(" " * count)
+        assert converted.tokenizer.get_vocab()["Ġ" * count] == number + moved
+        assert converted.tokens.count("Ġ" * count) == 1 + ("Ġ" * count in original.get_vocab())
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        (Tokenizer(models.BPE()), "the tokenizer has an empty vocabulary"),
+        (
+            Tokenizer(models.WordLevel({"a": 0})),
+            "the tokenizer's model must be one of BPE, Unigram, WordPiece",
+        ),
+        (Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>")), "marks words in its tokens"),
+        (Tokenizer(models.BPE({"##a": 0}, [], continuing_subword_prefix="##")), "marks words in its tokens"),
+    ],
+)
+def test_a_bare_tokenizer_that_cannot_be_converted_is_refused(tokenizer, words):
+    with pytest.raises(UserError, match=words):
+        to_byte_level(tokenizer)

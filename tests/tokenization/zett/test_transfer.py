@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -184,6 +184,45 @@ def test_a_vocabulary_smaller_than_the_bytes_works():
     model = causal()
     transfer_tokenizer(model, network(model), small)
     assert len(model.get_input_embeddings().weight) == 3
+
+
+def test_what_is_never_written_gets_the_mean_row_and_is_counted():
+    new, model = sentencepiece(CODE), causal(tied=False)
+    rows = model_rows(model)
+    predicted = predict_vocabulary(model, network(model), new)
+    names = new.get_vocab()
+    lone = [names[f"<0x{byte:02X}>"] for byte in range(33, 127) if chr(byte) in names]
+    assert len(lone) > 10
+    for made, source in zip(predicted.rows.there(), rows.there(), strict=True):
+        mean = source[: len(OLD)].mean(dim=0)
+        assert torch.allclose(made[lone], mean.expand(len(lone), *mean.shape), atol=1e-6)
+    report = predicted.report.as_json()
+    assert report["never_written"] >= len(lone)
+    assert report["never_written"] + report["shared"] + report["composed"] + report["special"] == len(new)
+
+
+def test_a_bare_tokenizer_can_be_transferred_to():
+    new = byte_level([*CODE, *TEXTS], 400)
+    made = [
+        transfer_tokenizer(model, network(model), given)
+        for model, given in ((causal(), new), (causal(), new.backend_tokenizer))
+    ]
+    weights = [model.get_input_embeddings().weight for model in made]
+    assert weights[0].equal(weights[1])
+
+
+def test_rows_that_no_text_has_trained_scale_no_prediction():
+    source = byte_level(["a    b  c   d"] * 9, 300, bos_token="<s>", eos_token="</s>")
+    source.add_tokens([AddedToken(" " * count, normalized=True, special=False) for count in (4, 3, 2)])
+    never = [source.get_vocab()["Ġ" * count] for count in (2, 3, 4) if "Ġ" * count in source.get_vocab()]
+    assert never
+    scales = []
+    for value in (0.0, 100.0):
+        model = tiny_model(len(source))
+        model.get_input_embeddings().weight.data[never] = value
+        made = hypernetwork_for(model, source, layers=1, heads=2)
+        scales.append([made.scaler.w.clone(), made.scaler.b.clone(), made.in_scaler.w.clone()])
+    assert all(one.equal(other) for one, other in zip(*scales, strict=True))
 
 
 def test_an_empty_tokenizer_is_refused():

@@ -8,6 +8,7 @@ from tokenry.verbs.compress._vision.images import (
     find_images,
     match_labels,
     pick,
+    pick_readable,
     read_image,
     read_label_rows,
 )
@@ -37,6 +38,47 @@ def test_images_are_found_in_folders_too_and_nothing_else_is(folder):
 def test_a_limit_takes_images_of_every_folder(folder):
     assert [file.name for file in pick(find_images(folder), 3)] == ["a/0.png", "a/4.jpg", "b/5.jpg"]
     assert len(pick(find_images(folder), 100)) == 6
+
+
+def damage(folder, *names):
+    for name in names:
+        (folder / name).write_text("no image")
+
+
+def picked(folder, limit):
+    said = []
+    return [file.name for file in pick_readable(find_images(folder), limit, said.append)], said
+
+
+@pytest.mark.parametrize(
+    ("broken", "limit", "expected"),
+    [
+        ([], 3, ["a/0.png", "a/4.jpg", "b/5.jpg"]),
+        (["a/0.png"], 3, ["a/2.jpg", "a/4.jpg", "b/5.jpg"]),
+        (["b/5.jpg"], 3, ["a/0.png", "a/4.jpg", "b/3.png"]),
+        (["a/0.png", "a/2.jpg", "a/4.jpg"], 3, ["b/1.jpg", "b/3.png", "b/5.jpg"]),
+        (["a/0.png"], 1, ["a/2.jpg"]),
+        (["a/4.jpg", "b/3.png"], 100, ["a/0.png", "a/2.jpg", "b/1.jpg", "b/5.jpg"]),
+    ],
+)
+def test_an_image_that_cannot_be_read_gives_its_place_to_the_nearest_that_can(
+    folder, broken, limit, expected
+):
+    damage(folder, *broken)
+    found, said = picked(folder, limit)
+    assert found == expected
+    assert said == ([f"left out, as they cannot be read as images: {', '.join(broken)}."] if broken else [])
+
+
+def test_without_a_limit_nothing_is_decoded_to_pick(folder):
+    damage(folder, "a/0.png")
+    assert picked(folder, None) == ([file.name for file in find_images(folder)], [])
+
+
+def test_images_of_which_none_can_be_read_are_refused(folder):
+    damage(folder, *(file.name for file in find_images(folder)))
+    with pytest.raises(UserError, match=r"none of the 6 images can be read, such as a/0\.png"):
+        picked(folder, 2)
 
 
 def test_an_image_is_turned_the_right_way_up(tmp_path):

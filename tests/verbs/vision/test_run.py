@@ -194,6 +194,31 @@ def test_a_damaged_image_is_noted_and_left_out(run, desk, tmp_path):
     assert record.notes == ["left out, as they cannot be read as images: a/2.jpg."]
 
 
+def test_a_damaged_image_uses_up_neither_the_limit_nor_the_pictures(run, tmp_path):
+    write_images(tmp_path / "images", 6)
+    for name in ("a/0.png", "a/2.jpg"):
+        (tmp_path / "images" / name).write_text("no image")
+    record = run("tome:r=3", images=tmp_path / "images", limit=4, pictures=4)
+    assert (record.number_of_images, len(record.pictures)) == (4, 4)
+    assert record.notes == ["left out, as they cannot be read as images: a/0.png, a/2.jpg."]
+
+
+def test_a_damaged_image_uses_up_no_picture_where_all_are_looked_at(run, tmp_path):
+    write_images(tmp_path / "images", 4)
+    (tmp_path / "images" / "a" / "0.png").write_text("no image")
+    record = run("tome:r=3", images=tmp_path / "images", pictures=2)
+    assert (record.number_of_images, len(record.pictures)) == (3, 2)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_sweep_over_one_image_that_can_be_read_is_refused(run, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("tokenry.models.image_encoders.load_image_encoder", None)
+    write_images(tmp_path / "images", 2)
+    (tmp_path / "images" / "a" / "0.png").write_text("no image")
+    with pytest.raises(UserError, match="give at least two images"):
+        run(images=tmp_path / "images", sweep=True, limit=limit)
+
+
 def test_the_share_done_never_falls(desk):
     told = []
     plan = Plan(str(desk / "model"), desk / "images", ("tome:r=3",), rounds=2, batch_size=4)

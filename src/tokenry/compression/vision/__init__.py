@@ -18,15 +18,21 @@ from tokenry.compression.vision.diffrate import (
     Schedule,
     diffrate_merge,
     masked_softmax,
+    scale_merged,
+    scheduled_flops,
     uniform_schedule,
     vit_flops,
 )
 from tokenry.compression.vision.diversity import (
     coverage_radius,
     farthest_point_select,
+    frame_budget,
+    minmax_weight,
     sensitivity_diverse_select,
+    token_budget,
+    with_newlines,
 )
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.flops import LayerCost, encoder_flops, layer_costs
 from tokenry.compression.vision.page_rank import aggregate_heads, head_variance, weighted_page_rank
 from tokenry.compression.vision.pitome import (
     PiToMe,
@@ -35,11 +41,12 @@ from tokenry.compression.vision.pitome import (
     pitome_matching,
     pitome_text_matching,
     ratio_schedule,
+    removed_tokens,
 )
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.compression.vision.rate_proxy import RateProxy
-from tokenry.compression.vision.rate_search import SearchedRates, search_rates
+from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, SearchStep, search_rates
 from tokenry.compression.vision.reducer import (
     REDUCERS,
     Attention,
@@ -58,10 +65,12 @@ from tokenry.compression.vision.tome import (
 )
 from tokenry.compression.vision.visual_tokens import VisualTokenPruning, prune_visual_tokens
 from tokenry.compression.vision.vlm_scaling import (
+    Optimum,
     ScalingFit,
     TaskMixture,
     compute_optimal,
     fit_vlm_scaling,
+    grid_search,
     inference_flops,
     optimal_tokens_closed_form,
     published_scores,
@@ -69,6 +78,7 @@ from tokenry.compression.vision.vlm_scaling import (
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
+    best_similarity,
     importance_prune,
     partition_by_importance,
     similarity_prune,
@@ -76,7 +86,12 @@ from tokenry.compression.vision.zero_tprune import (
     zero_tprune_layer,
 )
 from tokenry.compression.vision.zero_tprune_search import search_config
-from tokenry.compression.vision.zoo_prune import mlp_sensitivity, zeroth_order_sensitivity
+from tokenry.compression.vision.zoo_prune import (
+    low_rank_projector,
+    mlp_sensitivity,
+    projector_interaction,
+    zeroth_order_sensitivity,
+)
 
 __all__ = [
     "REDUCERS",
@@ -86,15 +101,19 @@ __all__ = [
     "CompressorConfig",
     "DiffRate",
     "EncoderShape",
+    "LayerCost",
     "LayerReducer",
     "MergePlan",
     "NormDrop",
+    "Optimum",
     "PiToMe",
     "QueCC",
     "RandomDrop",
     "RateProxy",
     "ScalingFit",
     "Schedule",
+    "SearchInterrupted",
+    "SearchStep",
     "SearchedRates",
     "TaskMixture",
     "ToMe",
@@ -108,6 +127,7 @@ __all__ = [
     "aggregate_heads",
     "apply_token_reduction",
     "attach_compressor",
+    "best_similarity",
     "bipartite_soft_matching",
     "compute_optimal",
     "coverage_radius",
@@ -116,34 +136,44 @@ __all__ = [
     "energy_score",
     "farthest_point_select",
     "fit_vlm_scaling",
+    "frame_budget",
+    "grid_search",
     "head_variance",
     "importance_prune",
     "inference_flops",
     "kth_bipartite_matching",
     "layer_costs",
     "load_compressor",
+    "low_rank_projector",
     "make_reducer",
     "margin_schedule",
     "masked_softmax",
+    "minmax_weight",
     "mlp_sensitivity",
     "optimal_tokens_closed_form",
     "parse_r",
     "partition_by_importance",
     "pitome_matching",
     "pitome_text_matching",
+    "projector_interaction",
     "prune_visual_tokens",
     "published_scores",
     "ratio_schedule",
     "relevance_correlation",
+    "removed_tokens",
     "save_compressor",
+    "scale_merged",
+    "scheduled_flops",
     "search_config",
     "search_rates",
     "sensitivity_diverse_select",
     "similarity_prune",
+    "token_budget",
     "token_trace",
     "uniform_schedule",
     "vit_flops",
     "weighted_page_rank",
+    "with_newlines",
     "zero_tprune_layer",
     "zeroth_order_sensitivity",
 ]

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from tokenry.compression.vision.diffrate_published import PUBLISHED
 from tokenry.compression.vision.flops import LayerCost
 from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.published_rates import PUBLISHED_RATES, RELEASED_NAMES
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import unit_vectors
@@ -81,21 +81,24 @@ class Schedule:
 
     @classmethod
     def load_published(cls, model: str, gflops: float) -> "Schedule":
-        """One of the schedules that the authors learned on ImageNet-1k for ViTs of 12 layers with 196 patches and a class token.
+        """One of the schedules that the authors learned on ImageNet-1k.
 
         Args:
-            model: "deit-tiny" or "deit-small" (without distillation token).
+            model: "deit-tiny", "deit-small" or "deit-base" (without distillation token); "vit-base", "vit-large" or "vit-huge" (pre-trained
+                as masked auto-encoders); or the authors' name for it, such as "ViT-L-MAE".
             gflops: multiply-adds of the model with it, in 1e9, as `vit_flops` counts them.
 
         Raises:
             UserError: there is none.
         """
-        if (model, gflops) not in PUBLISHED:
-            known = ", ".join(f"{name} at {target}" for name, target in sorted(PUBLISHED))
+        name = RELEASED_NAMES.get(model, model)
+        if (name, gflops) not in PUBLISHED_RATES:
+            of_model = [pair for pair in PUBLISHED_RATES if pair[0] == name] or list(PUBLISHED_RATES)
+            known = ", ".join(f"{each} at {target}" for each, target in of_model)
             raise UserError(
                 f"there is no published schedule for {model} at {gflops} GFLOPs: choose from {known}, or learn one with search_rates."
             )
-        return cls(*PUBLISHED[model, gflops])
+        return cls(*PUBLISHED_RATES[name, gflops])
 
 
 def _whole(count: object, name: str) -> int:

@@ -7,6 +7,8 @@ shown    the 95 % interval of a difference lies above what the claim asks for
 from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals
 from tokenry.core.stats.estimate import (
     Estimate,
+    Values,
+    estimate_of_correlation,
     estimate_of_mean,
     independent_difference,
     paired_difference,
@@ -31,10 +33,12 @@ __all__ = [
     "VERDICTS",
     "Estimate",
     "Fit",
+    "Values",
     "Verdict",
     "absent",
     "all_of",
     "bootstrap_estimate",
+    "estimate_of_correlation",
     "estimate_of_mean",
     "exactly",
     "fit_nonnegative",

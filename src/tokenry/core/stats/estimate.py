@@ -6,24 +6,36 @@
     independent difference  value = a − b               error = √(error_a² + error_b²)
 
     interval = value ± t(0.975, n − 1) · error          Student's t; of a bootstrap, the percentiles of its draws
+    interval of Pearson's r = tanh(artanh r ± z(0.975) / √(n − 3))       Fisher
 
 Sources: Cochran, Sampling Techniques (1977), section 6.4, for the ratio; Welch (1947) for the degrees of freedom of an independent
 difference.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from tokenry.core.errors import UserError
 
 _UPPER = 0.975
+
+
+@runtime_checkable
+class HasArray(Protocol):
+    """An array of any library, on the CPU."""
+
+    def __array__(self, *args: Any, **options: Any) -> ndarray: ...
+
+
+Values: TypeAlias = Sequence[Any] | HasArray
+"""One number per sampling unit."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,17 @@ class Estimate:
     def __str__(self) -> str:
         return format(self)
 
+    def with_interval(self, spec: str = ".2f") -> str:
+        """Write the value with its interval instead of its error."""
+        return f"{self.value:{spec}} (95 %: {self.low:{spec}} to {self.high:{spec}})"
+
     def scaled(self, factor: float | int) -> "Estimate":
         """Return the same estimate in another unit; a negative factor turns a difference round."""
         low, high = sorted((factor * self.low, factor * self.high))
         return Estimate(factor * self.value, abs(factor) * self.standard_error, self.samples, low, high)
 
 
-def estimate_of_mean(values: ArrayLike) -> Estimate:
+def estimate_of_mean(values: Values) -> Estimate:
     """Estimate the mean of independent units; the error of a single one is nan."""
     numbers = np.asarray(values, dtype=float)
     count = len(numbers)
@@ -71,7 +87,7 @@ def estimate_of_mean(values: ArrayLike) -> Estimate:
     return Estimate(float(numbers.mean()) if count else math.nan, error, count)
 
 
-def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
+def paired_difference(ours: Values, theirs: Values) -> Estimate:
     """Estimate ours − theirs over the same units in the same order: what makes a unit hard for both cancels."""
     return estimate_of_mean(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))
 
@@ -91,6 +107,14 @@ def independent_difference(one: Estimate, other: Estimate) -> Estimate:
     )
     half = float(stdtrit(freedom, _UPPER)) * error
     return Estimate(value, error, fewest, value - half, value + half)
+
+
+def estimate_of_correlation(r: float, samples: int) -> Estimate:
+    """Put the interval of Fisher's z around a correlation over independent units; its error on that scale is not of r itself."""
+    if samples < 4 or not abs(r) < 1:
+        return Estimate(r, math.nan, samples)
+    centre, half = math.atanh(r), float(ndtri(_UPPER)) / math.sqrt(samples - 3)
+    return Estimate(r, math.nan, samples, math.tanh(centre - half), math.tanh(centre + half))
 
 
 def ratio_estimate(

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of, require_share
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.decoding.byte_level.utf8 import Text
 
 Why = Literal["end", "stop", "length"]
@@ -92,12 +92,18 @@ def nucleus(
     Raises:
         UserError: `top_p` is not in (0, 1].
     """
-    require_share(float(top_p), "top_p")
+    require_top_p(top_p)
     order = np.argsort(-probabilities, kind="stable")
     before = np.cumsum(probabilities[order]) - probabilities[order]
     kept = np.zeros_like(probabilities)
     kept[order] = np.where(before > top_p, 0.0, probabilities[order])
     return kept / kept.sum()
+
+
+def require_top_p(top_p: float | int) -> None:
+    """Raise `UserError` unless `top_p` is a share of the probability to sample from."""
+    if not 0.0 < top_p <= 1.0:
+        raise UserError(f"top_p must be in (0, 1], got {top_p}: 1 samples from all bytes.")
 
 
 def generate(
@@ -125,7 +131,7 @@ def generate(
     Raises:
         UserError: a value is out of range, or a prompt has no cover.
     """
-    require_share(float(top_p), "top_p")
+    require_top_p(top_p)
     tempered(np.ones(1), temperature)
     prompts = [prompt] if isinstance(prompt, bytes | str) else prompt
     streams = model.streams(prompts, context_ids)

@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.gate import require_readable
 from tokenry.decoding.byte_level.byte_generation import Generated, generate
 from tokenry.decoding.byte_level.covers import (
     CoverSearch,
@@ -36,12 +37,11 @@ from tokenry.decoding.byte_level.covers import (
     TokenSequence,
     require_bearable,
 )
-from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens
-from tokenry.decoding.byte_level.piecewise_tokens import PiecewiseTokens
+from tokenry.decoding.byte_level.segmented_tokens import CUT_ONLY, LED, SegmentedTokens
 from tokenry.decoding.byte_level.token_rules import AnyTokens, Tail, ValidTokens
 from tokenry.decoding.byte_level.token_tree import CalledModel, Context, NextTokenModel, TokenTree
 from tokenry.decoding.byte_level.utf8 import Text, as_bytes
-from tokenry.decoding.byte_level.valid_tokens import valid_tokens
+from tokenry.decoding.byte_level.valid_tokens import ByteRules, valid_tokens
 
 INVALID = ("truncate", "renormalize", "all")
 VALIDATE = ("pairwise", "reencode", "none")
@@ -51,8 +51,19 @@ END = 256
 
 # So many distributions over the vocabulary at once are bearable.
 _ROWS = 32
-# Normalisation to composed characters changes no text that is composed already; every other rewriting is refused.
-_ACCEPTED = {"NFC"}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where texts begin: the tokens before them, and whether the tokenizer puts a space there."""
+
+    root: Context
+    vocabulary: ByteVocabulary
+    prepends: bool
+
+    def lead(self, data: bytes) -> bytes:
+        """What is put before a text."""
+        return self.vocabulary.lead(data, self.prepends)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class ByteLM:
 
     Raises:
         UserError: the tokenizer changes the bytes of a text, or its valid sequences cannot be told.
+
+    What the tokenizer puts before a text (a space) is given, not predicted: probabilities are those of texts, given that it is there.
     """
 
     def __init__(
@@ -105,12 +118,17 @@ class ByteLM:
         # For tokens that reach beyond the text.
         self._reach = every if validate == "none" else self._rules
         self._search = CoverSearch(self.vocabulary, self._rules, self._reach)
+        if isinstance(model, nn.Module):
+            require_readable(model, [len(self.vocabulary.token_bytes) - 1], [], "the tokenizer")
         self.model: NextTokenModel = TokenTree(model) if isinstance(model, nn.Module) else CalledModel(model)
         self.eos_token_ids = list(_last_ids(model, tokenizer) if eos_token_ids is None else eos_token_ids)
         self._first = Context()
-        first_ids = _first_ids(model, tokenizer) if context_ids is None else context_ids
-        self._root = self._first.then(*_known(first_ids, self.vocabulary))
-        self._lead = b" " if self.vocabulary.prepends_space and context_ids is None else b""
+        self._context_ids = tuple(_first_ids(model, tokenizer) if context_ids is None else context_ids)
+        self._root = self._first.then(*_known(self._context_ids, self.vocabulary))
+        self._begins_text = [(), *_ids_before_a_text(tokenizer)]
+        if context_ids is None:
+            self._begins_text.append(self._context_ids)
+        self._given: dict[tuple[int, ...], float] = {}
         # By id: the first byte, 256 without one.
         self._first_byte = np.array([data[0] if data else END for data in self.vocabulary.token_bytes])
 
@@ -151,14 +169,20 @@ class ByteLM:
         self, prefixes: Sequence[Text], context_ids: Sequence[int] | None = None
     ) -> "list[ByteStream]":
         """Begin several texts with one forward pass for all of them."""
-        root, lead = self._beginning(context_ids)
-        texts = [lead + self._checked(prefix) for prefix in prefixes]
-        grown = [self._search.grow(text, root) for text in texts]
-        self.model.hold([node.context for nodes in grown for node in nodes])
-        return [
-            ByteStream(self, root, text, len(lead), *self._spread(text, nodes))
-            for text, nodes in zip(texts, grown, strict=True)
-        ]
+        beginning = self._beginning(context_ids)
+        started = [(beginning.lead(data), data) for data in map(self._checked, prefixes)]
+        grown = [self._grown(beginning, lead, data) for lead, data in started]
+        self.model.hold([node.context for ways in grown for _, nodes in ways for node in nodes])
+        given = self._log_prob_given(beginning)
+        streams = []
+        for (lead, data), ways in zip(started, grown, strict=True):
+            endings, reaching = [], []
+            for text, nodes in ways:
+                more = self._spread(text, nodes)
+                endings += more[0]
+                reaching += more[1]
+            streams.append(ByteStream(self, beginning, lead + data, len(lead), endings, reaching, given))
+        return streams
 
     def next_logprobs(self, streams: Sequence["ByteStream"]) -> Float[np.ndarray, "streams 257"]:
         """Next-byte log-probabilities of several streams with one forward pass for all of them, one row each."""
@@ -186,9 +210,14 @@ class ByteLM:
 
         A beginning without covers, or with covers of probability zero, has -inf.
         """
-        root, lead = self._beginning(context_ids)
-        log_probs = self._prefix_log_probs(lead + self._checked(text), root)
-        return log_probs[len(lead) :] - log_probs[len(lead)]
+        beginning, data = self._beginning(context_ids), self._checked(text)
+        lead = beginning.lead(data)
+        log_probs = self._prefix_log_probs(lead + data, beginning.root, self._tail(lead))[len(lead) :]
+        if lead and self._cut_first:
+            log_probs = np.logaddexp(log_probs, self._prefix_log_probs(data, beginning.root, CUT_ONLY))
+        log_probs = log_probs - self._log_prob_given(beginning)
+        log_probs[0] = 0.0
+        return log_probs
 
     def encode(self, text: Text, context_ids: Sequence[int] | None = None) -> list[int]:
         """The tokens that the tokenizer writes for a whole text, valid UTF-8 or not.
@@ -196,13 +225,15 @@ class ByteLM:
         Raises:
             UserError: a byte that no token stands for, or a tokenizer that is no byte-pair one.
         """
-        return self._encoding.encode(self._beginning(context_ids)[1] + self._checked(text))
+        beginning, data = self._beginning(context_ids), self._checked(text)
+        # An empty text stays empty.
+        return self._encoding.encode(data, beginning.lead(data)) if data else []
 
     def next_token_logprobs(
         self, sequences: Sequence[Sequence[int]], context_ids: Sequence[int] | None = None
     ) -> Float[np.ndarray, "sequences ids_and_end"]:
         """What the model says about the next token after each sequence, invalid ones too: log-probabilities by id, then of the end."""
-        root = self._beginning(context_ids)[0]
+        root = self._beginning(context_ids).root
         contexts = [root.then(*sequence) for sequence in sequences]
         self.model.hold(contexts)
         size = len(self.vocabulary.token_bytes)
@@ -226,14 +257,51 @@ class ByteLM:
         """Sample bytes after a prompt, or after each of several; see `tokenry.decoding.byte_level.byte_generation.generate`."""
         return generate(self, prompt, max_bytes, temperature, top_p, stop, seed, context_ids)
 
-    def _beginning(self, context_ids: Sequence[int] | None) -> tuple[Context, bytes]:
-        """The tokens before a text, and the space that the tokenizer puts there; none after tokens of the user's."""
-        if context_ids is None:
-            return self._root, self._lead
-        return self._first.then(*_known(context_ids, self.vocabulary)), b""
+    def _beginning(self, context_ids: Sequence[int] | None) -> "Beginning":
+        """The tokens before a text, and whether the tokenizer puts a space there."""
+        ids = self._context_ids if context_ids is None else tuple(context_ids)
+        root = self._root if context_ids is None else self._first.then(*_known(ids, self.vocabulary))
+        if ids in self._begins_text:
+            return Beginning(root, self.vocabulary, self.vocabulary.prepends_space)
+        after_cut = ids[-1] in self.vocabulary.special or ids[-1] in self.vocabulary.cut_ids
+        return Beginning(root, self.vocabulary, after_cut and self.vocabulary.prepends_within)
+
+    @property
+    def _cut_first(self) -> bool:
+        """Whether a text can begin with a token that is cut out of it, before which no space is put."""
+        return isinstance(self._rules, SegmentedTokens) and self._rules.cuts
+
+    def _tail(self, lead: bytes) -> Tail:
+        """Where a text begins, for the rules."""
+        return LED if lead and isinstance(self._rules, SegmentedTokens) else ()
+
+    def _grown(self, beginning: "Beginning", lead: bytes, data: bytes) -> list[tuple[bytes, list[Node]]]:
+        """The sequences that begin a text, after the space before it and without it."""
+        ways = [(lead + data, self._search.grow(lead + data, beginning.root, tail=self._tail(lead)))]
+        if lead and self._cut_first:
+            ways.append((data, self._search.grow(data, beginning.root, settle=False, tail=CUT_ONLY)))
+        return ways
+
+    def _log_prob_given(self, beginning: "Beginning") -> float:
+        """Log-probability of what every text begins with here: the space that the tokenizer puts there, or a token that is cut out."""
+        if not beginning.prepends:
+            return 0.0
+        ids = beginning.root.ids()
+        if ids not in self._given:
+            log_prob = self._prefix_log_probs(b" ", beginning.root, self._tail(b" "))[-1]
+            if self._cut_first:
+                log_prob = np.logaddexp(log_prob, self._prefix_log_probs(b"", beginning.root, CUT_ONLY)[0])
+            self._given[ids] = float(log_prob)
+        return self._given[ids]
 
     def _checked(self, text: Text) -> bytes:
         data = as_bytes(text)
+        for character in self.vocabulary.unkept:
+            if character.encode() in data:
+                raise UserError(
+                    f"no cover: the text holds {character!r}, which the tokenizer reads as a space: no token sequence has the bytes of "
+                    "this text."
+                )
         composes = "NFC" in self.vocabulary.rewrites
         if composes and not unicodedata.is_normalized("NFC", data.decode(errors="ignore")):
             raise UserError(
@@ -242,29 +310,27 @@ class ByteLM:
         return data
 
     @cached_property
-    def _encoding(self) -> PairwiseTokens | PiecewiseTokens:
+    def _encoding(self) -> ByteRules:
         return valid_tokens(self._tokenizer, self.vocabulary, self.validate == "reencode")
 
-    @cached_property
-    def _lead_log_prob(self) -> float:
-        """Log-probability of the space that the tokenizer puts before a text: the probabilities of texts are given it."""
-        return float(self._prefix_log_probs(self._lead, self._root)[-1])
-
-    def _prefix_log_probs(self, text: bytes, root: Context) -> Float[np.ndarray, "bytes_and_one"]:
-        nodes = [
-            node
-            for node in self._search.grow(text, root, settle=False, whole=False)
-            if node.place < len(text)
-        ]
+    def _prefix_log_probs(
+        self, text: bytes, root: Context, tail: Tail = ()
+    ) -> Float[np.ndarray, "bytes_and_one"]:
+        grown = self._search.grow(text, root, settle=False, whole=False, tail=tail)
+        nodes = [node for node in grown if node.place < len(text)]
         self.model.hold([node.context for node in nodes])
+        # Of a text that begins with an added token not even the empty beginning is certain.
+        start = (
+            0.0 if tail != CUT_ONLY else float(np.logaddexp.reduce(next(self._following(grown[:1])).tokens))
+        )
         parts: list[list[float]] = [[] for _ in range(len(text))]
         for node, following in zip(nodes, self._following(nodes), strict=True):
             node.pass_on(following)
             valid = self._rules.valid(node.tail)
             for end, ids in self._search.matching(text, node.place):
                 covers = ids[valid[ids] | (self.vocabulary.lengths[ids] > end - node.place)]
-                parts[end - 1].append(node.log_prob + _logsumexp(following.tokens[covers]))
-        return np.array([0.0, *map(_logsumexp, parts)])
+                parts[end - 1].append(node.log_prob + _total(following.tokens[covers]))
+        return np.array([start, *map(_total, parts)])
 
     def _spread(self, text: bytes, nodes: Sequence[Node]) -> tuple[list[Ending], list[Reaching]]:
         """Pass probability on from the beginning of a text to its covers."""
@@ -298,22 +364,26 @@ class ByteLM:
     def _next(self, row: Float[np.ndarray, "vocabulary"], tail: Tail) -> Next:
         valid = self._reach.valid(tail)
         tokens = np.where(valid, row[: len(valid)], -np.inf)
-        end = _logsumexp(row[self.eos_token_ids]) if self._rules.may_end(tail) else -np.inf
+        end = _total(row[self.eos_token_ids]) if self._rules.may_end(tail) else -np.inf
         if self.invalid != "renormalize":
             return Next(tokens, end)
-        total = np.logaddexp(_logsumexp(tokens), end)
+        total = np.logaddexp(_total(tokens), end)
         return Next(tokens - total, end - total) if total > -np.inf else Next(tokens, end)
 
     def _no_cover(self, text: bytes, root: Context, lead: int) -> UserError:
         """Say at which byte a text lost its last cover, or its last one with a probability."""
+        if isinstance(self._rules, SegmentedTokens) and (
+            why := self._rules.refused(text[lead:], text[:lead])
+        ):
+            return UserError(f"no cover: {why}")
         reached = lead
-        for node in self._search.grow(text, root, settle=False, whole=False):
+        for node in self._search.grow(text, root, settle=False, whole=False, tail=self._tail(text[:lead])):
             reach = self._reach.valid(node.tail)
             reached = max(
                 reached, *(end for end, ids in self._search.matching(text, node.place) if reach[ids].any()), 0
             )
         if reached == len(text):
-            log_probs = self._prefix_log_probs(text, root)
+            log_probs = self._prefix_log_probs(text, root, self._tail(text[:lead]))
             return UserError(
                 f"the model gives probability zero to every cover of the first {int(np.argmin(log_probs)) - lead} bytes of this text."
             )
@@ -337,18 +407,19 @@ class ByteStream:
     def __init__(
         self,
         lm: ByteLM,
-        root: Context,
+        beginning: "Beginning",
         text: bytes,
         lead: int,
         endings: list[Ending],
         reaching: list[Reaching],
+        given: float,
     ) -> None:
-        self._lm, self._root, self._text, self._lead = lm, root, text, lead
+        self._lm, self._beginning, self._text, self._lead, self._given = lm, beginning, text, lead, given
         self._endings = [each for each in endings if each.log_prob > -np.inf]
         self._reaching = [each for some in reaching if len((each := some.possible()).ids)]
         self._ahead: list[Context] = []
         if not self._endings and not self._reaching:
-            raise lm._no_cover(text, root, lead)
+            raise lm._no_cover(text, beginning.root, lead)
         require_bearable(len(self._endings), len(text))
 
     @property
@@ -360,13 +431,13 @@ class ByteStream:
     def log_prob(self) -> float:
         """Log-probability in nats that a text begins with these bytes."""
         endings = np.array([each.log_prob for each in self._endings])
-        total = _logsumexp(np.concatenate([endings, *(each.log_probs for each in self._reaching)]))
+        total = _total(np.concatenate([endings, *(each.log_probs for each in self._reaching)]))
         return total - self._given
 
     @property
     def leak(self) -> float:
         """Log (Σ P(text, next byte) + P(text, end)) − log P(text) in nats: what invalid tokens take; 0 where nothing is lost."""
-        return _logsumexp(self._next_masses()) - self._given - self.log_prob
+        return _total(self._next_masses()) - self._given - self.log_prob
 
     def next_logprobs(self) -> Float[np.ndarray, "257"]:
         """Log-probabilities in nats of the 256 bytes and the end of the text, normalised.
@@ -375,7 +446,7 @@ class ByteStream:
             UserError: nothing can follow.
         """
         masses = self._next_masses()
-        total = _logsumexp(masses)
+        total = _total(masses)
         if total == -np.inf:
             raise UserError(
                 f"the model gives probability zero to every byte at position {len(self.text)}, and to the end of the text."
@@ -401,7 +472,7 @@ class ByteStream:
                     endings.append(Ending(each.context.then(token), tail, log_prob))
             reaching.append(replace(each, ids=each.ids[~ends], log_probs=each.log_probs[~ends]))
         text = self._text + bytes([byte])
-        moved = ByteStream(self._lm, self._root, text, self._lead, endings, reaching)
+        moved = ByteStream(self._lm, self._beginning, text, self._lead, endings, reaching, self._given)
         self._text, self._endings, self._reaching = text, moved._endings, moved._reaching
 
     def fork(self) -> "ByteStream":
@@ -412,7 +483,7 @@ class ByteStream:
         """All covers that have a probability, by their ids; their probabilities add up to that of the text."""
 
         def cover(context: Context, log_prob: float, *more: int) -> Cover:
-            return Cover((*context.ids()[self._root.depth :], *more), log_prob - self._given)
+            return Cover((*context.ids()[self._beginning.root.depth :], *more), log_prob - self._given)
 
         found = [cover(each.context, each.log_prob) for each in self._endings]
         for each in self._reaching:
@@ -429,10 +500,6 @@ class ByteStream:
             nodes = self._lm._search.grow(token, likely.context, settle=False, whole=False, tail=likely.tail)
             self._ahead = [node.context for node in nodes if node.place > likely.inside]
         return self._ahead
-
-    @property
-    def _given(self) -> float:
-        return self._lm._lead_log_prob if self._lead else 0.0
 
     def _going_on_with(self, byte: int) -> Iterator[Reaching]:
         vocabulary = self._lm.vocabulary
@@ -474,21 +541,16 @@ def _log_bincount(
         return np.log(np.bincount(outcomes, np.exp(log_probs - highest), END + 1)) + highest
 
 
-def _logsumexp(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
-    highest = (
-        max(log_probs, default=-np.inf) if isinstance(log_probs, list) else log_probs.max(initial=-np.inf)
-    )
-    if highest == -np.inf:
-        return -np.inf
-    return float(np.log(np.exp(np.asarray(log_probs) - highest).sum()) + highest)
+def _total(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
+    """The log-probability of one of several events that exclude each other; -inf of none."""
+    return float(np.logaddexp.reduce(log_probs, initial=-np.inf))
 
 
 def _require_kept_bytes(vocabulary: ByteVocabulary) -> None:
-    changing = [each for each in vocabulary.rewrites if each not in _ACCEPTED]
-    if changing:
+    if vocabulary.changing:
         raise UserError(
-            f"the tokenizer rewrites a text before it cuts it ({', '.join(changing)}), so the bytes of its tokens are not those of the "
-            "text: give a tokenizer that keeps bytes."
+            f"the tokenizer rewrites a text before it cuts it ({', '.join(vocabulary.changing)}), which cannot be undone, so that no token "
+            "sequence has the bytes of the text: give a tokenizer that keeps bytes."
         )
 
 
@@ -505,6 +567,13 @@ def _first_ids(model: object, tokenizer: PreTrainedTokenizerBase | Tokenizer) ->
     names = ("bos_token_id", "eos_token_id") if isinstance(model, nn.Module) else ()
     known = (getattr(tokenizer, name, None) for name in names)
     return [token for token in known if token is not None][:1]
+
+
+def _ids_before_a_text(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> list[tuple[int, ...]]:
+    """What stands before a text without being part of it: what the tokenizer puts there, the token that begins a text."""
+    named = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    begun = tuple(backend_tokenizer(tokenizer).encode("").ids)
+    return [begun, *((token,) for token in named if token is not None)]
 
 
 def _last_ids(model: object, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> list[int]:

@@ -19,10 +19,15 @@ class CharacterFallback:
         self._fallback = np.zeros(len(vocabulary.token_bytes), dtype=bool)
         self._fallback[list(vocabulary.fallback)] = True
         self._own: dict[bytes, int] = {}
-        for number, data in enumerate(vocabulary.token_bytes):
-            if data and number not in vocabulary.fallback and _is_character(data):
-                for length in range(1, len(data) + 1):
-                    self._own[data[:length]] = self._own.get(data[:length], 0) + 1
+        known = {
+            data
+            for number, data in enumerate(vocabulary.token_bytes)
+            if data and number not in vocabulary.fallback and _is_character(data)
+        }
+        # What is read as another character is never written by its own bytes.
+        for data in known | {character.encode() for character in vocabulary.unkept}:
+            for length in range(1, len(data) + 1):
+                self._own[data[:length]] = self._own.get(data[:length], 0) + 1
         self._masks = Remembered(self._mask, 256)
 
     def begun(self, tail: Tail) -> bytes:

@@ -102,7 +102,7 @@ class CoverSearch:
             tail: of the root, where the text begins within another.
         """
         nodes = [Node(root, tail)]
-        for token in self._rules.settled(text) if settle else ():
+        for token in self._rules.settled(text, tail) if settle else ():
             nodes.append(self._child(nodes[-1], token))
         at = {nodes[-1].place: [nodes[-1]]}
         for place in range(nodes[-1].place, len(text)):

@@ -39,13 +39,13 @@ class PairwiseTokens:
         begun = self._fallback.begun((*tail, token)) if self._fallback else b""
         return (*tail, token)[-max(1, len(begun)) :]
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Nothing is: a merge may reach over any border."""
         return []
 
-    def encode(self, data: bytes) -> list[int]:
-        """Encode a whole text."""
-        return self._encoder.encode(data)
+    def encode(self, data: bytes, lead: bytes = b"") -> list[int]:
+        """Encode a whole text, and what the tokenizer puts before it."""
+        return self._encoder.encode(lead + data)
 
 
 class ReencodedPairs(PairwiseTokens):

@@ -65,25 +65,31 @@ class Kinds:
     """Next tokens by what the pre-tokenizer sees of them.
 
     Attributes:
-        texts: of each kind the shape of its whole characters, and the classes that an unfinished one at its end can become.
+        texts: of each kind the shape of its whole characters, the classes that an unfinished one at its end can become, and what
+            cannot follow.
         of: the kind of each id; -1 where it cannot come next.
     """
 
-    texts: list[tuple[str, tuple[str, ...]]]
+    texts: list[tuple[str, tuple[str, ...], frozenset[str]]]
     of: Int[np.ndarray, "ids"]
 
     @cached_property
     def unfinished(self) -> Bool[np.ndarray, "ids"]:
         """Ids that end inside a character."""
-        return np.array([bool(completions) for _, completions in self.texts] + [False])[self.of]
+        return np.array([bool(completions) for _, completions, _ in self.texts] + [False])[self.of]
 
 
 class PiecewiseTokens:
-    """Valid pairs within pieces, anything between them: a byte-pair tokenizer with a pre-tokenizer."""
+    """Valid pairs within pieces, anything between them: a byte-pair tokenizer with a pre-tokenizer.
+
+    Attributes:
+        blocked: of some ids, what cannot follow them for reasons of others.
+    """
 
     def __init__(self, encoder: BytePairEncoder, vocabulary: ByteVocabulary, pieces: Pieces) -> None:
         self._encoder, self._vocabulary, self._pieces = encoder, vocabulary, pieces
         self._whole = whole_tokens(encoder)
+        self.blocked: dict[int, frozenset[str]] = {}
         self._fallback = CharacterFallback(vocabulary) if vocabulary.fallback else None
         many = max(16, REMEMBERED_BYTES // len(self._whole))
         self._masks = Remembered(self._valid, many)
@@ -92,7 +98,6 @@ class PiecewiseTokens:
         self._cuts = Remembered(self._find_cuts, 4096)
         self._dropped = Remembered(self._find_dropped, 4096)
         self._encoded = Remembered(encoder.encode, 1 << 16)
-        pieces.classify("".join(text for text, _ in self._texts.values()))
 
     def valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
         """Ids that are valid in some way to go on, and do not lead into a dead end."""
@@ -109,7 +114,7 @@ class PiecewiseTokens:
         new = (*tail, token)
         return new[self._dropped(self._outline(new)) :]
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Encode the pieces before the last border that no later text can move."""
         whole, begun = split_unfinished(data)
         try:
@@ -121,9 +126,25 @@ class PiecewiseTokens:
         pieces = [text[start:end].encode() for start, end in pairwise((0, *agreed))]
         return [number for piece in pieces for number in self._encoded(piece)]
 
-    def encode(self, data: bytes) -> list[int]:
-        """Encode a whole text; a byte that is no character is cut like an unknown one."""
-        return [number for piece in self._cut(data, "") for number in self._encoded(piece)]
+    def encode(self, data: bytes, lead: bytes = b"") -> list[int]:
+        """Encode a whole text, and what the tokenizer puts before it; a byte that is no character is cut like an unknown one."""
+        return [number for piece in self._cut(lead + data, "") for number in self._encoded(piece)]
+
+    def following(self) -> list[str]:
+        """What may follow a text, one continuation for each way it can be cut."""
+        return self._pieces.followers("")
+
+    def valid_before(self, tail: Tail, number: int, blocked: frozenset[str]) -> bool:
+        """Whether an id is valid where some of what could follow it cannot."""
+        outline = self._outline(tail)
+        text, rest = self._read(number, outline.begun) or ("", b"")
+        shape = self._pieces.shape(text, self._pieces.apostrophe_reaches(outline.shape))
+        completions = self._pieces.completions(rest) if rest else ()
+        return any(
+            self._neighbours_hold(tail, cut.apart)
+            and bool(self._whole[number] if cut.new_piece else self._pairs(tail[-1])[number])
+            for cut in self._cuts_of(outline, shape, completions, blocked)
+        )
 
     def _cut(self, data: bytes, more: str) -> list[bytes]:
         """The pieces of bytes that go on with `more`, as far as the bytes reach."""
@@ -200,27 +221,34 @@ class PiecewiseTokens:
 
     def _find_cuts(self, outline: _Outline) -> list[set[_Cut]]:
         """For each kind of next token, the ways in which it and the tail can be cut."""
-        start = len(outline.shape)
         reach = self._pieces.apostrophe_reaches(outline.shape)
-        found = []
-        for text, completions in self._kinds((outline.begun, reach)).texts:
-            end = start + len(text) + bool(completions)
-            cuts = set()
-            for more in completions or self._pieces.followers(outline.shape + text):
-                borders = self._pieces.borders(outline.shape + text + more)
-                if outline.allows(borders) and not any(start < border < end for border in borders):
-                    apart = tuple(joint in borders for joint in outline.joints[:-1])
-                    new_piece = not outline.begun and (start == 0 or start in borders)
-                    cuts.add(_Cut(apart, new_piece, not more))
-            found.append(cuts)
-        return found
+        return [self._cuts_of(outline, *kind) for kind in self._kinds((outline.begun, reach)).texts]
+
+    def _cuts_of(
+        self, outline: _Outline, text: str, completions: tuple[str, ...], blocked: frozenset[str]
+    ) -> set[_Cut]:
+        start = len(outline.shape)
+        end = start + len(text) + bool(completions)
+        cuts = set()
+        for more in completions or self._pieces.followers(outline.shape + text):
+            if more in blocked:
+                continue
+            borders = self._pieces.borders(outline.shape + text + more)
+            if outline.allows(borders) and not any(start < border < end for border in borders):
+                apart = tuple(joint in borders for joint in outline.joints[:-1])
+                new_piece = not outline.begun and (start == 0 or start in borders)
+                cuts.add(_Cut(apart, new_piece, not more))
+        return cuts
 
     def _find_kinds(self, where: tuple[bytes, int]) -> Kinds:
         begun, reach = where
-        kinds: dict[tuple[str, tuple[str, ...]], int] = {}
+        kinds: dict[tuple[str, tuple[str, ...], frozenset[str]], int] = {}
+        free = frozenset[str]()
         of = np.full(len(self._whole), -1)
         for number, (text, rest) in (self._continuations(begun) if begun else self._texts).items():
-            kind = self._pieces.shape(text, reach), self._pieces.completions(rest) if rest else ()
+            completions = self._pieces.completions(rest) if rest else ()
+            blocked = free if rest else self.blocked.get(number, free)
+            kind = self._pieces.shape(text, reach), completions, blocked
             of[number] = kinds.setdefault(kind, len(kinds))
         return Kinds(list(kinds), of)
 

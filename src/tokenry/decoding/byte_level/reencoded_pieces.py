@@ -32,7 +32,12 @@ class ReencodedPieces(PiecewiseTokens):
         """The first continuation with which the pieces of the tail are encoded as it is; the end of the text comes first."""
         whole, begun = split_unfinished(self._vocabulary.decode(tail))
         followers = self._followers(self._pieces.shape(whole[-32:].decode(errors="ignore")), begun)
-        found = (more for more in followers if self._encode_open(whole, begun, more) == list(tail))
+        blocked = self.blocked.get(tail[-1], ()) if tail else ()
+        found = (
+            more
+            for more in followers
+            if more not in blocked and self._encode_open(whole, begun, more) == list(tail)
+        )
         return next(found, None)
 
     def _encode_open(self, whole: bytes, begun: bytes, more: str) -> list[int]:

@@ -5,7 +5,7 @@ A sequence is known by its *tail*: the tokens since the last border between piec
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,8 +13,8 @@ from jaxtyping import Bool
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.byte_pairs import BytePairEncoder
 
-Tail = tuple[int, ...]
-"""The tokens that still matter for what may follow; empty at the beginning of a text."""
+Tail = tuple[Any, ...]
+"""What still matters of a sequence for what may follow: its last tokens, as ids, or a `Place`; empty at the beginning of a text."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -39,7 +39,7 @@ class ValidTokens(Protocol):
         """Take one more token."""
         ...
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Encode the part of a text that no later text can change."""
         ...
 
@@ -62,7 +62,7 @@ class AnyTokens:
         """Nothing matters."""
         return ()
 
-    def settled(self, data: bytes) -> list[int]:
+    def settled(self, data: bytes, tail: Tail = ()) -> list[int]:
         """Nothing is settled."""
         return []
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tokenry.core.errors import UserError
-from tokenry.core.losses import causal_lm, check_output_head, output_head
+from tokenry.core.gate import position_limit, require_causal_lm
+from tokenry.core.losses import backbone, causal_lm, output_head
 
 # 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
 _MASK_ELEMENTS = 1 << 24
@@ -110,11 +111,11 @@ class TokenTree:
         is_tree: whether contexts share their beginnings; else each is a row of its own.
 
     Raises:
-        UserError: the model has no output head, or makes its logits in an unknown way.
+        UserError: the model is no causal language model, or makes its logits in an unknown way.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        check_output_head(model)
+        require_causal_lm(model)
         self._model, self._head = causal_lm(model), output_head(model)
         parameter = next(self._model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
@@ -122,7 +123,7 @@ class TokenTree:
         # Beyond its window a layer attends to less than all ancestors.
         windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         self._window = min((window for window in windows if window), default=math.inf)
-        self._longest = getattr(config, "max_position_embeddings", None) or math.inf
+        self._longest = position_limit(model)
         self._forget()
         self.is_tree = self._attends_to_ancestors()
 
@@ -241,7 +242,7 @@ class TokenTree:
                 self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
 
     def _forward(self, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return self._model.base_model(input_ids=input_ids, **arguments).last_hidden_state
+        return backbone(self._model)(input_ids=input_ids, **arguments).last_hidden_state
 
     def _attends_to_ancestors(self) -> bool:
         """Compare the tree with rows on a few tokens, in two steps."""

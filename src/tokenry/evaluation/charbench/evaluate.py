@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.modes import evaluation_mode
 from tokenry.evaluation.charbench.items import check_items
 from tokenry.evaluation.charbench.prompt import Asked, ask, parse_answer
-from tokenry.evaluation.generation import greedy_config
-from tokenry.evaluation.held_out import evaluation_mode
+from tokenry.evaluation.generation import greedy_config, require_answers
 
 Mode = Literal["generate", "score"]
 MODES = ("generate", "score")
@@ -64,6 +64,8 @@ def evaluate_charbench(
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     candidates = range(max(map(len, items["word"])) + 1)
     asked = ask(items, tokenizer, candidates)
+    longest = NEW_TOKENS if mode == "generate" else max(map(len, asked.answers))
+    require_answers(model, asked.prompts, longest)
     with evaluation_mode(model), torch.inference_mode():
         if mode == "generate":
             return _generated(model, tokenizer, items, asked, batch_size, report)

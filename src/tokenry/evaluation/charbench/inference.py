@@ -152,7 +152,7 @@ def _fitted(group: DataFrame, used: Sequence[str]) -> list[tuple[str, float, flo
             fit = Logit(correct, design).fit(disp=False, maxiter=100, cov_type="cluster", cov_kwds=words)
         except (np.linalg.LinAlgError, PerfectSeparationError):
             return []
-    if not fit.converged:
+    if not fit.mle_retvals["converged"]:
         return []
     return [
         (

@@ -8,12 +8,13 @@ Source: CharBench (arXiv 2508.02591), section 5, and beyond it (see `inference`)
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from pandas import DataFrame
 
+from tokenry.core.round_trip import RoundTrip
 from tokenry.evaluation.charbench.analysis import (
     accuracy_curve,
     accuracy_table,
@@ -45,6 +46,7 @@ class CharBenchReport:
         bias: of wrong counts (`counting_bias`).
         mixed_case: accuracy in both groups.
         regression: on several properties at once (`logistic_regression`).
+        text_back: of each model, whether its tokenizer gives the words back.
     """
 
     accuracy: DataFrame
@@ -55,6 +57,15 @@ class CharBenchReport:
     bias: DataFrame
     mixed_case: DataFrame
     regression: DataFrame
+    text_back: Mapping[str, RoundTrip] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """What is said of each tokenizer that does not give all words back."""
+        return [
+            back.sentence(f"the tokenizer of {model}", "words")
+            for model, back in self.text_back.items()
+            if not back.gives_back
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return what a file holds; undefined figures are null."""
@@ -74,6 +85,7 @@ class CharBenchReport:
             "bias": _rows(self.bias),
             "mixed_case": _rows(self.mixed_case),
             "regression": _rows(self.regression),
+            "text_back": {model: back.as_json() for model, back in self.text_back.items()},
         }
 
 
@@ -83,6 +95,7 @@ def charbench_report(
     features: Mapping[str, DataFrame],
     draws: int = 1000,
     seed: int = 0,
+    text_back: Mapping[str, RoundTrip] | None = None,
 ) -> CharBenchReport:
     """Analyse the answers of one or more models.
 
@@ -92,6 +105,7 @@ def charbench_report(
         features: of each model, as of `tokenization_features`; a column `frequency` of the words takes part in the regression.
         draws: of the bootstrap over words.
         seed: of the draws.
+        text_back: of each model, whether its tokenizer gives the words back (`core.round_trip`).
 
     Raises:
         UserError: tables that do not belong together (see `join_records`).
@@ -109,6 +123,7 @@ def charbench_report(
         bias=counting_bias(records),
         mixed_case=mixed_case(records),
         regression=logistic_regression(records, regressed),
+        text_back=text_back or {},
     )
 
 

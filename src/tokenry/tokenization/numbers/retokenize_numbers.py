@@ -13,6 +13,7 @@ Source: Tokenization counts (arXiv 2402.14903); the operation itself is beyond t
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
@@ -138,15 +139,19 @@ def whole_numbers(pattern: str) -> str:
 
 
 def _require_number_tokens(tokenizer: Tokenizer, group: int) -> None:
-    numbers = list(all_numbers(group))
     known = number_token_ids(tokenizer, group)
-    missing = [number for number in numbers if number not in known]
-    if not missing:
+    lacking = (10 ** (group + 1) - 10) // 9 - len(known)
+    if not lacking:
         return
-    covered = len(missing[0]) - 1
-    spaced = ByteVocabulary.from_tokenizer(tokenizer).ids.keys() & {
-        f" {number}".encode() for number in missing
-    }
+    first = list(islice((number for number in all_numbers(group) if number not in known), 4))
+    covered = len(first[0]) - 1
+    spaced = any(
+        token[:1] == b" "
+        and token[1:].isdigit()
+        and len(token) - 1 <= group
+        and token[1:].decode() not in known
+        for token in ByteVocabulary.from_tokenizer(tokenizer).ids
+    )
     if covered == 0:
         advice = "give a tokenizer with a token for every digit"
     elif spaced and covered == 1:
@@ -160,7 +165,8 @@ def _require_number_tokens(tokenizer: Tokenizer, group: int) -> None:
     else:
         advice = f"give group={covered}"
     raise UserError(
-        f"the vocabulary lacks {len(missing):,} of the {len(numbers):,} numbers of 1 to {group} digits ({_some(missing)}): {advice}."
+        f"the vocabulary lacks {_count(lacking)} of the {_count(lacking + len(known))} numbers of 1 to {group} digits ({_some(first)}): "
+        f"{advice}."
     )
 
 
@@ -244,6 +250,10 @@ def _inside_numbers(joined: bytes, mode: str, group: int) -> set[int]:
         ends.add(start)
         ends |= {start + stop for _, _, stop in group_digits(joined[start:end].decode(), mode, group)}
     return ends - {0}
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**12 else "more than 10^12"
 
 
 def _some(numbers: list[str]) -> str:

@@ -9,7 +9,7 @@ Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Int
@@ -17,6 +17,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
+from tokenry.core.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import (
     Number,
@@ -24,7 +25,10 @@ from tokenry.tokenization.premiums.vocabulary_curve import (
     allocate_budget,
     fit_vocab_curve,
     optimal_vocab_sizes,
-    require_increasing,
+    require_budget,
+    require_limits,
+    require_points,
+    require_target,
 )
 from tokenry.tokenization.token_counts import (
     Estimate,
@@ -51,6 +55,7 @@ class EqualCost:
         fixed: tokens per segment with `base_size` for all.
         measured: tokens per segment with the chosen vocabularies.
         tokenizers: with the chosen vocabularies.
+        text_back: whether they give the texts back.
     """
 
     curves: Mapping[str, PowerLaw]
@@ -61,6 +66,7 @@ class EqualCost:
     fixed: Mapping[str, Int[ndarray, "segments"]]
     measured: Mapping[str, Int[ndarray, "segments"]]
     tokenizers: Mapping[str, Tokenizer]
+    text_back: Mapping[str, RoundTrip | None] = field(default_factory=dict)
 
     @property
     def out_of_reach(self) -> list[str]:
@@ -82,6 +88,7 @@ class EqualCost:
                     "trained_vocab_size": self.trained[language],
                     "tokens_fixed": int(self.fixed[language].sum()),
                     "tokens": int(self.measured[language].sum()),
+                    "text_back": None if (back := self.text_back.get(language)) is None else back.as_json(),
                     "curve": {
                         name: getattr(curve, name) for name in ("a", "b", "c", "v0", "r2", "sizes", "counts")
                     },
@@ -126,8 +133,15 @@ def equal_cost(
     """
     if target is not None and budget is not None:
         raise UserError("give a target or a budget, not both: a budget has its own level.")
-    require_increasing(sizes)
+    require_points(sizes)
     require_vocab_size(sizes[0], special_tokens)
+    smallest = 256 + len(special_tokens)
+    if budget is not None:
+        require_budget(budget, len(evaluation), smallest, budget if largest is None else largest)
+    else:
+        require_limits(smallest, largest)
+    if target is not None:
+        require_target(target)
     base = sizes[len(sizes) // 2] if base_size is None else base_size
     if base not in sizes:
         raise UserError(f"the base size must be one of {', '.join(map(str, sizes))}, got {base}.")
@@ -142,7 +156,7 @@ def equal_cost(
         language: fit_vocab_curve(sizes, [int(each[size].sum()) for size in sizes])
         for language, each in counts.items()
     }
-    chosen, level = _chosen(curves, target, budget, base, largest, 256 + len(special_tokens))
+    chosen, level = _chosen(curves, target, budget, base, largest, smallest)
     tokenizers = {}
     for number, (language, size) in enumerate(chosen.items()):
         report(f"training {language}", 0.7 + 0.3 * number / len(chosen))
@@ -159,6 +173,10 @@ def equal_cost(
             for language, tokenizer in tokenizers.items()
         },
         tokenizers=tokenizers,
+        text_back={
+            language: round_trip(tokenizer, (text for segment in evaluation[language] for text in segment))
+            for language, tokenizer in tokenizers.items()
+        },
     )
 
 

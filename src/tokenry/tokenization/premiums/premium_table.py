@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Int
 from numpy import ndarray
 
+from tokenry.core.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
 from tokenry.tokenization.token_counts import (
     AnyTokenizer,
@@ -37,6 +38,7 @@ class LanguageCost:
         premium: relative to the reference.
         byte_premium: the same for UTF-8 bytes; it is a property of the text alone.
         bytes_per_token: UTF-8 bytes over tokens.
+        text_back: whether the tokenizer gives the texts back; None where that is not asked (the byte-level tokenizers of a grid).
     """
 
     language: str
@@ -44,6 +46,12 @@ class LanguageCost:
     premium: Estimate
     byte_premium: float
     bytes_per_token: float
+    text_back: RoundTrip | None = None
+
+    @property
+    def loses_text(self) -> bool:
+        """Whether the figures are those of another text."""
+        return self.text_back is not None and not self.text_back.gives_back
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,27 @@ class PremiumTable:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers and names."""
-        return {**asdict(self), "spread": {name: asdict(each) for name, each in self.spread.items()}}
+        return {
+            **asdict(self),
+            "languages": [
+                {**asdict(row), "text_back": None if row.text_back is None else row.text_back.as_json()}
+                for row in self.languages
+            ],
+            "spread": {name: asdict(each) for name, each in self.spread.items()},
+        }
+
+    @property
+    def not_given_back(self) -> tuple[LanguageCost, ...]:
+        """The languages whose texts do not all come back: there a small count is no small cost."""
+        return tuple(row for row in self.languages if row.loses_text)
+
+    def sentences(self, names: Mapping[str, str]) -> list[str]:
+        """What is said of each language whose texts do not all come back; `names` are longer names of languages."""
+        return [
+            f"{names.get(row.language, row.language)}: {row.text_back.sentence(self.name)}"
+            for row in self.not_given_back
+            if row.text_back is not None
+        ]
 
 
 def measure_premiums(
@@ -92,6 +120,10 @@ def measure_premiums(
             },
             evaluation,
             reference,
+            {
+                language: round_trip(tokenizer, (text for segment in segments for text in segment))
+                for language, segments in evaluation.items()
+            },
         )
         for name, tokenizer in tokenizers.items()
     ]
@@ -120,8 +152,9 @@ def premium_table(
     counts: Mapping[str, Int[ndarray, "segments"]],
     evaluation: Mapping[str, Segments],
     reference: str,
+    text_back: Mapping[str, RoundTrip | None] | None = None,
 ) -> PremiumTable:
-    """Put counts per segment into one table; errors as in `premium_intervals`."""
+    """Put counts per segment, and whether the texts come back, into one table; errors as in `premium_intervals`."""
     texts = {language: [text for segment in evaluation[language] for text in segment] for language in counts}
     premiums = premium_intervals(counts, reference)
     rows = []
@@ -134,6 +167,7 @@ def premium_table(
                 premiums[language],
                 byte_premium(texts[language], texts[reference]),
                 utf8_bytes(texts[language]) / max(tokens, 1),
+                (text_back or {}).get(language),
             )
         )
     rows.sort(key=lambda row: -row.tokens)

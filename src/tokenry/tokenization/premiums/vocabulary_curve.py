@@ -125,11 +125,7 @@ def fit_vocab_curve(sizes: Sequence[Number], counts: Sequence[Number], v0: Numbe
     """
     if len(sizes) != len(counts):
         raise UserError(f"{len(sizes)} vocabulary sizes and {len(counts)} counts do not belong together.")
-    if len(sizes) < 4:
-        raise UserError(
-            f"{len(sizes)} points cannot fit a curve of three parameters: measure at least 4 vocabulary sizes."
-        )
-    require_increasing(sizes)
+    require_points(sizes)
     if not v0 > 0:
         raise UserError(f"the reference vocabulary v0 must be positive, got {v0}.")
     scaled, values = np.asarray(sizes, dtype=float) / v0, np.asarray(counts, dtype=float)
@@ -173,8 +169,7 @@ def optimal_vocab_sizes(
         raise UserError("there is no curve: fit at least one.")
     require_limits(smallest, largest)
     goal = _median_count(curves, base_size) if target == "median" else float(target)
-    if not goal > 0:
-        raise UserError(f"the target must be a positive number of tokens, got {goal}.")
+    require_target(goal)
     found = {}
     for language, curve in curves.items():
         exact = curve.solve(goal)
@@ -202,13 +197,7 @@ def allocate_budget(
         UserError: the budget is too small for the smallest, or too large for the largest vocabularies.
     """
     limit = budget if largest is None else largest
-    require_limits(smallest, limit)
-    number = len(curves)
-    if not number * smallest <= budget <= number * limit:
-        raise UserError(
-            f"a budget of {budget} cannot be spread over {number} languages with {smallest} to {limit} tokens each: give between "
-            f"{number * smallest} and {number * limit}."
-        )
+    require_budget(budget, len(curves), smallest, limit)
 
     def poured(level: float) -> Float[ndarray, "languages"]:
         return np.array([_size_at(curve, level, smallest, limit) for curve in curves.values()])
@@ -227,6 +216,31 @@ def allocate_budget(
         largest=max(counts.values()),
         held=tuple(language for language, size in sizes.items() if size in (smallest, limit)),
     )
+
+
+def require_points(sizes: Sequence[Number]) -> None:
+    """Raise `UserError` unless a curve can be fitted to counts at these vocabulary sizes."""
+    if len(sizes) < 4:
+        raise UserError(
+            f"{len(sizes)} points cannot fit a curve of three parameters: measure at least 4 vocabulary sizes."
+        )
+    require_increasing(sizes)
+
+
+def require_target(target: Number) -> None:
+    """Raise `UserError` unless a text can cost so many tokens."""
+    if not target > 0:
+        raise UserError(f"the target must be a positive number of tokens, got {target}.")
+
+
+def require_budget(budget: int, languages: int, smallest: int, largest: int) -> None:
+    """Raise `UserError` unless vocabularies between the limits can sum to the budget."""
+    require_limits(smallest, largest)
+    if not languages * smallest <= budget <= languages * largest:
+        raise UserError(
+            f"a budget of {budget} cannot be spread over {languages} languages with {smallest} to {largest} tokens each: give between "
+            f"{languages * smallest} and {languages * largest}."
+        )
 
 
 def require_increasing(sizes: Sequence[Number]) -> None:

@@ -1,7 +1,13 @@
 """Train a byte-level tokenizer: BPE, Unigram, and tokens that span words (SuperBPE, BoundlessBPE, supertokens)."""
 
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
-from tokenry.tokenization.training.byte_level_training import PATTERN, train_bpe, train_unigram
+from tokenry.tokenization.training.byte_level_training import (
+    PATTERN,
+    byte_level_pieces,
+    train_bpe,
+    train_unigram,
+)
+from tokenry.tokenization.training.merge_lists import smaller_bpe
 from tokenry.tokenization.training.superbpe import (
     SuperBPEConfig,
     choose_transition,
@@ -24,12 +30,14 @@ __all__ = [
     "BoundlessBPE",
     "SuperBPEConfig",
     "TrainingPlan",
+    "byte_level_pieces",
     "choose_transition",
     "chunk_lengths",
     "extend_to_superwords",
     "length_law",
     "parse_lengths",
     "sample_chunks",
+    "smaller_bpe",
     "train_any",
     "train_boundless_bpe",
     "train_bpe",

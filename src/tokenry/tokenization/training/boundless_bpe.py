@@ -78,10 +78,7 @@ def train_boundless_bpe(
         UserError: the vocabulary has no room for the bytes and special tokens, tau is not positive, or the pattern is none.
     """
     require_vocab_size(vocab_size, special_tokens)
-    if tau is not None and not tau > 0:
-        raise UserError(
-            f"tau must be positive, got {tau}: give a share such as 0.9, or None for no deletions."
-        )
+    require_tau(tau)
     documents, words = _read(texts, pattern)
     training = _Training(words, documents, tau if tau is not None else 2.0, free_deleted)
     room = vocab_size - len(special_tokens)
@@ -208,6 +205,14 @@ class BoundlessBPE:
     @cached_property
     def _splitter(self) -> PreTokenizer:
         return byte_level_pieces(self.pattern)
+
+
+def require_tau(tau: float | None) -> None:
+    """Raise `UserError` unless `tau` can be a share of occurrences, or stands for no deletions."""
+    if tau is not None and not tau > 0:
+        raise UserError(
+            f"tau must be positive, got {tau}: give a share such as 0.9, or None for no deletions."
+        )
 
 
 def may_join(piece: bytes) -> bool:

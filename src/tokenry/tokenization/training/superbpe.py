@@ -10,6 +10,8 @@ A merge is dropped for good if the token it makes has more than `max_words` word
 Source: SuperBPE (arXiv 2503.13423) and its released trainer, whose rules on words and on `:Ġ` are not in the paper.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
@@ -110,34 +112,42 @@ def extend_to_superwords(
 ) -> Tokenizer:
     """Stage 2 alone: go on from any byte-level BPE tokenizer, which is left as it is.
 
+    Added tokens keep their ids and are cut out of a text before all else, so no merge crosses them or makes one of them.
+
     Args:
         tokenizer: its merges and ids are inherited.
-        texts: read once.
-        vocab_size: of the result.
+        texts: read once; a byte that has no token may not occur in them.
+        vocab_size: of the result, added tokens included.
         config: how to merge; its stage 1 pattern is not used.
 
     Raises:
-        UserError: the tokenizer is no BPE, or has more tokens than `vocab_size`.
+        UserError: the tokenizer is no byte-level BPE, has more tokens than `vocab_size`, or lacks a token for a byte of the texts.
     """
     config = config or SuperBPEConfig()
     vocabulary, merges = bpe_state(tokenizer)
-    _require_extensible(tokenizer, vocabulary)
-    if len(vocabulary) > vocab_size:
+    _require_byte_level(tokenizer)
+    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+    # In the vocabulary of the model, added tokens keep their ids however many tokens follow them.
+    vocabulary |= added
+    tokens: list[str | None] = [None] * (max(vocabulary.values()) + 1)
+    for token, number in vocabulary.items():
+        tokens[number] = token
+    if len(tokens) > vocab_size:
         raise UserError(
-            f"the transition ({len(vocabulary)} tokens) lies above the vocabulary of {vocab_size}: ask for a larger vocabulary."
+            f"the transition ({len(tokens)} tokens) lies above the vocabulary of {vocab_size}: ask for a larger vocabulary."
         )
     inherited = _across_words(tokenizer, vocabulary, merges, config)
-    pairs = AdjacentPairs(inherited_pieces(inherited, texts), names=range(len(vocabulary)))
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    pieces = inherited_pieces(inherited, _with_tokens_for(texts, vocabulary, added))
+    pairs = AdjacentPairs(pieces, names=range(len(tokens)))
     least = max(1, config.min_frequency)
     while len(tokens) < vocab_size and (best := pairs.best(least)):
         left, right, _ = best
-        made = tokens[left] + tokens[right]
-        if not config.may_be_made(made):
+        made = f"{tokens[left]}{tokens[right]}"
+        if made in added or not config.may_be_made(made):
             pairs.drop(left, right)
             continue
         pairs.merge(left, right, len(tokens), into=vocabulary.get(made))
-        merges.append((tokens[left], tokens[right]))
+        merges.append((f"{tokens[left]}", f"{tokens[right]}"))
         if made not in vocabulary:
             vocabulary[made] = len(tokens)
             tokens.append(made)
@@ -235,18 +245,45 @@ def _across_words(
     config: SuperBPEConfig,
 ) -> Tokenizer:
     across = with_merges(tokenizer, vocabulary, merges)
-    across.pre_tokenizer = byte_level_pieces(config.superword_pattern)
+    pieces = byte_level_pieces(config.superword_pattern)
+    first = tokenizer.pre_tokenizer.pre_tokenize_str("a")[0][0] if tokenizer.pre_tokenizer else ""
+    if first.startswith(_SPACE):
+        # Before all cutting: `add_prefix_space` would put a space before each piece.
+        space = pre_tokenizers.Metaspace(" ", prepend_scheme="always", split=False)
+        pieces = pre_tokenizers.Sequence([space, pieces])
+    across.pre_tokenizer = pieces
     return across
 
 
-def _require_extensible(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> None:
-    if not set(BYTE_CHARACTERS) <= vocabulary.keys():
+def _require_byte_level(tokenizer: Tokenizer) -> None:
+    state = json.loads(tokenizer.to_str())
+    cutting, rewriting = (json.dumps(state[part]) for part in ("pre_tokenizer", "normalizer"))
+    if '"ByteLevel"' not in cutting or '"ByteLevel"' in rewriting:
         raise UserError(
-            "the tokenizer is no byte-level BPE: a byte has no token, so its merges cannot go on across spaces."
+            "the tokenizer is no byte-level BPE (its pre-tokenizer does not write bytes as characters), so its merges cannot go on across "
+            "spaces: give one such as GPT-2's, or train one with train_bpe."
         )
-    if tokenizer.get_vocab_size(with_added_tokens=True) > len(vocabulary) or sorted(
-        vocabulary.values()
-    ) != list(range(len(vocabulary))):
-        raise UserError(
-            "the ids of new tokens would collide with added tokens that lie behind the vocabulary: remove those first."
-        )
+
+
+def _with_tokens_for(
+    texts: Iterable[str], vocabulary: Mapping[str, int], added: Iterable[str]
+) -> Iterator[str]:
+    """The texts, as long as each byte between their added tokens has a token: the model would drop others without a word."""
+    present = bytes(byte for byte, written in enumerate(BYTE_CHARACTERS) if written in vocabulary)
+    cut_out = re.compile(
+        "|".join(map(re.escape, sorted(filter(None, added), key=len, reverse=True))) or "(?!)"
+    )
+    for text in texts:
+        if len(present) < 256 and text.encode().translate(None, present):
+            lacking = sorted(set(cut_out.sub("", text).encode().translate(None, present)))
+            if lacking:
+                raise UserError(
+                    f"the tokenizer has no token for {len(lacking)} byte{'s' * (len(lacking) > 1)} of the text ({_listed(lacking)}, in {text[:40]!r}): leave such "
+                    "texts out, or give a tokenizer with a token for each byte."
+                )
+        yield text
+
+
+def _listed(lacking: Sequence[int]) -> str:
+    shown = ", ".join(f"0x{byte:02X}" for byte in lacking[:4])
+    return shown if len(lacking) <= 4 else f"{shown}, …"

@@ -6,7 +6,7 @@ boundless       one stage, tokens across words, deletions; its own encoder
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,17 @@ from tokenizers import Tokenizer
 
 from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
-from tokenry.tokenization.token_counts import text_token_counts
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.core.round_trip import round_trip
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, require_tau, train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
+    byte_level_pieces,
     require_vocab_size,
     train_bpe,
     train_unigram,
 )
 from tokenry.tokenization.training.superbpe import (
+    SuperBPEConfig,
     default_transition,
     require_transition,
     rereadable,
@@ -60,6 +62,11 @@ class TrainingPlan:
         require_vocab_size(self.vocab_size, self.special_tokens)
         if self.transition is not None:
             require_transition(self.transition, self.vocab_size, self.special_tokens)
+        SuperBPEConfig(max_words=self.max_words)
+        require_tau(self.tau)
+        byte_level_pieces(self.pattern)
+        if self.min_frequency < 0:
+            raise UserError(f"min_frequency must be 0 or more, got {self.min_frequency}.")
 
 
 def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | BoundlessBPE, float]:
@@ -76,12 +83,19 @@ def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | Bou
 
 
 def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) -> dict[str, Any]:
-    """Count texts with a trained tokenizer: texts, bytes, tokens, bytes per token, and how many tokens span words."""
-    number = size = tokens = 0
-    for batch in _batches(texts):
-        number += len(batch)
-        size += sum(len(text.encode()) for text in batch)
-        tokens += int(text_token_counts(tokenizer, batch).sum())
+    """Count texts with a trained tokenizer: texts, bytes, tokens, bytes per token, how many tokens span words, and whether the texts come
+    back.
+    """
+    number = size = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal number, size
+        for text in texts:
+            number, size = number + 1, size + len(text.encode())
+            yield text
+
+    back = round_trip(tokenizer, counted())
+    assert back is not None
     view = (
         tokenizer.vocabulary
         if isinstance(tokenizer, BoundlessBPE)
@@ -92,22 +106,12 @@ def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) 
         "vocab_size": len(view.token_bytes),
         "texts": number,
         "bytes": size,
-        "tokens": tokens,
-        "bytes_per_token": size / max(tokens, 1),
+        "tokens": back.tokens,
+        "bytes_per_token": size / max(back.tokens, 1),
         # A space with something but spaces on both sides of it.
         "superwords": sum(len(data.split()) > 1 for data in known),
+        "text_back": back,
     }
-
-
-def _batches(texts: Iterable[str], size: int = 1024) -> Iterable[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _superbpe(plan: TrainingPlan, texts: Iterable[str]) -> Tokenizer:

@@ -7,24 +7,43 @@ from tokenry.tokenization.transplant.auxiliary_space import (
     character_ngrams,
     sentence_encoder,
 )
-from tokenry.tokenization.transplant.composition import TransplantSettings
-from tokenry.tokenization.transplant.embedding_heuristics import global_weights, local_weights
-from tokenry.tokenization.transplant.focus import sparsemax
+from tokenry.tokenization.transplant.composition import Composition, OldTokens, TransplantSettings, compose
+from tokenry.tokenization.transplant.embedding_heuristics import (
+    Mixture,
+    Wanted,
+    global_mixture,
+    global_weights,
+    hybrid,
+    local_mixture,
+    local_weights,
+    mean_of_pieces,
+)
+from tokenry.tokenization.transplant.focus import focus_mixture, sparsemax
 from tokenry.tokenization.transplant.matching_pursuit import interpolation, omp
 from tokenry.tokenization.transplant.report import LeaveOneOut, TransplantReport
 from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, match_vocabularies
 
 __all__ = [
+    "Composition",
     "LeaveOneOut",
+    "Mixture",
+    "OldTokens",
     "TransplantReport",
     "TransplantSettings",
     "VocabularyMatch",
+    "Wanted",
     "auxiliary_space",
     "character_ngrams",
+    "compose",
+    "focus_mixture",
+    "global_mixture",
     "global_weights",
+    "hybrid",
     "interpolation",
+    "local_mixture",
     "local_weights",
     "match_vocabularies",
+    "mean_of_pieces",
     "omp",
     "round_trip_failures",
     "save_transplant",

@@ -2,7 +2,10 @@
 
     shared token      its old row, unchanged
     any other         Σ weights · old rows, by one of METHODS; the same weights for the input and the output matrix
-    fallback          the mean row, for special tokens without a counterpart, padding, and whatever could not be composed
+    fallback          the mean row, for special tokens without a counterpart, padding, ids that are never written, and whatever could
+                      not be composed
+
+Old rows that no text has trained (padding, ids that are never written) are part of no mean and of no sum, and copied to their like only.
 
 The released code draws fallback rows from N(mean, std) of the old matrix (`fallback="random"`). A row that belongs to no text but has
 a random direction takes probability from all others; `tokenry reproduce tokenadapt` measures how much.
@@ -16,17 +19,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
-from tokenizers import AddedToken
+from jaxtyping import Bool, Int
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.errors import UserError
+from tokenry.core.gate import require_causal_lm
 from tokenry.tokenization.model_folder import save_model_folder
 from tokenry.tokenization.model_rows import ModelRows, set_special_ids, write_rows
-from tokenry.tokenization.probes import round_trip_failures
+from tokenry.tokenization.probes import require_encodable, round_trip_failures, texts_back
+from tokenry.tokenization.special_roles import take_roles
 from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary_space
 from tokenry.tokenization.transplant.composition import (
     Composition,
@@ -48,8 +53,8 @@ _POSITIONS = ("wpe", "embed_positions", "position_embeddings", "position_embeddi
 
 def transplant_tokenizer(
     model: PreTrainedModel,
-    old_tokenizer: PreTrainedTokenizerBase,
-    new_tokenizer: PreTrainedTokenizerBase,
+    old_tokenizer: PreTrainedTokenizerBase | Tokenizer,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     method: str = "tokenadapt",
     *,
     auxiliary: Auxiliary | None = None,
@@ -74,7 +79,8 @@ def transplant_tokenizer(
     Args:
         model: with tied or separate matrices.
         old_tokenizer: the model's own.
-        new_tokenizer: the one it gets, of any kind.
+        new_tokenizer: the one it gets, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer gives to
+            tokens of the same names, where it has none in that role itself.
         method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces), `focus` (sparse mean of shared tokens), `omp`
             (sparse combination of shared tokens), `mean` (of all rows) or `random`.
         auxiliary: the space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is
@@ -97,7 +103,8 @@ def transplant_tokenizer(
 
     Raises:
         UserError: a setting out of range, a model without input embeddings or with further weights per token, token ids beyond the
-            rows, rows or auxiliary vectors that are not finite, an empty vocabulary, texts without a token that could begin them.
+            rows, rows or auxiliary vectors that are not finite, an empty vocabulary, texts that cannot be encoded or without a token
+            that could begin them.
 
     Source: TokenAdapt (arXiv 2505.09738).
     """
@@ -114,8 +121,11 @@ def transplant_tokenizer(
         leave_one_out,
         seed,
     )
+    old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
     _require_rows(old_matrices, old_tokenizer)
+    require_causal_lm(model)
+    take_roles(new_tokenizer, old_tokenizer)
     if carry_special_tokens:
         _carry_special_tokens(old_tokenizer, new_tokenizer)
     if texts is not None and new_tokenizer.bos_token_id is None and new_tokenizer.eos_token_id is None:
@@ -123,22 +133,24 @@ def transplant_tokenizer(
             "the new tokenizer has neither a bos nor an eos token, so nothing predicts the first token of a text: set one of them, "
             "let carry_special_tokens=True bring the old ones, or give no texts."
         )
+    require_encodable({"old": old_tokenizer, "new": new_tokenizer}, texts or ())
     matched = match_vocabularies(old_tokenizer, new_tokenizer, settings.match)
     before = text_loss(model, old_tokenizer, texts) if texts is not None else None
-    unique = torch.tensor(
-        [number for number in (matched.shared < 0).nonzero()[:, 0].tolist() if number not in matched.absent],
-        dtype=torch.long,
-    )
+    alone = (matched.shared < 0).nonzero()[:, 0].tolist()
+    unique = torch.tensor([number for number in alone if number not in matched.new_never], dtype=torch.long)
     new_names = token_names(new_tokenizer)
-    composition, left_out = _compose(model, matched, unique, new_names, settings, auxiliary)
-    matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings)
+    real = _real_rows(old_matrices["input"], old_tokenizer, matched)
+    composition, left_out = _compose(model, matched, unique, new_names, settings, auxiliary, real)
+    matrices = _new_matrices(old_matrices, matched, unique, composition.mixture, settings, real)
     bias = matrices["bias"][:, 0] if "bias" in matrices else None
     write_rows(model, ModelRows(matrices["input"], matrices.get("output"), bias))
-    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched)
+    back, lost = texts_back({"old": old_tokenizer, "new": new_tokenizer}, texts)
+    notes = _carry_over(model, old_tokenizer, new_tokenizer, matched) + tuple(lost)
     composed = composition.mixture.composed.tolist()
     uncomposed = [
         new_names[number] for number, done in zip(unique.tolist(), composed, strict=True) if not done
     ]
+    never = [number for number in alone if number in matched.new_never and number not in matched.absent]
     report = TransplantReport(
         method=method,
         settings={**asdict(settings), "auxiliary": _name_of(auxiliary, settings)},
@@ -147,16 +159,19 @@ def transplant_tokenizer(
         rows=len(matrices["input"]),
         tied="output" not in matrices,
         counts={
-            "copied": int((matched.shared >= 0).sum()),
+            "copied": len(matched.copied),
             "composed": sum(composed),
             "fallback": len(uncomposed),
+            **({"never_written": len(never)} if never else {}),
         },
         estimates=composition.estimates,
         pieces_per_token=_mean_pieces(matched, unique),
         fallback=tuple(uncomposed),
+        never_written=tuple(new_names[number] for number in never),
         notes=notes,
         round_trip_failures=round_trip_failures(new_tokenizer),
         leave_one_out=left_out,
+        text_back=back,
         before=before,
         after=text_loss(model, new_tokenizer, texts) if texts is not None else None,
     )
@@ -184,8 +199,9 @@ def _compose(
     new_names: dict[int, str],
     settings: TransplantSettings,
     auxiliary: Auxiliary | None,
+    real: Bool[Tensor, "old_rows"],
 ) -> tuple[Composition, LeaveOneOut | None]:
-    """Compose the new tokens, and shared ones as if they were new."""
+    """Compose the new tokens, and shared ones as if they were new; of `real` rows only."""
     matrix = model.get_input_embeddings().weight.detach()
     space = None
     if settings.needs_space and len(unique):
@@ -193,7 +209,8 @@ def _compose(
             _default(auxiliary, settings), matched, model, centred=settings.method != "omp"
         )
     vectors = torch.zeros(len(matched.old_texts), 1) if space is None else space.old
-    shared = matched.shared[matched.shared >= 0].unique()
+    vectors = vectors * real[: len(vectors), None].cpu()
+    shared = matched.shared[matched.shared_written].unique()
     old = OldTokens(vectors.to(matrix.device), shared.to(matrix.device))
     composition = compose(_on(wanted_new(unique, matched, space), matrix.device), old, settings)
     if settings.method in ("mean", "random") or not (len(unique) and settings.leave_one_out):
@@ -204,7 +221,7 @@ def _compose(
     mixture = compose(_on(left_out, matrix.device), old, settings).mixture
     true = matrix[left_out.itself.to(matrix.device)].float()
     names = tuple(new_names[number] for number in ids.tolist())
-    mean_row = matrix.float().mean(dim=0).cpu()
+    mean_row = matrix[real].float().mean(dim=0).cpu()
     return composition, LeaveOneOut.of(ids, names, mixture.rows(matrix).cpu(), true.cpu(), mean_row)
 
 
@@ -226,6 +243,20 @@ def _name_of(auxiliary: Auxiliary | None, settings: TransplantSettings) -> str |
 
 
 # --- the model -----------------------------------------------------------------------------------------------------------------------
+
+
+def _with_roles(tokenizer: PreTrainedTokenizerBase | Tokenizer, which: str) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, which is changed and saved with the model.
+
+    Raises:
+        UserError: it is none of transformers.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        raise UserError(
+            f"the {which} tokenizer is a tokenizers.Tokenizer, which knows no bos or eos token: give "
+            "PreTrainedTokenizerFast(tokenizer_object=…, bos_token=…, eos_token=…)."
+        )
+    return tokenizer
 
 
 def _matrices(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -293,14 +324,15 @@ def _new_matrices(
     unique: Int[Tensor, "unique"],
     mixture: Mixture,
     settings: TransplantSettings,
+    real: Bool[Tensor, "old_rows"],
 ) -> dict[str, Tensor]:
     number = math.ceil(len(matched.shared) / settings.pad_to_multiple_of) * settings.pad_to_multiple_of
     generator = torch.Generator().manual_seed(settings.seed)
-    new_ids = (matched.shared >= 0).nonzero()[:, 0]
+    new_ids = matched.copied
     old_ids, composed = matched.shared[new_ids], mixture.composed
     made = {}
     for name, matrix in old.items():
-        everything = matrix.float()
+        everything = matrix[real].float()
         if settings.random_rows:
             noise = torch.randn(number, matrix.shape[1], generator=generator).to(matrix.device)
             rows = (everything.mean() + everything.std() * noise).to(matrix.dtype)
@@ -310,6 +342,15 @@ def _new_matrices(
         rows[unique.to(matrix.device)[composed]] = mixture.rows(matrix)[composed].to(matrix)
         made[name] = rows
     return made
+
+
+def _real_rows(
+    matrix: Tensor, old: PreTrainedTokenizerBase, matched: VocabularyMatch
+) -> Bool[Tensor, "old_rows"]:
+    """The old rows that training has reached: not padding, and not those of ids that are never written."""
+    real = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+    real[[number for number in token_names(old) if number not in matched.old_never]] = True
+    return real
 
 
 def _carry_special_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:

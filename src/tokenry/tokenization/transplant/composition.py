@@ -145,7 +145,7 @@ def wanted_left_out(
     matched: VocabularyMatch, space: AuxiliarySpace | None, most: int, seed: int
 ) -> tuple[Int[Tensor, "tokens"], Wanted]:
     """Describe at most so many shared tokens, drawn at random, as if they were new; also returns their new ids."""
-    old, shared = matched.old_bytes, (matched.shared >= 0).nonzero()[:, 0].tolist()
+    old, shared = matched.old_bytes, matched.shared_written.tolist()
     spelled = {}
     for number in shared:
         data = old.token_bytes[int(matched.shared[number])]

@@ -1,13 +1,13 @@
 """What a transplant did, for whoever has to decide whether to use it.
 
-counts              tokens that were copied, composed, and left to a fallback that knows nothing of them
+counts              tokens that were copied, composed, left to a fallback that knows nothing of them, or that no text has
 leave-one-out       shared tokens composed as if they were new: 1 − cosine to the true row, and |composed − true| / |true|
 bits per byte       of texts before and after: fair between tokenizers
-round trip          texts that the new tokenizer does not give back
+round trip          whether the old and the new tokenizer give texts back
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenry.core.bits_per_byte import TextLoss
+from tokenry.core.round_trip import RoundTrip
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,15 @@ class TransplantReport:
         new_tokens: size of the new one.
         rows: of the new matrices, padding included.
         tied: whether one matrix serves input and output.
-        counts: tokens `copied`, `composed`, and left to the `fallback`.
+        counts: tokens `copied`, `composed`, left to the `fallback`, and, where there are any, those `never_written` that got its row
+            because no text has them.
         estimates: of the composed tokens, those with a `local`, a `global` estimate alone and with `both`; empty for other methods.
         pieces_per_token: old tokens that spell a new one that is not shared, on average.
         fallback: names of the tokens that were left to the fallback.
+        never_written: names of the tokens that no text has and that no old token like them was copied to.
         notes: what the user should know.
-        round_trip_failures: texts that the new tokenizer changes.
+        round_trip_failures: of the sample texts, those that the new tokenizer changes.
+        text_back: whether the `old` and the `new` tokenizer give texts back: the given ones, or else the sample texts.
         leave_one_out: None where nothing could be tried.
         before: what the old model says about the given texts; None without texts.
         after: the same for the new model.
@@ -98,6 +102,8 @@ class TransplantReport:
     notes: tuple[str, ...]
     round_trip_failures: tuple[str, ...]
     leave_one_out: LeaveOneOut | None
+    text_back: Mapping[str, RoundTrip] = field(default_factory=dict)
+    never_written: tuple[str, ...] = ()
     before: TextLoss | None = None
     after: TextLoss | None = None
 
@@ -111,12 +117,14 @@ class TransplantReport:
             "new_tokens": self.new_tokens,
             "rows": self.rows,
             "tied": self.tied,
-            "counts": dict(self.counts),
+            "counts": {**self.counts, "never_written": len(self.never_written)},
             "estimates": dict(self.estimates),
             "pieces_per_token": self.pieces_per_token,
             "fallback": list(self.fallback),
+            "never_written": list(self.never_written),
             "notes": list(self.notes),
             "round_trip_failures": list(self.round_trip_failures),
+            "text_back": {which: found.as_json() for which, found in self.text_back.items()},
             "leave_one_out": {**left_out.summary(), "cosine_error_of": left_out.by_token()}
             if left_out
             else None,

@@ -3,12 +3,18 @@
     match="bytes"    tokens are equal if they stand for the same bytes, whatever kind of tokenizer wrote them ("Ġthe" = "▁the")
     match="string"   tokens are equal if they are written alike, and spelled by encoding what they decode to: the released code's rule
 
+Of several old tokens with the same bytes the one that the old tokenizer writes is meant: only its row has been trained. A new token that
+is never written equals an old one of the same name that is never written, and nothing else: two rows with the same numbers would share
+the probability of one.
+
 Special tokens stand for no bytes: they are matched by name, then by what they are for (bos, eos, pad, unk). An added token that only the
 other tokenizer calls special is the same token.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.written import WrittenVocabulary
 
 MATCHES = ("bytes", "string")
 
@@ -35,7 +42,9 @@ class VocabularyMatch:
         new_texts: the same for new tokens.
         special: old id of each special token of the new vocabulary, by its name; None where there is none.
         absent: ids below the largest that the new vocabulary has no token for.
-        old_bytes: the old vocabulary in bytes.
+        old_bytes: the old vocabulary in bytes, without the ids that are never written.
+        old_never: old ids that are never written, those without a token among them.
+        new_never: new ids that are never written, those without a token among them.
     """
 
     shared: Int[Tensor, "new"]
@@ -46,6 +55,20 @@ class VocabularyMatch:
     special: dict[str, int | None]
     absent: frozenset[int]
     old_bytes: ByteVocabulary
+    old_never: frozenset[int] = frozenset()
+    new_never: frozenset[int] = frozenset()
+
+    @cached_property
+    def copied(self) -> Int[Tensor, "some"]:
+        """New ids that an old one equals."""
+        return (self.shared >= 0).nonzero()[:, 0]
+
+    @cached_property
+    def shared_written(self) -> Int[Tensor, "some"]:
+        """Those of them that are written, so that their rows mean something."""
+        return torch.tensor(
+            [number for number in self.copied.tolist() if number not in self.new_never], dtype=torch.long
+        )
 
 
 def match_vocabularies(
@@ -105,9 +128,10 @@ def padded(
 
 
 def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    old_view, new_view = (ByteVocabulary.from_tokenizer(each) for each in (old, new))
-    old_names, new_names = token_names(old), token_names(new)
-    by_name = {name: number for number, name in old_names.items()}
+    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    old_view, new_view = old_written.written, new_written.view
+    new_names = new_written.names
+    by_name = {name: number for number, name in old_written.names.items()}
     special = _special_tokens(old, new, new_view.special)
     cut = _byte_cutter(old, old_view)
     added = new.added_tokens_decoder
@@ -115,14 +139,16 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
     for number, data in enumerate(new_view.token_bytes):
         name = new_names.get(number, "")
         alike = by_name.get(name)
-        theirs = None if alike is None else old_view.token_bytes[alike]
-        # Of several old tokens with these bytes ("a" and "<0x61>") the one that is written alike.
-        if alike is not None and (theirs == data or (theirs is None and number in added)):
-            counterpart: int | None = alike
+        never = number in new_written.never
+        counterpart: int | None
+        if never:
+            counterpart = alike if alike in old_written.never else None
+        elif alike is not None and number in added and alike in old_view.special:
+            counterpart = alike
         else:
-            counterpart = old_view.ids.get(data) if data else special.get(name)
+            counterpart = old_view.ids.get(data) if data else special.get(name, alike)
         shared.append(-1 if counterpart is None else counterpart)
-        pieces.append(cut(data) if data and counterpart is None else [])
+        pieces.append(cut(data) if data and counterpart is None and not never else [])
     old_lengths, lengths = ([len(data or b"") for data in view.token_bytes] for view in (old_view, new_view))
     return VocabularyMatch(
         torch.tensor(shared),
@@ -132,20 +158,27 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
         special,
         frozenset(range(len(shared))).difference(new_names),
         old_view,
+        old_written.never,
+        new_written.never,
     )
 
 
 def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    by_name = {name: number for number, name in token_names(old).items()}
-    new_names = token_names(new)
+    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    by_name = {name: number for number, name in old_written.names.items()}
+    new_names = new_written.names
     old_texts, new_texts = _decoded(old), _decoded(new)
     counterparts = [by_name.get(new_names.get(number, "")) for number in range(len(new_texts))]
-    unique = [n for n, text in enumerate(new_texts) if counterparts[n] is None and text]
+    unique = [
+        n
+        for n, text in enumerate(new_texts)
+        if counterparts[n] is None and text and n not in new_written.never
+    ]
     pieces: list[list[int]] = [[] for _ in new_texts]
     for number in unique:
         pieces[number] = old.encode(new_texts[number], add_special_tokens=False)
     old_lengths, lengths = ([len(text or "") for text in texts] for texts in (old_texts, new_texts))
-    special = sorted(ByteVocabulary.from_tokenizer(new).special)
+    special = sorted(new_written.view.special)
     return VocabularyMatch(
         torch.tensor([-1 if each is None else each for each in counterparts]),
         *padded(pieces, lengths, old_lengths),
@@ -153,7 +186,9 @@ def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
         new_texts,
         {new_names[number]: counterparts[number] for number in special},
         frozenset(range(len(new_texts))).difference(new_names),
-        ByteVocabulary.from_tokenizer(old),
+        old_written.written,
+        old_written.never,
+        new_written.never,
     )
 
 
@@ -169,13 +204,25 @@ def _special_tokens(
 
 
 def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Callable[[bytes], list[int]]:
-    """How a tokenizer spells bytes in the middle of a text: as its model does, else by the longest token that fits.
+    """How a tokenizer spells bytes in the middle of a text: added tokens are cut out, the rest is spelled as its model does, else by the
+    longest token that fits.
 
     The model is asked alone, for normaliser and pre-tokenizer treat a token as a text of its own and may put a space before it.
     """
     model = backend_tokenizer(tokenizer).model
+    added = _added_tokens(view)
 
     def cut(data: bytes) -> list[int]:
+        spelled: list[int] = []
+        for part in added.split(data) if added else [data]:
+            number = view.ids.get(part)
+            ids = [number] if number in view.cut_ids else spell(part) if part else []
+            if part and not ids:
+                return []
+            spelled += ids
+        return spelled
+
+    def spell(data: bytes) -> list[int]:
         for written in (to_byte_characters(data), (_text(data) or "").replace(" ", "▁")):
             try:
                 ids = [token.id for token in model.tokenize(written)]
@@ -186,6 +233,13 @@ def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Ca
         return longest_first(data, view)
 
     return cut
+
+
+def _added_tokens(view: ByteVocabulary) -> "re.Pattern[bytes] | None":
+    """What is cut out of a text before all else, the longest of those that begin at one place; not what depends on its neighbours."""
+    cut = [each.data for each in view.cut if each.id in view.cut_ids and not each.single_word]
+    longest_first = sorted(cut, key=len, reverse=True)
+    return re.compile(b"(" + b"|".join(map(re.escape, longest_first)) + b")") if cut else None
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, ...]:

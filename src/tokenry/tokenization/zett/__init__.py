@@ -7,7 +7,14 @@ from tokenry.tokenization.zett.hypernetwork import (
     HyperNetworkConfig,
     PredictedEmbeddings,
 )
-from tokenry.tokenization.zett.losses import clm_loss, identity_loss, lexical_loss, nats_per_byte
+from tokenry.tokenization.zett.losses import (
+    clm_loss,
+    identity_loss,
+    lexical_loss,
+    masked_lm_loss,
+    nats_per_byte,
+    single_piece,
+)
 from tokenry.tokenization.zett.n_shot import NShotConfig, NShotTrainer
 from tokenry.tokenization.zett.resumable import AdamWSettings
 from tokenry.tokenization.zett.schedule import two_stage_schedule
@@ -25,7 +32,7 @@ from tokenry.tokenization.zett.transfer import (
     save_transfer,
     transfer_tokenizer,
 )
-from tokenry.tokenization.zett.unigram_sampler import UnigramSampler
+from tokenry.tokenization.zett.unigram_sampler import UnigramSampler, unigram_pieces
 
 __all__ = [
     "AdamWSettings",
@@ -46,11 +53,14 @@ __all__ = [
     "hypernetwork_for",
     "identity_loss",
     "lexical_loss",
+    "masked_lm_loss",
     "nats_per_byte",
     "predict_vocabulary",
     "save_transfer",
+    "single_piece",
     "surface_forms",
     "to_byte_level",
     "transfer_tokenizer",
     "two_stage_schedule",
+    "unigram_pieces",
 ]

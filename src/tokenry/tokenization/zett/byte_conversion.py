@@ -9,6 +9,7 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3 and appendix;
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from tokenry.core.byte_level import (
     to_byte_characters,
 )
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.special_roles import as_fast
 from tokenry.tokenization.training.byte_level_training import byte_level_pieces
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -48,7 +50,8 @@ class ConvertedTokenizer:
 
     Attributes:
         tokenizer: cuts texts; all its tokens are byte characters, but for the special ones.
-        tokens: the token of each id, in byte characters. Two ids may have the same one; the tokenizer then writes the first.
+        tokens: the token of each id, in byte characters. Two ids may have the same one; the tokenizer then writes the one that the
+            original writes.
         extra_tokens: how many tokens were appended to the original vocabulary: missing bytes, white space, tokens between bytes and
             characters.
         special_ids: ids of the special tokens, which keep their names in `tokens`.
@@ -61,10 +64,10 @@ class ConvertedTokenizer:
 
 
 def to_byte_level(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     whitespace_consistency: bool = False,
-    special_tokens: PreTrainedTokenizerBase | None = None,
+    special_tokens: PreTrainedTokenizerBase | Tokenizer | None = None,
 ) -> ConvertedTokenizer:
     """Rewrite a byte-level BPE, SentencePiece (BPE or Unigram) or WordPiece tokenizer over bytes.
 
@@ -72,7 +75,7 @@ def to_byte_level(
     as it was, behind one space. Special tokens are cut out of a text first, and each part between them begins with a space of its own.
 
     Args:
-        tokenizer: left as it is.
+        tokenizer: of transformers, or a `tokenizers.Tokenizer`, whose special tokens have the roles they name; left as it is.
         whitespace_consistency: give up all tokens with several white-space characters, and have those of `whitespace_tokens` instead.
         special_tokens: the tokenizer of the model that will be transferred. Its special tokens, at its ids (at the end where the vocabulary
             is too short for that), replace the tokenizer's own; ids after them move.
@@ -80,11 +83,13 @@ def to_byte_level(
     Raises:
         UserError: an empty vocabulary, a slow tokenizer, another kind of model, or one that marks the ends of words.
     """
+    tokenizer = as_fast(tokenizer)
     backend = backend_tokenizer(tokenizer)
     state = json.loads(backend.to_str())
     view = ByteVocabulary.from_tokenizer(backend)
     _require_convertible(state["model"], view)
     tokens = _byte_tokens(backend, view)
+    written = _written_occurrences(tokens, view)
     original, special = len(tokens), SpecialTokens.of(tokenizer)
     tokens += _missing(BYTE_CHARACTERS, tokens)
     scores = _scores(state["model"], tokens, view)
@@ -97,10 +102,10 @@ def to_byte_level(
         tokens += helpers
     extra = len(tokens) - original
     if special_tokens is not None:
-        own, special = special.ids, SpecialTokens.of(special_tokens)
+        own, special = special.ids, SpecialTokens.of(as_fast(special_tokens))
         tokens = special.placed_in([token for token in tokens if token not in own])
         special = special.moved_to(tokens)
-    names = _distinct(tokens, special.ids)
+    names = _distinct(tokens, special.ids, written)
     assembled = assemble(_byte_level_model(state["model"], names, scores, merges), special)
     return ConvertedTokenizer(assembled, tokens, extra, tuple(sorted(special.ids.values())))
 
@@ -306,13 +311,29 @@ def _merged(token: str, ranked: dict[tuple[str, str], int]) -> list[str]:
     return parts
 
 
-def _distinct(tokens: Sequence[str], special: dict[str, int]) -> list[str]:
-    """Names by id: of equal tokens the first keeps its own, unless a special token has it; the pattern cuts the others, so no text has them."""
-    taken = dict(special)
-    return [
-        token if taken.setdefault(token, number) == number else f"<duplicate__{number}>"
-        for number, token in enumerate(tokens)
-    ]
+def _written_occurrences(tokens: Sequence[str], view: ByteVocabulary) -> dict[str, int]:
+    """Of tokens that stand at several ids, how many stand before the one that is written."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for number, token in enumerate(tokens):
+        data = view.token_bytes[number]
+        if data and view.ids.get(data) == number:
+            found[token] = seen[token]
+        seen[token] += 1
+    return {token: place for token, place in found.items() if place}
+
+
+def _distinct(tokens: Sequence[str], special: dict[str, int], written: dict[str, int]) -> list[str]:
+    """Names by id: of equal tokens the one that is written keeps its own, unless a special token has it; the pattern cuts the others, so
+    no text has them.
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for number, token in enumerate(tokens):
+        own = special[token] == number if token in special else seen[token] == written.get(token, 0)
+        names.append(token if own else f"<duplicate__{number}>")
+        seen[token] += 1
+    return names
 
 
 def _byte_level_model(

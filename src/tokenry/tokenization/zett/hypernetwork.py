@@ -12,7 +12,7 @@ spelling, no position of padding.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -233,28 +233,33 @@ class EmbeddingHyperNetwork(nn.Module):
         source_embeddings: Float[Tensor, "vocabulary width"],
         generator: torch.Generator | None = None,
         tokens: int = 2048,
+        untrained: Collection[int] = (),
     ) -> None:
         """Set the fixed scales: pieces get std 0.02 and mean 0, predictions the std and mean of the source rows.
 
         Predictions are made of (at most) so many source tokens, each its own surface form. In the residual form the scale of what
-        is added is the std of the source columns.
+        is added is the std of the source columns. Rows of `untrained` ids take no part.
 
         Source: arXiv 2405.07883, appendix; released code, `Rescaler.scale_to`.
         """
         config = self.config
         if not config.rescale:
             return
-        columns = source_embeddings.std(dim=0, unbiased=False, keepdim=True), source_embeddings.mean(0, True)
+        trained = torch.ones(config.vocabulary, dtype=torch.bool)
+        trained[[number for number in untrained if number < config.vocabulary]] = False
+        real = source_embeddings[trained.to(source_embeddings.device)]
+        columns = real.std(dim=0, unbiased=False, keepdim=True), real.mean(0, True)
         scalers = [self.scaler] if config.tied else [self.scaler, self.out_scaler]
         std, mean = (list(each.split(config.embedding_size, dim=1)) for each in columns)
         for scaler in scalers:
             scaler.reset()
-        self.in_scaler.fit(source_embeddings, _INPUT_STD, 0.0)
+        self.in_scaler.fit(real, _INPUT_STD, 0.0)
         if config.residual:
             for scaler, scale in zip(scalers, std, strict=True):
                 scaler.w.copy_(scale)
             return
-        ids = torch.randperm(config.vocabulary, generator=generator)[:tokens].to(source_embeddings.device)
+        drawn = torch.randperm(config.vocabulary, generator=generator)
+        ids = drawn[trained[drawn]][:tokens].to(source_embeddings.device)
         made = self(own_forms(ids, config), source_embeddings, 0 if config.languages else None)
         for scaler, rows, scale, shift in zip(scalers, made[: len(scalers)], std, mean, strict=True):
             scaler.fit(rows, scale, shift)

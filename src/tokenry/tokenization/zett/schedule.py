@@ -52,4 +52,6 @@ def require_schedule(
     if any(before > after for before, after in zip([0, *boundaries], [*boundaries, steps], strict=True)):
         listed = ", ".join(map(str, boundaries))
         raise UserError(f"stages must end in ascending order and within the {steps} steps, got {listed}.")
+    if not all(0 <= rate < math.inf for rate in learning_rates):
+        raise UserError(f"learning rates must be 0 or more, got {', '.join(map(str, learning_rates))}.")
     require_fraction(alpha, "alpha")

@@ -31,6 +31,7 @@ from tokenry.tokenization.model_rows import (
     split_sides,
     with_source_rows,
 )
+from tokenry.tokenization.written import WrittenVocabulary
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.drawn_batches import (
     DrawingConfig,
@@ -148,7 +149,8 @@ def hypernetwork_for(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = EmbeddingHyperNetwork(config, source.tokenizer)
-        network.fit_rescalers(embeddings, torch.Generator().manual_seed(seed))
+        never = WrittenVocabulary.of(source.tokenizer, pieces=False).never
+        network.fit_rescalers(embeddings, torch.Generator().manual_seed(seed), untrained=never)
     return network
 
 
@@ -194,6 +196,8 @@ class HyperNetworkTrainer:
                 f"the hypernetwork tells {told} languages apart, but there are texts of {len(of_language)}: give texts as a mapping with "
                 f"{told} languages."
             )
+        never = WrittenVocabulary.of(source.tokenizer, pieces=False).never
+        self._trained = torch.tensor([n not in never for n in range(self.network.config.vocabulary)])
         self._rows = model_rows(model)
         self._embeddings = source_rows(model, self.network.config.vocabulary)
         self._drawn = DrawnBatches(
@@ -258,7 +262,8 @@ class HyperNetworkTrainer:
     def _identity_step(self, number: int) -> dict[str, float]:
         config = self.network.config
         generator = step_generator(self.config.seed, number, "tokens")
-        ids = torch.randperm(config.vocabulary, generator=generator)[: self.config.identity_tokens]
+        ids = torch.randperm(config.vocabulary, generator=generator)
+        ids = ids[self._trained[ids]][: self.config.identity_tokens]
         ids = ids.to(self._embeddings.device)
         predicted = self.network(own_forms(ids, config), self._embeddings, self._language(number))
         source_input, source_output = self._sides()

@@ -2,17 +2,21 @@
 
     rows of a new token = hypernetwork(surface form of the token, rows of the source model)
     special tokens        the source model's rows: of the token of that name, else of the one with the same part (bos, eos, …)
+    ids no text has       the mean row of the source model (byte fallbacks beside a token of their own, gaps)
 
 Fine-tuned variants of the source model take the rows that the hypernetwork predicts for the base (`base=`) or for themselves.
 
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), sections 3 and 4.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -24,17 +28,18 @@ from tokenry.tokenization.model_rows import (
     set_special_ids,
     source_rows,
     split_sides,
+    with_mean_rows,
     with_source_rows,
     write_rows,
 )
+from tokenry.tokenization.special_roles import ROLES, as_fast
+from tokenry.tokenization.written import WrittenVocabulary
 from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
 from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
 from tokenry.tokenization.zett.surface_forms import surface_forms
 from tokenry.tokenization.zett.token_report import TokenReport
 
 REPORT_FILE = "zett.json"
-
-_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class PredictedVocabulary:
 def transfer_tokenizer(
     model: PreTrainedModel,
     hypernetwork: EmbeddingHyperNetwork,
-    new_tokenizer: PreTrainedTokenizerBase,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     base: PreTrainedModel | None = None,
     source_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -89,7 +94,7 @@ def transfer_tokenizer(
         language=language,
     )
     write_rows(model, predicted.rows)
-    set_special_ids(model, new_tokenizer)
+    set_special_ids(model, as_fast(new_tokenizer))
     return model
 
 
@@ -97,7 +102,7 @@ def transfer_tokenizer(
 def predict_vocabulary(
     model: PreTrainedModel,
     hypernetwork: EmbeddingHyperNetwork,
-    new_tokenizer: PreTrainedTokenizerBase,
+    new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     *,
     base: PreTrainedModel | None = None,
     source_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -119,6 +124,7 @@ def predict_vocabulary(
         UserError: see `transfer_tokenizer`.
     """
     config = hypernetwork.config
+    new_tokenizer = as_fast(new_tokenizer)
     source = _source(hypernetwork, source_tokenizer)
     tokens, special = _vocabulary(new_tokenizer, source)
     of_base = model_rows(base or model)
@@ -138,7 +144,10 @@ def predict_vocabulary(
         None if config.tied else torch.cat([part.output for part in parts if part.output is not None]),
         None if of_base.bias is None else torch.cat([part.bias for part in parts]),
     )
+    never = sorted(WrittenVocabulary.of(new_tokenizer).never - set(special))
+    untrained = WrittenVocabulary.of(source, pieces=False).never
     rows = with_source_rows(made, of_base, ids, source_ids)
+    rows = with_mean_rows(rows, of_base, never, [n for n in range(config.vocabulary) if n not in untrained])
     source_names = source.convert_ids_to_tokens(list(range(len(source))))
     report = TokenReport.of(
         tokens,
@@ -148,20 +157,25 @@ def predict_vocabulary(
         split_sides(embeddings, config.embedding_size)[0].cpu(),
         source_names,
         config.pad_id,
+        never,
     )
     dtype = of_base.input.dtype
     return PredictedVocabulary(rows.each(lambda each: each.to(dtype)), forms, report)
 
 
 def save_transfer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: TokenReport, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    report: TokenReport,
+    folder: Path,
+    measured: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model, tokenizer and report to a folder that did not exist, whole or not at all.
+    """Write model, tokenizer and report, with what else was measured, to a folder that did not exist, whole or not at all.
 
     Raises:
         UserError: the folder exists, or cannot be written.
     """
-    save_model_folder(model, tokenizer, folder, REPORT_FILE, report.as_json())
+    save_model_folder(model, tokenizer, folder, REPORT_FILE, {**report.as_json(), **(measured or {})})
 
 
 def _source(
@@ -189,7 +203,7 @@ def _vocabulary(
     known = source.get_vocab()
     by_part = {
         getattr(new, part): getattr(source, part)
-        for part in reversed(_ROLES)
+        for part in reversed(ROLES)
         if getattr(new, part) is not None
     }
     special = {}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.files import read_json
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.core.progress import Progress
@@ -62,6 +62,7 @@ class Plan:
             raise UserError(
                 f"give a file of scores or --table, not both: got {self.scores} and --table {self.table}."
             )
+        require_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
         numbers(self.sizes, "sizes", float)
         numbers(self.tokens, "tokens", int)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.plans import option, plan_settings
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
@@ -83,10 +83,9 @@ class Plan:
     output: Path | None = Path("runs/compress-vision")
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("rounds", 2), ("pictures", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}.")
+        require_at_least(1, batch_size=self.batch_size, limit=self.limit)
+        require_at_least(2, rounds=self.rounds)
+        require_at_least(0, pictures=self.pictures)
 
     @property
     def timed_rounds(self) -> int:
@@ -110,24 +109,29 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.verbs._environment import environment
     from tokenry.verbs.compress._vision.bench import VisionBench
     from tokenry.verbs.compress._vision.findings import sweep_findings
-    from tokenry.verbs.compress._vision.images import find_images, match_labels, pick, read_label_rows
+    from tokenry.verbs.compress._vision.images import (
+        find_images,
+        match_labels,
+        pick_readable,
+        read_label_rows,
+    )
     from tokenry.verbs.compress._vision.records import VisionRun
     from tokenry.verbs.compress._vision.settings import check_methods, parse_colours
 
     check_methods(plan)
     mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
-    known = find_images(plan.images)
-    files = pick(known, plan.limit)
-    if plan.sweep and len(files) < 2:
-        raise UserError("a sweep compares how often the model says the same: give at least two images.")
-    rows = None if plan.labels is None else read_label_rows(plan.labels)
-    device = plan.hardware.place()
     notes: list[str] = []
 
     def note(words: str) -> None:
         logger.warning("%s", words)
         notes.append(words)
 
+    known = find_images(plan.images)
+    files = pick_readable(known, plan.limit, note)
+    if plan.sweep and len(pick_readable(files, 2, note=lambda words: None)) < 2:
+        raise UserError("a sweep compares how often the model says the same: give at least two images.")
+    rows = None if plan.labels is None else read_label_rows(plan.labels)
+    device = plan.hardware.place()
     progress("reading the model", 0.0)
     # Random reductions draw from torch's generator: a run can be repeated, and the caller's draws go on as if it had not been.
     with quiet_libraries(), torch.random.fork_rng(), torch.no_grad():

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
@@ -65,6 +65,10 @@ class Plan:
     hardware: Hardware = Hardware()
     seed: int = 0
     output: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(1, batch_size=self.batch_size)
+        require_at_least(0, seed=self.seed)
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -1,12 +1,13 @@
 """Character-level questions about words, and what tokenization has to do with the answers."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.plans import argument, plan_settings
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
@@ -17,6 +18,8 @@ from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -78,15 +81,14 @@ class Plan:
             raise UserError(
                 f"name at least one model, and each once, got {', '.join(self.models) or 'none'}."
             )
-        if not 1 <= self.min_length <= self.max_length:
+        require_at_least(1, min_length=self.min_length, batch_size=self.batch_size)
+        require_at_least(0, seed=self.seed)
+        if self.min_length > self.max_length:
             raise UserError(
-                "words have at least one character and the shortest are no longer than the longest, got "
-                f"{self.min_length} and {self.max_length}."
+                f"the shortest words are no longer than the longest, got {self.min_length} and {self.max_length}."
             )
         if self.limit < 0:
             raise UserError(f"limit must be at least 1, or 0 for all items, got {self.limit}.")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {self.batch_size}.")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -95,16 +97,22 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: words of which no benchmark can be made, or a model that cannot be loaded or asked.
     """
+    from tokenry.core.round_trip import round_trip
     from tokenry.evaluation.charbench import charbench_report, evaluate_charbench, join_records
     from tokenry.models import load_tokenizer
     from tokenry.runs.quiet import quiet_libraries
 
     items, source = _items(plan)
-    predictions, features = {}, {}
+    words = list(dict.fromkeys(items["word"]))
+    predictions, features, text_back = {}, {}, {}
     with quiet_libraries():
-        for place, name in enumerate(plan.models):
+        tokenizers = {
+            name: load_tokenizer(name) for name in plan.models
+        }  # all, before the first model is asked
+        for place, (name, tokenizer) in enumerate(tokenizers.items()):
             progress(f"reading {name}", place / len(plan.models))
-            tokenizer = load_tokenizer(name)
+            if (back := round_trip(tokenizer, words)) is not None:
+                text_back[name] = back
             features[name] = _features(items, tokenizer)
             predictions[name] = evaluate_charbench(
                 plan.hardware.load(name),
@@ -119,8 +127,10 @@ def run(plan: Plan, progress: Progress) -> Result:
     data = {
         "kind": "charbench",
         "settings": plan_settings(plan) | {"words": source, "items": len(items)},
-        **charbench_report(items, predictions, features).as_json(),
+        **charbench_report(items, predictions, features, text_back=text_back).as_json(),
     }
+    for sentence in _not_given_back(data):
+        logger.warning("%s", sentence)
     records = join_records(items, predictions, features)
     progress("done", 1.0)
     return Result(
@@ -169,9 +179,31 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     overview = [_accuracy(data, models), *(_correlations(data, tasks, model, models) for model in models)]
     return [
         Text(f"{lead} {data['note']}", "lead"),
+        *(Text(sentence, "warning") for sentence in _not_given_back(data)),
+        *_text_back(data),
         Section("Accuracy and correlations", overview),
         *(Section(_QUESTIONS[task][0], _task(_rows_of(data, task), models)) for task in tasks),
     ]
+
+
+def _not_given_back(data: Mapping[str, Any]) -> list[str]:
+    """What is said of each tokenizer that does not give all words back."""
+    lossy = {model: back for model, back in data.get("text_back", {}).items() if not back["gives_text_back"]}
+    if not lossy:
+        return []
+    from tokenry.core.round_trip import RoundTrip
+
+    return [
+        RoundTrip(
+            back["texts"], changed=back["changed"], unknown=back["unknown_tokens"], **back["example"]
+        ).sentence(f"the tokenizer of {model_title(model)}", "words")
+        for model, back in lossy.items()
+    ]
+
+
+def _text_back(data: Mapping[str, Any]) -> list[Block]:
+    rows = [(model_title(model), back["summary"]) for model, back in data.get("text_back", {}).items()]
+    return [Table("Whether the tokenizer gives the words back", ("model", "text back"), rows)] if rows else []
 
 
 def _rows_of(data: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.runs.stages import Stages
 from tokenry.verbs.compress._vision.findings import finding, outcome
-from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick
+from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick_readable
 from tokenry.verbs.compress._vision.measure import (
     Patched,
     Seconds,
@@ -166,8 +166,10 @@ class VisionBench:
 
     def _look(self) -> _Drawn:
         """Run all images through the model with and without each setting."""
-        drawn, wanted = _Drawn(), self._plan.pictures
-        names = {file.name for file in pick(self._files, wanted)} if wanted else set()
+        drawn, names = _Drawn(), set()
+        if self._plan.pictures:
+            pictured = pick_readable(self._files, self._plan.pictures, note=lambda words: None)
+            names = {file.name for file in pictured}
         for files, images in batches(self._files, self._batch_size, self._note):
             pixels = self._encoder.pixels(images)
             self._look_at(pixels, [self._labels[file.name] for file in files])

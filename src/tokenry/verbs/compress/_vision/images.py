@@ -18,6 +18,9 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5
 """So many of a long list are named in a note."""
 
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on a damaged image."""
+
 Note = Callable[[str], None]
 """Is told, in a sentence, what is left out."""
 
@@ -65,6 +68,48 @@ def pick(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
     return [files[place] for place in places]
 
 
+def pick_readable(files: Sequence[ImageFile], limit: int | None, note: Note) -> list[ImageFile]:
+    """Pick as `pick` does, but images that can be decoded: the place of one that cannot goes to the nearest that can.
+
+    Without a limit nothing is decoded here: `batches` leaves out what it cannot decode.
+
+    Raises:
+        UserError: the limit is below 1, or none can be decoded.
+    """
+    picked = pick(files, limit)
+    if limit is None:
+        return picked
+    place_of = {file: place for place, file in enumerate(files)}
+    tried: dict[int, bool] = {}
+    for file in picked:
+        for place in _outwards(place_of[file], len(files)):
+            if place not in tried:
+                tried[place] = _can_be_read(files[place])
+                if tried[place]:
+                    break
+    broken = [files[place].name for place in sorted(tried) if not tried[place]]
+    if len(broken) == len(tried):
+        raise UserError(f"none of the {len(broken)} images can be read, such as {broken[0]}.")
+    if broken:
+        note(f"left out, as they cannot be read as images: {_some(broken)}.")
+    return [files[place] for place in sorted(tried) if tried[place]]
+
+
+def _outwards(place: int, count: int) -> Iterator[int]:
+    """The places below `count`, the nearest to `place` first."""
+    yield place
+    for distance in range(1, count):
+        yield from (near for near in (place + distance, place - distance) if 0 <= near < count)
+
+
+def _can_be_read(file: ImageFile) -> bool:
+    try:
+        read_image(file.path)
+    except _UNREADABLE:
+        return False
+    return True
+
+
 def batches(
     files: Sequence[ImageFile], size: int, note: Note
 ) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
@@ -78,7 +123,7 @@ def batches(
     for file in files:
         try:
             read.append((file, read_image(file.path)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except _UNREADABLE:
             broken.append(file.name)
         if len(read) == size:
             yield [each for each, _ in read], [image for _, image in read]

@@ -1,0 +1,90 @@
+"""The one training loop of the small models that recipes train from nothing: AdamW and a schedule of the learning rate."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+Batch = TypeVar("Batch")
+Schedule = Callable[[Optimizer, int], LRScheduler]
+
+_REPORTS = 100
+
+
+def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Up to the learning rate and down to nothing."""
+    return OneCycleLR(optimizer, optimizer.defaults["lr"], total_steps=steps)
+
+
+def cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Warm-up over a twentieth of the steps, then half a cosine."""
+    return get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+
+
+def linear(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """From the learning rate straight to nothing."""
+    return get_linear_schedule_with_warmup(optimizer, 0, steps)
+
+
+def batches_of_epochs(
+    number: int, batch_size: int, epochs: int, generator: Generator
+) -> Iterator[Int[Tensor, "batch"]]:
+    """Draw the places of all samples in a new order in every epoch; a last, smaller batch is left out."""
+    whole = number - number % batch_size
+    for _ in range(epochs):
+        yield from torch.randperm(number, generator=generator)[:whole].split(batch_size)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: Callable[[Batch], Tensor],
+    steps: int,
+    learning_rate: float,
+    schedule: Schedule,
+    *,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    clip: float | None = None,
+    fused: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[float]:
+    """Train all parameters of a model in place and return the loss of every step.
+
+    Args:
+        model: in the mode it is to be trained in.
+        batches: as many as there are steps, or more.
+        loss: of one batch.
+        steps: of the optimiser.
+        learning_rate: the highest.
+        schedule: optimiser and steps to the schedule; stepped after every step.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip: largest norm of the gradients; None for no limit.
+        fused: whether AdamW is to use its fused kernel.
+        progress: told the share of the steps that is done, about a hundred times.
+    """
+    optimizer = AdamW(
+        model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused or None
+    )
+    scheduled, losses = schedule(optimizer, steps), []
+    progress(0.0)
+    for step, batch in enumerate(islice(batches, steps), start=1):
+        value = loss(batch)
+        value.backward()
+        if clip is not None:
+            clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduled.step()
+        losses.append(value.item())
+        if step % max(1, steps // _REPORTS) == 0 or step == steps:
+            progress(step / steps)
+    return losses

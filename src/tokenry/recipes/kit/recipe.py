@@ -1,0 +1,105 @@
+"""A recipe: the smallest honest experiment that can show, or fail to show, what a paper claims.
+
+    @recipe("pitome", laptop=..., paper=...)
+    def reproduce(run):
+        ...                                   measure run.sizes, tell run.progress, fill run.settings, draw with run.figure
+        yield Claim.above(...)                the headline first, then at most five more
+
+The file's name registers it; title and number come from the catalogue; time is taken and the result is written around it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tokenry.core.progress import Progress
+from tokenry.papers import paper
+from tokenry.recipes import Scale
+from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
+from tokenry.runs.quiet import quiet_libraries
+
+
+@dataclass
+class RecipeRun:
+    """One run of a recipe.
+
+    Attributes:
+        slug: of the paper.
+        scale: `laptop` (minutes on two CPU cores) or `paper` (the paper's models and data, on GPUs).
+        sizes: what the recipe runs at this scale.
+        output: an existing folder.
+        progress: told what is being done; see `Progress`.
+        settings: to be filled: everything needed to run it again, and the figures behind the claims.
+        plots: the files drawn, relative to `output`.
+    """
+
+    slug: str
+    scale: Scale
+    sizes: Any
+    output: Path
+    progress: Progress
+    settings: dict[str, Any] = field(default_factory=dict)
+    plots: list[Path] = field(default_factory=list)
+
+    @contextmanager
+    def figure(self, width: float | int, height: float | int) -> Iterator[Figure]:
+        """Yield an empty figure, in inches, and save what was drawn as SLUG.png."""
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path = Path(f"{self.slug}.png")
+        figure.savefig(self.output / path, dpi=150)
+        self.plots.append(path)
+
+
+Experiment = Callable[[RecipeRun], Iterable[Claim]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The experiment for one paper.
+
+    Attributes:
+        slug: of the paper in the catalogue.
+        experiment: yields the claims, the headline first.
+        scales: what it runs at each scale.
+    """
+
+    slug: str
+    experiment: Experiment
+    scales: Mapping[Scale, Any]
+
+    @property
+    def title(self) -> str:
+        """Of the paper."""
+        return paper(self.slug).title
+
+    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
+        """Run the experiment; its plots go into `output`, an existing folder."""
+        started = time.perf_counter()
+        run = RecipeRun(self.slug, scale, self.scales[scale], output, progress)
+        with quiet_libraries():
+            claims = tuple(self.experiment(run))
+        if len(claims) > MOST_CLAIMS:
+            raise ValueError(
+                f"{self.slug} makes {len(claims)} claims: a headline and at most {MOST_CLAIMS - 1} more."
+            )
+        settings = {"scale": scale, **run.settings}
+        return Reproduction(
+            self.slug, claims, settings, time.perf_counter() - started, plots=tuple(run.plots)
+        )
+
+
+def recipe(slug: str, *, laptop: Any, paper: Any) -> Callable[[Experiment], Recipe]:
+    """Make a function of a run that yields claims the recipe of a paper.
+
+    Args:
+        slug: of the paper in the catalogue.
+        laptop: what is run in minutes on two CPU cores.
+        paper: the paper's models and data.
+    """
+    return lambda experiment: Recipe(slug, experiment, {"laptop": laptop, "paper": paper})

@@ -1,0 +1,129 @@
+"""A model that gets a tokenizer it has never seen: a small one trained here on docstrings, and TinyLlama with GPT-2's."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenry.core.progress import Progress, named, part
+from tokenry.models import load_model, load_tokenizer, preferred_device
+from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
+from tokenry.recipes.testbeds.docstrings import read_docstrings
+from tokenry.runs.texts import passages
+from tokenry.tokenization.zett.drawn_batches import DrawingConfig
+from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
+
+
+@dataclass(frozen=True)
+class TokenizerTransfer:
+    """A model with its tokenizer, the one it gets, and texts.
+
+    Attributes:
+        model: frozen.
+        variant: the same, fine-tuned on other texts.
+        old: their tokenizer.
+        new: the one they get.
+        texts: that the hypernetwork is trained on.
+        held_out: of the same kind.
+        held_out_of_variant: of the kind that the variant was fine-tuned on.
+        training: of the plain form; the residual form skips its warm-up stage.
+        hypernetwork: settings of its size.
+        window: tokens of context in which texts are measured.
+        name: of all this.
+    """
+
+    model: PreTrainedModel
+    variant: PreTrainedModel
+    old: PreTrainedTokenizerBase
+    new: PreTrainedTokenizerBase
+    texts: Sequence[str]
+    held_out: Sequence[str]
+    held_out_of_variant: Sequence[str]
+    training: HyperNetworkTrainingConfig
+    hypernetwork: Mapping[str, int]
+    window: int
+    name: str
+
+
+def docstring_transfer(progress: Progress) -> TokenizerTransfer:
+    """A model trained from nothing, and one trained on from it."""
+    progress("reading docstrings", 0.0)
+    (train, held_out), (others, others_held_out) = (_lower_cased(each) for each in ("sklearn", "scipy"))
+    old, new = bpe_tokenizer(train, 420), bpe_tokenizer(train, 1400)
+    model = small_model(len(old))
+    train_language_model(
+        model,
+        old,
+        train,
+        670,
+        progress=named(part(progress, 0.02, 0.8), "training the language model"),
+    )
+    variant = copy.deepcopy(model)
+    train_language_model(
+        variant,
+        old,
+        others,
+        150,
+        1e-3,
+        seed=1,
+        progress=named(part(progress, 0.8, 1.0), "fine-tuning it"),
+    )
+    drawing = DrawingConfig(
+        batch_size=24,
+        block_size=64,
+        vocabulary_size=1300,
+        vocabulary_std=200.0,
+        least_vocabulary=1000,
+        most_vocabulary=1600,
+        most_noise=0.01,
+        pool=384,
+    )
+    return TokenizerTransfer(
+        model,
+        variant,
+        old,
+        new,
+        passages(train, 260),
+        held_out,
+        others_held_out,
+        HyperNetworkTrainingConfig(
+            steps=300,
+            identity_steps=150,
+            warmup_steps=160,
+            identity_learning_rate=2e-3,
+            learning_rate=1e-3,
+            drawing=drawing,
+        ),
+        {"layers": 2, "hidden_size": 96, "heads": 4},
+        64,
+        "Llama, 3 layers, width 64, BPE 420 → 1,400, docstrings of scikit-learn",
+    )
+
+
+def _lower_cased(package: str, texts: int = 32, length: int = 1000) -> tuple[list[str], list[str]]:
+    """Docstrings to train on, and the beginnings of some that are held out."""
+    found = read_docstrings((package,), held_out_share=0.1)
+    return [each.lower() for each in found.train], [each.lower()[:length] for each in found.held_out[:texts]]
+
+
+def tinyllama_transfer(progress: Progress) -> TokenizerTransfer:
+    """TinyLlama with GPT-2's tokenizer on a GPU, and the paper's training."""
+    base, chat = "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+    progress("loading", 0.0)
+    model, variant = (load_model(name, "bfloat16").to(preferred_device()).eval() for name in (base, chat))
+    found = read_docstrings(("sklearn", "scipy", "numpy", "torch", "transformers"), 0.02)
+    held_out = [each[:2000] for each in found.held_out[:100]]
+    return TokenizerTransfer(
+        model,
+        variant,
+        load_tokenizer(base),
+        load_tokenizer("openai-community/gpt2"),
+        passages(found.train, 500),
+        held_out,
+        held_out,
+        HyperNetworkTrainingConfig(bfloat16=True),
+        {},
+        512,
+        f"{base} and {chat}, GPT-2's tokenizer, docstrings",
+    )

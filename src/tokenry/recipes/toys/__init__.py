@@ -1,1 +1,0 @@
-"""The small models and data on which recipes try a claim."""
