@@ -139,7 +139,7 @@ MISTAKES = [
     ("evaluate charbench @model --words @words.txt --per-length 3", "--per-length must be a multiple of 4"),
     (f"{CHARBENCH} --limit -1", "limit must be at least 1"),
     ("evaluate charbench @model --words @words.txt --min-length 0", "--min-length must be at least 1, got 0"),
-    (f"{CHARBENCH} --batch-size 0", "batch_size must be at least 1, got 0"),
+    (f"{CHARBENCH} --batch-size 0", "--batch-size must be at least 1, got 0"),
     ("evaluate charbench @model --words @words.txt --output @file", "file cannot be written"),
     # compress
     ("compress vision --model @vit --images @none", "none does not exist"),
