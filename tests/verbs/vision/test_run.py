@@ -17,6 +17,7 @@ from tokenry.verbs.compress import vision
 from tokenry.verbs.compress._vision import bench
 from tokenry.verbs.compress._vision.images import find_images, read_image
 from tokenry.verbs.compress._vision.records import read_run
+from tokenry.verbs.compress._vision.settings import SHARES
 from tokenry.verbs.compress.vision import Plan
 
 
@@ -167,6 +168,8 @@ def test_a_sweep_puts_all_methods_at_the_same_flops(run):
         for method in ("tome", "pitome", "random", "norm", "class-attention")
     }
     assert all(each == counts["tome"] for each in counts.values())
+    shares = [each.flops / record.unpatched.flops for each in record.results if each.method == "tome"]
+    assert shares == pytest.approx(SHARES, abs=0.1)
     assert len(record.pictures[0].panels) == len(REDUCERS)
 
 
