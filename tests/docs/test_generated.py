@@ -73,7 +73,7 @@ COMPARISON = {
 
 
 @pytest.mark.parametrize(
-    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "scalinglaw"]
+    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw"]
 )
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
@@ -237,6 +237,8 @@ def test_a_sweep_is_drawn_with_what_came_of_each_method(generated, root):
     }  # fmt: skip
     store(root / "docs/results/sweep.json", record)
     markdown = generated.sweep(root)
-    assert "vit &lt;b&gt; on 4 images" in markdown
-    assert "data:image/svg+xml;base64," in markdown
+    assert "### vit &lt;b&gt; on photos" in markdown
+    assert "4 images, 17 tokens each" in markdown
+    assert markdown.count("<svg") == 2
     assert "- tome: down to 80%" in markdown
+    assert "80.0" in markdown
