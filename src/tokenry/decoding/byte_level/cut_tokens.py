@@ -151,13 +151,11 @@ class CutTokens:
         beginnings = b"|".join(sorted({re.escape(data[:2]) for data in contents}))
         may_open = re.compile(b"%b|[%b]\\Z" % (beginnings, ends) if contents else b"(?!)", re.DOTALL).search
         order = self._vocabulary.order.tolist()
-        if self._lstrip:
-            # White space at their end counts as well.
-            may_open = bool
+        # Where a token drops white space before it, that at their end counts as well.
         some = [
             (number, data)
             for number in order
-            if (data := self._vocabulary.token_bytes[number]) and may_open(data)
+            if (data := self._vocabulary.token_bytes[number]) and (self._lstrip or may_open(data))
         ]
         return {number: self.read(NOTHING, data) for number, data in some}
 
@@ -196,7 +194,7 @@ class CutTokens:
             )
             if unseen and not place and inner and inner[0][0] is None:
                 inner[0] = None, unseen + inner[0][1]
-            found += [(each and self._require_kept(each), part) for each, part in inner]
+            found += [(self._require_kept(each) if each else None, part) for each, part in inner]
         self._require_no_dropped_space(found)
         return found
 
