@@ -12,10 +12,7 @@ import typer
 from tokenry import __version__
 from tokenry.cli import bytes as of_bytes
 from tokenry.cli import tokenizer_zett as zett
-from tokenry.cli.compress_plan import plan
-from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
-from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
@@ -59,15 +56,6 @@ def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
 
 
 _add(app, tune, report)
-_add(
-    _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
-    charbench=charbench,
-)
-_add(
-    _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),
-    vision,
-    plan,
-)
 _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )

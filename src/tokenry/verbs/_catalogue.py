@@ -8,7 +8,11 @@ from types import ModuleType
 from tokenry.core.errors import UserError
 
 ROOT = "tokenry.verbs"
-_OTHERWISE_NAMED = {"evaluation": "evaluate held-out", "lm-eval": "evaluate held-out"}
+_OTHERWISE_NAMED = {
+    "compression plan": "compress plan",
+    "evaluation": "evaluate held-out",
+    "lm-eval": "evaluate held-out",
+}
 """Kinds of results that are not the words of their verb."""
 
 
