@@ -26,12 +26,12 @@ from tokenry.compression.vision.vlm_scaling import (
     compute_optimal,
 )
 from tokenry.core.files import read_json, write_json
-from tokenry.core.records import Comparison
 from tokenry.papers import catalogue, outcome
+from tokenry.report.blocks import Block, Section
+from tokenry.report.markdown import folded, markdown_settings
 from tokenry.report.markdown import markdown as written
-from tokenry.report.markdown import markdown_settings
-from tokenry.report.table import comparison_columns, comparison_rows, findings
 from tokenry.verbs.compress import vision
+from tokenry.verbs.report import stored_result
 
 ROOT = Path(__file__).parents[2]
 SCALING_BUDGET = 2e10
@@ -70,31 +70,21 @@ def capabilities(root: Path) -> str:
 
 
 def comparisons(root: Path) -> str:
-    """One table per stored `tokenry tune` record: every run beside its control, with standard errors."""
-    records = [Comparison.load(path) for path in stored(root, lambda record: record.get("kind") == "tune")]
-    if not records:
+    """Every stored `tokenry tune` record: its findings, every run beside its control, and its charts."""
+    paths = stored(root, lambda record: record.get("kind") == "tune")
+    if not paths:
         return missing("comparisons of weighings", "tokenry tune --compare full,random")
-    return "\n".join(comparison_section(record) for record in records)
+    results = (stored_result(path) for path in paths)
+    return "\n".join(comparison_section(result.as_json, result.blocks) for result in results)
 
 
-def comparison_section(record: Comparison) -> str:
-    """Head a comparison by what was trained on what; the same cells and verdicts as in the report."""
-    columns = comparison_columns(record)
-    heads = [
-        "run",
-        *(f"{column.title}, {column.unit}" if column.unit else column.title for column in columns),
-    ]
-    rows = (
-        [escape(name), *(f"{column.cells[row].value}<br>{column.cells[row].note}" for column in columns)]
-        for row, (name, _) in enumerate(comparison_rows(record))
-    )
-    said = "".join(f"- {escape(name)}: {escape(verdict)}\n" for name, verdict in findings(record))
-    weighings = {run.name: run.weighing for run in record.runs}
-    return (
-        f"### {escape(record.model)} on {escape(record.data)}\n\n{said}\n"
-        + table(heads, rows)
-        + settings_details({"created": record.created, **weighings, **record.settings, **record.environment})
-    )
+def comparison_section(record: dict[str, Any], blocks: Sequence[Block]) -> str:
+    """Head a comparison by what was trained on what; the same blocks as in the report."""
+    head = f"### {escape(record['title'])}\n"
+    settings = {"created": record["created"], **record["settings"], **record["environment"]}
+    seen = next(n for n, block in enumerate(blocks, 1) if isinstance(block, Section))
+    more = folded("Curves, signals and token classes", written(blocks[seen:], level=5))
+    return head + written(blocks[:seen]) + more + markdown_settings(settings)
 
 
 def reproductions(root: Path) -> str:

@@ -136,11 +136,11 @@ def test_a_tokenizer_without_chat_template_says_how_to_give_one(refused, desk, t
         (["--set", "output_dir=x"], "output_dir is no training argument here"),
         (["--set", "lora.rnk=4"], "lora.rnk is not right"),
         (["--set", "lora.first_layer=2"], "lora.first_layer must be below the model's 2 layers, got 2"),
-        (["--set", "max_length=80"], "max_length is set by an option and by --set"),
+        (["--set", "max_length=80"], "--max-length is set by an option and by --set"),
         (["--full-weights", "--set", "lora.rank=4"], "lora is set by an option and by --set"),
         (["--set", "use_liger_kernel=true"], "liger"),
         (["--dtype", "float8"], "dtype must be one of float32, bfloat16, float16 or auto, got 'float8'"),
-        (["--too-long", "shrink"], "too_long must be truncate, drop or error, got 'shrink'"),
+        (["--too-long", "shrink"], "--too-long must be truncate, drop or error, got 'shrink'"),
         (
             ["--chat-template", "missing.jinja"],
             "the chat template missing.jinja is neither a file nor open-instruct",
@@ -224,7 +224,7 @@ def test_an_output_that_is_a_file(desk, tmp_path):
     (tmp_path / "file").touch()
     result = desk.tokenry("tune", desk.model, desk.data, *QUICK, "--output", tmp_path / "file")
     assert result.exit_code == 2
-    assert "cannot be a folder (File exists)" in result.stderr
+    assert "cannot be written (" in result.stderr
 
 
 def test_a_run_in_an_output_where_another_is_at_work(desk, tmp_path):

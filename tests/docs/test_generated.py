@@ -144,7 +144,7 @@ def test_a_comparison_shows_each_run_and_what_its_paired_difference_shows(genera
     markdown = generated.comparisons(root)
     heads, full, small_loss = rows(markdown)
     assert heads[:2] == ["run", "held-out NLL, nats per token"]
-    assert full[:2] == ["full", "0.330 ± 0.020<br>n = 90"]
+    assert full[:2] == ["full<br>AllTokens()", "0.330 ± 0.020<br>n = 90"]
     assert small_loss[2] == "−0.050 ± 0.010<br>lower: shown, n = 90"
     assert "- small-loss: lower than full by 0.050 ± 0.010: shown" in markdown
 
@@ -156,7 +156,7 @@ def test_text_from_a_record_is_escaped(generated, root):
 
 def test_a_damaged_record_fails_the_build_and_is_named(generated, root):
     store(root / "docs/results/demo.json", {**COMPARISON, "runs": "none"})
-    with pytest.raises(UserError, match=r"demo\.json is not the record of a run"):
+    with pytest.raises(UserError, match=r"demo\.json: it is not the record of a run"):
         generated.comparisons(root)
 
 

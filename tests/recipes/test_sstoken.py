@@ -6,8 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.recipes.small import run_small
-from tokenry.core.records import Paired, Run
-from tokenry.core.stats import Estimate
+from tokenry.core.stats import Estimate, Paired
 from tokenry.recipes import sstoken
 from tokenry.recipes.sstoken import (
     SSTokenSizes,
@@ -19,6 +18,7 @@ from tokenry.recipes.sstoken import (
 )
 from tokenry.recipes.testbeds.attention_probe import AttentionAuroc
 from tokenry.recipes.testbeds.selection_toy import ToyRun
+from tokenry.verbs._tune.records import Run
 
 
 def _runs(**nll):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny_chat import QUICK, sums, write_rows
 from tests.verbs.check_verb import check_verb, in_terminal
-from tokenry.core.records import Comparison
+from tests.verbs.tune.record import load
 from tokenry.report.html import page
 from tokenry.verbs._catalogue import verb_of
 
@@ -43,7 +43,7 @@ def measures(result):
 
 
 def test_what_tune_leaves_is_measured_as_tune_measured_it(desk, tuned):
-    run = Comparison.load(tuned / "result.json").runs[0]
+    run = load(tuned / "result.json").runs[0]
     result = desk.tokenry("evaluate", tuned / "full" / "model", desk.held_out, "--dtype", "float32", "--json")
     found = measures(result)
     assert found["nll per token, nats"]["value"] == pytest.approx(run.held_out_nll.value, rel=1e-4)
@@ -53,7 +53,7 @@ def test_what_tune_leaves_is_measured_as_tune_measured_it(desk, tuned):
 
 def test_training_lowered_the_loss(desk, tuned):
     before = measures(desk.tokenry("evaluate", desk.model, desk.held_out, "--dtype", "float32", "--json"))
-    after = Comparison.load(tuned / "result.json").runs[0].held_out_nll.value
+    after = load(tuned / "result.json").runs[0].held_out_nll.value
     assert after < before["nll per token, nats"]["value"]
 
 

@@ -14,7 +14,6 @@ from tokenry.cli import bytes as of_bytes
 from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.console import verb
 from tokenry.cli.papers import papers
-from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.tokenizer_compare import compare
 from tokenry.cli.tokenizer_numbers import numbers
@@ -23,7 +22,6 @@ from tokenry.cli.tokenizer_premiums import premiums
 from tokenry.cli.tokenizer_train import train
 from tokenry.cli.tokenizer_transplant import transplant
 from tokenry.cli.tree import Verbs
-from tokenry.cli.tune import tune
 
 
 class Tokenry(Verbs):
@@ -55,7 +53,6 @@ def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
     return group
 
 
-_add(app, tune, report)
 _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )

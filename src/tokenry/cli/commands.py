@@ -41,7 +41,7 @@ class PlanCommand(TyperCommand):
         Raises:
             typer.BadParameter: the settings file cannot be read, or does not fit the plan.
         """
-        if path := _config_in(args):
+        if not _reads_config(self.plan) and (path := _config_in(args)):
             try:
                 values = read_values(self.plan, parse_yaml(_text(path), str(path)), str(path))
             except UserError as error:
@@ -60,6 +60,11 @@ def plan_app(name: str, plan: type, run: Callable[[Any, Any], Any], **settings: 
     return app
 
 
+def _reads_config(plan: type) -> bool:
+    """Whether a verb reads settings files itself, since they may say more than its options."""
+    return any(option.flag == "--config" for option in plan_options(plan))
+
+
 def _config_in(args: Sequence[str]) -> Path | None:
     for place, word in enumerate(args):
         if word == "--":
@@ -74,8 +79,8 @@ def _config_in(args: Sequence[str]) -> Path | None:
 def command_of(plan: type, run: Callable[[Any, Any], Any]) -> Callable[..., None]:
     """Make the function of a command from a verb's `Plan` and its `run`."""
 
-    def called(config: Path | None = None, json: bool = False, **options: Any) -> None:
-        values = {name: _given(value) for name, value in options.items()}
+    def called(json: bool = False, **options: Any) -> None:
+        values = {option.name: _given(options[option.name]) for option in plan_options(plan)}
         chosen = build_plan(plan, values)
         try:
             run_verb(run, chosen, json)
@@ -86,6 +91,7 @@ def command_of(plan: type, run: Callable[[Any, Any], Any]) -> Callable[..., None
     parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, annotation, default in (("config", Config, None), ("json", Json, False))
+        if not (name == "config" and _reads_config(plan))
     ]
     setattr(called, "__signature__", inspect.Signature(parameters))  # noqa: B010  (mypy knows no __signature__)
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import require_output, require_output_file, write_json
+from tokenry.core.progress import DETAILS
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result
@@ -231,8 +232,9 @@ def _lines() -> Callable[[str, float], None]:
     def report(what: str, share: float) -> None:
         nonlocal last, written
         now = time.monotonic()
-        if what != last or now - written >= _SILENCE:
-            last, written = what, now
+        stage = what.partition(DETAILS)[0]
+        if stage != last or now - written >= _SILENCE:
+            last, written = stage, now
             left = (
                 f", about {(now - begun) * (1 / share - 1):.0f} s remaining"
                 if share > 0 and now - begun > 5

@@ -26,8 +26,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.gate import require_causal_lm, require_readable
 from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
 from tokenry.core.modes import evaluation_mode
-from tokenry.core.records import Paired
-from tokenry.core.stats import Estimate, ratio_estimate
+from tokenry.core.stats import Estimate, Paired, ratio_estimate
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 """A `datasets.Dataset` or a list of dicts with `input_ids` and `labels` (-100 = not learned from)."""

@@ -18,15 +18,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress, part
-from tokenry.core.records import Run
 from tokenry.core.stats import FEWEST_SEEDS
 from tokenry.finetuning import AllTokens, RandomTokens, Rho1, SSToken, TokenCleaning, TokenWeighing
 from tokenry.models import load_model, load_tokenizer
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.attention_probe import AttentionAuroc, probe_attention
 from tokenry.recipes.testbeds.selection_toy import ToyRun, fine_tune, pretrain_base, train_reference
-from tokenry.runs.comparison import compare
-from tokenry.runs.plan import make_plan
+from tokenry.verbs._tune.comparison import compare
+from tokenry.verbs._tune.plan import make_plan
+from tokenry.verbs._tune.records import Run
 
 PAPER_AVERAGES = "52.50 against 50.35 (average of ten benchmarks, LLaMA-3.2-3B; reading notes)"
 PUBLISHED = "prompt, last layer"

@@ -150,10 +150,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """One text token by token, coloured by a signal, once for every run that saw it: the run's name and its tokens."""
+    """One text token by token, coloured by a signal, once for every run that saw it: the run's name and its tokens.
+
+    A folded one is left out of the terminal.
+    """
 
     title: str
     maps: Sequence[tuple[str, Sequence[Token]]]
+    folded: bool = False
 
 
 @dataclass(frozen=True)

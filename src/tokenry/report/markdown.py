@@ -44,6 +44,10 @@ def markdown_settings(settings: Mapping[str, Any]) -> str:
     return folded("Settings", "\n".join(lines))
 
 
+def _heading(table: Table) -> str:
+    return f"**{escape(table.title, quote=False)}**\n\n" if table.title else ""
+
+
 def _written(blocks: Iterable[Block], level: int) -> Iterator[str]:
     for block in blocks:
         match block:
@@ -63,7 +67,7 @@ def _written(blocks: Iterable[Block], level: int) -> Iterator[str]:
                 )
             case Table():
                 text = markdown_table(block)
-                yield folded(block.title, text) if block.folded else f"\n{text}"
+                yield folded(block.title, text) if block.folded else f"\n{_heading(block)}{text}"
             case Figure():
                 text = f'<figure class="chart">{inline_svg(block)}</figure>\n'
                 yield folded(block.title, text) if block.folded else f"\n{text}"

@@ -5,9 +5,11 @@ marker and dash as well as by colour. The same data gives the same bytes.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from tokenry.report.blocks import Figure, Series
+from tokenry.report.text import harmless
 
 # Stand-ins that the page's variables replace: no other colour of a drawing can be mistaken for one of them.
 _SERIES = [f"#01010{number}" for number in range(1, 9)]
@@ -46,6 +49,7 @@ def style(
     return {
         "svg.hashsalt": "tokenry",
         "svg.fonttype": "none",
+        "text.parse_math": False,
         "font.family": "sans-serif",
         "font.size": 10.5,
         "axes.titlesize": 10.5,
@@ -74,6 +78,7 @@ def style(
 
 def inline_svg(figure: Figure) -> str:
     """Draw a figure as SVG that stands inside a page and follows its colours."""
+    figure = _harmless(figure)
     with mpl.rc_context(style(_SERIES, _INK, _QUIET, _RULE)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # text stays text: the reader's fonts draw it
         canvas = Canvas(figsize=_size(figure), layout="constrained")
@@ -83,10 +88,32 @@ def inline_svg(figure: Figure) -> str:
         with mpl.rc_context({"svg.hashsalt": f"tokenry {figure.title}"}):
             canvas.savefig(written, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = written.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(
+        r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]
+    )  # names of groups, the same in every figure
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(figure.summary or figure.title)}" ', 1)
+
+
+def _harmless(figure: Figure) -> Figure:
+    """The figure with names that an SVG can hold."""
+    series = [
+        replace(
+            line,
+            name=harmless(line.name),
+            x=[harmless(place) if isinstance(place, str) else place for place in line.x],
+        )
+        for line in figure.series
+    ]
+    return replace(
+        figure,
+        series=series,
+        title=harmless(figure.title),
+        x_label=harmless(figure.x_label),
+        y_label=harmless(figure.y_label),
+        summary=harmless(figure.summary),
+    )
 
 
 @contextmanager

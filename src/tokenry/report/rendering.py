@@ -13,9 +13,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokenry.report.charts import MARKERS
-from tokenry.report.table import setting
 from tokenry.report.text import harmless
+from tokenry.report.writing import written_setting
+
+# Circle, square, triangle, diamond, cross: drawn around the origin.
+MARKERS = (
+    "M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0",
+    "M-2.9-2.9h5.8v5.8h-5.8z",
+    "M0-3.8l3.6 6.4h-7.2z",
+    "M0-4l4 4l-4 4l-4-4z",
+    "M-3-3l6 6M3-3l-6 6",
+)
 
 
 def render_template(template: str, **parts: Any) -> str:
@@ -47,4 +55,4 @@ def _source(environment: Environment, name: str) -> str:
 
 def setting_pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings as names and words."""
-    return [(name, setting(value)) for name, value in mapping.items()]
+    return [(name, "not set" if value is None else written_setting(value)) for name, value in mapping.items()]

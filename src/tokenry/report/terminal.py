@@ -51,7 +51,7 @@ def terminal_blocks(blocks: Iterable[Block], width: int, coloured: bool = True) 
                     yield Line(harmless(f"{name}: {sentence}" if name else sentence))
             case Table(folded=False):
                 yield from _table(block, width)
-            case Heatmap() if heatmaps < _EXAMPLES:
+            case Heatmap(folded=False) if heatmaps < _EXAMPLES:
                 heatmaps += 1
                 for run, tokens in block.maps:
                     yield terminal_heatmap(tokens)

@@ -54,7 +54,7 @@ def _value(cell: Value | Cell) -> Value:
 
 
 def _written_column(column: Column, cells: Sequence[Value | Cell]) -> list[tuple[str, str]]:
-    decimals = _decimals(
+    decimals = decimals_of(
         value.standard_error for cell in cells if isinstance(value := _value(cell), Estimate)
     )
     return [
@@ -71,23 +71,24 @@ def _written(column: Column, value: Value, decimals: int) -> str:
     scale = 100 if column.unit == "%" else 1
     if isinstance(value, Estimate):
         style = column.format or (".1f" if column.unit == "%" else f",.{decimals}f")
-        number = _number(scale * value.value, style)
+        number = written_number(scale * value.value, style)
         if math.isnan(value.standard_error):
             return number
-        return f"{number} ± {_number(scale * value.standard_error, style.removeprefix('+'))}"
+        return f"{number} ± {written_number(scale * value.standard_error, style.removeprefix('+'))}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     default = "," if isinstance(value, int) and scale == 1 else ".1f" if scale == 100 else ".4g"
-    return _number(scale * value, column.format or default)
+    return written_number(scale * value, column.format or default)
 
 
-def _number(value: float | int, style: str) -> str:
+def written_number(value: float | int, style: str) -> str:
+    """A number in a Python format, with a minus sign."""
     if not math.isfinite(value):
         return "not finite"
     return format(value, style).replace("-", "−", 1 if format(value, style).startswith("-") else 0)
 
 
-def _decimals(errors: Iterable[float]) -> int:
+def decimals_of(errors: Iterable[float]) -> int:
     """As many decimals as the smallest error needs to be seen."""
     smallest = min((error for error in errors if error > 0 and math.isfinite(error)), default=1.0)
     return max(_LEAST_DECIMALS, min(_MOST_DECIMALS, -math.floor(math.log10(smallest))))

@@ -18,9 +18,10 @@ from tokenry.report.result import Result
 from tokenry.report.text import label
 from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
+from tokenry.verbs._chats import UNREAD, read_checked, say
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
-from tokenry.verbs._tokens import example_tokens
+from tokenry.verbs._tokens import example_tokens, token_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,6 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
     from tokenry.finetuning.conversations import encode_with_notes
     from tokenry.finetuning.template import training_template
     from tokenry.models import load_tokenizer, require_same_tokenizer
-    from tokenry.runs.material import read_checked, say
 
     progress("reading the model and the data", 0.0)
     text = read_text(plan.source)
@@ -188,9 +188,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     sizes = f"{plural(len(texts), 'text')}, {plural(sum(len(tokens) for _, tokens in texts), 'token')}."
     blocks: list[Block] = [Text(sizes, "lead")]
     if notes := data.get("notes"):
-        blocks.append(
-            Findings([("data", note) for note in notes], "What of the data was cut, skipped or not read")
-        )
+        blocks.append(Findings([("data", note) for note in notes], UNREAD))
     maps = [Heatmap(f"{number}. {title}", [("", tokens)]) for number, (title, tokens) in enumerate(texts, 1)]
     hidden = [Text(f"The first {_SHOWN} of {plural(len(maps), 'text')}.")] if len(maps) > _SHOWN else []
     blocks.append(Section("Token by token", [*hidden, *maps[:_SHOWN]]))
@@ -366,8 +364,6 @@ def _read(
 def _tokens(
     part: "Sample", columns: "Mapping[str, Tensor]", tokenizer: "PreTrainedTokenizerBase"
 ) -> list[dict[str, Any]]:
-    from tokenry.runs.run_record import token_texts
-
     texts = token_texts(part.input_ids.tolist(), tokenizer)
     return [
         {

@@ -15,6 +15,7 @@ from tokenry.core.stats.estimate import (
     ratio_estimate,
 )
 from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap
+from tokenry.core.stats.paired import Paired
 from tokenry.core.stats.verdicts import (
     FEWEST_ITEMS,
     FEWEST_SEEDS,
@@ -33,6 +34,7 @@ __all__ = [
     "VERDICTS",
     "Estimate",
     "Fit",
+    "Paired",
     "Values",
     "Verdict",
     "absent",

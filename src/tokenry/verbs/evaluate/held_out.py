@@ -13,12 +13,10 @@ from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Findings, Table
 from tokenry.report.result import Result
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, UNREAD, answerable, read_checked, say
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
-
-ANSWER_TOKENS = 48
-DEMO = "demo"
-UNREAD = "What of the data was cut, skipped or not read"
+from tokenry.verbs._stages import Stages, answers_cost
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.finetuning.conversations import encode_with_notes
     from tokenry.finetuning.template import training_template
     from tokenry.models import load_tokenizer
-    from tokenry.runs.material import answerable, read_checked, say
-    from tokenry.runs.noisy_tasks import noisy_tasks
-    from tokenry.runs.stages import Stages, answers_cost
+    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
     progress("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(plan.model)

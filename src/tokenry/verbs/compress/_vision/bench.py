@@ -25,7 +25,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.models.image_encoders import ImageEncoder
-from tokenry.runs.stages import Stages
+from tokenry.verbs._stages import Stages
 from tokenry.verbs.compress._vision.findings import finding, outcome
 from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick_readable
 from tokenry.verbs.compress._vision.measure import (

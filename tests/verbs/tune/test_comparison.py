@@ -4,11 +4,12 @@ import pytest
 
 from tests.tiny_chat import sums, write_model, write_rows
 from tokenry.core.errors import UserError
+from tokenry.core.files import write_json
 from tokenry.models import load_tokenizer
-from tokenry.runs.bench import Bench
-from tokenry.runs.comparison import compare, weighings_of
-from tokenry.runs.material import gather, set_aside
-from tokenry.runs.plan import make_plan
+from tokenry.verbs._tune.bench import Bench
+from tokenry.verbs._tune.comparison import compare, weighings_of
+from tokenry.verbs._tune.material import gather, set_aside
+from tokenry.verbs._tune.plan import make_plan
 
 TRAINING = {
     "max_steps": 2,
@@ -105,7 +106,7 @@ def test_a_damaged_run_is_named_with_what_to_do(finished, name):
             compare(plan, output, silent)
     finally:
         path.write_text(content)
-        comparison.save(output / "result.json")
+        write_json(output / "result.json", comparison.model_dump(mode="json"))
 
 
 def test_data_that_changed_are_not_gone_on_with(options, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenry.core.errors import UserError
 from tokenry.evaluation import is_right
 from tokenry.finetuning.conversations import class_names, encode_rows
-from tokenry.runs.noisy_tasks import NoiseLevel, noisy_tasks
+from tokenry.verbs._tune.noisy_tasks import NoiseLevel, noisy_tasks
 
 pytest.importorskip("reasoning_gym")
 

@@ -2,16 +2,12 @@
 
 import pytest
 
-from tokenry.core.records import (
-    ClassShare,
-    Comparison,
-    Estimate,
-    Example,
-    Histogram,
-    Paired,
-    ReportToken,
-    Run,
-)
+from tests.desk import desk
+from tests.recipes.conftest import tokenizer
+from tokenry.core.stats import Estimate, Paired
+from tokenry.verbs._tune.records import ClassShare, Comparison, Example, Histogram, ReportToken, Run
+
+__all__ = ["desk", "tokenizer"]
 
 
 def token(text: str, weight: float | None = None, **signals: float) -> ReportToken:

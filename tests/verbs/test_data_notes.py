@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.tiny_chat import QUICK, sums, write_rows
-from tokenry.core.records import Comparison
+from tests.verbs.tune.record import load
 
 ANSWER = {"role": "assistant", "content": "The answer is 42."}
 QUESTION = {"role": "user", "content": "What is the answer?"}
@@ -30,7 +30,7 @@ def test_notes_of_tune_stand_in_its_table_record_and_page(desk, data):
     options = ("--weighing", "full", "--compare", "", "--held-out", desk.held_out, "--output", output)
     result = desk.tokenry("tune", desk.model, data, *QUICK, *options)
     assert result.exit_code == 0, result.stderr
-    notes = Comparison.load(output / "result.json").notes
+    notes = load(output / "result.json").notes
     assert notes[0].startswith(f"training data: {BEGINS} of {data})")
     assert notes[1:] == [f"training data: {SILENT}", f"training data: {UNREAD}"]
     page = (output / "report.html").read_text()

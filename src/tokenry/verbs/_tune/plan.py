@@ -14,8 +14,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.files import read_json
 from tokenry.core.settings import of_kind, parse_yaml
 from tokenry.models import EMBEDDED
-
-DEMO = "demo"
+from tokenry.verbs._chats import DEMO
 
 # The paper's hyper-parameters (ssToken, arXiv 2510.18250), for whoever brings own data.
 PAPER_TRAINING: dict[str, Any] = {
@@ -24,7 +23,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "lr_scheduler_type": "linear",
     "weight_decay": 0.0,
 }
-# How long, for data in plenty: what is left open of it follows the data, see `tokenry.runs.training_length`.
+# How long, for data in plenty: what is left open of it follows the data, see `tokenry.verbs._tune.training_length`.
 PAPER_LENGTH: dict[str, Any] = {
     "num_train_epochs": 1,
     "gradient_accumulation_steps": 12,

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
-from tokenry.core.records import Run
 from tokenry.evaluation import HeldOut
+from tokenry.verbs._tune.records import Run
 
 
 class _Items(BaseModel):

@@ -25,7 +25,7 @@ from trl import SFTConfig
 
 from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
-from tokenry.core.records import Estimate, Run
+from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
 from tokenry.evaluation.generation import require_answers
 from tokenry.evaluation.verifiers import encode_prompts
@@ -39,14 +39,20 @@ from tokenry.models import (
     require_readable,
     require_reference,
 )
-from tokenry.runs.finished_run import load_held_out, load_run, save_held_out, save_run
-from tokenry.runs.material import Material, answerable
-from tokenry.runs.plan import TunePlan
-from tokenry.runs.run_record import PeakMemory, StepClock, describe_run
-from tokenry.runs.stages import Stages, TellSteps, answers_cost, training_cost
-from tokenry.runs.training_length import fitted_length, require_learning, require_ranges, training_steps
-
-ANSWER_TOKENS = 48
+from tokenry.verbs._chats import ANSWER_TOKENS, answerable
+from tokenry.verbs._stages import Stages, answers_cost
+from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
+from tokenry.verbs._tune.material import Material
+from tokenry.verbs._tune.plan import TunePlan
+from tokenry.verbs._tune.records import Run
+from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
+from tokenry.verbs._tune.stages import TellSteps, training_cost
+from tokenry.verbs._tune.training_length import (
+    fitted_length,
+    require_learning,
+    require_ranges,
+    training_steps,
+)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,7 +1,7 @@
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.runs.plan import (
+from tokenry.verbs._tune.plan import (
     DEMO_TRAINING,
     PAPER_TRAINING,
     add_settings,

@@ -1,40 +1,20 @@
-"""What a training run leaves on disk (`result.json`), parsed and written by one description of the format.
+"""What `tokenry tune` leaves on disk (`result.json`, `run.json`), parsed and written by one description of the format.
 
-A comparison holds one run per weighing on the same model, data and seed; a report is drawn from it and from nothing else.
+A comparison holds one run per weighing on the same model, data and seed; everything that is drawn is drawn from it.
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json, write_json
-from tokenry.core.stats import Estimate, Verdict, shown
+from tokenry.core.stats import Estimate, Paired
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class Paired(_Record):
-    """Mean difference to another run on the same held-out items (negative = lower NLL than `to`)."""
-
-    to: str
-    difference: float
-    standard_error: float
-    samples: int
-
-    @property
-    def estimate(self) -> Estimate:
-        """The difference with its 95 % interval."""
-        return Estimate(self.difference, self.standard_error, self.samples)
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the NLL is shown to be lower, the other way round (`opposite`), or neither."""
-        return shown(self.estimate.scaled(-1))
 
 
 class ClassShare(_Record):
@@ -95,6 +75,8 @@ class Comparison(_Record):
     `notes` say what of the data was cut, skipped or not read.
     """
 
+    model_config = ConfigDict(extra="ignore")  # what is saved also has a title
+
     kind: Literal["tune"] = "tune"
     model: str
     data: str
@@ -105,22 +87,22 @@ class Comparison(_Record):
     environment: dict[str, str]
     runs: list[Run]
 
-    def save(self, path: Path) -> None:
-        """Write the record to `path` as JSON, atomically."""
-        write_json(path, self.model_dump(mode="json"))
 
-    @classmethod
-    def load(cls, path: Path) -> "Comparison":
-        """Read a record.
+def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
+    """Understand a record.
 
-        Raises:
-            UserError: the file is missing, is not JSON, or is not such a record.
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path} is not the record of a run ({where}: {first['msg']}): give the folder that `tokenry tune` wrote."
-            ) from error
+    Args:
+        data: what `result.json` holds.
+        where: its name, for the error message.
+
+    Raises:
+        UserError: it is not such a record.
+    """
+    try:
+        return Comparison.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{where} is not the record of a run ({place}: {first['msg']}): give the folder that `tokenry tune` wrote."
+        ) from error

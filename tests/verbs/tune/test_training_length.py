@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.runs.bench import sft_config
-from tokenry.runs.plan import DEMO_LENGTH, DEMO_TRAINING, PAPER_LENGTH, PAPER_TRAINING, make_plan
-from tokenry.runs.training_length import (
+from tokenry.verbs._tune.bench import sft_config
+from tokenry.verbs._tune.plan import DEMO_LENGTH, DEMO_TRAINING, PAPER_LENGTH, PAPER_TRAINING, make_plan
+from tokenry.verbs._tune.training_length import (
     FEW_STEPS,
     MOST_EPOCHS,
     fitted_length,

@@ -1,9 +1,12 @@
 import json
 
 import pytest
+from transformers import TrainerState
 
 from tests.tiny_chat import QUICK, sums, write_rows
-from tokenry.core.records import Comparison
+from tests.verbs.tune.record import load
+from tokenry.verbs._stages import Stages
+from tokenry.verbs._tune.stages import TellSteps
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def everything(desk):
 
 @pytest.fixture(scope="module")
 def comparison(everything):
-    return Comparison.load(everything[1] / "result.json")
+    return load(everything[1] / "result.json")
 
 
 def test_a_run_ends_well(everything):
@@ -40,7 +43,8 @@ def test_a_run_ends_well(everything):
 
 def test_json_is_the_record_and_nothing_else_reaches_stdout(everything, comparison):
     result, _ = everything
-    assert json.loads(result.stdout) == comparison.model_dump(mode="json")
+    printed = json.loads(result.stdout)
+    assert {**printed, "title": None} == {**comparison.model_dump(mode="json"), "title": None}
 
 
 def test_the_control_comes_first_and_the_weighing_asked_for_next(comparison):
@@ -104,7 +108,7 @@ def test_nothing_that_is_left_can_run_code_when_it_is_read(everything):
 
 
 def test_a_finished_run_is_told_again_by_resume_without_any_model(everything, desk, monkeypatch):
-    monkeypatch.setattr("tokenry.runs.comparison.load_tokenizer", lambda name: pytest.fail("loaded"))
+    monkeypatch.setattr("tokenry.verbs._tune.comparison.load_tokenizer", lambda name: pytest.fail("loaded"))
     again = desk.tokenry("tune", "--output", everything[1], "--resume", "--json")
     assert again.exit_code == 0, again.stderr
     assert again.stdout == everything[0].stdout
@@ -119,7 +123,7 @@ def test_an_output_that_holds_a_run_is_not_overwritten(everything, desk):
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (["--seed", "8"], "seed=7, not 8"),
+        (["--seed", "8"], "--seed 7, not 8"),
         (["--full-weights"], "lora={"),
         (["--set", "learning_rate=1e-4"], "training={"),
     ],
@@ -159,7 +163,7 @@ def little(desk):
 def test_little_data_are_learned_from_in_enough_steps_at_a_rate_above_zero(little):
     result, output = little
     assert result.exit_code == 0, result.stderr
-    for run in Comparison.load(output / "result.json").runs:
+    for run in load(output / "result.json").runs:
         assert run.steps >= 20
         assert all(entry["learning_rate"] > 0 for entry in run.curves)
     assert "note: 14 samples are few, so they are trained on with num_train_epochs=5" in result.stderr
@@ -167,12 +171,12 @@ def test_little_data_are_learned_from_in_enough_steps_at_a_rate_above_zero(littl
 
 
 def test_of_little_data_enough_is_held_out_to_tell_a_difference(little):
-    (_, random) = Comparison.load(little[1] / "result.json").runs
+    (_, random) = load(little[1] / "result.json").runs
     assert random.paired.samples == 8
 
 
 def test_the_record_says_how_long_was_trained(little):
-    training = Comparison.load(little[1] / "result.json").settings["training"]
+    training = load(little[1] / "result.json").settings["training"]
     assert (training["num_train_epochs"], training["gradient_accumulation_steps"]) == (5, 1)
 
 
@@ -192,3 +196,25 @@ def test_samples_that_are_cut_are_noted(desk):
     result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", desk.folder / "cut")
     assert result.exit_code == 0, result.stderr
     assert "samples are longer than 30 tokens: cut." in result.stderr
+
+
+def test_the_step_and_the_loss_are_told_without_being_news(little):
+    lines = [line for line in little[0].stderr.splitlines() if "%" in line]
+    assert len(lines) < 20
+    stages = Stages(lambda what, share: told.append((what, share)), [1.0])
+    told = []
+    stages.begin("full", 1.0)
+    steps = TellSteps(stages)
+    state = TrainerState(global_step=3, max_steps=12)
+    steps.on_step_end(None, state, None)
+    steps.on_log(None, state, None, logs={"loss": 1.23456})
+    assert told[1:] == [("full · step 3 of 12", 0.25), ("full · step 3 of 12, loss 1.235", 0.25)]
+
+
+def test_a_folder_that_is_not_of_a_run_is_not_written_into(desk, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    for options in ([], ["--resume"]):
+        result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", tmp_path)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "exists already and holds no run of `tokenry tune`: name a new folder" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from tokenry.core.records import ClassShare, Estimate, Example, Histogram, ReportToken, Run
+from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.dataset_pass import samples_of
 from tokenry.finetuning.nll_cache import Sample
+from tokenry.verbs._tokens import token_texts
+from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
 EXAMPLES = 6
 HISTOGRAM_BINS = 30
@@ -141,20 +143,6 @@ def _tokens(
             )
         )
     return tokens
-
-
-def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Decode token by token, so that the pieces together are the text.
-
-    A character cut into several tokens is shown at the last of them.
-    """
-    texts = []
-    for end in range(1, len(ids) + 1):
-        now = tokenizer.decode(ids[max(0, end - 8) : end], skip_special_tokens=False)
-        before = tokenizer.decode(ids[max(0, end - 8) : end - 1], skip_special_tokens=False)
-        piece = now[len(before) :] if now.startswith(before) else now[len(before.rstrip("\ufffd")) :]
-        texts.append("" if piece.endswith("\ufffd") else piece)
-    return texts
 
 
 class StepClock(TrainerCallback):

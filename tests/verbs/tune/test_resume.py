@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.tiny_chat import sums, write_model, write_rows
+from tests.verbs.tune.record import load
 from tokenry.cli import app
-from tokenry.core.records import Comparison
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.trainer import STATE_FILE
-from tokenry.runs import bench as bench_module
-from tokenry.runs.bench import Bench, Interrupted
-from tokenry.runs.comparison import compare
-from tokenry.runs.plan import make_plan, stored_plan
+from tokenry.verbs._tune import bench as bench_module
+from tokenry.verbs._tune.bench import Bench, Interrupted
+from tokenry.verbs._tune.comparison import compare
+from tokenry.verbs._tune.plan import make_plan, stored_plan
 
 WEIGHINGS = ("sstoken", "sstoken:history=previous_epoch,warmup_fraction=0")
 FOLDERS = ("sstoken", "sstoken-history=previous-epoch-warmup-fraction=0")
@@ -214,7 +214,7 @@ def test_ctrl_c_before_anything_was_begun_is_one_sentence_and_exit_code_1(option
     def stop(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenry.runs.comparison.load_tokenizer", stop)
+    monkeypatch.setattr("tokenry.verbs._tune.comparison.load_tokenizer", stop)
     result = CliRunner().invoke(app, ["tune", options["model"], options["data"], "--output", str(tmp_path)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert (
@@ -227,12 +227,11 @@ def test_ctrl_c_in_another_verb_is_one_sentence_and_exit_code_1(options, verb, m
     def stop(name):
         raise KeyboardInterrupt
 
-    for module in ("scoring", "evaluation"):
-        monkeypatch.setattr(f"tokenry.runs.{module}.load_tokenizer", stop)
+    monkeypatch.setattr("tokenry.models.load_tokenizer", stop)
     result = CliRunner().invoke(app, [verb, options["data"]])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == "tokenry: stopped."
 
 
 def test_a_record_of_an_interrupted_run_opens_as_any_other(interrupted):
-    assert Comparison.load(interrupted[0] / "result.json") == interrupted[1]
+    assert load(interrupted[0] / "result.json") == interrupted[1]

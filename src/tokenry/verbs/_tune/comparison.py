@@ -5,37 +5,35 @@ interrupted comparison goes on where it stopped:
 
     OUTPUT/plan.json      what was asked
     OUTPUT/data.json      a fingerprint of the data it was asked for
-    OUTPUT/...            what `tokenry.runs.bench` keeps of every run
-    OUTPUT/result.json    everything (`tokenry.core.records.Comparison`)
+    OUTPUT/...            what `tokenry.verbs._tune.bench` keeps of every run
+    OUTPUT/result.json    everything (`Comparison`)
 """
 
 import datetime
 import logging
-import platform
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import read_json, write_json
 from tokenry.core.progress import Progress
-from tokenry.core.records import Comparison, Run
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer, require_same_tokenizer
-from tokenry.runs.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
-from tokenry.runs.material import gather
-from tokenry.runs.plan import TunePlan, stored_plan
 from tokenry.runs.quiet import quiet_libraries
-from tokenry.runs.training_length import FEW_STEPS, length_in_words, require_ranges
+from tokenry.verbs._environment import environment
+from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
+from tokenry.verbs._tune.material import gather
+from tokenry.verbs._tune.plan import TunePlan, stored_plan
+from tokenry.verbs._tune.records import Comparison, Run, read_comparison
+from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +57,14 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
         raise UserError(f"{output} holds a run with other settings: choose another output.")
     result = output / "result.json"
     if result.exists():
-        return Comparison.load(result)
+        return read_comparison(read_json(result), str(result))
     bench = None
     try:
         with _alone_in(output):
             report("reading the model and the data", 0.0)
             bench = _prepare(plan, output, weighings, report)
             comparison = _carry_out(bench)
-            comparison.save(result)
+            write_json(result, comparison.model_dump(mode="json"))
     except KeyboardInterrupt as stop:
         what = bench.stages.what if bench else "reading the model and the data"
         where = str(stop) or f"stopped while doing this: {what}"
@@ -163,7 +161,7 @@ def _carry_out(bench: Bench) -> Comparison:
         untrained_nll=untrained.nll_per_token,
         notes=list(bench.material.notes),
         settings={**bench.plan.model_dump(), "training": bench.length},
-        environment=_environment(),
+        environment=environment(bench.args.device, "trl", "peft", "datasets"),
         runs=runs,
     )
 
@@ -191,15 +189,3 @@ def _alone_in(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _environment() -> dict[str, str]:
-    packages = {
-        name: version(name) for name in ("tokenry", "torch", "transformers", "trl", "peft", "datasets")
-    }
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return {"python": platform.python_version(), "device": device, **packages}

@@ -1,13 +1,10 @@
 """The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
 
 import hashlib
-import logging
 import math
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -16,14 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.finetuning.conversations import Encoding, class_names, encode_with_notes, weighs
-from tokenry.finetuning.rows import Message, Sample, read_rows, to_sample
 from tokenry.finetuning.template import training_template
-from tokenry.runs.noisy_tasks import noisy_tasks
-from tokenry.runs.plan import DEMO, TunePlan
-
-Rows = list[dict[str, Any]]
-
-logger = logging.getLogger(__name__)
+from tokenry.verbs._chats import DEMO, Rows, read_checked, say
+from tokenry.verbs._tune.noisy_tasks import noisy_tasks
+from tokenry.verbs._tune.plan import TunePlan
 
 
 @dataclass(frozen=True)
@@ -108,35 +101,6 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
     )
 
 
-def say(notes: Iterable[str]) -> None:
-    """Log what a reader of the data noted."""
-    for note in notes:
-        logger.warning("%s", note)
-
-
-def answerable(rows: Rows, most: int) -> tuple[Rows, list[list[Message]]]:
-    """Choose rows whose answers can be generated and verified, two at least or none, with their prompts.
-
-    Rows with tools or options of their own for the template are left out: their prompts are more than messages.
-    """
-    samples = [
-        (row, to_sample(row, number)) for number, row in enumerate(rows, start=1) if row.get("verifier")
-    ]
-    chats = [(row, sample) for row, sample in samples if sample.messages and not sample.template_options][
-        :most
-    ]
-    if len(chats) < 2:
-        return [], []
-    return [row for row, _ in chats], [_prompt(sample) for _, sample in chats]
-
-
-def _prompt(sample: Sample) -> list[Message]:
-    """The conversation before its last answer."""
-    messages = sample.messages or []
-    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last]
-
-
 @dataclass(frozen=True)
 class _Rows:
     """Rows by their use; `names` say, by the identity of a row, where it was read."""
@@ -163,21 +127,6 @@ def _rows(plan: TunePlan) -> _Rows:
         return _Rows(train, trusted, read[plan.held_out], names)
     train, held_out = set_aside(train, plan.seed)
     return _Rows(train, trusted, held_out, names)
-
-
-def read_checked(source: str) -> Rows:
-    """Read rows and understand every one, so that what is wrong is said with its place in the source.
-
-    Raises:
-        UserError: rows that cannot be read or understood.
-    """
-    rows = read_rows(source)
-    try:
-        for number, row in enumerate(rows, start=1):
-            to_sample(row, number)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    return rows
 
 
 def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:

@@ -1,0 +1,67 @@
+"""Conversations as verbs read them: rows that are understood, what was noted about them, prompts that can be answered."""
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tokenry.core.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenry.finetuning.rows import Message, Sample
+
+Rows = list[dict[str, Any]]
+
+DEMO = "demo"
+"""The name of the data that tokenry makes itself."""
+ANSWER_TOKENS = 48
+UNREAD = "What of the data was cut, skipped or not read"
+
+logger = logging.getLogger(__name__)
+
+
+def say(notes: Iterable[str]) -> None:
+    """Log what a reader of the data noted."""
+    for note in notes:
+        logger.warning("%s", note)
+
+
+def answerable(rows: Rows, most: int) -> "tuple[Rows, list[list[Message]]]":
+    """Choose rows whose answers can be generated and verified, two at least or none, with their prompts.
+
+    Rows with tools or options of their own for the template are left out: their prompts are more than messages.
+    """
+    from tokenry.finetuning.rows import to_sample
+
+    samples = [
+        (row, to_sample(row, number)) for number, row in enumerate(rows, start=1) if row.get("verifier")
+    ]
+    chats = [(row, sample) for row, sample in samples if sample.messages and not sample.template_options][
+        :most
+    ]
+    if len(chats) < 2:
+        return [], []
+    return [row for row, _ in chats], [_prompt(sample) for _, sample in chats]
+
+
+def _prompt(sample: "Sample") -> "list[Message]":
+    """The conversation before its last answer."""
+    messages = sample.messages or []
+    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[:last]
+
+
+def read_checked(source: str) -> Rows:
+    """Read rows and understand every one, so that what is wrong is said with its place in the source.
+
+    Raises:
+        UserError: rows that cannot be read or understood.
+    """
+    from tokenry.finetuning.rows import read_rows, to_sample
+
+    rows = read_rows(source)
+    try:
+        for number, row in enumerate(rows, start=1):
+            to_sample(row, number)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    return rows

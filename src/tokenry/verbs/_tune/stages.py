@@ -1,0 +1,56 @@
+"""What a training run costs, counted in forward passes over one token, and how far it is.
+
+a pass over data     1 per token
+training             3 per token (forward, and backward through activations and weights)
+"""
+
+from typing import Any
+
+from transformers import TrainerCallback
+from trl import SFTConfig
+
+from tokenry.finetuning import TokenWeighing
+from tokenry.verbs._stages import Stages
+from tokenry.verbs._tune.training_length import training_steps
+
+_TRAINED = 3.0
+_READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}
+
+
+def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples: int) -> float:
+    """Estimate what a training run costs.
+
+    Args:
+        weighing: its static signals are a pass each.
+        args: how long is trained.
+        tokens: of the data.
+        samples: of the data.
+    """
+    passes = len(weighing.needs & _READ_BEFORE_TRAINING) if weighing.share < 1 else 0
+    epochs = training_steps(args, samples) * _samples_per_step(args) / samples
+    return (passes + _TRAINED * epochs) * tokens
+
+
+class TellSteps(TrainerCallback):
+    """Tells the share of the optimisation steps that is done as that of the present stage, with step and loss."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self._loss = stages, ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the step."""
+        self._tell(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Tell the loss."""
+        if logs and "loss" in logs:
+            self._loss = f", loss {float(logs['loss']):.3f}"
+            self._tell(state)
+
+    def _tell(self, state: Any) -> None:
+        details = f"step {state.global_step:,} of {state.max_steps:,}{self._loss}"
+        self._stages.tell(state.global_step / max(1, state.max_steps), details)
+
+
+def _samples_per_step(args: SFTConfig) -> int:
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps

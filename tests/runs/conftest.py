@@ -1,1 +1,0 @@
-from tests.recipes.conftest import tokenizer  # noqa: F401
