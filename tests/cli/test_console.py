@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from tokenry.cli import app
-from tokenry.cli.console import print_json, print_table, verb
+from tokenry.cli.console import print_json, print_table, progress, verb
 from tokenry.core.errors import UserError
 
 
@@ -121,3 +121,14 @@ def test_the_version_is_the_packages():
 def test_the_command_line_starts_without_torch_so_that_help_is_instant():
     check = "import sys, tokenry.cli, tokenry.papers, tokenry.recipes; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_details_of_a_stage_are_no_news_where_there_is_no_bar():
+    def told() -> None:
+        with progress() as report:
+            report("reading", 0.0)
+            for step in range(1, 9):
+                report(f"training · step {step} of 8, loss 0.1", step / 8)
+
+    lines = run(told).stderr.splitlines()
+    assert [line.split("%")[1].strip() for line in lines] == ["reading", "training · step 1 of 8, loss 0.1"]

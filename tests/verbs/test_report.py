@@ -69,3 +69,38 @@ def test_an_unfinished_run_is_said_to_be_one_with_how_to_go_on(desk, tmp_path, f
     assert f"the run in {output} is not finished {words}" in result.stderr
     assert f"tokenry tune --resume --output '{output}'" in result.stderr
     assert not (output / "report.html").exists()
+
+
+STORED = {
+    "kind": "evaluation",
+    "model": "m",
+    "data": "d.jsonl",
+    "measures": [{"measure": "accuracy", "value": 0.5, "standard_error": 0.1, "samples": 9}],
+}
+
+
+def test_the_result_of_another_verb_is_drawn(desk, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(STORED))
+    result = desk.tokenry("report", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "0.500 ± 0.100" in result.stdout
+    assert "<h1>m on d.jsonl</h1>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "result.json is not a result: give the folder that a verb of tokenry wrote"),
+        ({"model": "m"}, "result.json is not a result: give the folder that a verb of tokenry wrote"),
+        ({"kind": "dance"}, "result.json: results of the kind 'dance' are not known"),
+        ({**STORED, "measures": 3}, "result.json cannot be drawn (TypeError"),
+        ({"kind": "score"}, "result.json cannot be drawn (KeyError: 'examples')"),
+    ],
+)
+def test_what_no_verb_can_draw_is_refused_in_one_sentence(desk, tmp_path, content, words):
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    result = desk.tokenry("report", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "report.html").exists()

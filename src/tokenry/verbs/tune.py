@@ -241,7 +241,7 @@ def _outcome(comparison: "Comparison", compared: bool) -> Iterator[Block]:
                     [found.high for _, found in drawn],
                 )
             ],
-            x_label="nats per token; left of zero is better than the control",
+            x_label="nats per token; left of zero is better",
             summary="Paired differences to the control: "
             + "; ".join(f"{name}: {found.with_interval('+.4f')}" for name, found in drawn),
             reference=0,
@@ -305,7 +305,7 @@ def _curves(runs: "Sequence[Run]") -> Iterator[Block]:
             f"Over the optimisation steps; of more than {_POINTS} values, means of neighbours are drawn."
         )
     for number, (name, series) in enumerate(drawn):
-        title = _CURVE_TITLES.get(name, label(name))
+        title = _CURVE_TITLES.get(name, ": ".join(map(label, name.split("/"))))
         ends = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in series)
         summary = f"{title} over steps: {ends}"
         yield Figure(title, "lines", series, "step", "", summary, folded=number >= len(_FIRST_CURVES))
