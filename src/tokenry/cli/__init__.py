@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from tokenry import __version__
-from tokenry.cli import bytes as of_bytes
 from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
@@ -76,13 +75,6 @@ _tokenizer = _group(
 )
 _add(_tokenizer, compare, premiums, train, optimal_vocab, numbers, transplant)
 _add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
-_add(
-    _group("bytes", of_bytes.HELP),
-    next=of_bytes.next_byte,
-    score=of_bytes.score,
-    generate=of_bytes.generate,
-    self_test=of_bytes.self_test,
-)
 _add(app, papers, reproduce)
 
 

@@ -1,0 +1,10 @@
+"""How a result calls the model that it is about."""
+
+
+def model_title(name: str) -> str:
+    """The name of a model; the embedded one has a name of its own."""
+    if name != "embedded":
+        return name
+    from tokenry.models.embedded import EMBEDDED_TITLE
+
+    return EMBEDDED_TITLE
