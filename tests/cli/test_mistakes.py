@@ -195,7 +195,7 @@ MISTAKES = [
     ("tokenizer transplant @model @file @new", "is no tokenizer file"),
     ("tokenizer transplant @model @model @new --method magic", "method must be one of"),
     ("tokenizer transplant @model @model @new --text @taken", "cannot be read as UTF-8 text"),
-    ("tokenizer transplant @model @model @new --seed -1", "'--seed'"),
+    ("tokenizer transplant @model @model @new --seed -1", "--seed must be at least 0, got -1"),
     ("tokenizer zett train @model @text.txt --output @file/x", "cannot be written"),
     ("tokenizer zett train @model @none.txt --output @new", "none.txt cannot be read"),
     (f"{ZETT} --learning-rate -1", "learning rates must be 0 or more"),

@@ -1,4 +1,4 @@
-"""`tokenry tokenizer transplant`: a folder that loads, a table and JSON that say what became of the tokens."""
+"""The verb `tokenizer transplant`: a folder that loads, and results that say what became of the tokens."""
 
 import json
 
@@ -8,9 +8,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from typer.testing import CliRunner
 
 from tests.tokenization.tiny_vocabularies import CODE, TEMPLATE, byte_level, sentencepiece, tiny_model
+from tests.verbs.check_verb import check_refused, in_terminal, too_wide
 from tokenry.cli import app
+from tokenry.report.html import page
 from tokenry.tokenization.tokenizer_files import save_tokenizer
 from tokenry.tokenization.training import train_bpe
+from tokenry.verbs._catalogue import verb_of
+from tokenry.verbs.tokenizer import transplant
 
 FAST = ("--auxiliary", "characters")
 
@@ -58,33 +62,56 @@ def test_the_table_tells_counts_and_bits_per_byte(desk, tmp_path):
     assert "the chat template writes <s>" in result.stderr
 
 
-def test_json_is_all_there_is_on_stdout_and_what_is_saved(desk, tmp_path):
-    options = ("--method", "retok", "--text", desk / "text.txt", "--json")
+def test_json_is_all_there_is_on_stdout_and_holds_what_is_saved(desk, tmp_path):
+    options = ("--method", "retok", "--seed", 3, "--text", desk / "text.txt", "--json")
     result = tokenry(desk / "model", desk / "new", tmp_path / "out", *options)
     printed = json.loads(result.stdout)
     assert printed["bits_per_byte"]["before"]["texts"] == 2
-    assert printed == json.loads((tmp_path / "out" / "transplant.json").read_text())
+    assert printed == json.loads((tmp_path / "out" / "result.json").read_text())
+    stored = json.loads((tmp_path / "out" / "transplant.json").read_text())
+    assert printed["settings"].items() >= stored.pop("settings").items()
+    assert "--carry-special-tokens adds it" in printed["notes"][0]
+    assert "carry_special_tokens=True adds it" in stored.pop("notes")[0]
+    assert printed.items() >= stored.items()
+    assert (printed["settings"]["seed"], printed["settings"]["most_characters"]) == (3, 20_000)
+
+
+def test_what_is_drawn_at_once_is_drawn_again_from_what_is_saved(desk, tmp_path):
+    result = tokenry(desk / "model", desk / "new", tmp_path / "out", *FAST, "--text", desk / "text.txt")
+    assert result.exit_code == 0, result.stderr
+    saved = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert verb_of(saved["kind"]) is transplant
+    blocks = transplant.lay_out(saved)
+    assert too_wide(in_terminal(blocks)) == []
+    drawn = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert drawn == page(saved["kind"], saved["title"], blocks, saved["settings"])
+    assert "bits per byte after" in drawn
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "best"), "method must be one of tokenadapt"),
-        (("--global-weight", "2"), "global_weight must be in"),
-        (("--temperature", "-1"), "temperature must be 0 or more"),
-        (("--top-k", "0"), "top_k must be at least 1"),
+        (("--method", "best"), "--method must be one of tokenadapt"),
+        (("--global-weight", "2"), "--global-weight must be in"),
+        (("--temperature", "-1"), "--temperature must be 0 or more"),
+        (("--top-k", "0"), "--top-k must be at least 1"),
         (("--auxiliary", "nowhere"), "nowhere holds no sentence encoder"),
         (("--text", "missing.txt"), "missing.txt cannot be read as UTF-8 text"),
-        (("--match", "ids"), "match must be one of bytes, string"),
-        (("--fallback", "zero"), "fallback must be one of mean, random"),
-        (("--most-characters", "0"), "most-characters"),
-        (("--dtype", "int4"), "int4"),
+        (("--match", "ids"), "--match must be one of bytes, string"),
+        (("--fallback", "zero"), "--fallback must be one of mean, random"),
+        (("--most-characters", "0"), "--most-characters must be at least 1, got 0"),
+        (("--dtype", "int4"), "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
+        (("--atoms", "0"), "--atoms must be at least 1, got 0"),
+        (("--pad-to-multiple-of", "0"), "--pad-to-multiple-of must be at least 1, got 0"),
+        (("--leave-one-out", "-1"), "--leave-one-out must be 0 or more, got -1"),
+        (("--threshold", "nan"), "--threshold must be a cosine, got nan"),
+        (("--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("--device", "nowhere"), "device 'nowhere' is not there"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_writes_nothing(desk, tmp_path, options, words):
-    result = tokenry(desk / "model", desk / "new", tmp_path / "out", *options)
-    assert result.exit_code == 2
-    assert words in result.stderr
+    arguments = (desk / "model", desk / "new", tmp_path / "out")
+    check_refused("tokenizer transplant", *arguments, *options, words=words)
     assert not (tmp_path / "out").exists()
 
 
@@ -106,6 +133,12 @@ def test_a_folder_that_exists_is_never_overwritten(desk):
     result = tokenry(desk / "model", desk / "new", desk / "model")
     assert result.exit_code == 2
     assert "exists already: name a new folder" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.html"])
+def test_a_name_of_a_file_is_no_name_of_a_model(desk, tmp_path, name):
+    arguments = (desk / "model", desk / "new", tmp_path / name)
+    check_refused("tokenizer transplant", *arguments, words="must name a folder, which holds the model too")
 
 
 def test_a_file_without_text_is_refused(desk, tmp_path):
