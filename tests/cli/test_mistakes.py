@@ -200,10 +200,10 @@ MISTAKES = [
     ("tokenizer zett train @model @none.txt --output @new", "none.txt cannot be read"),
     (f"{ZETT} --learning-rate -1", "learning rates must be 0 or more"),
     (f"{ZETT} --identity-learning-rate nan", "learning rates must be 0 or more"),
-    (f"{ZETT} --batch-size 0", "batch_size must be at least 1"),
+    (f"{ZETT} --batch-size 0", "--batch-size must be at least 1"),
     (f"{ZETT} --identity-steps 99", "stages must end in ascending order and within the 40 steps"),
     ("tokenizer zett transfer @model @taken @model --output @new", "holds no hypernetwork"),
-    ("tokenizer zett transfer @model @taken @model --output @new --most-characters 0", "'--most-characters'"),
+    ("tokenizer zett transfer @model @taken @model --output @new --most-characters 0", "--most-characters must be at least 1, got 0"),
     # bytes
     ("bytes next", "give the text once"),
     ("bytes next --hex 6", "--hex takes pairs of hexadecimal digits"),

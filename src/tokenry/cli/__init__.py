@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from tokenry import __version__
-from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.compress_plan import plan
 from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
@@ -73,7 +72,6 @@ _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )
 _add(_tokenizer, compare, premiums, train, optimal_vocab, numbers)
-_add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
 _add(app, papers, reproduce)
 
 

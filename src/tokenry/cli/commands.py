@@ -52,7 +52,10 @@ class PlanCommand(TyperCommand):
 
 def plan_app(name: str, plan: type, run: Callable[[Any, Any], Any], **settings: Any) -> typer.Typer:
     """Make an app with one command from a verb's `Plan` and its `run`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=settings)
+    # Without rich the help wraps words at any width, and truncates no name.
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=settings
+    )
     app.command(name, cls=type("VerbCommand", (PlanCommand,), {"plan": plan}))(command_of(plan, run))
     return app
 

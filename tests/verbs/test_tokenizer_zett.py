@@ -1,6 +1,7 @@
-"""`tokenry tokenizer zett`: train, resume, transfer; tables, JSON, and bad usage in one sentence."""
+"""The verbs `tokenizer zett train | transfer`: train, resume, transfer; what is said and saved, and bad usage in one sentence."""
 
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,7 +9,10 @@ from typer.testing import CliRunner
 
 from tests.tokenization.tiny_vocabularies import CODE, byte_level
 from tests.tokenization.zett.tiny import TEXTS, causal, tokenizer
+from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app
+from tokenry.tokenization.zett import HyperNetworkTrainingConfig
+from tokenry.verbs.tokenizer.zett.train import Plan, lay_out, stage_losses
 
 FAST = (
     *("--steps", 4, "--batch-size", 8, "--block-size", 16, "--vocabulary-size", 410),
@@ -35,14 +39,61 @@ def desk(tmp_path_factory):
 
 
 def test_training_tells_its_losses_and_leaves_a_hypernetwork(desk, tmp_path):
-    made = tokenry("train", desk / "model", desk / "one.txt", "--output", tmp_path / "net", *FAST, "--json")
-    assert made.exit_code == 0, made.stderr
-    printed = json.loads(made.stdout)
-    assert set(printed["stages"]) == {"main"}  # 5 % of 4 steps are none
-    assert printed["texts"] == {"one": len(TEXTS)}
+    arguments = ("tokenizer zett train", desk / "model", desk / "one.txt", *FAST)
+    saved = check_verb(*arguments, output=tmp_path / "net")
+    assert set(saved["stages"]) == {"main"}  # 5 % of 4 steps are none
+    assert saved["texts"] == {"one": len(TEXTS)}
     stored = json.loads((tmp_path / "net" / "training.json").read_text())
     assert len(stored["history"]["loss"]) == 4
+    assert stored["training"] == saved["training"]
+    assert stored["training"]["drawing"]["least_vocabulary"] == 205
     assert (tmp_path / "net" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({}, (10_000, 20_000)),
+        ({"residual": True}, (0, 10_000)),
+        ({"steps": 1000}, (50, 100)),
+        ({"steps": 1000, "identity_steps": 200}, (200, 250)),
+        ({"steps": 1000, "identity_steps": 0, "warmup_steps": 7}, (0, 7)),
+    ],
+)
+def test_stages_follow_the_steps_where_they_are_not_given(options, stages):
+    config = Plan("model", (), Path("net"), **options).training()
+    assert (config.identity_steps, config.warmup_steps) == stages
+
+
+def test_without_options_the_training_is_the_papers():
+    assert Plan("model", (), Path("net")).training() == HyperNetworkTrainingConfig()
+
+
+def test_the_losses_of_a_stage_are_means_of_its_beginning_and_its_end():
+    assert stage_losses([4.0, 2.0, 3.0, 1.0], 2) == {
+        "warm-up": {"first": 4.0, "last": 2.0},
+        "main": {"first": 3.0, "last": 1.0},
+    }
+
+
+def test_the_table_names_texts_parameters_and_losses():
+    data = {
+        "model": "embedded",
+        "texts": {"de": 1200, "en": 3},
+        "text_back": {"summary": "NO: 1 of 1,203"},
+        "notes": ["the model's tokenizer does not give 1 of 1,203 texts back"],
+        "parameters": 1_234_567,
+        "stages": {"main": {"first": 5.0, "last": 4.25}},
+    }
+    shown = in_terminal(lay_out(data))
+    for words in (
+        "Warning: the model's",
+        "SmolLM2-135M-Instruct",
+        "de: 1,200, en: 3",
+        "1,234,567",
+        "5.000 → 4.250",
+    ):
+        assert words in shown
 
 
 def test_training_by_language_in_the_residual_form(desk, tmp_path):
@@ -82,27 +133,35 @@ def test_the_transferred_model_loads_with_its_tokenizer(desk, tmp_path):
 
 def test_json_is_all_there_is_on_stdout(desk, tmp_path):
     new = desk / "new" / "tokenizer.json"
-    made = tokenry("transfer", desk / "model", desk / "net", new, "--output", tmp_path / "out", "--json")
-    printed = json.loads(made.stdout)
-    assert printed["bits_per_byte"] == {"before": None, "after": None}
-    assert printed["tokens"] == printed["shared"] + printed["composed"] + printed["special"]
+    arguments = ("tokenizer zett transfer", desk / "model", desk / "net", new)
+    saved = check_verb(*arguments, output=tmp_path / "out")
+    assert saved["bits_per_byte"] == {"before": None, "after": None}
+    assert saved["tokens"] == saved["shared"] + saved["composed"] + saved["special"]
+    assert saved.items() >= json.loads((tmp_path / "out" / "zett.json").read_text()).items()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--max-length", 0), "max_length must be at least 1, got 0"),
-        (("--heads", 3), "hidden_size must be divisible by heads, got 16 and 3"),
+        (("--max-length", 0), "--max-length must be at least 1, got 0"),
+        (("--heads", 3), "--hidden-size must be divisible by heads, got 16 and 3"),
         (("--vocabulary-size", 9000), "but the texts hold only"),
-        (("--steps", 0), "steps must be at least 1, got 0"),
-        (("--lexical-weight", -1), "lexical_weight must not be negative"),
+        (("--steps", 0), "--steps must be at least 1, got 0"),
+        (("--save-every", 0), "--save-every must be at least 1, got 0"),
+        (("--micro-batch-size", -1), "--micro-batch-size must not be negative, got -1"),
+        (("--predicted-tokens", -1), "--predicted-tokens must not be negative, got -1"),
+        (("--block-size", 0), "--block-size must be at least 1, got 0"),
+        (("--vocabulary-std", -1), "--vocabulary-std must not be negative, got -1.0"),
+        (("--layers", 0), "--layers must be at least 1, got 0"),
+        (("--seed", -1), "--seed must be at least 0, got -1"),
+        (("--dtype", "int4"), "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
+        (("--device", "nowhere"), "device 'nowhere' is not there"),
+        (("--lexical-weight", -1), "--lexical-weight must not be negative"),
     ],
 )
 def test_bad_usage_of_training_is_one_sentence_and_writes_nothing(desk, tmp_path, options, words):
     arguments = ("train", desk / "model", desk / "one.txt", "--output", tmp_path / "net", *FAST)
-    made = tokenry(*arguments, *options)
-    assert made.exit_code == 2, made.stderr
-    assert words in made.stderr
+    check_refused("tokenizer zett", *arguments, *options, words=words)
     assert not (tmp_path / "net").exists()
 
 
@@ -118,6 +177,10 @@ def test_what_cannot_be_read_or_written_is_one_sentence(desk, tmp_path):
             "is no tokenizer file",
         ),
         ((desk / "model", desk / "net", desk / "new", "--output", desk / "net"), "exists already"),
+        (
+            (desk / "model", desk / "net", desk / "new", "--output", tmp_path / "out.json"),
+            "--output must name a folder, which holds the model too",
+        ),
     ):
         made = tokenry("transfer", *arguments)
         assert made.exit_code == 2
