@@ -6,7 +6,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
     papers         tokenry.papers                   the catalogue
-    scalinglaw     tokenry.compression.vision       fits of the published scores of vision-language models
+    scalinglaw     docs/results/one-visual-token.json   fits of the published scores of vision-language models
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so.
@@ -16,25 +16,22 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
-
-from matplotlib.figure import Figure
+from typing import Any
 
 from tokenry.compression.vision.vlm_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
-    Table,
+    ScalingFit,
     compute_optimal,
-    fit_vlm_scaling,
-    published_scores,
 )
 from tokenry.core.files import read_json, write_json
 from tokenry.core.records import Comparison
-from tokenry.core.vision_records import VisionRun
 from tokenry.papers import catalogue, outcome
+from tokenry.report.markdown import markdown as written
+from tokenry.report.markdown import markdown_settings
 from tokenry.report.table import comparison_columns, comparison_rows, findings
+from tokenry.verbs.compress import vision
 
 ROOT = Path(__file__).parents[2]
 SCALING_BUDGET = 2e10
@@ -182,14 +179,17 @@ def papers(_: Path) -> str:
     return table(["no.", "slug", "paper", "module", "available", "stored run"], rows)
 
 
-def scalinglaw(_: Path) -> str:
-    """The fits of the paper's two tables, and the best choice at one budget."""
+def scalinglaw(root: Path) -> str:
+    """The stored fits of the paper's two tables, and the best choice at one budget."""
+    path = root / "docs/results/one-visual-token.json"
+    if not path.exists():
+        return missing("fits of the scaling law", "tokenry reproduce one-visual-token")
     rows = []
-    for name in get_args(Table):
-        fit = fit_vlm_scaling(*published_scores(name))
+    for name, fitted in read_json(path)["settings"]["fits"].items():
+        fit = ScalingFit(*(fitted[constant] for constant in ("A", "alpha", "beta", "D")))
         best = compute_optimal(fit, PUBLISHED_SIZES, PUBLISHED_TOKENS, SCALING_BUDGET)
         assert best is not None
-        low, high = fit.ci["alpha_beta_ratio"]
+        low, high = fitted["ci"]["alpha_beta_ratio"]
         ratio = f"{fit.alpha_beta_ratio:.2f} ({low:.2f} to {high:.2f})"
         choice = f"{best.n_billion:g}B, visual tokens: {best.visual_tokens}"
         rows.append([name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice])
@@ -204,40 +204,18 @@ def scalinglaw(_: Path) -> str:
 
 
 def sweep(root: Path) -> str:
-    """Draw agreement against saved FLOPs and against measured speed, one line per method."""
+    """Every stored sweep: charts of what is left against FLOPs and against measured speed, what came of each method, and every setting."""
     paths = stored(root, lambda record: record.get("kind") == "compress vision" and bool(record.get("swept")))
     if not paths:
         return missing("sweeps", "tokenry compress vision --sweep --pictures 0")
-    return "\n".join(sweep_section(VisionRun.load(path)) for path in paths)
+    return "\n".join(sweep_section(read_json(path)) for path in paths)
 
 
-def sweep_section(record: VisionRun) -> str:
-    """Head a sweep by model and images, and end it with what came of each method and every setting."""
-    said = "".join(f"- {escape(name)}: {escape(verdict)}\n" for name, verdict in record.findings)
-    head = f"### {escape(record.model)} on {record.number_of_images} images of {escape(record.images)}\n\n"
-    settings = {"created": record.created, **record.settings, **record.environment}
-    return f"{head}{sweep_picture(record)}\n\n{said}{settings_details(settings)}"
-
-
-def sweep_picture(record: VisionRun) -> str:
-    """Inline SVG: the same points over saved FLOPs and over speed."""
-    measure = "same top-1 class" if record.agreement_of == "top-1" else "cosine to the unreduced features"
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for number, method in enumerate(dict.fromkeys(each.method for each in record.results)):
-        points = [each for each in record.results if each.method == method and each.agreement]
-        heights = [each.agreement.value for each in points if each.agreement]
-        saved = [100 * (1 - each.flops / record.unpatched.flops) for each in points]
-        speeds = [each.cpu_speedup for each in points]
-        for panel, across in zip(panels, (saved, speeds), strict=True):
-            panel.plot(across, heights, "osD^vx*"[number % 7] + "-", markersize=4, label=method)
-    panels[0].set(xlabel="FLOPs saved, %", ylabel=measure)
-    panels[1].set(xlabel="times as fast, CPU time, measured")
-    panels[0].legend(fontsize=8)
-    written = BytesIO()
-    figure.savefig(written, format="svg", metadata={"Date": None})
-    encoded = base64.b64encode(written.getvalue()).decode()
-    return f'<img alt="{measure}, by method" src="data:image/svg+xml;base64,{encoded}">'
+def sweep_section(record: dict[str, Any]) -> str:
+    """Head a sweep by model and images."""
+    head = f"### {escape(record['model'])} on {escape(record['images'])}\n"
+    settings = markdown_settings({**record["settings"], **record["environment"]})
+    return head + written(vision.lay_out(record)) + settings
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {

@@ -12,9 +12,12 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenry.core.errors import UserError
+
+Scale = Literal["laptop", "paper"]
+"""At which a recipe is run: minutes on two CPU cores, or the paper's models and data."""
 
 # fmt: off
 _ENTRIES = (

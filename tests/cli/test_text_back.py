@@ -204,7 +204,7 @@ def test_charbench_says_it_of_its_words(model, tmp_path):
     words = f"the tokenizer of {model} does not give"
     assert f"note: {words}" in found.stderr
     assert "words back" in found.stderr
-    assert "whether the tokenizer gives the words back" in found.stdout
+    assert "Whether the tokenizer gives the words back" in found.stdout
     assert not json.loads((tmp_path / "out" / "result.json").read_text())["text_back"][str(model)][
         "gives_text_back"
     ]

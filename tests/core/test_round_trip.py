@@ -99,6 +99,21 @@ def test_spaces_put_behind_special_tokens_are_no_difference(parts):
     assert round_trip(LLAMA, ["".join(parts)]).gives_back
 
 
+def test_spaces_that_are_added_tokens_are_counted_and_not_put():
+    tokenizer = characters(normalizer=normalizers.Replace("x", ""))
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=False) for count in (4, 3, 2)])
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("   ", "  ")])
+    assert comes_back(tokenizer, ["a  b", "a   b", "a\n   b"]) == [True, False, False]
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("  y", "  ")])
+    assert comes_back(tokenizer, ["a  y", "a  b"]) == [False, True]
+
+
+def test_a_space_lost_behind_a_special_token_is_lost():
+    tokenizer = characters(normalizer=normalizers.Strip())
+    tokenizer.add_special_tokens(["<s>"])
+    assert comes_back(tokenizer, [" a", "<s>a", "<s> a", " <s>a"]) == [True, True, False, True]
+
+
 def test_an_added_token_that_takes_in_the_space_before_it_is_a_difference():
     tokenizer = byte_level()
     tokenizer.add_tokens([AddedToken("<mask>", lstrip=True)])

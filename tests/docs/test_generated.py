@@ -72,7 +72,9 @@ COMPARISON = {
 }
 
 
-@pytest.mark.parametrize("section", ["capabilities", "comparisons", "reproductions", "benchmarks"])
+@pytest.mark.parametrize(
+    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw"]
+)
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
 
@@ -158,6 +160,12 @@ def test_a_damaged_record_fails_the_build_and_is_named(generated, root):
         generated.comparisons(root)
 
 
+def test_the_scaling_law_is_that_of_the_stored_run(generated):
+    reasoning, ocr = rows(generated.scalinglaw(DOCS.parent))[1:]
+    assert reasoning == ["reasoning", "0.071", "0.015", "4.70 (4.27 to 5.18)", "7B, visual tokens: 1"]
+    assert ocr[-1] == "0.5B, visual tokens: 16"
+
+
 def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
     result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": {"threads": 1}}
     store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "ratio": 1.2, "holds": False}])
@@ -229,6 +237,8 @@ def test_a_sweep_is_drawn_with_what_came_of_each_method(generated, root):
     }  # fmt: skip
     store(root / "docs/results/sweep.json", record)
     markdown = generated.sweep(root)
-    assert "vit &lt;b&gt; on 4 images" in markdown
-    assert "data:image/svg+xml;base64," in markdown
+    assert "### vit &lt;b&gt; on photos" in markdown
+    assert "4 images, 17 tokens each" in markdown
+    assert markdown.count("<svg") == 2
     assert "- tome: down to 80%" in markdown
+    assert "80.0" in markdown

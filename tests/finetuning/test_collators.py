@@ -194,6 +194,17 @@ def test_every_weighing_trains_with_it(tmp_path, collator, weighing):
     assert all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("collator", [left, left_in_silence, SortingInSilence(0)], ids=name_of)
+def test_padding_that_no_mask_tells_of_is_no_context(tmp_path, collator):
+    """The first token of a sample is not learned, although something stands before it."""
+    rows = marked(token_rows(8).map(lambda row: {"labels": row["input_ids"]}))
+    trainer = make_trainer(tmp_path, collator, rows)
+    trainer.train()
+    lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
+    unlearned = trainer.store.columns["weight"].isnan().nonzero()[:, 0]
+    assert unlearned.tolist() == (lengths.cumsum(0) - lengths).tolist()
+
+
 class ChangingTokens(Padding):
     def torch_call(self, examples):
         return super().torch_call([{**e, "input_ids": [5] * len(e["input_ids"])} for e in examples])
@@ -282,6 +293,20 @@ def test_the_collator_keeps_its_class_and_its_attributes(tmp_path):
     assert not hasattr(trainer.data_collator, "nothing_of_this_name")
     for other in (copy.copy(trainer.data_collator), pickle.loads(pickle.dumps(trainer.data_collator))):
         assert other.pad_to_multiple_of == 8
+
+
+@pytest.mark.parametrize("base", [Padding, Sorting], ids=lambda base: base.__name__)
+def test_a_collator_that_remembers_is_called_once_per_batch(tmp_path, base):
+    class Counting(base):
+        batches = 0
+
+        def torch_call(self, examples):
+            self.batches += 1
+            return super().torch_call(examples)
+
+    collator = Counting(0)
+    make_trainer(tmp_path, collator, marked(token_rows(8))).train()
+    assert collator.batches == 2
 
 
 def test_the_guard_of_trl_still_sees_its_collator(tmp_path):

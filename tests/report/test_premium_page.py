@@ -7,8 +7,8 @@ from tokenry.report.premium_charts import premium_plots
 from tokenry.report.premium_page import render_premiums
 from tokenry.tokenization.premiums.premium_table import LanguageCost, PremiumTable
 
+from .hostile import HOSTILE
 from .page_reader import Page
-from .test_page import HOSTILE
 
 FIGURE = Estimate(2.0, 0.25, 10, 1.5, 2.5)
 

@@ -10,11 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from tokenry import __version__
-from tokenry.cli.compress_plan import plan
-from tokenry.cli.compress_vision import vision
 from tokenry.cli.console import verb
 from tokenry.cli.evaluate import evaluate
-from tokenry.cli.evaluate_charbench import charbench
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
@@ -61,12 +58,6 @@ _add(app, tune, score, report)
 _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
     held_out=evaluate,
-    charbench=charbench,
-)
-_add(
-    _group("compress", "Carry fewer tokens: inside a vision encoder, and into a language model."),
-    vision,
-    plan,
 )
 _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."

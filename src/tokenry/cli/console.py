@@ -143,7 +143,7 @@ def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan:
         result = run(plan, report)
     written = result.save(output) if output is not None else []
     if as_json:
-        print_json(result.as_json)
+        print_json(result.printed)
     else:
         show_blocks(result.blocks)
     if written:

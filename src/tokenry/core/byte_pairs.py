@@ -217,7 +217,9 @@ class _Edges:
         self._merges_of: dict[int, dict[int, int]] = {}
         self._late: dict[int, set[int]] = {}
         # The parts at each edge, from the whole to the first unit, with the rank of the merge that uses each up.
-        self._left_edges = {number: ((number, _NEVER),) for number in units}
+        self._left_edges: dict[int, tuple[tuple[int, int], ...]] = {
+            number: ((number, _NEVER),) for number in units
+        }
         self._right_edges = dict(self._left_edges)
         for (left, right), (rank, merged) in encoder._merges.items():
             if left not in self._left_edges or right not in self._left_edges:

@@ -2,8 +2,8 @@
 
     gives a text back    decode(encode(text)) = text, special tokens kept
 
-One space more or less at the beginning of the text, or behind an added token that is written in it, is no difference: many tokenizers
-put a space there or take it away (Llama 2, T5). A tokenizer without a decoder is read by the bytes of its tokens.
+One space more or less at the beginning of the text is no difference, nor one more behind an added token that is written in it: many
+tokenizers put a space there, or take away the first (Llama 2, T5). A tokenizer without a decoder is read by the bytes of its tokens.
 """
 
 import json
@@ -175,14 +175,17 @@ class _Codec:
         return [self._one(text) for text in texts]
 
     def same(self, text: str, back: str) -> bool:
-        """Whether two texts are equal but for one space where a section begins."""
+        """Whether two texts are equal but for one space where they begin, or put behind an added token."""
         if text == back:
             return True
-        if self._added is None:
-            return _same_section(text, back)
-        # A special token that takes in the space before it leaves other sections than the text had.
-        one, other = self._added.split(text), self._added.split(back)
-        return len(one) == len(other) and all(map(_same_section, one, other))
+        one, other = (self._added.split(each) if self._added else [each] for each in (text, back))
+        # Sections and added tokens take turns.
+        return (
+            len(one) == len(other)
+            and one[1::2] == other[1::2]
+            and (one[0] == f" {other[0]}" or _with_space_put(one[0], other[0]))
+            and all(map(_with_space_put, one[2::2], other[2::2]))
+        )
 
     def _one(self, text: str) -> tuple[Ids, str | None]:
         try:
@@ -192,8 +195,8 @@ class _Codec:
             return [], None
 
 
-def _same_section(text: str, back: str) -> bool:
-    return text == back or text == f" {back}" or f" {text}" == back
+def _with_space_put(text: str, back: str) -> bool:
+    return back in (text, f" {text}")
 
 
 def _decoder(backend: Tokenizer) -> Callable[[Ids], str]:

@@ -5,6 +5,7 @@ collators are recognised by comparing the ids. For any other the collator lays o
 number in the place of each token.
 """
 
+import copy
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -112,6 +113,15 @@ class IndexingCollator:
             raise self._refusal()
         return laid_index
 
+    def try_out(self, examples: Sequence[Mapping[str, Any]]) -> None:
+        """Lay a batch out before training, without a trace in the collator.
+
+        Raises:
+            UserError: the collator cannot be followed.
+        """
+        with torch.random.fork_rng(devices=[]):
+            IndexingCollator(copy.copy(self._collate))(examples)
+
     def _keeps_order(self, rows: Sequence[Tensor]) -> bool:
         """Whether samples that stand in order by their ids are in order: TRL's collator sorts none, and unequal ones are told apart."""
         return lays_out_as_trl(self._collate) or len({row.numpy().tobytes() for row in rows}) == len(rows)
@@ -133,7 +143,10 @@ class IndexingCollator:
             for example, part in zip(examples, parts, strict=True)
         ]
         try:
-            found = self._collate(numbered, *args, **kwargs)["input_ids"]
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # another layout of the same batch is no event of the training
+                found = copy.copy(self._collate)(numbered, *args, **kwargs)["input_ids"]
         except Exception:  # whatever a collator makes of ids that are none
             return None
         if found.shape != laid.shape:

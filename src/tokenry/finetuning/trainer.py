@@ -210,7 +210,7 @@ class TokenWeighingTrainer(SFTTrainer):
         if self._is_indexed and not lays_out_as_trl(self.data_collator):
             size = min(len(self.train_dataset), self.args.train_batch_size)
             kept = self._remove_unused_columns(self.train_dataset)
-            self.data_collator([kept[row] for row in range(size)])
+            self.data_collator.try_out([kept[row] for row in range(size)])
 
     @property
     def _is_indexed(self) -> bool:

@@ -5,16 +5,14 @@ The recipe of `number-tokens` is `reproduce` in the module `tokenry.recipes.numb
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
 from tokenry.core.progress import Progress
-from tokenry.papers import has_recipe, recipe_module
+from tokenry.papers import Scale, has_recipe, recipe_module
 
 if TYPE_CHECKING:
     from tokenry.recipes.kit import Claim, Recipe, Reproduction, recipe
-
-Scale = Literal["laptop", "paper"]
 
 __all__ = [
     "Claim",

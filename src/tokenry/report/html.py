@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokenry.report.blocks import Block, Heatmap, Section
+from tokenry.report.blocks import Block, Heatmap, Patches, Section
 from tokenry.report.patches import panel_views
 from tokenry.report.plots import inline_svg
 from tokenry.report.text import harmless, visible
@@ -61,6 +61,14 @@ def _anchor(section: Section) -> str:
     return re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
 
 
+def _image_id(picture: Patches) -> str:
+    """What the panels of a picture refer to its image by: titles may be alike but for what an anchor leaves out."""
+    return (
+        "image-"
+        + hashlib.sha256(f"{picture.title}\0{picture.image}".encode(errors="replace")).hexdigest()[:12]
+    )
+
+
 def _kind(block: Block) -> str:
     return type(block).__name__.lower()
 
@@ -81,6 +89,7 @@ def _environment() -> Environment:
         style=Markup(style),
         script_hash=f"sha256-{digest}",
         anchor=_anchor,
+        image_id=_image_id,
         is_number=is_number,
         kind_of=_kind,
         map_view=map_view,

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tokenry.core.errors import UserError
 from tokenry.report.blocks import Patches
+from tokenry.report.writing import plural
 
 Cell = tuple[int, int]
 """Row and column of a patch."""
@@ -137,10 +138,10 @@ def _panel_view(
 def _words(groups: Sequence[Group], dropped: int) -> str:
     merged = [group for group in groups if group.patches > 1]
     of_these = sum(group.patches for group in merged)
-    said = [f"{len(groups):,} tokens"]
-    said += [f"{len(merged):,} of them merged from {of_these:,} patches"] if merged else []
-    said += [f"{dropped:,} {'patch' if dropped == 1 else 'patches'} dropped"] if dropped else []
-    return ", ".join(said)
+    parts = [plural(len(groups), "token")]
+    parts += [f"{len(merged):,} of them merged from {of_these:,} patches"] if merged else []
+    parts += [f"{plural(dropped, 'patch', 'patches')} dropped"] if dropped else []
+    return ", ".join(parts)
 
 
 def _patch_colours(picture: Patches) -> Float[ndarray, "rows columns 3"]:

@@ -17,6 +17,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from tokenry.report.blocks import Figure, Series
 
@@ -127,6 +128,8 @@ def _lines(axes: Axes, figure: Figure) -> None:
             axes.errorbar(across, up, yerr=_errors(series, up), capsize=2, **look)
         else:
             axes.plot(across, up, **look)
+    if all(float(x).is_integer() for series in figure.series for x in series.x):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if figure.reference is not None:
         axes.axhline(figure.reference, color=mpl.rcParams["axes.edgecolor"], linewidth=1)
     if figure.logarithmic:
@@ -150,6 +153,7 @@ def _intervals(axes: Axes, figure: Figure) -> None:
             label=shorten(series.name),
         )
     axes.set_yticks(list(rows.values()), [shorten(name) for name in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
     if figure.logarithmic:
         axes.set_xscale("log")

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,26 @@ class Result:
         data: the measurements as JSON knows them: `kind`, `settings` and whatever the verb measured.
         blocks: the measurements laid out.
         ok: False where what was examined failed; the command then ends with exit code 1.
+        files: further files of the folder, text by name.
+        only_saved: names in `data` that `--json` leaves out, such as pictures.
     """
 
     title: str
     data: Mapping[str, Any]
     blocks: Sequence[Block]
     ok: bool = True
+    files: Mapping[str, str] = field(default_factory=dict)
+    only_saved: Sequence[str] = ()
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints and `result.json` holds."""
+        """What `result.json` holds."""
         return {"kind": self.kind, "title": self.title, **self.data}
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {name: value for name, value in self.as_json.items() if name not in self.only_saved}
 
     @property
     def kind(self) -> str:
@@ -46,7 +55,7 @@ class Result:
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
     def save(self, output: Path) -> list[Path]:
-        """Write `result.json` and `report.html` into the folder `output`; only one of both where it names a .json or .html file.
+        """Write `result.json`, `report.html` and further files into the folder `output`; where it names a .json or .html file, that alone.
 
         Returns:
             The files written.
@@ -55,14 +64,10 @@ class Result:
             write_json(output, self.as_json)
             return [output]
         if output.suffix == ".html":
-            return [self._save_page(output)]
+            return [_written(output, self.page())]
+        texts = {PAGE_FILE: self.page(), **self.files}
         write_json(output / RESULT_FILE, self.as_json)
-        return [output / RESULT_FILE, self._save_page(output / PAGE_FILE)]
-
-    def _save_page(self, file: Path) -> Path:
-        with atomic_write(file) as partial:
-            partial.write_text(self.page(), encoding="utf-8")
-        return file
+        return [output / RESULT_FILE, *(_written(output / name, text) for name, text in texts.items())]
 
     def page(self) -> str:
         """The result as one self-contained HTML page."""
@@ -71,3 +76,9 @@ class Result:
         )
 
         return page(self.kind, self.title, self.blocks, self.settings)
+
+
+def _written(file: Path, text: str) -> Path:
+    with atomic_write(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return file

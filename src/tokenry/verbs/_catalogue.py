@@ -9,6 +9,7 @@ from tokenry.core.errors import UserError
 
 ROOT = "tokenry.verbs"
 _OTHERWISE_NAMED = {
+    "compression plan": "compress plan",
     "next bytes": "bytes next",
     "surprisal": "bytes score",
     "generated": "bytes generate",

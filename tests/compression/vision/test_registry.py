@@ -3,7 +3,7 @@ import pytest
 from tokenry.compression.vision.controls import RandomDrop
 from tokenry.compression.vision.diffrate import DiffRate, Schedule
 from tokenry.compression.vision.pitome import PiToMe
-from tokenry.compression.vision.registry import REDUCERS, make_reducer
+from tokenry.compression.vision.reducer import REDUCERS, make_reducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig
 from tokenry.core.errors import UserError
@@ -37,7 +37,7 @@ def test_diffrate_reads_its_schedule_from_a_file(tmp_path):
     [
         ("pitone", {}, "there is no method 'pitone' (did you mean 'pitome'?); there are tome, pitome"),
         ("pitome:ration=0.9", {}, "pitome has no option 'ration' (did you mean 'ratio'?)"),
-        ("tome", {"ratio": 0.9}, "tome has no option 'ratio'; it has r, proportional_attention."),
+        ("tome", {"ratio": 0.9}, "tome has no option 'ratio'; it has proportional_attention, r."),
         ("tome:13", {}, "'13' in 'tome:13' is not option=value"),
         ("tome:r=13", {"r": 8}, "r is given twice"),
         ("tome:r=many", {}, "tome:r cannot be 'many'"),

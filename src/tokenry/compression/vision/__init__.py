@@ -47,9 +47,16 @@ from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, SearchStep, search_rates
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
-from tokenry.compression.vision.registry import make_reducer
+from tokenry.compression.vision.reducer import (
+    REDUCERS,
+    Attention,
+    LayerReducer,
+    TokenReducer,
+    Tokens,
+    make_reducer,
+)
 from tokenry.compression.vision.relevance import relevance_correlation
+from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import (
     ToMe,
     bipartite_soft_matching,
@@ -87,11 +94,13 @@ from tokenry.compression.vision.zoo_prune import (
 )
 
 __all__ = [
+    "REDUCERS",
     "AttachedCompressor",
     "Attention",
     "ClassAttentionDrop",
     "CompressorConfig",
     "DiffRate",
+    "EncoderShape",
     "LayerCost",
     "LayerReducer",
     "MergePlan",

@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.compression.vision.tome import parse_r
 from tokenry.core.errors import UserError, require_share
 from tokenry.core.patching import Encoder
@@ -111,6 +112,11 @@ class _Control:
         if self.after not in ("attention", "layer"):
             raise UserError(f'after must be "attention" or "layer", got {self.after!r}.')
 
+    @classmethod
+    def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
+        """The options that cost a share of the dense FLOPs: the token counts of PiToMe."""
+        return {"counts": counts_at(share, shape)}
+
     @property
     def proportional_attention(self) -> bool:
         """Off: what is dropped is counted nowhere."""
@@ -144,6 +150,7 @@ class _Control:
         return [partial(_keep_count, count, layer) for layer, count in enumerate(self.counts, start=1)]
 
 
+@REDUCERS.register("random")
 @dataclass(frozen=True)
 class RandomDrop(_Control):
     """Drop tokens at random: the control that every method must beat.
@@ -158,6 +165,7 @@ class RandomDrop(_Control):
         return torch.rand(hidden_states.shape[:2], device=hidden_states.device)
 
 
+@REDUCERS.register("norm")
 @dataclass(frozen=True)
 class NormDrop(_Control):
     """Keep the tokens whose hidden states have the largest norm."""
@@ -169,6 +177,7 @@ class NormDrop(_Control):
         return torch.linalg.vector_norm(hidden_states, dim=-1, dtype=precise_dtype(hidden_states.dtype))
 
 
+@REDUCERS.register("class-attention")
 @dataclass(frozen=True)
 class ClassAttentionDrop(_Control):
     """Keep the tokens that the class token pays most attention to, on average over heads; needs a class token."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import index
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -23,12 +23,14 @@ from torch import Tensor
 from tokenry.compression.vision.flops import LayerCost
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.published_rates import PUBLISHED_RATES, RELEASED_NAMES
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import unit_vectors
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.files import read_json, write_json
 from tokenry.core.patching import Encoder
 from tokenry.core.precision import precise
+from tokenry.core.settings import of_kind
 
 Count = int | Float[Tensor, ""]
 """A number of tokens; a tensor where it is to be learned."""
@@ -290,6 +292,22 @@ def masked_softmax(
 # --- the method ----------------------------------------------------------------------------------------------------------------------
 
 
+def _from_options(schedule: str | Schedule = "", **options: Any) -> "DiffRate":
+    """Make the method; the schedule may be a file or a published one such as `deit-small@2.9`."""
+    if isinstance(schedule, Schedule):
+        return DiffRate(schedule, **options)
+    if not schedule:
+        raise UserError(
+            "diffrate needs a schedule: give the JSON file that Schedule.save wrote (search_rates learns one), or a published one such "
+            "as deit-small@2.9."
+        )
+    model, published, gflops = schedule.partition("@")
+    if published and not Path(schedule).exists():
+        return DiffRate(Schedule.load_published(model, of_kind(float, gflops, "the GFLOPs")), **options)
+    return DiffRate(Schedule.load(Path(schedule)), **options)
+
+
+@REDUCERS.register("diffrate", make=_from_options)
 @dataclass(frozen=True)
 class DiffRate:
     """Prune and merge by a schedule, in the order of class attention.
@@ -316,6 +334,11 @@ class DiffRate:
         require_one_of(self.merge, ("mean", "weighted"), "merge")
         require_one_of(self.size_clamp, ("none", "min1"), "size_clamp")
         require_one_of(self.importance, ("class", "received"), "importance")
+
+    @classmethod
+    def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
+        """The options that cost a share of the dense FLOPs: a uniform schedule, not a searched one."""
+        return {"schedule": uniform_schedule(shape.costs, shape.tokens, shape.special, share)}
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """One sort, prune and merge per layer, also where the schedule changes nothing.

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import elu
 
 from tokenry.compression.vision.plan import DROPPED, MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
 from tokenry.compression.vision.tome import MERGED, PADDING, arrange, match_even_odd, unit_vectors
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder
@@ -69,11 +70,8 @@ def ratio_schedule(tokens: int, num_layers: int, ratio: float, class_token: bool
     Raises:
         UserError: the ratio is not in [0.5, 1].
     """
-    special, left = int(class_token), []
-    for _ in range(num_layers):
-        tokens -= removed_tokens(tokens - special, ratio)
-        left.append(tokens)
-    return left
+    require_ratio(ratio)
+    return counts_at_ratio(tokens, num_layers, ratio, int(class_token))
 
 
 def margin_schedule(num_layers: int, start: float, slope: float) -> list[float]:
@@ -363,6 +361,7 @@ def _unless_empty(
     return tokens.merge(hidden_states, plan, reduce)
 
 
+@REDUCERS.register("pitome")
 @dataclass(frozen=True)
 class PiToMe:
     """Merge the tokens in the most crowded neighbourhoods, a share of them in every layer.
@@ -408,6 +407,11 @@ class PiToMe:
         for name in [self.variants] if isinstance(self.variants, str) else self.variants:
             if name not in ("official", "mae"):
                 _require_variant(name)
+
+    @classmethod
+    def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
+        """The options that cost a share of the dense FLOPs."""
+        return {"ratio": ratio_at(share, shape)}
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """One matching per layer.

@@ -7,7 +7,7 @@ A method plans (`MergePlan`) and says how the plan is carried out; counting, siz
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from tokenry.compression.vision.plan import MergePlan, Reduce
 from tokenry.core.attention import AttentionCall
 from tokenry.core.patching import Encoder, run_call
 from tokenry.core.precision import precise, precise_dtype
+from tokenry.core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,26 @@ class TokenReducer(Protocol):
             UserError: the method does not fit this encoder.
         """
         ...
+
+
+REDUCERS: "Registry[TokenReducer]" = Registry(
+    "method",
+    "tokenry.compression.vision",
+    first=("tome", "pitome", "diffrate", "zero-tprune", "random", "norm", "class-attention"),
+)
+"""The methods by name; a method registers itself in its own file. One that has `at(share, shape)`, which gives the options that cost a
+share of the dense FLOPs (see `shares`), takes part in sweeps."""
+
+
+def make_reducer(description: str, **options: Any) -> TokenReducer:
+    """Make a reduction method from `name` or `name:option=value,...`; values are YAML.
+
+    Args:
+        description: what is asked for.
+        **options: more of its options.
+
+    Raises:
+        UserError: an unknown method or option (the nearest is suggested), an option given twice, or a value of the wrong kind or out of
+            range.
+    """
+    return REDUCERS.make(description, **options)

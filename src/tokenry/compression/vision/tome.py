@@ -7,6 +7,7 @@ In text, padding matches nothing: what becomes of a text does not depend on how 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenry.compression.vision.plan import DROPPED, MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.core.errors import UserError
 from tokenry.core.patching import Encoder
 from tokenry.core.precision import precise
@@ -198,6 +200,7 @@ class _MergeSimilar(LayerReducer):
         return tokens.merge(hidden_states, plan)
 
 
+@REDUCERS.register("tome")
 @dataclass(frozen=True)
 class ToMe:
     """Merge the r most similar pairs of tokens in every layer, of images or texts.
@@ -214,6 +217,12 @@ class ToMe:
 
     def __post_init__(self) -> None:
         parse_r(1000, self.r)
+
+    @classmethod
+    def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
+        """The options that cost a share of the dense FLOPs: in every layer as many tokens as PiToMe removes."""
+        left = counts_at(share, shape)
+        return {"r": [before - after for before, after in zip([shape.tokens, *left[:-1]], left, strict=True)]}
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """One matching per layer.

@@ -7,6 +7,7 @@ Source: Zero-TPrune (arXiv 2305.17328); no code was released.
     I-stage     of the others, keep the fraction keep_rate with the highest importance
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -26,7 +27,8 @@ from tokenry.compression.vision.page_rank import (
     require_window,
 )
 from tokenry.compression.vision.plan import DROPPED, MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.shares import EncoderShape, nearest_strength
 from tokenry.core.errors import UserError, require_one_of, require_share
 from tokenry.core.patching import Encoder
 from tokenry.core.precision import precise
@@ -492,6 +494,33 @@ def _merge_plan(pruned: _Pruned) -> MergePlan:
     return MergePlan(tokens, pruned.kept, gone, target, ragged=True)
 
 
+_PAPER_LAYERS, _PAPER_PATCHES, _MOST = 12, 196, 6
+
+
+def _scaled(strength: float, shape: EncoderShape) -> dict[str, Any]:
+    """The paper's schedule with up to six times its losses, its layers at the same depth of this encoder."""
+    depth, patches, factor = len(shape.costs), shape.tokens - shape.special, _MOST * strength
+    paper = ZeroTPruneConfig()
+    at_depth: dict[int, tuple[float, int, int]] = {}
+    for layer, paper_keep, paper_r, iterations in zip(
+        paper.layers, paper.keep_rates, paper.r, paper.iterations, strict=True
+    ):
+        similar = min(round(factor * paper_r * patches / _PAPER_PATCHES), (patches - 1) // 2)
+        keep = max(1 - factor * (1 - paper_keep), 1 / max(1, patches - similar))
+        place = max(1, math.floor(layer * depth / _PAPER_LAYERS))
+        # In a shallow model several of the paper's layers fall on one, which prunes once.
+        if place not in at_depth:
+            patches = max(1, math.floor((patches - similar) * keep + 1e-9))
+            at_depth[place] = (keep, similar, iterations)
+    keep_rates, r, rounds = zip(*at_depth.values(), strict=True)
+    return {"layers": tuple(at_depth), "keep_rates": keep_rates, "r": r, "iterations": rounds}
+
+
+def _from_options(**options: Any) -> "ZeroTPrune":
+    return ZeroTPrune(ZeroTPruneConfig(**options))
+
+
+@REDUCERS.register("zero-tprune", options=ZeroTPruneConfig, make=_from_options)
 @dataclass(frozen=True)
 class ZeroTPrune:
     """Prune tokens after a few layers of a frozen encoder, by the graph that its attention is; with or without a class token.
@@ -505,6 +534,17 @@ class ZeroTPrune:
     """
 
     config: ZeroTPruneConfig = field(default_factory=ZeroTPruneConfig)
+
+    @classmethod
+    def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
+        """The options that cost a share of the dense FLOPs: the paper's schedule, stretched to the depth of the model and scaled."""
+
+        def cost(strength: float) -> float:
+            config = ZeroTPruneConfig(**_scaled(strength, shape))
+            counts = token_trace(config, shape.tokens, len(shape.costs), shape.special)[:-1]
+            return shape.share(counts, counts)
+
+        return _scaled(nearest_strength(share, cost), shape)
 
     @property
     def proportional_attention(self) -> bool:

@@ -50,11 +50,11 @@ class Estimate:
         high: upper end of it.
     """
 
-    value: float
-    standard_error: float
+    value: float | int
+    standard_error: float | int
     samples: int
-    low: float = math.nan
-    high: float = math.nan
+    low: float | int = math.nan
+    high: float | int = math.nan
 
     def __post_init__(self) -> None:
         if math.isnan(self.low) and math.isnan(self.high) and self.samples > 1:

@@ -71,7 +71,7 @@ class CutTokens:
         vocabulary: of the tokenizer.
 
     Raises:
-        UserError: one of them is cut out as a word of its own only.
+        UserError: one of them is cut out as a word of its own only, or a space is put after each of them.
     """
 
     def __init__(self, vocabulary: ByteVocabulary) -> None:
@@ -85,9 +85,14 @@ class CutTokens:
         self._stages = [
             _Stage([token for token in vocabulary.cut if token.normalized is late]) for late in (False, True)
         ]
-        # Not kept: special ones, those that are read as something else, and all of them where a space is put after each.
-        kept = set() if vocabulary.prepends_within else vocabulary.cut_ids
-        self.kept = {token.id: token for token in vocabulary.cut if token.id in kept}
+        # Not kept: special ones, and those that are read as something else.
+        self.kept = {token.id: token for token in vocabulary.cut if token.id in vocabulary.cut_ids}
+        if vocabulary.prepends_within and self.kept:
+            name = next(iter(self.kept.values())).data.decode(errors="replace")
+            raise UserError(
+                f"the tokenizer puts a space of its own after every added token, and {name!r} is one that is not special, so that the bytes "
+                "of tokens are not those of the text: add it as a special token, or use invalid='all'."
+            )
         # A normaliser puts the space there before the tokens are looked for that are looked for after it.
         self._sees_lead = vocabulary.prepends_within and not vocabulary.keeps_own_space
         self._lstrip = any(token.lstrip for token in self.kept.values())
@@ -146,13 +151,11 @@ class CutTokens:
         beginnings = b"|".join(sorted({re.escape(data[:2]) for data in contents}))
         may_open = re.compile(b"%b|[%b]\\Z" % (beginnings, ends) if contents else b"(?!)", re.DOTALL).search
         order = self._vocabulary.order.tolist()
-        if self._lstrip:
-            # White space at their end counts as well.
-            may_open = bool
+        # Where a token drops white space before it, that at their end counts as well.
         some = [
             (number, data)
             for number in order
-            if (data := self._vocabulary.token_bytes[number]) and may_open(data)
+            if (data := self._vocabulary.token_bytes[number]) and (self._lstrip or may_open(data))
         ]
         return {number: self.read(NOTHING, data) for number, data in some}
 
@@ -191,7 +194,7 @@ class CutTokens:
             )
             if unseen and not place and inner and inner[0][0] is None:
                 inner[0] = None, unseen + inner[0][1]
-            found += [(each and self._require_kept(each), part) for each, part in inner]
+            found += [(self._require_kept(each) if each else None, part) for each, part in inner]
         self._require_no_dropped_space(found)
         return found
 
@@ -210,10 +213,8 @@ class CutTokens:
         own = self._vocabulary.token_bytes[token.id]
         if token.special:
             why = "a special token, which stands for no bytes"
-        elif own != token.data:
-            why = f"the token that also stands for {(own or b'').decode(errors='replace')!r}"
         else:
-            why = "a token of its own with a space of its own after it"
+            why = f"the token that also stands for {(own or b'').decode(errors='replace')!r}"
         raise UserError(
             f"the text holds {name!r}, which the tokenizer writes as {why}: no token sequence has the bytes of this text."
         )

@@ -18,8 +18,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress
-from tokenry.papers import paper
-from tokenry.recipes import Scale
+from tokenry.papers import Scale, paper
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 from tokenry.runs.quiet import quiet_libraries
 

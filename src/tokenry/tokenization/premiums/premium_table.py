@@ -72,13 +72,18 @@ class PremiumTable:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers and names."""
+
+        def figure(estimate: Estimate) -> dict[str, float]:
+            return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+        def language(row: LanguageCost) -> dict[str, Any]:
+            back = None if row.text_back is None else row.text_back.as_json()
+            return {**asdict(row), "premium": figure(row.premium), "text_back": back}
+
         return {
             **asdict(self),
-            "languages": [
-                {**asdict(row), "text_back": None if row.text_back is None else row.text_back.as_json()}
-                for row in self.languages
-            ],
-            "spread": {name: asdict(each) for name, each in self.spread.items()},
+            "languages": list(map(language, self.languages)),
+            "spread": {name: figure(each) for name, each in self.spread.items()},
         }
 
     @property

@@ -1,18 +1,24 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
 from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
+from tests.verbs.check_verb import tokenry
 from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.registry import REDUCERS
+from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.reducer import REDUCERS, LayerReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
-from tokenry.core.vision_records import VisionRun
 from tokenry.models.image_encoders import load_image_encoder
-from tokenry.runs.vision import run as vision_run
-from tokenry.runs.vision.images import find_images, read_image
-from tokenry.runs.vision.run import compress_vision
-from tokenry.runs.vision.settings import VisionPlan
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs.compress import vision
+from tokenry.verbs.compress._vision import bench
+from tokenry.verbs.compress._vision.images import find_images, read_image
+from tokenry.verbs.compress._vision.records import read_run
+from tokenry.verbs.compress._vision.settings import SHARES
+from tokenry.verbs.compress.vision import Plan
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +30,20 @@ def desk(tmp_path_factory):
     return folder
 
 
+def silent(what, share):
+    pass
+
+
 @pytest.fixture
-def run(desk, tmp_path):
-    def run(*methods, model="model", output=None, **options):
-        plan = VisionPlan(
+def run(desk):
+    def run(*methods, model="model", **options):
+        plan = Plan(
             model=str(desk / model),
-            images=desk / "images",
             methods=methods,
-            **{"rounds": 2, "dtype": "float32", "batch_size": 4, "pictures": 2} | options,
+            hardware=Hardware(dtype="float32"),
+            **{"images": desk / "images", "rounds": 2, "batch_size": 4, "pictures": 2} | options,
         )
-        return compress_vision(plan, output or tmp_path / "out", lambda what, share: None)
+        return read_run(vision.run(plan, silent).data)
 
     return run
 
@@ -56,7 +66,7 @@ def own_labels(desk, path):
     return path
 
 
-def test_a_run_tells_tokens_flops_and_what_it_was_made_with(run, desk, tmp_path):
+def test_a_run_tells_tokens_flops_and_what_it_was_made_with(run, desk):
     record = run("tome:r=3")
     (result,) = record.results
     assert (result.name, result.options["r"], result.token_counts) == ("tome r=3", 3, [17, 14, 11, 8, 5])
@@ -65,7 +75,6 @@ def test_a_run_tells_tokens_flops_and_what_it_was_made_with(run, desk, tmp_path)
         encoder(torch.zeros(1, 3, 32, 32))
         assert (result.flops, record.unpatched.flops) == (reduction.flops, reduction.dense_flops)
     assert (record.number_of_images, record.unpatched.tokens, record.agreement_of) == (6, 17, "top-1")
-    assert VisionRun.load(tmp_path / "out" / "result.json") == record
 
 
 def test_a_reduction_of_nothing_agrees_on_everything(run, desk):
@@ -159,6 +168,8 @@ def test_a_sweep_puts_all_methods_at_the_same_flops(run):
         for method in ("tome", "pitome", "random", "norm", "class-attention")
     }
     assert all(each == counts["tome"] for each in counts.values())
+    shares = [each.flops / record.unpatched.flops for each in record.results if each.method == "tome"]
+    assert shares == pytest.approx(SHARES, abs=0.1)
     assert len(record.pictures[0].panels) == len(REDUCERS)
 
 
@@ -181,45 +192,40 @@ def test_a_single_image_has_no_agreement_worth_telling(run):
 def test_a_damaged_image_is_noted_and_left_out(run, desk, tmp_path):
     write_images(tmp_path / "images", 4)
     (tmp_path / "images" / "a" / "2.jpg").write_text("no image")
-    plan = VisionPlan(str(desk / "model"), tmp_path / "images", ["tome:r=3"], rounds=2, dtype="float32")
-    record = compress_vision(plan, tmp_path / "out", lambda what, share: None)
+    record = run("tome:r=3", images=tmp_path / "images")
     assert record.number_of_images == 3
     assert record.notes == ["left out, as they cannot be read as images: a/2.jpg."]
 
 
-def test_a_damaged_image_uses_up_neither_the_limit_nor_the_pictures(desk, tmp_path):
+def test_a_damaged_image_uses_up_neither_the_limit_nor_the_pictures(run, tmp_path):
     write_images(tmp_path / "images", 6)
     for name in ("a/0.png", "a/2.jpg"):
         (tmp_path / "images" / name).write_text("no image")
-    options = {"rounds": 2, "dtype": "float32", "limit": 4, "pictures": 4}
-    plan = VisionPlan(str(desk / "model"), tmp_path / "images", ["tome:r=3"], **options)
-    record = compress_vision(plan, tmp_path / "out", lambda what, share: None)
+    record = run("tome:r=3", images=tmp_path / "images", limit=4, pictures=4)
     assert (record.number_of_images, len(record.pictures)) == (4, 4)
     assert record.notes == ["left out, as they cannot be read as images: a/0.png, a/2.jpg."]
 
 
-def test_a_damaged_image_uses_up_no_picture_where_all_are_looked_at(desk, tmp_path):
+def test_a_damaged_image_uses_up_no_picture_where_all_are_looked_at(run, tmp_path):
     write_images(tmp_path / "images", 4)
     (tmp_path / "images" / "a" / "0.png").write_text("no image")
-    plan = VisionPlan(str(desk / "model"), tmp_path / "images", ["tome:r=3"], rounds=2, pictures=2)
-    record = compress_vision(plan, tmp_path / "out", lambda what, share: None)
+    record = run("tome:r=3", images=tmp_path / "images", pictures=2)
     assert (record.number_of_images, len(record.pictures)) == (3, 2)
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_sweep_over_one_image_that_can_be_read_is_refused(desk, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(vision_run, "load_image_encoder", None)
+def test_a_sweep_over_one_image_that_can_be_read_is_refused(run, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("tokenry.models.image_encoders.load_image_encoder", None)
     write_images(tmp_path / "images", 2)
     (tmp_path / "images" / "a" / "0.png").write_text("no image")
-    plan = VisionPlan(str(desk / "model"), tmp_path / "images", sweep=True, limit=limit)
     with pytest.raises(UserError, match="give at least two images"):
-        compress_vision(plan, tmp_path / "out", lambda what, share: None)
+        run(images=tmp_path / "images", sweep=True, limit=limit)
 
 
-def test_the_share_done_never_falls(desk, tmp_path):
+def test_the_share_done_never_falls(desk):
     told = []
-    plan = VisionPlan(str(desk / "model"), desk / "images", ["tome:r=3"], rounds=2, batch_size=4)
-    compress_vision(plan, tmp_path / "out", lambda what, share: told.append(share))
+    plan = Plan(str(desk / "model"), desk / "images", ("tome:r=3",), rounds=2, batch_size=4)
+    vision.run(plan, lambda what, share: told.append(share))
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0.0, 1.0)
 
@@ -230,11 +236,11 @@ def test_the_share_done_never_falls(desk, tmp_path):
         (["pitone"], {}, "there is no method 'pitone' (did you mean 'pitome'?)"),
         ([], {"ratio": 0.2}, "ratio must be in [0.5, 1], got 0.2"),
         (["tome"], {"r": "-2"}, "r must not be negative"),
-        (["tome"], {"ratio": 0.9}, "ratio is given, but tome has no such option"),
+        (["tome"], {"ratio": 0.9}, "ratio=0.9 is given, but tome has no such option"),
         (["tome", "zero-tprune"], {"ratio": 0.9}, "none of tome, zero-tprune has no such option"),
         (["tome", "tome"], {}, "tome is asked for twice"),
         (["diffrate"], {"schedule": "none.json"}, "none.json does not exist"),
-        ([], {"sweep": True, "ratio": 0.9}, "a sweep sets itself how much each method reduces: leave ratio out"),
+        ([], {"sweep": True, "ratio": 0.9}, "a sweep sets itself how much each method reduces: leave ratio=0.9 out"),
         (["pitome:ratio=0.9"], {"sweep": True}, "ratio is given twice"),
         ([], {"sweep": True, "limit": 1}, "give at least two images"),
         ([], {"mean": "a,b,c", "std": "1,1,1"}, "mean cannot be ['a', 'b', 'c']"),
@@ -244,16 +250,10 @@ def test_the_share_done_never_falls(desk, tmp_path):
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_the_model_is_loaded(run, monkeypatch, methods, options, words):
-    monkeypatch.setattr(vision_run, "load_image_encoder", None)
+    monkeypatch.setattr("tokenry.models.image_encoders.load_image_encoder", None)
     with pytest.raises(UserError) as refused:
         run(*methods, **options)
     assert words in str(refused.value)
-
-
-def test_an_output_that_is_a_file_is_refused(run, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file: choose a folder for --output"):
-        run("tome", output=tmp_path / "file")
 
 
 def test_a_schedule_for_another_depth_is_refused(run):
@@ -261,11 +261,59 @@ def test_a_schedule_for_another_depth_is_refused(run):
         run("tome:r=[1,1,1,1,1]")
 
 
-def test_a_stopped_run_leaves_nothing_behind(run, tmp_path, monkeypatch):
+def test_a_stopped_run_leaves_nothing_behind(desk, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vision_run, "take_turns", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run("tome:r=3")
+    monkeypatch.setattr(bench, "take_turns", stop)
+    given = ("--model", desk / "model", "--images", desk / "images", "--output", tmp_path / "out")
+    assert tokenry("compress vision", *given).exit_code == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_new_reducer_is_one_class_and_takes_part_in_a_sweep(run, desk, monkeypatch):
+    monkeypatch.setattr(REDUCERS, "_entries", dict(REDUCERS._all()))
+
+    class Every(LayerReducer):
+        def reduce(self, hidden_states, tokens, attention):
+            places = range(tokens.special, hidden_states.shape[1], 2)
+            kept = torch.tensor([*range(tokens.special), *places]).expand(len(hidden_states), -1)
+            return tokens.drop(hidden_states, MergePlan.keep(kept, hidden_states.shape[1]))
+
+    @REDUCERS.register("half")
+    @dataclass(frozen=True)
+    class Half:
+        layer: int = 0
+        proportional_attention: bool = False
+
+        @classmethod
+        def at(cls, share, shape):
+            layers, half = len(shape.costs), shape.tokens - (shape.tokens - shape.special) // 2
+            seen = [[shape.tokens] * (layer + 1) + [half] * (layers - layer - 1) for layer in range(layers)]
+            shares = [shape.share(counts, counts) for counts in seen]
+            return {"layer": min(range(layers), key=lambda layer: abs(shares[layer] - share))}
+
+        def layer_reducers(self, encoder):
+            return [Every() if layer == self.layer else None for layer in range(len(encoder.layers))]
+
+    (asked,) = run("half:layer=2").results
+    assert (asked.options["layer"], asked.token_counts) == (2, [17, 17, 17, 9, 9])
+    swept = run("half", "tome", sweep=True, pictures=0)
+    assert [name for name, _ in swept.findings] == ["half", "tome"]
+    refused = tokenry("compress vision", "--model", "m", "--images", desk, "--method", "half:layers=1")
+    assert "half has no option 'layers' (did you mean 'layer'?)" in refused.stderr
+
+
+def test_a_method_that_names_no_share_is_left_out_of_a_sweep(run, monkeypatch):
+    monkeypatch.setattr(REDUCERS, "_entries", dict(REDUCERS._all()))
+
+    @REDUCERS.register("still")
+    @dataclass(frozen=True)
+    class Still:
+        proportional_attention: bool = False
+
+        def layer_reducers(self, encoder):
+            return [None] * len(encoder.layers)
+
+    with pytest.raises(UserError, match="still has no `at"):
+        run("still", sweep=True)

@@ -6,7 +6,7 @@ A setting pays when the lower quartile of its speed-up is above 1, and does not 
 from collections.abc import Sequence
 
 from tokenry.core.stats import Estimate
-from tokenry.core.vision_records import Reduced, Spread
+from tokenry.verbs.compress._vision.records import Reduced, Spread
 
 _FEW_FLOPS = 0.10
 _MUCH_TIME = 0.15
@@ -58,7 +58,7 @@ def _pays(share: float, speedup: Spread, reduction_share: float, memory: float, 
     why = _why(share, reduction_share, batch_size)
     if speedup.upper <= 1:
         return f"does not pay here: it {saves}, but runs {times}{more}; {why}"
-    return f"{saves}, but no speed-up can be told: {times}{more}; {why}"
+    return f"{saves}, but no speed-up is measurable: {times}{more}; {why}"
 
 
 def _why(share: float, reduction_share: float, batch_size: int) -> str:
@@ -72,8 +72,8 @@ def _why(share: float, reduction_share: float, batch_size: int) -> str:
 def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) -> list[tuple[str, str]]:
     """Say how far each method can go before it changes what the model says."""
     by_method: dict[str, list[Reduced]] = {}
-    for each in results:
-        by_method.setdefault(each.method, []).append(each)
+    for setting in results:
+        by_method.setdefault(setting.method, []).append(setting)
     return [(method, _how_far(settings, dense, agreement_of)) for method, settings in by_method.items()]
 
 
@@ -82,12 +82,12 @@ def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
         "top-1": f"the same class on at least {AGREES:.0%} of the images",
         "features": f"a cosine of at least {AGREES} to the unpatched features",
     }[agreement_of]
-    close = [each for each in settings if each.agreement and each.agreement.value >= AGREES]
+    close = [setting for setting in settings if setting.agreement and setting.agreement.value >= AGREES]
     if not close:
         return f"does not keep {same} at any setting tried"
-    best = min(close, key=lambda each: each.flops)
+    best = min(close, key=lambda setting: setting.flops)
     pays = best.speedup.lower > 1
-    faster = _times(best.speedup) if pays else "no faster that can be told"
+    faster = _times(best.speedup) if pays else "not measurably faster"
     return f"keeps {same} down to {best.flops / dense:.0%} of the FLOPs, {faster}{_accuracy(best.accuracy_change)}"
 
 

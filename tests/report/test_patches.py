@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokenry.core.errors import UserError
-from tokenry.core.vision_records import Panel, Picture
-from tokenry.report.token_picture import outline, picture_view
+from tokenry.report.blocks import Patches
+from tokenry.report.patches import outline, panel_views
 
 CELLS = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1)
 
@@ -69,12 +69,18 @@ def test_nothing_has_no_outline():
 def picture(places, **fields):
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels[:4, :4], pixels[:4, 4:], pixels[4:] = (255, 0, 0), (0, 0, 255), (10, 20, 30)
-    panel = Panel(setting="tome r=1", layer=2, places=places)
-    return Picture(**{"title": "a.jpg", "image": encoded(pixels), "rows": 2, "columns": 2, "panels": [panel]} | fields)  # fmt: skip
+    made = {
+        "title": "a.jpg",
+        "image": encoded(pixels),
+        "rows": 2,
+        "columns": 2,
+        "panels": [("tome r=1", places)],
+    }
+    return Patches(**made | fields)
 
 
 def test_a_group_has_the_mean_colour_of_its_patches():
-    (panel,) = picture_view(picture([1, 1, 2, 3])).panels
+    (panel,) = panel_views(picture([1, 1, 2, 3]))
     merged, *single = panel.groups
     assert (merged.patches, merged.fill, merged.outline) == (2, "#800080", "M0 0H2V1H0z")
     assert [group.fill for group in single] == ["#0a141e", "#0a141e"]
@@ -82,15 +88,15 @@ def test_a_group_has_the_mean_colour_of_its_patches():
 
 
 def test_dropped_patches_belong_to_no_group():
-    (panel,) = picture_view(picture([-1, 1, -1, 1])).panels
+    (panel,) = panel_views(picture([-1, 1, -1, 1]))
     assert panel.dropped == "M0 0H1V2H0z"
     assert [group.patches for group in panel.groups] == [2]
-    assert panel.words == "1 tokens, 1 of them merged from 2 patches, 2 patches dropped"
+    assert panel.words == "1 token, 1 of them merged from 2 patches, 2 patches dropped"
 
 
 def test_a_picture_that_does_not_fit_its_record_is_refused():
     with pytest.raises(UserError, match="places for 3 patches, not for its 2 × 2"):
-        picture_view(picture([0, 1, 2]))
+        panel_views(picture([0, 1, 2]))
     for damaged in ("no base64!", "bm8gaW1hZ2U="):
         with pytest.raises(UserError, match=r"the picture of a\.jpg holds no image"):
-            picture_view(picture([0, 1, 2, 3], image=damaged))
+            panel_views(picture([0, 1, 2, 3], image=damaged))

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.attention import AttentionCall
 from tokenry.core.patching import Encoder
-from tokenry.core.vision_records import Speed, Spread
 from tokenry.models.image_encoders import ImageEncoder
+from tokenry.verbs.compress._vision.records import Speed, Spread
 
 Patched = Callable[[], AbstractContextManager[Any]]
 """Patches the model while it is entered."""

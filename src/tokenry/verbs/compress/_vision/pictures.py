@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from tokenry.compression.vision.apply import TokenReduction
-from tokenry.core.vision_records import Panel, Picture
 from tokenry.models.image_encoders import ImageEncoder
+from tokenry.verbs.compress._vision.records import Panel, Picture
 
 Reduce = Callable[[], AbstractContextManager[TokenReduction]]
 """Patches the model while it is entered, and tells what became of the tokens."""

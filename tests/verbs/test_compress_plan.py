@@ -3,13 +3,13 @@
 import json
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from tokenry.cli.compress_plan import plan
-from tokenry.cli.console import verb
+from tests.verbs.check_verb import check_refused, check_verb, in_terminal, too_wide
+from tests.verbs.check_verb import tokenry as called
 from tokenry.compression.vision.vlm_scaling import PUBLISHED_SCORES, PUBLISHED_SIZES, PUBLISHED_TOKENS
+from tokenry.verbs._catalogue import verb_of
 
+PLAN = "compress plan"
 FAST = ("--bootstrap", "8")
 ROWS = [
     {"size": size, "tokens": tokens, "score": score}
@@ -19,9 +19,7 @@ ROWS = [
 
 
 def tokenry(*arguments):
-    app = typer.Typer()
-    app.command()(verb(plan))
-    return CliRunner().invoke(app, [*map(str, arguments)])
+    return called(PLAN, *arguments)
 
 
 def planned(*arguments):
@@ -68,10 +66,11 @@ def test_a_file_of_scores_gives_what_the_same_table_gives(suffix, tmp_path):
 def test_intervals_choices_and_the_warning_are_shown():
     result = tokenry(*FAST, "--budget", 1e6, "--budget", 2e10, "--quiet")
     assert result.exit_code == 0
-    for words in ("alpha / beta ratio", "95 % interval", " to ", "nothing fits", "7B"):
+    for words in ("alpha / beta", "95 % interval", " to ", "nothing fits", "7B"):
         assert words in result.stdout
-    assert "D cannot be told from these points" in " ".join(result.stdout.split())
+    assert "Warning: D cannot be told from these points" in " ".join(result.stdout.split())
     assert result.stderr == ""
+    assert too_wide(result.stdout) == []
 
 
 def test_a_fixed_d_has_no_warning_and_no_interval():
@@ -93,9 +92,25 @@ def test_choices_are_made_among_the_tokens_that_were_named():
     assert result["choices"][0]["best"]["visual_tokens"] == 25
 
 
+def test_a_plan_is_saved_and_drawn_again(tmp_path):
+    saved = check_verb(PLAN, *FAST, "--budget", 1e6, "--budget", 2e10, output=tmp_path)
+    assert saved["scores"] == saved["settings"]["scores"] == "paper: reasoning"
+    assert saved["settings"]["budgets"] == [1e6, 2e10]
+    assert saved["settings"]["sizes"] == saved["sizes"]
+
+
 def test_the_result_is_written_as_it_is_printed(tmp_path):
     printed = planned(*FAST, "--output", tmp_path / "plan.json")
     assert json.loads((tmp_path / "plan.json").read_text()) == printed
+
+
+def test_a_plan_of_an_earlier_version_is_drawn():
+    made = planned(*FAST, "--table", "ocr", "--budget", 1e6)
+    earlier = {name: value for name, value in made.items() if name not in ("title", "settings")}
+    shown = in_terminal(verb_of("compression plan").lay_out(earlier))
+    assert "points of paper: ocr" in shown
+    assert "as many visual tokens as there are" in " ".join(shown.split())
+    assert "nothing fits" in shown
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -104,16 +119,14 @@ def test_the_result_is_written_as_it_is_printed(tmp_path):
     (("--tokens", "1.5"), "--tokens takes numbers separated by commas"),
     (("--tokens", "0"), "numbers of visual tokens must be at least 1, got 0"),
     (("--sizes", "0"), "must be above 0, got 0"),
-    (("--fix-d", "2"), "fix_d must be in [0, 1], got 2.0"),
+    (("--fix-d", "2"), "--fix-d must be in [0, 1], got 2.0"),
     (("--text-tokens", "-5"), "numbers of text tokens are at least 0, got -5"),
     (("missing.csv",), "missing.csv does not exist"),
     (("missing.json",), "missing.json does not exist"),
     (("missing.csv", "--table", "ocr"), "give a file of scores or --table, not both"),
 ])  # fmt: skip
 def test_what_cannot_be_planned_is_refused(arguments, words):
-    result = tokenry(*arguments)
-    assert result.exit_code == 2
-    assert words in result.stderr
+    check_refused(PLAN, *arguments, "--quiet", words=words)
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
@@ -130,6 +143,4 @@ def test_what_cannot_be_planned_is_refused(arguments, words):
 ])  # fmt: skip
 def test_a_table_that_is_none_is_refused(name, text, words, tmp_path):
     (tmp_path / name).write_text(text)
-    result = tokenry(tmp_path / name)
-    assert result.exit_code == 2
-    assert words in " ".join(result.stderr.split())
+    check_refused(PLAN, tmp_path / name, "--quiet", words=words)

@@ -3,7 +3,7 @@ from PIL import Image
 
 from tests.tiny_images import CLASSES, write_images
 from tokenry.core.errors import UserError
-from tokenry.runs.vision.images import (
+from tokenry.verbs.compress._vision.images import (
     batches,
     find_images,
     match_labels,

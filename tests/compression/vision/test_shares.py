@@ -1,15 +1,22 @@
 import pytest
 
 from tokenry.compression.vision.flops import LayerCost
-from tokenry.compression.vision.registry import REDUCERS, make_reducer
+from tokenry.compression.vision.reducer import REDUCERS, make_reducer
+from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.zero_tprune import token_trace
-from tokenry.runs.vision.sweep import SHARES, Shape, options_at
 
-SMALL = Shape([LayerCost(4 * 384**2, 8 * 384**2, 384)] * 12, 197, 1)
+SHARES = (0.8, 0.65, 0.5, 0.35)
+SMALL = EncoderShape([LayerCost(4 * 384**2, 8 * 384**2, 384)] * 12, 197, 1)
+
+
+def options_at(method, share, shape):
+    return REDUCERS[method].method.at(share, shape)
 
 
 @pytest.mark.parametrize("method", REDUCERS)
-@pytest.mark.parametrize("shape", [SMALL, Shape(SMALL.costs[:4], 17, 1), Shape(SMALL.costs * 2, 256, 0)])
+@pytest.mark.parametrize(
+    "shape", [SMALL, EncoderShape(SMALL.costs[:4], 17, 1), EncoderShape(SMALL.costs * 2, 256, 0)]
+)
 def test_every_method_can_be_made_at_every_share(method, shape):
     for share in SHARES:
         make_reducer(method, **options_at(method, share, shape))

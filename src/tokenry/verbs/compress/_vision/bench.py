@@ -1,0 +1,283 @@
+"""One run: the images once through the model with and without each setting, then the clock.
+
+Every batch is decoded once and run through all variants, and all are timed by turns on one batch.
+
+    agreement   share of the images with the same top-1 class as the unpatched model; without classes, mean cosine of the features
+    accuracy    share of the labelled images whose class is correct, with and without reduction
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from tokenry.compression.vision.apply import TokenReduction, apply_token_reduction
+from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.compression.vision.tome import ToMe
+from tokenry.core.errors import UserError
+from tokenry.core.progress import Progress
+from tokenry.core.stats import Estimate, estimate_of_mean
+from tokenry.models.image_encoders import ImageEncoder
+from tokenry.runs.stages import Stages
+from tokenry.verbs.compress._vision.findings import finding, outcome
+from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick_readable
+from tokenry.verbs.compress._vision.measure import (
+    Patched,
+    Seconds,
+    peak_memory,
+    reads_patches,
+    reduction_share,
+    speed,
+    speedup,
+    take_turns,
+)
+from tokenry.verbs.compress._vision.pictures import follow_patches
+from tokenry.verbs.compress._vision.records import Picture, Reduced, Unpatched
+from tokenry.verbs.compress._vision.settings import Setting, settings_of
+
+if TYPE_CHECKING:
+    from tokenry.verbs.compress.vision import Plan
+
+UNPATCHED = "unpatched"
+_ON_CPU, _ON_ACCELERATOR = 8, 64
+
+
+@dataclass
+class _Tally:
+    """What one variant of the model said of the images seen so far."""
+
+    agreement: list[float] = field(default_factory=list)
+    correct: list[float] = field(default_factory=list)
+    token_counts: tuple[int, ...] = ()
+    flops: int = 0
+
+
+@dataclass
+class _Drawn:
+    """The images of which pictures are drawn."""
+
+    titles: list[str] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
+
+
+class VisionBench:
+    """A model, images, and the settings of a plan.
+
+    Args:
+        plan: what to do.
+        encoder: the model.
+        files: the images.
+        labels: class of each image; None for those without a label.
+        note: is told what is left out or worth knowing.
+        progress: is told what is being done.
+
+    Raises:
+        UserError: the model gives no numbers, or a method does not fit it.
+    """
+
+    def __init__(
+        self,
+        plan: "Plan",
+        encoder: ImageEncoder,
+        files: Sequence[ImageFile],
+        labels: Sequence[int | None],
+        note: Note,
+        progress: Progress,
+    ) -> None:
+        self._plan, self._encoder, self._files, self._note = plan, encoder, files, note
+        self._labels = {file.name: label for file, label in zip(files, labels, strict=True)}
+        on_cpu = encoder.model.device.type == "cpu"
+        self._batch_size = plan.batch_size or (_ON_CPU if on_cpu else _ON_ACCELERATOR)
+        self._first, self._tokens, self.restore_length = self._look_at_first()
+        self._settings, left_out = settings_of(plan, encoder.encoder, self._tokens)
+        for words in left_out:
+            note(words)
+        self._tallies = {
+            name: _Tally() for name in (UNPATCHED, *(setting.name for setting in self._settings))
+        }
+        self.images_seen, self.batch_size = 0, len(self._first)
+        forwards = {
+            "looking at the images": len(files),
+            "timing, by turns": self.batch_size * (plan.timed_rounds + 1),
+            "memory, and where the time goes": 2 * self.batch_size,
+            "pictures": plan.pictures,
+        }
+        self._costs = {what: float(images * len(self._tallies)) for what, images in forwards.items()}
+        self._stages = Stages(progress, list(self._costs.values()))
+
+    @property
+    def agreement_of(self) -> Literal["top-1", "features"]:
+        """What agreement is."""
+        return "top-1" if self._encoder.classes else "features"
+
+    def measure(self) -> tuple[Unpatched, list[Reduced], list[Picture]]:
+        """Measure everything.
+
+        Returns:
+            The unpatched model, every setting, and the pictures.
+        """
+        self._begin("looking at the images")
+        drawn = self._look()
+        self._begin("timing, by turns")
+        taken = self._time()
+        self._begin("memory, and where the time goes")
+        unpatched = self._unpatched(taken[UNPATCHED])
+        results = []
+        for number, setting in enumerate(self._settings):
+            self._stages.tell(number / len(self._settings))
+            results.append(self._reduced(setting, taken, unpatched))
+        self._begin("pictures")
+        return unpatched, results, self._draw(drawn)
+
+    def _begin(self, what: str) -> None:
+        self._stages.begin(what, self._costs[what])
+
+    def _look_at_first(self) -> tuple[Tensor, int, bool]:
+        """See on the first batch how many tokens the model has, and whether its head needs them all."""
+        _, images = next(batches(self._files, self._batch_size, note=lambda words: None))
+        pixels = self._encoder.pixels(images)
+        if not torch.isfinite(self._encoder(pixels)).all():
+            dtype = str(self._encoder.model.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{self._plan.model} gives numbers that are not finite in {dtype}: try another dtype."
+            )
+        with apply_token_reduction(self._encoder.model, ToMe(r=0)) as reduction:
+            self._encoder(pixels)
+            tokens = reduction.token_counts[0]
+        reads = reads_patches(self._encoder, pixels)
+        restore = reads if self._plan.restore_length is None else self._plan.restore_length
+        if reads and not restore:
+            self._note(
+                "the head of this model reads patch tokens, and gets fewer of them: --restore-length gives it all."
+            )
+        return pixels, tokens, restore
+
+    def _patch(self, reducer: TokenReducer) -> TokenReduction:
+        return apply_token_reduction(self._encoder.model, reducer, restore_length=self.restore_length)
+
+    # --- the images ------------------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Drawn:
+        """Run all images through the model with and without each setting."""
+        drawn, names = _Drawn(), set()
+        if self._plan.pictures:
+            pictured = pick_readable(self._files, self._plan.pictures, note=lambda words: None)
+            names = {file.name for file in pictured}
+        for files, images in batches(self._files, self._batch_size, self._note):
+            pixels = self._encoder.pixels(images)
+            self._look_at(pixels, [self._labels[file.name] for file in files])
+            for file, one in zip(files, pixels.split(1), strict=True):
+                if file.name in names:
+                    drawn.titles.append(file.name)
+                    drawn.pixels.append(one)
+            self.images_seen += len(files)
+        return drawn
+
+    def _look_at(self, pixels: Tensor, labels: Sequence[int | None]) -> None:
+        unpatched = self._encoder(pixels).float()
+        self._judge(self._tallies[UNPATCHED], unpatched, unpatched, labels)
+        for number, setting in enumerate(self._settings, start=1):
+            seen = self.images_seen + len(pixels) * number / len(self._tallies)
+            self._stages.tell(seen / len(self._files))
+            tally = self._tallies[setting.name]
+            with self._patch(setting.reducer) as reduction:
+                answered = self._encoder(pixels).float()
+                tally.token_counts, tally.flops = reduction.token_counts, reduction.flops
+            self._judge(tally, answered, unpatched, labels)
+
+    def _judge(
+        self,
+        tally: _Tally,
+        answered: Float[Tensor, "batch outputs"],
+        unpatched: Float[Tensor, "batch outputs"],
+        labels: Sequence[int | None],
+    ) -> None:
+        if not self._encoder.classes:
+            tally.agreement += cosine_similarity(answered, unpatched, dim=-1).nan_to_num(0.0).tolist()
+            return
+        answers = answered.argmax(dim=-1)
+        tally.agreement += (answers == unpatched.argmax(dim=-1)).float().tolist()
+        labelled = zip(answers.tolist(), labels, strict=True)
+        tally.correct += [float(answer == label) for answer, label in labelled if label is not None]
+
+    def _draw(self, drawn: _Drawn) -> list[Picture]:
+        if not drawn.titles:
+            return []
+        shown = {
+            setting.name: partial(self._patch, setting.reducer)
+            for setting in self._settings
+            if setting.pictured
+        }
+        pixels = torch.cat(drawn.pixels)
+        pictures = follow_patches(self._encoder, pixels, drawn.titles, shown, self._plan.every_layer)
+        if not pictures:
+            self._note("no pictures are drawn: the tokens of this model are not a grid of patches.")
+        return pictures
+
+    # --- the clock -------------------------------------------------------------------------------------------------------------------
+
+    def _forward(self) -> Tensor:
+        return self._encoder(self._first)
+
+    def _memory(self) -> float:
+        return peak_memory(self._forward, self._encoder.model.device)
+
+    def _time(self) -> Mapping[str, Sequence[Seconds]]:
+        variants: dict[str, Patched] = {UNPATCHED: nullcontext}
+        variants |= {setting.name: partial(self._patch, setting.reducer) for setting in self._settings}
+        return take_turns(self._forward, variants, self._plan.timed_rounds, self._stages.tell)
+
+    def _unpatched(self, taken: Sequence[Seconds]) -> Unpatched:
+        tokens = [self._tokens] * len(self._encoder.encoder.layers)
+        return Unpatched(
+            tokens=self._tokens,
+            flops=encoder_flops(layer_costs(self._encoder.encoder), tokens, tokens),
+            speed=speed(taken, self.batch_size, self._memory()),
+            accuracy=_estimate(self._tallies[UNPATCHED].correct),
+        )
+
+    def _reduced(
+        self, setting: Setting, taken: Mapping[str, Sequence[Seconds]], unpatched: Unpatched
+    ) -> Reduced:
+        tally, seconds = self._tallies[setting.name], taken[setting.name]
+        with self._patch(setting.reducer):
+            memory = self._memory()
+        wall, cpu = speedup(taken[UNPATCHED], seconds)
+        share = reduction_share(self._forward, self._patch, setting.reducer)
+        before = self._tallies[UNPATCHED].correct
+        changes = [now - then for now, then in zip(tally.correct, before, strict=True)]
+        agreement, change = _estimate(tally.agreement), _estimate(changes)
+        return Reduced(
+            name=setting.name,
+            method=setting.method,
+            options=setting.options,
+            token_counts=list(tally.token_counts),
+            flops=tally.flops,
+            speed=speed(seconds, self.batch_size, memory),
+            speedup=wall,
+            cpu_speedup=cpu,
+            reduction_share=share,
+            agreement=agreement,
+            accuracy=_estimate(tally.correct),
+            accuracy_change=change,
+            finding=finding(
+                share=tally.flops / unpatched.flops,
+                speedup=wall,
+                reduction_share=share,
+                memory=memory / unpatched.speed.peak_memory_mb,
+                batch_size=self.batch_size,
+                outcome=outcome(agreement, change, self.agreement_of),
+            ),
+        )
+
+
+def _estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and standard error; None where there are too few to tell one."""
+    return estimate_of_mean(values) if len(values) > 1 else None
