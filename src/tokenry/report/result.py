@@ -46,7 +46,7 @@ class Result:
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
     def save(self, output: Path) -> list[Path]:
-        """Write `result.json` and `report.html` into the folder `output`; only the JSON where `output` names a .json file.
+        """Write `result.json` and `report.html` into the folder `output`; only one of both where it names a .json or .html file.
 
         Returns:
             The files written.
@@ -54,10 +54,15 @@ class Result:
         if output.suffix == ".json":
             write_json(output, self.as_json)
             return [output]
+        if output.suffix == ".html":
+            return [self._save_page(output)]
         write_json(output / RESULT_FILE, self.as_json)
-        with atomic_write(output / PAGE_FILE) as partial:
+        return [output / RESULT_FILE, self._save_page(output / PAGE_FILE)]
+
+    def _save_page(self, file: Path) -> Path:
+        with atomic_write(file) as partial:
             partial.write_text(self.page(), encoding="utf-8")
-        return [output / RESULT_FILE, output / PAGE_FILE]
+        return file
 
     def page(self) -> str:
         """The result as one self-contained HTML page."""
