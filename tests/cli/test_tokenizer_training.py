@@ -4,22 +4,20 @@ import json
 
 import pytest
 import typer
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.tokenization.premium_golden import golden
 from tokenry.cli.console import verb
 from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
 from tokenry.cli.tokenizer_premiums import premiums
-from tokenry.cli.tokenizer_train import train
-from tokenry.tokenization.tokenizer_files import load_any_tokenizer
+from tokenry.tokenization.tokenizer_files import load_any_tokenizer, save_tokenizer
+from tokenry.tokenization.training import train_boundless_bpe, train_bpe
 
 GOLDEN = golden("premiums")
 LANGUAGES = ("eng", "deu_1996", "tur", "hin")
 
 app = typer.Typer()
-for name, function in (("premiums", premiums), ("train", train), ("optimal-vocab", optimal_vocab)):
+for name, function in (("premiums", premiums), ("optimal-vocab", optimal_vocab)):
     app.command(name)(verb(function))
 
 
@@ -48,60 +46,11 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(texts):
-    """A tokenizer of each algorithm."""
-    for algorithm in ("bpe", "unigram", "superbpe", "boundless"):
-        ran(
-            "train",
-            algorithm,
-            texts / "train/eng.txt",
-            "--vocab-size",
-            330,
-            "--special",
-            "<s>",
-            "--output",
-            texts / f"tokenizers/{algorithm}",
-        )
+    """Tokenizers of two algorithms."""
+    lines = GOLDEN["train"]["eng"]
+    save_tokenizer(train_bpe(lines, 330, special_tokens=["<s>"]), texts / "tokenizers/bpe")
+    save_tokenizer(train_boundless_bpe(lines, 330, special_tokens=["<s>"]), texts / "tokenizers/boundless")
     return texts / "tokenizers"
-
-
-@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "superbpe"])
-def test_stock_tokenizers_load_in_transformers(trained, algorithm):
-    tokenizer = AutoTokenizer.from_pretrained(trained / algorithm)
-    text = GOLDEN["eval"]["eng"][1]
-    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-
-
-def test_training_tells_the_true_size_and_what_it_costs(texts):
-    result = ran(
-        "train",
-        "superbpe",
-        texts / "train",
-        "--vocab-size",
-        400,
-        "--transition",
-        330,
-        "--held-out",
-        texts / "parallel",
-        "--output",
-        texts / "made",
-        "--json",
-    )
-    found = json.loads(result.stdout)
-    assert found["vocab_size"] == 400
-    assert found["superwords"] > 0
-    assert found["counted"] == "held-out text"
-    assert found["bytes"] == sum(
-        len(line.encode())
-        for language in LANGUAGES
-        for line in (texts / f"parallel/{language}.txt").read_text(encoding="utf-8").split("\n")
-    )
-    assert Tokenizer.from_file(found["file"]).get_vocab_size() == 400
-
-
-def test_a_text_that_is_too_small_is_told(texts, tmp_path):
-    (tmp_path / "small.txt").write_text("a b a b\n")
-    result = ran("train", "bpe", tmp_path / "small.txt", "--output", tmp_path / "made")
-    assert "the text is too small for 32,768 tokens" in result.stderr
 
 
 def test_given_tokenizers_are_measured_side_by_side(trained, texts, tmp_path):
@@ -121,7 +70,7 @@ def test_given_tokenizers_are_measured_side_by_side(trained, texts, tmp_path):
         str(trained / "boundless"),
     ]
     (english,) = [row for row in content["tables"][0]["languages"] if row["language"] == "eng"]
-    assert english["premium"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert {"value": 1.0, "low": 1.0, "high": 1.0}.items() <= english["premium"].items()
     assert "<svg" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
@@ -205,12 +154,6 @@ def test_a_budget_is_shared(texts):
         ),
         (["premiums", "--grid", "--algorithm", "wordpiece"], "the algorithm must be one of bpe, unigram"),
         (["premiums", "--grid", "--train", "{texts}/train"], "give both a folder of training texts"),
-        (["train", "bpe", "{texts}/no.txt"], "there is no text file"),
-        (["train", "bpe", "{texts}/train", "--vocab-size", "100"], "has no room for the 256 bytes"),
-        (
-            ["train", "superbpe", "{texts}/train", "--vocab-size", "300", "--transition", "400"],
-            "the transition must lie between",
-        ),
         (
             [
                 "optimal-vocab",
