@@ -183,7 +183,7 @@ MISTAKES = [
     (f"{OPTIMAL} --vocab-sizes 300,310,320,330 --target -1", "the target must be a positive number of tokens"),
     (f"{OPTIMAL} --vocab-sizes 300,310,320,330 --budget 300", "cannot be spread over 2 languages"),
     (f"{OPTIMAL} --vocab-sizes 300,310,320,330 --largest 7", "the largest vocabulary (7) is below the smallest"),
-    (f"{OPTIMAL} --output @taken", "is a folder"),
+    (f"{OPTIMAL} --output @file", "file cannot be written"),
     (f"{OPTIMAL} --save-tokenizers @file", "file cannot be written"),
     ("tokenizer numbers @none/x", "none/x does not exist"),
     ("tokenizer numbers @model --group 0", "group must be at least 1"),

@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 
 from tests.tokenization.premium_golden import golden
 from tokenry.cli.console import verb
-from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
 from tokenry.cli.tokenizer_premiums import premiums
 from tokenry.tokenization.tokenizer_files import load_any_tokenizer, save_tokenizer
 from tokenry.tokenization.training import train_boundless_bpe, train_bpe
@@ -17,7 +16,7 @@ GOLDEN = golden("premiums")
 LANGUAGES = ("eng", "deu_1996", "tur", "hin")
 
 app = typer.Typer()
-for name, function in (("premiums", premiums), ("optimal-vocab", optimal_vocab)):
+for name, function in ("premiums", premiums):
     app.command(name)(verb(function))
 
 
@@ -98,45 +97,6 @@ def test_a_grid_is_trained_and_goes_on(texts, tmp_path):
     load_any_tokenizer(tmp_path / "out/grid/tokenizers/bpe_hin_400_unscaled.json")
 
 
-def test_every_language_gets_its_vocabulary(texts, tmp_path):
-    result = ran(
-        "optimal-vocab",
-        "--vocab-sizes",
-        "300,340,400,480,600,760",
-        "--train",
-        texts / "train",
-        "--parallel",
-        texts / "parallel",
-        "--save-tokenizers",
-        tmp_path / "made",
-        "--output",
-        tmp_path / "result.json",
-    )
-    assert "spread over the languages" in result.stdout
-    content = json.loads((tmp_path / "result.json").read_text())
-    for language, row in content["languages"].items():
-        assert load_any_tokenizer(tmp_path / "made" / language).vocab_size == row["trained_vocab_size"]
-    for language in (each for each, row in content["languages"].items() if row["vocab_size"] is None):
-        assert f"note: {language} does not reach" in result.stderr
-
-
-def test_a_budget_is_shared(texts):
-    result = ran(
-        "optimal-vocab",
-        "--vocab-sizes",
-        "300,340,400,480",
-        "--budget",
-        1500,
-        "--train",
-        texts / "train",
-        "--parallel",
-        texts / "parallel",
-        "--json",
-    )
-    content = json.loads(result.stdout)
-    assert sum(row["vocab_size"] for row in content["languages"].values()) == 1500
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -154,19 +114,6 @@ def test_a_budget_is_shared(texts):
         ),
         (["premiums", "--grid", "--algorithm", "wordpiece"], "the algorithm must be one of bpe, unigram"),
         (["premiums", "--grid", "--train", "{texts}/train"], "give both a folder of training texts"),
-        (
-            [
-                "optimal-vocab",
-                "--vocab-sizes",
-                "300,400",
-                "--train",
-                "{texts}/train",
-                "--parallel",
-                "{texts}/parallel",
-            ],
-            "2 points cannot fit a curve",
-        ),
-        (["optimal-vocab", "--vocab-sizes", "a"], "--vocab-sizes takes whole numbers"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(trained, texts, tmp_path, monkeypatch, arguments, words):

@@ -1,6 +1,5 @@
 """The verb `tokenizer train`, as the command line runs it."""
 
-
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer

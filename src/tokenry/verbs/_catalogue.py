@@ -8,6 +8,10 @@ from types import ModuleType
 from tokenry.core.errors import UserError
 
 ROOT = "tokenry.verbs"
+_OTHERWISE_NAMED = {
+    "optimal vocabulary": "tokenizer optimal-vocab",
+}
+"""Kinds of results that are not the words of their verb."""
 
 
 def command_name(module: str) -> str:
@@ -35,6 +39,7 @@ def verb_of(kind: str) -> ModuleType:
         UserError: no verb writes such results.
     """
     modules = verb_modules()
+    kind = _OTHERWISE_NAMED.get(kind, kind)
     words = [kind, *(words for words in modules if words.endswith(f" {kind}"))]
     path = next((modules[name] for name in words if name in modules), None)
     if path is None:
