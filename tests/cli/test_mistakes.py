@@ -170,7 +170,7 @@ MISTAKES = [
     ("tokenizer premiums @model --parallel @languages --reference fra --output @new", "the reference language 'fra'"),
     ("tokenizer premiums @model --parallel @languages --output @file", "file cannot be written"),
     (f"tokenizer premiums --grid {LANGUAGES} --vocab-sizes 512,256 --output @new", "must be positive and increase"),
-    (f"tokenizer premiums --grid {LANGUAGES} --min-frequency -1 --output @new", "'--min-frequency'"),
+    (f"tokenizer premiums --grid {LANGUAGES} --min-frequency -1 --output @new", "--min-frequency must be at least 0"),
     ("tokenizer train nosuch @text.txt", "'nosuch'"),
     ("tokenizer train bpe @none.txt", "there is no text file"),
     ("tokenizer train bpe @text.txt --vocab-size 100 --output @new", "has no room for the 256 bytes"),

@@ -74,8 +74,9 @@ def test_premiums_say_that_a_small_count_is_no_small_cost(desk, tmp_path):
         *("tokenizer", "premiums", desk / "bert.json", "--parallel", desk / "parallel", "--output", tmp_path)
     )
     words = "does not give 3 of 3 texts back (3 unknown tokens): '貓坐在墊子上' comes back as '[UNK]'"
-    assert f"note: zho: {desk / 'bert.json'} {words}" in found.stderr
-    assert "eng:" not in found.stderr
+    shown = " ".join(found.stdout.split())
+    assert f"Warning: zho: {desk / 'bert.json'} {words}" in shown
+    assert "Warning: eng:" not in shown
     assert "text back" in found.stdout
     assert "[UNK]" in found.stdout
     assert "not given" in found.stdout
