@@ -101,7 +101,7 @@ def test_compare_says_it_for_each_text(desk, tmp_path):
             *("--output", tmp_path / output),
         )
     words = "bert.json does not give the text back (3 unknown tokens)"
-    assert f"note: zho: {words}" in found.stderr
+    assert f"Warning: zho: {words}" in " ".join(found.stdout.split())
     assert "NO: 3 ×" in found.stdout
     assert words in (tmp_path / "picture.html").read_text(encoding="utf-8")
     texts = json.loads((tmp_path / "pieces.json").read_text())["texts"]

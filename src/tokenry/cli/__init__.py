@@ -21,7 +21,6 @@ from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
-from tokenry.cli.tokenizer_compare import compare
 from tokenry.cli.tokenizer_transplant import transplant
 from tokenry.cli.tree import Verbs
 from tokenry.cli.tune import tune
@@ -70,7 +69,7 @@ _add(
 _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )
-_add(_tokenizer, compare, transplant)
+_add(_tokenizer, transplant)
 _add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
 _add(
     _group("bytes", of_bytes.HELP),

@@ -10,6 +10,7 @@ from tokenry.core.errors import UserError
 ROOT = "tokenry.verbs"
 _OTHERWISE_NAMED = {
     "optimal vocabulary": "tokenizer optimal-vocab",
+    "tokenizers": "tokenizer compare",
 }
 """Kinds of results that are not the words of their verb."""
 
