@@ -18,11 +18,6 @@ from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
-from tokenry.cli.tokenizer_compare import compare
-from tokenry.cli.tokenizer_numbers import numbers
-from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
-from tokenry.cli.tokenizer_premiums import premiums
-from tokenry.cli.tokenizer_train import train
 from tokenry.cli.tokenizer_transplant import transplant
 from tokenry.cli.tree import Verbs
 from tokenry.cli.tune import tune
@@ -65,7 +60,7 @@ _add(
 _tokenizer = _group(
     "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
 )
-_add(_tokenizer, compare, premiums, train, optimal_vocab, numbers, transplant)
+_add(_tokenizer, transplant)
 _add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
 _add(
     _group("bytes", of_bytes.HELP),

@@ -8,7 +8,11 @@ from types import ModuleType
 from tokenry.core.errors import UserError
 
 ROOT = "tokenry.verbs"
-_OTHERWISE_NAMED = {"compression plan": "compress plan"}
+_OTHERWISE_NAMED = {
+    "compression plan": "compress plan",
+    "optimal vocabulary": "tokenizer optimal-vocab",
+    "tokenizers": "tokenizer compare",
+}
 """Kinds of results that are not the words of their verb."""
 
 
