@@ -14,6 +14,7 @@ from tokenry.core.plans import (
     option,
     plan_options,
     plan_settings,
+    read_commas,
     read_values,
     summary,
 )
@@ -117,6 +118,34 @@ def test_a_refusal_names_the_option_as_it_is_typed():
 )
 def test_option_names_in_a_sentence_are_written_as_typed(sentence, typed):
     assert as_typed(sentence, Plan) == typed
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes.
+
+    Attributes:
+        sizes: what is measured.
+        names: of what.
+    """
+
+    sizes: tuple[int, ...] = option((1, 2), metavar="512,1024", commas=True)
+    names: tuple[str, ...] = option((), commas=True)
+
+
+def test_values_may_be_typed_with_commas():
+    sizes, names = plan_options(Sizes)
+    assert (sizes.commas, option_of("formats").commas) == (True, False)
+    assert read_commas(sizes, "3,4") == (3, 4)
+    assert read_commas(names, "") == ()
+    assert read_values(Sizes, {"sizes": "3,4", "names": ["a", "b"]}, "c.yaml") == {
+        "sizes": (3, 4),
+        "names": ("a", "b"),
+    }
+    with pytest.raises(
+        UserError, match="--sizes takes whole numbers separated by commas, such as 512,1024, got '3,x'"
+    ):
+        read_commas(sizes, "3,x")
 
 
 def test_a_settings_file_may_use_the_name_or_the_flag():

@@ -16,11 +16,6 @@ from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
 from tokenry.cli.score import score
-from tokenry.cli.tokenizer_compare import compare
-from tokenry.cli.tokenizer_numbers import numbers
-from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
-from tokenry.cli.tokenizer_premiums import premiums
-from tokenry.cli.tokenizer_train import train
 from tokenry.cli.tree import Verbs
 from tokenry.cli.tune import tune
 
@@ -59,10 +54,6 @@ _add(
     _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
     held_out=evaluate,
 )
-_tokenizer = _group(
-    "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
-)
-_add(_tokenizer, compare, premiums, train, optimal_vocab, numbers)
 _add(app, papers, reproduce)
 
 

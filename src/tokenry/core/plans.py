@@ -32,6 +32,7 @@ class PlanOption:
         help: its documentation.
         positional: whether it is an argument, not an option.
         metavar: what stands for its value in the help; empty for the usual.
+        commas: whether several values are typed as one, `512,1024`, instead of by repeating the option.
         holder: names of the fields that lead to the config it belongs to.
     """
 
@@ -42,6 +43,7 @@ class PlanOption:
     help: str
     positional: bool
     metavar: str
+    commas: bool = False
     holder: tuple[str, ...] = ()
 
     @property
@@ -55,9 +57,11 @@ def argument(default: Any = dataclasses.MISSING, metavar: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
 
 
-def option(default: Any = dataclasses.MISSING, flag: str = "", metavar: str = "") -> Any:
-    """Declare a field of a plan whose flag or placeholder is not made from its name."""
-    return dataclasses.field(default=default, metadata={"flag": flag, "metavar": metavar})
+def option(
+    default: Any = dataclasses.MISSING, flag: str = "", metavar: str = "", commas: bool = False
+) -> Any:
+    """Declare a field of a plan whose flag or placeholder is not made from its name, or whose values are typed with commas."""
+    return dataclasses.field(default=default, metadata={"flag": flag, "metavar": metavar, "commas": commas})
 
 
 @cache
@@ -96,6 +100,7 @@ def _options(plan: type, instance: Any, holder: tuple[str, ...]) -> Iterator[Pla
             help=words[field.name],
             positional=positional,
             metavar=told.get("metavar", ""),
+            commas=bool(told.get("commas")),
             holder=holder,
         )
 
@@ -159,6 +164,22 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
+def read_commas(option: PlanOption, text: str) -> tuple[Any, ...]:
+    """Read the values of an option that are typed with commas.
+
+    Raises:
+        UserError: one is no number.
+    """
+    kind = typing.get_args(option.kind)[0]
+    try:
+        return tuple(kind(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise UserError(
+            f"{option.flag} takes {numbers} separated by commas, such as {option.metavar or '1,2'}, got {text!r}."
+        ) from error
+
+
 def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:
     """Check the values of a settings file against a plan's options.
 
@@ -181,6 +202,8 @@ def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:
             raise UserError(
                 f"{where} names the unknown option {key!r}: known are {', '.join(sorted(options))}."
             )
+        if option.commas and isinstance(value, str):
+            value = value.split(",")
         values[option.name] = of_kind(option.kind, value, f"{key} in {where}")
     return values
 

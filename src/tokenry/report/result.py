@@ -55,7 +55,7 @@ class Result:
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
     def save(self, output: Path) -> list[Path]:
-        """Write `result.json`, `report.html` and further files into the folder `output`; where it names a .json or .html file, that alone.
+        """Write `result.json`, `report.html` and further files into the folder `output`; one alone where it names a .json or .html file.
 
         Returns:
             The files written.
@@ -64,10 +64,10 @@ class Result:
             write_json(output, self.as_json)
             return [output]
         if output.suffix == ".html":
-            return [_written(output, self.page())]
+            return [_write(output, self.page())]
         texts = {PAGE_FILE: self.page(), **self.files}
         write_json(output / RESULT_FILE, self.as_json)
-        return [output / RESULT_FILE, *(_written(output / name, text) for name, text in texts.items())]
+        return [output / RESULT_FILE, *(_write(output / name, text) for name, text in texts.items())]
 
     def page(self) -> str:
         """The result as one self-contained HTML page."""
@@ -78,7 +78,7 @@ class Result:
         return page(self.kind, self.title, self.blocks, self.settings)
 
 
-def _written(file: Path, text: str) -> Path:
+def _write(file: Path, text: str) -> Path:
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
     return file

@@ -14,6 +14,8 @@ _OTHERWISE_NAMED = {
     "surprisal": "bytes score",
     "generated": "bytes generate",
     "byte map": "bytes self-test",
+    "optimal vocabulary": "tokenizer optimal-vocab",
+    "tokenizers": "tokenizer compare",
 }
 """Kinds of results that are not the words of their verb."""
 
