@@ -172,6 +172,7 @@ def _histogram(axes: Axes, figure: Figure) -> None:
             label=series.name,
         )
     axes.axhline(0, color=mpl.rcParams["axes.edgecolor"], linewidth=1)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_formatter(lambda count, _: f"{abs(count):,.0f}")
 
 
