@@ -58,7 +58,7 @@ def test_notes_of_score_stand_in_its_table_and_page_and_samples_keep_their_numbe
     result = desk.tokenry("score", data, "--model", desk.model, "--output", output)
     assert result.exit_code == 0, result.stderr
     assert "".join(SILENT.split()) in "".join(result.stdout.split())
-    assert SILENT in (output / "scores.html").read_text()
+    assert SILENT in (output / "report.html").read_text()
     titles = [example["title"] for example in json.loads((output / "scores.json").read_text())]
     assert titles == [f"sample {number}" for number in (*range(1, 11), 12)]
 

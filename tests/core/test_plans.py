@@ -146,12 +146,14 @@ class Sizes:
 def test_values_may_be_typed_with_commas():
     sizes, names = plan_options(Sizes)
     assert (sizes.commas, option_of("formats").commas) == (True, False)
-    assert read_commas(sizes, "3,4") == (3, 4)
+    assert read_commas(sizes, "3, 4") == (3, 4)
     assert read_commas(names, "") == ()
     assert read_values(Sizes, {"sizes": "3,4", "names": ["a", "b"]}, "c.yaml") == {
         "sizes": (3, 4),
         "names": ("a", "b"),
     }
+    with pytest.raises(UserError, match="--names takes names separated by commas, such as 1,2, got 'a,'"):
+        read_commas(names, "a,")
     with pytest.raises(
         UserError, match="--sizes takes whole numbers separated by commas, such as 512,1024, got '3,x'"
     ):

@@ -198,7 +198,11 @@ def test_messages_in_a_csv_file_are_json(tmp_path):
         ("a.jsonl", "", r"a.jsonl holds no rows"),
         ("a.json", "[]", r"a.json holds no rows"),
         ("a.csv", "text\n", r"a.csv holds no rows"),
-        ("a.txt", "hello", r"is of no known kind: the name must end in .csv, .json, .jsonl, .parquet"),
+        (
+            "a.txt",
+            "hello",
+            r"is of no known kind: the name must end in .csv, .json, .jsonl, .ndjson, .parquet",
+        ),
         ("a.parquet", b"PAR1 and then nothing", r"cannot be read as Parquet: it is cut off, damaged"),
     ],
 )

@@ -35,9 +35,10 @@ from tokenry.models import (
     require_reference,
     require_same_tokenizer,
 )
-from tokenry.runs.evaluation import evaluate_model
-from tokenry.runs.scoring import score_source
 from tokenry.tokenization import transplant_tokenizer
+from tokenry.verbs import score
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs.evaluate import held_out
 
 VOCABULARY = 64
 POSITIONS = 24
@@ -783,10 +784,18 @@ def nothing(*_):
     return None
 
 
+def scored(text, signals, model, reference=None):
+    plan = score.Plan(text, signals=",".join(signals), model=model, reference=reference)
+    return score.run(plan, nothing).data["examples"]
+
+
+def evaluate(model, data, **options):
+    plan = held_out.Plan(model, data, hardware=Hardware(dtype="float32"), **options)
+    return held_out.run(plan, nothing).data
+
+
 def test_evaluate_says_what_the_models_own_logits_say(desk):
-    found = evaluate_model(
-        str(desk / "roformer"), str(desk / "rows.jsonl"), nothing, dtype="float32", answers=0
-    )
+    found = evaluate(str(desk / "roformer"), str(desk / "rows.jsonl"), answers=0)
     rows = encode_rows(sums(4), chatml_tokenizer(), 256)
     assert found["measures"][0]["value"] == pytest.approx(
         own_nll(load_model(desk / "roformer").eval(), rows), abs=1e-5
@@ -795,9 +804,9 @@ def test_evaluate_says_what_the_models_own_logits_say(desk):
 
 def test_score_says_what_the_models_own_logits_say(desk):
     model, text = load_model(desk / "roformer").eval(), "What is the answer?"
-    (example,) = score_source(text, ["nll"], str(desk / "roformer"), nothing)
+    (example,) = scored(text, ["nll"], str(desk / "roformer"))
     ids = chatml_tokenizer()(text)["input_ids"]
-    found = [token.signals["nll"] for token in example.tokens[1:]]
+    found = [token["signals"]["nll"] for token in example["tokens"][1:]]
     assert sum(found) / len(found) == pytest.approx(
         own_nll(model, [{"input_ids": ids, "labels": ids}]), abs=1e-5
     )
@@ -805,50 +814,48 @@ def test_score_says_what_the_models_own_logits_say(desk):
 
 def test_a_reference_is_scored_beside_the_model(desk):
     names = ["nll", "reference_nll", "excess_nll"]
-    (example,) = score_source(
-        "What is the answer?", names, str(desk / "model"), nothing, reference=str(desk / "roformer")
-    )
-    (alone,) = score_source("What is the answer?", ["nll"], str(desk / "roformer"), nothing)
-    for token, by_reference in zip(example.tokens[1:], alone.tokens[1:], strict=True):
-        assert token.signals["reference_nll"] == pytest.approx(by_reference.signals["nll"])
-        assert token.signals["excess_nll"] == pytest.approx(
-            token.signals["nll"] - token.signals["reference_nll"], abs=1e-5
+    (example,) = scored("What is the answer?", names, str(desk / "model"), reference=str(desk / "roformer"))
+    (alone,) = scored("What is the answer?", ["nll"], str(desk / "roformer"))
+    for token, by_reference in zip(example["tokens"][1:], alone["tokens"][1:], strict=True):
+        assert token["signals"]["reference_nll"] == pytest.approx(by_reference["signals"]["nll"])
+        assert token["signals"]["excess_nll"] == pytest.approx(
+            token["signals"]["nll"] - token["signals"]["reference_nll"], abs=1e-5
         )
 
 
 BY_NAME = {
     "score an encoder": (
-        lambda at: score_source("What is it?", ["nll"], at("encoder"), nothing), "encoder .* is not causal"
+        lambda at: scored("What is it?", ["nll"], at("encoder")), "encoder .* is not causal"
     ),
     "score by an encoder": (
-        lambda at: score_source("What is it?", ["excess_nll"], at("model"), nothing, reference=at("encoder")),
+        lambda at: scored("What is it?", ["excess_nll"], at("model"), reference=at("encoder")),
         "encoder .* is not causal",
     ),
     "a reference of another tokenizer": (
-        lambda at: score_source("What is it?", ["excess_nll"], at("model"), nothing, reference=at("other")),
+        lambda at: scored("What is it?", ["excess_nll"], at("model"), reference=at("other")),
         "the reference .*other has another tokenizer: it has the token '<call>' more",
     ),
     "a text too long": (
-        lambda at: score_source("What is the answer? " * 20, ["nll"], at("short"), nothing),
+        lambda at: scored("What is the answer? " * 20, ["nll"], at("short")),
         r"the text: a sample takes \d+ positions and .*short has 16",
     ),
     "a text too long for the reference": (
-        lambda at: score_source("What is the answer? " * 20, ["excess_nll"], at("model"), nothing, reference=at("short")),
+        lambda at: scored("What is the answer? " * 20, ["excess_nll"], at("model"), reference=at("short")),
         r"the text: a sample takes \d+ positions and .*short has 16",
     ),
     "an excess over nothing": (
-        lambda at: score_source("What is it?", ["excess_nll"], at("model"), nothing),
+        lambda at: scored("What is it?", ["excess_nll"], at("model")),
         "excess_nll needs a second model: name it with --reference",
     ),
     "a reference for nothing": (
-        lambda at: score_source("What is it?", ["nll"], at("model"), nothing, reference=at("model")),
+        lambda at: scored("What is it?", ["nll"], at("model"), reference=at("model")),
         "is not used: ask for reference_nll or excess_nll among the signals",
     ),
     "evaluate an encoder": (
-        lambda at: evaluate_model(at("encoder"), at("rows.jsonl"), nothing), "is not causal"
+        lambda at: evaluate(at("encoder"), at("rows.jsonl")), "is not causal"
     ),
     "evaluate what is too long": (
-        lambda at: evaluate_model(at("short"), at("rows.jsonl"), nothing), r"takes \d+ positions and .*short has 16"
+        lambda at: evaluate(at("short"), at("rows.jsonl")), r"takes \d+ positions and .*short has 16"
     ),
 }  # fmt: skip
 

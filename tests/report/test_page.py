@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tokenry.core.records import Comparison, Example, ReportToken
-from tokenry.report import render_report, render_scores
+from tokenry.report import render_report
 
 from .conftest import run, token
 from .hostile import HOSTILE
@@ -42,8 +42,7 @@ def hostile() -> Comparison:
 
 
 def pages(comparison: Comparison) -> list[str]:
-    examples = [example for each in comparison.runs for example in each.examples]
-    return [render_report(comparison), render_scores("A title", examples, settings=comparison.settings)]
+    return [render_report(comparison)]
 
 
 def test_a_page_refers_to_nothing_outside_itself(comparison, hostile):
@@ -193,17 +192,6 @@ def test_every_label_of_a_control_has_a_control_and_every_anchor_a_target(compar
     assert {e.attributes["href"][1:] for e in page.find("a")} <= set(ids)
     assert all(e.attributes.get("aria-label") or "aria-hidden" in e.attributes for e in page.find("svg"))
     assert all(e.attributes.get("tabindex") == "0" for e in page.elements if "map" in e.classes)
-
-
-def test_scores_are_summed_over_all_texts_but_only_the_first_are_drawn(example):
-    page = Page(render_scores("Two texts", [example, example], shown=1))
-    assert "2 texts, 8 tokens." in page.text
-    assert "The first 1 of 2 texts." in page.text
-    assert len(page.find("span", inside="map")) == 4
-
-
-def test_scores_of_no_text_say_so():
-    assert "There is no text to show." in Page(render_scores("Nothing", [])).text
 
 
 def test_twenty_long_examples_render_fast_and_small(least):

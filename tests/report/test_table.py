@@ -3,8 +3,8 @@ from rich.console import Console
 
 from tokenry.core.records import Paired
 from tokenry.core.stats import Estimate
-from tokenry.report import comparison_table, findings, signal_table
-from tokenry.report.table import comparison_columns, signal_statistics, verdict
+from tokenry.report import comparison_table, findings
+from tokenry.report.table import comparison_columns, verdict
 
 from .conftest import run
 
@@ -94,12 +94,6 @@ def test_names_in_the_terminal_are_never_read_as_markup_or_escapes(least):
     least.runs = [run("[red]\x1b[31m")]
     text = printed(comparison_table(least))
     assert "[red]␛[31m" in text
-
-
-def test_statistics_describe_every_signal(example):
-    nll = next(row for row in signal_statistics([example]) if row.name == "nll")
-    assert (nll.tokens, nll.mean, nll.minimum, nll.median, nll.maximum) == (4, 2.5, 0.25, 2.5, 4.75)
-    assert "history NLL" in printed(signal_table([example]))
 
 
 def test_a_table_and_its_findings_say_too_few(least):

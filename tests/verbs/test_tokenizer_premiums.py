@@ -107,6 +107,8 @@ def test_groups_are_drawn_apart_and_their_languages_folded():
     bpe, unigram = figures(blocks)
     assert (bpe.title, [series.name for series in bpe.series]) == ("bpe", ["V = 1", "V = 2"])
     assert [series.name for series in unigram.series] == ["V = 1"]
+    assert bpe.limits == unigram.limits
+    assert bpe.limits[0] < 0.72 < 4.4 < bpe.limits[1]
     assert all(block.folded for block in blocks[-1].blocks if isinstance(block, Table))
     assert "byte premium" not in in_terminal(blocks)
 

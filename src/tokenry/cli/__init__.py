@@ -4,18 +4,15 @@ A verb imports what is heavy inside its function, so that `tokenry --help` answe
 """
 
 import os
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from tokenry import __version__
 from tokenry.cli.console import verb
-from tokenry.cli.evaluate import evaluate
 from tokenry.cli.papers import papers
 from tokenry.cli.report import report
 from tokenry.cli.reproduce import reproduce
-from tokenry.cli.score import score
 from tokenry.cli.tree import Verbs
 from tokenry.cli.tune import tune
 
@@ -36,25 +33,8 @@ app = typer.Typer(
 )
 
 
-def _add(group: typer.Typer, *functions: Callable[..., None], **named: Callable[..., None]) -> None:
-    for function in functions:
-        group.command()(verb(function))
-    for name, function in named.items():
-        group.command(name.replace("_", "-"))(verb(function))
-
-
-def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
-    group = typer.Typer(no_args_is_help=True, help=purpose)
-    inside.add_typer(group, name=name)
-    return group
-
-
-_add(app, tune, score, report)
-_add(
-    _group("evaluate", "Measure a model: on held-out data (if nothing else is named)."),
-    held_out=evaluate,
-)
-_add(app, papers, reproduce)
+for _function in (tune, report, papers, reproduce):
+    app.command()(verb(_function))
 
 
 def _print_version(asked: bool) -> bool:

@@ -156,7 +156,8 @@ def show_blocks(blocks: Iterable[Any]) -> None:
     """Draw blocks on stdout, as wide as the terminal."""
     from tokenry.report.terminal import terminal_blocks
 
-    for renderable in terminal_blocks(blocks, Console(file=_streams.get().results).width):
+    terminal = Console(file=_streams.get().results)
+    for renderable in terminal_blocks(blocks, terminal.width, coloured=terminal.color_system is not None):
         show(renderable)
 
 

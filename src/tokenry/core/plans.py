@@ -178,16 +178,21 @@ def read_commas(option: PlanOption, text: str) -> tuple[Any, ...]:
     """Read the values of an option that are typed with commas.
 
     Raises:
-        UserError: one is no number.
+        UserError: one is missing, or is no number where numbers are asked for.
     """
+    if not text:
+        return ()
     kind = typing.get_args(option.kind)[0]
+    parts = [part.strip() for part in text.split(",")]
     try:
-        return tuple(kind(part) for part in text.split(",")) if text else ()
-    except ValueError as error:
-        numbers = "whole numbers" if kind is int else "numbers"
-        raise UserError(
-            f"{option.flag} takes {numbers} separated by commas, such as {option.metavar or '1,2'}, got {text!r}."
-        ) from error
+        if all(parts):
+            return tuple(map(kind, parts))
+    except ValueError:
+        pass
+    what = {int: "whole numbers", float: "numbers"}.get(kind, "names")
+    raise UserError(
+        f"{option.flag} takes {what} separated by commas, such as {option.metavar or '1,2'}, got {text!r}."
+    )
 
 
 def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:

@@ -329,10 +329,13 @@ def _read_parquet(path: Path) -> list[Row]:
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+ROW_FILES = tuple(_READERS)
+"""Endings of the files that hold rows, in lower case."""
 
 
 def _read_saved(path: Path, split: str) -> list[Row]:

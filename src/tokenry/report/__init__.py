@@ -3,15 +3,7 @@
 A page is drawn from a record (`tokenry.core.records`) and from nothing else; the same record always gives the same bytes.
 """
 
-from tokenry.report.heatmap import terminal_heatmap
-from tokenry.report.page import render_report, render_scores
-from tokenry.report.table import comparison_table, findings, signal_table
+from tokenry.report.page import render_report
+from tokenry.report.table import comparison_table, findings
 
-__all__ = [
-    "comparison_table",
-    "findings",
-    "render_report",
-    "render_scores",
-    "signal_table",
-    "terminal_heatmap",
-]
+__all__ = ["comparison_table", "findings", "render_report"]

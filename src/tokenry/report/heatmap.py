@@ -9,16 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.text import Text
 
-from tokenry.core.errors import UserError
 from tokenry.core.records import Example, ReportToken
 from tokenry.report.table import signal_values
 from tokenry.report.text import label, visible
-
-_WARM = ((255, 244, 230), (240, 140, 50))
-_COOL = ((232, 242, 252), (90, 155, 220))
-_STYLES = {"kept": "bold underline", "lowered": "underline", "dropped": "strike", "prompt": "dim", "open": ""}
 
 
 @dataclass(frozen=True)
@@ -104,26 +98,6 @@ def map_view(example: Example, scales: Sequence[SignalScale], run: str = "") -> 
     return MapView(run, _summary(tokens), tokens)
 
 
-def terminal_heatmap(example: Example, signal: str) -> Text:
-    """Draw one example for a terminal: background by `signal`, kept bold and underlined, dropped struck through.
-
-    Raises:
-        UserError: no token of the example has this signal.
-    """
-    scales = {scale.name: scale for scale in signal_scales([example])}
-    if signal not in scales:
-        known = ", ".join(scales) or "none"
-        raise UserError(f"signal {signal!r} is not known for this example: choose one of {known}.")
-    heatmap = Text()
-    for token in example.tokens:
-        style = _STYLES[token_state(token)]
-        value = token.signals.get(signal, np.nan)
-        if token_state(token) != "prompt" and np.isfinite(value):
-            style = f"{style} {_terminal_colour(scales[signal].level(value))}"
-        heatmap.append(visible(token.text), style=style.strip())
-    return heatmap
-
-
 def _scale(name: str, values: np.ndarray) -> SignalScale:
     low, high = np.percentile(values, [2, 98])
     signed = bool(low < 0 < high)
@@ -156,9 +130,3 @@ def _token_view(token: ReportToken, scales: Sequence[SignalScale]) -> TokenView:
         token_class=token.token_class,
         after_space=token.text[:1].isspace(),
     )
-
-
-def _terminal_colour(level: float) -> str:
-    pale, full = _WARM if level >= 0 else _COOL
-    red, green, blue = (round(low + abs(level) * (high - low)) for low, high in zip(pale, full, strict=True))
-    return f"black on rgb({red},{green},{blue})"

@@ -1,11 +1,9 @@
-"""The page of a comparison or of scored texts, drawn from its record; what the record does not hold is left out."""
+"""The page of a comparison, drawn from its record; what the record does not hold is left out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from tokenry.core.records import Comparison, Example, Histogram, Run
+from tokenry.core.records import Comparison, Example, Run
 from tokenry.report.charts import (
     HistogramChart,
     curve_charts,
@@ -20,8 +18,6 @@ from tokenry.report.table import (
     comparison_columns,
     comparison_rows,
     findings,
-    signal_statistics,
-    signal_values,
 )
 from tokenry.report.text import label
 
@@ -69,31 +65,6 @@ def render_report(comparison: Comparison) -> str:
     )
 
 
-def render_scores(
-    title: str,
-    examples: Sequence[Example],
-    *,
-    settings: Mapping[str, Any] | None = None,
-    shown: int = 20,
-    notes: Sequence[str] = (),
-) -> str:
-    """Draw scored texts as one self-contained HTML page: statistics over all `examples`, heat-maps of the first `shown`."""
-    tokens = sum(len(example.tokens) for example in examples)
-    values = signal_values(examples)
-    return render_template(
-        "scores.html.j2",
-        kind="score",
-        title=title,
-        lead=f"{len(examples):,} {'text' if len(examples) == 1 else 'texts'}, {tokens:,} tokens.",
-        statistics=[(label(row.name), row) for row in signal_statistics(examples)],
-        histograms=[_distribution(label(name), found) for name, found in values.items()],
-        hidden=max(0, len(examples) - shown),
-        notes=notes,
-        settings=setting_pairs(settings or {}),
-        **_samples({f"{i + 1}. {e.title}": [("", e)] for i, e in enumerate(examples[:shown])}),
-    )
-
-
 def _sections(comparison: Comparison, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The parts of the page that have something to show, as anchors and names."""
     present = {
@@ -131,12 +102,6 @@ def _signals(runs: Sequence[Run]) -> list[HistogramChart]:
         span = signal_span([histogram for _, histogram in known]) if known else (0.0, 1.0)
         charts += [histogram_chart(label(name), histogram, span, run) for run, histogram in known]
     return charts
-
-
-def _distribution(signal: str, values: np.ndarray) -> HistogramChart:
-    counts, edges = np.histogram(values, bins=32)
-    histogram = Histogram(edges=edges.tolist(), kept=counts.tolist(), dropped=[0] * len(counts))
-    return histogram_chart(signal, histogram, signal_span([histogram]), chosen=False)
 
 
 def _samples(by_title: Mapping[str, Sequence[tuple[str, Example]]]) -> dict[str, Any]:

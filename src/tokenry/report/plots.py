@@ -109,6 +109,8 @@ def _size(figure: Figure) -> tuple[float, float]:
 def _draw(axes: Axes, figure: Figure) -> None:
     {"lines": _lines, "intervals": _intervals, "histogram": _histogram}[figure.kind](axes, figure)
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    if figure.limits is not None:
+        (axes.set_xlim if figure.kind == "intervals" else axes.set_ylim)(*figure.limits)
     if len(figure.series) > 1:
         axes.figure.legend(loc="outside upper left", ncols=2 if figure.kind != "intervals" else 1)
 
@@ -172,6 +174,7 @@ def _histogram(axes: Axes, figure: Figure) -> None:
             label=series.name,
         )
     axes.axhline(0, color=mpl.rcParams["axes.edgecolor"], linewidth=1)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_formatter(lambda count, _: f"{abs(count):,.0f}")
 
 

@@ -25,6 +25,7 @@ class Result:
         ok: False where what was examined failed; the command then ends with exit code 1.
         files: further files of the folder, text by name.
         only_saved: names in `data` that `--json` leaves out, such as pictures.
+        printed_part: the one name in `data` whose value `--json` prints; empty where it prints all.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Result:
     ok: bool = True
     files: Mapping[str, str] = field(default_factory=dict)
     only_saved: Sequence[str] = ()
+    printed_part: str = ""
 
     @property
     def as_json(self) -> dict[str, Any]:
@@ -40,8 +42,10 @@ class Result:
         return {"kind": self.kind, "title": self.title, **self.data}
 
     @property
-    def printed(self) -> dict[str, Any]:
+    def printed(self) -> Any:
         """What `--json` prints."""
+        if self.printed_part:
+            return self.data[self.printed_part]
         return {name: value for name, value in self.as_json.items() if name not in self.only_saved}
 
     @property

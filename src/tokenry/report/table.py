@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tokenry.core.records import Comparison, Example, Paired, Run
 from tokenry.core.stats import Estimate, Verdict
-from tokenry.report.text import harmless, label
+from tokenry.report.text import harmless
 
 MISSING = "–"
 
@@ -72,25 +72,6 @@ class ClassTable:
     classes: list[str]
     runs: list[str]
     cells: list[list[ClassCell | None]]
-
-
-@dataclass(frozen=True)
-class SignalStatistics:
-    """One signal over all tokens that have it."""
-
-    name: str
-    tokens: int
-    mean: float
-    deviation: float
-    minimum: float
-    median: float
-    maximum: float
-
-    @property
-    def numbers(self) -> list[str]:
-        """Mean, standard deviation, lowest, median and highest value as they are printed."""
-        values = (self.mean, self.deviation, self.minimum, self.median, self.maximum)
-        return [_number(value, 3) for value in values]
 
 
 def verdict(paired: Paired, decimals: int = 3) -> str:
@@ -184,33 +165,6 @@ def signal_values(examples: Iterable[Example]) -> dict[str, np.ndarray]:
                 if math.isfinite(value):
                     values.setdefault(name, []).append(value)
     return {name: np.asarray(found) for name, found in values.items()}
-
-
-def signal_statistics(examples: Iterable[Example]) -> list[SignalStatistics]:
-    """Describe every signal over all tokens that have it."""
-    return [
-        SignalStatistics(
-            name=name,
-            tokens=len(values),
-            mean=float(values.mean()),
-            deviation=float(values.std()),
-            minimum=float(values.min()),
-            median=float(np.median(values)),
-            maximum=float(values.max()),
-        )
-        for name, values in signal_values(examples).items()
-    ]
-
-
-def signal_table(examples: Iterable[Example]) -> Table:
-    """Draw the statistics of every signal for a terminal."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("signal", overflow="fold")
-    for title in ("tokens", "mean", "s.d.", "lowest", "median", "highest"):
-        table.add_column(title, justify="right")
-    for row in signal_statistics(examples):
-        table.add_row(Text(harmless(label(row.name)), style="bold"), f"{row.tokens:,}", *row.numbers)
-    return table
 
 
 def setting(value: Any) -> str:

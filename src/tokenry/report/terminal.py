@@ -14,14 +14,16 @@ from rich.text import Text as Line
 
 from tokenry.report.blocks import (
     Block,
+    Column,
     Findings,
     Heatmap,
     Section,
     Segmentation,
     Table,
     Text,
+    Token,
 )
-from tokenry.report.text import harmless, visible
+from tokenry.report.text import harmless, label, visible
 from tokenry.report.token_maps import terminal_heatmap
 from tokenry.report.writing import is_number, written_rows
 
@@ -31,13 +33,16 @@ _EXAMPLES = 3
 _TINTS = ("not dim black on rgb(190,215,240)", "not dim black on rgb(250,215,175)")
 
 
-def terminal_blocks(blocks: Iterable[Block], width: int) -> Iterator[RenderableType]:
-    """Draw blocks for a terminal of `width` characters, one renderable after the other."""
+def terminal_blocks(blocks: Iterable[Block], width: int, coloured: bool = True) -> Iterator[RenderableType]:
+    """Draw blocks for a terminal of `width` characters, one renderable after the other.
+
+    Where it has no colours, the numbers of every token stand in a table below its text.
+    """
     heatmaps = 0
     for block in blocks:
         match block:
             case Section(folded=False):
-                inside = list(terminal_blocks(block.blocks, width))
+                inside = list(terminal_blocks(block.blocks, width, coloured))
                 if inside:
                     yield Line(harmless(block.title), style="bold")
                     yield from inside
@@ -50,7 +55,10 @@ def terminal_blocks(blocks: Iterable[Block], width: int) -> Iterator[RenderableT
                 yield from _table(block, width)
             case Heatmap() if heatmaps < _EXAMPLES:
                 heatmaps += 1
-                yield from (terminal_heatmap(tokens) for _, tokens in block.maps)
+                for run, tokens in block.maps:
+                    yield terminal_heatmap(tokens)
+                    if not coloured:
+                        yield from _table(_token_table(run, tokens), width)
             case Segmentation():
                 yield from _segmentation(block)
 
@@ -101,6 +109,17 @@ def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
         parts[-1].append(place)
         used += _GAP + widths[place]
     return parts
+
+
+def _token_table(title: str, tokens: Sequence[Token]) -> Table:
+    names = list(dict.fromkeys(name for token in tokens for name in token.signals))
+    states = any(token.state != "open" for token in tokens)
+    rows = [
+        (visible(token.text).rstrip(), *[token.state] * states, *(token.signals.get(name) for name in names))
+        for token in tokens
+    ]
+    numbers = [Column(label(name), format=".3f") for name in names]
+    return Table(title, [Column("token"), *[Column("state")] * states, *numbers], rows)
 
 
 def _segmentation(block: Segmentation) -> Iterator[RenderableType]:

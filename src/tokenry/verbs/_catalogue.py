@@ -16,6 +16,8 @@ _OTHERWISE_NAMED = {
     "byte map": "bytes self-test",
     "optimal vocabulary": "tokenizer optimal-vocab",
     "tokenizers": "tokenizer compare",
+    "evaluation": "evaluate held-out",
+    "lm-eval": "evaluate held-out",
 }
 """Kinds of results that are not the words of their verb."""
 

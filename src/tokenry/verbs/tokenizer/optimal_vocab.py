@@ -10,6 +10,7 @@ from tokenry.core.plans import option, plan_settings
 from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.report.writing import plural
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     languages = dict(
         sorted(data["languages"].items(), key=lambda item: -item[1]["trained_vocab_size"]),
     )
-    aim = "the level that a shared budget reaches" if data["budget"] else "the target"
+    aim = f"aimed at {target:,.1f} tokens in each"
+    if data["budget"] is not None:
+        aim = f"with a shared budget of {data['budget']:,}, which leads to {target:,.1f} tokens in each"
+    number = plural(len(languages), "language")
     return [
-        Text(
-            f"{target:,.1f} tokens are {aim}; {base:,} is the vocabulary for all that is compared with.",
-            "lead",
-        ),
+        Text(f"The same text in {number}, {aim}, beside a vocabulary of {base:,} for all.", "lead"),
         *(Text(warning, "warning") for warning in _warnings(languages, target)),
         Table(
             f"target {target:,.1f} tokens, beside V = {base} for all",
@@ -145,7 +146,7 @@ def _spread(spread: Mapping[str, Any], base: int) -> Table:
             "vocabulary",
             Column("mean count", "tokens", ",.1f"),
             Column("s.d.", "tokens", ",.1f"),
-            Column("most / least", "tokens", ".2f"),
+            Column("max / min", "", ".2f"),
         ),
         [
             (

@@ -167,14 +167,21 @@ def _title(data: Mapping[str, Any]) -> str:
 
 
 def _maps(tables: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Figure]:
-    """One chart per group: a row per language, the most expensive with the first tokenizer on top, a mark per tokenizer."""
+    """One chart per group, all on one axis: a row per language, the most expensive with the first tokenizer on top, a mark per tokenizer."""
+    ends = [row["premium"][end] for table in tables for row in table["languages"] for end in ("low", "high")]
+    limits = min(1.0, *ends) / 1.04, max(1.0, *ends) * 1.04
     return [
-        _map(group, [table for table in tables if table["group"] == group], names)
+        _map(group, [table for table in tables if table["group"] == group], names, limits)
         for group in dict.fromkeys(table["group"] for table in tables)
     ]
 
 
-def _map(group: str, tables: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Figure:
+def _map(
+    group: str,
+    tables: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    limits: tuple[float, float],
+) -> Figure:
     series = [
         Series(
             table["name"],
@@ -192,6 +199,7 @@ def _map(group: str, tables: Sequence[Mapping[str, Any]], names: Mapping[str, st
         x_label="token premium",
         reference=1.0,
         logarithmic=True,
+        limits=limits,
         summary=f"premiums of {plural(len(first), 'language')}: most tokens in {most}, fewest in {least}",
     )
 
@@ -203,7 +211,7 @@ def _spread(tables: Sequence[Mapping[str, Any]]) -> Table:
         ("mean", Column("mean count", "tokens", ",.1f")),
         ("std", Column("s.d.", "tokens", ",.1f")),
         ("cv", Column("s.d. / mean", "", ".3f")),
-        ("max_min", Column("most / least", "tokens", ".2f")),
+        ("max_min", Column("max / min", "", ".2f")),
     ]
     return Table(
         f"spread over {plural(len(tables[0]['languages']), 'language')}",
@@ -216,6 +224,7 @@ def _spread(tables: Sequence[Mapping[str, Any]]) -> Table:
             )
             for table, count in zip(tables, changed, strict=True)
         ],
+        notes=(_INTERVALS,),
     )
 
 
@@ -226,7 +235,6 @@ def _languages(table: Mapping[str, Any], names: Mapping[str, str]) -> Table:
             "language",
             "tokens",
             Column("premium", "", ".2f"),
-            "95 % interval",
             Column("byte premium", "", ".2f"),
             Column("bytes", "per token", ".2f"),
             "text back",
@@ -235,8 +243,7 @@ def _languages(table: Mapping[str, Any], names: Mapping[str, str]) -> Table:
             (
                 names.get(row["language"], row["language"]),
                 row["tokens"],
-                row["premium"]["value"],
-                _interval(row["premium"], ".2f"),
+                _with_interval(row["premium"], ".2f"),
                 row["byte_premium"],
                 row["bytes_per_token"],
                 (row["text_back"] or {}).get("summary"),
@@ -251,12 +258,8 @@ def _name(table: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (table["group"], table["name"])))
 
 
-def _interval(figure: Mapping[str, float], style: str) -> str:
-    return f"{figure['low']:{style}} to {figure['high']:{style}}"
-
-
 def _with_interval(figure: Mapping[str, float], style: str) -> Cell:
-    return Cell(figure["value"], _interval(figure, style))
+    return Cell(figure["value"], f"{figure['low']:{style}} to {figure['high']:{style}}")
 
 
 def _is_changed(row: Mapping[str, Any]) -> bool:

@@ -61,7 +61,7 @@ class Plan:
         """
         from tokenry.tokenization.training.train_any import TrainingPlan
 
-        given = {field.name: getattr(self, field.name) for field in fields(TrainingPlan)}
+        given = {field.name: getattr(self, field.name, None) for field in fields(TrainingPlan)}
         return TrainingPlan(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -1,9 +1,16 @@
+"""The verb `score`: what it scores, prints, saves, draws and refuses."""
+
 import json
 import math
 
 import pytest
 
 from tests.tiny_chat import sums, write_rows
+from tests.verbs.check_verb import in_terminal, too_wide
+from tokenry.core.plans import plan_options
+from tokenry.report.html import page
+from tokenry.verbs import score as score_verb
+from tokenry.verbs._catalogue import verb_of
 
 
 @pytest.fixture
@@ -50,7 +57,56 @@ def test_signals_are_in_their_units(of_rows):
 def test_the_scores_are_on_disk_as_json_and_as_a_page(of_rows):
     examples, output = of_rows
     assert json.loads((output / "scores.json").read_text()) == examples
-    assert "content" in (output / "scores.html").read_text()
+    assert json.loads((output / "result.json").read_text())["examples"] == examples
+    assert "content" in (output / "report.html").read_text()
+
+
+def test_a_result_is_laid_out_again_from_what_is_saved(of_rows):
+    saved = json.loads((of_rows[1] / "result.json").read_text())
+    assert verb_of(saved["kind"]) is score_verb
+    settings = {option.name for option in plan_options(score_verb.Plan)} - {"output"}
+    assert settings == set(saved["settings"])
+    blocks = score_verb.lay_out(saved)
+    drawn = page("score", saved["title"], blocks, saved["settings"])
+    assert drawn == (of_rows[1] / "report.html").read_text()
+    shown = in_terminal(blocks)
+    assert too_wide(shown) == []
+    for words in ("prompt attention", "mean", "median", "answer"):
+        assert words in shown
+
+
+def test_more_texts_than_a_page_shows_are_counted():
+    tokens = [{"text": "a", "learnable": True, "signals": {"nll": 1.0}}]
+    data = {"examples": [{"title": f"sample {n}", "tokens": tokens} for n in range(25)]}
+    drawn = page("score", "Scores", score_verb.lay_out(data), {})
+    assert "The first 20 of 25 texts." in drawn
+    assert "sample 19" in drawn
+    assert "sample 20" not in drawn
+    assert "25 texts, 25 tokens." in drawn
+
+
+def test_one_text_of_one_token_is_no_plural():
+    data = {"examples": [{"title": "sample 1", "tokens": [{"text": "a", "learnable": False}]}]}
+    assert "1 text, 1 token." in page("score", "Scores", score_verb.lay_out(data), {})
+
+
+@pytest.mark.parametrize("name", ["two.ndjson", "UPPER.JSONL"])
+def test_rows_are_known_by_the_ending_of_their_file(score, tmp_path, name):
+    result = score(write_rows(tmp_path / name, sums(2)), "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [example["title"] for example in json.loads(result.stdout)] == ["sample 1", "sample 2"]
+
+
+def test_where_there_is_no_colour_every_token_has_its_numbers(score):
+    result = score("The answer is 42.", "--signals", "nll")
+    (numbers,) = [
+        line.split() for line in result.stdout.splitlines() if "answer" in line and "·The" not in line
+    ][-1:]
+    assert float(numbers[-1]) > 0
+
+
+def test_a_text_that_ends_like_a_file_is_a_text_where_it_is_more_than_a_word(score):
+    assert score("Please read notes.txt").exit_code == 0
 
 
 def test_a_text_is_scored_as_it_is_from_its_second_token(score):
@@ -104,6 +160,14 @@ def test_quiet_leaves_only_the_result(score):
         ("a text", ["--layers", "first"], "layers are -1, deep, or numbers such as 10,20; got 'first'"),
         ("", [], "fewer than two tokens"),
         ("missing.jsonl", [], "the file missing.jsonl does not exist"),
+        ("missing.NDJSON", [], "the file missing.NDJSON does not exist"),
+        ("hi.txt", [], "the file hi.txt does not exist"),
+        ("notes/README.MD", [], "the file notes/README.MD does not exist"),
+        ("a text", ["--signals", "excess_nll"], "excess_nll needs a second model: name it with --reference"),
+        ("a text", ["--reference", "m", "--signals", "nll"], "--reference m is not used"),
+        ("a text", ["--max-length", "1"], "--max-length must be at least 2, got 1"),
+        ("a text", ["--samples", "0"], "--samples must be at least 1, got 0"),
+        ("a text", ["--device", "tpu9"], "device 'tpu9' is not there"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(score, source, options, words):

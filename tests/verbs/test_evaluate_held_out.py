@@ -1,11 +1,17 @@
+"""The verb `evaluate held-out`: what it measures, prints, saves, draws and refuses."""
+
 import json
+import re
 import sys
 from types import ModuleType
 
 import pytest
 
 from tests.tiny_chat import QUICK, sums, write_rows
+from tests.verbs.check_verb import check_verb, in_terminal
 from tokenry.core.records import Comparison
+from tokenry.report.html import page
+from tokenry.verbs._catalogue import verb_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +31,10 @@ def tuned(desk):
     result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", output)
     assert result.exit_code == 0, result.stderr
     return output
+
+
+def said(result):
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
 
 
 def measures(result):
@@ -51,9 +61,48 @@ def test_the_table_has_a_standard_error_and_the_result_is_written(desk, tmp_path
     output = tmp_path / "result.json"
     result = desk.tokenry("evaluate", desk.model, desk.held_out, "--output", output)
     assert "bits per byte" in result.stdout
-    assert "± s.e." in result.stdout
+    assert " ± " in result.stdout
     assert json.loads(output.read_text())["kind"] == "evaluation"
     assert "held-out loss" in result.stderr
+
+
+def test_it_is_what_every_verb_must_be(desk, tmp_path):
+    saved = check_verb("evaluate held-out", desk.model, desk.held_out, output=tmp_path / "run")
+    assert saved["settings"]["answers"] == 45
+    assert set(saved["measures"][0]) == {"measure", "value", "standard_error", "samples", "low", "high"}
+
+
+STORED = {
+    "kind": "evaluation",
+    "model": "m",
+    "data": "d.jsonl",
+    "dtype": "float32",
+    "measures": [
+        {"measure": "nll per token, nats", "value": 1.5, "standard_error": 0.02, "samples": 40},
+        {"measure": "accuracy", "value": 0.5, "standard_error": None, "samples": None},
+    ],
+    "notes": ["2 samples are longer than 30 tokens: cut."],
+}
+
+
+def test_a_result_of_an_older_version_is_drawn():
+    blocks = verb_of("evaluation").lay_out(STORED)
+    shown = in_terminal(blocks)
+    for words in ("m on d.jsonl", "1.500 ± 0.020", "40", "0.500", "data: 2 samples are longer"):
+        assert words in shown
+    assert "cut, skipped or not read" in page("evaluation", "m", blocks, {})
+
+
+def test_a_result_of_the_harness_is_drawn():
+    blocks = verb_of("lm-eval").lay_out({**STORED, "kind": "lm-eval", "data": "arc_easy"})
+    assert "m on arc_easy" in in_terminal(blocks)
+
+
+def test_options_come_from_a_settings_file(desk, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {desk.held_out}\nanswers: 0\n")
+    result = desk.tokenry("evaluate", desk.model, "--config", config, "--json")
+    assert set(measures(result)) == {"nll per token, nats", "bits per byte"}
 
 
 def test_quiet_leaves_only_the_result(desk):
@@ -112,9 +161,15 @@ def test_a_task_that_the_harness_does_not_know_is_bad_input(desk, harness):
         (["{model}", "missing.jsonl"], "the file missing.jsonl does not exist"),
         (
             ["{model}", "{data}", "--dtype", "float8"],
-            "dtype must be one of float32, bfloat16, float16 or auto",
+            "'float8' is not one of 'float32', 'bfloat16', 'float16'",
         ),
-        (["{model}", "{data}", "--max-length", "1"], "max_length must be at least 2"),
+        (["{model}", "{data}", "--device", "tpu9"], "device 'tpu9' is not there"),
+        (["{model}", "{data}", "--max-length", "1"], "--max-length must be at least 2, got 1"),
+        (["{model}", "{data}", "--answers", "-1"], "--answers must be at least 0, got -1"),
+        (["{model}", "{data}", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["{model}", "{data}", "--chat-template", "none.jinja"], "none.jinja"),
+        (["{model}", "{data}", "--output", "/dev/null/x"], "/dev/null/x cannot be written"),
+        (["{model}", "{data}", "extra"], "unexpected extra argument"),
         (["{model}", "{data}", "--lm-eval", "arc_easy"], "pip install 'tokenry[lm-eval]'"),
     ],
 )
@@ -124,5 +179,5 @@ def test_bad_input_is_one_sentence_and_exit_code_2(desk, monkeypatch, arguments,
         "evaluate", *(argument.format(model=desk.model, data=desk.data) for argument in arguments)
     )
     assert (result.exit_code, result.stdout) == (2, "")
-    assert words in result.stderr
+    assert words in said(result)
     assert "Traceback" not in result.stderr
