@@ -17,6 +17,7 @@ from tokenry.core.plans import (
     read_commas,
     read_values,
     summary,
+    values_for,
 )
 
 
@@ -97,6 +98,15 @@ def test_the_record_holds_every_option_but_the_output():
         "keep_special": False,
         "batch_size": 4,
     }
+
+
+def test_a_config_takes_the_values_that_a_plan_has_by_its_names():
+    @dataclass(frozen=True)
+    class Flat:
+        batch_size: int = 3
+        other: int = 1
+
+    assert values_for(Batches, Flat()) == {"batch_size": 3}
 
 
 def test_a_refusal_names_the_option_as_it_is_typed():

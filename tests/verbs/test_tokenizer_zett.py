@@ -12,7 +12,7 @@ from tests.tokenization.zett.tiny import TEXTS, causal, tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app
 from tokenry.tokenization.zett import HyperNetworkTrainingConfig
-from tokenry.verbs.tokenizer.zett.train import Plan, lay_out, stage_losses
+from tokenry.verbs.tokenizer.zett.train import Plan, lay_out, loss_curve, stage_losses
 
 FAST = (
     *("--steps", 4, "--batch-size", 8, "--block-size", 16, "--vocabulary-size", 410),
@@ -76,6 +76,13 @@ def test_the_losses_of_a_stage_are_means_of_its_beginning_and_its_end():
     }
 
 
+def test_a_long_curve_is_drawn_as_means_of_stretches():
+    assert loss_curve([3.0, 1.0], 5) == [{"step": 6, "loss": 3.0}, {"step": 7, "loss": 1.0}]
+    curve = loss_curve([float(step) for step in range(101)], 10)
+    assert [curve[0], curve[-1]] == [{"step": 13, "loss": 1.0}, {"step": 111, "loss": 99.5}]
+    assert len(curve) == 34
+
+
 def test_the_table_names_texts_parameters_and_losses():
     data = {
         "model": "embedded",
@@ -84,6 +91,7 @@ def test_the_table_names_texts_parameters_and_losses():
         "notes": ["the model's tokenizer does not give 1 of 1,203 texts back"],
         "parameters": 1_234_567,
         "stages": {"main": {"first": 5.0, "last": 4.25}},
+        "curves": {"main": [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.25}]},
     }
     shown = in_terminal(lay_out(data))
     for words in (

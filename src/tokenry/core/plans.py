@@ -146,6 +146,16 @@ def _built(plan: type, instance: Any, holder: tuple[str, ...], values: Mapping[s
     return plan(**arguments)
 
 
+def values_for(config: type, plan: Any) -> dict[str, Any]:
+    """The values of a plan's fields that a config has by the same name, for a config that also takes what a plan decides."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {
+        field.name: getattr(plan, field.name)
+        for field in dataclasses.fields(plan)
+        if field.init and field.name in names
+    }
+
+
 def plan_settings(plan: Any, without: tuple[str, ...] = ("output",)) -> dict[str, Any]:
     """The values of all options as JSON knows them, for the record of a run."""
     settings = {}

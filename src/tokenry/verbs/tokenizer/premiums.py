@@ -4,13 +4,13 @@ premium(language) = tokens(language) / tokens(reference)        the same text
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.files import require_folder_name
-from tokenry.core.plans import argument, option, plan_settings
+from tokenry.core.plans import argument, option, plan_settings, values_for
 from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
@@ -78,8 +78,7 @@ class Plan:
         """
         from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
 
-        shared = {field.name for field in fields(GridConfig)} & {field.name for field in fields(self)}
-        return GridConfig(**{name: getattr(self, name) for name in shared})
+        return GridConfig(**values_for(GridConfig, self))
 
 
 def run(plan: Plan, progress: Progress) -> Result:

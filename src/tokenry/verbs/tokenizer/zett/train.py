@@ -1,6 +1,8 @@
 """A hypernetwork that predicts the rows of any tokenizer, trained for one model."""
 
+import itertools
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import require_at_least
 from tokenry.core.files import require_folder_name, write_json
-from tokenry.core.plans import argument, option, plan_settings
+from tokenry.core.plans import argument, option, plan_settings, values_for
 from tokenry.core.progress import Progress
-from tokenry.report.blocks import Block, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
@@ -25,6 +27,7 @@ _STAGE = 0.05
 """Share of the paper's 200,000 steps that the warm-up on single tokens takes, and the second rise of the learning rate."""
 _CHARACTERS_PER_TOKEN = 4
 _BEGINNING_AND_END = 20
+_POINTS = 50
 
 logger = logging.getLogger(__name__)
 
@@ -99,27 +102,16 @@ class Plan:
 
         stage = round(_STAGE * self.steps)
         identity = (0 if self.residual else stage) if self.identity_steps is None else self.identity_steps
-        return HyperNetworkTrainingConfig(
-            steps=self.steps,
-            identity_steps=identity,
-            warmup_steps=identity + stage if self.warmup_steps is None else self.warmup_steps,
-            identity_learning_rate=self.identity_learning_rate,
-            learning_rate=self.learning_rate,
-            drawing=DrawingConfig(
-                batch_size=self.batch_size,
-                block_size=self.block_size,
-                vocabulary_size=self.vocabulary_size,
-                vocabulary_std=self.vocabulary_std,
+        decided = {
+            "identity_steps": identity,
+            "warmup_steps": identity + stage if self.warmup_steps is None else self.warmup_steps,
+            "drawing": DrawingConfig(
+                **values_for(DrawingConfig, self),
                 least_vocabulary=max(1, self.vocabulary_size // 2),
                 most_vocabulary=self.vocabulary_size,
             ),
-            micro_batch_size=self.micro_batch_size,
-            predicted_tokens=self.predicted_tokens,
-            lexical_weight=self.lexical_weight,
-            bfloat16=self.bfloat16,
-            seed=self.seed,
-            save_every=self.save_every,
-        )
+        }
+        return HyperNetworkTrainingConfig(**values_for(HyperNetworkTrainingConfig, self) | decided)
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -131,6 +123,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.runs.quiet import quiet_libraries
     from tokenry.tokenization.probes import texts_back
+    from tokenry.tokenization.zett.hypernetwork import HyperNetworkConfig
     from tokenry.tokenization.zett.training import HyperNetworkTrainer, hypernetwork_for
 
     config = plan.training()
@@ -145,11 +138,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             model,
             tokenizer,
             seed=plan.seed,
-            residual=plan.residual,
-            layers=plan.layers,
-            hidden_size=plan.hidden_size,
-            heads=plan.heads,
-            max_length=plan.max_length,
+            **values_for(HyperNetworkConfig, plan),
             languages=len(texts) if plan.by_language else 0,
         )
         trainer = HyperNetworkTrainer(
@@ -167,6 +156,10 @@ def run(plan: Plan, progress: Progress) -> Result:
         "notes": notes,
         "parameters": sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
         "stages": stage_losses(trainer.history["loss"], config.identity_steps),
+        "curves": {
+            name: loss_curve(stage, first)
+            for name, first, stage in _stages(trainer.history["loss"], config.identity_steps)
+        },
         "config": asdict(network.config),
         "training": {**asdict(config), "drawing": _finite(asdict(config.drawing))},
         "settings": plan_settings(plan),
@@ -189,17 +182,49 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     return [
         *(Text(note, "warning") for note in data["notes"]),
         Table(f"hypernetwork of {model_title(data['model'])}", ("what", "found"), rows),
+        *_curves(data.get("curves", {})),
     ]
 
 
 def stage_losses(losses: list[float], middle: int) -> dict[str, dict[str, float]]:
     """The mean loss over the first and the last steps of each stage; the main stage begins at the step `middle`."""
     found = {}
-    for name, stage in (("warm-up", losses[:middle]), ("main", losses[middle:])):
-        if stage:
-            few = min(_BEGINNING_AND_END, max(1, len(stage) // 2))
-            found[name] = {"first": sum(stage[:few]) / few, "last": sum(stage[-few:]) / few}
+    for name, _, stage in _stages(losses, middle):
+        few = min(_BEGINNING_AND_END, max(1, len(stage) // 2))
+        found[name] = {"first": sum(stage[:few]) / few, "last": sum(stage[-few:]) / few}
     return found
+
+
+def loss_curve(losses: list[float], first: int) -> list[dict[str, float | int]]:
+    """The loss of a stage that begins at the step `first`: means over equal stretches, each at its last step."""
+    size = math.ceil(len(losses) / _POINTS)
+    stretches = [losses[start : start + size] for start in range(0, len(losses), size)]
+    ends = itertools.accumulate(map(len, stretches), initial=first)
+    return [
+        {"step": end, "loss": sum(stretch) / len(stretch)}
+        for stretch, end in zip(stretches, itertools.islice(ends, 1, None), strict=True)
+    ]
+
+
+def _stages(losses: list[float], middle: int) -> list[tuple[str, int, list[float]]]:
+    """Name, first step and losses of the stages that were run."""
+    stages = [("warm-up", 0, losses[:middle]), ("main", middle, losses[middle:])]
+    return [stage for stage in stages if stage[2]]
+
+
+def _curves(curves: Mapping[str, list[dict[str, float | int]]]) -> list[Block]:
+    """The loss over the steps, as a chart and as a table."""
+    if not curves:
+        return []
+    series = [
+        Series(name, [point["step"] for point in curve], [point["loss"] for point in curve])
+        for name, curve in curves.items()
+    ]
+    rows = [(name, point["step"], point["loss"]) for name, curve in curves.items() for point in curve]
+    return [
+        Figure("Loss over the steps", "lines", series, "step", "loss"),
+        Table("Loss over the steps", ("stage", "step", Column("loss", format=".3f")), rows, folded=True),
+    ]
 
 
 def _read(plan: Plan) -> dict[str, list[str]]:
