@@ -193,10 +193,9 @@ def _tokenry(subject: TokenizerSwap, folder: Path, settings: str) -> tuple[PreTr
     """As a program of its own, like mergekit's."""
     subject.new.save_pretrained(folder / "new")
     code = (
-        "import sys; from pathlib import Path; from tokenry.runs.transplant import run_transplant; "
-        "run_transplant('embedded', sys.argv[1], Path(sys.argv[2]), lambda what, share: None, "
-        + settings
-        + ")"
+        "import sys; from tokenry.core.plans import build_plan; from tokenry.verbs.tokenizer import transplant; "
+        "from pathlib import Path; given = dict(model='embedded', new_tokenizer=sys.argv[1], output=Path(sys.argv[2])); "
+        f"transplant.run(build_plan(transplant.Plan, dict(**given, {settings})), lambda what, share: None)"
     )
     seconds = _cpu([sys.executable, "-c", code, str(folder / "new"), str(folder / "made")])
     return AutoModelForCausalLM.from_pretrained(folder / "made").eval(), seconds

@@ -26,6 +26,7 @@ class Plan:
         text: what is counted.
         least: letters of the shortest word.
         names: words that are left out; can be repeated.
+        sizes: numbers with commas.
         upper: count capitals.
         output: folder of the result.
     """
@@ -33,6 +34,7 @@ class Plan:
     text: str = argument()
     least: int = 1
     names: tuple[str, ...] = option((), flag="--name")
+    sizes: tuple[int, ...] = option((1, 2), metavar="1,2", commas=True)
     upper: bool = True
     output: Path | None = None
 
@@ -44,7 +46,11 @@ def run(plan, progress):
     if plan.text == "break":
         raise RuntimeError("broken")
     words = [word for word in plan.text.split() if len(word) >= plan.least and word not in plan.names]
-    data = {"kind": "count", "settings": {"least": plan.least, "upper": plan.upper}, "words": len(words)}
+    data = {
+        "kind": "count",
+        "settings": {"least": plan.least, "upper": plan.upper, "sizes": plan.sizes},
+        "words": len(words),
+    }
     return Result("Words", data, [Table("Words", ("what", "count"), [("words", len(words))])], ok=bool(words))
 
 
@@ -74,6 +80,20 @@ def test_a_result_is_saved_where_the_plan_says(call, tmp_path):
     assert "written:" in result.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["words"] == 2
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_values_may_be_typed_with_commas(call, tmp_path):
+    (tmp_path / "plan.yaml").write_text("sizes: [5, 6]\n")
+    for options, sizes in (
+        ((), [1, 2]),
+        (("--sizes", "3,4"), [3, 4]),
+        (("--config", tmp_path / "plan.yaml"), [5, 6]),
+        (("--config", tmp_path / "plan.yaml", "--sizes", "7"), [7]),
+    ):
+        assert json.loads(call("a b", *options, "--json").stdout)["settings"]["sizes"] == sizes
+    refused = call("a b", "--sizes", "3,x")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--sizes takes whole numbers separated by commas, such as 1,2, got '3,x'." in refused.stderr
 
 
 def test_flags_have_a_no_form(call):

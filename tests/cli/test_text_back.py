@@ -74,8 +74,9 @@ def test_premiums_say_that_a_small_count_is_no_small_cost(desk, tmp_path):
         *("tokenizer", "premiums", desk / "bert.json", "--parallel", desk / "parallel", "--output", tmp_path)
     )
     words = "does not give 3 of 3 texts back (3 unknown tokens): '貓坐在墊子上' comes back as '[UNK]'"
-    assert f"note: zho: {desk / 'bert.json'} {words}" in found.stderr
-    assert "eng:" not in found.stderr
+    shown = " ".join(found.stdout.split())
+    assert f"Warning: zho: {desk / 'bert.json'} {words}" in shown
+    assert "Warning: eng:" not in shown
     assert "text back" in found.stdout
     assert "[UNK]" in found.stdout
     assert "not given" in found.stdout
@@ -100,7 +101,7 @@ def test_compare_says_it_for_each_text(desk, tmp_path):
             *("--output", tmp_path / output),
         )
     words = "bert.json does not give the text back (3 unknown tokens)"
-    assert f"note: zho: {words}" in found.stderr
+    assert f"Warning: zho: {words}" in " ".join(found.stdout.split())
     assert "NO: 3 ×" in found.stdout
     assert words in (tmp_path / "picture.html").read_text(encoding="utf-8")
     texts = json.loads((tmp_path / "pieces.json").read_text())["texts"]
@@ -117,7 +118,8 @@ def test_numbers_say_it_before_and_after(tmp_path):
     found = tokenry(*arguments)
     for when in ("before", "after"):
         assert (
-            f"note: the tokenizer {when} does not give 1 of 2 texts back: 'In 1234567' comes" in found.stderr
+            f"Warning: the tokenizer {when} does not give 1 of 2 texts back: 'In 1234567' comes"
+            in " ".join(found.stdout.split())
         )
     assert "NO" in found.stdout
     printed = json.loads(tokenry(*arguments, "--json").stdout)

@@ -14,8 +14,10 @@ from tokenry.core.plans import (
     option,
     plan_options,
     plan_settings,
+    read_commas,
     read_values,
     summary,
+    values_for,
 )
 
 
@@ -98,6 +100,15 @@ def test_the_record_holds_every_option_but_the_output():
     }
 
 
+def test_a_config_takes_the_values_that_a_plan_has_by_its_names():
+    @dataclass(frozen=True)
+    class Flat:
+        batch_size: int = 3
+        other: int = 1
+
+    assert values_for(Batches, Flat()) == {"batch_size": 3}
+
+
 def test_a_refusal_names_the_option_as_it_is_typed():
     with pytest.raises(UserError, match=r"^--batch-size must be at least 1, got 0\.$"):
         build_plan(Plan, {"model": "m", "batch_size": 0})
@@ -117,6 +128,36 @@ def test_a_refusal_names_the_option_as_it_is_typed():
 )
 def test_option_names_in_a_sentence_are_written_as_typed(sentence, typed):
     assert as_typed(sentence, Plan) == typed
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes.
+
+    Attributes:
+        sizes: what is measured.
+        names: of what.
+    """
+
+    sizes: tuple[int, ...] = option((1, 2), metavar="512,1024", commas=True)
+    names: tuple[str, ...] = option((), commas=True)
+
+
+def test_values_may_be_typed_with_commas():
+    sizes, names = plan_options(Sizes)
+    assert (sizes.commas, option_of("formats").commas) == (True, False)
+    assert read_commas(sizes, "3, 4") == (3, 4)
+    assert read_commas(names, "") == ()
+    assert read_values(Sizes, {"sizes": "3,4", "names": ["a", "b"]}, "c.yaml") == {
+        "sizes": (3, 4),
+        "names": ("a", "b"),
+    }
+    with pytest.raises(UserError, match="--names takes names separated by commas, such as 1,2, got 'a,'"):
+        read_commas(names, "a,")
+    with pytest.raises(
+        UserError, match="--sizes takes whole numbers separated by commas, such as 512,1024, got '3,x'"
+    ):
+        read_commas(sizes, "3,x")
 
 
 def test_a_settings_file_may_use_the_name_or_the_flag():

@@ -4,23 +4,14 @@ A verb imports what is heavy inside its function, so that `tokenry --help` answe
 """
 
 import os
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from tokenry import __version__
-from tokenry.cli import bytes as of_bytes
-from tokenry.cli import tokenizer_zett as zett
 from tokenry.cli.console import verb
 from tokenry.cli.papers import papers
 from tokenry.cli.reproduce import reproduce
-from tokenry.cli.tokenizer_compare import compare
-from tokenry.cli.tokenizer_numbers import numbers
-from tokenry.cli.tokenizer_optimal_vocab import optimal_vocab
-from tokenry.cli.tokenizer_premiums import premiums
-from tokenry.cli.tokenizer_train import train
-from tokenry.cli.tokenizer_transplant import transplant
 from tokenry.cli.tree import Verbs
 
 
@@ -40,32 +31,8 @@ app = typer.Typer(
 )
 
 
-def _add(group: typer.Typer, *functions: Callable[..., None], **named: Callable[..., None]) -> None:
-    for function in functions:
-        group.command()(verb(function))
-    for name, function in named.items():
-        group.command(name.replace("_", "-"))(verb(function))
-
-
-def _group(name: str, purpose: str, inside: typer.Typer = app) -> typer.Typer:
-    group = typer.Typer(no_args_is_help=True, help=purpose)
-    inside.add_typer(group, name=name)
-    return group
-
-
-_tokenizer = _group(
-    "tokenizer", "Cut text well: what it costs in each language, and other tokenizers for a model."
-)
-_add(_tokenizer, compare, premiums, train, optimal_vocab, numbers, transplant)
-_add(_group("zett", zett.HELP, inside=_tokenizer), zett.train, zett.transfer)
-_add(
-    _group("bytes", of_bytes.HELP),
-    next=of_bytes.next_byte,
-    score=of_bytes.score,
-    generate=of_bytes.generate,
-    self_test=of_bytes.self_test,
-)
-_add(app, papers, reproduce)
+for _function in (papers, reproduce):
+    app.command()(verb(_function))
 
 
 def _print_version(asked: bool) -> bool:

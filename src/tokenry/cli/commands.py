@@ -16,7 +16,15 @@ from typer.core import TyperCommand
 
 from tokenry.cli.console import Json, command, run_verb
 from tokenry.core.errors import UserError
-from tokenry.core.plans import PlanOption, as_typed, build_plan, plan_options, read_values, summary
+from tokenry.core.plans import (
+    PlanOption,
+    as_typed,
+    build_plan,
+    plan_options,
+    read_commas,
+    read_values,
+    summary,
+)
 from tokenry.core.settings import parse_yaml
 
 Config = Annotated[
@@ -46,7 +54,11 @@ class PlanCommand(TyperCommand):
                 values = read_values(self.plan, parse_yaml(_text(path), str(path)), str(path))
             except UserError as error:
                 raise typer.BadParameter(str(error)) from error
-            extra["default_map"] = {name: _listed(value) for name, value in values.items()}
+            extra["default_map"] = {
+                option.name: _typed(option, values[option.name])
+                for option in plan_options(self.plan)
+                if option.name in values
+            }
         return super().make_context(info_name, args, parent=parent, **extra)
 
 
@@ -80,7 +92,7 @@ def command_of(plan: type, run: Callable[[Any, Any], Any]) -> Callable[..., None
     """Make the function of a command from a verb's `Plan` and its `run`."""
 
     def called(json: bool = False, **options: Any) -> None:
-        values = {option.name: _given(options[option.name]) for option in plan_options(plan)}
+        values = {option.name: _given(option, options[option.name]) for option in plan_options(plan)}
         chosen = build_plan(plan, values)
         try:
             run_verb(run, chosen, json)
@@ -109,12 +121,12 @@ def _parameter(option: PlanOption) -> inspect.Parameter:
         )
     else:
         info = typer.Option(option.flag, help=option.help, metavar=metavar)
-    default = inspect.Parameter.empty if option.required else _listed(option.default)
+    default = inspect.Parameter.empty if option.required else _typed(option, option.default)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[_parsed_kind(option.kind), info],
+        annotation=Annotated[_parsed_kind(option), info],
     )
 
 
@@ -129,16 +141,22 @@ def _is_flag(kind: Any) -> bool:
     return kind is bool or set(typing.get_args(kind)) == {bool, types.NoneType}
 
 
-def _parsed_kind(kind: Any) -> Any:
-    """The type that the parser reads: a tuple of any length is an option that can be repeated."""
-    if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (Ellipsis,):
-        return list[typing.get_args(kind)[0]]  # type: ignore[misc]
-    return kind
+def _parsed_kind(option: PlanOption) -> Any:
+    """The type that the parser reads: a tuple of any length is one text with commas, or an option that can be repeated."""
+    if option.commas:
+        return str
+    if typing.get_origin(option.kind) is tuple and typing.get_args(option.kind)[1:] == (Ellipsis,):
+        return list[typing.get_args(option.kind)[0]]  # type: ignore[misc]
+    return option.kind
 
 
-def _listed(value: Any) -> Any:
+def _typed(option: PlanOption, value: Any) -> Any:
+    if option.commas:
+        return ",".join(map(str, value))
     return list(value) if isinstance(value, tuple) else value
 
 
-def _given(value: Any) -> Any:
+def _given(option: PlanOption, value: Any) -> Any:
+    if option.commas:
+        return read_commas(option, value)
     return tuple(value) if isinstance(value, list) else value

@@ -49,6 +49,17 @@ class TextLoss:
         """Exp of the mean NLL per token: not comparable between tokenizers."""
         return math.exp(float(self.nll.sum() / self.tokens.sum()))
 
+    def as_json(self) -> dict[str, float | int | None]:
+        """Bits per byte and perplexity; a single text has no standard error."""
+        estimate = self.bits_per_byte
+        return {
+            "value": estimate.value,
+            "standard_error": estimate.standard_error if estimate.samples > 1 else None,
+            "texts": estimate.samples,
+            "tokens": int(self.tokens.sum()),
+            "perplexity": self.perplexity,
+        }
+
 
 def bits_difference(one: TextLoss, other: TextLoss) -> Estimate:
     """Subtract what two models, or two tokenizers, say about the same texts, text by text, in bits per byte."""

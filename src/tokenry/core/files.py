@@ -88,10 +88,19 @@ def require_output_folder(folder: Path | None) -> None:
 
 
 def require_output(output: Path | None) -> None:
-    """Raise `UserError` where a result cannot be written: a folder, or a file where the name ends in .json."""
-    (require_output_file if output is not None and output.suffix == ".json" else require_output_folder)(
-        output
-    )
+    """Raise `UserError` where a result cannot be written: a folder, or a file where the name ends in .json or .html."""
+    (require_output_file if is_result_file(output) else require_output_folder)(output)
+
+
+def is_result_file(output: Path | None) -> bool:
+    """Whether a result is written as one file: the measurements (.json) or the page (.html)."""
+    return output is not None and output.suffix in (".json", ".html")
+
+
+def require_folder_name(output: Path | None, holds: str) -> None:
+    """Raise `UserError` where the name is that of a single file, but `holds` is written beside the result."""
+    if is_result_file(output):
+        raise UserError(f"output must name a folder, which holds {holds} too, got {output}.")
 
 
 def _require_writable(folder: Path, named: Path) -> None:

@@ -32,6 +32,7 @@ class PlanOption:
         help: its documentation.
         positional: whether it is an argument, not an option.
         metavar: what stands for its value in the help; empty for the usual.
+        commas: whether several values are typed as one, `512,1024`, instead of by repeating the option.
         holder: names of the fields that lead to the config it belongs to.
     """
 
@@ -42,6 +43,7 @@ class PlanOption:
     help: str
     positional: bool
     metavar: str
+    commas: bool = False
     holder: tuple[str, ...] = ()
 
     @property
@@ -55,9 +57,11 @@ def argument(default: Any = dataclasses.MISSING, metavar: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
 
 
-def option(default: Any = dataclasses.MISSING, flag: str = "", metavar: str = "") -> Any:
-    """Declare a field of a plan whose flag or placeholder is not made from its name."""
-    return dataclasses.field(default=default, metadata={"flag": flag, "metavar": metavar})
+def option(
+    default: Any = dataclasses.MISSING, flag: str = "", metavar: str = "", commas: bool = False
+) -> Any:
+    """Declare a field of a plan whose flag or placeholder is not made from its name, or whose values are typed with commas."""
+    return dataclasses.field(default=default, metadata={"flag": flag, "metavar": metavar, "commas": commas})
 
 
 @cache
@@ -96,6 +100,7 @@ def _options(plan: type, instance: Any, holder: tuple[str, ...]) -> Iterator[Pla
             help=words[field.name],
             positional=positional,
             metavar=told.get("metavar", ""),
+            commas=bool(told.get("commas")),
             holder=holder,
         )
 
@@ -141,6 +146,16 @@ def _built(plan: type, instance: Any, holder: tuple[str, ...], values: Mapping[s
     return plan(**arguments)
 
 
+def values_for(config: type, plan: Any) -> dict[str, Any]:
+    """The values of a plan's fields that a config has by the same name, for a config that also takes what a plan decides."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {
+        field.name: getattr(plan, field.name)
+        for field in dataclasses.fields(plan)
+        if field.init and field.name in names
+    }
+
+
 def plan_settings(plan: Any, without: tuple[str, ...] = ("output",)) -> dict[str, Any]:
     """The values of all options as JSON knows them, for the record of a run."""
     settings = {}
@@ -157,6 +172,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def read_commas(option: PlanOption, text: str) -> tuple[Any, ...]:
+    """Read the values of an option that are typed with commas.
+
+    Raises:
+        UserError: one is missing, or is no number where numbers are asked for.
+    """
+    if not text:
+        return ()
+    kind = typing.get_args(option.kind)[0]
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if all(parts):
+            return tuple(map(kind, parts))
+    except ValueError:
+        pass
+    what = {int: "whole numbers", float: "numbers"}.get(kind, "names")
+    raise UserError(
+        f"{option.flag} takes {what} separated by commas, such as {option.metavar or '1,2'}, got {text!r}."
+    )
 
 
 def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:
@@ -181,6 +217,8 @@ def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:
             raise UserError(
                 f"{where} names the unknown option {key!r}: known are {', '.join(sorted(options))}."
             )
+        if option.commas and isinstance(value, str):
+            value = value.split(",")
         values[option.name] = of_kind(option.kind, value, f"{key} in {where}")
     return values
 

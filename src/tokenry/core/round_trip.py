@@ -8,7 +8,7 @@ tokenizers put a space there, or take away the first (Llama 2, T5). A tokenizer 
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, TypeAlias
@@ -66,6 +66,10 @@ class RoundTrip:
         unknown = f" ({self.unknown:,} unknown token{'s' * (self.unknown > 1)})" if self.unknown else ""
         return f"{name} does not give {number} back{unknown}: {self._example}; what is lost is missing from its figures."
 
+    def sentences(self, name: str) -> list[str]:
+        """The sentence where texts did not come back, else none."""
+        return [] if self.gives_back else [self.sentence(name)]
+
     @property
     def _example(self) -> str:
         if self.back is None:
@@ -85,6 +89,20 @@ class RoundTrip:
             "unknown_tokens": self.unknown,
             "example": None if self.gives_back else {"given": self.given, "back": self.back},
         }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None) -> "RoundTrip":
+        """Read what `as_json` wrote, all but the name of the unknown token; None, where nothing was asked, is no text."""
+        if stored is None:
+            return cls(0)
+        example = stored["example"] or {"given": "", "back": None}
+        return cls(
+            texts=stored["texts"],
+            changed=stored["changed"],
+            unknown=stored["unknown_tokens"],
+            given=example["given"],
+            back=example["back"],
+        )
 
 
 def round_trip(tokenizer: Any, texts: Iterable[str]) -> RoundTrip | None:

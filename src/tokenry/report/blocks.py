@@ -115,6 +115,7 @@ class Figure:
         summary: the chart in words, for readers who cannot see it.
         reference: value at which a line is drawn: no difference, no premium.
         logarithmic: whether the axis of the values is logarithmic.
+        limits: ends of the axis of the values, so that charts can be compared; by default as the values need them.
         folded: folded on a page.
     """
 
@@ -126,6 +127,7 @@ class Figure:
     summary: str = ""
     reference: float | int | None = None
     logarithmic: bool = False
+    limits: tuple[float, float] | None = None
     folded: bool = False
 
 

@@ -136,6 +136,8 @@ def _size(figure: Figure) -> tuple[float, float]:
 def _draw(axes: Axes, figure: Figure) -> None:
     {"lines": _lines, "intervals": _intervals, "histogram": _histogram}[figure.kind](axes, figure)
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    if figure.limits is not None:
+        (axes.set_xlim if figure.kind == "intervals" else axes.set_ylim)(*figure.limits)
     if len(figure.series) > 1:
         axes.figure.legend(loc="outside upper left", ncols=2 if figure.kind != "intervals" else 1)
 

@@ -59,7 +59,7 @@ class Result:
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
     def save(self, output: Path) -> list[Path]:
-        """Write `result.json`, `report.html` and further files into the folder `output`; only the JSON where it names a .json file.
+        """Write `result.json`, `report.html` and further files into the folder `output`; one alone where it names a .json or .html file.
 
         Returns:
             The files written.
@@ -67,12 +67,11 @@ class Result:
         if output.suffix == ".json":
             write_json(output, self.as_json)
             return [output]
+        if output.suffix == ".html":
+            return [_write(output, self.page())]
         texts = {PAGE_FILE: self.page(), **self.files}
         write_json(output / RESULT_FILE, self.as_json)
-        for name, text in texts.items():
-            with atomic_write(output / name) as partial:
-                partial.write_text(text, encoding="utf-8")
-        return [output / name for name in (RESULT_FILE, *texts)]
+        return [output / RESULT_FILE, *(_write(output / name, text) for name, text in texts.items())]
 
     def page(self) -> str:
         """The result as one self-contained HTML page."""
@@ -81,3 +80,9 @@ class Result:
         )
 
         return page(self.kind, self.title, self.blocks, self.settings)
+
+
+def _write(file: Path, text: str) -> Path:
+    with atomic_write(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return file

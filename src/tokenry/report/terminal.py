@@ -5,6 +5,7 @@ where a space would do.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 
 from rich.cells import cell_len
 from rich.console import RenderableType
@@ -29,6 +30,7 @@ from tokenry.report.writing import is_number, written_rows
 _GAP = 2
 _LONGEST_NAME = 40
 _EXAMPLES = 3
+_TINTS = ("not dim black on rgb(190,215,240)", "not dim black on rgb(250,215,175)")
 
 
 def terminal_blocks(blocks: Iterable[Block], width: int, coloured: bool = True) -> Iterator[RenderableType]:
@@ -123,5 +125,9 @@ def _token_table(title: str, tokens: Sequence[Token]) -> Table:
 def _segmentation(block: Segmentation) -> Iterator[RenderableType]:
     yield Line(harmless(f"{block.title}, {block.note}"), style="bold")
     for name, note, pieces in block.columns:
-        yield Line(harmless(f"{name}: {note}"), style="dim")
-        yield Line("|").join(Line(visible(piece.text)) for piece in pieces)
+        line = Line(harmless(f"{name}, {note}  "), style="dim")
+        for piece, tint in zip(pieces, cycle(_TINTS), strict=False):
+            # The bar shows the cut where there is no colour.
+            line.append("│")
+            line.append(visible(piece.text), style="not dim reverse" if piece.kind == "lost" else tint)
+        yield line

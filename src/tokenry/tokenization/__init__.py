@@ -10,65 +10,70 @@ segmentation  the same text cut by several tokenizers, side by side
 The names most used are here, all others in their rooms.
 """
 
-from tokenry.core.bits_per_byte import text_loss
-from tokenry.core.byte_level import ByteVocabulary
-from tokenry.core.digit_groups import format_number, group_digits
-from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
-from tokenry.tokenization.premiums import (
-    GridConfig,
-    PowerLaw,
-    allocate_budget,
-    byte_premium,
-    corpus_token_count,
-    ctc_curve,
-    dispersion,
-    equal_cost,
-    factor_report,
-    fit_vocab_curve,
-    load_parallel_folder,
-    load_udhr,
-    measure_premiums,
-    optimal_vocab_sizes,
-    premium_factors,
-    premium_intervals,
-    run_grid,
-    token_premiums,
-)
-from tokenry.tokenization.segmentation import compare_segmentations
-from tokenry.tokenization.tokenizer_files import load_any_tokenizer
-from tokenry.tokenization.training import (
-    BoundlessBPE,
-    extend_to_superwords,
-    sample_chunks,
-    train_boundless_bpe,
-    train_bpe,
-    train_superbpe,
-    train_supertoken_bpe,
-    train_unigram,
-)
-from tokenry.tokenization.transplant import (
-    TransplantReport,
-    compose,
-    global_weights,
-    local_weights,
-    omp,
-    save_transplant,
-    transplant_tokenizer,
-)
-from tokenry.tokenization.zett import (
-    EmbeddingHyperNetwork,
-    HyperNetworkConfig,
-    HyperNetworkTrainer,
-    UnigramSampler,
-    apply_task_vector,
-    identity_loss,
-    lexical_loss,
-    surface_forms,
-    to_byte_level,
-    transfer_tokenizer,
-    two_stage_schedule,
-    unigram_pieces,
-)
+from typing import TYPE_CHECKING
+
+from tokenry.core.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from tokenry.core.bits_per_byte import text_loss
+    from tokenry.core.byte_level import ByteVocabulary
+    from tokenry.core.digit_groups import format_number, group_digits
+    from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
+    from tokenry.tokenization.premiums import (
+        GridConfig,
+        PowerLaw,
+        allocate_budget,
+        byte_premium,
+        corpus_token_count,
+        ctc_curve,
+        dispersion,
+        equal_cost,
+        factor_report,
+        fit_vocab_curve,
+        load_parallel_folder,
+        load_udhr,
+        measure_premiums,
+        optimal_vocab_sizes,
+        premium_factors,
+        premium_intervals,
+        run_grid,
+        token_premiums,
+    )
+    from tokenry.tokenization.segmentation import compare_segmentations
+    from tokenry.tokenization.tokenizer_files import load_any_tokenizer
+    from tokenry.tokenization.training import (
+        BoundlessBPE,
+        extend_to_superwords,
+        sample_chunks,
+        train_boundless_bpe,
+        train_bpe,
+        train_superbpe,
+        train_supertoken_bpe,
+        train_unigram,
+    )
+    from tokenry.tokenization.transplant import (
+        TransplantReport,
+        compose,
+        global_weights,
+        local_weights,
+        omp,
+        save_transplant,
+        transplant_tokenizer,
+    )
+    from tokenry.tokenization.zett import (
+        EmbeddingHyperNetwork,
+        HyperNetworkConfig,
+        HyperNetworkTrainer,
+        UnigramSampler,
+        apply_task_vector,
+        identity_loss,
+        lexical_loss,
+        surface_forms,
+        to_byte_level,
+        transfer_tokenizer,
+        two_stage_schedule,
+        unigram_pieces,
+    )
 
 __all__ = [
     "BoundlessBPE",
@@ -126,3 +131,5 @@ __all__ = [
     "two_stage_schedule",
     "unigram_pieces",
 ]
+
+export_lazily(__name__)

@@ -10,6 +10,12 @@ from tokenry.core.errors import UserError
 ROOT = "tokenry.verbs"
 _OTHERWISE_NAMED = {
     "compression plan": "compress plan",
+    "next bytes": "bytes next",
+    "surprisal": "bytes score",
+    "generated": "bytes generate",
+    "byte map": "bytes self-test",
+    "optimal vocabulary": "tokenizer optimal-vocab",
+    "tokenizers": "tokenizer compare",
     "evaluation": "evaluate held-out",
     "lm-eval": "evaluate held-out",
 }

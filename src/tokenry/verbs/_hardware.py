@@ -46,3 +46,23 @@ class Hardware:
 
         device = self.place()
         return load_model(name, dtype=self.dtype or preferred_dtype(device)).to(device)
+
+
+@dataclass(frozen=True)
+class StoredHardware(Hardware):
+    """Device and type of a model's weights, which keep the type in which they are stored.
+
+    Attributes:
+        device: where models run, such as cpu, cuda, cuda:1 or mps; by default an accelerator if there is one.
+        dtype: type of the weights; by default as they are stored.
+    """
+
+    def load(self, name: str) -> "PreTrainedModel":
+        """Load a causal language model onto the device."""
+        from tokenry.models import load_model
+
+        device = self.place()
+        return load_model(name, dtype=self.dtype).to(device)
+
+
+AS_STORED = StoredHardware()

@@ -31,8 +31,8 @@ from tests.tokenization.tiny_vocabularies import (
 )
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
-from tokenry.tokenization.transplant.composition import METHODS
-from tokenry.tokenization.transplant.vocabulary_match import MATCHES, match_vocabularies
+from tokenry.tokenization.transplant.settings import MATCHES, METHODS, TransplantSettings
+from tokenry.tokenization.transplant.vocabulary_match import match_vocabularies
 
 OLD = byte_level()
 TRAINED = {byte_level: OLD, sentencepiece: sentencepiece()}
@@ -344,6 +344,23 @@ def test_texts_need_a_token_that_begins_them_before_anything_is_changed():
     assert model.config.vocab_size == len(OLD)
     _, report = transplanted(new, model=model, texts=[TEXT], carry_special_tokens=True)
     assert report.after is not None
+
+
+def test_settings_may_be_an_object_a_method_or_keywords():
+    new = byte_level(CODE)
+    given = TransplantSettings("retok", pad_to_multiple_of=8, leave_one_out=0)
+    reports = [
+        transplant_tokenizer(tiny_model(len(OLD)), OLD, new, *positional, **options)[1].settings
+        for positional, options in (
+            ((given,), {}),
+            (("retok",), {"pad_to_multiple_of": 8, "leave_one_out": 0}),
+            ((), {"method": "retok", "pad_to_multiple_of": 8, "leave_one_out": 0}),
+            ((TransplantSettings("mean", pad_to_multiple_of=8),), {"method": "retok", "leave_one_out": 0}),
+        )
+    ]
+    assert reports == [reports[0]] * 4
+    with pytest.raises(TypeError, match="topk"):
+        transplant_tokenizer(tiny_model(len(OLD)), OLD, new, topk=3)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from tokenry.core.errors import UserError
 from tokenry.tokenization.transplant import composition
 from tokenry.tokenization.transplant.auxiliary_space import auxiliary_space
 from tokenry.tokenization.transplant.composition import (
-    METHODS,
     OldTokens,
-    TransplantSettings,
     compose,
     wanted_left_out,
     wanted_new,
 )
+from tokenry.tokenization.transplant.settings import METHODS, TransplantSettings
 from tokenry.tokenization.transplant.vocabulary_match import match_vocabularies
 
 OLD, NEW = byte_level(), byte_level(CODE)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tokenization.tiny_vocabularies import CODE, byte_level, permuted, sentencepiece, tiny_model
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transplant import match_vocabularies, transplant_tokenizer
-from tokenry.tokenization.transplant.composition import METHODS
+from tokenry.tokenization.transplant.settings import METHODS
 
 COMBINING = ("tokenadapt", "retok", "focus", "omp")
 SPACES = ["a    b  c   d def f(x):    return"] * 9

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import least_squares
 
 Parameters = Float[ndarray, "parameters"]
 Curve = Callable[[ndarray], ndarray]
@@ -54,6 +53,8 @@ def fit_nonnegative(
         tolerance: at which a solver stops.
     """
     lower, upper = (np.asarray(bound, dtype=float) for bound in bounds)
+    from scipy.optimize import least_squares  # half a second, which every --help would pay
+
     fits = [
         least_squares(
             lambda parameters: curve(parameters) - measured,

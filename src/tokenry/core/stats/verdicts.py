@@ -12,8 +12,6 @@ their own. An identity, an exact count or a closed form has no error and is judg
 from collections.abc import Iterable
 from typing import Literal
 
-from scipy.stats import binomtest
-
 from tokenry.core.stats.estimate import Estimate
 
 Verdict = Literal["shown", "not shown", "opposite", "too few"]
@@ -56,6 +54,8 @@ def more_often(won: int, lost: int, items: int, fewest: int = FEWEST_ITEMS) -> V
         items: all of them, with those on which both agree.
         fewest: items below which nothing is said.
     """
+    from scipy.stats import binomtest  # most of a second, which every --help would pay
+
     if items < fewest:
         return "too few"
     if won + lost == 0 or binomtest(won, won + lost).pvalue >= LEVEL:

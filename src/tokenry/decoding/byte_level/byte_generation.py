@@ -73,10 +73,7 @@ def tempered(
     Raises:
         UserError: a negative temperature.
     """
-    if not temperature >= 0:
-        raise UserError(
-            f"temperature must not be negative, got {temperature}: use 0 for the most probable byte."
-        )
+    require_temperature(temperature)
     if temperature < _GREEDY_BELOW:
         return np.eye(len(probabilities))[int(probabilities.argmax())]
     powers = np.log(probabilities + _FLOOR) / temperature
@@ -98,6 +95,14 @@ def nucleus(
     kept = np.zeros_like(probabilities)
     kept[order] = np.where(before > top_p, 0.0, probabilities[order])
     return kept / kept.sum()
+
+
+def require_temperature(temperature: float | int) -> None:
+    """Raise `UserError` unless bytes can be sampled at this temperature."""
+    if not temperature >= 0:
+        raise UserError(
+            f"temperature must not be negative, got {temperature}: use 0 for the most probable byte."
+        )
 
 
 def require_top_p(top_p: float | int) -> None:

@@ -48,11 +48,6 @@ class LanguageCost:
     bytes_per_token: float
     text_back: RoundTrip | None = None
 
-    @property
-    def loses_text(self) -> bool:
-        """Whether the figures are those of another text."""
-        return self.text_back is not None and not self.text_back.gives_back
-
 
 @dataclass(frozen=True)
 class PremiumTable:
@@ -61,7 +56,7 @@ class PremiumTable:
     Attributes:
         group: what is drawn together, such as an algorithm with its amount of text; empty for tokenizers that were given.
         name: of the tokenizer or setting within its group.
-        languages: the dearest first.
+        languages: the most expensive first.
         spread: mean, std, cv and max_min of the counts.
     """
 
@@ -85,19 +80,6 @@ class PremiumTable:
             "languages": list(map(language, self.languages)),
             "spread": {name: figure(each) for name, each in self.spread.items()},
         }
-
-    @property
-    def not_given_back(self) -> tuple[LanguageCost, ...]:
-        """The languages whose texts do not all come back: there a small count is no small cost."""
-        return tuple(row for row in self.languages if row.loses_text)
-
-    def sentences(self, names: Mapping[str, str]) -> list[str]:
-        """What is said of each language whose texts do not all come back; `names` are longer names of languages."""
-        return [
-            f"{names.get(row.language, row.language)}: {row.text_back.sentence(self.name)}"
-            for row in self.not_given_back
-            if row.text_back is not None
-        ]
 
 
 def measure_premiums(

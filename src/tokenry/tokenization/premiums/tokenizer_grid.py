@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
+from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
 from tokenry.core.files import atomic_write, read_json, write_json
@@ -36,18 +37,11 @@ from tokenry.tokenization.token_counts import (
     segment_token_counts,
     utf8_bytes,
 )
-from tokenry.tokenization.training.boundless_bpe import train_boundless_bpe
-from tokenry.tokenization.training.byte_level_training import (
-    PATTERN,
-    byte_level_pieces,
-    require_vocab_size,
-    train_bpe,
-    train_unigram,
-)
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.byte_level_training import PATTERN
 from tokenry.tokenization.training.merge_lists import smaller_bpe
-from tokenry.tokenization.training.superbpe import SuperBPEConfig, extend_to_superwords
+from tokenry.tokenization.training.train_any import ALGORITHMS, TrainingPlan, train_any, train_sizes
 
-ALGORITHMS = ("bpe", "unigram", "superbpe", "boundless")
 AMOUNTS = ("scaled", "unscaled")
 Progress = Callable[[str, float], None]
 
@@ -90,7 +84,7 @@ class GridConfig:
             (self.algorithms, ALGORITHMS, "algorithm"),
             (self.amounts, AMOUNTS, "amount"),
         ):
-            unknown = [each for each in given if each not in allowed]
+            unknown = [word for word in given if word not in allowed]
             if unknown or not given:
                 raise UserError(
                     f"the {name} must be one of {', '.join(allowed)}, got {', '.join(map(repr, unknown)) or 'none'}."
@@ -98,12 +92,25 @@ class GridConfig:
         if not self.vocab_sizes:
             raise UserError("there is no vocabulary size: give at least one.")
         require_increasing(self.vocab_sizes)
-        require_vocab_size(self.vocab_sizes[0], self.special_tokens)
-        if not 0 < self.transition_share <= 1:
-            raise UserError(f"the transition share must lie in (0, 1], got {self.transition_share}.")
         if self.train_bytes is not None and self.train_bytes < 1:
             raise UserError(f"the training text must hold at least one byte, got {self.train_bytes}.")
-        byte_level_pieces(self.pattern)
+        self.training(self.algorithms[0], self.vocab_sizes[0])
+
+    def training(self, algorithm: str, vocab_size: int) -> TrainingPlan:
+        """How a tokenizer of the grid is trained.
+
+        Raises:
+            UserError: settings that cannot be.
+        """
+        return TrainingPlan(
+            algorithm,
+            vocab_size,
+            self.pattern,
+            self.special_tokens,
+            self.min_frequency,
+            tau=self.tau,
+            transition_share=self.transition_share,
+        )
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,24 @@ def train_cells(
             counts=tuple(counts.tolist()),
         )
 
-    yield from _TRAINING[job.algorithm](texts, segments, sizes, config, cell)
+    training = config.training(job.algorithm, sizes[-1])
+    if job.algorithm == "bpe":
+        # One replay of the merges counts all sizes.
+        largest, _ = train_any(training, texts)
+        assert isinstance(largest, Tokenizer)
+        counts, trained = segment_counts_by_size(largest, segments, sizes), largest.get_vocab_size()
+        for size in sizes:
+            kept = smaller_bpe(largest, size).to_str() if config.save_tokenizers else ""
+            yield cell(size, min(size, trained), counts[size]), kept
+        return
+    for size, tokenizer in zip(sizes, train_sizes(training, texts, sizes), strict=True):
+        known, written = (
+            (tokenizer.vocab_size, tokenizer.to_json)
+            if isinstance(tokenizer, BoundlessBPE)
+            else (tokenizer.get_vocab_size(), tokenizer.to_str)
+        )
+        counted = segment_token_counts(tokenizer, segments)
+        yield cell(size, known, counted), written() if config.save_tokenizers else ""
 
 
 def load_grid(folder: Path) -> list[Cell]:
@@ -265,83 +289,6 @@ def taken(texts: Sequence[str], budget: int) -> list[str]:
     sizes = np.cumsum([len(text.encode()) for text in texts])
     return list(texts[: max(1, int(np.searchsorted(sizes, budget, side="right")))])
 
-
-Training = Callable[
-    [Sequence[str], Segments, Sequence[int], GridConfig, Callable[..., Cell]], Iterator[tuple[Cell, str]]
-]
-
-
-def _train_bpe(
-    texts: Sequence[str],
-    segments: Segments,
-    sizes: Sequence[int],
-    config: GridConfig,
-    cell: Callable[..., Cell],
-) -> Iterator[tuple[Cell, str]]:
-    tokenizer = train_bpe(texts, sizes[-1], config.pattern, config.special_tokens, config.min_frequency)
-    counts = segment_counts_by_size(tokenizer, segments, sizes)
-    trained = tokenizer.get_vocab_size()
-    for size in sizes:
-        kept = smaller_bpe(tokenizer, size).to_str() if config.save_tokenizers else ""
-        yield cell(size, min(size, trained), counts[size]), kept
-
-
-def _train_unigram(
-    texts: Sequence[str],
-    segments: Segments,
-    sizes: Sequence[int],
-    config: GridConfig,
-    cell: Callable[..., Cell],
-) -> Iterator[tuple[Cell, str]]:
-    for size in sizes:
-        tokenizer = train_unigram(texts, size, config.pattern, config.special_tokens)
-        counts = segment_token_counts(tokenizer, segments)
-        yield cell(size, tokenizer.get_vocab_size(), counts), tokenizer.to_str()
-
-
-def _train_superbpe(
-    texts: Sequence[str],
-    segments: Segments,
-    sizes: Sequence[int],
-    config: GridConfig,
-    cell: Callable[..., Cell],
-) -> Iterator[tuple[Cell, str]]:
-    least = 256 + len(config.special_tokens)
-    transitions = [max(least, round(config.transition_share * size)) for size in sizes]
-    stage1 = train_bpe(texts, transitions[-1], config.pattern, config.special_tokens, config.min_frequency)
-    merging = SuperBPEConfig(pattern=config.pattern, min_frequency=config.min_frequency)
-    for size, transition in zip(sizes, transitions, strict=True):
-        tokenizer = extend_to_superwords(smaller_bpe(stage1, transition), texts, size, merging)
-        counts = segment_token_counts(tokenizer, segments)
-        yield cell(size, tokenizer.get_vocab_size(), counts), tokenizer.to_str()
-
-
-def _train_boundless(
-    texts: Sequence[str],
-    segments: Segments,
-    sizes: Sequence[int],
-    config: GridConfig,
-    cell: Callable[..., Cell],
-) -> Iterator[tuple[Cell, str]]:
-    largest = train_boundless_bpe(
-        texts,
-        sizes[-1],
-        config.tau,
-        config.pattern,
-        config.special_tokens,
-        min_frequency=config.min_frequency,
-    )
-    for size in sizes:
-        tokenizer = largest.smaller(size)
-        yield cell(size, tokenizer.vocab_size, segment_token_counts(tokenizer, segments)), tokenizer.to_json()
-
-
-_TRAINING: dict[str, Training] = {
-    "bpe": _train_bpe,
-    "unigram": _train_unigram,
-    "superbpe": _train_superbpe,
-    "boundless": _train_boundless,
-}
 
 Found = Iterator[tuple[Job, Cell | None, str]]
 """The cells of a job as they come, then the job with None: it is done."""

@@ -185,9 +185,11 @@ def choose_transition(
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def default_transition(vocab_size: int, special_tokens: Sequence[str] = ()) -> int:
-    """80 % of the vocabulary, but all bytes and special tokens."""
-    return max(256 + len(special_tokens), round(TRANSITION_SHARE * vocab_size))
+def default_transition(
+    vocab_size: int, special_tokens: Sequence[str] = (), share: float = TRANSITION_SHARE
+) -> int:
+    """A share of the vocabulary, at least all bytes and special tokens."""
+    return max(256 + len(special_tokens), round(share * vocab_size))
 
 
 def require_transition(transition: int, vocab_size: int, special_tokens: Sequence[str] = ()) -> None:

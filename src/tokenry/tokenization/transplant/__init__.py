@@ -1,27 +1,33 @@
 """Give a model another tokenizer without training: copy the rows of shared tokens, compose the others of old rows."""
 
-from tokenry.tokenization.probes import round_trip_failures
-from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
-from tokenry.tokenization.transplant.auxiliary_space import (
-    auxiliary_space,
-    character_ngrams,
-    sentence_encoder,
-)
-from tokenry.tokenization.transplant.composition import Composition, OldTokens, TransplantSettings, compose
-from tokenry.tokenization.transplant.embedding_heuristics import (
-    Mixture,
-    Wanted,
-    global_mixture,
-    global_weights,
-    hybrid,
-    local_mixture,
-    local_weights,
-    mean_of_pieces,
-)
-from tokenry.tokenization.transplant.focus import focus_mixture, sparsemax
-from tokenry.tokenization.transplant.matching_pursuit import interpolation, omp
-from tokenry.tokenization.transplant.report import LeaveOneOut, TransplantReport
-from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, match_vocabularies
+from typing import TYPE_CHECKING
+
+from tokenry.core.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from tokenry.tokenization.probes import round_trip_failures
+    from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
+    from tokenry.tokenization.transplant.auxiliary_space import (
+        auxiliary_space,
+        character_ngrams,
+        sentence_encoder,
+    )
+    from tokenry.tokenization.transplant.composition import Composition, OldTokens, compose
+    from tokenry.tokenization.transplant.embedding_heuristics import (
+        Mixture,
+        Wanted,
+        global_mixture,
+        global_weights,
+        hybrid,
+        local_mixture,
+        local_weights,
+        mean_of_pieces,
+    )
+    from tokenry.tokenization.transplant.focus import focus_mixture, sparsemax
+    from tokenry.tokenization.transplant.matching_pursuit import interpolation, omp
+    from tokenry.tokenization.transplant.report import LeaveOneOut, TransplantReport
+    from tokenry.tokenization.transplant.settings import TransplantSettings
+    from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, match_vocabularies
 
 __all__ = [
     "Composition",
@@ -51,3 +57,5 @@ __all__ = [
     "sparsemax",
     "transplant_tokenizer",
 ]
+
+export_lazily(__name__)

@@ -15,8 +15,9 @@ Source: TokenAdapt (arXiv 2505.09738) and its released code.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -36,13 +37,13 @@ from tokenry.tokenization.transplant.auxiliary_space import Auxiliary, auxiliary
 from tokenry.tokenization.transplant.composition import (
     Composition,
     OldTokens,
-    TransplantSettings,
     compose,
     wanted_left_out,
     wanted_new,
 )
 from tokenry.tokenization.transplant.embedding_heuristics import Mixture, Wanted
 from tokenry.tokenization.transplant.report import LeaveOneOut, TransplantReport
+from tokenry.tokenization.transplant.settings import TransplantSettings
 from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, match_vocabularies, token_names
 
 REPORT_FILE = "transplant.json"
@@ -55,21 +56,12 @@ def transplant_tokenizer(
     model: PreTrainedModel,
     old_tokenizer: PreTrainedTokenizerBase | Tokenizer,
     new_tokenizer: PreTrainedTokenizerBase | Tokenizer,
-    method: str = "tokenadapt",
+    settings: TransplantSettings | str = "tokenadapt",
     *,
     auxiliary: Auxiliary | None = None,
-    temperature: float = 0.3,
-    top_k: int = 3,
-    global_weight: float = 0.3,
-    threshold: float = 0.0,
-    atoms: int = 64,
-    pad_to_multiple_of: int = 128,
-    match: str = "bytes",
-    fallback: str = "mean",
-    leave_one_out: int = 2000,
-    seed: int = 0,
     carry_special_tokens: bool = False,
     texts: Sequence[str] | None = None,
+    **options: Any,
 ) -> tuple[PreTrainedModel, TransplantReport]:
     """Replace the vocabulary of a causal language model.
 
@@ -81,22 +73,13 @@ def transplant_tokenizer(
         old_tokenizer: the model's own.
         new_tokenizer: the one it gets, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer gives to
             tokens of the same names, where it has none in that role itself.
-        method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces), `focus` (sparse mean of shared tokens), `omp`
-            (sparse combination of shared tokens), `mean` (of all rows) or `random`.
+        settings: how the rows are made, or the name of a method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces),
+            `focus` (sparse mean of shared tokens), `omp` (sparse combination of shared tokens), `mean` (of all rows) or `random`.
         auxiliary: the space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is
             meant for the matrix of a donor model that has the new vocabulary; there None stands for the model's own rows.
-        temperature: of TokenAdapt's softmaxes.
-        top_k: TokenAdapt's neighbours.
-        global_weight: what neighbours weigh against pieces: 0 for pieces alone, 1 for neighbours alone.
-        threshold: cosine below which a neighbour does not count.
-        atoms: tokens that `omp` combines.
-        pad_to_multiple_of: rows of the new matrices.
-        match: tokens are equal by their `bytes`, or by how they are written (`string`: the released code).
-        fallback: rows of tokens that cannot be composed: the `mean` row, or N(mean, std) (`random`: the released code).
-        leave_one_out: at most so many shared tokens are composed as if they were new, to see how well that goes; 0 for none.
-        seed: of random rows, and of the tokens that are left out.
         carry_special_tokens: first add the old special tokens that the new tokenizer lacks, and give it their roles where it has none.
         texts: measured in bits per byte before and after.
+        **options: fields of `TransplantSettings`, in place of those of `settings`: `method="retok", seed=1`.
 
     Returns:
         The model, and what became of its vocabulary.
@@ -108,18 +91,8 @@ def transplant_tokenizer(
 
     Source: TokenAdapt (arXiv 2505.09738).
     """
-    settings = TransplantSettings(
-        method,
-        temperature,
-        top_k,
-        global_weight,
-        threshold,
-        atoms,
-        pad_to_multiple_of,
-        match,
-        fallback,
-        leave_one_out,
-        seed,
+    settings = replace(
+        settings if isinstance(settings, TransplantSettings) else TransplantSettings(settings), **options
     )
     old_tokenizer, new_tokenizer = _with_roles(old_tokenizer, "old"), _with_roles(new_tokenizer, "new")
     old_matrices = _matrices(model)
@@ -152,7 +125,7 @@ def transplant_tokenizer(
     ]
     never = [number for number in alone if number in matched.new_never and number not in matched.absent]
     report = TransplantReport(
-        method=method,
+        method=settings.method,
         settings={**asdict(settings), "auxiliary": _name_of(auxiliary, settings)},
         old_tokens=len(matched.old_texts),
         new_tokens=len(new_names),

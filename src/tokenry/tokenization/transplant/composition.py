@@ -7,7 +7,6 @@
 Leave-one-out composes shared tokens as if they were new: spelled by others, and never their own neighbour.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.core.errors import UserError, require_fraction, require_one_of
 from tokenry.tokenization.transplant.auxiliary_space import AuxiliarySpace, Tokens
 from tokenry.tokenization.transplant.embedding_heuristics import (
     Mixture,
@@ -28,68 +26,10 @@ from tokenry.tokenization.transplant.embedding_heuristics import (
 )
 from tokenry.tokenization.transplant.focus import focus_mixture
 from tokenry.tokenization.transplant.matching_pursuit import omp
-from tokenry.tokenization.transplant.vocabulary_match import MATCHES, VocabularyMatch, longest_first, padded
-
-METHODS = ("tokenadapt", "retok", "focus", "omp", "mean", "random")
-FALLBACKS = ("mean", "random")
+from tokenry.tokenization.transplant.settings import TransplantSettings
+from tokenry.tokenization.transplant.vocabulary_match import VocabularyMatch, longest_first, padded
 
 _OMP_BLOCK = 512
-
-
-@dataclass(frozen=True)
-class TransplantSettings:
-    """What new rows depend on; the defaults are the paper's, but for `match` and `fallback`.
-
-    Attributes:
-        method: one of METHODS.
-        temperature: of TokenAdapt's softmaxes.
-        top_k: TokenAdapt's neighbours.
-        global_weight: what neighbours weigh against pieces: 0 for pieces alone, 1 for neighbours alone.
-        threshold: cosine below which a neighbour does not count.
-        atoms: tokens that `omp` combines.
-        pad_to_multiple_of: rows of the new matrices.
-        match: how tokens are found to be equal.
-        fallback: rows of tokens that cannot be composed: the `mean` row, or N(mean, std) (`random`: the released code).
-        leave_one_out: at most so many shared tokens are composed as if they were new; 0 for none.
-        seed: of random rows, and of the tokens that are left out.
-    """
-
-    method: str = "tokenadapt"
-    temperature: float = 0.3
-    top_k: int = 3
-    global_weight: float = 0.3
-    threshold: float = 0.0
-    atoms: int = 64
-    pad_to_multiple_of: int = 128
-    match: str = "bytes"
-    fallback: str = "mean"
-    leave_one_out: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_one_of(self.method, METHODS, "method")
-        require_one_of(self.match, MATCHES, "match")
-        require_one_of(self.fallback, FALLBACKS, "fallback")
-        require_fraction(self.global_weight, "global_weight")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"temperature must be 0 or more, got {self.temperature}.")
-        if math.isnan(self.threshold):
-            raise UserError(f"threshold must be a cosine, got {self.threshold}.")
-        if self.leave_one_out < 0:
-            raise UserError(f"leave_one_out must be 0 or more, got {self.leave_one_out}.")
-        for name in ("top_k", "atoms", "pad_to_multiple_of"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-    @property
-    def random_rows(self) -> bool:
-        """Whether rows that nothing is known of are drawn at random."""
-        return self.method == "random" or (self.fallback == "random" and self.method != "mean")
-
-    @property
-    def needs_space(self) -> bool:
-        """Whether tokens are compared in an auxiliary space."""
-        return self.method in ("tokenadapt", "focus", "omp")
 
 
 @dataclass(frozen=True)

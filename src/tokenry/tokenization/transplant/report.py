@@ -129,7 +129,7 @@ class TransplantReport:
             if left_out
             else None,
             "bits_per_byte": {
-                when: None if loss is None else _loss(loss)
+                when: None if loss is None else loss.as_json()
                 for when, loss in (("before", self.before), ("after", self.after))
             },
         }
@@ -141,14 +141,3 @@ def _errors(
     cosine = nn.functional.cosine_similarity(composed, true, dim=-1)
     distance = (composed - true).norm(dim=-1) / true.norm(dim=-1).clamp(min=torch.finfo(true.dtype).tiny)
     return 1 - cosine, distance
-
-
-def _loss(loss: TextLoss) -> dict[str, float | int | None]:
-    estimate = loss.bits_per_byte
-    return {
-        "value": estimate.value,
-        "standard_error": estimate.standard_error if estimate.samples > 1 else None,
-        "texts": estimate.samples,
-        "tokens": int(loss.tokens.sum()),
-        "perplexity": loss.perplexity,
-    }

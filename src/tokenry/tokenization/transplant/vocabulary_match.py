@@ -23,9 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.tokenization.transplant.settings import MATCHES
 from tokenry.tokenization.written import WrittenVocabulary
-
-MATCHES = ("bytes", "string")
 
 _ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 

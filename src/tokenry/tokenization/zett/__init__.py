@@ -1,38 +1,43 @@
 """Zero-shot tokenizer transfer: a hypernetwork that predicts the embeddings of any vocabulary (ZeTT)."""
 
-from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
-from tokenry.tokenization.zett.drawn_batches import DrawingConfig
-from tokenry.tokenization.zett.hypernetwork import (
-    EmbeddingHyperNetwork,
-    HyperNetworkConfig,
-    PredictedEmbeddings,
-)
-from tokenry.tokenization.zett.losses import (
-    clm_loss,
-    identity_loss,
-    lexical_loss,
-    masked_lm_loss,
-    nats_per_byte,
-    single_piece,
-)
-from tokenry.tokenization.zett.n_shot import NShotConfig, NShotTrainer
-from tokenry.tokenization.zett.resumable import AdamWSettings
-from tokenry.tokenization.zett.schedule import two_stage_schedule
-from tokenry.tokenization.zett.surface_forms import surface_forms
-from tokenry.tokenization.zett.task_vector import apply_task_vector
-from tokenry.tokenization.zett.token_report import TokenReport
-from tokenry.tokenization.zett.training import (
-    HyperNetworkTrainer,
-    HyperNetworkTrainingConfig,
-    hypernetwork_for,
-)
-from tokenry.tokenization.zett.transfer import (
-    PredictedVocabulary,
-    predict_vocabulary,
-    save_transfer,
-    transfer_tokenizer,
-)
-from tokenry.tokenization.zett.unigram_sampler import UnigramSampler, unigram_pieces
+from typing import TYPE_CHECKING
+
+from tokenry.core.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from tokenry.tokenization.zett.byte_conversion import ConvertedTokenizer, to_byte_level
+    from tokenry.tokenization.zett.drawn_batches import DrawingConfig
+    from tokenry.tokenization.zett.hypernetwork import (
+        EmbeddingHyperNetwork,
+        HyperNetworkConfig,
+        PredictedEmbeddings,
+    )
+    from tokenry.tokenization.zett.losses import (
+        clm_loss,
+        identity_loss,
+        lexical_loss,
+        masked_lm_loss,
+        nats_per_byte,
+        single_piece,
+    )
+    from tokenry.tokenization.zett.n_shot import NShotConfig, NShotTrainer
+    from tokenry.tokenization.zett.resumable import AdamWSettings
+    from tokenry.tokenization.zett.schedule import two_stage_schedule
+    from tokenry.tokenization.zett.surface_forms import surface_forms
+    from tokenry.tokenization.zett.task_vector import apply_task_vector
+    from tokenry.tokenization.zett.token_report import TokenReport
+    from tokenry.tokenization.zett.training import (
+        HyperNetworkTrainer,
+        HyperNetworkTrainingConfig,
+        hypernetwork_for,
+    )
+    from tokenry.tokenization.zett.transfer import (
+        PredictedVocabulary,
+        predict_vocabulary,
+        save_transfer,
+        transfer_tokenizer,
+    )
+    from tokenry.tokenization.zett.unigram_sampler import UnigramSampler, unigram_pieces
 
 __all__ = [
     "AdamWSettings",
@@ -64,3 +69,5 @@ __all__ = [
     "two_stage_schedule",
     "unigram_pieces",
 ]
+
+export_lazily(__name__)

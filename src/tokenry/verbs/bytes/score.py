@@ -1,0 +1,78 @@
+"""How surprising every byte or character of a text is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenry.core.plans import option, plan_settings
+from tokenry.core.progress import Progress
+from tokenry.report.blocks import Block, Column, Heatmap, Section, Table, Token
+from tokenry.report.result import Result
+from tokenry.verbs._hardware import AS_STORED, StoredHardware
+from tokenry.verbs._models import model_title
+from tokenry.verbs.bytes._prompt import PROMPT, READING, BytePrompt, ByteReading, written
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Show how surprising every byte or character of a text is, in bits: exactly, and as its tokens spread it.
+
+    Attributes:
+        model: `embedded`, a folder, or a hub name.
+        per: unit of the text.
+        output: folder for result.json and report.html, or a .json file; nothing is written without it.
+    """
+
+    prompt: BytePrompt = PROMPT
+    model: str = option("embedded", metavar="NAME")
+    per: Literal["byte", "character"] = "character"
+    reading: ByteReading = READING
+    hardware: StoredHardware = AS_STORED
+    output: Path | None = None
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Score the text exactly, and as its tokens spread their surprisal.
+
+    Raises:
+        UserError: no text, or a model that cannot be read as one of bytes.
+    """
+    from tokenry.decoding.byte_level.byte_surprisal import surprisal
+    from tokenry.runs.quiet import quiet_libraries
+
+    text = plan.prompt.read()
+    with quiet_libraries():
+        progress("reading the model", 0.0)
+        lm = plan.reading.load(plan.model, plan.hardware)
+        progress("scoring", 0.5)
+        exact = surprisal(lm, text, plan.per)
+        tokens = surprisal(lm, text, plan.per, method="tokens")
+    data = {
+        "kind": "surprisal",
+        "model": plan.model,
+        "per": plan.per,
+        "exact": exact.exact,
+        "bits_per_byte": exact.bits_per_byte,
+        "bits_per_byte_of_tokens": tokens.bits_per_byte,
+        "units": [
+            {"text": written(unit), "bits": float(bits), "bits_of_tokens": float(spread)}
+            for unit, bits, spread in zip(exact.units, exact.bits, tokens.bits, strict=True)
+        ],
+        "settings": plan_settings(plan),
+    }
+    progress("done", 1.0)
+    return Result(f"Surprise of a text to {model_title(plan.model)}", data, lay_out(data))
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Lay the bits out: the text coloured by them, and a row for every unit."""
+    exactly = "exact" if data["exact"] else "not exact"
+    title = f"{data['bits_per_byte']:.4f} bits per byte ({exactly}), {data['bits_per_byte_of_tokens']:.4f} by tokens"
+    tokens = [
+        Token(unit["text"], signals={"bits": unit["bits"], "by tokens": unit["bits_of_tokens"]})
+        for unit in data["units"]
+    ]
+    columns = (data["per"], Column("bits", format=".3f"), Column("bits, tokens spread", format=".3f"))
+    rows = [(repr(unit["text"]), unit["bits"], unit["bits_of_tokens"]) for unit in data["units"]]
+    return [Section(title, [Heatmap("The text", [("", tokens)]), Table("", columns, rows)])]

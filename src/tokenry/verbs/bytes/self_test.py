@@ -1,0 +1,76 @@
+"""Whether a tokenizer's tokens have bytes, and its bytes tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenry.core.plans import argument, plan_settings
+from tokenry.core.progress import Progress
+from tokenry.report.blocks import Block, Table
+from tokenry.report.result import Result
+from tokenry.verbs._models import model_title
+
+_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Test the byte map of a tokenizer: name the tokens that cannot be represented, and the bytes that cannot be written.
+
+    Attributes:
+        tokenizer: `embedded`, a folder, or a hub name.
+        output: folder for result.json and report.html, or a .json file; nothing is written without it.
+    """
+
+    tokenizer: str = argument("embedded")
+    output: Path | None = None
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Test the byte map; where it is not sound, the command ends with exit code 1.
+
+    Raises:
+        UserError: a tokenizer that cannot be read.
+    """
+    from tokenry.decoding.byte_level.byte_map import check_byte_map
+    from tokenry.models import load_tokenizer
+    from tokenry.runs.quiet import quiet_libraries
+
+    progress("reading the tokenizer", 0.0)
+    with quiet_libraries():
+        found = check_byte_map(load_tokenizer(plan.tokenizer))
+    data = {
+        "kind": "byte map",
+        "tokenizer": plan.tokenizer,
+        **found.as_json(),
+        "settings": plan_settings(plan),
+    }
+    progress("done", 1.0)
+    return Result(f"Byte map of {model_title(plan.tokenizer)}", data, lay_out(data), ok=found.is_sound)
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Lay out what was found, and what cannot be represented."""
+    lists = ("misread", "missing_bytes", "same_bytes", "lossy_texts", "unlike")
+    rows = [
+        *((name.replace("_", " "), len(data[name])) for name in lists),
+        *((name.replace("_", " "), data[name]) for name in ("tokens", "special", "cut", "never_written")),
+        ("rewrites", ", ".join(data["rewrites"]) or "nothing"),
+        ("read as a space", " ".join(data["unkept"]) or "nothing else"),
+        ("exact probabilities", data["no_cover"] or "yes"),
+    ]
+    verdict = "sound" if data["is_sound"] else "NOT sound"
+    blocks: list[Block] = [
+        Table(f"{verdict}: byte map of {model_title(data['tokenizer'])}", ("what", "found"), rows)
+    ]
+    tokens = [(str(token["id"]), token["token"], token["why"]) for token in data["misread"]]
+    blocks += _beginning("tokens that cannot be represented", ("id", "token", "why"), tokens)
+    texts = [(repr(text["text"]), text["why"]) for text in data["unlike"]]
+    return blocks + _beginning("texts that cannot be represented", ("text", "why"), texts)
+
+
+def _beginning(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Block]:
+    """The first rows of a table, where there are any."""
+    notes = [f"The first {_SHOWN} of {len(rows):,}; the JSON has all."] if len(rows) > _SHOWN else []
+    return [Table(title, columns, rows[:_SHOWN], notes)] if rows else []

@@ -1,0 +1,277 @@
+"""What the same text costs in each language: with given tokenizers, or with one trained for each language over a grid of settings.
+
+premium(language) = tokens(language) / tokens(reference)        the same text
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.files import require_folder_name
+from tokenry.core.plans import argument, option, plan_settings, values_for
+from tokenry.core.progress import Progress
+from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+
+if TYPE_CHECKING:
+    from tokenry.tokenization.premiums.premium_table import PremiumTable
+    from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
+    from tokenry.tokenization.token_counts import Segments
+
+    _Tables = list[PremiumTable]
+    _Texts = Mapping[str, Segments]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Measure how many tokens the same text costs in each language, with intervals.
+
+    Attributes:
+        tokenizers: models, folders or tokenizer.json files, each used for all languages.
+        grid: train tokenizers for each language over the whole grid instead.
+        parallel: folder of parallel text, one LANGUAGE.txt each, line by line; by default the Universal Declaration of Human Rights.
+        train: grid: folder of training text, one LANGUAGE.txt each.
+        languages: languages to measure; by default all.
+        reference: the language that premiums are relative to.
+        algorithms: grid: bpe, unigram, superbpe or boundless; can be repeated.
+        vocab_sizes: grid: vocabulary sizes, increasing.
+        amounts: grid: scaled (same content) or unscaled (same bytes) training text; can be repeated.
+        train_bytes: grid: training text of the reference language; by default as much as every language has.
+        min_frequency: grid: pairs seen less often are not merged.
+        save_tokenizers: grid: keep the tokenizers too.
+        ray: grid: run on a Ray cluster (extra ray).
+        output: folder for result.json and report.html; a stopped grid goes on there.
+    """
+
+    tokenizers: tuple[str, ...] = argument((), metavar="TOKENIZER")
+    grid: bool = False
+    parallel: Path | None = None
+    train: Path | None = None
+    languages: tuple[str, ...] = option((), metavar="eng,deu_1996,hin", commas=True)
+    reference: str = "eng"
+    algorithms: tuple[str, ...] = option(("bpe", "unigram", "superbpe"), flag="--algorithm", metavar="NAME")
+    vocab_sizes: tuple[int, ...] = option(
+        (8192, 16384, 32768, 49152, 65536, 98304, 114688), metavar="512,1024", commas=True
+    )
+    amounts: tuple[str, ...] = option(("scaled", "unscaled"), flag="--amount", metavar="NAME")
+    train_bytes: int | None = None
+    min_frequency: int = 0
+    save_tokenizers: bool = False
+    ray: bool = False
+    output: Path = Path("runs/premiums")
+
+    def __post_init__(self) -> None:
+        if bool(self.tokenizers) == self.grid:
+            raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")
+        require_at_least(0, min_frequency=self.min_frequency)
+        if self.grid:
+            require_folder_name(self.output, "the cells of the grid")
+
+    def grid_config(self) -> "GridConfig":
+        """What the grid trains.
+
+        Raises:
+            UserError: settings that cannot be.
+        """
+        from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
+
+        return GridConfig(**values_for(GridConfig, self))
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Count the text with every tokenizer.
+
+    Raises:
+        UserError: tokenizers or texts that cannot be read, a missing reference, or a grid that cannot be.
+    """
+    from tokenry.tokenization.premiums.parallel_text import names_of
+
+    tables, evaluation = (_measure_grid if plan.grid else _measure_given)(plan, progress)
+    data = {
+        "kind": "premiums",
+        "reference": plan.reference,
+        "segments": len(evaluation[plan.reference]),
+        "names": names_of(evaluation) if plan.parallel is None else {},
+        "tables": [table.as_json() for table in tables],
+        "settings": plan_settings(plan) | {"text": str(plan.parallel or "UDHR")},
+    }
+    progress("done", 1.0)
+    return Result(_title(data), data, lay_out(data))
+
+
+def _measure_given(plan: Plan, progress: Progress) -> "tuple[_Tables, _Texts]":
+    from tokenry.tokenization.premiums.parallel_text import load_for_measuring
+    from tokenry.tokenization.premiums.premium_table import measure_premiums
+    from tokenry.tokenization.tokenizer_files import load_any_tokenizer
+
+    loaded = {name: load_any_tokenizer(name) for name in plan.tokenizers}
+    evaluation = load_for_measuring(plan.parallel, plan.languages or None)
+    progress("counting", 0.0)
+    return measure_premiums(loaded, evaluation, plan.reference), evaluation
+
+
+def _measure_grid(plan: Plan, progress: Progress) -> "tuple[_Tables, _Texts]":
+    from tokenry.tokenization.premiums.parallel_text import load_train_and_parallel
+    from tokenry.tokenization.premiums.premium_table import grid_premiums
+    from tokenry.tokenization.premiums.tokenizer_grid import run_grid
+
+    config = plan.grid_config()
+    texts, evaluation = load_train_and_parallel(plan.train, plan.parallel, plan.languages or None)
+    cells = run_grid(texts, evaluation, plan.output / "grid", config, progress, plan.ray)
+    # The folder may hold more, of earlier runs.
+    wanted = [
+        cell
+        for cell in cells
+        if cell.algorithm in config.algorithms
+        and cell.amount in config.amounts
+        and cell.vocab_size in config.vocab_sizes
+    ]
+    return grid_premiums(wanted, evaluation, plan.reference), evaluation
+
+
+# --- layout --------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Lay out who pays more, how far all spread, and each language."""
+    tables, names = data["tables"], data["names"]
+    languages = plural(len(tables[0]["languages"]), "language")
+    segments = plural(data["segments"], "parallel segment")
+    warnings = [sentence for table in tables for sentence in _not_given_back(table, names)]
+    if warnings:
+        warnings.insert(0, _SMALL_COUNT)
+    reference = names.get(data["reference"], data["reference"])
+    return [
+        Text(f"{languages}, {segments}: how many tokens the same text costs in each. {_INTERVALS}", "lead"),
+        *(Text(warning, "warning") for warning in warnings),
+        Section("Who pays more", [Text(_MAP.format(reference)), *_maps(tables, names)]),
+        Section("How far they spread", [_spread(tables)]),
+        Section("Language by language", [_languages(table, names) for table in tables]),
+    ]
+
+
+_INTERVALS = "Intervals are 95 % of a bootstrap over the segments."
+_SMALL_COUNT = "some texts do not come back: where a tokenizer drops or replaces what it reads, a small count is no small cost."
+_MAP = (
+    "A mark is the tokens of a language over those of {}, for the same text; the line through it is its interval. The axis is "
+    "logarithmic."
+)
+
+
+def _title(data: Mapping[str, Any]) -> str:
+    reference = data["reference"]
+    return f"Token premiums relative to {data['names'].get(reference, reference)}"
+
+
+def _maps(tables: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Figure]:
+    """One chart per group, all on one axis: a row per language, the most expensive with the first tokenizer on top, a mark per tokenizer."""
+    ends = [row["premium"][end] for table in tables for row in table["languages"] for end in ("low", "high")]
+    limits = min(1.0, *ends) / 1.04, max(1.0, *ends) * 1.04
+    return [
+        _map(group, [table for table in tables if table["group"] == group], names, limits)
+        for group in dict.fromkeys(table["group"] for table in tables)
+    ]
+
+
+def _map(
+    group: str,
+    tables: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    limits: tuple[float, float],
+) -> Figure:
+    series = [
+        Series(
+            table["name"],
+            [names.get(row["language"], row["language"]) for row in table["languages"]],
+            *([row["premium"][end] for row in table["languages"]] for end in ("value", "low", "high")),
+        )
+        for table in tables
+    ]
+    first = tables[0]["languages"]
+    most, least = (names.get(row["language"], row["language"]) for row in (first[0], first[-1]))
+    return Figure(
+        group or "Token premiums",
+        "intervals",
+        series,
+        x_label="token premium",
+        reference=1.0,
+        logarithmic=True,
+        limits=limits,
+        summary=f"premiums of {plural(len(first), 'language')}: most tokens in {most}, fewest in {least}",
+    )
+
+
+def _spread(tables: Sequence[Mapping[str, Any]]) -> Table:
+    # The spread is over all languages, also those whose count is that of another text.
+    changed = [sum(_is_changed(row) for row in table["languages"]) for table in tables]
+    columns = [
+        ("mean", Column("mean count", "tokens", ",.1f")),
+        ("std", Column("s.d.", "tokens", ",.1f")),
+        ("cv", Column("s.d. / mean", "", ".3f")),
+        ("max_min", Column("max / min", "", ".2f")),
+    ]
+    return Table(
+        f"spread over {plural(len(tables[0]['languages']), 'language')}",
+        ("tokenizers", *(column for _, column in columns), *(["not given back"] if any(changed) else [])),
+        [
+            (
+                _name(table),
+                *(_with_interval(table["spread"][name], column.format) for name, column in columns),
+                *([count] if any(changed) else []),
+            )
+            for table, count in zip(tables, changed, strict=True)
+        ],
+        notes=(_INTERVALS,),
+    )
+
+
+def _languages(table: Mapping[str, Any], names: Mapping[str, str]) -> Table:
+    return Table(
+        _name(table),
+        (
+            "language",
+            "tokens",
+            Column("premium", "", ".2f"),
+            Column("byte premium", "", ".2f"),
+            Column("bytes", "per token", ".2f"),
+            "text back",
+        ),
+        [
+            (
+                names.get(row["language"], row["language"]),
+                row["tokens"],
+                _with_interval(row["premium"], ".2f"),
+                row["byte_premium"],
+                row["bytes_per_token"],
+                (row["text_back"] or {}).get("summary"),
+            )
+            for row in table["languages"]
+        ],
+        folded=bool(table["group"]),
+    )
+
+
+def _name(table: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, (table["group"], table["name"])))
+
+
+def _with_interval(figure: Mapping[str, float], style: str) -> Cell:
+    return Cell(figure["value"], f"{figure['low']:{style}} to {figure['high']:{style}}")
+
+
+def _is_changed(row: Mapping[str, Any]) -> bool:
+    return row["text_back"] is not None and not row["text_back"]["gives_text_back"]
+
+
+def _not_given_back(table: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What is said of each language whose texts do not all come back."""
+    from tokenry.core.round_trip import RoundTrip
+
+    return [
+        f"{names.get(row['language'], row['language'])}: {sentence}"
+        for row in table["languages"]
+        for sentence in RoundTrip.from_json(row["text_back"]).sentences(table["name"])
+    ]

@@ -1,0 +1,3 @@
+"""Give a model any tokenizer: train a hypernetwork once, then transfer in one pass."""
+
+ORDER = ("train", "transfer")
