@@ -1,0 +1,1 @@
+"""The parts of `tokenry tune`: what is trained, measured, kept and resumed."""
