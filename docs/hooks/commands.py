@@ -35,7 +35,7 @@ def section(words: str, module: str) -> str:
     usage = " ".join(["tokenry", words, *map(_usage, arguments), "[OPTIONS]"])
     rows = "\n".join(_row(option) for option in [*arguments, *(o for o in options if not o.positional)])
     table = f"\n| option | | default |\n| --- | --- | --- |\n{rows}\n" if rows else ""
-    return f"## `tokenry {words}`\n\n{summary(plan)}\n\n```text\n{usage}\n```\n{table}"
+    return f"### Options of `tokenry {words}`\n\n{summary(plan)}\n\n```text\n{usage}\n```\n{table}"
 
 
 def _usage(option: PlanOption) -> str:

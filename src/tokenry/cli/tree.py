@@ -5,7 +5,6 @@ A verb's file is imported when that verb is asked for; its line in the help is r
 
 import ast
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from tokenry.cli.commands import plan_app
-from tokenry.verbs._catalogue import command_name
+from tokenry.verbs._catalogue import command_name, modules_in
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -75,19 +74,15 @@ class Verbs(TyperGroup):
 
 
 def _commands(package: str) -> dict[str, Any]:
-    found = importlib.import_module(package)
-    names = [
-        module.name for module in pkgutil.iter_modules(found.__path__) if not module.name.startswith("_")
-    ]
-    order = list(getattr(found, "ORDER", ()))
-    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
-    return {command_name(name): _command(f"{package}.{name}", command_name(name)) for name in names}
-
-
-def _command(module: str, name: str) -> Any:
-    spec = find_spec(module)
-    assert spec is not None
-    return Verbs(module, name=name) if spec.submodule_search_locations else Verb(name, module)
+    names = {command_name(module.name): module for module in modules_in(package)}
+    return {
+        name: (
+            Verbs(f"{package}.{module.name}", name=name)
+            if module.ispkg
+            else Verb(name, f"{package}.{module.name}")
+        )
+        for name, module in names.items()
+    }
 
 
 def _first_line(module: str) -> str:

@@ -27,13 +27,22 @@ def command_name(module: str) -> str:
     return module.rstrip("_").replace("_", "-")
 
 
+def modules_in(package: str) -> list[pkgutil.ModuleInfo]:
+    """The verbs and groups of a package, in its `ORDER`, the others after."""
+    imported = importlib.import_module(package)
+    public = [module for module in pkgutil.iter_modules(imported.__path__) if not module.name.startswith("_")]
+    order = list(getattr(imported, "ORDER", ()))
+    return sorted(
+        public,
+        key=lambda module: (order.index(module.name) if module.name in order else len(order), module.name),
+    )
+
+
 @cache
 def verb_modules(package: str = ROOT) -> dict[str, str]:
     """The modules of all verbs by the words that are typed: `evaluate arithmetic`. Nothing but packages is imported."""
     modules: dict[str, str] = {}
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name.startswith("_"):
-            continue
+    for module in modules_in(package):
         path = f"{package}.{module.name}"
         inside = verb_modules(path) if module.ispkg else {"": path}
         modules |= {f"{command_name(module.name)} {name}".strip(): where for name, where in inside.items()}
