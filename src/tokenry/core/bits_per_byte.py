@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.errors import UserError
 from tokenry.core.gate import require_causal_lm, require_readable
 from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
+from tokenry.core.modes import evaluation_mode
 from tokenry.core.stats import Estimate, ratio_estimate
 
 
@@ -97,17 +98,13 @@ def text_loss(
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
     # The longest first shows a lack of memory at once.
     windows.sort(key=lambda window: -len(window[1]))
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
             for (text, ids), summed in zip(batch, _batch_nll(model, [ids for _, ids in batch]), strict=True):
                 nll[text] += summed
                 tokens[text] += len(ids) - 1
             progress(min(1.0, (start + batch_size) / len(windows)))
-    finally:
-        model.train(training)
     return TextLoss(nll, tokens, np.array([len(text.encode()) for text in texts]))
 
 

@@ -4,7 +4,6 @@ Samples are sorted by length, so that a batch has next to no padding; only targe
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from tokenry.core.alignment import IGNORED, segment_ids
+from tokenry.core.modes import evaluation_mode
 from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
 from tokenry.finetuning.signals import AttentionProbe, Signals
@@ -167,7 +167,7 @@ def read_dataset(
     add_token_loss(model)
     device = next(model.parameters()).device
     batches = list(_batches(samples, tokens_per_batch))
-    with evaluating(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         for batch in track(batches, title, console=Console(stderr=True)) if progress else batches:
             ids, mask, labels, index = (tensor.to(device) for tensor in _padded(batch))
             content = content_mask(ids, template) if template else None
@@ -200,14 +200,3 @@ def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> Iterator[list[
         batch.append(sample)
     if batch:
         yield batch
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode for a while."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -20,6 +20,7 @@ from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
 from tokenry.core.gate import can_run, require_causal_lm, require_readable
 from tokenry.core.losses import backbone, causal_lm, output_head
+from tokenry.core.modes import evaluation_mode
 from tokenry.finetuning.nll_cache import Sample
 from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.token_index import flat, parts_of
@@ -318,16 +319,13 @@ def refuse_packing(model: nn.Module) -> None:
         embedded.append(output.detach().requires_grad_())
         return embedded[0]
 
-    training = inner.training
-    inner.eval()
     hook = inner.get_input_embeddings().register_forward_hook(keep_embeddings)
     try:
-        with torch.enable_grad():
+        with evaluation_mode(inner), torch.enable_grad():
             hidden_states = backbone(inner)(**inputs, use_cache=False).last_hidden_state
             (gradient,) = torch.autograd.grad(hidden_states[:, 4:].float().square().sum(), embedded)
     finally:
         hook.remove()
-        inner.train(training)
     if bool(gradient[:, :4].any()):
         raise UserError(
             f"in {type(inner).__name__} samples that are packed into one row would see each other, as its attention mask does "

@@ -28,12 +28,12 @@ from tokenry.core.cache import cache_folder
 from tokenry.core.errors import UserError
 from tokenry.core.gate import has_whole_weights
 from tokenry.core.losses import output_head
+from tokenry.core.modes import evaluation_mode
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.checkpoints import STATE_FILE, last_whole_checkpoint, require_checkpoint
 from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl
 from tokenry.finetuning.dataset_pass import (
     dataset_nll,
-    evaluating,
     flat_signals,
     samples_of,
     weight_holders,
@@ -368,7 +368,7 @@ class TokenWeighingTrainer(SFTTrainer):
             return known
         scored = ReadSignals(known)
         whole = self.accelerator.unwrap_model(model)
-        with torch.no_grad(), evaluating(model), self.history.earlier_weights(whole):
+        with torch.no_grad(), evaluation_mode(model), self.history.earlier_weights(whole):
             model(**model_inputs, token_loss=scored)
         return known.with_values(history_nll=scored.values["nll"])
 

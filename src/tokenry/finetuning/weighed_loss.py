@@ -24,7 +24,8 @@ from tokenry.core.alignment import IGNORED, check_labels, segment_ids
 from tokenry.core.errors import UserError
 from tokenry.core.gate import has_whole_weights
 from tokenry.core.losses import causal_lm, check_output_head, output_head
-from tokenry.finetuning.dataset_pass import dataset_nll, evaluating, samples_of
+from tokenry.core.modes import evaluation_mode
+from tokenry.finetuning.dataset_pass import dataset_nll, samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.history import MovingAverage
 from tokenry.finetuning.signals import LIVE_SIGNALS, Signals
@@ -176,7 +177,7 @@ def token_losses(model: nn.Module, batch: Batch) -> Float[Tensor, "batch seq"]:
     _prepare(model, batch)
     labels, segments = _targets(batch)
     reading = ReadSignals(Signals(labels, segments))
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluation_mode(model):
         model(**_model_inputs(batch), token_loss=reading)
     return reading.values["nll"]
 
@@ -292,6 +293,6 @@ def _with_live_history(
     else:
         source.check(model)
     scored = ReadSignals(signals)
-    with torch.no_grad(), evaluating(model), source.earlier_weights(model):
+    with torch.no_grad(), evaluation_mode(model), source.earlier_weights(model):
         model(**inputs, token_loss=scored)
     return signals.with_values(history_nll=scored.values["nll"])

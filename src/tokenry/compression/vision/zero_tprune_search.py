@@ -15,6 +15,7 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.errors import UserError
+from tokenry.core.modes import evaluation_mode
 from tokenry.core.patching import find_encoder
 
 Batches = Sequence[Mapping[str, Tensor]]
@@ -78,9 +79,7 @@ def search_config(
     if trials < 1 or not batches:
         raise UserError(f"got {trials} trials and {len(batches)} batches: at least one of each is needed.")
     options = options or ZeroTPruneConfig()
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         unpruned = replace(options, layers=(), keep_rates=(), r=(), iterations=())
         with apply_token_reduction(model, ZeroTPrune(unpruned)) as reduction:
             answers = [batch.get("labels", _answers(model, batch)) for batch in batches]
@@ -96,8 +95,6 @@ def search_config(
                     _answers(model, batch) == answer for batch, answer in zip(batches, answers, strict=True)
                 ]
             tried.append(Trial(config, float(torch.cat(right).float().mean()), flops))
-    finally:
-        model.train(was_training)
     return sorted(tried, key=lambda trial: (-trial.accuracy, trial.flops))
 
 
