@@ -1,4 +1,4 @@
-"""Writes the command reference from the verbs' plans: `<!-- generated: commands -->` becomes a section per verb.
+"""Writes the command reference from the verbs' plans: `<!-- commands -->` becomes a section per verb.
 
 What `--help` says and what stands here is one sentence, written once, in the plan.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from tokenry.core.plans import PlanOption, plan_options, summary
 from tokenry.verbs._catalogue import verb_modules
 
-PLACEHOLDER = "<!-- generated: commands -->"
+PLACEHOLDER = "<!-- commands -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -57,7 +57,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _methods() -> dict[str, list[dict[str, str]]]:
     """The pages of methods by family, those of papers first and in the order of the catalogue."""
-    family_of = {paper.slug: paper.module.split(".")[1].rstrip(",") for paper in catalogue()}
+    family_of = {paper.slug: paper.module.split(",")[0].split(".")[1] for paper in catalogue()}
     order = list(family_of)
     pages = sorted(
         (DOCS / "methods").glob("*.md"),
@@ -82,25 +82,26 @@ def _front_matter(page: Path, key: str) -> str | None:
 
 
 def _packages() -> Iterator[str]:
-    """Packages with public names, and the ground."""
+    """Packages with public names of their own, and the ground."""
     yield "tokenry.core"
     for init in sorted((SOURCE / "tokenry").rglob("__init__.py")):
         name = ".".join(init.parent.relative_to(SOURCE).parts)
         inside = name.split(".")[1:2]
-        if (
-            inside
-            and inside[0] not in HIDDEN
-            and not name.startswith("tokenry.core")
-            and _has_public_names(init)
-        ):
+        if inside and inside[0] not in HIDDEN and not name.startswith("tokenry.core") and _own_names(init):
             yield name
 
 
-def _has_public_names(init: Path) -> bool:
-    tree = ast.parse(init.read_text(encoding="utf-8"))
-    return any(
-        isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__" for node in tree.body
-    )
+def _own_names(init: Path) -> list[str]:
+    """The public names of a package that none of the packages in it has: a name is documented once."""
+    below = {name for child in init.parent.glob("*/**/__init__.py") for name in _public_names(child)}
+    return [name for name in _public_names(init) if name not in below]
+
+
+def _public_names(init: Path) -> list[str]:
+    for node in ast.parse(init.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def _api(package: str) -> str:
@@ -109,7 +110,8 @@ def _api(package: str) -> str:
 
 def _api_page(package: str) -> str:
     if package != "tokenry.core":
-        return f"# {package}\n\n{_documented(package, 2)}"
+        names = _own_names(SOURCE.joinpath(*package.split("."), "__init__.py"))
+        return f"# {package}\n\n{_documented(package, 2)}      members: {names}\n"
     modules = sorted((SOURCE / "tokenry" / "core").rglob("*.py"))
     names = [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in modules]
     public = [name for name in names if not name.rpartition(".")[2].startswith("_")]
