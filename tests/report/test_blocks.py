@@ -179,3 +179,9 @@ def test_plurals():
     assert plural(1, "sample") == "1 sample"
     assert plural(1200, "sample") == "1,200 samples"
     assert plural(2, "index", "indices") == "2 indices"
+
+
+def test_a_line_may_look_alike_in_charts_that_lack_others():
+    third = Series("random", [0, 1], [1.0, 2.0], look=2)
+    assert "var(--s2)" in inline_svg(Figure("one", "lines", [third]))
+    assert "var(--s2)" not in inline_svg(CURVE)

@@ -93,6 +93,7 @@ class Series:
         y: values; None leaves a gap.
         low: lower ends of intervals, or nothing.
         high: upper ends of intervals, or nothing.
+        look: number of its colour, marker and dash, where it must look alike in several charts; by default its place.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Series:
     y: Sequence[float | int | None]
     low: Sequence[float | int] = ()
     high: Sequence[float | int] = ()
+    look: int | None = None
 
 
 @dataclass(frozen=True)

@@ -143,12 +143,14 @@ def _draw(axes: Axes, figure: Figure) -> None:
 
 
 def _lines(axes: Axes, figure: Figure) -> None:
-    for number, series in enumerate(figure.series):
+    for place, series in enumerate(figure.series):
+        number = place if series.look is None else series.look
         across = np.array(series.x, dtype=float)
         up = np.array([np.nan if value is None else value for value in series.y], dtype=float)
         look: dict[str, Any] = {
             "marker": _MARKERS[number % len(_MARKERS)],
             "linestyle": _DASHES[number % len(_DASHES)],
+            "color": f"C{number}",
             "markersize": 4,
             "markevery": max(1, len(across) // 12),
             "label": shorten(series.name),

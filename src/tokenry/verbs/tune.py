@@ -313,7 +313,7 @@ def _curves(runs: "Sequence[Run]") -> Iterator[Block]:
 
 def _series(runs: "Sequence[Run]", name: str) -> list[Series]:
     series = []
-    for run in runs:
+    for number, run in enumerate(runs):
         logged = [
             (point.get("step", float(i)), point[name]) for i, point in enumerate(run.curves) if name in point
         ]
@@ -321,7 +321,8 @@ def _series(runs: "Sequence[Run]", name: str) -> list[Series]:
         if points:
             size = math.ceil(len(points) / _POINTS)
             means = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
-            series.append(Series(run.name, [step for step, _ in means], [value for _, value in means]))
+            steps, values = zip(*means, strict=True)
+            series.append(Series(run.name, steps, values, look=number))
     return series
 
 

@@ -182,14 +182,14 @@ def _map(
     names: Mapping[str, str],
     limits: tuple[float, float],
 ) -> Figure:
-    series = [
-        Series(
-            table["name"],
-            [names.get(row["language"], row["language"]) for row in table["languages"]],
-            *([row["premium"][end] for row in table["languages"]] for end in ("value", "low", "high")),
+    def series_of(table: Mapping[str, Any]) -> Series:
+        rows = table["languages"]
+        value, low, high = ([row["premium"][end] for row in rows] for end in ("value", "low", "high"))
+        return Series(
+            table["name"], [names.get(row["language"], row["language"]) for row in rows], value, low, high
         )
-        for table in tables
-    ]
+
+    series = list(map(series_of, tables))
     first = tables[0]["languages"]
     most, least = (names.get(row["language"], row["language"]) for row in (first[0], first[-1]))
     return Figure(
