@@ -120,7 +120,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: data, a model or a layer that cannot be read, or a reference of another tokenizer.
     """
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     Hardware(plan.device).place()
     with quiet_libraries():

@@ -18,9 +18,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tokenry.core.progress import Progress
+from tokenry.models.quiet import quiet_libraries
 from tokenry.papers import Scale, paper
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
-from tokenry.runs.quiet import quiet_libraries
 
 
 @dataclass

@@ -27,7 +27,7 @@ from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer, require_same_tokenizer
-from tokenry.runs.quiet import quiet_libraries
+from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.verbs._tune.material import gather

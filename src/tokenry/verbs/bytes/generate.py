@@ -54,7 +54,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: no text, sampling options out of range, or a model that cannot be read as one of bytes.
     """
     from tokenry.decoding.byte_level.byte_generation import Generated, require_temperature, require_top_p
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     require_temperature(plan.temperature)
     require_top_p(plan.top_p)

@@ -45,7 +45,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     import numpy as np
 
     from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     prompt = plan.prompt.read()
     with quiet_libraries():

@@ -39,7 +39,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: no text, or a model that cannot be read as one of bytes.
     """
     from tokenry.decoding.byte_level.byte_surprisal import surprisal
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     text = plan.prompt.read()
     with quiet_libraries():

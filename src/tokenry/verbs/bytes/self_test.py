@@ -35,7 +35,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.decoding.byte_level.byte_map import check_byte_map
     from tokenry.models import load_tokenizer
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     progress("reading the tokenizer", 0.0)
     with quiet_libraries():

@@ -105,7 +105,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     from tokenry.models import preferred_dtype
     from tokenry.models.image_encoders import load_image_encoder
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
     from tokenry.verbs.compress._vision.bench import VisionBench
     from tokenry.verbs.compress._vision.findings import sweep_findings

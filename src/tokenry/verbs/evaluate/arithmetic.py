@@ -81,7 +81,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.evaluation.arithmetic.addition import accuracy_table, evaluate_addition
     from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
     from tokenry.models import load_tokenizer
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
     signatures = [read_signature(signature) for signature in plan.signatures] or list(SIGNATURES)

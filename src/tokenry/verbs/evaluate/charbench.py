@@ -100,7 +100,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.round_trip import round_trip
     from tokenry.evaluation.charbench import charbench_report, evaluate_charbench, join_records
     from tokenry.models import load_tokenizer
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     items, source = _items(plan)
     words = list(dict.fromkeys(items["word"]))

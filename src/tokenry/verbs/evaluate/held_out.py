@@ -55,7 +55,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: a model or data that cannot be read, a model that is no causal language model, or a task that is not known.
     """
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
 
     plan.hardware.place()
     with quiet_libraries():

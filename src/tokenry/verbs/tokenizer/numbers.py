@@ -50,7 +50,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.core.number_tokens import token_texts
     from tokenry.core.round_trip import round_trip
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
     from tokenry.tokenization.training.boundless_bpe import BoundlessBPE

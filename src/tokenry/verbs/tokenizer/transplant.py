@@ -56,7 +56,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: any of it cannot be read, used or written.
     """
     from tokenry.models import load_tokenizer
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
     from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
 

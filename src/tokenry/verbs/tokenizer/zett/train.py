@@ -121,7 +121,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: any of it cannot be read, used or written.
     """
     from tokenry.models import load_tokenizer, require_causal_lm
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.probes import texts_back
     from tokenry.tokenization.zett.hypernetwork import HyperNetworkConfig
     from tokenry.tokenization.zett.training import HyperNetworkTrainer, hypernetwork_for
@@ -229,7 +229,7 @@ def _curves(curves: Mapping[str, list[dict[str, float | int]]]) -> list[Block]:
 
 def _read(plan: Plan) -> dict[str, list[str]]:
     """Passages of about one block, by file."""
-    from tokenry.runs.texts import passages, read_texts
+    from tokenry.core.texts import passages, read_texts
 
     stems = [file.stem for file in plan.texts]
     return {

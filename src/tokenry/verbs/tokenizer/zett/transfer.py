@@ -54,7 +54,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.core.bits_per_byte import first_token, text_loss
     from tokenry.models import load_tokenizer
-    from tokenry.runs.quiet import quiet_libraries
+    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.model_rows import set_special_ids, write_rows
     from tokenry.tokenization.probes import require_encodable, texts_back
     from tokenry.tokenization.special_roles import take_roles
