@@ -12,6 +12,14 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """A job in the background of a shell is born deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def after_a_step(tmp_path):
     """What a trainer is told at the end of a step."""
