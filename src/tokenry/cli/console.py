@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import require_output, require_output_file, write_json
+from tokenry.core.files import require_output, require_output_file
 from tokenry.core.progress import DETAILS
 
 if TYPE_CHECKING:
@@ -166,16 +166,6 @@ def print_json(content: Any) -> None:
     """Print `content` to stdout as JSON; a value that JSON does not know is a failure, never `NaN`."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=float)
     print(text, file=_streams.get().results, flush=True)
-
-
-def deliver(result: Any, output: Path | None, as_json: bool) -> bool:
-    """Write a result to a JSON file where that is wanted, print it as JSON where that is, and tell whether it was printed."""
-    if output:
-        write_json(output, result)
-        note(f"written: {output}")
-    if as_json:
-        print_json(result)
-    return as_json
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ tokenizers put a space there, or take away the first (Llama 2, T5). A tokenizer 
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from unicodedata import normalize
 from tokenizers import Tokenizer
 
 from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.texts import in_batches
 
 Ids: TypeAlias = list[int]
 
@@ -120,7 +121,7 @@ def round_trip(tokenizer: Any, texts: Iterable[str]) -> RoundTrip | None:
     codec = _Codec(tokenizer)
     tried = tokens = changed = unknown = 0
     first: tuple[str, str | None] | None = None
-    for batch in _batches(filter(None, texts)):
+    for batch in in_batches(filter(None, texts), _TEXTS_AT_ONCE):
         tried += len(batch)
         for text, (ids, back) in zip(batch, codec.there_and_back(batch), strict=True):
             tokens += len(ids)
@@ -253,14 +254,3 @@ def _difference(text: str, back: str | None) -> tuple[str, str | None]:
     equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, back, strict=False)))
     start = max(0, equal - _SHOWN_BEFORE)
     return text[start : start + _SHOWN], back[start : start + _SHOWN]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _TEXTS_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,6 +1,7 @@
 """Text files as texts: cut at empty lines, and into passages of about one length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tokenry.core.errors import UserError
@@ -40,3 +41,10 @@ def _passages_of(text: str, length: int) -> list[str]:
     if rest and (not cut or len(rest) >= length // 4):
         cut.append(rest)
     return cut
+
+
+def in_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Cut any number of texts, streamed ones too, into lists of `size`; the last may be shorter."""
+    remaining = iter(texts)
+    while batch := list(islice(remaining, size)):
+        yield batch

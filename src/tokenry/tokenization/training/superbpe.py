@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
+from tokenry.core.texts import in_batches
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
@@ -204,7 +205,7 @@ def require_transition(transition: int, vocab_size: int, special_tokens: Sequenc
 def inherited_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[ndarray, "places"]:
     """Encode texts and put the pieces of more than one token behind one another, with -1 after each."""
     parts = [np.zeros(0, dtype=np.int32)]
-    for batch in _batches(texts):
+    for batch in in_batches(texts, _TEXTS_AT_ONCE):
         found = [each for each in tokenizer.encode_batch(batch, add_special_tokens=False) if len(each) > 1]
         if found:
             ids = np.array([number for each in found for number in each.ids], dtype=np.int32)
@@ -227,17 +228,6 @@ def _with_ends(ids: Int[ndarray, "tokens"], pieces: Int[ndarray, "tokens"]) -> I
     kept[ends[alone]] = False
     places = np.cumsum(kept)[ends[~alone]]
     return np.insert(ids[kept], places, np.int32(-1))
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _TEXTS_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _across_words(
