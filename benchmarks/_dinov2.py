@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
-from tokenry.core.cache import build_once, cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.io.cache import build_once, cache_folder
 
 if TYPE_CHECKING:
     from onnx import GraphProto

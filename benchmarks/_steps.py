@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from tokenry.core.alignment import predicting_rows, segment_ids
-from tokenry.core.attention import attention_mass, prompt_attention
-from tokenry.core.losses import output_head
+from tokenry.core.tensors.alignment import predicting_rows, segment_ids
+from tokenry.core.tensors.attention import attention_mass, prompt_attention
+from tokenry.core.tensors.losses import output_head
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning import AllTokens, SSToken, TokenWeighing, TokenWeighingTrainer
-from tokenry.finetuning.signals import Signals
 from tokenry.models import load_model
 from tokenry.models.embedded import EMBEDDED_TITLE
 

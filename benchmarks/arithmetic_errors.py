@@ -13,7 +13,7 @@ import pandas
 from _measure import interleaved
 from _report import Result, note, run, speedup
 
-from tokenry.core.digit_groups import cut
+from tokenry.core.text.digit_groups import cut
 from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
 from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
 

@@ -27,7 +27,7 @@ from _report import Result, installed_version, note, result, run, speedup
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import backend_tokenizer
+from tokenry.core.text.byte_level import backend_tokenizer
 from tokenry.decoding.byte_level.byte_lm import END, ByteLM, ByteStream
 from tokenry.decoding.byte_level.token_tree import Context
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer

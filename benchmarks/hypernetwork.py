@@ -15,10 +15,10 @@ from torch import Tensor
 from tokenry.models import load_tokenizer
 from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.tokenization.training.byte_level_training import train_bpe
-from tokenry.tokenization.zett.byte_conversion import to_byte_level
-from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig
-from tokenry.tokenization.zett.surface_forms import mask_id, surface_forms
-from tokenry.tokenization.zett.unigram_sampler import UnigramSampler
+from tokenry.tokenization.transfer.zett.byte_conversion import to_byte_level
+from tokenry.tokenization.transfer.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig
+from tokenry.tokenization.transfer.zett.surface_forms import mask_id, surface_forms
+from tokenry.tokenization.transfer.zett.unigram_sampler import UnigramSampler
 
 TARGET = 2.0
 

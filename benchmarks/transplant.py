@@ -29,12 +29,17 @@ from _report import Result, installed_version, note, result, run, speedup
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tokenry.core.bits_per_byte import text_loss
 from tokenry.core.stats import Estimate
+from tokenry.core.text.bits_per_byte import text_loss
 from tokenry.models import embedded_folder
 from tokenry.recipes.testbeds.tokenizer_swap import DOCSTRINGS, PROSE, TokenizerSwap, embedded_swap
-from tokenry.tokenization.transplant.embedding_heuristics import Wanted, global_mixture, hybrid, local_mixture
-from tokenry.tokenization.transplant.matching_pursuit import omp
+from tokenry.tokenization.transfer.transplant.embedding_heuristics import (
+    Wanted,
+    global_mixture,
+    hybrid,
+    local_mixture,
+)
+from tokenry.tokenization.transfer.transplant.matching_pursuit import omp
 
 TARGET = 5.0
 TEMPERATURE, NEIGHBOURS, WEIGHT = 0.3, 3, 0.3

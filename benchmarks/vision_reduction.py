@@ -20,7 +20,7 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.pitome import PiToMe
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.compression.vision.tome import ToMe
-from tokenry.core.patching import Encoder, find_encoder
+from tokenry.core.tensors.patching import Encoder, find_encoder
 
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

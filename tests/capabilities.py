@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from tokenry.core.files import write_json
+from tokenry.core.io.files import write_json
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "capabilities.json"
 WEIGHINGS = (

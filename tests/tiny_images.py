@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tokenry.core.errors import UserError
-from tokenry.core.patching import find_encoder
+from tokenry.core.tensors.patching import find_encoder
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 IMAGE = {"image_size": 32, "patch_size": 8}

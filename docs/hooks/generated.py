@@ -25,7 +25,7 @@ from tokenry.compression.vision.vlm_scaling import (
     ScalingFit,
     compute_optimal,
 )
-from tokenry.core.files import read_json, write_json
+from tokenry.core.io.files import read_json, write_json
 from tokenry.papers import catalogue, outcome
 from tokenry.report.blocks import Block, Section
 from tokenry.report.markdown import folded, markdown_settings

@@ -1,3 +1,9 @@
 """tokenry: the craft of tokens."""
 
+import sys
+
+from tokenry._moved import MovedModules
+
 __version__ = "0.1.0"
+
+sys.meta_path.append(MovedModules())

@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from tests.tiny_chat import QUICK, sums, write_rows
-from tokenry.core.cache import build_once
+from tokenry.core.io.cache import build_once
 from tokenry.finetuning import TokenWeighingTrainer
 
 SAID = {"role": "assistant", "content": "The answer is 42."}

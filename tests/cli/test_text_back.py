@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.tokenization.numbers.test_retokenize_numbers import gpt4_like
 from tests.tokenization.tiny_vocabularies import tiny_model
-from tests.tokenization.zett.tiny import TEXTS
+from tests.tokenization.transfer.zett.tiny import TEXTS
 from tokenry.cli import app
 from tokenry.tokenization.premiums import equal_cost
 from tokenry.tokenization.tokenizer_files import save_tokenizer

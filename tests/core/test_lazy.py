@@ -18,15 +18,15 @@ def test_every_public_name_is_there_and_is_no_module(family):
 
 
 def test_a_config_is_read_without_torch():
-    code = "import sys; from tokenry.tokenization.transplant import TransplantSettings; print('torch' in sys.modules)"
+    code = "import sys; from tokenry.tokenization.transfer.transplant import TransplantSettings; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
 
 
 def test_a_function_keeps_its_name_when_the_module_of_that_name_is_imported():
     code = (
-        "import tokenry.tokenization.zett.surface_forms; from tokenry.tokenization.zett import surface_forms; "
-        "from tokenry.tokenization.zett.surface_forms import mask_id; print(surface_forms.__name__, callable(surface_forms))"
+        "import tokenry.tokenization.transfer.zett.surface_forms; from tokenry.tokenization.transfer.zett import surface_forms; "
+        "from tokenry.tokenization.transfer.zett.surface_forms import mask_id; print(surface_forms.__name__, callable(surface_forms))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "surface_forms True\n"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.core.alignment import learnable_tokens, segment_ids
+from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
 from tokenry.finetuning import (
     Signals,
     SSToken,

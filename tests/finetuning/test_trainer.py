@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
-from tokenry.core.alignment import learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
 from tokenry.finetuning import (
     AllTokens,
     DatasetWeights,

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
-from tokenry.core import losses
+from tokenry.core.tensors import losses
 from tokenry.finetuning import (
     AllTokens,
     DatasetWeights,

@@ -18,15 +18,15 @@ from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_
 from tests.finetuning.tiny_tokenizers import chatml_tokenizer
 from tests.tiny_chat import QUICK, sums, write_model, write_rows
 from tokenry.cli import app
-from tokenry.core.bits_per_byte import text_loss
+from tokenry.core.chat.conversations import encode_rows
 from tokenry.core.errors import UserError
-from tokenry.core.losses import backbone, output_head, weighted_cross_entropy
+from tokenry.core.tensors.losses import backbone, output_head, weighted_cross_entropy
+from tokenry.core.text.bits_per_byte import text_loss
 from tokenry.decoding import ByteLM
 from tokenry.evaluation import generate_answers, held_out_nll
 from tokenry.evaluation.arithmetic import evaluate_addition
 from tokenry.evaluation.charbench import build_charbench, evaluate_charbench
 from tokenry.finetuning import Rho1, SmallLoss, SSToken, TokenCleaning, TokenWeighingTrainer, diagnose
-from tokenry.finetuning.conversations import encode_rows
 from tokenry.finetuning.refusals import refuse_split_head
 from tokenry.models import (
     load_model,

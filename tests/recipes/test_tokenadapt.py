@@ -8,7 +8,7 @@ import pytest
 
 from tests.recipes.small import run_small
 from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level, tiny_model
-from tokenry.core.bits_per_byte import TextLoss
+from tokenry.core.text.bits_per_byte import TextLoss
 from tokenry.recipes.testbeds.prose import read_story
 from tokenry.recipes.testbeds.tokenizer_swap import (
     DOCSTRINGS,

@@ -8,9 +8,9 @@ import pytest
 
 from tests.recipes.small import run_small
 from tests.tokenization.tiny_vocabularies import CODE, byte_level
-from tests.tokenization.zett.tiny import TEXTS, causal, config, tokenizer
-from tokenry.core.bits_per_byte import TextLoss
-from tokenry.core.texts import passages
+from tests.tokenization.transfer.zett.tiny import TEXTS, causal, config, tokenizer
+from tokenry.core.text.bits_per_byte import TextLoss
+from tokenry.core.text.passages import passages
 from tokenry.recipes import zett
 from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
 from tokenry.recipes.testbeds.docstring_transfer import TokenizerTransfer

@@ -7,10 +7,10 @@ import pytest
 
 from tests.real_tokenizers import every_real_tokenizer, real_backend, real_tokenizer
 from tests.tokenization.tiny_vocabularies import byte_level
-from tokenry.core.round_trip import comes_back, round_trip
+from tokenry.core.text.round_trip import comes_back, round_trip
 from tokenry.tokenization.segmentation import TokenCutter
 from tokenry.tokenization.training import extend_to_superwords
-from tokenry.tokenization.transplant import match_vocabularies
+from tokenry.tokenization.transfer.transplant import match_vocabularies
 from tokenry.tokenization.written import WrittenVocabulary
 
 BYTE_LEVEL = [each for each in every_real_tokenizer if each.values[0] in ("deepseek_v3", "gpt_neox")]

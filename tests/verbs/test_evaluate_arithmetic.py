@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.tiny_chat import write_model
 from tokenry.cli import app
-from tokenry.core.digit_groups import NumberFormat, number_format
+from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition import judge_answer
 from tokenry.evaluation.arithmetic.addition_problems import sample_problems
 from tokenry.models import load_tokenizer

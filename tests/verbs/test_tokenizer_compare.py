@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
-from tokenry.core.round_trip import RoundTrip
+from tokenry.core.text.round_trip import RoundTrip
 from tokenry.report.html import page
 from tokenry.tokenization.segmentation import Piece, Segmentation
 from tokenry.tokenization.tokenizer_files import save_tokenizer

@@ -6,7 +6,7 @@ import pytest
 
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
 from tests.verbs.language_texts import write_texts
-from tokenry.core.round_trip import RoundTrip
+from tokenry.core.text.round_trip import RoundTrip
 from tokenry.report.html import page
 from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 from tokenry.verbs.tokenizer.optimal_vocab import lay_out

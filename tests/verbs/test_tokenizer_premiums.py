@@ -7,7 +7,7 @@ import pytest
 from tests.report.page_reader import Page
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
 from tests.verbs.language_texts import GOLDEN, write_texts
-from tokenry.core.round_trip import RoundTrip
+from tokenry.core.text.round_trip import RoundTrip
 from tokenry.report.blocks import Figure, Section, Table
 from tokenry.report.html import page
 from tokenry.tokenization.premiums import GridConfig

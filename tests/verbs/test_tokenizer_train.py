@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
 from tests.verbs.language_texts import GOLDEN, LANGUAGES, write_texts
-from tokenry.core.round_trip import RoundTrip
+from tokenry.core.text.round_trip import RoundTrip
 from tokenry.report.html import page
 from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 from tokenry.verbs.tokenizer.train import lay_out

@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.tokenization.tiny_vocabularies import CODE, byte_level
-from tests.tokenization.zett.tiny import TEXTS, causal, tokenizer
+from tests.tokenization.transfer.zett.tiny import TEXTS, causal, tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app
-from tokenry.tokenization.zett import HyperNetworkTrainingConfig
+from tokenry.tokenization.transfer.zett import HyperNetworkTrainingConfig
 from tokenry.verbs.tokenizer.zett.train import Plan, lay_out, loss_curve, stage_losses
 
 FAST = (

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from tokenry.cli.console import Json, command, run_verb
 from tokenry.core.errors import UserError
+from tokenry.core.io.settings import parse_yaml
 from tokenry.core.plans import (
     PlanOption,
     as_typed,
@@ -25,7 +26,6 @@ from tokenry.core.plans import (
     read_values,
     summary,
 )
-from tokenry.core.settings import parse_yaml
 
 Config = Annotated[
     Path | None,

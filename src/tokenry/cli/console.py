@@ -25,8 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import require_output, require_output_file
-from tokenry.core.progress import DETAILS
+from tokenry.core.io.files import require_output, require_output_file
+from tokenry.core.io.progress import DETAILS
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError
-from tokenry.core.settings import of_kind
+from tokenry.core.io.settings import of_kind
 
 _DOCUMENTED = re.compile(r"^    (\w+): (.*(?:\n {8,}\S.*)*)", re.M)
 

@@ -1,6 +1,6 @@
 """What a model says next, and which one says it."""
 
-from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.text.byte_pairs import BytePairEncoder
 from tokenry.decoding.byte_level import (
     ByteEnsemble,
     ByteLM,

@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.gate import require_causal_lm, require_readable
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.tensors.gate import require_causal_lm, require_readable
+from tokenry.core.tensors.modes import evaluation_mode
 
 
 def greedy_answers(

@@ -21,12 +21,12 @@ from numpy import ndarray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.errors import UserError
-from tokenry.core.gate import require_causal_lm, require_readable
-from tokenry.core.losses import backbone, causal_lm, output_head, token_nll
-from tokenry.core.modes import evaluation_mode
 from tokenry.core.stats import Estimate, Paired, ratio_estimate
+from tokenry.core.tensors.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
+from tokenry.core.tensors.gate import require_causal_lm, require_readable
+from tokenry.core.tensors.losses import backbone, causal_lm, output_head, token_nll
+from tokenry.core.tensors.modes import evaluation_mode
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 """A `datasets.Dataset` or a list of dicts with `input_ids` and `labels` (-100 = not learned from)."""

@@ -1,10 +1,11 @@
 """Fine-tune a language model on the tokens that matter."""
 
-from tokenry.core.attention import prompt_attention_mass
-from tokenry.core.choices import minmax_within
-from tokenry.core.losses import token_nll
+from tokenry.core.chat.conversations import Encoding, encode_rows, encode_with_notes
+from tokenry.core.tensors.attention import prompt_attention_mass
+from tokenry.core.tensors.choices import minmax_within
+from tokenry.core.tensors.losses import token_nll
+from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.all_tokens import AllTokens
-from tokenry.finetuning.conversations import Encoding, encode_rows, encode_with_notes
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.history import (
@@ -20,7 +21,6 @@ from tokenry.finetuning.prompt_response import PromptResponseWeights
 from tokenry.finetuning.random_tokens import RandomTokens, random_token_labels
 from tokenry.finetuning.rho1 import Rho1, excess_loss, rho1_mask
 from tokenry.finetuning.self_evolving import self_evolving_cleaning
-from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.small_loss import SmallLoss
 from tokenry.finetuning.sstoken import SSToken, retrospective_excess_loss, select_tokens, sstoken_score
 from tokenry.finetuning.token_cleaning import TokenCleaning, token_cleaning_labels

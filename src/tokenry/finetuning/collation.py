@@ -15,8 +15,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.alignment import IGNORED
 from tokenry.finetuning.token_index import RUNS, expanded
 
 Collate = Callable[..., MutableMapping[str, Any]]

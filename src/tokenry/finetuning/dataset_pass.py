@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from tokenry.core.alignment import IGNORED, segment_ids
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.chat.template import content_mask
+from tokenry.core.tensors.alignment import IGNORED, segment_ids
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import NllCache, Sample
-from tokenry.finetuning.signals import AttentionProbe, Signals
-from tokenry.finetuning.template import content_mask
 from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
@@ -159,7 +159,7 @@ def read_dataset(
         store: the columns of the training set.
         needed: which of `nll`, `entropy` and `prompt_attention`.
         probe: which attention is read.
-        template: the pieces of the chat template (`tokenry.finetuning.template`), for attention to content.
+        template: the pieces of the chat template (`tokenry.core.chat.template`), for attention to content.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
         title: what the progress bar says.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, GivenWeights
 
 

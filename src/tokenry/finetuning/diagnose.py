@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from tokenry.core.chat.template import template_pieces
 from tokenry.core.errors import UserError
-from tokenry.core.gate import require_causal_lm
+from tokenry.core.tensors.gate import require_causal_lm
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_pass import flat_signals, read_dataset, samples_of
 from tokenry.finetuning.refusals import refuse_reference, refuse_unreadable
-from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.template import template_pieces
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.trainer import TokenWeighingTrainer
 from tokenry.finetuning.weighing import TokenWeighing

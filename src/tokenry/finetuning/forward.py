@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from tokenry.core.alignment import first_tokens, prompt_tokens
-from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
-from tokenry.core.losses import (
+from tokenry.core.tensors.alignment import first_tokens, prompt_tokens
+from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
+from tokenry.core.tensors.losses import (
     backbone,
     causal_lm,
     output_head,
@@ -27,7 +27,7 @@ from tokenry.core.losses import (
     token_nll,
     weighted_loss,
 )
-from tokenry.finetuning.signals import AttentionProbe, Signals
+from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.weighing import TokenWeighing
 
 Backbone = Callable[[], Any]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.signals import Signals
 
 
 class TokenMonitor:

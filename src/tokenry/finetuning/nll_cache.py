@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write
+from tokenry.core.io.files import atomic_write
 
 FORMAT = "tokenry-nll-1"
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.core.errors import UserError
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, GivenWeights
 
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.core.choices import Rounding
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.choices import Rounding
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 
 

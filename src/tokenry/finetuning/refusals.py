@@ -15,14 +15,14 @@ from transformers.utils import is_liger_kernel_available
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tokenry.core.alignment import IGNORED
-from tokenry.core.attention import attention_layers, resolve_layers
 from tokenry.core.errors import UserError
-from tokenry.core.gate import can_run, require_causal_lm, require_readable
-from tokenry.core.losses import backbone, causal_lm, output_head
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.tensors.alignment import IGNORED
+from tokenry.core.tensors.attention import attention_layers, resolve_layers
+from tokenry.core.tensors.gate import can_run, require_causal_lm, require_readable
+from tokenry.core.tensors.losses import backbone, causal_lm, output_head
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.nll_cache import Sample
-from tokenry.finetuning.signals import Signals
 from tokenry.finetuning.token_index import flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing

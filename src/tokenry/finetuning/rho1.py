@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenry.core.choices import Rounding, top_share
 from tokenry.core.errors import UserError
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.choices import Rounding, top_share
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.core.choices import window_mean
 from tokenry.core.errors import UserError
-from tokenry.finetuning.signals import Signals
+from tokenry.core.tensors.choices import window_mean
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 

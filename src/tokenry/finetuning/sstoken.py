@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenry.core.choices import minmax_within, top_share, window_mean
 from tokenry.core.errors import UserError, require_fraction
+from tokenry.core.tensors.choices import minmax_within, top_share, window_mean
+from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.history import HistorySource, parse_history
-from tokenry.finetuning.signals import AttentionProbe, Signals
 from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 Progress = Literal["difference", "relative", "clipped"]

@@ -15,8 +15,8 @@ from datasets import Dataset, IterableDataset
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.alignment import IGNORED
 from tokenry.finetuning.token_index import flat, lengths_of, parts_of
 
 PER_TOKEN = (

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write
+from tokenry.core.io.files import atomic_write
 
 
 class TokenStore:

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from tokenry.core.alignment import segment_ids
-from tokenry.core.cache import cache_folder
+from tokenry.core.chat.template import content_mask, template_pieces
 from tokenry.core.errors import UserError
-from tokenry.core.gate import has_whole_weights
-from tokenry.core.losses import output_head
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.io.cache import cache_folder
+from tokenry.core.tensors.alignment import segment_ids
+from tokenry.core.tensors.gate import has_whole_weights
+from tokenry.core.tensors.losses import output_head
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.checkpoints import STATE_FILE, last_whole_checkpoint, require_checkpoint
 from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl
@@ -50,8 +52,6 @@ from tokenry.finetuning.refusals import (
     refuse_weights,
     require_weighing,
 )
-from tokenry.finetuning.signals import Signals
-from tokenry.finetuning.template import content_mask, template_pieces
 from tokenry.finetuning.token_columns import (
     is_list_of_numbers,
     per_token,

@@ -20,15 +20,15 @@ from datasets import Dataset
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tokenry.core.alignment import IGNORED, check_labels, segment_ids
 from tokenry.core.errors import UserError
-from tokenry.core.gate import has_whole_weights
-from tokenry.core.losses import causal_lm, check_output_head, output_head
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.tensors.alignment import IGNORED, check_labels, segment_ids
+from tokenry.core.tensors.gate import has_whole_weights
+from tokenry.core.tensors.losses import causal_lm, check_output_head, output_head
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.signals import LIVE_SIGNALS, Signals
 from tokenry.finetuning.dataset_pass import dataset_nll, samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.history import MovingAverage
-from tokenry.finetuning.signals import LIVE_SIGNALS, Signals
 from tokenry.finetuning.sstoken import SSToken
 from tokenry.finetuning.token_index import RUNS
 from tokenry.finetuning.weighing import TokenWeighing

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.core.choices import Rounding, group_counts, kept_counts, top_share
 from tokenry.core.errors import UserError, require_fraction, require_share
-from tokenry.core.registry import Registry
+from tokenry.core.io.registry import Registry
+from tokenry.core.tensors.choices import Rounding, group_counts, kept_counts, top_share
+from tokenry.core.tensors.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
 from tokenry.finetuning.history import HistorySource, parse_history
-from tokenry.finetuning.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
 
 WEIGHINGS: "Registry[TokenWeighing]" = Registry(
     "weighing",
@@ -43,7 +43,7 @@ class TokenWeighing:
         scope: rank the tokens within each `sample`, over the (micro-)`batch`, or once over the `dataset`.
         reduction: `token`: mean over the weight of the step. `sample`: mean over samples of their weighted mean.
             `paper`: mean over samples of their weighted sum / (share · R), the form printed in ssToken.
-        rounding: how a share becomes a number of tokens, see `tokenry.core.choices.kept_counts`.
+        rounding: how a share becomes a number of tokens, see `tokenry.core.tensors.choices.kept_counts`.
 
     Raises:
         UserError: an option is out of its range.

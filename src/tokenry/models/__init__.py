@@ -1,6 +1,6 @@
 """Load a model or a tokenizer by name, folder or `embedded`, safetensors only; and the gate that models go through."""
 
-from tokenry.core.gate import require_causal_lm, require_readable, require_same_tokenizer
+from tokenry.core.tensors.gate import require_causal_lm, require_readable, require_same_tokenizer
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
 from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype

@@ -20,8 +20,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from tokenry.core.cache import build_once, cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.io.cache import build_once, cache_folder
 
 logger = logging.getLogger(__name__)
 

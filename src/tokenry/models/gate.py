@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json
-from tokenry.core.gate import embedding_rows, require_causal_lm, require_same_tokenizer
-from tokenry.core.losses import causal_lm
+from tokenry.core.io.files import read_json
+from tokenry.core.tensors.gate import embedding_rows, require_causal_lm, require_same_tokenizer
+from tokenry.core.tensors.losses import causal_lm
 from tokenry.models.loading import load_tokenizer
 
 

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder, find_encoder
+from tokenry.core.tensors.patching import Encoder, find_encoder
 from tokenry.models.checkpoint import (
     as_dtype,
     find_folder,

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json
-from tokenry.core.gate import embedding_rows, require_language_model_head
+from tokenry.core.io.files import read_json
+from tokenry.core.tensors.gate import embedding_rows, require_language_model_head
 from tokenry.models.checkpoint import as_dtype, find_folder, first_sentence, require_config, require_weights
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE
 

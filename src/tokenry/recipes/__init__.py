@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.papers import Scale, has_recipe, recipe_module
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import estimate_of_mean, more_often, shown
 from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
 from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from tokenry.core.progress import Progress, named, part
+from tokenry.core.io.progress import Progress, named, part
 from tokenry.core.stats import (
     Estimate,
     all_of,

@@ -24,9 +24,9 @@ from tokenry.compression.vision.diffrate import By, DiffRate, Schedule, uniform_
 from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
 from tokenry.compression.vision.reducer import TokenReducer
-from tokenry.core.patching import find_encoder
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import exactly
+from tokenry.core.tensors.patching import find_encoder
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.digits_vit import load_digits_vit
 from tokenry.recipes.testbeds.random_order import RandomOrder

@@ -17,9 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from tokenry.core.digit_groups import GroupMode
 from tokenry.core.errors import UserError
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import (
     Estimate,
     all_of,
@@ -28,6 +27,7 @@ from tokenry.core.stats import (
     paired_difference,
     shown,
 )
+from tokenry.core.text.digit_groups import GroupMode
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer, accuracy_table, evaluate_addition
 from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
 from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns

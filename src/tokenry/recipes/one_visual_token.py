@@ -31,7 +31,7 @@ from tokenry.compression.vision.vlm_scaling import (
     inference_flops,
     published_scores,
 )
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS, Estimate, exactly, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.quadrant_digits import (

@@ -20,7 +20,7 @@ from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.reduction_trial import (
     RANDOM_SEEDS,

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import absent, all_of, bootstrap_estimate, estimate_of_mean, exactly, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.parallel_corpora import Corpus, declaration, flores

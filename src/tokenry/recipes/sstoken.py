@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS
 from tokenry.finetuning import AllTokens, RandomTokens, Rho1, SSToken, TokenCleaning, TokenWeighing
 from tokenry.models import load_model, load_tokenizer

@@ -22,13 +22,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import Estimate, all_of, ratio_estimate, shown
+from tokenry.core.text.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.tokenizer_swap import DOCSTRINGS, PROSE, TokenizerSwap, embedded_swap, qwen_swap
-from tokenry.tokenization.transplant.apply import transplant_tokenizer
-from tokenry.tokenization.transplant.report import TransplantReport
+from tokenry.tokenization.transfer.transplant.apply import transplant_tokenizer
+from tokenry.tokenization.transfer.transplant.report import TransplantReport
 
 NOTES = "Qwen2.5-3B to an 81k vocabulary (repository notes, not checked against the paper)"
 ORIGINAL, RANDOM, MEAN, RETOK = "original tokenizer", "random rows", "mean row", "ReTok (mean of pieces)"

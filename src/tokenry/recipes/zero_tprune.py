@@ -29,8 +29,8 @@ from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_rank
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
-from tokenry.core.patching import find_encoder
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
+from tokenry.core.tensors.patching import find_encoder
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.digits_vit import PATCH
 from tokenry.recipes.testbeds.reduction_trial import (

@@ -21,22 +21,22 @@ from typing import Any
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.bits_per_byte import TextLoss, bits_difference, text_loss
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import all_of, exactly, shown
+from tokenry.core.text.bits_per_byte import TextLoss, bits_difference, text_loss
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.docstring_transfer import (
     TokenizerTransfer,
     docstring_transfer,
     tinyllama_transfer,
 )
-from tokenry.tokenization.transplant.apply import transplant_tokenizer
-from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
-from tokenry.tokenization.zett.training import (
+from tokenry.tokenization.transfer.transplant.apply import transplant_tokenizer
+from tokenry.tokenization.transfer.zett.hypernetwork import EmbeddingHyperNetwork
+from tokenry.tokenization.transfer.zett.training import (
     HyperNetworkTrainer,
     hypernetwork_for,
 )
-from tokenry.tokenization.zett.transfer import predict_vocabulary, transfer_tokenizer
+from tokenry.tokenization.transfer.zett.transfer import predict_vocabulary, transfer_tokenizer
 
 ABSTRACT = "close to the original models on cross-lingual and coding tasks (abstract; XLM-R, Mistral-7B), no such figure"
 ORIGINAL, RANDOM, FVT = "original tokenizer", "random rows", "FVT (mean of pieces)"

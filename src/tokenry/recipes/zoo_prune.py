@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import estimate_of_mean, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.llava_pope import pope

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.files import atomic_write, write_json
+from tokenry.core.io.files import atomic_write, write_json
 from tokenry.report.blocks import Block
 
 RESULT_FILE, PAGE_FILE = "result.json", "report.html"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from tokenry.core.bits_per_byte import text_loss
-    from tokenry.core.byte_level import ByteVocabulary
-    from tokenry.core.digit_groups import format_number, group_digits
+    from tokenry.core.text.bits_per_byte import text_loss
+    from tokenry.core.text.byte_level import ByteVocabulary
+    from tokenry.core.text.digit_groups import format_number, group_digits
     from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
     from tokenry.tokenization.premiums import (
         GridConfig,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         train_supertoken_bpe,
         train_unigram,
     )
-    from tokenry.tokenization.transplant import (
+    from tokenry.tokenization.transfer.transplant import (
         TransplantReport,
         compose,
         global_weights,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         save_transplant,
         transplant_tokenizer,
     )
-    from tokenry.tokenization.zett import (
+    from tokenry.tokenization.transfer.zett import (
         EmbeddingHyperNetwork,
         HyperNetworkConfig,
         HyperNetworkTrainer,

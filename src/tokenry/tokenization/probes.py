@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.round_trip import RoundTrip, comes_back, round_trip
+from tokenry.core.text.round_trip import RoundTrip, comes_back, round_trip
 
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",

@@ -17,9 +17,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError
-from tokenry.core.round_trip import RoundTrip, round_trip, unbounded
+from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.text.round_trip import RoundTrip, round_trip, unbounded
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.vocabulary_use import VocabularyUse, vocabulary_use
 

@@ -21,10 +21,10 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
-from tokenry.core.round_trip import unbounded
 from tokenry.core.stats import Estimate, bootstrap_estimate, resampled_totals
+from tokenry.core.text.byte_level import backend_tokenizer
+from tokenry.core.text.round_trip import unbounded
 
 Segments = Sequence[Sequence[str]]
 """Per segment its texts."""

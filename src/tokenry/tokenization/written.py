@@ -16,9 +16,14 @@ from dataclasses import dataclass, replace
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters, tokenizer_state
-from tokenry.core.byte_pairs import written_ids
-from tokenry.core.round_trip import unbounded
+from tokenry.core.text.byte_level import (
+    ByteVocabulary,
+    backend_tokenizer,
+    to_byte_characters,
+    tokenizer_state,
+)
+from tokenry.core.text.byte_pairs import written_ids
+from tokenry.core.text.round_trip import unbounded
 
 _META = "▁"
 _TEXTS_AT_ONCE = 4096

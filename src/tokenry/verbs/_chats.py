@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tokenry.core.errors import UserError
 
 if TYPE_CHECKING:
-    from tokenry.finetuning.rows import Message, Sample
+    from tokenry.core.chat.rows import Message, Sample
 
 Rows = list[dict[str, Any]]
 
@@ -30,7 +30,7 @@ def answerable(rows: Rows, most: int) -> "tuple[Rows, list[list[Message]]]":
 
     Rows with tools or options of their own for the template are left out: their prompts are more than messages.
     """
-    from tokenry.finetuning.rows import to_sample
+    from tokenry.core.chat.rows import to_sample
 
     samples = [
         (row, to_sample(row, number)) for number, row in enumerate(rows, start=1) if row.get("verifier")
@@ -56,7 +56,7 @@ def read_checked(source: str) -> Rows:
     Raises:
         UserError: rows that cannot be read or understood.
     """
-    from tokenry.finetuning.rows import read_rows, to_sample
+    from tokenry.core.chat.rows import read_rows, to_sample
 
     rows = read_rows(source)
     try:

@@ -6,7 +6,7 @@ written one at a time, tokens wait for the weights to be read.
 
 from collections.abc import Sequence
 
-from tokenry.core.progress import DETAILS, Progress
+from tokenry.core.io.progress import DETAILS, Progress
 
 _ANSWERED = 5.0
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write, read_json, require_output_file
+from tokenry.core.io.files import atomic_write, read_json, require_output_file
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option
-from tokenry.core.progress import Progress
 from tokenry.report.result import PAGE_FILE, RESULT_FILE, Result
 from tokenry.verbs._models import model_title
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Figure, Findings, Heatmap, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.text import label
@@ -140,9 +140,9 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
     """Score the source: its texts token by token, and what of it was cut, skipped or not read."""
-    from tokenry.core.attention import attention_layers, resolve_layers
-    from tokenry.finetuning.conversations import encode_with_notes
-    from tokenry.finetuning.template import training_template
+    from tokenry.core.chat.conversations import encode_with_notes
+    from tokenry.core.chat.template import training_template
+    from tokenry.core.tensors.attention import attention_layers, resolve_layers
     from tokenry.models import load_tokenizer, require_same_tokenizer
 
     progress("reading the model and the data", 0.0)
@@ -253,7 +253,7 @@ def read_text(source: str) -> str | None:
     Raises:
         UserError: a file that does not exist or is not UTF-8.
     """
-    from tokenry.finetuning.reading import ROW_FILES
+    from tokenry.core.chat.reading import ROW_FILES
 
     ending = os.path.splitext(source)[1].lower()  # noqa: PTH122  (a Path refuses a text that is too long for a name)
     if not os.path.exists(source):  # noqa: PTH110
@@ -275,7 +275,7 @@ def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int
     Raises:
         UserError: it has fewer than two tokens.
     """
-    from tokenry.finetuning.template import adds_bos
+    from tokenry.core.chat.template import adds_bos
 
     has_bos = adds_bos(tokenizer) and text.lstrip().startswith(tokenizer.bos_token)
     ids = tokenizer(text, add_special_tokens=not has_bos, verbose=False)["input_ids"]
@@ -324,9 +324,9 @@ def _read(
     progress: Progress,
 ) -> "dict[str, Tensor]":
     """Read losses in one pass, each kind of attention in one more, and the losses of the reference in the last."""
+    from tokenry.core.chat.template import template_pieces
     from tokenry.finetuning import AttentionProbe
     from tokenry.finetuning.dataset_pass import read_dataset
-    from tokenry.finetuning.template import template_pieces
     from tokenry.finetuning.token_store import TokenStore
 
     layers = parse_layers(plan.layers)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import (
     Block,
     Cell,
@@ -91,7 +91,7 @@ class Plan:
     @property
     def options(self) -> dict[str, Any]:
         """What the options say, by the names of the stored plan."""
-        from tokenry.core.descriptions import split_descriptions
+        from tokenry.core.io.descriptions import split_descriptions
 
         given = {name: getattr(self, name) for name in _STORED}
         said = {name: value for name, value in given.items() if value is not None}

@@ -41,7 +41,7 @@ from transformers import (
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder, find_encoder
+from tokenry.core.tensors.patching import Encoder, find_encoder
 
 IMAGE_SIZE, PATCHES = 32, 16
 LENGTH, PADDED_LENGTH = 12, 7

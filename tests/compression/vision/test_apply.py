@@ -26,9 +26,9 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.reducer import LayerReducer
 from tokenry.compression.vision.tome import ToMe
-from tokenry.core.attention import attention_mass, tap_attention
 from tokenry.core.errors import UserError
-from tokenry.core.patching import find_encoder
+from tokenry.core.tensors.attention import attention_mass, tap_attention
+from tokenry.core.tensors.patching import find_encoder
 
 
 def outputs(model, given, **options):

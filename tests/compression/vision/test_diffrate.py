@@ -24,7 +24,7 @@ from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.reducer import Attention
 from tokenry.core.errors import UserError
-from tokenry.core.patching import find_encoder
+from tokenry.core.tensors.patching import find_encoder
 
 FULL = 10_000
 

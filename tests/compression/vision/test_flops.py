@@ -18,7 +18,7 @@ from tests.compression.vision.encoders import (
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import LayerCost, encoder_flops, layer_costs
 from tokenry.compression.vision.tome import ToMe
-from tokenry.core.patching import find_encoder
+from tokenry.core.tensors.patching import find_encoder
 
 
 def counted(model, given) -> int:

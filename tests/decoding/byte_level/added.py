@@ -6,7 +6,7 @@ import json
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tokenry.core.byte_level import BYTE_CHARACTERS, ByteVocabulary, to_byte_characters
+from tokenry.core.text.byte_level import BYTE_CHARACTERS, ByteVocabulary, to_byte_characters
 
 WORDS = ["ab", " a", "  ", " ab", "\n\n", "abc", "c\n", "bc", " b", "éa"]
 META = "▁"

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level import ByteLM
 from tokenry.decoding.byte_level.utf8 import code_points, split_unfinished
 

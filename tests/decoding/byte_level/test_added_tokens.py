@@ -19,8 +19,8 @@ from tests.decoding.byte_level.added import (
 )
 from tests.decoding.byte_level.brute_force import SCRIPTS, check, hashed_model
 from tests.real_tokenizers import every_real_tokenizer, real_backend
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level import ByteLM, check_byte_map
 
 # After every added token these put a space of their own.

@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tests.core.test_byte_level import sentencepiece
+from tests.core.text.test_byte_level import sentencepiece
 from tests.decoding.byte_level.cutters import TOKENIZERS, byte_level
 from tokenry.decoding.byte_level.byte_map import check_byte_map
 

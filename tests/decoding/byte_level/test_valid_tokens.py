@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decoding.byte_level.cutters import PRE_TOKENIZERS, TOKENIZERS, byte_level
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Remembered
 from tokenry.decoding.byte_level.valid_tokens import valid_tokens
 

@@ -7,9 +7,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import all_numbers
+from tokenry.core.text.digit_groups import NumberFormat, number_format
+from tokenry.core.text.number_tokens import all_numbers
 from tokenry.evaluation.arithmetic.addition import (
     AdditionAnswer,
     accuracy_table,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.core.digit_groups import FORMAT_NAMES, format_number
 from tokenry.core.errors import UserError
+from tokenry.core.text.digit_groups import FORMAT_NAMES, format_number
 from tokenry.evaluation.arithmetic.addition_answers import parse_answer
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())

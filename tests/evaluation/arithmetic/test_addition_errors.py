@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.core.digit_groups import cut
 from tokenry.core.errors import UserError
+from tokenry.core.text.digit_groups import cut
 from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())

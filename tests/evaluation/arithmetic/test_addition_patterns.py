@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import all_numbers
+from tokenry.core.text.number_tokens import all_numbers
 from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern, error_patterns, token_rank_patterns
 from tokenry.evaluation.arithmetic.addition_problems import sample_addition
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.core.digit_groups import NumberFormat, number_format
 from tokenry.core.errors import UserError
+from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition_problems import (
     SIGNATURES,
     AdditionFormat,

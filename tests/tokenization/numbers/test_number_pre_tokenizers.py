@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tokenry.core.digit_groups import cut, format_number, group_digits
 from tokenry.core.errors import UserError
+from tokenry.core.text.digit_groups import cut, format_number, group_digits
 from tokenry.tokenization.numbers.number_pre_tokenizers import (
     NUMBER_PATTERN,
     number_pieces,

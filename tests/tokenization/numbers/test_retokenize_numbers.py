@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, GPT2Config, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import BYTE_CHARACTERS, to_byte_characters
-from tokenry.core.digit_groups import group_digits
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import all_numbers, digit_cuts, number_token_ids
+from tokenry.core.text.byte_level import BYTE_CHARACTERS, to_byte_characters
+from tokenry.core.text.digit_groups import group_digits
+from tokenry.core.text.number_tokens import all_numbers, digit_cuts, number_token_ids
 from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers, whole_numbers
 
 CL100K = (

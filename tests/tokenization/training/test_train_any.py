@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.core.byte_level import ByteVocabulary, to_byte_characters
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary, to_byte_characters
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.training.byte_level_training import PATTERN
 from tokenry.tokenization.training.train_any import TrainingPlan, measure_training, train_any

@@ -4,7 +4,7 @@ import pytest
 
 from tests.tiny_chat import sums, write_model, write_rows
 from tokenry.core.errors import UserError
-from tokenry.core.files import write_json
+from tokenry.core.io.files import write_json
 from tokenry.models import load_tokenizer
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.comparison import compare, weighings_of

@@ -11,7 +11,7 @@ from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
 from tests.verbs.check_verb import in_terminal, too_wide
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json
+from tokenry.core.io.files import read_json
 from tokenry.core.stats import Estimate, Paired
 from tokenry.report.blocks import Figure, Section, Table
 from tokenry.report.html import page

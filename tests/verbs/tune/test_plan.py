@@ -99,7 +99,7 @@ def test_defaults_are_not_changed_by_a_plan():
 
 
 def test_a_plan_is_the_same_after_it_was_stored(tmp_path):
-    from tokenry.core.files import write_json
+    from tokenry.core.io.files import write_json
 
     plan = make_plan({"share": 0.5})
     write_json(tmp_path / "plan.json", plan.model_dump())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.verbs.tune.record import load
-from tokenry.core.files import write_json
+from tokenry.core.io.files import write_json
 from tokenry.core.stats import Estimate, Paired
 from tokenry.verbs._tune.records import Comparison, Run
 

@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.plan import MergePlan, compose_places, source_map
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
-from tokenry.core.attention import AttentionCall
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
+from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
 
 LEAST_SIZE = 1e-6
 """Sizes that a method scaled down to nothing count as this much, where their logarithm is taken."""

@@ -39,9 +39,9 @@ from tokenry.compression.vision.quecc import (
     WindowCompressor,
 )
 from tokenry.compression.vision.short_generation import generate_from_short
-from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write
+from tokenry.core.io.files import atomic_write
+from tokenry.core.tensors.alignment import IGNORED
 
 QuestionEncoder = Literal["last_hidden_state", "mean_embedding"]
 

@@ -17,12 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.precision import precise_dtype
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.compression.vision.tome import parse_r
 from tokenry.core.errors import UserError, require_share
-from tokenry.core.patching import Encoder
-from tokenry.core.precision import precise_dtype
+from tokenry.core.tensors.patching import Encoder
 
 
 def highest(signal: Float[Tensor, "batch tokens"], keep: int) -> Int[Tensor, "batch kept"]:

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from tokenry.compression.vision.flops import LayerCost
 from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.precision import precise
 from tokenry.compression.vision.published_rates import PUBLISHED_RATES, RELEASED_NAMES
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import unit_vectors
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.core.files import read_json, write_json
-from tokenry.core.patching import Encoder
-from tokenry.core.precision import precise
-from tokenry.core.settings import of_kind
+from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.settings import of_kind
+from tokenry.core.tensors.patching import Encoder
 
 Count = int | Float[Tensor, ""]
 """A number of tokens; a tensor where it is to be learned."""

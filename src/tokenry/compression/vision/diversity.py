@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenry.compression.vision.precision import precise
 from tokenry.core.errors import UserError
-from tokenry.core.precision import precise
 
 NEWLINE = -9999
 """Group of a token that belongs to no frame and is always kept (the newline tokens of AnyRes images)."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from tokenry.core.patching import Encoder
+from tokenry.core.tensors.patching import Encoder
 
 Count = TypeVar("Count", int, Tensor)
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tokenry.compression.vision.precision import precise
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.core.precision import precise
 
 Aggregation = Literal["rms", "mean"]
 

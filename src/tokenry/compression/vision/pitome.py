@@ -25,7 +25,7 @@ from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer
 from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
 from tokenry.compression.vision.tome import MERGED, PADDING, arrange, match_even_odd, unit_vectors
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder
+from tokenry.core.tensors.patching import Encoder
 
 Form = Literal["vision", "clip", "text"]
 Variant = Literal["core", "bsm", "even_odd"]

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokenry.core.alignment import IGNORED
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.alignment import IGNORED
 
 Side = Literal["left", "right"]
 

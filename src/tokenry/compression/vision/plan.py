@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from tokenry.compression.vision.precision import precise
 from tokenry.core.errors import UserError
-from tokenry.core.precision import precise
 
 Reduce = Literal["mean", "sum", "amax"]
 

@@ -41,12 +41,12 @@ from tokenry.compression.vision.diffrate import (
 )
 from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.precision import precise_dtype
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
-from tokenry.core.attention import AttentionCall
 from tokenry.core.errors import UserError, require_one_of, require_share
-from tokenry.core.patching import Encoder, find_encoder
-from tokenry.core.precision import precise_dtype
+from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.patching import Encoder, find_encoder
 
 DEIT_SMALL_GFLOPS = 4.6
 _MISSED = 0.015

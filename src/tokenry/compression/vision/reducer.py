@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.compression.vision.plan import MergePlan, Reduce
-from tokenry.core.attention import AttentionCall
-from tokenry.core.patching import Encoder, run_call
-from tokenry.core.precision import precise, precise_dtype
-from tokenry.core.registry import Registry
+from tokenry.compression.vision.precision import precise, precise_dtype
+from tokenry.core.io.registry import Registry
+from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.patching import Encoder, run_call
 
 
 @dataclass(frozen=True)

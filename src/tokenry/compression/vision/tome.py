@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.precision import precise
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder
-from tokenry.core.precision import precise
+from tokenry.core.tensors.patching import Encoder
 
 
 def parse_r(num_layers: int, r: int | Sequence[int] | tuple[int, float]) -> list[int]:

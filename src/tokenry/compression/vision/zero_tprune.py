@@ -27,11 +27,11 @@ from tokenry.compression.vision.page_rank import (
     require_window,
 )
 from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.precision import precise
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, nearest_strength
 from tokenry.core.errors import UserError, require_one_of, require_share
-from tokenry.core.patching import Encoder
-from tokenry.core.precision import precise
+from tokenry.core.tensors.patching import Encoder
 
 Partition = Literal["sequential-u", "sequential-i", "alternate", "random"]
 PreVote = Literal["wpr", "one_step"]

@@ -15,8 +15,8 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.errors import UserError
-from tokenry.core.modes import evaluation_mode
-from tokenry.core.patching import find_encoder
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.patching import find_encoder
 
 Batches = Sequence[Mapping[str, Tensor]]
 Progress = Callable[[str, float], None]

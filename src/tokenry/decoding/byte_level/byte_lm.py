@@ -24,9 +24,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.core.gate import require_readable
+from tokenry.core.tensors.gate import require_readable
+from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.decoding.byte_level.byte_generation import Generated, generate
 from tokenry.decoding.byte_level.covers import (
     CoverSearch,

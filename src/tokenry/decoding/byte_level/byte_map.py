@@ -14,9 +14,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, CutToken, backend_tokenizer
-from tokenry.core.byte_pairs import written_ids
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary, CutToken, backend_tokenizer
+from tokenry.core.text.byte_pairs import written_ids
 from tokenry.decoding.byte_level.valid_tokens import ByteRules, valid_tokens
 
 # Bytes that no valid UTF-8 holds.

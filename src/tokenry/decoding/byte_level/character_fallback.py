@@ -6,7 +6,7 @@ Source: byte fallback of SentencePiece, as `tokenizers` has it.
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Remembered, Tail
 from tokenry.decoding.byte_level.utf8 import code_points, missing_bytes
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tokenry.core.byte_level import ByteVocabulary
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Remembered
 from tokenry.decoding.byte_level.utf8 import code_points, split_unfinished
 

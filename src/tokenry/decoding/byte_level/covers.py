@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Tail, ValidTokens
 from tokenry.decoding.byte_level.token_tree import Context
 

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import WHITE_SPACE, ByteVocabulary, CutToken
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import WHITE_SPACE, ByteVocabulary, CutToken
 from tokenry.decoding.byte_level.token_rules import Remembered
 from tokenry.decoding.byte_level.utf8 import split_unfinished
 

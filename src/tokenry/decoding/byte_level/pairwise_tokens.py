@@ -8,8 +8,8 @@ Source: pairwise validity after ByteSampler (arXiv 2506.14123); valid encodings,
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary
-from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.text.byte_level import ByteVocabulary
+from tokenry.core.text.byte_pairs import BytePairEncoder
 from tokenry.decoding.byte_level.character_fallback import CharacterFallback
 from tokenry.decoding.byte_level.token_rules import REMEMBERED_BYTES, Remembered, Tail, whole_tokens
 

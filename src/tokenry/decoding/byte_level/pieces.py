@@ -17,8 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import backend_tokenizer, tokenizer_state
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import backend_tokenizer, tokenizer_state
 from tokenry.decoding.byte_level.character_classes import CharacterClasses, character_classes
 from tokenry.decoding.byte_level.pattern_atoms import APOSTROPHES, PatternAtoms
 from tokenry.decoding.byte_level.utf8 import code_points

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.composed_text import ComposedText
 from tokenry.decoding.byte_level.cut_tokens import NOTHING, CutTokens, Scan
 from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens

@@ -10,8 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from tokenry.core.byte_level import ByteVocabulary
-from tokenry.core.byte_pairs import BytePairEncoder
+from tokenry.core.text.byte_level import ByteVocabulary
+from tokenry.core.text.byte_pairs import BytePairEncoder
 
 Tail = tuple[Any, ...]
 """What still matters of a sequence for what may follow: its last tokens, as ids, or a `Place`; empty at the beginning of a text."""

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tokenry.core.errors import UserError
-from tokenry.core.gate import position_limit, require_causal_lm
-from tokenry.core.losses import backbone, causal_lm, output_head
+from tokenry.core.tensors.gate import position_limit, require_causal_lm
+from tokenry.core.tensors.losses import backbone, causal_lm, output_head
 
 # 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
 _MASK_ELEMENTS = 1 << 24

@@ -8,9 +8,9 @@ Source: valid encodings and cover encodings, arXiv 2410.09303, section 3.
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer, tokenizer_state
-from tokenry.core.byte_pairs import BytePairEncoder
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer, tokenizer_state
+from tokenry.core.text.byte_pairs import BytePairEncoder
 from tokenry.decoding.byte_level.composed_text import ComposedText
 from tokenry.decoding.byte_level.cut_tokens import CutTokens
 from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens, ReencodedPairs

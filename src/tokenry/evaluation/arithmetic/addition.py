@@ -17,10 +17,10 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.digit_groups import NumberFormat, cut
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import digit_cuts
 from tokenry.core.stats import estimate_of_mean
+from tokenry.core.text.digit_groups import NumberFormat, cut
+from tokenry.core.text.number_tokens import digit_cuts
 from tokenry.evaluation.arithmetic.addition_answers import parse_answer
 from tokenry.evaluation.arithmetic.addition_problems import (
     SIGNATURES,

@@ -8,7 +8,7 @@ Source: Tokenization counts (arXiv 2402.14903) and its released code (`utils.py`
 import re
 from dataclasses import dataclass
 
-from tokenry.core.digit_groups import NAMED_SEPARATORS, NumberFormat, number_format
+from tokenry.core.text.digit_groups import NAMED_SEPARATORS, NumberFormat, number_format
 
 _SEPARATOR = "|".join(map(re.escape, NAMED_SEPARATORS.values()))
 _NUMBER = re.compile(f"[0-9](?:(?:{_SEPARATOR})*[0-9])*")

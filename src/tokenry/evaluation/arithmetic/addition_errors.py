@@ -19,8 +19,8 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Int8, UInt8
 
-from tokenry.core.digit_groups import GroupMode, group_sizes, require_group
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.text.digit_groups import GroupMode, group_sizes, require_group
 
 Integers: TypeAlias = Sequence[Any] | np.ndarray
 """Integers of any kind; what is none is refused."""

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Int
 
-from tokenry.core.digit_groups import NumberFormat, number_format, require_digits
 from tokenry.core.errors import UserError
+from tokenry.core.text.digit_groups import NumberFormat, number_format, require_digits
 
 Signature: TypeAlias = tuple[int, int, int]
 Message: TypeAlias = dict[str, str]

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from tokenry.core.round_trip import RoundTrip
+from tokenry.core.text.round_trip import RoundTrip
 from tokenry.evaluation.charbench.analysis import (
     accuracy_curve,
     accuracy_table,

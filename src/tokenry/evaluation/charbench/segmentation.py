@@ -23,8 +23,8 @@ from pandas import DataFrame
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.byte_level import backend_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_level import backend_tokenizer
 from tokenry.evaluation.charbench.items import INDEX_TASKS, check_items
 
 TOKENIZATION = ("number_of_tokens", "compression", "target_token_length")

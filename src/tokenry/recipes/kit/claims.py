@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.files import write_json
+from tokenry.core.io.files import write_json
 from tokenry.core.stats import (
     FEWEST_ITEMS,
     VERDICTS,

@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.models.quiet import quiet_libraries
 from tokenry.papers import Scale, paper
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tokenry.core.alignment import IGNORED
-from tokenry.core.digit_groups import GroupMode, number_format
-from tokenry.core.number_tokens import all_numbers
-from tokenry.core.progress import Progress, named, part
+from tokenry.core.io.progress import Progress, named, part
+from tokenry.core.tensors.alignment import IGNORED
+from tokenry.core.text.digit_groups import GroupMode, number_format
+from tokenry.core.text.number_tokens import all_numbers
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer, evaluate_addition
 from tokenry.evaluation.arithmetic.addition_problems import (
     AdditionFormat,

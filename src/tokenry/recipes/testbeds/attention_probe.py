@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
 from tokenry.core.errors import UserError
-from tokenry.core.modes import evaluation_mode
+from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
+from tokenry.core.tensors.modes import evaluation_mode
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import ViTForImageClassification
 
-from tokenry.core.progress import Progress, named
+from tokenry.core.io.progress import Progress, named
 from tokenry.recipes.kit import batches_of_epochs, fit, one_cycle
 
 BLOCK = 2

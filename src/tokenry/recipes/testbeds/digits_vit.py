@@ -23,9 +23,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import ViTConfig, ViTForImageClassification
 
-from tokenry.core.cache import build_once, cache_folder
 from tokenry.core.errors import UserError
-from tokenry.core.progress import Progress, named
+from tokenry.core.io.cache import build_once, cache_folder
+from tokenry.core.io.progress import Progress, named
 from tokenry.recipes.kit import batches_of_epochs, fit, one_cycle
 
 PATCH, DIGIT, CANVAS = 4, 16, 24

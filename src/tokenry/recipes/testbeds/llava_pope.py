@@ -12,7 +12,7 @@ from tokenry.compression.vision.image_features import encode_images, supported_m
 from tokenry.compression.vision.relevance import rank_correlation, relevance_correlation
 from tokenry.compression.vision.visual_tokens import prune_visual_tokens
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.models import preferred_device
 from tokenry.recipes.testbeds.token_choices import (
     DIRECTIONS,

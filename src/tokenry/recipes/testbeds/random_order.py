@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokenry.compression.vision.diffrate import DiffRate
 from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
-from tokenry.core.patching import Encoder
+from tokenry.core.tensors.patching import Encoder
 
 
 class _RandomRow(Attention):

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from tokenry.compression.vision.relevance import rank_correlation
 from tokenry.compression.vision.visual_tokens import METHODS as SELECTIONS
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.recipes.testbeds.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
 from tokenry.recipes.testbeds.digits_vit import load_digits_vit
 from tokenry.recipes.testbeds.token_choices import (

@@ -21,12 +21,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.core.alignment import IGNORED, predicting_rows, segment_ids
 from tokenry.core.errors import require_fraction
-from tokenry.core.losses import output_head, token_nll
+from tokenry.core.tensors.alignment import IGNORED, predicting_rows, segment_ids
+from tokenry.core.tensors.losses import output_head, token_nll
+from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning import AllTokens, TokenWeighing
 from tokenry.finetuning.forward import WeighedLoss, add_token_loss
-from tokenry.finetuning.signals import Signals
 from tokenry.recipes.kit import fit, linear
 
 PAIRS = 6

@@ -7,17 +7,17 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
 from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.recipes.testbeds.prose import read_story
-from tokenry.tokenization.transplant.auxiliary_space import (
+from tokenry.tokenization.transfer.transplant.auxiliary_space import (
     Auxiliary,
     Tokens,
     auxiliary_space,
     sentence_encoder,
 )
-from tokenry.tokenization.transplant.vocabulary_match import match_vocabularies
+from tokenry.tokenization.transfer.transplant.vocabulary_match import match_vocabularies
 
 DOCSTRINGS, PROSE = "docstrings", "prose"
 

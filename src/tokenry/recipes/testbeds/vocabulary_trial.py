@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Int
 from numpy import ndarray
 
-from tokenry.core.progress import Progress, part
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import Estimate, estimate_of_correlation
 from tokenry.recipes.testbeds.parallel_corpora import Corpus
 from tokenry.tokenization.premiums.premium_factors import factor_report, premium_factors, trigram_similarity

@@ -16,8 +16,8 @@ from typing import get_args
 
 from tokenizers import Regex, pre_tokenizers
 
-from tokenry.core.digit_groups import GroupMode, require_fraction_mode, require_group
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.text.digit_groups import GroupMode, require_fraction_mode, require_group
 
 NUMBER_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+|\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """Words with the space before them, numbers without it, punctuation, white space."""

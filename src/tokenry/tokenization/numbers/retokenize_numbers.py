@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.core.byte_level import ByteVocabulary, backend_tokenizer
-from tokenry.core.digit_groups import group_digits, group_sizes
 from tokenry.core.errors import UserError
-from tokenry.core.number_tokens import all_numbers, number_token_ids
+from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer
+from tokenry.core.text.digit_groups import group_digits, group_sizes
+from tokenry.core.text.number_tokens import all_numbers, number_token_ids
 from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
 
 AnyFastTokenizer = TypeVar("AnyFastTokenizer", PreTrainedTokenizerBase, Tokenizer)

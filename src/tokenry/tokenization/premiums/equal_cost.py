@@ -17,7 +17,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
-from tokenry.core.round_trip import RoundTrip, round_trip
+from tokenry.core.text.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import (
     Number,

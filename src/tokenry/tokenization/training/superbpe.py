@@ -21,9 +21,9 @@ from jaxtyping import Int
 from numpy import ndarray
 from tokenizers import Tokenizer, pre_tokenizers
 
-from tokenry.core.byte_level import BYTE_CHARACTERS
 from tokenry.core.errors import UserError
-from tokenry.core.texts import in_batches
+from tokenry.core.text.byte_level import BYTE_CHARACTERS
+from tokenry.core.text.passages import in_batches
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,

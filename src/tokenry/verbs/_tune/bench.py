@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
 from tokenry.core.errors import UserError
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
 from tokenry.evaluation.generation import require_answers

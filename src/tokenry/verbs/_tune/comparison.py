@@ -19,8 +19,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json, write_json
-from tokenry.core.progress import Progress
+from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing

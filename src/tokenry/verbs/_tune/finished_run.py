@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json, write_json
+from tokenry.core.io.files import read_json, write_json
 from tokenry.evaluation import HeldOut
 from tokenry.verbs._tune.records import Run
 

@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from tokenry.core.chat.conversations import Encoding, class_names, encode_with_notes, weighs
+from tokenry.core.chat.template import training_template
 from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
-from tokenry.finetuning.conversations import Encoding, class_names, encode_with_notes, weighs
-from tokenry.finetuning.template import training_template
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
 from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 from tokenry.verbs._tune.plan import TunePlan

@@ -24,8 +24,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenry.core.chat.conversations import NO_CLASS, class_names, encode_rows
 from tokenry.core.errors import UserError, require_fraction
-from tokenry.finetuning.conversations import NO_CLASS, class_names, encode_rows
 
 Row = dict[str, Any]
 Entry = Mapping[str, Any]

@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trl import SFTConfig
 
-from tokenry.core.descriptions import nearest
 from tokenry.core.errors import UserError
-from tokenry.core.files import read_json
-from tokenry.core.settings import of_kind, parse_yaml
+from tokenry.core.io.descriptions import nearest
+from tokenry.core.io.files import read_json
+from tokenry.core.io.settings import of_kind, parse_yaml
 from tokenry.models import EMBEDDED
 from tokenry.verbs._chats import DEMO
 

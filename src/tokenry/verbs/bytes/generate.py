@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware

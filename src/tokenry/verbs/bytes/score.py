@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Heatmap, Section, Table, Token
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware

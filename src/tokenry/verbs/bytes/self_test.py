@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Table
 from tokenry.report.result import Result
 from tokenry.verbs._models import model_title

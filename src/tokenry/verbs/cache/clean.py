@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenry.core.cache import cache_entries, remove_entry
 from tokenry.core.errors import UserError
+from tokenry.core.io.cache import cache_entries, remove_entry
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 

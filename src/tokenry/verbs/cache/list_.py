@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from tokenry.core.cache import cache_entries, cache_folder
-from tokenry.core.progress import Progress
+from tokenry.core.io.cache import cache_entries, cache_folder
+from tokenry.core.io.progress import Progress
 from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 

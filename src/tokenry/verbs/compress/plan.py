@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.files import read_json
+from tokenry.core.io.files import read_json
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import (
     Block,

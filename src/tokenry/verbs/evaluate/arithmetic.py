@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Cell, Column, Table
 from tokenry.report.result import Result
@@ -17,7 +17,7 @@ from tokenry.verbs._hardware import Hardware
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokenry.core.digit_groups import NumberFormat
+    from tokenry.core.text.digit_groups import NumberFormat
     from tokenry.evaluation.arithmetic.addition import AdditionAnswer
     from tokenry.evaluation.arithmetic.addition_patterns import ErrorPattern
     from tokenry.evaluation.arithmetic.addition_problems import AdditionFormat
@@ -77,7 +77,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: a model that cannot be read, or problems that cannot be posed.
     """
-    from tokenry.core.number_tokens import digit_cuts
+    from tokenry.core.text.number_tokens import digit_cuts
     from tokenry.evaluation.arithmetic.addition import accuracy_table, evaluate_addition
     from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
     from tokenry.models import load_tokenizer
@@ -166,7 +166,7 @@ def _pattern(pattern: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _addition_format(plan: Plan, name: str) -> "AdditionFormat":
-    from tokenry.core.digit_groups import number_format
+    from tokenry.core.text.digit_groups import number_format
     from tokenry.evaluation.arithmetic.addition_problems import AdditionFormat
 
     question, answer, repeat = (
@@ -183,7 +183,7 @@ def patterns_of(
     """The patterns of errors, and of token frequencies where numbers are cut into groups that are tokens."""
     import numpy as np
 
-    from tokenry.core.number_tokens import number_token_ids
+    from tokenry.core.text.number_tokens import number_token_ids
     from tokenry.evaluation.arithmetic.addition_patterns import error_patterns, token_rank_patterns
 
     valid = [answer for answer in answers if answer.valid]
@@ -201,8 +201,8 @@ def patterns_of(
 
 def cut_mode(fmt: "NumberFormat", tokenizer: "PreTrainedTokenizerBase") -> str:
     """How written numbers are cut: by their separators, or by the tokenizer where there are none."""
-    from tokenry.core.digit_groups import GroupMode, cut
-    from tokenry.core.number_tokens import digit_cuts
+    from tokenry.core.text.digit_groups import GroupMode, cut
+    from tokenry.core.text.number_tokens import digit_cuts
 
     if fmt.separator:
         return fmt.direction

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
@@ -97,7 +97,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: words of which no benchmark can be made, or a model that cannot be loaded or asked.
     """
-    from tokenry.core.round_trip import round_trip
+    from tokenry.core.text.round_trip import round_trip
     from tokenry.evaluation.charbench import charbench_report, evaluate_charbench, join_records
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -191,7 +191,7 @@ def _not_given_back(data: Mapping[str, Any]) -> list[str]:
     lossy = {model: back for model, back in data.get("text_back", {}).items() if not back["gives_text_back"]}
     if not lossy:
         return []
-    from tokenry.core.round_trip import RoundTrip
+    from tokenry.core.text.round_trip import RoundTrip
 
     return [
         RoundTrip(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Findings, Table
 from tokenry.report.result import Result
@@ -70,11 +70,11 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Measure NLL per response token, bits per byte, and accuracy where rows carry verifiers."""
+    from tokenry.core.chat.conversations import encode_with_notes
+    from tokenry.core.chat.template import training_template
     from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
     from tokenry.evaluation.generation import require_answers
     from tokenry.evaluation.verifiers import encode_prompts
-    from tokenry.finetuning.conversations import encode_with_notes
-    from tokenry.finetuning.template import training_template
     from tokenry.models import load_tokenizer
     from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 

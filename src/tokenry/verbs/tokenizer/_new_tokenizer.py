@@ -35,7 +35,7 @@ class MeasuredTexts:
         Raises:
             UserError: a file that cannot be read, or holds no text.
         """
-        from tokenry.core.texts import read_texts
+        from tokenry.core.text.passages import read_texts
 
         return [text for file in self.texts for text in read_texts(file, self.most_characters)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.files import is_result_file
+from tokenry.core.io.files import is_result_file
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Column, Piece, Section, Segmentation, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -254,7 +254,7 @@ def _beginning(pieces: Sequence[Mapping[str, Any]], shown: int) -> list[Piece]:
 
 
 def _not_given_back(text: Mapping[str, Any]) -> list[str]:
-    from tokenry.core.round_trip import RoundTrip
+    from tokenry.core.text.round_trip import RoundTrip
 
     return [
         f"{text['text']}: {sentence}"

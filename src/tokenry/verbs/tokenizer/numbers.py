@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Table, Text
 from tokenry.report.result import Result
 
@@ -48,8 +48,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: no such tokenizer, one whose numbers cannot be regrouped, or a folder that exists.
     """
-    from tokenry.core.number_tokens import token_texts
-    from tokenry.core.round_trip import round_trip
+    from tokenry.core.text.number_tokens import token_texts
+    from tokenry.core.text.round_trip import round_trip
     from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.files import require_output_folder
+from tokenry.core.io.files import require_output_folder
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -162,7 +162,7 @@ def _spread(spread: Mapping[str, Any], base: int) -> Table:
 
 
 def _warnings(languages: Mapping[str, Any], target: float) -> list[str]:
-    from tokenry.core.round_trip import RoundTrip
+    from tokenry.core.text.round_trip import RoundTrip
 
     changed = [
         sentence

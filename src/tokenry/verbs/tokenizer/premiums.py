@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.files import require_folder_name
+from tokenry.core.io.files import require_folder_name
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings, values_for
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -268,7 +268,7 @@ def _is_changed(row: Mapping[str, Any]) -> bool:
 
 def _not_given_back(table: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """What is said of each language whose texts do not all come back."""
-    from tokenry.core.round_trip import RoundTrip
+    from tokenry.core.text.round_trip import RoundTrip
 
     return [
         f"{names.get(row['language'], row['language'])}: {sentence}"

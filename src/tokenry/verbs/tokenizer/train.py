@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import require_at_least
-from tokenry.core.files import require_folder_name
+from tokenry.core.io.files import require_folder_name
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 
@@ -127,7 +127,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _warnings(data: Mapping[str, Any]) -> list[str]:
-    from tokenry.core.round_trip import RoundTrip
+    from tokenry.core.text.round_trip import RoundTrip
 
     size, asked = data["vocab_size"], data["asked_vocab_size"]
     warnings = RoundTrip.from_json(data["text_back"]).sentences("the tokenizer")

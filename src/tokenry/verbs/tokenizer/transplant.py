@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import require_at_least
-from tokenry.core.files import require_folder_name, require_new
+from tokenry.core.io.files import require_folder_name, require_new
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, as_typed, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Cell, Table, Text
 from tokenry.report.result import Result
-from tokenry.tokenization.transplant.settings import TransplantSettings
+from tokenry.tokenization.transfer.transplant.settings import TransplantSettings
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs.tokenizer._new_tokenizer import NO_TEXTS, MeasuredTexts, bits_per_byte, some, text_back
 
 if TYPE_CHECKING:
-    from tokenry.tokenization.transplant.auxiliary_space import Auxiliary
+    from tokenry.tokenization.transfer.transplant.auxiliary_space import Auxiliary
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
-    from tokenry.tokenization.transplant.apply import save_transplant, transplant_tokenizer
+    from tokenry.tokenization.transfer.transplant.apply import save_transplant, transplant_tokenizer
 
     require_new(plan.output)
     texts = plan.measured.read()
@@ -127,6 +127,6 @@ def _title(data: Mapping[str, Any]) -> str:
 
 
 def _space(auxiliary: str | None) -> "Auxiliary | None":
-    from tokenry.tokenization.transplant.auxiliary_space import NAMES, sentence_encoder
+    from tokenry.tokenization.transfer.transplant.auxiliary_space import NAMES, sentence_encoder
 
     return auxiliary if auxiliary is None or auxiliary in NAMES else sentence_encoder(auxiliary)

@@ -22,7 +22,7 @@ from tokenry.compression.vision.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
-from tokenry.core.progress import Progress
+from tokenry.core.io.progress import Progress
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs._stages import Stages

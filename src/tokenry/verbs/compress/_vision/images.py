@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from tokenry.core.descriptions import nearest
 from tokenry.core.errors import UserError
+from tokenry.core.io.descriptions import nearest
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5

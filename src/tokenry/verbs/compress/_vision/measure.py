@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
-from tokenry.core.attention import AttentionCall
-from tokenry.core.patching import Encoder
+from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.patching import Encoder
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs.compress._vision.records import Speed, Spread
 

@@ -9,8 +9,8 @@ from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.reducer import REDUCERS, TokenReducer
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.core.errors import UserError
-from tokenry.core.patching import Encoder
-from tokenry.core.settings import of_kind, parse_yaml
+from tokenry.core.io.settings import of_kind, parse_yaml
+from tokenry.core.tensors.patching import Encoder
 
 if TYPE_CHECKING:
     from tokenry.verbs.compress.vision import Plan

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import require_at_least
-from tokenry.core.files import require_folder_name, write_json
+from tokenry.core.io.files import require_folder_name, write_json
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings, values_for
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
@@ -19,7 +19,7 @@ from tokenry.verbs._models import model_title
 from tokenry.verbs.tokenizer._new_tokenizer import text_back
 
 if TYPE_CHECKING:
-    from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
+    from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
 
 TRAINING_FILE = "training.json"
 
@@ -97,8 +97,8 @@ class Plan:
 
     def training(self) -> "HyperNetworkTrainingConfig":
         """The config of the training: stages follow the steps, the bounds of a vocabulary its size, as the paper's do."""
-        from tokenry.tokenization.zett.drawn_batches import DrawingConfig
-        from tokenry.tokenization.zett.training import HyperNetworkTrainingConfig
+        from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
+        from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
 
         stage = round(_STAGE * self.steps)
         identity = (0 if self.residual else stage) if self.identity_steps is None else self.identity_steps
@@ -123,8 +123,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.probes import texts_back
-    from tokenry.tokenization.zett.hypernetwork import HyperNetworkConfig
-    from tokenry.tokenization.zett.training import HyperNetworkTrainer, hypernetwork_for
+    from tokenry.tokenization.transfer.zett.hypernetwork import HyperNetworkConfig
+    from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainer, hypernetwork_for
 
     config = plan.training()
     texts = _read(plan)
@@ -229,7 +229,7 @@ def _curves(curves: Mapping[str, list[dict[str, float | int]]]) -> list[Block]:
 
 def _read(plan: Plan) -> dict[str, list[str]]:
     """Passages of about one block, by file."""
-    from tokenry.core.texts import passages, read_texts
+    from tokenry.core.text.passages import passages, read_texts
 
     stems = [file.stem for file in plan.texts]
     return {

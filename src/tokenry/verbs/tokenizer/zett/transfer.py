@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.files import require_folder_name, require_new
+from tokenry.core.io.files import require_folder_name, require_new
+from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.progress import Progress
 from tokenry.report.blocks import Block, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
@@ -52,15 +52,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: any of it cannot be read, used or written.
     """
-    from tokenry.core.bits_per_byte import first_token, text_loss
+    from tokenry.core.text.bits_per_byte import first_token, text_loss
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
-    from tokenry.tokenization.model_rows import set_special_ids, write_rows
     from tokenry.tokenization.probes import require_encodable, texts_back
     from tokenry.tokenization.special_roles import take_roles
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
-    from tokenry.tokenization.zett.hypernetwork import EmbeddingHyperNetwork
-    from tokenry.tokenization.zett.transfer import predict_vocabulary, save_transfer
+    from tokenry.tokenization.transfer.model_rows import set_special_ids, write_rows
+    from tokenry.tokenization.transfer.zett.hypernetwork import EmbeddingHyperNetwork
+    from tokenry.tokenization.transfer.zett.transfer import predict_vocabulary, save_transfer
 
     require_new(plan.output)
     texts = plan.measured.read()

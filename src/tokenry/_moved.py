@@ -1,0 +1,57 @@
+"""Modules that moved are found at their old paths, with a warning, until the next minor version.
+
+An old path is the same module as the new one, not a copy: a class imported from either is one class.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+ROOMS = {
+    "core.tensors": "alignment attention choices gate losses modes patching",
+    "core.text": "bits_per_byte byte_level byte_pairs digit_groups number_tokens round_trip",
+    "core.io": "cache descriptions files progress registry settings",
+}
+MOVED = {
+    f"core.{module}": f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
+} | {
+    "core.precision": "compression.vision.precision",
+    "core.texts": "core.text.passages",
+    "finetuning.conversations": "core.chat.conversations",
+    "finetuning.reading": "core.chat.reading",
+    "finetuning.rows": "core.chat.rows",
+    "finetuning.signals": "core.tensors.signals",
+    "finetuning.template": "core.chat.template",
+    "tokenization.transplant": "tokenization.transfer.transplant",
+    "tokenization.zett": "tokenization.transfer.zett",
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a module at its old path; `tokenization.transplant` and `zett` are packages of their own and only lend their parts."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Describe a module that moved; nothing is known about others."""
+        return ModuleSpec(fullname, self) if new_path(fullname) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module at the new path in the place of the old one."""
+        old = module.__name__
+        new = new_path(old)
+        assert new is not None
+        warnings.warn(f"{old} has moved to {new}.", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
+
+
+def new_path(old: str) -> str | None:
+    """The path at which a module stands today, if it has moved."""
+    head, _, rest = old.removeprefix("tokenry.").rpartition(".")
+    if (new := MOVED.get(f"{head}.{rest}")) is not None:
+        return f"tokenry.{new}"
+    return f"tokenry.{MOVED[head]}.{rest}" if head in MOVED else None

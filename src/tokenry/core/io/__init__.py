@@ -1,0 +1,1 @@
+"""What comes in and goes out: settings, descriptions, files written whole, the cache, registries, progress."""

@@ -1,0 +1,68 @@
+"""A model and a tokenizer small enough to train a hypernetwork in seconds."""
+
+import itertools
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from tests.tokenization.tiny_vocabularies import byte_level, tiny_model
+from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
+from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
+
+WORDS = [
+    "the cat",
+    "a dog",
+    "sat",
+    "on the mat",
+    "naïve café",
+    "and ran",
+    "over hills",
+    "東京",
+    "def add(x):",
+]
+TEXTS = [" ".join(words) for words in itertools.permutations(WORDS, 3)]
+DRAWING = DrawingConfig(
+    batch_size=8,
+    block_size=24,
+    vocabulary_size=420,
+    least_vocabulary=410,
+    most_vocabulary=430,
+    vocabulary_std=5.0,
+    pool=32,
+)
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+
+
+def tokenizer(**special):
+    return byte_level(TEXTS[:60], 330, **(SPECIAL | special))
+
+
+def causal(tied=True, **settings):
+    return tiny_model(330, tied, **settings)
+
+
+def masked_lm():
+    torch.manual_seed(0)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=330,
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        )
+    ).eval()
+
+
+def config(**changed):
+    settings = {
+        "steps": 6,
+        "identity_steps": 2,
+        "warmup_steps": 3,
+        "identity_learning_rate": 1e-3,
+        "learning_rate": 1e-3,
+        "drawing": DRAWING,
+        "save_every": 2,
+    }
+    return HyperNetworkTrainingConfig(**(settings | changed))
