@@ -3,11 +3,10 @@
 `pytest tests/finetuning --store-capabilities` writes docs/results/capabilities.json: weighing, capability, status (yes, no), test.
 """
 
-from pathlib import Path
-
+from tests import ROOT
 from tokenry.core.io.files import write_json
 
-STORED = Path(__file__).parents[1] / "docs" / "results" / "capabilities.json"
+STORED = ROOT / "docs" / "results" / "capabilities.json"
 WEIGHINGS = (
     "AllTokens", "RandomTokens", "SSToken", "Rho1", "TokenCleaning", "SmallLoss", "DatasetWeights", "PromptResponseWeights",
 )  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.tiny_chat import sums, write_model, write_rows
-from tests.tiny_images import write_classifier, write_images
+from tests.tiny.chats import sums, write_model, write_rows
+from tests.tiny.images import write_classifier, write_images
 from tokenry.cli import app
 from tokenry.cli.console import verb
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from tests.tiny.models import tiny_model
 from tests.tokenization.numbers.test_retokenize_numbers import gpt4_like
-from tests.tokenization.tiny_vocabularies import tiny_model
 from tests.tokenization.transfer.zett.tiny import TEXTS
 from tokenry.cli import app
 from tokenry.tokenization.premiums import equal_cost

@@ -1,14 +1,14 @@
 import base64
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests import ROOT
 from tokenry.core.errors import UserError
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")

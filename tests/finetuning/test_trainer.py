@@ -11,7 +11,9 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
 from tokenry.finetuning import (

@@ -23,7 +23,10 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import VOCABULARY
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.tensors import losses
 from tokenry.finetuning import (
     AllTokens,

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.decoding.byte_level.cutters import byte_level
 from tests.recipes.small import run_small
 from tokenry.decoding.byte_level.byte_lm import ByteLM
@@ -27,12 +28,9 @@ STORY = [
 
 @pytest.fixture(scope="module")
 def lm():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=400, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.5
-    )  # fmt: skip
+    model = tiny.llama(vocab_size=400, hidden_size=16, num_hidden_layers=1, initializer_range=0.5)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level("gpt2"))
-    return ByteLM(LlamaForCausalLM(config), tokenizer, context_ids=[3], eos_token_ids=[2])
+    return ByteLM(model, tokenizer, context_ids=[3], eos_token_ids=[2])
 
 
 def answers(bits, first=24, completed=24):

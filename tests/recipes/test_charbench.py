@@ -10,8 +10,8 @@ import pytest
 import torch
 from pandas import DataFrame
 
-from tests.finetuning.tiny import tiny_llama
 from tests.recipes.small import run_small
+from tests.tiny.models import llama as tiny_llama
 from tokenry.evaluation.charbench import Segmentation, build_charbench, features_of
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.recipes import charbench, load_recipe

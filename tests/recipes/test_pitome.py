@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
+from tests import tiny
 from tests.recipes.small import run_small
 from tokenry.recipes.pitome import (
     CLASS,
@@ -25,13 +25,7 @@ STRENGTHS = Strengths(lambda progress: None, ratios=(0.9, 0.75), r=3)
 
 @pytest.fixture
 def subject():
-    torch.manual_seed(0)
-    model = ViTForImageClassification(
-        ViTConfig(
-            image_size=16, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-            intermediate_size=32, num_labels=3,
-        )
-    ).eval()  # fmt: skip
+    model = tiny.vit_classifier(num_labels=3)
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(12, 1, 16, 16, generator=draw)
     return Classifier(model, images, torch.randint(3, (12,), generator=draw), views=3)

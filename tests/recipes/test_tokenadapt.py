@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.recipes.small import run_small
-from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, ENGLISH, byte_level
 from tokenry.core.text.bits_per_byte import TextLoss
 from tokenry.recipes.testbeds.prose import read_story
 from tokenry.recipes.testbeds.tokenizer_swap import (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
+from tests import tiny
 from tests.recipes.small import run_small
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
 from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
@@ -31,21 +31,10 @@ CONFIG = ZeroTPruneConfig(layers=(1, 2), keep_rates=(0.9, 0.7), r=(3, 2), iterat
 @pytest.fixture(scope="module")
 def subject():
     torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=24,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=4,
-        attn_implementation="eager",
-    )
     images = torch.randn(12, 1, 24, 24)
     ink = torch.rand(12, 36)
     schedules = {"mild": PruningStrength(CONFIG, over_random=10.0)}
-    model = ViTForImageClassification(config).eval()
+    model = tiny.vit_classifier(image_size=24, num_labels=4, attn_implementation="eager")
     return Subject(Classifier(model, images, torch.arange(12) // 3, 3), schedules, ink)
 
 

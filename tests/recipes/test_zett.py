@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.recipes.small import run_small
-from tests.tokenization.tiny_vocabularies import CODE, byte_level
+from tests.tiny.tokenizers import CODE, byte_level
 from tests.tokenization.transfer.zett.tiny import TEXTS, causal, config, tokenizer
 from tokenry.core.text.bits_per_byte import TextLoss
 from tokenry.core.text.passages import passages

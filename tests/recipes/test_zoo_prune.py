@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import ViTForImageClassification
 
-from tests.compression.vision.tiny_vlms import make_inputs, make_model
 from tests.recipes.small import run_small
+from tests.tiny.vlms import make_inputs, make_model
 from tokenry.recipes.testbeds.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
 from tokenry.recipes.testbeds.digits_vit import DigitsViTSetting, vit_config
 from tokenry.recipes.testbeds.llava_pope import ask

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.tiny_chat import write_model
+from tests.tiny.chats import write_model
 from tokenry.cli import app
 from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition import judge_answer

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.check_verb import check_verb, in_terminal
 from tests.verbs.tune.record import load
 from tokenry.report.html import page

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.tiny_chat import sums, write_rows
+from tests.tiny.chats import sums, write_rows
 from tests.verbs.check_verb import in_terminal, too_wide
 from tokenry.core.plans import plan_options
 from tokenry.report.html import page
@@ -191,8 +191,8 @@ def test_a_text_file_that_is_not_utf8_is_refused(score, tmp_path):
 
 
 def test_text_that_was_rendered_already_gets_no_second_bos(desk, tmp_path):
-    from tests.finetuning.tiny import tiny_llama
-    from tests.finetuning.tiny_tokenizers import character_tokenizer
+    from tests.tiny.models import llama as tiny_llama
+    from tests.tiny.tokenizers import character_tokenizer
 
     tokenizer = character_tokenizer(adds_bos=True)
     tokenizer.save_pretrained(tmp_path / "bos")

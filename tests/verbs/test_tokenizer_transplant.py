@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from tests.tokenization.tiny_vocabularies import CODE, TEMPLATE, byte_level, sentencepiece, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, TEMPLATE, byte_level, sentencepiece
 from tests.verbs.check_verb import check_refused, in_terminal, too_wide
 from tokenry.cli import app
 from tokenry.report.html import page

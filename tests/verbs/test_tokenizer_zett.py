@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level
+from tests.tiny.tokenizers import CODE, byte_level
 from tests.tokenization.transfer.zett.tiny import TEXTS, causal, tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app

@@ -7,14 +7,13 @@ import sys
 import pytest
 import torch
 
-from tests.compression.vision.encoders import (
+from tests.compression.vision.first_tokens import DropFirst, MergeFirst
+from tests.tiny.encoders import (
     FAMILIES,
     LANGUAGE,
     LAYERS,
     SPECIAL,
     VISION,
-    DropFirst,
-    MergeFirst,
     images,
     inputs,
     texts,
@@ -556,7 +555,7 @@ def test_attention_mass_says_how_many_tokens_a_reduced_layer_has():
 
 _COMPILED = """
 import torch
-from tests.compression.vision.encoders import LAYERS, inputs, tiny, tokens_of
+from tests.tiny.encoders import LAYERS, inputs, tiny, tokens_of
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.tome import ToMe
 

@@ -4,17 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    BertConfig,
-    BertModel,
-    DeiTConfig,
-    DeiTModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import DeiTConfig, DeiTModel, SiglipVisionConfig, SiglipVisionModel
 
+from tests import tiny
+from tests.tiny.models import PIXELS, SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import (
     ClassAttentionDrop,
@@ -27,19 +20,12 @@ from tokenry.compression.vision.reducer import Tokens
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
 CONTROLS = [RandomDrop, NormDrop, ClassAttentionDrop]
-
-
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
 
 
 @pytest.fixture
 def vit():
-    return made(ViTModel, ViTConfig(**SIZES, **PIXELS))
+    return tiny.vit()
 
 
 @pytest.fixture
@@ -167,7 +153,7 @@ def test_the_distillation_token_survives():
 
 @pytest.mark.parametrize("control", [RandomDrop, NormDrop, ClassAttentionDrop])
 def test_padding_is_dropped_before_any_word(control):
-    bert = made(BertModel, BertConfig(**SIZES, vocab_size=20))
+    bert = tiny.bert(vocab_size=20)
     ids = torch.randint(1, 20, (2, 10), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 10, dtype=torch.long)
     mask[0, 6:] = 0

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compression.vision.encoders import LAYERS, PATCHES, images, inputs, tiny, tokens_of
 from tests.compression.vision.golden_diffrate import CLOSE, FLOAT32, GOLDEN, cases, golden_vit
+from tests.tiny.encoders import LAYERS, PATCHES, images, inputs, tiny, tokens_of
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import (
     DiffRate,

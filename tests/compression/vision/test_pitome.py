@@ -18,7 +18,6 @@ from transformers import (
     Dinov2WithRegistersModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    GPT2Config,
     GPT2Model,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -26,7 +25,9 @@ from transformers import (
     ViTModel,
 )
 
+from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, cases, golden_vit
+from tests.tiny.models import PIXELS, SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import LayerCost, encoder_flops
 from tokenry.compression.vision.pitome import (
@@ -42,32 +43,26 @@ from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
+FOUR = SIZES | {"num_hidden_layers": 4}
 SCHEDULES = json.loads((GOLDEN / "dev-schedules.json").read_text())
 CASES = cases("dev-pitome.npz")
-BERT = (BertForSequenceClassification, BertConfig(**SIZES, vocab_size=50))
+BERT = (BertForSequenceClassification, BertConfig(**FOUR, vocab_size=50))
 DISTILBERT = (
     DistilBertForSequenceClassification,
     DistilBertConfig(dim=16, n_layers=4, n_heads=2, hidden_dim=32, vocab_size=50),
 )
 IMAGE_MODELS = [
-    (ViTModel, ViTConfig(**SIZES, **PIXELS), 1),
-    (DeiTModel, DeiTConfig(**SIZES, **PIXELS), 2),
-    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**SIZES, **PIXELS, num_register_tokens=4), 5),
-    (CLIPVisionModel, CLIPVisionConfig(**SIZES, **PIXELS), 1),
-    (SiglipVisionModel, SiglipVisionConfig(**SIZES, **PIXELS), 0),
+    (ViTModel, ViTConfig(**FOUR, **PIXELS), 1),
+    (DeiTModel, DeiTConfig(**FOUR, **PIXELS), 2),
+    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**FOUR, **PIXELS, num_register_tokens=4), 5),
+    (CLIPVisionModel, CLIPVisionConfig(**FOUR, **PIXELS), 1),
+    (SiglipVisionModel, SiglipVisionConfig(**FOUR, **PIXELS), 0),
 ]
 RATIOS = st.sampled_from([0.5, 0.6, 0.75, 0.9, 1.0])
 
 
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
-
-
 def vit():
-    return made(ViTModel, ViTConfig(**SIZES, **PIXELS))
+    return tiny.vit(num_hidden_layers=4)
 
 
 def draw(*shape, seed=0):
@@ -175,7 +170,7 @@ def test_the_released_vit_patch_matches_all_tokens_first_and_the_mae_patch_last(
 
 
 def test_of_an_odd_number_of_layers_the_first_half_is_the_larger_one():
-    model = made(ViTModel, ViTConfig(**{**SIZES, "num_hidden_layers": 5}, **PIXELS))
+    model = tiny.vit(num_hidden_layers=5)
     variants = [reducer.variant for reducer in reducers_of(model, PiToMe())]
     assert variants == ["bsm"] * 3 + ["core"] * 2
 
@@ -465,6 +460,6 @@ def test_options_of_images_are_refused_for_text():
 
 
 def test_a_decoder_is_refused():
-    model = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    model = tiny.gpt2(GPT2Model)
     with pytest.raises(UserError, match="GPT2Model"):
         apply_token_reduction(model, PiToMe())

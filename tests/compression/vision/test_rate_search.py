@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import ViTConfig, ViTForImageClassification
 
-from tests.compression.vision.encoders import LAYERS, images, tiny
 from tests.compression.vision.golden_diffrate import arrays, cases, golden_vit
+from tests.tiny.encoders import LAYERS, images, tiny
+from tests.tiny.models import vit_classifier
 from tokenry.compression.vision import rate_search
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule, masked_softmax, vit_flops
@@ -31,19 +31,7 @@ def golden_rates():
 
 def classifier(labels=4, seed=0):
     """A ViT with another scale at each patch, so that counts matter."""
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        image_size=24,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=labels,
-        initializer_range=0.3,
-    )
-    return ViTForImageClassification(config).eval()
+    return vit_classifier(seed, image_size=24, num_hidden_layers=4, num_labels=labels, initializer_range=0.3)
 
 
 def batches(count=8, size=4, labels=4, seed=0):

@@ -21,7 +21,9 @@ from transformers import (
     ViTModel,
 )
 
+from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, arrays, cases, golden_vit
+from tests.tiny.models import PIXELS, SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.tome import (
     ToMe,
@@ -33,8 +35,6 @@ from tokenry.compression.vision.tome import (
 )
 from tokenry.core.errors import UserError
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
 SCHEDULES = json.loads((GOLDEN / "dev-schedules.json").read_text())
 TEXT_MODELS = [
     (BertForSequenceClassification, BertConfig(**SIZES, vocab_size=50)),
@@ -43,11 +43,6 @@ TEXT_MODELS = [
         DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=32, vocab_size=50),
     ),
 ]
-
-
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
 
 
 def draw(*shape, seed=0):
@@ -230,7 +225,7 @@ def test_numbers_that_cannot_be_merged_are_refused(r, message):
 
 def test_more_numbers_than_layers_are_refused():
     with pytest.raises(UserError, match="r lists 4 layers, but the model has 3"):
-        apply_token_reduction(made(ViTModel, ViTConfig(**SIZES, **PIXELS)), ToMe(r=[1, 1, 1, 1]))
+        apply_token_reduction(tiny.vit(), ToMe(r=[1, 1, 1, 1]))
 
 
 def test_every_token_cannot_be_the_kept_one():

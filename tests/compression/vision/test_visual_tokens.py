@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
-from tests.compression.vision.tiny_vlms import (
+from tests.tiny.vlms import (
     FAMILIES,
     IMAGE,
     PAD,

@@ -1,14 +1,13 @@
 """The VLM scaling law: the golden figures, what a fit must do on any table, and what is refused."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.compression.vision.vlm_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
@@ -24,9 +23,7 @@ from tokenry.compression.vision.vlm_scaling import (
 )
 from tokenry.core.errors import UserError
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden" / "20-one-visual-token" / "dev-scaling.json").read_text()
-)
+GOLDEN = golden_json("20-one-visual-token", "dev-scaling.json")
 SIZES = [0.5, 1.8, 4, 7, 14]
 TOKENS = [1, 4, 16, 36, 64, 144, 576]
 

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.decoding.byte_level.cutters import GOLDEN, TOKENIZERS, KnownTexts, byte_level, golden_lm
 from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level.byte_lm import END, ByteLM
@@ -23,12 +24,9 @@ KNOWN = {
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=430, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, initializer_range=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).double().eval()
+    return tiny.llama(
+        vocab_size=430, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.5
+    ).double()
 
 
 @pytest.fixture(scope="module")

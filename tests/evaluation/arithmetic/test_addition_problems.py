@@ -1,15 +1,14 @@
 """Addition problems: the exact law of the sampler, exact numbers of digits, and the prompts of the paper's conditions."""
 
-import json
 import re
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition_problems import (
@@ -24,7 +23,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_problems,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 LAWS = GOLDEN["sampler_law"]
 
 signatures = st.tuples(st.integers(1, 17), st.integers(1, 17), st.booleans()).map(

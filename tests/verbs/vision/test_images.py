@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from tests.tiny_images import CLASSES, write_images
+from tests.tiny.images import CLASSES, write_images
 from tokenry.core.errors import UserError
 from tokenry.verbs.compress._vision.images import (
     batches,

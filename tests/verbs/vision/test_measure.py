@@ -11,7 +11,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.tiny_images import IMAGE, SIZE, write_classifier, write_model
+from tests.tiny.images import IMAGE, SIZE, write_classifier, write_model
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.reducer import LayerReducer
 from tokenry.core.stats import Estimate

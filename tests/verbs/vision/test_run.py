@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
-from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
+from tests.tiny.images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
 from tests.verbs.check_verb import tokenry
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.plan import MergePlan

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.transplant import composition
 from tokenry.tokenization.transfer.transplant.auxiliary_space import auxiliary_space

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.tokenization.tiny_vocabularies import tiny_model
+from tests.tiny.models import tiny_model
 from tests.tokenization.transfer.zett.tiny import DRAWING, TEXTS, causal, config, masked_lm, tokenizer
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig

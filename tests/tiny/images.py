@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import PreTrainedModel, ViTImageProcessor
 
+from tests.tiny.models import vit_classifier
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.patching import find_encoder
 
@@ -37,16 +37,16 @@ def write_model(model: PreTrainedModel, folder: Path) -> Path:
 
 def write_classifier(folder: Path) -> Path:
     """A ViT with large random weights, so that images differ in what it says of them."""
-    torch.manual_seed(0)
     names = dict(enumerate(CLASSES))
-    config = ViTConfig(
+    model = vit_classifier(
         **SIZE,
         **IMAGE,
+        num_channels=3,
         initializer_range=0.5,
         id2label=names,
         label2id={name: index for index, name in names.items()},
     )
-    return write_model(ViTForImageClassification(config), folder)
+    return write_model(model, folder)
 
 
 def write_images(folder: Path, number: int = 6) -> list[str]:

@@ -1,7 +1,4 @@
-"""Tiny encoders of every supported family, their inputs, and reducers that need no method: all from fixed seeds."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Tiny encoders of every supported family, and their inputs, from fixed seeds."""
 
 import pytest
 import torch
@@ -38,10 +35,8 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.errors import UserError
-from tokenry.core.tensors.patching import Encoder, find_encoder
+from tokenry.core.tensors.patching import find_encoder
 
 IMAGE_SIZE, PATCHES = 32, 16
 LENGTH, PADDED_LENGTH = 12, 7
@@ -158,53 +153,3 @@ def inputs(family: str, batch: int = 2, seed: int = 1) -> dict[str, torch.Tensor
 
 def tokens_of(family: str) -> int:
     return PATCHES + SPECIAL.get(family, 1) if family in VISION else LENGTH
-
-
-@dataclass(frozen=True)
-class _MergeNext(LayerReducer):
-    """Merge the first r tokens behind the special ones into the r that follow: no padding, if texts are long enough."""
-
-    r: int
-
-    def reduce(self, hidden_states: torch.Tensor, tokens: Tokens, attention: Attention):
-        before = torch.arange(hidden_states.shape[1]).expand(hidden_states.shape[0], -1)
-        first = tokens.special
-        kept = torch.cat([before[:, :first], before[:, first + self.r :]], dim=1)
-        plan = MergePlan(
-            before.shape[1], kept, before[:, first : first + self.r], before[:, first : first + self.r]
-        )
-        return tokens.merge(hidden_states, plan)
-
-
-@dataclass(frozen=True)
-class _DropNext(LayerReducer):
-    """Drop the r tokens that follow the special ones."""
-
-    r: int
-
-    def reduce(self, hidden_states: torch.Tensor, tokens: Tokens, attention: Attention):
-        before = torch.arange(hidden_states.shape[1]).expand(hidden_states.shape[0], -1)
-        kept = torch.cat([before[:, : tokens.special], before[:, tokens.special + self.r :]], dim=1)
-        return tokens.drop(hidden_states, MergePlan.keep(kept, before.shape[1]))
-
-
-@dataclass(frozen=True)
-class MergeFirst:
-    """Per layer, merges the first r tokens into the r next ones."""
-
-    r: int
-    proportional_attention: bool = True
-
-    def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
-        return [_MergeNext(self.r) if self.r else None for _ in encoder.layers]
-
-
-@dataclass(frozen=True)
-class DropFirst:
-    """Per layer, drops the first r tokens."""
-
-    r: int
-    proportional_attention: bool = True
-
-    def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
-        return [_DropNext(self.r) if self.r else None for _ in encoder.layers]

@@ -5,8 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.finetuning.tiny import tiny_llama
-from tests.finetuning.tiny_tokenizers import chatml_tokenizer
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import chatml_tokenizer
 
 # Small enough for a second or two per run.
 QUICK = ("--dtype", "float32", "--max-length", "96", "--set", "max_steps=2")
