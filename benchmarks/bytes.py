@@ -7,7 +7,7 @@ and all at once (`encode_batch`), which is kinder than one by one. genlm-bytes s
 beam reaches; how far it is from that sum is measured on prompts so short that all sequences can be counted. Where its beam comes to
 nothing within a prompt, that prompt is counted and left out for both.
 
-The peer is wanted with `pip install genlm-bytes==0.2.0`; without it its lines are left out.
+`make bench` installs the peer; without it its lines are left out, which is said.
 """
 
 import asyncio
@@ -65,6 +65,8 @@ def measure(smoke: bool) -> Iterator[Result]:
     yield beside_the_model(subject, rounds=1 if smoke else 2)
     if importlib.util.find_spec("genlm") and importlib.util.find_spec("genlm.bytes"):
         yield from beside_genlm(subject, rounds=1 if smoke else 2)
+    else:
+        note(f"{PEER} is left out: it is not installed (make bench installs it)")
 
 
 def embedded_subject(prompts: int = 12, further: int = 12) -> Subject:
