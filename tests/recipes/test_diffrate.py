@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule
 from tokenry.recipes import diffrate
@@ -59,7 +59,7 @@ def verdicts(**accuracy):
 
 
 def test_it_runs_from_search_to_picture(testbed, tmp_path):
-    found = run_small("diffrate", lambda progress: testbed, tmp_path)
+    found = check_recipe("diffrate", lambda progress: testbed, tmp_path)
     assert found.settings["measured"]["0.5"].keys() == set(METHODS)
     assert found.headline.claim.startswith("at 0.70 of the dense FLOPs")
     assert len(found.claims) == 5

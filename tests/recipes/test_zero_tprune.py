@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
 from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 from tokenry.recipes.zero_tprune import (
@@ -92,7 +92,7 @@ def test_votes_that_follow_the_ink_correlate_with_it(subject):
 
 
 def test_a_run_ends_with_claims_settings_and_a_picture(subject, tmp_path):
-    reproduction = run_small("zero-tprune", lambda progress: subject, tmp_path)
+    reproduction = check_recipe("zero-tprune", lambda progress: subject, tmp_path)
     assert len(reproduction.claims) == 4
     assert all("%" in claim.paper for claim in reproduction.claims)
     assert len(reproduction.settings["votes_and_ink"]) == 3

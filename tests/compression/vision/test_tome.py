@@ -9,21 +9,13 @@ from hypothesis import strategies as st
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    DeiTConfig,
-    DeiTModel,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    ViTConfig,
-    ViTModel,
 )
 
 from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, arrays, cases, golden_vit
-from tests.tiny.models import PIXELS, SIZES, made
+from tests.tiny.models import SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.tome import (
     ToMe,
@@ -167,21 +159,6 @@ def test_a_batch_without_padding_takes_the_path_of_images():
     plain = match_even_odd(metric, 3, 1)
     assert alike.place().equal(plain.place())
     assert not plain.ragged
-
-
-@pytest.mark.parametrize(("kind", "config", "special"), [
-    (ViTModel, ViTConfig(**SIZES, **PIXELS), 1),
-    (DeiTModel, DeiTConfig(**SIZES, **PIXELS), 2),
-    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**SIZES, **PIXELS, num_register_tokens=4), 5),
-    (SiglipVisionModel, SiglipVisionConfig(**SIZES, **PIXELS), 0),
-])  # fmt: skip
-def test_special_tokens_stay_first_and_alone(kind, config, special):
-    model = made(kind, config)
-    with apply_token_reduction(model, ToMe(r=4)) as reduction, torch.no_grad():
-        model(draw(2, 1, 16, 16))
-    assert reduction.token_counts == tuple(16 + special - 4 * layer for layer in range(4))
-    assert reduction.places()[:, :special].equal(torch.arange(special).expand(2, -1))
-    assert reduction.size[:, :special].eq(1).all()
 
 
 def test_matching_runs_in_float32_for_bfloat16_and_outside_of_autograd():
