@@ -20,12 +20,12 @@ from tokenry.core.tensors.alignment import IGNORED, segment_ids
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.forward import ReadSignals, add_token_loss
-from tokenry.finetuning.nll_cache import NllCache, Sample
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
 
-def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
+def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[IndexedSample]:
     """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
 
     The samples of a data set are views of its memory.
@@ -42,13 +42,15 @@ def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
             yield from _samples(ids, labels, expanded(row[RUNS]), np.array([len(ids)]))
 
 
-def _samples(ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray) -> Iterator[Sample]:
+def _samples(
+    ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray
+) -> Iterator[IndexedSample]:
     ends = np.cumsum(lengths)
     starts = ends - lengths
     targets = labels != IGNORED
     targets[starts[lengths > 0]] = False  # nothing predicts a first token
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield Sample(ids[start:end], targets[start:end], _as_range(index[start:end]))
+        yield IndexedSample(ids[start:end], targets[start:end], _as_range(index[start:end]))
 
 
 def _as_range(index: np.ndarray) -> np.ndarray | range:
@@ -60,7 +62,7 @@ def _as_range(index: np.ndarray) -> np.ndarray | range:
 
 def dataset_nll(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[IndexedSample],
     size: int,
     *,
     cache: NllCache | None = None,
@@ -129,7 +131,7 @@ def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
     return told[0]
 
 
-def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
+def flat_signals(samples: Sequence[IndexedSample], store: TokenStore) -> Signals:
     """Lay the whole training set out as one row, with every column of `store` as a signal."""
     labels = torch.full((1, store.size), IGNORED, dtype=torch.int32)
     segments = torch.full((1, store.size), -1, dtype=torch.int32)
@@ -141,7 +143,7 @@ def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
 
 def read_dataset(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[IndexedSample],
     store: TokenStore,
     needed: frozenset[str] = frozenset({"nll"}),
     *,
@@ -177,7 +179,7 @@ def read_dataset(
                 store.record(name, index, values, reading.signals.learnable)
 
 
-def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _padded(batch: Sequence[IndexedSample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay samples out as right-padded ids, mask, labels and token indices."""
     shape = (len(batch), max(len(sample.input_ids) for sample in batch))
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
@@ -191,8 +193,8 @@ def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids, mask, labels, index
 
 
-def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
+def _batches(samples: Sequence[IndexedSample], tokens_per_batch: int) -> Iterator[list[IndexedSample]]:
+    batch: list[IndexedSample] = []
     for sample in sorted((s for s in samples if s.targets.any()), key=lambda s: -len(s.input_ids)):
         if batch and (len(batch) + 1) * len(batch[0].input_ids) > tokens_per_batch:
             yield batch

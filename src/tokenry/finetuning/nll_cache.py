@@ -25,7 +25,7 @@ FORMAT = "tokenry-nll-1"
 
 
 @dataclass(frozen=True)
-class Sample:
+class IndexedSample:
     """One sample: its ids, which of them are targets, and the index of every token in the training set (a range costs nothing)."""
 
     input_ids: np.ndarray
@@ -83,11 +83,11 @@ class NllCache:
         self.fingerprint = fingerprint
         self.entries = self._read() if self.path.exists() else {}
 
-    def get(self, sample: Sample) -> Tensor | None:
+    def get(self, sample: IndexedSample) -> Tensor | None:
         """The NLL in nats of the targets of `sample`, in order, or None when it is not known."""
         return self.entries.get(sample.key)
 
-    def add(self, samples: Sequence[Sample], losses: Sequence[Tensor]) -> None:
+    def add(self, samples: Sequence[IndexedSample], losses: Sequence[Tensor]) -> None:
         """Add the losses of new samples and write the file, keeping what another run added meanwhile.
 
         Raises:

@@ -22,7 +22,7 @@ from tokenry.core.tensors.gate import can_run, require_causal_lm, require_readab
 from tokenry.core.tensors.losses import backbone, causal_lm, output_head
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import Signals
-from tokenry.finetuning.nll_cache import Sample
+from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.finetuning.token_index import flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
@@ -222,7 +222,7 @@ def refuse_data(dataset: Any, vocabulary: int) -> None:
         )
 
 
-def refuse_weights(weighing: TokenWeighing, samples: Iterable[Sample], store: TokenStore) -> None:
+def refuse_weights(weighing: TokenWeighing, samples: Iterable[IndexedSample], store: TokenStore) -> None:
     """Refuse weights that leave nothing to learn from.
 
     Raises:
@@ -268,7 +268,7 @@ def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training 
     require_readable(model, extremes, [-(-longest // step) * step], what)
 
 
-def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample], what: str) -> None:
+def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[IndexedSample], what: str) -> None:
     """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples as the first.
 
     Raises:
