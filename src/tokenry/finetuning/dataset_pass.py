@@ -1,6 +1,6 @@
-"""Signals of every target of a training set under one fixed model: one pass, and for the NLL a cache.
+"""Signals of all targets of a training set under one fixed model: one pass, with a cache for the NLL.
 
-Samples are sorted by length, so that a batch has next to no padding; only target rows meet the output head.
+Samples are sorted by length, so that batches have little padding; only target rows pass through the output head.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from tokenry.finetuning.token_store import TokenStore
 
 
 def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[IndexedSample]:
-    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
+    """Split packed rows into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
 
     The samples of a data set are views of its memory.
     """
@@ -48,13 +48,13 @@ def _samples(
     ends = np.cumsum(lengths)
     starts = ends - lengths
     targets = labels != IGNORED
-    targets[starts[lengths > 0]] = False  # nothing predicts a first token
+    targets[starts[lengths > 0]] = False  # a first token has no prediction
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         yield IndexedSample(ids[start:end], targets[start:end], _as_range(index[start:end]))
 
 
 def _as_range(index: np.ndarray) -> np.ndarray | range:
-    """A sample has consecutive indices, unless TRL has wrapped it from several that were shuffled."""
+    """A sample has consecutive indices, unless TRL wrapped it from several shuffled ones."""
     first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
     consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())
     return range(first, last + 1) if consecutive else index.copy()
@@ -80,12 +80,12 @@ def dataset_nll(
         model: a causal language model, whole on this device; it is put in eval mode for the pass.
         samples: what `samples_of` gives.
         size: number of tokens in the training set.
-        cache: known losses, read and added to by the first rank only: the others may be on machines without it.
+        cache: known losses, used by the first rank only, as other machines may not have the folder.
         holders: the ranks that hold the model, see `weight_holders`.
-        device: through which ranks talk to each other.
+        device: device through which ranks communicate.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
-        title: what the progress bar says.
+        title: title of the progress bar.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     store = TokenStore(size)
@@ -112,9 +112,9 @@ def dataset_nll(
 
 
 def weight_holders(fingerprint: str | None) -> list[int]:
-    """Tell which ranks hold the same weights as the first; none when the first has no whole weights (None).
+    """The ranks that hold the same weights as the first rank; none if the first has no whole weights (None).
 
-    Loaded sparingly for FSDP, a model has its weights on the first rank of each machine only, until training begins.
+    With `fsdp_cpu_ram_efficient_loading`, only the first rank of each machine has the weights until training begins.
     """
     if not dist.is_initialized():
         return [] if fingerprint is None else [0]
@@ -132,7 +132,7 @@ def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
 
 
 def flat_signals(samples: Sequence[IndexedSample], store: TokenStore) -> Signals:
-    """Lay the whole training set out as one row, with every column of `store` as a signal."""
+    """The whole training set as one row, with every column of `store` as a signal."""
     labels = torch.full((1, store.size), IGNORED, dtype=torch.int32)
     segments = torch.full((1, store.size), -1, dtype=torch.int32)
     for number, sample in enumerate(samples):
@@ -159,12 +159,12 @@ def read_dataset(
         model: a causal language model, whole on this device; it is put in eval mode for the pass.
         samples: what `samples_of` gives.
         store: the columns of the training set.
-        needed: which of `nll`, `entropy` and `prompt_attention`.
-        probe: which attention is read.
+        needed: signals to read, of `nll`, `entropy` and `prompt_attention`.
+        probe: layers and columns of the attention.
         template: the pieces of the chat template (`tokenry.core.chat.template`), for attention to content.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
-        title: what the progress bar says.
+        title: title of the progress bar.
     """
     add_token_loss(model)
     device = next(model.parameters()).device

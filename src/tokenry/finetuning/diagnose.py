@@ -1,12 +1,12 @@
-"""Diagnosis: would a weighing keep the right tokens? A cheap look before a run is spent on it.
+"""Diagnosis: would a weighing keep the right tokens? A cheap check before spending a run on it.
 
 One epoch of plain fine-tuning, then every weighing scores the tokens once. With the class of each token known (recorded noise,
 or any class the user marked), a signal is judged as a detector of the wanted class:
 
-    auroc        probability that a wanted token scores higher than one of another class (0.5 = the signal knows nothing)
-    share_kept   how much of each class is among what the weighing would keep
+    auroc        probability that a wanted token scores higher than one of another class (0.5 = chance)
+    share_kept   fraction of each class that the weighing would keep
 
-It is a filter, not a ranking: a signal that cannot tell the classes apart is not worth a run, one that can may still lose.
+It is a filter, not a ranking: a signal that cannot separate the classes is not worth a run; one that can may still lose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ from tokenry.finetuning.weighing import TokenWeighing
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one weighing would keep.
+    """The tokens that one weighing would keep, by class.
 
     Attributes:
-        weighing: its name.
-        auroc: wanted class against each other class, and against all of them as `all`.
+        weighing: name of the weighing.
+        auroc: AUROC of the wanted class against each other class, and against all of them as `all`.
         share_kept: share of each class that would be kept.
-        unwanted_share: share of other classes among what would be kept; compare with `unwanted_share_of_all`.
-        unwanted_share_of_all: their share among all response tokens: what plain fine-tuning learns from.
+        unwanted_share: share of other classes among the kept tokens; compare with `unwanted_share_of_all`.
+        unwanted_share_of_all: their share among all response tokens, which plain fine-tuning learns from.
     """
 
     weighing: str
@@ -60,9 +60,9 @@ def judge(
     """Judge a score and a choice against the classes of the tokens.
 
     Args:
-        name: the weighing's name.
-        score: higher = more worth keeping.
-        kept: what would be kept.
+        name: name of the weighing.
+        score: score of each token; higher = more worth keeping.
+        kept: whether each token would be kept.
         token_class: index into `classes`.
         classes: names of the classes.
         wanted: the class that should be kept.
@@ -105,12 +105,12 @@ def diagnose(
     classes: Sequence[str],
     wanted: str = "clean",
 ) -> list[Diagnosis]:
-    """Train one epoch on all tokens, then judge what each weighing would keep.
+    """Train one epoch on all tokens, then judge the choice of each weighing.
 
     Args:
-        trainer_arguments: what `TokenWeighingTrainer` takes (`model`, `args`, `train_dataset`, …); the data carries
-            `token_class`. The model is trained for an epoch: give one that may be changed.
-        weighings: those to judge, by name. Where one needs a reference, `trainer_arguments` holds `reference_model`.
+        trainer_arguments: arguments of `TokenWeighingTrainer` (`model`, `args`, `train_dataset`, …); the data carries
+            `token_class`. The model is trained for an epoch, in place.
+        weighings: the weighings to judge, by name. If one needs a reference, `trainer_arguments` holds `reference_model`.
         classes: names of the token classes.
         wanted: the class that should be kept.
 

@@ -1,8 +1,8 @@
 """Per-token NLL of a data set under one model, computed once and kept on disk for every later run.
 
 The cache is content-addressed: an entry is found by the hash of a sample's ids and targets, the file by the fingerprint of
-the model's weights. So it cannot be read for another tokenizer, template, maximum length or model, and does not care
-about order, packing or filtering; what is missing is computed and added.
+the model's weights. So it is never read for another tokenizer, template, maximum length or model, and does not depend on
+order, packing or filtering; missing entries are computed and added.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FORMAT = "tokenry-nll-1"
 
 @dataclass(frozen=True)
 class IndexedSample:
-    """One sample: its ids, which of them are targets, and the index of every token in the training set (a range costs nothing)."""
+    """A sample of the training set: its ids, which of them are targets, and the index of every token (mostly a range, which needs no memory)."""
 
     input_ids: np.ndarray
     targets: np.ndarray
@@ -72,7 +72,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 class NllCache:
-    """The losses known for one model, in `folder`; safe to share between runs.
+    """The known losses of one model, in `folder`; several runs can share it.
 
     Raises:
         UserError: the file is damaged, or holds the losses of another model.
@@ -84,11 +84,11 @@ class NllCache:
         self.entries = self._read() if self.path.exists() else {}
 
     def get(self, sample: IndexedSample) -> Tensor | None:
-        """The NLL in nats of the targets of `sample`, in order, or None when it is not known."""
+        """The NLL in nats of the targets of `sample`, in order; None if it is not known."""
         return self.entries.get(sample.key)
 
     def add(self, samples: Sequence[IndexedSample], losses: Sequence[Tensor]) -> None:
-        """Add the losses of new samples and write the file, keeping what another run added meanwhile.
+        """Add the losses of new samples and write the file, keeping what another run has added in the meantime.
 
         Raises:
             UserError: the cache cannot be written.
@@ -100,10 +100,7 @@ class NllCache:
                     self.entries = {**self._read(), **self.entries}
                 self.entries.update({sample.key: loss for sample, loss in zip(samples, losses, strict=True)})
                 self._write()
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # the latter is how safetensors says that the disk is full
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
             raise UserError(
                 f"the history cache {self.path.parent} cannot be written ({error}): free some space or name another folder "
                 "in the environment variable TOKENRY_CACHE."

@@ -3,7 +3,7 @@
     trainer = TokenWeighingTrainer(model, args=SFTConfig(...), train_dataset=..., weighing=SSToken(share=0.6))
 
 Everything else is TRL: same arguments, same data formats. Without a weighing, with `AllTokens` or with a share of 1.0 it *is*
-`SFTTrainer`: `weighs` is False, and every method here hands over to TRL's. Else the loss of an optimisation step is
+`SFTTrainer`: `weighs` is False, and every method here calls TRL's. Otherwise the loss of an optimisation step is
 Σ weights · nll / Σ weights over all its micro-batches and ranks. Evaluation is always TRL's: the plain NLL of all response tokens.
 """
 
@@ -57,15 +57,15 @@ class TokenWeighingTrainer(SFTTrainer):
     Args:
         *args: as for `SFTTrainer`.
         weighing: which tokens to learn from; None learns from all of them.
-        reference_model: the model behind `reference_nll`, where the weighing names none.
-        base_model: the model behind `base_nll`, where it is not the model before this training.
+        reference_model: the model behind `reference_nll`, if the weighing names none.
+        base_model: the model behind `base_nll`, if it is not the model before this training.
         history_cache: folder of the losses computed before training; None is tokenry's cache folder.
         record_signals: keep the last value of every signal of every token in `store`, for reports; also without a weighing.
         **kwargs: as for `SFTTrainer`.
 
     Attributes:
-        weighs: whether tokens are weighed (or recorded) at all. Where not, this class does nothing of its own.
-        store: numbers about the tokens of the training set; empty where none are weighed.
+        weighs: whether tokens are weighed (or recorded); if not, this class is `SFTTrainer`.
+        store: numbers about the tokens of the training set; empty if none are weighed.
 
     Raises:
         UserError: the weighing cannot work with these arguments.
@@ -124,7 +124,7 @@ class TokenWeighingTrainer(SFTTrainer):
             refuse_weights(self.weighing, samples_of(self.train_dataset), self.store)
         self.add_callback(_FollowTraining(self))
 
-    # Before training: every token gets its index, and what is known about it beforehand.
+    # Before training: every token gets an index.
 
     def _prepare_dataset(
         self,
@@ -166,7 +166,7 @@ class TokenWeighingTrainer(SFTTrainer):
             self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), RUNS]))
 
     def _try_collator(self) -> None:
-        """Lay a batch out: a collator that cannot be followed is refused before any work."""
+        """Lay out one batch: a collator that cannot be followed is refused before any work."""
         if self._is_indexed and not lays_out_as_trl(self.data_collator):
             size = min(len(self.train_dataset), self.args.train_batch_size)
             kept = self._remove_unused_columns(self.train_dataset)
@@ -187,7 +187,7 @@ class TokenWeighingTrainer(SFTTrainer):
     # During training: signals, weights, loss.
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
-        """Collect the micro-batches of a step, and the sum of their weights over all ranks in place of a token count."""
+        """Collect the micro-batches of a step, and the sum of their weights over all ranks instead of a token count."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.weighs:
             return batches, items
@@ -246,7 +246,7 @@ class TokenWeighingTrainer(SFTTrainer):
 
     @property
     def _looked_up(self) -> set[str]:
-        """The known numbers about tokens that the weighing reads."""
+        """The columns of the store that the weighing reads."""
         return {*self.weighing.static_needs, "history_nll", "kept"} & self.store.columns.keys()
 
     def _require_no_look_up(self) -> None:
@@ -259,7 +259,7 @@ class TokenWeighingTrainer(SFTTrainer):
     def _with_live_history(
         self, model: nn.Module, model_inputs: MutableMapping[str, Any], known: Signals
     ) -> Signals:
-        """Add the history that one more forward under earlier weights tells."""
+        """Add the history from one more forward, under earlier weights."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
         scored = ReadSignals(known)
@@ -284,7 +284,7 @@ class TokenWeighingTrainer(SFTTrainer):
         self.monitor.observe(weighed.weights, weighed.nll, weighed.signals, last, learned)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log what the weighing did beside TRL's figures.
+        """Log the statistics of the weighing beside TRL's.
 
         `num_tokens` counts as TRL does; `entropy` and `mean_token_accuracy` are means over the tokens that are learned from.
         """
@@ -292,14 +292,10 @@ class TokenWeighingTrainer(SFTTrainer):
             logs.update(self.monitor.read())
         super().log(logs, *args, **kwargs)
 
-    # Checkpoints: what a weighing remembers is saved last, so its file also says that a checkpoint is whole.
+    # Checkpoints hold what the weighing remembers.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train as TRL does; a resumed run takes up what the weighing remembered.
-
-        Raises:
-            UserError: the checkpoint was not written to its end, or train_dataset was replaced.
-        """
+        """Train as TRL does; a resumed run restores what the weighing remembered."""
         if not self.weighs:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if not self._is_indexed:
@@ -314,7 +310,7 @@ class TokenWeighingTrainer(SFTTrainer):
 
     @property
     def memory(self) -> Memory:
-        """What a checkpoint must hold beside the model."""
+        """State of the weighing that a checkpoint holds beside the model."""
         return Memory(self.weighing.describe(), self.store, self.history, self._follows_epochs)
 
 
@@ -329,7 +325,7 @@ def _token_count(batch: Mapping[str, Any]) -> Tensor | int:
 
 @dataclass
 class _FollowTraining(TrainerCallback):
-    """Lets the history follow the model, ranks share what they saw, and checkpoints hold what is remembered."""
+    """Updates the history, shares the store between ranks and saves what the weighing remembers."""
 
     trainer: TokenWeighingTrainer
 
