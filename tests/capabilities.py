@@ -9,7 +9,7 @@ from tokenry.core.io.files import write_json
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "capabilities.json"
 WEIGHINGS = (
-    "AllTokens", "RandomTokens", "SSToken", "Rho1", "TokenCleaning", "SmallLoss", "DatasetWeights", "PromptResponseWeights",
+    "AllTokens", "RandomTokens", "SSToken", "Rho1", "TokenCleaning", "CrossFitted", "SmallLoss", "DatasetWeights", "PromptResponseWeights",
 )  # fmt: skip
 CAPABILITIES = (
     "full", "LoRA", "multi-turn", "packing", "padding-free", "accumulation", "checkpointing", "bfloat16", "DDP", "FSDP2",

@@ -10,6 +10,7 @@ from tests.capabilities import CAPABILITIES, WEIGHINGS
 from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
 from tokenry.finetuning import (
     AllTokens,
+    CrossFitted,
     DatasetWeights,
     PromptResponseWeights,
     RandomTokens,
@@ -37,6 +38,7 @@ MADE = {
     "SSToken": SSToken(warmup_fraction=0.5),
     "Rho1": Rho1(),
     "TokenCleaning": TokenCleaning(),
+    "CrossFitted": CrossFitted(),
     "SmallLoss": SmallLoss(warmup_epochs=0.0),
     "DatasetWeights": DatasetWeights(),
     "PromptResponseWeights": PromptResponseWeights(),

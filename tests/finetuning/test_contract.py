@@ -8,6 +8,7 @@ from trl import SFTTrainer
 from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
 from tokenry.finetuning import (
     AllTokens,
+    CrossFitted,
     DatasetWeights,
     PromptResponseWeights,
     RandomTokens,
@@ -33,6 +34,7 @@ FULL = {
     "SSToken": SSToken(share=1.0),
     "Rho1": Rho1(share=1.0),
     "TokenCleaning": TokenCleaning(share=1.0),
+    "CrossFitted": CrossFitted(share=1.0),
     "SmallLoss": SmallLoss(share=1.0),
     "DatasetWeights": DatasetWeights(),
     "PromptResponseWeights": PromptResponseWeights(prompt=0.0),

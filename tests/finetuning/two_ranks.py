@@ -27,6 +27,7 @@ from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_token
 from tokenry.core.tensors import losses
 from tokenry.finetuning import (
     AllTokens,
+    CrossFitted,
     DatasetWeights,
     PromptResponseWeights,
     RandomTokens,
@@ -92,6 +93,7 @@ CASES = {
     "TokenCleaning loaded sparingly": Case(TokenCleaning(), sparing=True, strategies=("fsdp2",)),
     "Rho1": Case(Rho1(scope="sample"), ACCUMULATION, batch=2),
     "TokenCleaning": Case(TokenCleaning(), ACCUMULATION, batch=2),
+    "CrossFitted": Case(CrossFitted(), {"num_train_epochs": 2}, strategies=("ddp",)),
     "SmallLoss": Case(SmallLoss(), {"num_train_epochs": 2}),
     "DatasetWeights": Case(DatasetWeights(), ACCUMULATION, batch=2),
     "DatasetWeights mostly zero": Case(DatasetWeights(), weights=(1.0, *[0.0] * 5)),

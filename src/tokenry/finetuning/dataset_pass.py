@@ -4,7 +4,7 @@ Samples are sorted by length, so that batches have little padding; only target r
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,6 +23,8 @@ from tokenry.finetuning.forward import ReadSignals, add_token_loss
 from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
+
+Value = TypeVar("Value")
 
 
 def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[IndexedSample]:
@@ -99,7 +101,7 @@ def dataset_nll(
             index = sample.index[None]
             where = torch.from_numpy(sample.targets)[None]
             store.record("nll", index, torch.zeros(where.shape).masked_scatter(where, losses), where)
-    missing = _as_the_first_rank_says(missing)
+    missing = as_the_first_rank_says(missing)
     if missing and rank in holders:
         part = [samples[number] for number in missing[list(holders).index(rank) :: len(holders)]]
         shown = progress and rank == 0
@@ -123,10 +125,11 @@ def weight_holders(fingerprint: str | None) -> list[int]:
     return [rank for rank, other in enumerate(fingerprints) if other and other == fingerprints[0]]
 
 
-def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
+def as_the_first_rank_says(value: Value) -> Value:
+    """The value of the first rank, on all of them."""
     if not dist.is_initialized():
-        return numbers
-    told = [numbers]
+        return value
+    told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
 

@@ -24,6 +24,8 @@ from tokenry.core.tensors.gate import require_causal_lm
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_pass import flat_signals, read_dataset, samples_of
+from tokenry.finetuning.fold_training import out_of_fold_nll
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.refusals import refuse_reference, refuse_unreadable
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.trainer import TokenWeighingTrainer
@@ -142,6 +144,11 @@ def diagnose(
                 refuse_reference(model, trainer.processing_class, samples, "the reference model")
             read_dataset(model, samples, before, title=name)
             store.add(name, before.columns.pop("nll"))
+    out_of_fold: dict[Folds, Tensor] = {}
+    for weighing in weighings.values():
+        if "out_of_fold_nll" in weighing.needs and weighing.cross_fit not in out_of_fold:
+            folds = weighing.cross_fit
+            out_of_fold[folds] = out_of_fold_nll(trainer, samples, folds)
     trainer.train()
     read_dataset(trainer.model, samples, store, needed & {"nll", "entropy"} | {"nll"}, title="nll")
     if "base_nll" in store.columns:
@@ -160,6 +167,8 @@ def diagnose(
                 template=template,
                 title=name,
             )
+        if "out_of_fold_nll" in weighing.needs:
+            store.add("out_of_fold_nll", out_of_fold[weighing.cross_fit])
         if "uniform" in weighing.needs:
             store.add("uniform", torch.rand(size, generator=torch.Generator().manual_seed(0)))
         flat = flat_signals(samples, store)

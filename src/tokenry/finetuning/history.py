@@ -4,17 +4,19 @@ base            the model before training: one pass over the data, cached on dis
 adapter_off     the same for LoRA without a pass or a cache: one more forward per step with the adapters switched off
 ema             an exponential moving average of the trained weights (of the adapter for LoRA), one more forward per step
 previous_epoch  the loss of each token in the previous epoch: free; the first epoch learns from all tokens
+crossfit        no earlier state: progress is that of models trained without the sample (`folds`), known before training
 PATH            any checkpoint, one pass over the data, cached on disk
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
+from tokenry.finetuning.folds import Folds
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class HistorySource:
         static_model: name of the model of a pass before training; None without such a pass.
         live: whether every step needs one more forward, under `earlier_weights`.
         from_last_epoch: whether last epoch's losses are the history.
+        folds: split of the data whose out-of-fold losses replace those of the model in training; None for a real history.
     """
 
     static_model: str | None = None
     live: bool = False
     from_last_epoch: bool = False
+    folds: Folds | None = None
 
     @contextmanager
     def earlier_weights(self, model: nn.Module) -> Iterator[None]:
@@ -70,6 +74,13 @@ class PreviousEpoch(HistorySource):
     """The loss of each token in the previous epoch."""
 
     from_last_epoch: bool = True
+
+
+@dataclass(frozen=True)
+class CrossFit(HistorySource):
+    """Progress between the base model and models that have not seen the token's sample."""
+
+    folds: Folds | None = field(default_factory=Folds)
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,7 @@ _NAMED = {
     "adapter_off": AdapterOff,
     "ema": MovingAverage,
     "previous_epoch": PreviousEpoch,
+    "crossfit": CrossFit,
 }
 
 

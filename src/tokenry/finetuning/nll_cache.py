@@ -50,17 +50,17 @@ class IndexedSample:
         return torch.as_tensor(np.asarray(self.token_index))
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """Hash the weights of a model, its adapters left out: names, shapes, dtypes, sums and a few values of every parameter.
+def model_fingerprint(model: nn.Module, adapters: bool = False) -> str:
+    """Hash the weights of a model: names, shapes, dtypes, sums and a few values of every parameter.
 
-    A step of training anywhere changes it; reading it costs one pass over the weights. A PEFT model has the fingerprint of
-    its base model.
+    A step of training anywhere changes it; reading it costs one pass over the weights. Without `adapters`, a PEFT model has the
+    fingerprint of its base model.
     """
-    adapter = getattr(getattr(model, "base_model", None), "prefix", None)
+    adapter = None if adapters else getattr(getattr(model, "base_model", None), "prefix", None)
     digest = hashlib.blake2b(digest_size=12)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if (adapter and adapter in name) or ".modules_to_save." in name:
+            if (adapter and adapter in name) or (not adapters and ".modules_to_save." in name):
                 continue
             values = parameter.flatten()
             some = values[:: max(1, values.numel() // 16)].double()

@@ -21,6 +21,7 @@ from torch import Tensor
 from tokenry.core.errors import require_fraction, require_one_of
 from tokenry.core.tensors.choices import minmax_within, require_window, top_share, window_mean
 from tokenry.core.tensors.signals import AttentionProbe, Signals
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import HistorySource, parse_history
 from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
@@ -83,7 +84,8 @@ class SSToken(TokenWeighing):
         attention: `prompt` = mass on all prompt tokens (the paper); `content` = sink-aware: mass on the user's words,
             without the first token and the template, renormalised per head.
         warmup_fraction: fraction of the steps that rank by attention alone (0.2 is the ratio of the released code).
-        history: `base`, `adapter_off` (LoRA: no cache, one more forward), `ema`, `previous_epoch`, or a checkpoint's path.
+        history: `base`, `adapter_off` (LoRA: no cache, one more forward), `ema`, `previous_epoch`, a checkpoint's path, or
+            `crossfit`: progress is base_nll − out_of_fold_nll, which needs no warm-up (see `CrossFitted`).
         progress: `difference` (the paper), `relative` = rel / (history_nll + 0.5), `clipped` = rel within ±`clip`.
         clip: bound of the clipped progress, in nats.
         window: number of neighbouring tokens to average the progress over (odd; 1 = no averaging).
@@ -120,13 +122,15 @@ class SSToken(TokenWeighing):
     @property
     def needs(self) -> frozenset[str]:
         """Loss signals unless balance is 0, attention unless it is 1."""
-        losses = {"nll", "history_nll"} if self.balance > 0 else set()
+        pair = {"base_nll", "out_of_fold_nll"} if self.history_source.folds else {"nll", "history_nll"}
+        losses = pair if self.balance > 0 else set()
         return frozenset(losses | ({"prompt_attention"} if self.balance < 1 else set()))
 
     def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
         """Progress and attention, mixed; attention alone during the warm-up."""
         learnable = signals.learnable
-        warming = signals.progress < self.warmup_fraction and self.balance < 1
+        known_before = self.history_source.folds is not None
+        warming = signals.progress < self.warmup_fraction and self.balance < 1 and not known_before
         balance = 0.0 if warming else self.balance
         rel = self.rel(signals) if balance > 0 else torch.zeros_like(signals.labels, dtype=torch.float32)
         attention = signals["prompt_attention"] if balance < 1 else torch.zeros_like(rel)
@@ -138,12 +142,20 @@ class SSToken(TokenWeighing):
 
     def rel(self, signals: Signals) -> Float[Tensor, "batch seq"]:
         """The progress of every token since the history, in the chosen form."""
-        nll, learnable = signals["nll"], signals.learnable
-        # A token without a history (its sample was left out of the last epoch) has shown no progress.
-        history = torch.where(signals["history_nll"].isnan(), nll, signals["history_nll"])
+        if self.history_source.folds:
+            history, nll = signals["base_nll"], signals["out_of_fold_nll"]
+        else:
+            nll = signals["nll"]
+            # A token without a history (its sample was left out of the last epoch) has shown no progress.
+            history = torch.where(signals["history_nll"].isnan(), nll, signals["history_nll"])
         rel = retrospective_excess_loss(history, nll)
         if self.progress == "relative":
             rel = rel / (history + 0.5)
         elif self.progress == "clipped":
             rel = rel.clamp(-self.clip, self.clip)
-        return rel if self.window == 1 else window_mean(rel, learnable, signals.segments, self.window)
+        return rel if self.window == 1 else window_mean(rel, signals.learnable, signals.segments, self.window)
+
+    @property
+    def cross_fit(self) -> Folds:
+        """The split of the history asked for."""
+        return self.history_source.folds or super().cross_fit

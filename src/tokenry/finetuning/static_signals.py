@@ -1,8 +1,7 @@
-"""Signals that are known before training: each is one pass of a fixed model over the training set, or what the cache knows of it."""
+"""Signals that are known before training: passes of fixed models over the training set, or what the cache holds of them."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.gate import has_whole_weights
 from tokenry.finetuning.dataset_pass import dataset_nll, flat_signals, samples_of, weight_holders
+from tokenry.finetuning.fold_training import out_of_fold_nll
 from tokenry.finetuning.nll_cache import IndexedSample, NllCache, model_fingerprint
 from tokenry.finetuning.refusals import refuse_reference
 from tokenry.models import load_model
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_static_signals(
-    trainer: "TokenWeighingTrainer",
-    reference_model: nn.Module | None,
-    base_model: nn.Module | None,
-    cache: Path,
+    trainer: "TokenWeighingTrainer", reference_model: nn.Module | None, base_model: nn.Module | None
 ) -> None:
     """Add the columns to the trainer's store that its weighing reads and a fixed model tells, and the choice over the data set.
 
@@ -30,7 +27,6 @@ def add_static_signals(
         trainer: before training.
         reference_model: the model behind `reference_nll`, where the weighing names none.
         base_model: the model behind `base_nll`, where it is not the model before this training.
-        cache: folder of the losses that earlier runs computed.
     """
     weighing, store = trainer.weighing, trainer.store
     if weighing.share >= 1.0:
@@ -45,7 +41,9 @@ def add_static_signals(
     if passes or weighing.scope == "dataset":
         samples = list(samples_of(trainer.train_dataset))
         for signal, (name, model) in passes.items():
-            store.add(signal, _nll_under(trainer, signal, name, model, samples, cache))
+            store.add(signal, _nll_under(trainer, signal, name, model, samples))
+        if "out_of_fold_nll" in weighing.needs:
+            store.add("out_of_fold_nll", out_of_fold_nll(trainer, samples, weighing.cross_fit))
         if weighing.scope == "dataset":
             store.add("kept", weighing.choose(flat_signals(samples, store))[0])
 
@@ -56,7 +54,6 @@ def _nll_under(
     name: str | None,
     model: nn.Module | None,
     samples: Sequence[IndexedSample],
-    folder: Path,
 ) -> Tensor:
     """The NLL of all targets under a model, given or by its name; `base` is the trainer's own before training."""
     base: Any = nullcontext()
@@ -87,7 +84,9 @@ def _nll_under(
             model,
             samples,
             trainer.store.size,
-            cache=NllCache(folder, fingerprint) if fingerprint and trainer.is_world_process_zero() else None,
+            cache=NllCache(trainer.history_cache, fingerprint)
+            if fingerprint and trainer.is_world_process_zero()
+            else None,
             holders=holders,
             device=trainer.args.device,
             title=signal,

@@ -118,8 +118,8 @@ class TokenWeighingTrainer(SFTTrainer):
         )
         self._template = template_pieces(self.processing_class) if reads_content else ()
         self._try_collator()
-        folder = Path(history_cache) if history_cache else cache_folder() / "nll"
-        add_static_signals(self, reference_model, base_model, folder)
+        self.history_cache = Path(history_cache) if history_cache else cache_folder() / "nll"
+        add_static_signals(self, reference_model, base_model)
         if self.store.size:
             refuse_weights(self.weighing, samples_of(self.train_dataset), self.store)
         self.add_callback(_FollowTraining(self))

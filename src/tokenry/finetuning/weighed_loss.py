@@ -37,12 +37,13 @@ Batch = Mapping[str, Any]
 """`input_ids` and `labels` (-100 where nothing is learned), `attention_mask` where there is padding, `position_ids` for packed rows."""
 
 Known = Mapping[str, Tensor]
-"""Signals by name, aligned to the tokens: `history_nll`, `base_nll`, `reference_nll`, `dataset_weight`, `uniform`, or `kept`."""
+"""Signals by name, aligned to the tokens: `history_nll`, `base_nll`, `reference_nll`, `out_of_fold_nll`, `dataset_weight`, `uniform`, or `kept`."""
 
 _SOURCES = {
     "history_nll": "token_losses(model, batch) of an earlier state of the model, or history_losses(model, rows) before training",
     "base_nll": "token_losses(base_model, batch)",
     "reference_nll": "token_losses(reference_model, batch)",
+    "out_of_fold_nll": "token_losses(model, batch) of a model that was trained without these samples",
     "dataset_weight": "the weight of every token",
     "uniform": "one random number per token, the same in every epoch",
     "kept": "1 for every token to learn from, chosen over the whole data set",

@@ -19,12 +19,13 @@ from tokenry.core.errors import UserError, require_at_least, require_fraction, r
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.choices import Rounding, group_counts, kept_counts, top_share
 from tokenry.core.tensors.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import HistorySource, parse_history
 
 WEIGHINGS: "Registry[TokenWeighing]" = Registry(
     "weighing",
     "tokenry.finetuning",
-    first=("full", "random", "sstoken", "rho1", "token-cleaning", "small-loss"),
+    first=("full", "random", "sstoken", "rho1", "token-cleaning", "cross-fitted", "small-loss"),
 )
 """The weighings by name; a weighing registers itself in its own file."""
 
@@ -59,6 +60,7 @@ class TokenWeighing:
         require_at_least(0, warmup_epochs=self.warmup_epochs)
         require_one_of(self.scope, get_args(Scope), "scope")
         require_one_of(self.reduction, get_args(Reduction), "reduction")
+        require_one_of(self.rounding, get_args(Rounding), "rounding")
         if self.scope == "dataset" and self.needs & LIVE_SIGNALS:
             raise UserError(
                 f"scope='dataset' ranks all tokens once, before training, but {type(self).__name__} needs "
@@ -153,6 +155,11 @@ class TokenWeighing:
     def history_source(self) -> HistorySource:
         """Where `history_nll` comes from."""
         return parse_history("base")
+
+    @property
+    def cross_fit(self) -> Folds:
+        """The split of the data behind `out_of_fold_nll`."""
+        return Folds()
 
     @property
     def reference_model(self) -> str | None:
