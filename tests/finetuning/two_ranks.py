@@ -30,6 +30,7 @@ from tests.tiny.training import sft_config, token_rows
 from tokenry.core.tensors import losses
 from tokenry.finetuning import (
     AllTokens,
+    CrossFitted,
     DatasetWeights,
     PromptResponseWeights,
     RandomTokens,
@@ -95,6 +96,7 @@ CASES = {
     "TokenCleaning loaded sparingly": Case(TokenCleaning(), sparing=True, strategies=("fsdp2",)),
     "Rho1": Case(Rho1(scope="sample"), ACCUMULATION, batch=2),
     "TokenCleaning": Case(TokenCleaning(), ACCUMULATION, batch=2),
+    "CrossFitted": Case(CrossFitted(), {"num_train_epochs": 2}, strategies=("ddp",)),
     "SmallLoss": Case(SmallLoss(), {"num_train_epochs": 2}),
     "DatasetWeights": Case(DatasetWeights(), ACCUMULATION, batch=2),
     "DatasetWeights mostly zero": Case(DatasetWeights(), weights=(1.0, *[0.0] * 5)),

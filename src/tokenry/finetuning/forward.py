@@ -78,8 +78,8 @@ class ReadSignals:
 
     Args:
         signals: labels and segments of the batch.
-        needed: which of `nll`, `entropy` and `prompt_attention` to read.
-        probe: which attention `prompt_attention` means.
+        needed: signals to read, of `nll`, `entropy` and `prompt_attention`.
+        probe: layers and columns of `prompt_attention`.
         content: tokens that are content rather than template, for sink-aware attention.
     """
 
@@ -104,12 +104,12 @@ class ReadSignals:
 class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
-    Afterwards `weights` and `signals` tell what was chosen and why, `nll` holds every NLL that was computed, and `entropy` and `accuracy`
-    what the logits of the weighted tokens say.
+    Afterwards `weights` holds the choice, `signals` what it was made from, `nll` every NLL that was computed, and `entropy` and
+    `accuracy` those of the weighted tokens.
 
     Args:
-        weighing: turns signals into weights.
-        signals: what is known before the forward (labels, segments, history, static signals).
+        weighing: which tokens to learn from.
+        signals: signals known before the forward (labels, segments, history, static signals).
         content: tokens that are content rather than template, for sink-aware attention.
         extra: signals to read beyond those the weighing needs.
     """

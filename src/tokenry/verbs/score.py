@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tokenry.finetuning.nll_cache import Sample
+    from tokenry.finetuning.nll_cache import IndexedSample
 
 _LOSSES = ("nll", "entropy")
 _ATTENTION: dict[str, Literal["prompt", "content"]] = {
@@ -290,11 +290,11 @@ def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int
     return {"input_ids": ids[:max_length], "labels": ids[:max_length]}
 
 
-def _indexed(rows: Any) -> "tuple[list[Sample], int]":
+def _indexed(rows: Any) -> "tuple[list[IndexedSample], int]":
     from tokenry.finetuning.dataset_pass import samples_of
     from tokenry.finetuning.token_index import RUNS
 
-    parts: list[Sample] = []
+    parts: list[IndexedSample] = []
     size = 0
     for row in rows:
         length = len(row["input_ids"])
@@ -303,7 +303,7 @@ def _indexed(rows: Any) -> "tuple[list[Sample], int]":
     return parts, size
 
 
-def _load(plan: Plan, name: str, parts: "Sequence[Sample]") -> "PreTrainedModel":
+def _load(plan: Plan, name: str, parts: "Sequence[IndexedSample]") -> "PreTrainedModel":
     """Load a model that can read all samples."""
     from tokenry.models import load_model, require_causal_lm, require_readable
 
@@ -318,7 +318,7 @@ def _read(
     plan: Plan,
     model: "PreTrainedModel",
     reference: "PreTrainedModel | None",
-    parts: "Sequence[Sample]",
+    parts: "Sequence[IndexedSample]",
     size: int,
     tokenizer: "PreTrainedTokenizerBase",
     progress: Progress,
@@ -362,7 +362,7 @@ def _read(
 
 
 def _tokens(
-    part: "Sample", columns: "Mapping[str, Tensor]", tokenizer: "PreTrainedTokenizerBase"
+    part: "IndexedSample", columns: "Mapping[str, Tensor]", tokenizer: "PreTrainedTokenizerBase"
 ) -> list[dict[str, Any]]:
     texts = token_texts(part.input_ids.tolist(), tokenizer)
     return [

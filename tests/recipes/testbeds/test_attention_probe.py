@@ -105,5 +105,7 @@ def test_a_probe_gives_one_auroc_per_score_and_restores_the_models_mode(model, t
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(UserError, match="fast tokenizer with a chat template"):
+    with pytest.raises(
+        UserError, match="has no chat template, which conversations need: choose an instruct model"
+    ):
         encode_probe(probe_rows(), tokenizer)

@@ -119,6 +119,12 @@ def minmax_within(
     return normalised
 
 
+def require_window(window: int) -> None:
+    """Raise `UserError` unless `window` is a positive odd number of tokens."""
+    if window < 1 or window % 2 == 0:
+        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+
+
 def window_mean(
     signal: Float[Tensor, "batch seq"],
     among: Bool[Tensor, "batch seq"],
@@ -130,8 +136,7 @@ def window_mean(
     Raises:
         UserError: `window` is not a positive odd number.
     """
-    if window < 1 or window % 2 == 0:
-        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+    require_window(window)
     total = torch.zeros_like(signal)
     count = torch.zeros_like(signal)
     values = torch.where(among, signal, 0.0)

@@ -1,7 +1,7 @@
-"""What of the data does not come through, in words: a chat template that leaves something out is refused, the rest is counted.
+"""What is lost between the data and the tokens, in words: a chat template that omits something is refused, the rest is counted.
 
-Refused is a loss of what is to be learned, or of what it answers to; noted are samples that are skipped, turns that are not
-learned from, and columns, keys and options that nobody reads.
+Refused is an omission of what is to be learned, or of its context; noted are samples that are skipped, turns that are not
+learned from, and columns, keys and options that are not read.
 """
 
 import re
@@ -9,36 +9,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tokenry.core.chat.rendering import ConversationRenderer, Omission, RenderedSample
 from tokenry.core.chat.rows import Sample
 from tokenry.core.chat.turns import REASONING, calls_of
-from tokenry.core.chat.written import ConversationWriter, Loss, Written
 from tokenry.core.errors import UserError
 
 _REASONING = "the reasoning of the assistant"
 _READ_KEYS = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
 
 
-def refuse_losses(
-    written: Sequence[Written | None], names: Sequence[int | str], writers: Sequence[ConversationWriter]
+def refuse_omissions(
+    rendered: Sequence[RenderedSample | None],
+    names: Sequence[int | str],
+    renderers: Sequence[ConversationRenderer],
 ) -> None:
-    """Refuse a template that leaves out what is to be learned, or what it answers to.
-
-    Raises:
-        UserError: one sentence with the template's name, what it leaves out, and of how many samples.
-    """
-    first: dict[tuple[str, bool], tuple[int | str, Loss]] = {}
+    """Refuse a template that omits what is to be learned, or its context."""
+    first: dict[tuple[str, bool], tuple[int | str, Omission]] = {}
     samples: Counter[tuple[str, bool]] = Counter()
-    for text, name in zip(written, names, strict=True):
-        kinds = {(loss.what, loss.unmarked): loss for loss in reversed(text.lost)} if text else {}
+    for text, name in zip(rendered, names, strict=True):
+        kinds = {(part.what, part.unmarked): part for part in reversed(text.omitted)} if text else {}
         samples.update(kinds.keys())
-        for kind, loss in kinds.items():
-            first.setdefault(kind, (name, loss))
+        for kind, part in kinds.items():
+            first.setdefault(kind, (name, part))
     if not first:
         return
     kind = max(samples, key=lambda kind: (samples[kind], kind))
-    (what, unmarked), (name, loss) = kind, first[kind]
+    (what, unmarked), (name, omission) = kind, first[kind]
     does = "has no {% generation %} markers around" if unmarked else "leaves out"
-    where = f"sample {name}" + (f", message {loss.message}" if loss.message else "")
+    where = f"sample {name}" + (f", message {omission.message}" if omission.message else "")
     others = ", ".join(sorted({other for other, _ in first} - {what}))
     split = (
         ", or give a row of prompt and completion for each answer"
@@ -46,23 +44,23 @@ def refuse_losses(
         else ""
     )
     raise UserError(
-        f"{writers[0].name} {does} {what} in {samples[kind]} of {len(written)} samples (first in {where})"
+        f"{renderers[0].name} {does} {what} in {samples[kind]} of {len(rendered)} samples (first in {where})"
         f"{f'; also {others}' if others else ''}: pass --chat-template with a jinja file that writes it, or take it out of the data{split}."
     )
 
 
-def notes_of_writing(
-    samples: Sequence[Sample], written: Sequence[Written | None], names: Sequence[int | str]
+def notes_of_rendering(
+    samples: Sequence[Sample], rendered: Sequence[RenderedSample | None], names: Sequence[int | str]
 ) -> Iterator[str]:
-    """Count what is skipped or not learned from: conversations, turns, reasoning that is given."""
+    """Count what is skipped or not learned from: conversations, turns, reasoning in the context."""
     total = len(samples)
-    begun = [name for text, name in zip(written, names, strict=True) if text is None]
+    begun = [name for text, name in zip(rendered, names, strict=True) if text is None]
     if begun:
         yield (
             f"{len(begun)} of {total} samples begin with an assistant turn, which the chat template cannot write (the first is "
             f"sample {begun[0]}): left out."
         )
-    hidden = sum(text is not None and text.hides_reasoning for text in written)
+    hidden = sum(text is not None and text.hides_reasoning for text in rendered)
     if hidden:
         yield (
             f"in {hidden} of {total} samples the chat template leaves out the reasoning of earlier turns, which are given and not "
@@ -83,19 +81,19 @@ def notes_of_writing(
         yield f"{asked} of {len(others)} turns of others than the assistant ask to be learned from: only the assistant's are."
 
 
-def notes_of_rows(samples: Sequence[Sample], writers: Sequence[ConversationWriter]) -> Iterator[str]:
-    """Count what nobody reads: columns, keys of messages, options of the template; and nulls that may be padding."""
+def notes_of_rows(samples: Sequence[Sample], renderers: Sequence[ConversationRenderer]) -> Iterator[str]:
+    """Count what is not read: columns, keys of messages, options of the template; and nulls that may be padding."""
     total = len(samples)
     columns = Counter(name for sample in samples for name in sample.unread)
     if columns:
         yield f"columns that are not read: {_counted(columns, total)}."
     chats = [sample for sample in samples if sample.messages is not None]
     keys = Counter(key for sample in chats for key in {key for turn in sample.messages or () for key in turn})
-    unread = {key: n for key, n in keys.items() if key not in _READ_KEYS and not _is_read(key, writers)}
+    unread = {key: n for key, n in keys.items() if key not in _READ_KEYS and not _is_read(key, renderers)}
     if unread:
         yield f"keys of messages that the chat template does not read: {_counted(unread, total)}."
     options = Counter(name for sample in chats for name in sample.template_options)
-    ignored = {name: n for name, n in options.items() if not _is_read(name, writers)}
+    ignored = {name: n for name, n in options.items() if not _is_read(name, renderers)}
     if ignored:
         yield f"options in chat_template_kwargs that the chat template does not read: {_counted(ignored, total)}."
     nulls = sum(_has_nulls(_called(sample)) for sample in chats)
@@ -106,8 +104,8 @@ def notes_of_rows(samples: Sequence[Sample], writers: Sequence[ConversationWrite
         )
 
 
-def _is_read(name: str, writers: Sequence[ConversationWriter]) -> bool:
-    return any(re.search(rf"\b{re.escape(name)}\b", writer.template) for writer in writers)
+def _is_read(name: str, renderers: Sequence[ConversationRenderer]) -> bool:
+    return any(re.search(rf"\b{re.escape(name)}\b", renderer.template) for renderer in renderers)
 
 
 def _counted(counts: Mapping[str, int], total: int) -> str:

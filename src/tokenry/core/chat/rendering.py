@@ -1,6 +1,6 @@
-"""A sample as text: what a chat template writes of it, which characters are learned, and what the template leaves out.
+"""A sample as text: the text that a chat template renders, the characters that are learned, and what the template omits.
 
-Turns are found by generation markers in the template, else by writing the conversation up to and including each turn and
+Turns are found by generation markers in the template, otherwise by rendering the conversation up to and including each turn and
 checking that the whole begins with it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.chat.coverage import left_out
+from tokenry.core.chat.omissions import omitted_parts
 from tokenry.core.chat.rows import Message, Sample, Span
 from tokenry.core.chat.template import (
     CannotRenderError,
@@ -28,8 +28,8 @@ from tokenry.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What a template leaves out, in words, and the message that it belongs to; `unmarked` where it is only not learned."""
+class Omission:
+    """What a template omits, in words, and its message; `unmarked` if it is rendered but not marked as learned."""
 
     what: str
     message: int | None = None
@@ -37,8 +37,8 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Characters that are learned, and with what weight."""
+class LearnedSpan:
+    """Characters that are learned, and their weight."""
 
     start: int
     end: int
@@ -46,30 +46,30 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedSample:
     """A sample as text.
 
     Attributes:
-        text: all of it.
+        text: the whole text.
         learned: the characters that are learned.
         spans: the spans of the sample, in characters of the text.
-        lost: what does not stand in the text, or, of the assistant's words, in what is learned.
-        hides_reasoning: whether the template leaves out the reasoning of a turn that is given.
+        omitted: parts that are not in the text or, for the assistant's words, not in the learned characters.
+        hides_reasoning: whether the template omits the reasoning of a turn that is only context.
     """
 
     text: str
-    learned: tuple[Stretch, ...]
+    learned: tuple[LearnedSpan, ...]
     spans: tuple[Span, ...] = ()
-    lost: tuple[Loss, ...] = ()
+    omitted: tuple[Omission, ...] = ()
     hides_reasoning: bool = False
 
 
 class BeginsWithAssistantError(ValueError):
-    """The conversation begins with the assistant, and the template cannot write that."""
+    """The conversation begins with the assistant, and the template cannot render that."""
 
 
-def write_text(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Written:
-    """Write a prompt and its completion, or a text: between BOS and EOS, which a text that was rendered already has."""
+def render_text(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> RenderedSample:
+    """Render a prompt and its completion, or a text, between BOS and EOS (unless the text already contains them)."""
     bos = tokenizer.bos_token if adds_bos(tokenizer) else ""
     completion = str(sample.completion)
     prompt = str(sample.prompt)
@@ -78,18 +78,18 @@ def write_text(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Written:
     end = tokenizer.eos_token or ""
     has_end = bool(end) and completion.rstrip().endswith(end)
     text = begin + completion + ("" if has_end else end)
-    # Text without a prompt is learned from its beginning, BOS included: it is the first token, which no model predicts.
+    # Text without a prompt is learned from its beginning; BOS is the first token, which no model predicts.
     start = len(begin) if prompt else 0
     spans = tuple(Span(len(begin) + span.start, len(begin) + span.end, span.name) for span in sample.spans)
-    return Written(text, (Stretch(start, len(text)),), spans)
+    return RenderedSample(text, (LearnedSpan(start, len(text)),), spans)
 
 
 @dataclass(frozen=True)
-class ConversationWriter:
-    """Writes conversations with one chat template.
+class ConversationRenderer:
+    """Renders conversations with one chat template.
 
     Args:
-        tokenizer: its special tokens are those of the text.
+        tokenizer: tokenizer whose special tokens the text contains.
         chat_template: as for `training_template`.
         with_tools: whether the conversations have tools.
     """
@@ -100,7 +100,7 @@ class ConversationWriter:
 
     @property
     def name(self) -> str:
-        """The template as the user knows it."""
+        """The template's name for errors."""
         return template_name(self.tokenizer, self.chat_template)
 
     @cached_property
@@ -108,16 +108,16 @@ class ConversationWriter:
         """The template itself."""
         return training_template(self.tokenizer, self.chat_template, self.with_tools)
 
-    def write(self, sample: Sample, number: int | str) -> Written:
-        """Write a conversation.
+    def render(self, sample: Sample, number: int | str) -> RenderedSample:
+        """Render a conversation.
 
         Args:
-            sample: with messages.
+            sample: a sample with messages.
             number: its number or name, for errors.
 
         Raises:
             UserError: the template refuses it, or hides where the assistant speaks.
-            BeginsWithAssistantError: it begins with the assistant, and the template cannot write that.
+            BeginsWithAssistantError: it begins with the assistant, and the template cannot render that.
         """
         messages = [self._as_called(message) for message in sample.messages or ()]
         weights = _learned_turns(sample)
@@ -126,7 +126,7 @@ class ConversationWriter:
         )
         try:
             text, stretches = conversation.find()
-            lost = tuple(conversation.losses(text, stretches))
+            omitted = tuple(conversation.omissions(text, stretches))
         except CannotRenderError as error:
             if next(message["role"] for message in messages if message["role"] != "system") == "assistant":
                 raise BeginsWithAssistantError from error
@@ -136,16 +136,16 @@ class ConversationWriter:
         if sample.spans and last in weights:
             start = next(start for place, start, _ in stretches if place == last)
             spans = _placed(sample.spans, messages[last].get("content", ""), text, start, number)
-        return Written(
+        return RenderedSample(
             text,
-            tuple(Stretch(start, end, weights[place]) for place, start, end in stretches),
+            tuple(LearnedSpan(start, end, weights[place]) for place, start, end in stretches),
             spans,
-            tuple(loss for loss in lost if loss != HIDDEN),
-            HIDDEN in lost,
+            tuple(omission for omission in omitted if omission != HIDDEN_REASONING),
+            HIDDEN_REASONING in omitted,
         )
 
     def _as_called(self, message: Message) -> Message:
-        """Give the arguments of tool calls in the form that the template writes as data, not as a text within a text."""
+        """Convert the arguments of tool calls to the form that the template renders as data, not as a string inside a string."""
         if not self._arguments_form or not message.get("tool_calls"):
             return message
         return {
@@ -155,8 +155,8 @@ class ConversationWriter:
 
     @cached_property
     def _arguments_form(self) -> type | None:
-        """`dict` or `str` where the template does well with arguments in that form only; None where both will do."""
-        written: dict[type, str | None] = {}
+        """`dict` or `str` if the template renders arguments correctly in that form only; None if it renders both."""
+        rendered: dict[type, str | None] = {}
         for form, arguments in ((dict, {"qzkeyzq": "qzvaluezq"}), (str, '{"qzkeyzq": "qzvaluezq"}')):
             call = {
                 "type": "function",
@@ -172,8 +172,8 @@ class ConversationWriter:
             except CannotRenderError:
                 continue
             if "qzvaluezq" in text and '\\"qzkeyzq' not in text:
-                written[form] = text
-        return next(iter(written)) if len(written) == 1 else None
+                rendered[form] = text
+        return next(iter(rendered)) if len(rendered) == 1 else None
 
 
 def _with_arguments(call: Mapping[str, Any], form: type) -> dict[str, Any]:
@@ -183,7 +183,9 @@ def _with_arguments(call: Mapping[str, Any], form: type) -> dict[str, Any]:
     if form is dict and isinstance(arguments, str):
         try:
             parsed = json.loads(arguments)
-        except json.JSONDecodeError:  # learned as it is: a model may have to learn what comes of it
+        except (
+            json.JSONDecodeError
+        ):  # malformed arguments are learned as they are: what follows them may matter
             parsed = arguments
         holder["arguments"] = parsed if isinstance(parsed, dict) else arguments
     if form is str and isinstance(arguments, Mapping):
@@ -192,7 +194,7 @@ def _with_arguments(call: Mapping[str, Any], form: type) -> dict[str, Any]:
 
 
 def _learned_turns(sample: Sample) -> dict[int, float]:
-    """The places of the assistant turns that are learned, with their weights; a weight of 0 is a turn that is given."""
+    """The weights of the learned assistant turns by place; a turn of weight 0 is only context."""
     first = len(sample.prompt)
     weights = {}
     for place, message in enumerate(sample.completion):
@@ -204,9 +206,9 @@ def _learned_turns(sample: Sample) -> dict[int, float]:
 
 
 _Found = list[tuple[int, int, int]]
-"""Stretches of learned characters: the place of the turn, start and end."""
+"""Learned characters: place of the turn, start and end."""
 
-HIDDEN = Loss("the reasoning of a turn that is given")
+HIDDEN_REASONING = Omission("the reasoning of a turn that is only context")
 
 
 @dataclass(frozen=True)
@@ -219,13 +221,13 @@ class _Conversation:
     number: int | str
 
     def find(self) -> tuple[str, _Found]:
-        """Write the conversation, and find what the assistant says in the turns that have a weight."""
+        """Render the conversation, and find the assistant's words in the turns that have a weight."""
         places = sorted(self.weights)
         if not places:
             return self._render(len(self.messages)), []
-        return self._find_marked(places) if has_markers(self.template) else self._find_written(places)
+        return self._find_marked(places) if has_markers(self.template) else self._find_unmarked(places)
 
-    def _find_written(self, places: list[int]) -> tuple[str, _Found]:
+    def _find_unmarked(self, places: list[int]) -> tuple[str, _Found]:
         if places[0] == 0:
             raise BeginsWithAssistantError
         text = self._render(len(self.messages))
@@ -245,7 +247,7 @@ class _Conversation:
         return text, found
 
     def _find_marked(self, places: list[int]) -> tuple[str, _Found]:
-        """Do the same with a template that marks what the assistant says; a turn may be marked in several pieces."""
+        """`find` with a template that marks the assistant's words; a turn may be marked in several pieces."""
         text, marks = render_marked(self.messages, self.template, self.tokenizer, **self.options)
         last = self._marks_before(places[-1])
         if last >= len(marks):
@@ -255,7 +257,7 @@ class _Conversation:
             )
         said = [place for place, message in enumerate(self.messages) if message["role"] == "assistant"]
         if said[-len(places) :] == places and len(set(self.weights.values())) == 1:
-            # Every turn from the first on is learned alike: it is enough to know where the first and the last begin.
+            # All turns from the first on have the same weight: only the first and the last must be located.
             first = self._marks_before(places[0])
             return text, [
                 (places[0] if number < last else places[-1], *mark)
@@ -284,26 +286,30 @@ class _Conversation:
             **{name: value for name, value in self.options.items() if name != without},
         )
 
-    def losses(self, text: str, found: _Found) -> Iterator[Loss]:
-        """What of the conversation does not stand in the text, or of a learned turn not in what is learned of it."""
+    def omissions(self, text: str, found: _Found) -> Iterator[Omission]:
+        """The parts of the conversation that are missing from the text, and of learned turns from the learned characters."""
         for name in ("tools", "documents"):
             if name in self.options and self._render(len(self.messages), without=name) == text:
-                yield Loss(f"the column {name}")
+                yield Omission(f"the column {name}")
         given = [place for place in range(len(self.messages)) if place not in self.weights]
         edges = [0, *(edge for _, start, end in found for edge in (start, end)), len(text)]
         outside = "\0".join(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
-        for number, what in left_out([self.messages[place] for place in given], outside, in_order=False):
+        for number, what in omitted_parts([self.messages[place] for place in given], outside, in_order=False):
             place = given[number]
             role = self.messages[place]["role"]
-            yield HIDDEN if what == "reasoning" else Loss(f"{_OF_TURN[what]} of the {role}", place + 1)
+            yield (
+                HIDDEN_REASONING
+                if what == "reasoning"
+                else Omission(f"{_OF_TURN[what]} of the {role}", place + 1)
+            )
         for places, said in self._learned(text, found):
-            for place, what in left_out([self.messages[place] for place in places], said, in_order=True):
+            for place, what in omitted_parts([self.messages[place] for place in places], said, in_order=True):
                 message = self.messages[places[place]]
-                unmarked = (0, what) not in left_out([message], text, in_order=False)
-                yield Loss(f"{_OF_TURN[what]} of the assistant", places[place] + 1, unmarked)
+                unmarked = (0, what) not in omitted_parts([message], text, in_order=False)
+                yield Omission(f"{_OF_TURN[what]} of the assistant", places[place] + 1, unmarked)
 
     def _learned(self, text: str, found: _Found) -> Iterator[tuple[list[int], str]]:
-        """What is learned, turn by turn; all at once where markers do not say to which turn they belong."""
+        """The learned characters by turn; all at once with markers, which do not belong to turns."""
         if has_markers(self.template):
             yield sorted(self.weights), "\0".join(text[start:end] for _, start, end in found)
         else:
@@ -316,7 +322,7 @@ _OF_TURN = {"reasoning": "the reasoning", "content": "the content", "tool calls"
 def _placed(
     spans: Sequence[Span], content: str, text: str, start: int, number: int | str
 ) -> tuple[Span, ...]:
-    """Move spans from the answer's content to the text, of which the template may have stripped the white space."""
+    """Move spans from the answer's content to the text, where the template may have stripped white space."""
     bare = content.strip()
     found = text.find(bare, start)
     if found < 0:

@@ -1,7 +1,7 @@
-"""What a chat template leaves out of a conversation: every content, all reasoning and every tool call must stand in the text.
+"""What a chat template omits from a conversation: every content, all reasoning and every tool call must be in the text.
 
 A template is a program, and many drop what they do not know: reasoning before `</think>`, tool calls, a system turn. White
-space may change (templates strip contents), and a text may stand as JSON writes it (`tojson`); nothing else counts as written.
+space may change (templates strip contents), and a string may be escaped as JSON (`tojson`); any other change is an omission.
 """
 
 import json
@@ -18,17 +18,17 @@ _THINKING = re.compile(
 _CLOSING = re.compile(r"</|\[/|<\|end")
 
 
-def left_out(messages: Sequence[Message], text: str, in_order: bool) -> list[tuple[int, str]]:
-    """Find what of some messages does not stand in a text.
+def omitted_parts(messages: Sequence[Message], text: str, in_order: bool) -> list[tuple[int, str]]:
+    """Find the parts of messages that are missing from a text.
 
     Args:
-        messages: of a conversation, in order.
-        text: what a template wrote of them.
-        in_order: whether the text has to hold them in this order, the reasoning of each before its content; a system prompt may
-            stand elsewhere.
+        messages: messages of a conversation, in order.
+        text: the text that a template rendered.
+        in_order: whether the text must hold them in this order, the reasoning of each before its content. (A system prompt may
+            be elsewhere.)
 
     Returns:
-        The place of a message and what of it is missing: `reasoning`, `content` or `tool calls`.
+        The place of a message and its missing part: `reasoning`, `content` or `tool calls`.
     """
     rest = _bare(text)
     missing = []
@@ -39,7 +39,7 @@ def left_out(messages: Sequence[Message], text: str, in_order: bool) -> list[tup
             if start < 0:
                 missing.append((place, kind))
                 continue
-            # What was found is taken out, so that it cannot stand for anything else as well.
+            # A part that was found is blanked, so that it cannot match another part too.
             rest = f"{rest[:start]}{chr(0) * length}{rest[start + length :]}"
             cursor = start + length
     missing += [(place, "tool calls") for place in _missing_calls(messages, rest)]
@@ -47,14 +47,14 @@ def left_out(messages: Sequence[Message], text: str, in_order: bool) -> list[tup
 
 
 def _texts(message: Message, squashed: str) -> Iterator[tuple[str, str]]:
-    """What a message says in words, in the order in which templates write it."""
+    """The texts of a message, in the order in which templates render them."""
     for text in dict.fromkeys(str(message[key]) for key in REASONING if message.get(key)):
         yield "reasoning", text
     content = message.get("content") or ""
     if not _THINKING.search(content) or _bare(content) in squashed:
         yield "content", content
         return
-    # A template that knows reasoning writes its own marks around it.
+    # A template that knows reasoning puts its own tags around it.
     marks = [*_THINKING.finditer(content), None]
     begin = 0
     for mark in marks:
@@ -65,8 +65,8 @@ def _texts(message: Message, squashed: str) -> Iterator[tuple[str, str]]:
 
 
 def _find(part: str, text: str, begins: Sequence[int]) -> tuple[int, int]:
-    """Where a part stands in a text from the first of some places on, else from the next; -1 where it does not."""
-    for forms in ((_bare(part),), _forms(part)):  # most parts stand as they are: JSON is tried afterwards
+    """The start and length of a part in a text, searched from each of `begins` in turn; -1 if it is not there."""
+    for forms in ((_bare(part),), _forms(part)):  # most parts are unchanged: JSON is tried afterwards
         for begin in begins:
             for form in forms:
                 if (start := text.find(form, begin)) >= 0:
@@ -79,8 +79,8 @@ def _bare(text: str) -> str:
 
 
 def _forms(part: str) -> list[str]:
-    """A text without white space: as it is, and as JSON writes it."""
-    # At its edges a text may have been stripped before JSON wrote its line breaks as letters.
+    """A text without white space: as it is, and escaped as JSON."""
+    # The text may have been stripped before JSON escaped its line breaks.
     wholes = dict.fromkeys((part, part.strip()))
     ways = [
         part,
@@ -90,7 +90,7 @@ def _forms(part: str) -> list[str]:
 
 
 def _missing_calls(messages: Sequence[Message], text: str) -> list[int]:
-    """The messages of which a called name, an argument or its value stands less often than it is called."""
+    """The messages with a called name, an argument or a value that appears less often than it is used in calls."""
     wanted: Counter[tuple[str, ...]] = Counter()
     missing = []
     for place, message in enumerate(messages):
@@ -117,7 +117,7 @@ def _leaves_of_call(call: Mapping[str, Any], text: str) -> Iterator[tuple[str, .
 
 
 def _leaves(value: Any) -> Iterator[tuple[str, ...]]:
-    """The names and values of arguments, each in the forms in which templates write it."""
+    """The names and values of arguments, each in all forms that templates render."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield tuple(_forms(str(key)))
