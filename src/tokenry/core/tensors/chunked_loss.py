@@ -103,6 +103,8 @@ class _MatrixLoss(torch.autograd.Function):
             if values.entropy is not None:
                 entropy[part] = values.entropy
             else:
+                assert grad_rows is not None
+                assert values.slope is not None
                 above = (chunk.to(accumulate) * grad_rows[part].to(accumulate)).sum(-1)
                 entropy[part] = nll[part] - above / (weights[part] * values.slope)
             if weight.requires_grad:
@@ -165,6 +167,7 @@ def module_loss(
         with torch.no_grad():
             gradient = logits.clone()
             values = row_loss(gradient, chunk_targets, entropy=True)
+        assert values.entropy is not None
         loss = _WithGradient.apply(logits, values.loss, gradient)
         return loss, values.nll, values.entropy, values.is_best.to(loss.dtype)
 

@@ -235,6 +235,11 @@ class ByteVocabulary:
         """Bytes of each id; 0 where it has none."""
         return np.array([len(data or b"") for data in self.token_bytes], dtype=np.int64)
 
+    @cached_property
+    def first_bytes(self) -> Int[np.ndarray, "ids"]:
+        """The first byte of each id; 256 where it has none."""
+        return np.array([data[0] if data else 256 for data in self.token_bytes], dtype=np.int64)
+
     def bytes_at(self, ids: Int[np.ndarray, "some"], place: int) -> UInt8[np.ndarray, "some"]:
         """The byte number `place` of each of these tokens, all of which must be longer than that."""
         text, starts = self._text

@@ -19,7 +19,7 @@ from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Tail, ValidTokens
 from tokenry.decoding.byte_level.token_tree import Context
 
-# So many sequences of one text are bearable.
+# Maximum number of token sequences of one text.
 _MOST_SEQUENCES = 20_000
 
 
@@ -131,6 +131,11 @@ class CoverSearch:
             if not len(ids):
                 return
             yield end, ids
+
+
+def log_total(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
+    """The log-probability of one of several events that exclude each other; -inf of none."""
+    return float(np.logaddexp.reduce(log_probs, initial=-np.inf))
 
 
 def _leading_to_the_end(nodes: Sequence[Node], end: int) -> list[Node]:
