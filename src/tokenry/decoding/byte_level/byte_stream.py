@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level.beginnings import Beginning
 from tokenry.decoding.byte_level.cover_model import CoverModel
-from tokenry.decoding.byte_level.covers import Ending, Next, Reaching, log_total, require_bearable
+from tokenry.decoding.byte_level.covers import Ending, Next, Reaching, log_total, require_few_sequences
 from tokenry.decoding.byte_level.token_tree import Context
 
 END = 256
@@ -62,7 +62,7 @@ class ByteStream:
         self._ahead: list[Context] = []
         if not self._endings and not self._reaching:
             raise model.no_cover(beginning, lead, data)
-        require_bearable(len(self._endings), len(lead + data))
+        require_few_sequences(len(self._endings), len(lead + data))
 
     def __repr__(self) -> str:
         """Its text, the last bytes of a long one, and the number of its covers."""

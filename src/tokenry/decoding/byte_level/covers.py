@@ -115,7 +115,7 @@ class CoverSearch:
                         at.setdefault(end, []).append(nodes[-1])
                     if end == len(text):
                         node.reaching = ids[(lengths > end - place) & reach[ids]]
-            require_bearable(len(nodes), place)
+            require_few_sequences(len(nodes), place)
         return _leading_to_the_end(nodes, len(text)) if whole else nodes
 
     def _child(self, node: Node, token: int) -> Node:
@@ -148,12 +148,8 @@ def _leading_to_the_end(nodes: Sequence[Node], end: int) -> list[Node]:
     return [node for node in nodes if node in kept]
 
 
-def require_bearable(sequences: int, place: int) -> None:
-    """Refuse a text of too many sequences, and say why there are so many.
-
-    Raises:
-        UserError: there are.
-    """
+def require_few_sequences(sequences: int, place: int) -> None:
+    """Refuse a text that has too many token sequences."""
     if sequences > _MOST_SEQUENCES:
         raise UserError(
             f"the first {place} bytes have more than {_MOST_SEQUENCES} token sequences: all cuts of a long text are too many, use "

@@ -74,10 +74,10 @@ class NextTokenModel(Protocol):
     """What is asked of a language model."""
 
     def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
-        """Compute what is not known yet of these contexts, in as few forward passes as possible.
+        """Compute the contexts that are not known yet, in as few forward passes as possible.
 
         Args:
-            contexts: that are needed.
+            contexts: those that are needed.
             ahead: tells contexts that may be needed soon; they come along where a forward pass is made anyway.
         """
         ...
@@ -128,10 +128,10 @@ class TokenTree:
         self.is_tree = self._attends_to_ancestors()
 
     def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
-        """Compute what is not known yet of these contexts and of all they go through: one forward pass, unless it is too large.
+        """Compute these contexts and all they go through where they are not known yet: one forward pass, unless it is too large.
 
         Args:
-            contexts: that are needed.
+            contexts: those that are needed.
             ahead: tells contexts that may be needed soon: a few tokens more hardly lengthen a forward pass. Rows of their own would.
 
         Raises:
@@ -154,8 +154,8 @@ class TokenTree:
         if not new:
             return
         if ahead is not None and self.is_tree:
-            bearable = min(self._longest, self._window)
-            contexts = [*contexts, *(context for context in ahead() if context.depth <= bearable)]
+            limit = min(self._longest, self._window)
+            contexts = [*contexts, *(context for context in ahead() if context.depth <= limit)]
             new = self._unknown(contexts)
         needed = len({ancestor for context in contexts for ancestor in context.path()})
         if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
@@ -177,7 +177,7 @@ class TokenTree:
         self._hidden: WeakKeyDictionary[Context, Tensor] = WeakKeyDictionary()
 
     def _unknown(self, contexts: Sequence[Context]) -> list[Context]:
-        """What is not known, parents before children."""
+        """The contexts that are not known yet, parents before children."""
         new: dict[Context, None] = {}
         for context in contexts:
             chain = []
@@ -190,7 +190,7 @@ class TokenTree:
 
     def _run_tree(self, new: list[Context]) -> None:
         while new:
-            # So many that their mask, new × (known + new), is not too large.
+            # As many as keep their mask, new × (known + new), within _MASK_ELEMENTS.
             room = max(1, int(math.sqrt(self._tokens**2 / 4 + _MASK_ELEMENTS) - self._tokens / 2))
             part, new = new[:room], new[room:]
             ids, positions = (
@@ -236,7 +236,7 @@ class TokenTree:
             ids = [torch.tensor([context.token for context in path]) for path in paths]
             pad = nn.utils.rnn.pad_sequence
             input_ids = pad(ids, batch_first=True).to(self._device)
-            attention_mask = pad([torch.ones_like(each) for each in ids], batch_first=True).to(self._device)
+            attention_mask = pad([torch.ones_like(row) for row in ids], batch_first=True).to(self._device)
             hidden = self._forward(input_ids, attention_mask=attention_mask, use_cache=False)
             for row, path in enumerate(paths):
                 self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
@@ -248,16 +248,16 @@ class TokenTree:
         """Compare the tree with rows on a few tokens, in two steps."""
         first = Context().then(min(1, self._head.vocabulary - 1))
         one, other = (first.then(token % self._head.vocabulary) for token in (2, 3))
-        last = [each.then(min(1, self._head.vocabulary - 1)) for each in (other, one)]
+        last = [context.then(min(1, self._head.vocabulary - 1)) for context in (other, one)]
         try:
             with evaluation_mode(self._model), torch.no_grad():
                 self._run_tree([first, one, other])
                 self._run_tree(last)
-                found = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+                found = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
                 self._run_rows(last)
-                expected = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+                expected = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
         except Exception:
-            # A model that knows no such mask, positions or cache says so in its own way.
+            # A model that takes no such mask, positions or cache raises errors of its own.
             return False
         finally:
             self._forget()
