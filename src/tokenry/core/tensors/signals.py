@@ -72,11 +72,11 @@ class Signals:
             ) from None
 
     def with_values(self, **values: Float[Tensor, "batch seq"]) -> "Signals":
-        """Add signals."""
+        """The same signals with more values."""
         return Signals(self.labels, self.segments, {**self.values, **values}, self.progress, self.epoch)
 
     def dropping(self, tokens: Bool[Tensor, "batch seq"]) -> "Signals":
-        """Take tokens out of what may be learned from."""
+        """The same signals with some tokens excluded from learning."""
         return Signals(
             torch.where(tokens, -100, self.labels), self.segments, self.values, self.progress, self.epoch
         )

@@ -25,7 +25,7 @@ def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
 
 
 def passages(texts: Sequence[str], length: int) -> list[str]:
-    """Cut texts at spaces into passages of about so many characters; an end that is much shorter is dropped, a short text kept."""
+    """Cut texts at spaces into passages of about `length` characters; a much shorter remainder is dropped, a short text kept."""
     return [passage for text in texts for passage in _passages_of(text, length)]
 
 

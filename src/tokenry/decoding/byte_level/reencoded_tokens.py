@@ -1,4 +1,4 @@
-"""Valid sequences found by encoding again: the slow reference for `PiecewiseTokens`.
+"""Valid sequences found by encoding again: the slow reference for `PairwiseTokens` and `PiecewiseTokens`.
 
     valid(tail, t) = for some text to come: encode(bytes of tail + t, and that text) begins with tail + t
 
@@ -8,13 +8,24 @@ Source: valid encodings, arXiv 2410.09303, section 3.
 import numpy as np
 from jaxtyping import Bool
 
+from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens
 from tokenry.decoding.byte_level.piecewise_tokens import Kinds, PiecewiseTokens
 from tokenry.decoding.byte_level.token_rules import Tail
 from tokenry.decoding.byte_level.utf8 import split_unfinished
 
 
+class ReencodedPairs(PairwiseTokens):
+    """`PairwiseTokens` by encoding every pair of neighbours."""
+
+    def _valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
+        if not tail:
+            return super()._valid(tail)
+        valid = np.array([self._encoder.pair_valid(tail[-1], number) for number in range(len(self._first))])
+        return valid & self._fallback.mask(self._fallback.begun(tail)) if self._fallback else valid
+
+
 class ReencodedPieces(PiecewiseTokens):
-    """The same by encoding the tail with every token, and every way to go on: slow, the reference."""
+    """`PiecewiseTokens` by encoding the tail with every token, and every way to go on."""
 
     def _possible(self, tail: Tail) -> tuple[Bool[np.ndarray, "ids"], Bool[np.ndarray, "ids"], Kinds]:
         outline = self._outline(tail)
