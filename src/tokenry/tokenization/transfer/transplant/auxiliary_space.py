@@ -41,8 +41,8 @@ _DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Tokens that want a vector: what they stand for (None for no text), old ids that spell them, new ids (-1 for none)."""
+class SpelledTokens:
+    """Tokens that need a vector: what they stand for (None for no text), old ids that spell them, new ids (-1 for none)."""
 
     texts: Sequence[str | None]
     pieces: Sequence[Sequence[int]]
@@ -60,7 +60,7 @@ class AuxiliarySpace(Protocol):
 
     old: Float[Tensor, "old dim"]
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         """One row per token."""
         ...
 
@@ -155,28 +155,30 @@ class _ModelSpace:
     ) -> None:
         self._model, self._layer = model, layer
         ids = range(len(old_texts))
-        every = Tokens(old_texts, [[number] for number in ids], ids)
+        every = SpelledTokens(old_texts, [[number] for number in ids], ids)
         raw = self._states(every)
         # What all states have in common would make all of them look alike.
         self._centre = raw[every.known].mean(dim=0) * centred
         self.old = self._centred(raw, every)
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._centred(self._states(tokens), tokens)
 
-    def _centred(self, raw: Tensor, tokens: Tokens) -> Tensor:
+    def _centred(self, raw: Tensor, tokens: SpelledTokens) -> Tensor:
         vectors = torch.zeros_like(raw)
         vectors[tokens.known] = raw[tokens.known] - self._centre
         return vectors
 
     @torch.no_grad()
-    def _states(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def _states(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         rows = self._model.get_input_embeddings().weight
         states = torch.zeros(len(tokens.texts), rows.shape[1])
         for places in _batches(tokens.known, lambda place: len(tokens.pieces[place])):
             spelled = [torch.tensor(tokens.pieces[place]) for place in places]
             ids = nn.utils.rnn.pad_sequence(spelled, batch_first=True)
-            mask = nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in spelled], batch_first=True)
+            mask = nn.utils.rnn.pad_sequence(
+                [torch.ones_like(pieces) for pieces in spelled], batch_first=True
+            )
             found = _states_after(self._model, self._layer, ids.to(rows.device), mask.to(rows.device))
             mean = (found.float().cpu() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states[places] = mean
@@ -191,7 +193,7 @@ class _TextSpace:
         self._found: dict[str, Tensor] = {}
         self.old = self._vectors(old_texts)
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._vectors(tokens.texts)
 
     def _vectors(self, texts: Sequence[str | None]) -> Float[Tensor, "tokens dim"]:
@@ -222,7 +224,7 @@ class _GivenSpace:
                 "must come from one space."
             )
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._new[torch.tensor(tokens.new_ids, dtype=torch.long)]
 
 

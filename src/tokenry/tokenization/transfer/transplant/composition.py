@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.tokenization.transfer.transplant.auxiliary_space import AuxiliarySpace, Tokens
+from tokenry.tokenization.transfer.transplant.auxiliary_space import AuxiliarySpace, SpelledTokens
 from tokenry.tokenization.transfer.transplant.embedding_heuristics import (
     Mixture,
     Wanted,
@@ -73,7 +73,7 @@ def compose(wanted: Wanted, old: OldTokens, settings: TransplantSettings) -> Com
 def wanted_new(ids: Int[Tensor, "tokens"], matched: VocabularyMatch, space: AuxiliarySpace | None) -> Wanted:
     """Describe new tokens that no old one equals."""
     pieces = matched.pieces[ids]
-    tokens = Tokens(
+    tokens = SpelledTokens(
         [matched.new_texts[number] for number in ids.tolist()],
         [row[row >= 0].tolist() for row in pieces],
         ids.tolist(),
@@ -100,12 +100,12 @@ def wanted_left_out(
     texts = [matched.new_texts[number] for number in ids.tolist()]
     return ids, Wanted(
         *padded(pieces, [lengths[number] for number in itself.tolist()], lengths),
-        _vectors(space, Tokens(texts, pieces, ids.tolist())),
+        _vectors(space, SpelledTokens(texts, pieces, ids.tolist())),
         itself,
     )
 
 
-def _vectors(space: AuxiliarySpace | None, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+def _vectors(space: AuxiliarySpace | None, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
     return torch.zeros(len(tokens.texts), 1) if space is None else space.vectors(tokens)
 
 
@@ -124,7 +124,7 @@ def _tokenadapt(wanted: Wanted, old: OldTokens, settings: TransplantSettings) ->
     counts = {"local": local & ~other, "global": other & ~local, "both": local & other}
     return Composition(
         hybrid(of_pieces, of_neighbours, settings.global_weight),
-        {name: int(each.sum()) for name, each in counts.items()},
+        {name: int(counted.sum()) for name, counted in counts.items()},
     )
 
 

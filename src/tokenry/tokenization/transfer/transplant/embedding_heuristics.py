@@ -72,6 +72,10 @@ class Wanted:
     vectors: Float[Tensor, "tokens dim"]
     itself: Int[Tensor, "tokens"]
 
+    def to(self, device: torch.device) -> "Wanted":
+        """The same on a device."""
+        return Wanted(*(tensor.to(device) for tensor in vars(self).values()))
+
 
 def local_weights(
     similarity: Float[Tensor, "tokens pieces"],

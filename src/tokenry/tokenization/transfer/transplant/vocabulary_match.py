@@ -12,7 +12,7 @@ other tokenizer calls special is the same token.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,10 +64,29 @@ class VocabularyMatch:
 
     @cached_property
     def shared_written(self) -> Int[Tensor, "some"]:
-        """Those of them that are written, so that their rows mean something."""
-        return torch.tensor(
-            [number for number in self.copied.tolist() if number not in self.new_never], dtype=torch.long
-        )
+        """Those of them that texts can hold, so that their rows mean something."""
+        return _ids(token for token in self.copied.tolist() if token not in self.new_never)
+
+    @cached_property
+    def composable(self) -> Int[Tensor, "some"]:
+        """New ids that no old one equals and that texts can hold: their rows are composed of old rows."""
+        return _ids(token for token in self._unequalled if token not in self.new_never)
+
+    @cached_property
+    def never_copied(self) -> Int[Tensor, "some"]:
+        """New ids with a token that no old one equals and that no text holds."""
+        never = self.new_never - self.absent
+        return _ids(token for token in self._unequalled if token in never)
+
+    @property
+    def pieces_per_token(self) -> float:
+        """Old tokens that spell a composable token, on average over those that can be spelled."""
+        counts = (self.pieces[self.composable] >= 0).sum(dim=1).float()
+        return float(counts[counts > 0].mean()) if bool((counts > 0).any()) else 0.0
+
+    @property
+    def _unequalled(self) -> list[int]:
+        return (self.shared < 0).nonzero()[:, 0].tolist()
 
 
 def match_vocabularies(
@@ -126,8 +145,12 @@ def padded(
     return ids, ratios
 
 
+def _ids(ids: Iterable[int]) -> Int[Tensor, "some"]:
+    return torch.tensor([*ids], dtype=torch.long)
+
+
 def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    old_written, new_written = (WrittenVocabulary.of(tokenizer) for tokenizer in (old, new))
     old_view, new_view = old_written.written, new_written.view
     new_names = new_written.names
     by_name = {name: number for number, name in old_written.names.items()}
@@ -163,7 +186,7 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
 
 
 def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    old_written, new_written = (WrittenVocabulary.of(tokenizer) for tokenizer in (old, new))
     by_name = {name: number for number, name in old_written.names.items()}
     new_names = new_written.names
     old_texts, new_texts = _decoded(old), _decoded(new)
@@ -179,7 +202,7 @@ def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
     old_lengths, lengths = ([len(text or "") for text in texts] for texts in (old_texts, new_texts))
     special = sorted(new_written.view.special)
     return VocabularyMatch(
-        torch.tensor([-1 if each is None else each for each in counterparts]),
+        torch.tensor([-1 if old_id is None else old_id for old_id in counterparts]),
         *padded(pieces, lengths, old_lengths),
         old_texts,
         new_texts,
@@ -236,7 +259,7 @@ def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Ca
 
 def _added_tokens(view: ByteVocabulary) -> "re.Pattern[bytes] | None":
     """What is cut out of a text before all else, the longest of those that begin at one place; not what depends on its neighbours."""
-    cut = [each.data for each in view.cut if each.id in view.cut_ids and not each.single_word]
+    cut = [added.data for added in view.cut if added.id in view.cut_ids and not added.single_word]
     longest_first = sorted(cut, key=len, reverse=True)
     return re.compile(b"(" + b"|".join(map(re.escape, longest_first)) + b")") if cut else None
 
