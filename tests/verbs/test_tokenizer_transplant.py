@@ -126,7 +126,7 @@ def test_a_bare_tokenizer_file_gets_the_special_tokens_that_are_carried(desk, tm
 def test_a_file_that_is_no_tokenizer_is_refused(desk, tmp_path):
     result = tokenry(desk / "model", desk / "text.txt", tmp_path / "out")
     assert result.exit_code == 2
-    assert "text.txt is no tokenizer file" in result.stderr
+    assert "text.txt is not a tokenizer file" in result.stderr
 
 
 def test_a_folder_that_exists_is_never_overwritten(desk):

@@ -1,10 +1,10 @@
-"""How a corpus token count falls with the vocabulary, and which vocabulary makes all languages cost the same.
+"""The decrease of a corpus token count with the vocabulary, and the vocabularies at which all languages cost the same.
 
     CTC(V) = a · (V / V0)^−b + c            a ≥ 0, 0.01 ≤ b ≤ 6, c ≥ 0; c is the floor that no vocabulary reaches
     V(target) = V0 · ((target − c) / a)^(−1/b)        where target > c, else the target is out of reach
 
-For a given b the best a and c are a non-negative linear least squares problem: the best b of a grid with its a and c is where the
-fit of all three begins. A shared budget is poured like water: all languages sink to one level of tokens.
+For a given b, the best a and c solve a non-negative linear least squares problem: the fit of all three starts from the best b of a
+grid with its a and c. A shared budget is poured like water: all languages sink to one level of tokens.
 
 Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909), optimal vocabulary; the paper's own form of
 the curve and choice of the target could not be checked, the power law with a floor is our reading.
@@ -36,13 +36,13 @@ class PowerLaw:
 
     Attributes:
         a: tokens above the floor at V0.
-        b: exponent.
-        c: the floor, in tokens.
-        v0: the vocabulary at which the curve is a + c.
+        b: exponent of the curve.
+        c: floor of the curve, in tokens.
+        v0: vocabulary size at which the curve is a + c.
         r2: share of the variance of the counts that the curve explains; 1 where they do not vary.
         sse: sum of squared errors, in squared tokens.
-        sizes: the vocabularies behind the fit.
-        counts: the counts behind the fit.
+        sizes: vocabulary sizes behind the fit.
+        counts: token counts behind the fit.
     """
 
     a: float
@@ -59,15 +59,15 @@ class PowerLaw:
         return self.a * (vocab_size / self.v0) ** -self.b + self.c
 
     def solve(self, target: Number) -> float | None:
-        """The vocabulary at which the curve meets `target` tokens; None where it never does."""
+        """Vocabulary size at which the curve meets `target` tokens; None where it never does."""
         if target <= self.c or self.a == 0:
             return None
         log_ratio = -math.log((target - self.c) / self.a) / self.b
-        # Beyond any vocabulary that could be trained, the curve as good as lies on its floor.
+        # Beyond any vocabulary that could be trained, the curve practically lies on its floor.
         return self.v0 * math.exp(log_ratio) if log_ratio < 500 else None
 
     def count_at(self, vocab_size: Number) -> float:
-        """Tokens at a vocabulary size: as measured where it was measured, else from the curve."""
+        """Tokens at a vocabulary size: the measured count if there is one, else that of the curve."""
         measured = dict(zip(self.sizes, self.counts, strict=True))
         return measured.get(vocab_size, self.predict(vocab_size))
 
@@ -77,9 +77,9 @@ class OptimalSize:
     """The vocabulary that one language needs.
 
     Attributes:
-        vocab_size: rounded and clipped; None where the target is out of reach.
-        exact: before that; None where the target is out of reach.
-        target: in tokens.
+        vocab_size: vocabulary size, rounded and clipped; None where the target is out of reach.
+        exact: vocabulary size before rounding and clipping; None where the target is out of reach.
+        target: target in tokens.
         clipped: whether the vocabulary that is needed is smaller or larger than allowed.
     """
 
@@ -94,10 +94,10 @@ class Allocation:
     """A budget of vocabulary, spread over languages.
 
     Attributes:
-        sizes: vocabulary of each language; they add up to the budget.
+        sizes: vocabulary size of each language; they sum to the budget.
         counts: tokens of each language at its size, from its curve.
-        level: tokens to which every language sinks that is not held by a limit.
-        largest: tokens of the worst-off language.
+        level: tokens to which every language sinks unless a limit holds it.
+        largest: tokens of the most expensive language.
         held: languages at the smallest or largest vocabulary allowed.
     """
 
@@ -116,12 +116,9 @@ def fit_vocab_curve(sizes: Sequence[Number], counts: Sequence[Number], v0: Numbe
     """Fit tokens against vocabulary sizes; counts that do not fall are fitted too, with a low `r2`.
 
     Args:
-        sizes: at least four, increasing.
-        counts: corpus token count at each.
-        v0: the unit in which sizes are measured; it changes `a` only.
-
-    Raises:
-        UserError: fewer than four points, sizes that do not increase, or numbers that cannot be fitted.
+        sizes: at least four increasing vocabulary sizes.
+        counts: corpus token count at each size.
+        v0: unit in which sizes are measured; it changes `a` only.
     """
     if len(sizes) != len(counts):
         raise UserError(f"{len(sizes)} vocabulary sizes and {len(counts)} counts do not belong together.")
@@ -156,14 +153,11 @@ def optimal_vocab_sizes(
     """Choose for each language the vocabulary at which its text costs `target` tokens.
 
     Args:
-        curves: of each language.
-        target: tokens, the same for all; `"median"`: the median over the languages of the count at `base_size`.
-        base_size: a vocabulary size for the median target; by default the one in the middle of the sizes behind the curves.
-        smallest: the 256 bytes and the special tokens.
-        largest: none by default.
-
-    Raises:
-        UserError: no curve, a target that is not positive, limits in the wrong order, or a median of curves without points.
+        curves: curve of each language.
+        target: number of tokens for all languages; `"median"`: the median over the languages of the count at `base_size`.
+        base_size: vocabulary size for the median target; by default the one in the middle of the sizes behind the curves.
+        smallest: smallest vocabulary, at least the 256 bytes and the special tokens.
+        largest: largest vocabulary; no limit by default.
     """
     if not curves:
         raise UserError("there is no curve: fit at least one.")
@@ -185,16 +179,13 @@ def allocate_budget(
     smallest: int = 256,
     largest: int | None = None,
 ) -> Allocation:
-    """Spread a budget of vocabulary so that the worst-off language has as few tokens as possible.
+    """Spread a budget of vocabulary so that the most expensive language has as few tokens as possible.
 
     Args:
-        curves: of each language.
-        budget: the sum of all vocabularies.
-        smallest: of one language.
-        largest: of one language; the whole budget by default.
-
-    Raises:
-        UserError: the budget is too small for the smallest, or too large for the largest vocabularies.
+        curves: curve of each language.
+        budget: sum of all vocabularies.
+        smallest: smallest vocabulary of one language.
+        largest: largest vocabulary of one language; the whole budget by default.
     """
     limit = budget if largest is None else largest
     require_budget(budget, len(curves), smallest, limit)
@@ -205,7 +196,7 @@ def allocate_budget(
     levels = _level_bounds(curves, smallest, limit)
     short = [float(poured(level).sum()) - budget for level in levels]
     level = (
-        levels[0] if short[0] <= 0 else brentq(lambda each: poured(each).sum() - budget, *levels, xtol=1e-9)
+        levels[0] if short[0] <= 0 else brentq(lambda level: poured(level).sum() - budget, *levels, xtol=1e-9)
     )
     sizes = dict(zip(curves, _whole([*curves.values()], poured(level), budget, smallest, limit), strict=True))
     counts = {language: curve.predict(sizes[language]) for language, curve in curves.items()}
@@ -228,7 +219,7 @@ def require_points(sizes: Sequence[Number]) -> None:
 
 
 def require_target(target: Number) -> None:
-    """Raise `UserError` unless a text can cost so many tokens."""
+    """Raise `UserError` unless the target is a possible number of tokens."""
     if not target > 0:
         raise UserError(f"the target must be a positive number of tokens, got {target}.")
 
@@ -250,7 +241,7 @@ def require_increasing(sizes: Sequence[Number]) -> None:
 
 
 def require_limits(smallest: int, largest: int | None) -> None:
-    """Raise `UserError` unless there is a vocabulary between the limits."""
+    """Raise `UserError` unless a vocabulary lies between the limits."""
     if smallest < 256:
         raise UserError(f"the smallest vocabulary must hold the 256 bytes, got {smallest}.")
     if largest is not None and largest < smallest:
@@ -261,7 +252,7 @@ def _linear_part(
     scaled: Float[ndarray, "points"], values: Float[ndarray, "points"], exponent: float
 ) -> tuple[float, float, float]:
     """The best a and c for an exponent, and the sum of squares they leave."""
-    # Columns of like size: the counts may be in the millions, and the powers far below one.
+    # Both columns are scaled to 1: the counts may be in the millions, and the powers far below one.
     power = scaled**-exponent
     columns = np.stack([power / power.max(), np.ones_like(power)], axis=1)
     (a, c), residual = nnls(columns, values / values.max())
@@ -278,7 +269,7 @@ def _best_fit(
         for exponent in np.geomspace(*EXPONENTS, _STARTS)
         for a, c, residual in (_linear_part(scaled, values, float(exponent)),)
     )
-    # Parameters of like size: those of the best start are 1.
+    # The parameters are scaled so that those of the best start are 1.
     unit = np.maximum(np.array(grid[0][1:]), 1e-9)
     lowest, highest = (
         np.array([0.0, EXPONENTS[0], 0.0]) / unit,
@@ -309,7 +300,7 @@ def _clip(size: int, smallest: int, largest: int | None) -> int:
 
 
 def _size_at(curve: PowerLaw, level: float, smallest: int, largest: int) -> float:
-    """The vocabulary that sinks to `level`: the largest where that is out of reach; a flat curve asks for nothing."""
+    """The vocabulary that sinks to `level`: the largest where that is out of reach; a flat curve needs the smallest."""
     if curve.a == 0:
         return float(smallest)
     size = curve.solve(level)
@@ -317,7 +308,7 @@ def _size_at(curve: PowerLaw, level: float, smallest: int, largest: int) -> floa
 
 
 def _level_bounds(curves: Mapping[str, PowerLaw], smallest: int, largest: int) -> tuple[float, float]:
-    """Levels at which all languages have the largest, and the smallest vocabulary."""
+    """The levels at which all languages have the largest and the smallest vocabulary."""
     low = min(curve.predict(largest) for curve in curves.values())
     return low, max(curve.predict(smallest) for curve in curves.values())
 
@@ -329,15 +320,15 @@ def _whole(
     smallest: int,
     largest: int,
 ) -> list[int]:
-    """Round to whole tokens that add up to the budget: those left over go, one by one, to whoever is then worst off."""
+    """Round to whole tokens that sum to the budget: the rest goes, one by one, to the language that is then the most expensive."""
     whole = [min(max(math.floor(size), smallest), largest) for size in sizes]
     while left := budget - sum(whole):
         step = 1 if left > 0 else -1
         room = [place for place, size in enumerate(whole) if smallest <= size + step <= largest]
-        each = abs(left) // len(room)
-        if each:  # only where curves are flat: nobody is helped
+        share = abs(left) // len(room)
+        if share:  # only where curves are flat: no language gains
             for place in room:
-                whole[place] = min(max(whole[place] + step * each, smallest), largest)
+                whole[place] = min(max(whole[place] + step * share, smallest), largest)
         else:
             place = max(room, key=lambda place: step * curves[place].predict(whole[place]))
             whole[place] += step
@@ -351,7 +342,7 @@ def _whole(
 def _exchange(
     curves: Sequence[PowerLaw], whole: Sequence[int], smallest: int, largest: int
 ) -> tuple[int, int] | None:
-    """Who could give one token of vocabulary to the worst-off, and still be better off than that one is now."""
+    """The language that can give one token of vocabulary to the most expensive one and still be cheaper than that one is now."""
     places = range(len(whole))
     taker = max(places, key=lambda place: curves[place].predict(whole[place]))
     givers = [place for place in places if whole[place] > smallest and place != taker]

@@ -34,7 +34,7 @@ Auxiliary = str | Encoder | np.ndarray | Tensor | tuple[Any, Any]
 
 NAMES = ("hidden", "embeddings", "characters")
 HIDDEN_LAYER = 2
-"""After which layer `hidden` reads. Deeper ones cost more and compared tokens no better on the embedded model."""
+"""The layer after which `hidden` reads. Deeper ones cost more and compared tokens no better on the embedded model."""
 
 _BATCH = 512
 _DIMENSIONS = 64
@@ -71,16 +71,13 @@ def auxiliary_space(
     model: PreTrainedModel,
     centred: bool = True,
 ) -> AuxiliarySpace:
-    """Make an auxiliary space of what a user gave.
+    """Make an auxiliary space.
 
     Args:
-        auxiliary: see the top of this page.
+        auxiliary: a name, a function, an array, or a pair of arrays (the module's docstring describes them).
         matched: the two vocabularies.
-        model: the old one.
-        centred: whether vectors that come from the model are taken relative to their mean: cosines need it, sums of rows forbid it.
-
-    Raises:
-        UserError: an unknown name, a wrong number of vectors, different dimensions, or vectors that are not finite.
+        model: the old model.
+        centred: whether vectors of the model are taken relative to their mean: cosines need it, sums of rows forbid it.
     """
     if isinstance(auxiliary, str):
         require_one_of(auxiliary, NAMES, "auxiliary")
@@ -107,18 +104,14 @@ def character_ngrams(texts: Sequence[str], dimensions: int = _DIMENSIONS, seed: 
 
     counts = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, min_df=min(2, len(texts)))
     table = counts.fit_transform(texts)
-    # The solver asks for fewer dimensions than n-grams, and there are no more directions than texts.
+    # The solver requires fewer dimensions than n-grams, and the texts span at most as many directions as there are texts.
     reduced = TruncatedSVD(max(1, min(dimensions, table.shape[1] - 1, len(texts))), random_state=seed)
     reduced.fit(table)
     return lambda strings: reduced.transform(counts.transform(strings))
 
 
 def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder:
-    """Load a sentence encoder from a local folder: mean over the tokens of the last hidden states; safetensors only.
-
-    Raises:
-        UserError: the folder holds none.
-    """
+    """Load a sentence encoder from a local folder: mean over the tokens of the last hidden states; safetensors only."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModel.from_pretrained(
@@ -144,7 +137,7 @@ def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder
 
 
 class _ModelSpace:
-    """Hidden states of the model itself, relative to their mean over the old tokens where that is asked for."""
+    """Hidden states of the model itself, relative to their mean over the old tokens if centred."""
 
     def __init__(
         self,
@@ -157,7 +150,7 @@ class _ModelSpace:
         ids = range(len(old_texts))
         every = SpelledTokens(old_texts, [[number] for number in ids], ids)
         raw = self._states(every)
-        # What all states have in common would make all of them look alike.
+        # The component that all states share would make all of them look alike.
         self._centre = raw[every.known].mean(dim=0) * centred
         self.old = self._centred(raw, every)
 
@@ -186,7 +179,7 @@ class _ModelSpace:
 
 
 class _TextSpace:
-    """What a function makes of the texts; equal ones are encoded once."""
+    """Vectors that a function makes of the texts; equal texts are encoded once."""
 
     def __init__(self, encoder: Encoder, old_texts: Sequence[str | None]) -> None:
         self._encoder = encoder
@@ -229,7 +222,7 @@ class _GivenSpace:
 
 
 class _Enough(Exception):  # noqa: N818  (it is no error)
-    """Ends a forward whose later layers nobody asked for."""
+    """Ends a forward whose later layers are not needed."""
 
 
 def _states_after(
@@ -267,11 +260,7 @@ def _batches(items: Sequence[Any], length: Callable[[Any], int]) -> Iterator[lis
 
 
 def _checked(vectors: Any, expected: int) -> Float[Tensor, "rows dim"]:
-    """Vectors as a float32 matrix.
-
-    Raises:
-        UserError: not one row for each of `expected` tokens, or numbers that are not finite.
-    """
+    """Vectors as a float32 matrix, refused unless they are finite and one for each of the `expected` tokens."""
     matrix = torch.as_tensor(vectors).detach().float().cpu()
     if matrix.ndim != 2 or len(matrix) != expected:
         raise UserError(

@@ -3,6 +3,7 @@
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from tokenry.tokenization.special_roles import TEXT_ROLES
 from tokenry.tokenization.transfer.model_rows import set_special_ids
 from tokenry.tokenization.transfer.transplant.vocabulary_match import VocabularyMatch
 
@@ -12,7 +13,7 @@ def add_special_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBas
     known = new.get_vocab()
     missing = [token for token in _special_tokens(old) if token.content not in known]
     new.add_tokens(missing, special_tokens=True)
-    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+    for role in TEXT_ROLES:
         if getattr(new, role) is None and getattr(old, role) is not None:
             setattr(new, role, getattr(old, role))
 
