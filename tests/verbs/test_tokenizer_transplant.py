@@ -103,7 +103,7 @@ def test_what_is_drawn_at_once_is_drawn_again_from_what_is_saved(desk, tmp_path)
         (("--dtype", "int4"), "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
         (("--atoms", "0"), "--atoms must be at least 1, got 0"),
         (("--pad-to-multiple-of", "0"), "--pad-to-multiple-of must be at least 1, got 0"),
-        (("--leave-one-out", "-1"), "--leave-one-out must be 0 or more, got -1"),
+        (("--leave-one-out", "-1"), "--leave-one-out must be at least 0, got -1"),
         (("--threshold", "nan"), "--threshold must be a cosine, got nan"),
         (("--seed", "-1"), "--seed must be at least 0, got -1"),
         (("--device", "nowhere"), "device 'nowhere' is not there"),
