@@ -66,7 +66,7 @@ def test_tables_say_how_numbers_are_cut_and_what_was_right(model):
         (["--group", "0"], "group must be at least 1, got 0"),
         (["--shots", "-1"], "--shots must be at least 0, got -1"),
         (["--per-signature", "0"], "--per-signature must be at least 1, got 0"),
-        (["--spaces", "-1"], "spaces must not be negative, got -1"),
+        (["--spaces", "-1"], "--spaces must be at least 0, got -1"),
         (["--retokenize", "r2l"], "the vocabulary lacks"),
     ],
 )

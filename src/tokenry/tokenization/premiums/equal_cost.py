@@ -20,17 +20,14 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.text.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
-from tokenry.tokenization.premiums.vocabulary_curve import (
-    Number,
-    PowerLaw,
+from tokenry.tokenization.premiums.vocabulary_choice import (
     allocate_budget,
-    fit_vocab_curve,
     optimal_vocab_sizes,
     require_budget,
     require_limits,
-    require_points,
     require_target,
 )
+from tokenry.tokenization.premiums.vocabulary_curve import Number, PowerLaw, fit_vocab_curve, require_points
 from tokenry.tokenization.token_counts import (
     Estimate,
     Segments,

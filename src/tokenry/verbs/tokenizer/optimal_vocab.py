@@ -145,8 +145,8 @@ def _spread(spread: Mapping[str, Any], base: int) -> Table:
             (
                 names[when],
                 figures["mean"][0],
-                interval_cell(*figures["std"], ",.1f"),
-                interval_cell(*figures["max_min"], ".2f"),
+                interval_cell(*figures["std"], style=",.1f"),
+                interval_cell(*figures["max_min"], style=".2f"),
             )
             for when, figures in spread.items()
         ],

@@ -2,10 +2,10 @@
 
     shared token      its old row, unchanged
     any other         Σ weights · old rows, by one of METHODS; the same weights for the input and the output matrix
-    fallback          the mean row, for special tokens without a counterpart, padding, ids that are never written, and whatever could
-                      not be composed
+    fallback          the mean row, for special tokens without a counterpart, padding, ids that are never written, and tokens that
+                      cannot be composed
 
-Old rows that no text has trained (padding, ids that are never written) are part of no mean and of no sum, and copied to their like only.
+Old rows that no text has trained (padding, ids that are never written) enter no mean and no sum, and are copied to their like only.
 
 The released code draws fallback rows from N(mean, std) of the old matrix (`fallback="random"`). A row that belongs to no text but has
 a random direction takes probability from all others; `tokenry reproduce tokenadapt` measures how much.
@@ -72,17 +72,17 @@ def transplant_tokenizer(
     follow the new tokenizer, which gets the old one's chat template where it has none.
 
     Args:
-        model: with tied or separate matrices.
-        old_tokenizer: the model's own.
-        new_tokenizer: the one it gets, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer gives to
-            tokens of the same names, where it has none in that role itself.
-        settings: how the rows are made, or the name of a method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces),
+        model: model with tied or separate matrices.
+        old_tokenizer: tokenizer of the model.
+        new_tokenizer: tokenizer that replaces it, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer
+            gives to tokens of the same names, unless it has a token in that role itself.
+        settings: settings of the new rows, or the name of a method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces),
             `focus` (sparse mean of shared tokens), `omp` (sparse combination of shared tokens), `mean` (of all rows) or `random`.
-        auxiliary: the space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is
-            meant for the matrix of a donor model that has the new vocabulary; there None stands for the model's own rows.
-        carry_special_tokens: first add the old special tokens that the new tokenizer lacks, and give it their roles where it has none.
-        texts: measured in bits per byte before and after.
-        **options: fields of `TransplantSettings`, in place of those of `settings`: `method="retok", seed=1`.
+        auxiliary: space in which tokens are compared, see `auxiliary_space`; None for the model's own hidden states. `omp` is meant for
+            the matrix of a donor model that has the new vocabulary; there None stands for the model's own rows.
+        carry_special_tokens: whether the old special tokens that the new tokenizer lacks are added first, with their roles.
+        texts: texts whose bits per byte are measured before and after.
+        **options: fields of `TransplantSettings` that replace those of `settings`: `method="retok", seed=1`.
 
     Returns:
         The model, and what became of its vocabulary.

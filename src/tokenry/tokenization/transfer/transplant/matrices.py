@@ -26,11 +26,7 @@ _POSITIONS = ("wpe", "embed_positions", "position_embeddings", "position_embeddi
 
 
 def read_matrices(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Matrices:
-    """Read the matrices; they share memory with the model.
-
-    Raises:
-        UserError: no input matrix, a quantised one, further weights per token, token ids beyond the rows, or rows that are not finite.
-    """
+    """Read the matrices, which share memory with the model; raise `UserError` if they cannot be replaced."""
     try:
         embeddings = model.get_input_embeddings()
     except NotImplementedError:
