@@ -260,7 +260,7 @@ def narrow(tmp_path_factory):
             "tokenizer transplant {0}/model {0}/boundless/boundless.json {0}/out",
             "for a model train bpe, unigram or superbpe",
         ),
-        ("tokenizer transplant {0}/model {0}/text.txt {0}/out", "is no tokenizer file"),
+        ("tokenizer transplant {0}/model {0}/text.txt {0}/out", "is not a tokenizer file"),
         (
             "tokenizer zett train {0}/model {0}/text.txt --output {0}/net",
             "the tokenizer's model must be one of BPE",

@@ -104,7 +104,7 @@ def test_what_is_drawn_at_once_is_drawn_again_from_what_is_saved(desk, tmp_path)
         (("--dtype", "int4"), "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
         (("--atoms", "0"), "--atoms must be at least 1, got 0"),
         (("--pad-to-multiple-of", "0"), "--pad-to-multiple-of must be at least 1, got 0"),
-        (("--leave-one-out", "-1"), "--leave-one-out must be 0 or more, got -1"),
+        (("--leave-one-out", "-1"), "--leave-one-out must be at least 0, got -1"),
         (("--threshold", "nan"), "--threshold must be a cosine, got nan"),
         (("--seed", "-1"), "--seed must be at least 0, got -1"),
         (("--device", "nowhere"), "device 'nowhere' is not there"),
@@ -127,7 +127,7 @@ def test_a_bare_tokenizer_file_gets_the_special_tokens_that_are_carried(desk, tm
 def test_a_file_that_is_no_tokenizer_is_refused(desk, tmp_path):
     result = tokenry(desk / "model", desk / "text.txt", tmp_path / "out")
     assert result.exit_code == 2
-    assert "text.txt is no tokenizer file" in result.stderr
+    assert "text.txt is not a tokenizer file" in result.stderr
 
 
 def test_a_folder_that_exists_is_never_overwritten(desk):

@@ -182,7 +182,7 @@ def test_what_cannot_be_read_or_written_is_one_sentence(desk, tmp_path):
         ((desk / "model", desk, desk / "new", "--output", tmp_path / "out"), "holds no hypernetwork"),
         (
             (desk / "model", desk / "net", desk / "one.txt", "--output", tmp_path / "out"),
-            "is no tokenizer file",
+            "is not a tokenizer file",
         ),
         ((desk / "model", desk / "net", desk / "new", "--output", desk / "net"), "exists already"),
         (

@@ -117,7 +117,7 @@ def test_words_of_indic_scripts_do_not_break_at_vowel_signs():
         (lambda: number_pre_tokenizer("r2l", 0), "group must be at least 1, got 0"),
         (lambda: number_pre_tokenizer("rtl"), "mode must be one of l2r, r2l, single, got 'rtl'"),
         (lambda: number_pre_tokenizer(fraction="r2l"), "fraction must be one of l2r, got 'r2l'"),
-        (lambda: number_pieces(pattern="("), "the pattern '(' is no regular expression"),
+        (lambda: number_pieces(pattern="("), "the pattern '(' is not a valid regular expression"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

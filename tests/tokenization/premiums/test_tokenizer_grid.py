@@ -20,7 +20,8 @@ from tokenry.tokenization.premiums.tokenizer_grid import (
     training_budgets,
 )
 from tokenry.tokenization.token_counts import byte_premium, corpus_token_count, utf8_bytes
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_unigram
 from tokenry.tokenization.training.superbpe import train_superbpe
 

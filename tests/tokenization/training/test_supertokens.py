@@ -97,7 +97,7 @@ def test_distributions_that_are_none_are_refused(distribution, words):
 
 
 def test_a_range_that_is_no_range_is_named():
-    with pytest.raises(UserError, match="'a-b' is no range of chunk lengths"):
+    with pytest.raises(UserError, match="'a-b' is not a range of chunk lengths"):
         parse_lengths({"a-b": 1.0})
 
 

@@ -43,11 +43,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Regroup the numbers, show the texts before and after, and save the tokenizer where a folder is named.
-
-    Raises:
-        UserError: no such tokenizer, one whose numbers cannot be regrouped, or a folder that exists.
-    """
+    """Regroup the numbers, show the texts before and after, and save the tokenizer where a folder is named."""
     from tokenry.core.text.number_tokens import token_texts
     from tokenry.core.text.round_trip import round_trip
     from tokenry.models.quiet import quiet_libraries
