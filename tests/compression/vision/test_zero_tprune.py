@@ -19,14 +19,16 @@ from tokenry.compression.vision.reducer import Attention
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    best_similarity,
-    importance_prune,
-    partition_by_importance,
-    similarity_prune,
     token_trace,
     zero_tprune_layer,
 )
 from tokenry.compression.vision.zero_tprune_search import search_config
+from tokenry.compression.vision.zero_tprune_stages import (
+    best_similarity,
+    importance_prune,
+    partition_by_importance,
+    similarity_prune,
+)
 from tokenry.core.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "12-zero-tprune"

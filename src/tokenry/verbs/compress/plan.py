@@ -73,12 +73,12 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: a table that cannot be read or fitted, or a budget, size or number that cannot be.
     """
+    from tokenry.compression.vision.published_scaling import published_scores
     from tokenry.compression.vision.vlm_scaling import (
         ScalingFit,
         compute_optimal,
         fit_vlm_scaling,
         optimal_tokens_closed_form,
-        published_scores,
     )
 
     paper = plan.table or "reasoning"
