@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
-from tokenry.compression.vision.vlm_scaling import (
+from tokenry.compression.vision.published_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
-    ScalingFit,
     Table,
+    published_scores,
+)
+from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
+from tokenry.compression.vision.vlm_scaling import (
+    ScalingFit,
     compute_optimal,
     fit_vlm_scaling,
     inference_flops,
-    published_scores,
 )
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS, Estimate, exactly, shown

@@ -616,6 +616,17 @@ def test_a_mask_that_differs_from_query_to_query_is_refused(attention):
         model(input_ids=texts(), attention_mask=mask)
 
 
+def test_a_reduction_says_what_is_on_which_model():
+    model = tiny("vit")
+    reduction = apply_token_reduction(model, ToMe(r=2))
+    method = "<TokenReduction: ToMe(r=2, proportional_attention=True)"
+    assert repr(reduction) == f"{method} on ViTModel, 3 layers>"
+    outputs(model, inputs("vit"))
+    assert repr(reduction) == f"{method} on ViTModel, 3 layers, 17 to 11 tokens>"
+    reduction.remove()
+    assert repr(reduction) == f"{method} removed from ViTModel>"
+
+
 def test_a_handle_has_nothing_to_tell_before_the_first_forward():
     reduction = apply_token_reduction(tiny("vit"), ToMe(r=2))
     with pytest.raises(

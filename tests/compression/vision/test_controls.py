@@ -13,7 +13,6 @@ from tokenry.compression.vision.controls import (
     ClassAttentionDrop,
     NormDrop,
     RandomDrop,
-    highest,
     keep_highest,
 )
 from tokenry.compression.vision.reducer import Tokens
@@ -84,14 +83,6 @@ def test_special_tokens_survive_and_the_others_keep_their_order(seed, special, k
     assert kept.shape == (2, special + keep)
     assert (kept[:, :special] == torch.arange(special)).all()
     assert (kept.diff(dim=1) > 0).all()
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
-def test_the_highest_are_kept_and_of_equals_the_first(values, keep):
-    best_first = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    expected = sorted(best_first[:keep])
-    assert highest(torch.tensor([values]).float(), keep)[0].tolist() == expected
 
 
 def test_norm_drop_keeps_the_longest_hidden_states(vit, images):

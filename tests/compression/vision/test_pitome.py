@@ -42,6 +42,7 @@ from tokenry.compression.vision.pitome import (
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.patching import find_encoder
 
 FOUR = SIZES | {"num_hidden_layers": 4}
 SCHEDULES = json.loads((GOLDEN / "dev-schedules.json").read_text())
@@ -70,12 +71,7 @@ def draw(*shape, seed=0):
 
 
 def reducers_of(model, reducer):
-    with apply_token_reduction(model, reducer) as reduction:
-        return [owner.reducer for owner in _owners(reduction)]
-
-
-def _owners(reduction):
-    return [layer._tokenry_owner for layer in reduction._patch._encoder.layers]
+    return reducer.layer_reducers(find_encoder(model))
 
 
 def matched(case, variant):
@@ -158,7 +154,7 @@ def test_the_official_form_gives_the_reference_logits_and_flops():
 
 def test_the_released_vit_patch_matches_all_tokens_first_and_the_mae_patch_last():
     by_variant = {
-        name: [reducer.variant for reducer in reducers_of(vit(), PiToMe(variants=name))]
+        name: [reducer.matching for reducer in reducers_of(vit(), PiToMe(variants=name))]
         for name in ("official", "mae", "core", "bsm")
     }
     assert by_variant == {
@@ -171,21 +167,21 @@ def test_the_released_vit_patch_matches_all_tokens_first_and_the_mae_patch_last(
 
 def test_of_an_odd_number_of_layers_the_first_half_is_the_larger_one():
     model = tiny.vit(num_hidden_layers=5)
-    variants = [reducer.variant for reducer in reducers_of(model, PiToMe())]
+    variants = [reducer.matching for reducer in reducers_of(model, PiToMe())]
     assert variants == ["bsm"] * 3 + ["core"] * 2
 
 
 def test_layers_can_be_told_one_by_one():
     asked = ["core", "bsm", "even_odd", "core"]
-    assert [reducer.variant for reducer in reducers_of(vit(), PiToMe(variants=asked))] == asked
+    assert [reducer.matching for reducer in reducers_of(vit(), PiToMe(variants=asked))] == asked
 
 
 def test_the_clip_form_pairs_neighbours_in_thirteen_layers_and_then_the_crowded():
     model = made(CLIPVisionModel, CLIPVisionConfig(**{**SIZES, "num_hidden_layers": 15}, **PIXELS))
     reducers = reducers_of(model, PiToMe(form="clip"))
-    assert [reducer.variant for reducer in reducers] == ["even_odd"] * 13 + ["core"] * 2
+    assert [reducer.matching for reducer in reducers] == ["even_odd"] * 13 + ["core"] * 2
     assert {reducer.after for reducer in reducers} == {"layer"}
-    assert reducers[5].scale.margin == pytest.approx(0.9 * (1 - 5 / 15))
+    assert reducers[5].energy.margin == pytest.approx(0.9 * (1 - 5 / 15))
 
 
 @pytest.mark.parametrize(("options", "margins"), [
@@ -196,7 +192,7 @@ def test_the_clip_form_pairs_neighbours_in_thirteen_layers_and_then_the_crowded(
 ])  # fmt: skip
 def test_margins_fall_with_depth(options, margins):
     reducers = reducers_of(vit(), PiToMe(**options))
-    assert [reducer.scale.margin for reducer in reducers] == pytest.approx(margins)
+    assert [reducer.energy.margin for reducer in reducers] == pytest.approx(margins)
 
 
 def test_text_merges_in_three_layers_unless_told_otherwise():
@@ -210,7 +206,7 @@ def test_text_merges_in_three_layers_unless_told_otherwise():
 
 def test_the_margins_of_text_fall_by_a_quarter_over_the_depth():
     merging = reducers_of(made(*BERT), PiToMe(ratio=0.75))[:3]
-    assert [reducer.margin for reducer in merging] == pytest.approx([0.9, 0.8375, 0.775])
+    assert [reducer.energy.margin for reducer in merging] == pytest.approx([0.9, 0.8375, 0.775])
 
 
 # --- properties ---

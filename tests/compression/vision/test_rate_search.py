@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.compression.vision.golden_diffrate import arrays, cases, golden_vit
 from tests.tiny.encoders import LAYERS, images, tiny
 from tests.tiny.models import vit_classifier
-from tokenry.compression.vision import rate_search
+from tokenry.compression.vision import rate_search, searched_rates
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule, masked_softmax, vit_flops
-from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, search_rates
+from tokenry.compression.vision.rate_search import SearchInterrupted, search_rates
+from tokenry.compression.vision.searched_rates import SearchedRates
 from tokenry.core.errors import UserError
 
 TRAINED = {"rtol": 1e-4, "atol": 1e-6}
@@ -86,7 +87,7 @@ def test_the_differentiable_forward_of_a_whole_model_is_the_released_one(kernel)
 def test_merging_in_place_gives_the_released_tokens_and_sizes(case):
     kept, class_token = case["config"].tolist()
     living = case["x"].shape[1]
-    x, size = rate_search._merge_in_place(case["x"], case["size"], living, kept, class_token)
+    x, size = searched_rates._merge_in_place(case["x"], case["size"], living, kept, class_token)
     torch.testing.assert_close(x, case["x_train"])
     torch.testing.assert_close(size, case["size_train"])
 

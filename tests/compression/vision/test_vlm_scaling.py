@@ -8,18 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden import golden_json
-from tokenry.compression.vision.vlm_scaling import (
+from tokenry.compression.vision.published_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
+    grid_search,
+    published_scores,
+)
+from tokenry.compression.vision.vlm_scaling import (
     Optimum,
     ScalingFit,
     TaskMixture,
     compute_optimal,
     fit_vlm_scaling,
-    grid_search,
     inference_flops,
     optimal_tokens_closed_form,
-    published_scores,
 )
 from tokenry.core.errors import UserError
 
@@ -305,7 +307,7 @@ def test_a_fixed_d_outside_of_errors_is_refused():
     ({"sizes": [0, 1]}, "must be above 0, got 0"),
     ({"sizes": []}, "nothing to choose from"),
     ({"token_counts": [0]}, "must be at least 1, got 0"),
-    ({"text_tokens": -1}, "numbers of text tokens are at least 0, got -1"),
+    ({"text_tokens": -1}, "text_tokens must be at least 0, got -1"),
 ])  # fmt: skip
 def test_choices_that_do_not_exist_are_refused(changed, words):
     given_ = {

@@ -17,14 +17,16 @@ from tokenry.compression.vision.reducer import Attention
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    best_similarity,
-    importance_prune,
-    partition_by_importance,
-    similarity_prune,
     token_trace,
     zero_tprune_layer,
 )
 from tokenry.compression.vision.zero_tprune_search import search_config
+from tokenry.compression.vision.zero_tprune_stages import (
+    best_similarity,
+    importance_prune,
+    partition_by_importance,
+    similarity_prune,
+)
 from tokenry.core.errors import UserError
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}

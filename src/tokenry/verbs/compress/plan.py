@@ -1,4 +1,4 @@
-"""How large a language model and how many visual tokens a budget of FLOPs per query is best spent on.
+"""The model size and the number of visual tokens on which a budget of FLOPs per query is best spent.
 
 A table of scores has one row per measured pair: the size in billions of parameters, the visual tokens, the score in [0, 1]. As CSV with
 the columns `size`, `tokens` and `score`, or as JSON, a list of objects with these keys.
@@ -68,17 +68,13 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Fit the law and choose for each budget.
-
-    Raises:
-        UserError: a table that cannot be read or fitted, or a budget, size or number that cannot be.
-    """
+    """Fit the law and choose for each budget."""
+    from tokenry.compression.vision.published_scaling import published_scores
     from tokenry.compression.vision.vlm_scaling import (
         ScalingFit,
         compute_optimal,
         fit_vlm_scaling,
         optimal_tokens_closed_form,
-        published_scores,
     )
 
     paper = plan.table or "reasoning"
@@ -167,11 +163,7 @@ def _choice(best: Mapping[str, Any] | None) -> tuple[Any, ...]:
 
 
 def numbers(listed: str | None, name: str, kind: type) -> list[Any]:
-    """Read `1,4,16`; nothing where nothing is listed.
-
-    Raises:
-        UserError: these are not such numbers.
-    """
+    """Read `1,4,16`; an empty list where nothing is given."""
     try:
         return [kind(number) for number in listed.split(",")] if listed is not None else []
     except ValueError as error:
