@@ -120,7 +120,7 @@ MISTAKES = [
     ("score @text.txt --model @model --output @file", "file cannot be written"),
     ("score @text.txt --model @none/x/y --output @new", "none/x/y does not exist"),
     ("score @empty.txt --model @model --output @new", "fewer than two tokens"),
-    ("score @latin.txt --model @model --output @new", "is not UTF-8 (byte 5)"),
+    ("score @latin.txt --model @model --output @new", "is not UTF-8: byte 5"),
     # evaluate
     ("evaluate @model @none.jsonl", "none.jsonl does not exist"),
     ("evaluate @model @data.jsonl --answers -3", "--answers must be at least 0, got -3"),

@@ -187,7 +187,7 @@ def test_a_text_file_that_is_not_utf8_is_refused(score, tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     result = score(tmp_path / "latin.txt")
     assert result.exit_code == 2
-    assert "latin.txt is not UTF-8 (byte 3)" in result.stderr
+    assert "latin.txt is not UTF-8: byte 3 (line 1)" in result.stderr
 
 
 def test_text_that_was_rendered_already_gets_no_second_bos(desk, tmp_path):

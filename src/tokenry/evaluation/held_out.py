@@ -7,7 +7,6 @@ The item is the sample; with n the summed NLL of an item (nats) and t its learna
     bits per byte   = Σ n / (ln 2 · Σ bytes)
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, Paired, ratio_estimate
 from tokenry.core.tensors.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.tensors.gate import require_causal_lm, require_readable
@@ -192,4 +192,4 @@ def _text_bytes(ids: Tensor, labels: Tensor, tokenizer: PreTrainedTokenizerBase)
 
 
 def _item_hash(ids: Tensor, labels: Tensor) -> str:
-    return hashlib.sha256(torch.cat([ids, labels]).numpy().tobytes()).hexdigest()[:16]
+    return fingerprint(torch.cat([ids, labels]), length=16)

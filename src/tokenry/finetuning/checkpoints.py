@@ -3,12 +3,11 @@
 What a weighing remembers is saved last, so its file also says that a checkpoint is complete.
 """
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenry.core.errors import UserError
+from tokenry.core.train.checkpoints import checkpoints_in, is_finished
 from tokenry.finetuning.history import HistorySource
 from tokenry.finetuning.token_store import TokenStore
 
@@ -25,9 +24,11 @@ def last_whole_checkpoint(folder: Path, trl_too: bool = False) -> Path:
     Raises:
         UserError: there is none.
     """
-    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    checkpoints = sorted((path for path, step in steps.items() if step), key=lambda path: int(path.name[11:]))
-    whole = [path for path in checkpoints if (path / STATE_FILE).exists() or (trl_too and _is_finished(path))]
+    whole = [
+        checkpoint
+        for checkpoint in checkpoints_in(folder)
+        if (checkpoint / STATE_FILE).exists() or (trl_too and is_finished(checkpoint))
+    ]
     if not whole:
         raise UserError(f"{folder} holds no whole checkpoint to resume from: start without resuming.")
     return whole[-1]
@@ -69,7 +70,7 @@ class Memory:
                 f"the checkpoint {checkpoint} does not exist: name one that does, or start without resuming."
             )
         if not (checkpoint / STATE_FILE).exists():
-            if not _is_finished(checkpoint):
+            if not is_finished(checkpoint):
                 raise UserError(
                     f"{checkpoint} was not written to its end by tokenry or TRL: resume from an earlier one."
                 )
@@ -87,12 +88,3 @@ class Memory:
                 "the weighing that it was trained with."
             )
         self.history.restore(averages)
-
-
-def _is_finished(checkpoint: Path) -> bool:
-    """Whether the trainer's own state, which it writes last, is whole."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True

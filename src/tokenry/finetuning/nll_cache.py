@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
+from tokenry.core.io.workspace import absorb
 
 FORMAT = "tokenry-nll-1"
 
@@ -34,9 +35,11 @@ class IndexedSample:
     key: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(np.ascontiguousarray(self.input_ids, dtype=np.int64).tobytes())
-        digest.update(np.packbits(self.targets).tobytes())
+        digest = absorb(
+            hashlib.blake2b(digest_size=16),
+            np.asarray(self.input_ids, dtype=np.int64),
+            np.packbits(self.targets),
+        )
         object.__setattr__(self, "key", digest.digest())
 
     @property
@@ -66,8 +69,8 @@ def model_fingerprint(model: nn.Module, adapters: bool = False) -> str:
             some = values[:: max(1, values.numel() // 16)].double()
             sums = torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
             plain = re.sub(r"^base_model\.model\.|\.base_layer|\.original_module", "", name)
-            digest.update(f"{plain} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(torch.cat([sums, some]).cpu().numpy().tobytes())
+            described = f"{plain} {tuple(parameter.shape)} {parameter.dtype}"
+            absorb(digest, described.encode(), torch.cat([sums, some]))
     return digest.hexdigest()
 
 

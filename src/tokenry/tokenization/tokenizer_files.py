@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import open_text
 from tokenry.models import load_tokenizer
 from tokenry.tokenization.special_roles import as_fast
 from tokenry.tokenization.token_counts import AnyTokenizer
@@ -97,18 +98,11 @@ class TextLines:
 
     def __iter__(self) -> Iterator[str]:
         for file in self.files:
-            try:
-                yield from self._texts_of(Path(file))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
-
-    def _texts_of(self, file: Path) -> Iterator[str]:
-        if self.whole_files:
-            yield file.read_text(encoding="utf-8")
-            return
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield line.rstrip("\n")
+            with open_text(Path(file)) as opened:
+                if self.whole_files:
+                    yield opened.read()
+                else:
+                    yield from (line.rstrip("\n") for line in opened)
 
 
 def text_files(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.reading import read_text
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Heatmap, Section, Series, Table, Text
 from tokenry.report.result import Result
@@ -146,7 +147,7 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
     from tokenry.models import load_tokenizer, require_same_tokenizer
 
     progress("reading the model and the data", 0.0)
-    text = read_text(plan.source)
+    text = source_text(plan.source)
     tokenizer = load_tokenizer(plan.model)
     if plan.chat_template:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
@@ -247,7 +248,7 @@ def parse_layers(written: str) -> int | str | tuple[int, ...]:
     return layers[0] if len(layers) == 1 else layers
 
 
-def read_text(source: str) -> str | None:
+def source_text(source: str) -> str | None:
     """The text that `source` is or names; None when it names data.
 
     Raises:
@@ -263,10 +264,7 @@ def read_text(source: str) -> str | None:
     path = Path(source)
     if path.is_dir() or ending in ROW_FILES:
         return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    return read_text(path)
 
 
 def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:

@@ -192,8 +192,8 @@ class _Result:
 
 def json_safe(given):
     """What is handed to another process must be plain data."""
-    job, texts, segments, sizes, config = given
-    return (job, *json.loads(json.dumps([texts, segments, sizes])), config)
+    run, job, texts, segments, sizes, config = given
+    return (run, job, *json.loads(json.dumps([texts, segments, sizes])), config)
 
 
 def test_ray_runs_the_same_function(tmp_path, ray):

@@ -4,8 +4,6 @@ Arrow (Parquet, saved data sets, the hub) stores structs: each has the keys of a
 nulls are padding and are removed at every depth. A null in JSON was written on purpose, and stays.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -19,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import read_csv, read_text
 
 Row = dict[str, Any]
 
@@ -88,17 +87,6 @@ def plain(value: Any) -> Any:
 # --- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8: byte {error.start} (line {line}) is 0x{content[error.start]:02x}; save the file as UTF-8."
-        ) from error
-
-
 class _TwiceError(ValueError):
     """A key occurs twice in one object, so that one of its values would be lost."""
 
@@ -116,7 +104,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_json_lines(path: Path) -> list[Row]:
-    text = _read_text(path)
+    text = read_text(path, newline="")
     if text.lstrip().startswith("[") and (rows := _whole_list(text)) is not None:
         return _objects(rows, path)
     rows = []
@@ -155,7 +143,7 @@ def _is_by_column(row: Row) -> bool:
 
 
 def _read_json(path: Path) -> list[Row]:
-    text = _read_text(path)
+    text = read_text(path)
     if not text.lstrip().startswith("["):  # many files of JSON lines are named .json
         return _read_json_lines(path)
     try:
@@ -246,21 +234,12 @@ def _json_kind(value: Any) -> str:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 kB
-    try:
-        table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
-        names = Counter(table.fieldnames or ())
-        if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in next(iter(names))), "")):
-            raise UserError(f"{path} separates its columns by {mark!r}: separate them by commas.")
-        if twice := [name for name, times in names.items() if times > 1]:
-            raise UserError(
-                f"{path} has the column {twice[0]} twice, so one would be lost: rename one of them."
-            )
-        return [_csv_row(row, f"{path}, line {table.line_num}") for row in table]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num} is not valid CSV: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
+    columns, rows = read_csv(path)
+    if len(columns) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns[0]), "")):
+        raise UserError(f"{path} separates its columns by {mark!r}: separate them by commas.")
+    if twice := [name for name, times in Counter(columns).items() if times > 1]:
+        raise UserError(f"{path} has the column {twice[0]} twice, so one would be lost: rename one of them.")
+    return [_csv_row(row, f"{path}, line {line}") for line, row in rows]
 
 
 def _csv_row(row: Mapping[Any, Any], where: str) -> Row:

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from tokenry.core.errors import UserError, require_fraction, require_one_of
+from tokenry.core.io.reading import read_text
 
 SOURCES = ("wordfreq", "english-words")
 
@@ -93,13 +94,7 @@ def read_word_list(path: Path, nfc: bool = False) -> list[str]:
         path: text file in UTF-8.
         nfc: whether to compose characters (NFC), so that é is one character however the file spells it.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as UTF-8 text ({getattr(error, 'strerror', None) or 'not UTF-8'})."
-        ) from error
-    stripped = [line.strip() for line in lines]
+    stripped = [line.strip() for line in read_text(path).split("\n")]
     for number, line in enumerate(stripped, start=1):
         if len(line.split()) > 1:
             raise UserError(

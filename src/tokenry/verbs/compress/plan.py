@@ -4,7 +4,6 @@ A table of scores has one row per measured pair: the size in billions of paramet
 the columns `size`, `tokens` and `score`, or as JSON, a list of objects with these keys.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import read_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.reading import read_csv
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
@@ -193,15 +193,11 @@ def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
 
 
 def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            _require_columns(table.fieldnames or (), path)
-            return [(table.line_num, row) for row in table]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}).") from error
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    columns, rows = read_csv(path)
+    _require_columns(columns, path)
+    return rows
 
 
 def _json_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:

@@ -3,7 +3,6 @@
 What cannot be used (a damaged image, a row without an image) is named in a note and left out.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, ImageOps
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import nearest
+from tokenry.core.io.reading import read_csv
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5
@@ -143,24 +143,17 @@ def read_label_rows(path: Path) -> dict[str, str]:
     Raises:
         UserError: no such file, other columns, no row, or two labels for one file.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            columns = [name.strip() for name in rows.fieldnames or ()]
-            rows.fieldnames = columns
-            if not {"file", "label"} <= set(columns):
-                raise UserError(
-                    f"{path} has the columns {', '.join(columns) or 'none'}: its first line must be `file,label`."
-                )
-            labels: dict[str, str] = {}
-            for row in rows:
-                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-                if labels.setdefault(name, label) != label:
-                    raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
-    except OSError as error:
-        raise UserError(f"the labels {path} cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({error}).") from error
+    columns, rows = read_csv(path, name=f"the labels {path}")
+    named = {column.strip(): column for column in columns}
+    if not {"file", "label"} <= set(named):
+        raise UserError(
+            f"{path} has the columns {', '.join(named) or 'none'}: its first line must be `file,label`."
+        )
+    labels: dict[str, str] = {}
+    for _, row in rows:
+        name, label = (str(row[named[column]] or "").strip() for column in ("file", "label"))
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
     if not labels:
         raise UserError(f"{path} has no row below its first line.")
     return labels
