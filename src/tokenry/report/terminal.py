@@ -1,7 +1,7 @@
 """Blocks in a terminal: tables as wide as it is, pictures of tokens in colour, what is folded left out.
 
-A table wider than the terminal is drawn in parts below each other, each with the names of its rows; words are never broken
-where a space would do.
+Columns of text are folded between words. A table that is wider than the terminal even so is drawn in parts below each other, each
+with the names of its rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,8 @@ from tokenry.report.token_maps import terminal_heatmap
 from tokenry.report.writing import is_number, written_rows
 
 _GAP = 2
-_LONGEST_NAME = 40
+_FOLDED = 24
+"""Width to which a column of text may be folded, where its longest word allows it."""
 _EXAMPLES = 3
 _TINTS = ("not dim black on rgb(190,215,240)", "not dim black on rgb(250,215,175)")
 
@@ -68,14 +69,23 @@ def _table(table: Table, width: int) -> Iterator[RenderableType]:
     numbers = [is_number(column, [row[place] for row in table.rows]) for place, column in enumerate(headings)]
     if table.title:
         yield Line(harmless(table.title), style="bold")
-    for part in _parts(_widths(table, rows), width):
+    whole = [_texts(table, rows, place) for place in range(len(headings))]
+    widest = [max(map(cell_len, texts), default=0) for texts in whole]
+    least = [
+        most if number and place else min(most, max(_FOLDED, _longest_word(texts)))
+        for place, (most, number, texts) in enumerate(zip(widest, numbers, whole, strict=True))
+    ]
+    for part in _parts(least, width):
         grid = Grid(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
-        for place in part:
+        room = width - _GAP * (len(part) - 1)
+        fitted = _fitted([least[place] for place in part], [widest[place] for place in part], room)
+        for place, columns in zip(part, fitted, strict=True):
             heading = "\n".join(filter(None, (headings[place].name, headings[place].unit)))
             grid.add_column(
                 Line(harmless(heading)),
                 justify="right" if numbers[place] and place else "left",
                 no_wrap=place != 0 and numbers[place],
+                width=columns,
             )
         for row in rows:
             grid.add_row(*(_cell(*row[place], name=place == 0) for place in part))
@@ -89,17 +99,31 @@ def _cell(value: str, note: str, name: bool) -> Line:
     return line.append(f"\n{harmless(note)}", style="dim") if note else line
 
 
-def _widths(table: Table, rows: Sequence[Sequence[tuple[str, str]]]) -> list[int]:
-    widths = []
-    for place, column in enumerate(table.headings):
-        lines = [column.name, column.unit, *(text for row in rows for text in row[place])]
-        widths.append(max((cell_len(part) for line in lines for part in line.split("\n")), default=0))
+def _texts(table: Table, rows: Sequence[Sequence[tuple[str, str]]], place: int) -> list[str]:
+    """Every line of a column, its heading included, as it is drawn."""
+    column = table.headings[place]
+    texts = [column.name, column.unit, *(text for row in rows for text in row[place])]
+    return [line for text in texts for line in harmless(text).split("\n")]
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+
+
+def _fitted(least: Sequence[int], widest: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that fill the room: each gets its least, and the rest goes evenly to those that are folded."""
+    widths = list(least)
+    spare = room - sum(widths)
+    while spare > 0 and (folded := [place for place, most in enumerate(widest) if widths[place] < most]):
+        for place in folded[:spare]:
+            widths[place] += 1
+            spare -= 1
     return widths
 
 
 def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
     """The columns of each part of a table: the names of the rows, and as many others as fit beside them."""
-    name = min(widths[0], _LONGEST_NAME) if widths else 0
+    name = widths[0] if widths else 0
     parts: list[list[int]] = [[0]]
     used = name
     for place in range(1, len(widths)):
