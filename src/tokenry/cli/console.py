@@ -126,10 +126,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool) -> None:
     """Run a verb, save its result where the plan's `output` says, and print it.
 
+    A warning stands in the result, and is said once: under `--json`, where nobody may read the result, on stderr.
+
     Raises:
         UserError: the output cannot be written, or what the verb refuses.
         typer.Exit: with code 1 where the result says that something failed.
     """
+    from tokenry.report.blocks import warnings_in
+
     output = getattr(plan, "output", None)
     require_output(output)
     with progress(_streams.get().quiet) as report:
@@ -137,6 +141,8 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
     written = result.save(output) if output is not None else []
     if as_json:
         print_json(result.printed)
+        for warning in warnings_in(result.blocks):
+            note(f"warning: {warning}")
     else:
         show_blocks(result.blocks)
     if written:

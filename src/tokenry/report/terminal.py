@@ -5,6 +5,7 @@ with the names of its rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 
 from rich.cells import cell_len
@@ -64,27 +65,31 @@ def terminal_blocks(blocks: Iterable[Block], width: int, coloured: bool = True) 
                 yield from _segmentation(block)
 
 
+@dataclass(frozen=True)
+class _Room:
+    """The width that a column needs at least, and the width at which nothing in it is folded."""
+
+    least: int
+    most: int
+
+
 def _table(table: Table, width: int) -> Iterator[RenderableType]:
     headings, rows = table.headings, written_rows(table)
-    numbers = [is_number(column, [row[place] for row in table.rows]) for place, column in enumerate(headings)]
+    fixed = [
+        place > 0 and is_number(column, [row[place] for row in table.rows])
+        for place, column in enumerate(headings)
+    ]
+    rooms = [_room(_texts(table, rows, place), number, width) for place, number in enumerate(fixed)]
     if table.title:
         yield Line(harmless(table.title), style="bold")
-    whole = [_texts(table, rows, place) for place in range(len(headings))]
-    widest = [max(map(cell_len, texts), default=0) for texts in whole]
-    least = [
-        most if number and place else min(most, max(_FOLDED, _longest_word(texts)))
-        for place, (most, number, texts) in enumerate(zip(widest, numbers, whole, strict=True))
-    ]
-    for part in _parts(least, width):
+    for part in _parts(rooms, width):
         grid = Grid(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
-        room = width - _GAP * (len(part) - 1)
-        fitted = _fitted([least[place] for place in part], [widest[place] for place in part], room)
-        for place, columns in zip(part, fitted, strict=True):
+        for place, columns in zip(part, _fitted([rooms[place] for place in part], width), strict=True):
             heading = "\n".join(filter(None, (headings[place].name, headings[place].unit)))
             grid.add_column(
                 Line(harmless(heading)),
-                justify="right" if numbers[place] and place else "left",
-                no_wrap=place != 0 and numbers[place],
+                justify="right" if fixed[place] else "left",
+                no_wrap=fixed[place],
                 width=columns,
             )
         for row in rows:
@@ -106,33 +111,35 @@ def _texts(table: Table, rows: Sequence[Sequence[tuple[str, str]]], place: int) 
     return [line for text in texts for line in harmless(text).split("\n")]
 
 
-def _longest_word(texts: Iterable[str]) -> int:
-    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+def _room(texts: Sequence[str], fixed: bool, width: int) -> _Room:
+    """The room of a column: numbers are never folded, text is folded between words and takes no more than half of the terminal."""
+    most = max(map(cell_len, texts), default=0)
+    if fixed:
+        return _Room(most, most)
+    longest_word = max((cell_len(word) for text in texts for word in text.split()), default=0)
+    return _Room(min(most, max(_FOLDED, longest_word), max(1, width // 2 - _GAP)), most)
 
 
-def _fitted(least: Sequence[int], widest: Sequence[int], room: int) -> list[int]:
-    """Widths of columns that fill the room: each gets its least, and the rest goes evenly to those that are folded."""
-    widths = list(least)
-    spare = room - sum(widths)
-    while spare > 0 and (folded := [place for place, most in enumerate(widest) if widths[place] < most]):
+def _parts(rooms: Sequence[_Room], width: int) -> list[list[int]]:
+    """The columns of each part of a table: the names of the rows, and as many others as fit beside them."""
+    parts: list[list[int]] = [[0]]
+    for place in range(1, len(rooms)):
+        used = sum(rooms[column].least + _GAP for column in parts[-1])
+        if used + rooms[place].least > width and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
+
+
+def _fitted(rooms: Sequence[_Room], width: int) -> list[int]:
+    """Widths of columns that fill the terminal: each gets its least, and the rest goes evenly to those that are folded."""
+    widths = [room.least for room in rooms]
+    spare = width - sum(widths) - _GAP * (len(rooms) - 1)
+    while spare > 0 and (folded := [place for place, room in enumerate(rooms) if widths[place] < room.most]):
         for place in folded[:spare]:
             widths[place] += 1
             spare -= 1
     return widths
-
-
-def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
-    """The columns of each part of a table: the names of the rows, and as many others as fit beside them."""
-    name = widths[0] if widths else 0
-    parts: list[list[int]] = [[0]]
-    used = name
-    for place in range(1, len(widths)):
-        if used + _GAP + widths[place] > width and len(parts[-1]) > 1:
-            parts.append([0])
-            used = name
-        parts[-1].append(place)
-        used += _GAP + widths[place]
-    return parts
 
 
 def _token_table(title: str, tokens: Sequence[Token]) -> Table:

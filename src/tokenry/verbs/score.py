@@ -13,12 +13,12 @@ import numpy as np
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Heatmap, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Heatmap, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.text import label
 from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
-from tokenry.verbs._chats import UNREAD, read_checked, say
+from tokenry.verbs._chats import read_checked
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -157,7 +157,6 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         rows, numbers, notes = encoding.dataset, encoding.numbers, list(encoding.notes)
     else:
         rows, numbers, notes = [encode_text(text, tokenizer, plan.max_length)], (1,), []
-    say(notes)
     parts, size = _indexed(rows)
     attention = [name for name in plan.names if name in _ATTENTION]
     if attention and all(part.targets[1:].all() for part in parts):
@@ -187,8 +186,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     values = signal_values(tokens for _, tokens in texts)
     sizes = f"{plural(len(texts), 'text')}, {plural(sum(len(tokens) for _, tokens in texts), 'token')}."
     blocks: list[Block] = [Text(sizes, "lead")]
-    if notes := data.get("notes"):
-        blocks.append(Findings([("data", note) for note in notes], UNREAD))
+    blocks += [Text(note, "warning") for note in data.get("notes", ())]
     maps = [Heatmap(f"{number}. {title}", [("", tokens)]) for number, (title, tokens) in enumerate(texts, 1)]
     hidden = [Text(f"The first {_SHOWN} of {plural(len(maps), 'text')}.")] if len(maps) > _SHOWN else []
     blocks.append(Section("Token by token", [*hidden, *maps[:_SHOWN]]))
