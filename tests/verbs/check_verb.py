@@ -62,6 +62,10 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     settings = {**saved.get("settings", {}), **saved.get("environment", {})}
     again = page(saved["kind"], saved["title"], blocks, settings)
     assert drawn == again, "what is drawn at once is drawn again from what is saved"
+    reported = tokenry("report", output)
+    assert reported.exit_code == 0, reported.output
+    assert (output / PAGE_FILE).read_text(encoding="utf-8") == drawn, "tokenry report draws it too"
+    assert in_terminal(blocks, coloured=False).split() == reported.stdout.split()
     for width in WIDTHS:
         assert too_wide(in_terminal(blocks, width), width) == []
         assert broken_words(blocks, width) == set()
@@ -82,10 +86,10 @@ def check_refused(verb: str, *arguments: Any, words: str) -> None:
     assert "Traceback" not in said
 
 
-def in_terminal(blocks: Any, width: int = WIDTH) -> str:
+def in_terminal(blocks: Any, width: int = WIDTH, coloured: bool = True) -> str:
     """Blocks as a terminal of `width` columns shows them."""
     console = Console(file=io.StringIO(), width=width)
-    for renderable in terminal_blocks(blocks, width):
+    for renderable in terminal_blocks(blocks, width, coloured):
         console.print(renderable)
     return console.file.getvalue()
 
