@@ -52,6 +52,9 @@ class Verbs(TyperGroup):
         settings["commands"] = {**_commands(package), **(further or {})}
         super().__init__(**settings)
         self.default = getattr(found, "DEFAULT", None)
+        if self.default:
+            verb = self.commands[self.default]
+            verb.help = f"{verb.help} This verb is the default."
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order in which the package names them, the others after."""

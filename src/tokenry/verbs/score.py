@@ -19,6 +19,7 @@ from tokenry.report.text import label
 from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
 from tokenry.verbs._chats import read_checked
+from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -122,24 +123,24 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models.quiet import quiet_libraries
 
-    Hardware(plan.device).place()
+    device = Hardware(plan.device).place()
     with quiet_libraries():
-        examples, notes = scored(plan, progress)
+        found = scored(plan, progress)
     data = {
         "kind": "score",
         "model": plan.model,
         "settings": plan_settings(plan) | {"signals": ",".join(plan.names)},
-        "notes": notes,
-        "examples": examples,
+        **found,
     }
+    data["environment"] = environment(device) | found["environment"]
     progress("done", 1.0)
-    files = {"scores.json": json.dumps(examples, indent=2, allow_nan=False) + "\n"}
+    files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
     title = f"Scores by {model_title(plan.model)}"
     return Result(title, data, lay_out(data), files=files, printed_part="examples")
 
 
-def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score the source: its texts token by token, and what of it was cut, skipped or not read."""
+def scored(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Score the source: its texts token by token, what of it was cut, skipped or not read, and the type the model ran in."""
     from tokenry.core.chat.conversations import encode_with_notes
     from tokenry.core.chat.template import training_template
     from tokenry.core.tensors.attention import attention_layers, resolve_layers
@@ -174,7 +175,8 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         {"title": f"sample {number}", "tokens": _tokens(part, columns, tokenizer)}
         for number, part in zip(numbers, parts, strict=True)
     ]
-    return examples, notes
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"notes": notes, "examples": examples, "environment": {"dtype": dtype}}
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     values = signal_values(tokens for _, tokens in texts)
     sizes = f"{plural(len(texts), 'text')}, {plural(sum(len(tokens) for _, tokens in texts), 'token')}."
     blocks: list[Block] = [Text(sizes, "lead")]
-    blocks += [Text(note, "warning") for note in data.get("notes", ())]
+    blocks += [Text(f"data: {note}", "warning") for note in data.get("notes", ())]
     maps = [Heatmap(f"{number}. {title}", [("", tokens)]) for number, (title, tokens) in enumerate(texts, 1)]
     hidden = [Text(f"The first {_SHOWN} of {plural(len(maps), 'text')}.")] if len(maps) > _SHOWN else []
     blocks.append(Section("Token by token", [*hidden, *maps[:_SHOWN]]))

@@ -157,7 +157,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         rows,
         notes=["A value ± its standard error over the n items."],
     )
-    return [*(Text(note, "warning") for note in data.get("notes", ())), table]
+    return [*(Text(f"data: {note}", "warning") for note in data.get("notes", ())), table]
 
 
 def _estimate(row: Mapping[str, Any]) -> Estimate:
