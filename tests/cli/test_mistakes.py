@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.tiny.images import write_classifier, write_images
 from tokenry.cli import app
-from tokenry.cli.console import verb
+from tokenry.cli.console import command
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,8 @@ MISTAKES = [
     ("reproduce nosuch", "no paper has the slug 'nosuch'"),
     ("reproduce electra", "has no recipe yet"),
     ("reproduce sstoken --scale huge", "'huge'"),
-    ("reproduce sstoken --output @file", "cannot be a folder"),
+    ("reproduce sstoken --output @file", "cannot be written"),
+    ("reproduce sstoken --output @new.json", "--output must name a folder"),
     ("papers extra", "extra"),
 ]  # fmt: skip
 
@@ -247,9 +248,9 @@ def test_a_mistake_is_bad_usage_and_one_sentence(desk, new, command, words):
 
 
 def spoken(function):
-    command = typer.Typer(pretty_exceptions_enable=False)
-    command.command()(verb(function))
-    result = CliRunner().invoke(command, [])
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command(function))
+    result = CliRunner().invoke(app, [])
     return result.exit_code, result.stderr.strip()
 
 

@@ -67,7 +67,7 @@ def test_a_result_is_laid_out_again_from_what_is_saved(of_rows):
     settings = {option.name for option in plan_options(score_verb.Plan)} - {"output"}
     assert settings == set(saved["settings"])
     blocks = score_verb.lay_out(saved)
-    drawn = page("score", saved["title"], blocks, saved["settings"])
+    drawn = page("score", saved["title"], blocks, {**saved["settings"], **saved["environment"]})
     assert drawn == (of_rows[1] / "report.html").read_text()
     shown = in_terminal(blocks)
     assert too_wide(shown) == []

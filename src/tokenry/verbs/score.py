@@ -14,12 +14,13 @@ from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.reading import read_text
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Heatmap, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Heatmap, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.text import label
 from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
-from tokenry.verbs._chats import UNREAD, read_checked, say
+from tokenry.verbs._chats import read_checked
+from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -123,24 +124,24 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models.quiet import quiet_libraries
 
-    Hardware(plan.device).place()
+    device = Hardware(plan.device).place()
     with quiet_libraries():
-        examples, notes = scored(plan, progress)
+        found = scored(plan, progress)
     data = {
         "kind": "score",
         "model": plan.model,
         "settings": plan_settings(plan) | {"signals": ",".join(plan.names)},
-        "notes": notes,
-        "examples": examples,
+        **found,
     }
+    data["environment"] = environment(device) | found["environment"]
     progress("done", 1.0)
-    files = {"scores.json": json.dumps(examples, indent=2, allow_nan=False) + "\n"}
+    files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
     title = f"Scores by {model_title(plan.model)}"
     return Result(title, data, lay_out(data), files=files, printed_part="examples")
 
 
-def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score the source: its texts token by token, and what of it was cut, skipped or not read."""
+def scored(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Score the source: its texts token by token, what of it was cut, skipped or not read, and the type the model ran in."""
     from tokenry.core.chat.conversations import encode_with_notes
     from tokenry.core.chat.template import training_template
     from tokenry.core.tensors.attention import attention_layers, resolve_layers
@@ -158,7 +159,6 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         rows, numbers, notes = encoding.dataset, encoding.numbers, list(encoding.notes)
     else:
         rows, numbers, notes = [encode_text(text, tokenizer, plan.max_length)], (1,), []
-    say(notes)
     parts, size = _indexed(rows)
     attention = [name for name in plan.names if name in _ATTENTION]
     if attention and all(part.targets[1:].all() for part in parts):
@@ -176,7 +176,8 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         {"title": f"sample {number}", "tokens": _tokens(part, columns, tokenizer)}
         for number, part in zip(numbers, parts, strict=True)
     ]
-    return examples, notes
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"notes": notes, "examples": examples, "environment": {"dtype": dtype}}
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------
@@ -188,8 +189,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     values = signal_values(tokens for _, tokens in texts)
     sizes = f"{plural(len(texts), 'text')}, {plural(sum(len(tokens) for _, tokens in texts), 'token')}."
     blocks: list[Block] = [Text(sizes, "lead")]
-    if notes := data.get("notes"):
-        blocks.append(Findings([("data", note) for note in notes], UNREAD))
+    blocks += [Text(f"data: {note}", "warning") for note in data.get("notes", ())]
     maps = [Heatmap(f"{number}. {title}", [("", tokens)]) for number, (title, tokens) in enumerate(texts, 1)]
     hidden = [Text(f"The first {_SHOWN} of {plural(len(maps), 'text')}.")] if len(maps) > _SHOWN else []
     blocks.append(Section("Token by token", [*hidden, *maps[:_SHOWN]]))

@@ -1,6 +1,5 @@
 """Fewer tokens through an image encoder, on a user's own images, beside the unpatched model."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     _Measured = Sequence[tuple[Column, Sequence[Value | Cell]]]
 
 UNPATCHED = "unpatched"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,13 +112,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     check_methods(plan)
     mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
     notes: list[str] = []
-
-    def note(words: str) -> None:
-        logger.warning("%s", words)
-        notes.append(words)
-
     known = find_images(plan.images)
-    files = pick_readable(known, plan.limit, note)
+    files = pick_readable(known, plan.limit, notes.append)
     if plan.sweep and len(pick_readable(files, 2, note=lambda words: None)) < 2:
         raise UserError("a sweep compares how often the model says the same: give at least two images.")
     rows = None if plan.labels is None else read_label_rows(plan.labels)
@@ -135,8 +127,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         encoder.model.to(device)
         labels: Sequence[int | None] = [None] * len(files)
         if rows:
-            labels = match_labels(rows, files, known, encoder.classes, note)
-        bench = VisionBench(plan, encoder, files, labels, note, progress)
+            labels = match_labels(rows, files, known, encoder.classes, notes.append)
+        bench = VisionBench(plan, encoder, files, labels, notes.append, progress)
         unpatched, results, pictures = bench.measure()
     decided = {
         "device": str(device),

@@ -12,6 +12,7 @@ from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import interval_cell, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,7 +121,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "answers": [answer.as_row() for answer in answers],
     }
     progress("done", 1.0)
-    return Result(f"Additions by {plan.model}", data, lay_out(data))
+    return Result(f"Additions by {model_title(plan.model)}", data, lay_out(data))
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

@@ -1,6 +1,5 @@
 """Character-level questions about words, and the correlation of correct answers with tokenization."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -123,8 +120,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | {"words": source, "items": len(items)},
         **charbench_report(items, predictions, features, text_back=text_back).as_json(),
     }
-    for sentence in _not_given_back(data):
-        logger.warning("%s", sentence)
     records = join_records(items, predictions, features)
     progress("done", 1.0)
     return Result(

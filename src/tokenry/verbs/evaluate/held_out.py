@@ -9,9 +9,9 @@ from typing import Any
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Findings, Table
+from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, UNREAD, answerable, read_checked, say
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
 from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
@@ -79,7 +79,6 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
     rows = noisy_tasks(seed=plan.seed).held_out if plan.data == DEMO else read_checked(plan.data)
     encoding = encode_with_notes(rows, tokenizer, plan.max_length, plan.chat_template)
-    say(encoding.notes)
     items, prompts = answerable(rows, plan.answers)
     model = plan.hardware.load(plan.model)
     if items:
@@ -149,8 +148,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         rows,
         notes=["A value ± its standard error over the n items."],
     )
-    notes = Findings([("data", note) for note in data.get("notes", ())], UNREAD)
-    return [table, notes] if notes.sentences else [table]
+    return [*(Text(f"data: {note}", "warning") for note in data.get("notes", ())), table]
 
 
 def _standard_error(figures: Mapping[str, Any], metric: str) -> float | None:

@@ -1,6 +1,5 @@
 """Another tokenizer for a model, without training."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,6 @@ from tokenry.verbs.tokenizer._new_tokenizer import NO_TEXTS, MeasuredTexts, bits
 
 if TYPE_CHECKING:
     from tokenry.tokenization.transfer.transplant.auxiliary_space import Auxiliary
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | found["settings"],
         "notes": [as_typed(note, Plan) for note in found["notes"]],
     }
-    for note in data["notes"]:
-        logger.warning("%s", note)
     progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
