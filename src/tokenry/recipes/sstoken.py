@@ -86,7 +86,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "seeds": list(run.sizes.seeds),
         "auroc": {name: each.auroc for name, each in attention.items()},
         "toy": {name: [asdict(one) for one in of_seeds] for name, of_seeds in toys.items()},
-        "end_to_end": plan.model_dump(),
+        "end_to_end": plan.settings,
     }
     with run.figure(11, 3.6) as figure:
         draw(figure, attention, toys)

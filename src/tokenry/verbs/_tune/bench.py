@@ -40,10 +40,11 @@ from tokenry.models import (
     require_reference,
 )
 from tokenry.verbs._chats import ANSWER_TOKENS, answerable
+from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._stages import Stages, answers_cost
 from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
 from tokenry.verbs._tune.material import Material
-from tokenry.verbs._tune.plan import TunePlan
+from tokenry.verbs._tune.plan import default_length, training_said
 from tokenry.verbs._tune.records import Run
 from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
 from tokenry.verbs._tune.stages import TellSteps, training_cost
@@ -51,8 +52,10 @@ from tokenry.verbs._tune.training_length import (
     fitted_length,
     require_learning,
     require_ranges,
+    trained_epochs,
     training_steps,
 )
+from tokenry.verbs.tune import Plan
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,7 +76,7 @@ class Bench:
 
     def __init__(
         self,
-        plan: TunePlan,
+        plan: Plan,
         output: Path,
         tokenizer: PreTrainedTokenizerBase,
         material: Material,
@@ -99,23 +102,14 @@ class Bench:
         return self._fitted(self.material.train)
 
     def training_of(self, data: Dataset, folder: Path) -> SFTConfig:
-        """The training arguments for some data.
-
-        Raises:
-            UserError: TRL does not accept an argument, or nothing would be learned under it.
-        """
+        """The training arguments for some data."""
         args = sft_config(self.plan, folder, self._fitted(data))
         require_ranges(args)
         require_learning(args, self._rows(data))
         return args
 
-    def _epochs(self) -> dict[str, float]:
-        per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        of_an_epoch = math.ceil(self._rows(self.material.train) / per_step)
-        return {"num_train_epochs": self.steps / of_an_epoch}
-
     def _fitted(self, data: Dataset) -> dict[str, Any]:
-        return fitted_length(self.plan.training, self.plan.default_length, self._rows(data))
+        return fitted_length(self.plan.training, default_length(self.plan), self._rows(data))
 
     def _rows(self, data: Dataset) -> int:
         """The rows that a step is made of: samples, or where they are packed about as many as their tokens fill."""
@@ -124,17 +118,15 @@ class Bench:
         return math.ceil(_tokens(data) / self.plan.max_length)
 
     def rehearse(self) -> None:
-        """Build the trainer of every weighing on two samples: what will not work is refused before the first step.
-
-        Raises:
-            UserError: something that a weighing, the model or the training arguments do not allow.
-        """
+        """Build the trainer of every weighing on two samples: what will not work is refused before the first step."""
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
         lora = lora_config(self.plan, model)
         few = self.material.few
         # So few samples are gone through as often as all of them will be.
-        args = sft_config(self.plan, self.output, {**self.length, "max_steps": -1, **self._epochs()})
+        epochs = trained_epochs(self.args, self._rows(self.material.train))
+        as_often = {**self.length, "max_steps": -1, "num_train_epochs": epochs}
+        args = sft_config(self.plan, self.output, as_often)
         self._require_readable(model)
         for weighing in self.weighings.values():
             # Where the reference is still to be made, the model itself stands in for it.
@@ -159,16 +151,12 @@ class Bench:
         except (ValueError, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "install" not in str(error):
                 raise
-            said = self.plan.training_said
+            said = training_said(self.plan)
             told = f" (with {', '.join(f'{name}={value}' for name, value in said.items())})" if said else ""
             raise UserError(f"this cannot be trained: {' '.join(str(error).split())}{told}") from error
 
     def _require_readable(self, model: PreTrainedModel) -> None:
-        """Refuse what this model cannot read, in all the data and in the questions that it will be asked.
-
-        Raises:
-            UserError: it is no causal language model, or an id, a length or a prompt does not fit it.
-        """
+        """Refuse what this model cannot read, in all the data and in the questions that it will be asked."""
         require_causal_lm(model, self.plan.model)
         material = self.material
         parts = {
@@ -331,16 +319,13 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
-def sft_config(plan: TunePlan, folder: Path, training: Mapping[str, Any]) -> SFTConfig:
+def sft_config(plan: Plan, folder: Path, training: Mapping[str, Any]) -> SFTConfig:
     """Make the training arguments of a run.
 
     Args:
         plan: of the run.
         folder: of its checkpoints.
         training: what the plan says of training, completed by how long.
-
-    Raises:
-        UserError: TRL does not accept an argument.
     """
     options = {
         "output_dir": str(folder),
@@ -358,18 +343,27 @@ def sft_config(plan: TunePlan, folder: Path, training: Mapping[str, Any]) -> SFT
         "dataloader_pin_memory": torch.cuda.is_available(),
         **training,
     }
+    if plan.device == "cpu":
+        options = {"use_cpu": True, **options}
     try:
-        return SFTConfig(**options)
+        args = SFTConfig(**options)
     except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         raise UserError(f"a training argument is not right: {' '.join(str(error).split())}") from error
+    _require_device(args, plan.device)
+    return args
 
 
-def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
-    """Adapt every linear map but the output head, from the first layer asked for.
+def _require_device(args: SFTConfig, device: str | None) -> None:
+    """Refuse a device that is not there, or not the one that the training arguments lead to."""
+    asked = Hardware(device).place()
+    if device and (asked.type != args.device.type or (asked.index or 0) != (args.device.index or 0)):
+        raise UserError(
+            f"training would run on {args.device}, not on {device}: leave use_cpu out, and choose among GPUs by CUDA_VISIBLE_DEVICES."
+        )
 
-    Raises:
-        UserError: the model has no such layer.
-    """
+
+def lora_config(plan: Plan, model: PreTrainedModel) -> LoraConfig | None:
+    """Adapt every linear map but the output head, from the first layer asked for."""
     if plan.lora is None:
         return None
     layers = model.config.get_text_config().num_hidden_layers

@@ -31,15 +31,16 @@ from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
 from tokenry.verbs._tune.material import gather
-from tokenry.verbs._tune.plan import TunePlan, stored_plan
+from tokenry.verbs._tune.plan import default_length, stored_plan
 from tokenry.verbs._tune.records import Comparison, Run, read_comparison
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
+from tokenry.verbs.tune import Plan
 
 logger = logging.getLogger(__name__)
 
 
 @quiet_libraries()
-def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
+def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
     """Carry out a plan in `output`, or go on with it there; a finished one is read.
 
     Args:
@@ -53,7 +54,7 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
     """
     weighings = weighings_of(plan)
     stored = output / "plan.json"
-    if stored.exists() and stored_plan(stored) != plan:
+    if stored.exists() and stored_plan(stored).settings != plan.settings:
         raise UserError(f"{output} holds a run with other settings: choose another output.")
     result = output / "result.json"
     if result.exists():
@@ -74,13 +75,9 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
     return comparison
 
 
-def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
-    """Make the weighings of a plan by name, the control first and the one asked for second.
-
-    Raises:
-        UserError: an unknown weighing or option, or an option that none of them has.
-    """
-    descriptions = dict.fromkeys([*plan.compare[:1], plan.weighing, *plan.compare[1:]])
+def weighings_of(plan: Plan) -> dict[str, TokenWeighing]:
+    """Make the weighings of a plan by name, the control first and the one asked for second."""
+    descriptions = dict.fromkeys([*plan.controls[:1], plan.weighing, *plan.controls[1:]])
     asked = {"share": plan.share, "balance": plan.balance}
     asked = {option: value for option, value in asked.items() if value is not None}
     made: dict[str, TokenWeighing] = {}
@@ -95,9 +92,9 @@ def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
     return made
 
 
-def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
+def _prepare(plan: Plan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
     """Read everything and refuse what cannot work; only then is the output that of this plan."""
-    require_ranges(sft_config(plan, output, {**plan.default_length, **plan.training}))
+    require_ranges(sft_config(plan, output, {**default_length(plan), **plan.training}))
     tokenizer = load_tokenizer(plan.model)
     material = gather(plan, tokenizer)
     if any(map(needs_reference, weighings.values())) and material.trusted is None and plan.reference is None:
@@ -114,7 +111,7 @@ def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], 
         bench.rehearse()
         _say_what_is_few(bench)
         write_json(data, {"fingerprint": material.fingerprint})
-        write_json(stored, plan.model_dump())
+        write_json(stored, plan.settings)
     elif read_json(data) != {"fingerprint": material.fingerprint}:
         raise UserError(
             f"the data has changed since the run in {output} began: choose another --output for a new run."
@@ -125,7 +122,7 @@ def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], 
 def _say_what_is_few(bench: Bench) -> None:
     """Say before the run what the amount of data means for it."""
     samples, held_out = len(bench.material.train), len(bench.material.held_out)
-    fitted = length_in_words(bench.length, bench.plan.default_length, samples)
+    fitted = length_in_words(bench.length, default_length(bench.plan), samples)
     if fitted:
         logger.info("%s: %d optimisation steps (--set says otherwise).", fitted, bench.steps)
     if bench.steps < FEW_STEPS:
@@ -160,7 +157,7 @@ def _carry_out(bench: Bench) -> Comparison:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
         notes=list(bench.material.notes),
-        settings={**bench.plan.model_dump(), "training": bench.length},
+        settings={**bench.plan.settings, "training": bench.length},
         environment=environment(bench.args.device, "trl", "peft", "datasets"),
         runs=runs,
     )
@@ -168,11 +165,7 @@ def _carry_out(bench: Bench) -> Comparison:
 
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
-    """Hold a lock on the folder, so that no second process works there; a killed one lets it go.
-
-    Raises:
-        UserError: another process is at work there, or it cannot be a folder.
-    """
+    """Hold a lock on the folder, so that no second process works there; a killed one lets it go."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / ".lock", timeout=0)

@@ -16,7 +16,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
 from tokenry.verbs._tune.noisy_tasks import noisy_tasks
-from tokenry.verbs._tune.plan import TunePlan
+from tokenry.verbs.tune import Plan
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,8 @@ class Material:
         return digest.hexdigest()[:24]
 
 
-def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
-    """Read and encode the data of a plan.
-
-    Raises:
-        UserError: data that cannot be read or learned from.
-    """
+def gather(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Material:
+    """Read and encode the data of a plan."""
     if plan.chat_template:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
     data = _rows(plan)
@@ -82,7 +78,7 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
     notes = [f"training data: {note}" for note in train.notes] + [
         f"held-out data: {note}" for note in held_out.notes
     ]
-    learns_by_weights = any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.compare))
+    learns_by_weights = any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.controls))
     if learns_by_weights and not weighs(train.dataset):
         raise UserError(
             "every weight of a token to learn is 0 in the training data: there is nothing to learn from."
@@ -111,7 +107,7 @@ class _Rows:
     names: dict[int, str]
 
 
-def _rows(plan: TunePlan) -> _Rows:
+def _rows(plan: Plan) -> _Rows:
     """Read the rows to train on, the trusted and the held-out ones."""
     if plan.data == DEMO:
         tasks = noisy_tasks(samples=plan.demo_samples, seed=plan.seed)
@@ -130,11 +126,7 @@ def _rows(plan: TunePlan) -> _Rows:
 
 
 def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference.
-
-    Raises:
-        UserError: there are too few rows for that.
-    """
+    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference."""
     if len(rows) < 4:
         raise UserError(
             f"{len(rows)} samples are too few to train on and to set some aside: give more, or --held-out a file."

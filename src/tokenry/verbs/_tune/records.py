@@ -94,9 +94,6 @@ def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
     Args:
         data: what `result.json` holds.
         where: its name, for the error message.
-
-    Raises:
-        UserError: it is not such a record.
     """
     try:
         return Comparison.model_validate(data)

@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from tokenry.finetuning import TokenWeighing
 from tokenry.verbs._stages import Stages
-from tokenry.verbs._tune.training_length import training_steps
+from tokenry.verbs._tune.training_length import trained_epochs
 
 _TRAINED = 3.0
 _READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}
@@ -27,8 +27,7 @@ def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples
         samples: of the data.
     """
     passes = len(weighing.needs & _READ_BEFORE_TRAINING) if weighing.share < 1 else 0
-    epochs = training_steps(args, samples) * _samples_per_step(args) / samples
-    return (passes + _TRAINED * epochs) * tokens
+    return (passes + _TRAINED * trained_epochs(args, samples)) * tokens
 
 
 class TellSteps(TrainerCallback):
@@ -50,7 +49,3 @@ class TellSteps(TrainerCallback):
     def _tell(self, state: Any) -> None:
         details = f"step {state.global_step:,} of {state.max_steps:,}{self._loss}"
         self._stages.tell(state.global_step / max(1, state.max_steps), details)
-
-
-def _samples_per_step(args: SFTConfig) -> int:
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps
