@@ -142,7 +142,8 @@ def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan:
     require_output(output)
     with progress() as report:
         result = run(plan, report)
-    written = result.save(output) if output is not None else []
+    kept = output is not None and not getattr(plan, "dry_run", False)
+    written = result.save(output) if kept else []
     if as_json:
         print_json(result.printed)
     else:

@@ -58,6 +58,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
     laptop=SSTokenSizes(
         seeds=(0, 1, 2),
         plan={
+            "weighing": "sstoken",
             "demo_samples": 80,
             "compare": ["full"],
             "answers": 0,
@@ -70,6 +71,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
             "model": "meta-llama/Llama-3.2-3B",
             "data": "allenai/tulu-v2-sft-mixture",
             "chat_template": "open-instruct",
+            "weighing": "sstoken",
             "compare": ["full", "random"],
             "dtype": "bfloat16",
         },

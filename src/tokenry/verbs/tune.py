@@ -12,6 +12,7 @@ from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
+from tokenry.report.tables import tables_as_csv
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tune.layout import lay_out
 
@@ -41,12 +42,14 @@ class Plan:
     Attributes:
         model: `embedded` (default), a folder, or a hub name.
         data: `demo` (default), a JSONL, JSON, CSV or Parquet file, a folder, or a hub name.
-        weighing: `sstoken` (default), `small-loss`, `token-cleaning`, … or NAME:option=value,….
-        compare: controls trained beside it, such as full,random; the first is the one compared with.
+        weighing: `auto` (default): a race of several; or one: `sstoken`, `small-loss`, … or NAME:option=value,….
+        candidates: weighings that race under `auto`, such as sstoken,small-loss; by default six, by what the data allow.
+        compare: weighings trained beside it, such as full,random; the first is the control, the one compared with.
         share: share of the response tokens to learn from.
         balance: weight of ssToken's loss signal against its attention, in [0, 1].
         held_out: data for evaluation; by default a tenth is set aside.
-        trusted: a few dozen clean samples: data of the reference model, and training data.
+        trusted: a few dozen clean samples: data of the reference model, training data, and in a race a third to judge by.
+        retain: data that are not trained on, to measure what is forgotten; can be repeated; by default Python's own documentation.
         reference: a reference model, where there is no trusted set.
         full_weights: train all weights, without LoRA.
         device: where to train, such as cpu, cuda or mps; by default an accelerator if there is one.
@@ -55,10 +58,12 @@ class Plan:
         max_length: maximum number of tokens of a sample; by default 2048, of the demo 512.
         too_long: what becomes of longer samples: truncate (default), drop or error.
         seed: random seed of data, adapter and order; by default 42.
+        seeds: number of seeds for the control and the weighing asked for, or the winner of the race; by default 1.
         config: YAML file with any of these and training arguments; the command line overrides it.
         set_: any argument of TRL's SFTConfig, or lora.rank and the like; can be repeated.
         output: folder for result.json, report.html, and what every weighing trained.
         resume: resume the run in --output if one exists.
+        dry_run: print the plan (steps, tokens, estimated time and memory, files), and train nothing.
         lora: the adapter; None trains all weights.
         answers: held-out items answered and verified, where the data carries verifiers.
         demo_samples: noisy training samples of `demo`.
@@ -68,11 +73,13 @@ class Plan:
     model: Open[str] = argument(None)
     data: Open[str] = argument(None)
     weighing: Open[str] = option(None)
+    candidates: str | None = None
     compare: Open[str] = option(None)
     share: float | None = None
     balance: float | None = None
     held_out: str | None = None
     trusted: str | None = None
+    retain: tuple[str, ...] = option((), metavar="FILE")
     reference: str | None = None
     full_weights: bool = False
     device: str | None = None
@@ -81,10 +88,12 @@ class Plan:
     max_length: Open[Annotated[int, Field(gt=1)]] = option(None)
     too_long: Open[str] = option(None)
     seed: Open[Annotated[int, Field(ge=0, lt=2**32)]] = option(None)
+    seeds: Open[Annotated[int, Field(ge=1)]] = option(None)
     config: Path | None = option(None, metavar="FILE")
     set_: tuple[str, ...] = option((), metavar="KEY=VALUE")
     output: Path = Path("runs/tune")
     resume: bool = False
+    dry_run: bool = False
     lora: Lora | None = setting(None)
     answers: Open[Annotated[int, Field(ge=0)]] = setting(None)
     demo_samples: Open[Annotated[int, Field(gt=1)]] = setting(None)
@@ -102,6 +111,8 @@ class Plan:
         recorded = {name: getattr(self, name) for name in RECORDED}
         return recorded | {
             "compare": None if self.compare is None else self.controls,
+            "candidates": self.candidates and split_descriptions(self.candidates),
+            "retain": list(self.retain) or None,
             "lora": self.lora and dataclasses.asdict(self.lora),
         }
 
@@ -111,7 +122,7 @@ class Plan:
         return split_descriptions(self.compare)
 
 
-_UNRECORDED = {"full_weights", "config", "set_", "output", "resume"}
+_UNRECORDED = {"full_weights", "config", "set_", "output", "resume", "dry_run"}
 RECORDED = [field.name for field in dataclasses.fields(Plan) if field.name not in _UNRECORDED]
 
 
@@ -126,9 +137,30 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.verbs._tune.plan import resume_or_start
 
     require_own(plan.output)
+    if plan.dry_run:
+        return _dry_run(plan, progress)
     comparison = compare(resume_or_start(plan), plan.output, progress)
     data = comparison.model_dump(mode="json")
-    return Result(f"{model_title(comparison.model)} on {comparison.data}", data, lay_out(data))
+    blocks = lay_out(data)
+    title = f"{model_title(comparison.model)} on {comparison.data}"
+    return Result(title, data, blocks, files=tables_as_csv(blocks))
+
+
+def _dry_run(plan: Plan, progress: Progress) -> Result:
+    """What `run` would do, after everything that it would refuse was refused."""
+    from tokenry.models.quiet import quiet_libraries
+    from tokenry.verbs._tune.comparison import assemble
+    from tokenry.verbs._tune.forecast import forecast, lay_out_forecast
+    from tokenry.verbs._tune.plan import make_plan, said_by
+
+    with quiet_libraries():
+        bench, course = assemble(make_plan(said_by(plan), plan.config), plan.output, progress)
+        bench.rehearse()
+        found = forecast(bench, course)
+    data = {"kind": "tune", "dry_run": True, "settings": bench.plan.settings, **found}
+    return Result(
+        f"Plan of {model_title(bench.plan.model)} on {bench.plan.data}", data, lay_out_forecast(found)
+    )
 
 
 def require_own(output: Path) -> None:

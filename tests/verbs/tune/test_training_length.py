@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.verbs._tune.bench import sft_config
+from tokenry.verbs._tune.arguments import sft_config
 from tokenry.verbs._tune.plan import (
     DEMO_LENGTH,
     DEMO_TRAINING,

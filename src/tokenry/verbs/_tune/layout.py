@@ -22,6 +22,7 @@ from tokenry.report.writing import decimals_of, written_number
 from tokenry.verbs._chats import UNREAD
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens
+from tokenry.verbs._tune.race_layout import answer_blocks, race_blocks, race_lead, seeds_blocks
 
 if TYPE_CHECKING:
     from tokenry.core.stats import Estimate, Paired
@@ -53,7 +54,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     comparison = read_comparison(data)
     runs = comparison.runs
     findings = comparison_findings(comparison)
-    blocks: list[Block] = [Text(_lead(comparison), "lead")]
+    lead = race_lead(comparison) if comparison.race else _lead(comparison)
+    blocks: list[Block] = [Text(lead, "lead")]
     if findings:
         blocks.append(Findings(findings, "Held-out NLL against the control; lower is better"))
     if comparison.notes:
@@ -62,6 +64,9 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         title = "Comparison" if len(runs) > 1 else "Outcome"
         blocks.append(Section(title, list(_outcome(comparison, compared=bool(findings)))))
     sections: list[tuple[str, list[Block]]] = [
+        ("Seeds", list(seeds_blocks(comparison.seeds)) if comparison.seeds else []),
+        ("The race", list(race_blocks(comparison.race)) if comparison.race else []),
+        ("Answers", list(answer_blocks(runs))),
         ("Curves", list(_curves(runs))),
         ("Signals of kept and dropped tokens", list(_signals(runs))),
         ("What was learned from, by token class", list(_classes(runs))),
@@ -148,6 +153,7 @@ def _comparison_table(comparison: "Comparison") -> Table:
         ),
         (Column("accuracy", "%"), [*before, *(_counted(run.accuracy) for run in runs)]),
         (Column("bits per byte", "", ".3f"), [*before, *(run.bits_per_byte for run in runs)]),
+        *_forgetting(runs, before),
         (Column("learned from", "tokens", ",.0f"), [*before, *(run.tokens_learned for run in runs)]),
         (Column("share kept", "%"), [*before, *(run.share_kept for run in runs)]),
         (Column("steps"), [*before, *(run.steps for run in runs)]),
@@ -160,6 +166,17 @@ def _comparison_table(comparison: "Comparison") -> Table:
     rows = zip(names, *(cells for _, cells in measured), strict=True)
     title = f"{model_title(comparison.model)} on {comparison.data}"
     return Table(title, ("run", *(column for column, _ in measured)), list(rows))
+
+
+def _forgetting(runs: "Sequence[Run]", before: list[Value | Cell]) -> "Iterator[_Measured]":
+    """By how much the NLL rose on data that were not trained on."""
+    for name in dict.fromkeys(found.name for run in runs for found in run.retained):
+        of_run = [next((found for found in run.retained if found.name == name), None) for run in runs]
+        cells = [
+            found and Cell(found.paired.estimate, f"to {found.after.value:.3f}, n = {found.after.samples:,}")
+            for found in of_run
+        ]
+        yield Column(f"forgetting: {name}", "nats per token", "+,.3f"), [*before, *cells]
 
 
 def _counted(found: "Estimate | None") -> Cell | None:

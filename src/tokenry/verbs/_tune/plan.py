@@ -38,6 +38,8 @@ DEMO_LENGTH: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "warmup_steps": 0.06,
 }
+AUTO = "auto"
+"""The weighing that is found by a race."""
 # What the plan itself says of training; said twice, it could be said differently.
 _SAID_BY_PLAN = ("output_dir", "seed", "max_length", "resume_from_checkpoint")
 _EMBEDDED = "embedded"
@@ -85,6 +87,14 @@ def make_plan(said: Mapping[str, Any], config: Path | None = None) -> Plan:
                 "and the like, and the arguments of TRL's SFTConfig."
             )
         plan.training[name] = of_kind(known[name], value, name)
+    if plan.candidates and plan.weighing != AUTO:
+        raise UserError(
+            f"candidates race under --weighing auto only, and {plan.weighing} was asked for: leave one of them out."
+        )
+    if plan.weighing == AUTO and "lr_scheduler_type" in training_said(plan):
+        raise UserError(
+            "a race needs a schedule of its own, which branches: leave lr_scheduler_type out, or name one --weighing."
+        )
     if plan.data == DEMO and (plan.trusted or plan.held_out):
         raise UserError(
             "the demo brings trusted and held-out samples of its own: leave --trusted and --held-out out, or name DATA of yours."
@@ -174,7 +184,8 @@ def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {
         "model": _EMBEDDED,
         "data": DEMO,
-        "weighing": "sstoken",
+        "weighing": AUTO,
+        "seeds": 1,
         "too_long": "truncate",
         "answers": 45,
         "demo_samples": 150,
@@ -185,7 +196,7 @@ def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     embedded = asked.get("model", _EMBEDDED) == _EMBEDDED
     return defaults | {
         "training": DEMO_TRAINING,
-        "compare": ["full", "token-cleaning:dropped_weight=0.1"],
+        "compare": ["full", "sstoken"],
         "lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "first_layer": 10 if embedded else 0},
         "max_length": 512,
     }
@@ -200,10 +211,14 @@ def validated(settings: Mapping[str, Any]) -> Plan:
     if isinstance(of_lora, dict):
         for name in of_lora.keys() - {field.name for field in dataclasses.fields(Lora)}:
             raise UserError(f"lora.{name} is not right: there is no such setting of the adapter.")
-    compare = settings["compare"]
-    written = compare if isinstance(compare, str) else ",".join(compare or ())
+    lists = {
+        name: settings[name] for name in ("compare", "candidates") if isinstance(settings.get(name), list)
+    }
+    written = {name: ",".join(map(str, descriptions)) for name, descriptions in lists.items()}
+    retain = settings.get("retain") or ()
+    named = (retain,) if isinstance(retain, str) else tuple(retain)
     try:
-        plan: Plan = TypeAdapter(Plan).validate_python({**settings, "compare": written})
+        plan: Plan = TypeAdapter(Plan).validate_python({**settings, **written, "retain": named})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
