@@ -138,7 +138,8 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
     require_output(output)
     with progress(_streams.get().quiet) as report:
         result = run(plan, report)
-    written = result.save(output) if output is not None else []
+    kept = output is not None and not getattr(plan, "dry_run", False)
+    written = result.save(output) if kept else []
     if as_json:
         print_json(result.printed)
         for warning in warnings_in(result.blocks):

@@ -8,16 +8,16 @@ Everything else is TRL: same arguments, same data formats. Without a weighing, w
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from tokenry.core.chat.template import content_mask, template_pieces
@@ -51,6 +51,19 @@ from tokenry.finetuning.weighing import TokenWeighing
 __all__ = ["STATE_FILE", "TokenWeighingTrainer", "last_whole_checkpoint"]
 
 
+def _with_parameters_of(parent: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let `inspect.signature` show the parameters of `parent` in place of `*args` and `**kwargs`."""
+
+    def shown(init: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(init).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+        theirs = inspect.signature(parent).parameters.values()
+        setattr(init, "__signature__", inspect.Signature([*theirs, *named]))  # noqa: B010  (mypy knows no __signature__)
+        return init
+
+    return shown
+
+
 class TokenWeighingTrainer(SFTTrainer):
     """`SFTTrainer` with `weighing=`.
 
@@ -74,6 +87,36 @@ class TokenWeighingTrainer(SFTTrainer):
     data_collator: Any
     _signature_columns: list[str] | None
 
+    if (
+        TYPE_CHECKING
+    ):  # what editors complete and type checkers check: TRL's parameters, which a test compares, and ours
+
+        def __init__(
+            self,
+            model: str | nn.Module,
+            args: SFTConfig | TrainingArguments | None = None,
+            data_collator: Callable[..., Any] | None = None,
+            train_dataset: Any | None = None,
+            eval_dataset: Any | None = None,
+            processing_class: Any | None = None,
+            compute_loss_func: Callable[..., Any] | None = None,
+            compute_metrics: Callable[..., Any] | None = None,
+            callbacks: list[TrainerCallback] | None = None,
+            optimizers: tuple[Any | None, Any | None] = (None, None),
+            optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+            preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+            quantization_config: Any | None = None,
+            peft_config: Any | None = None,
+            formatting_func: Callable[..., Any] | None = None,
+            *,
+            weighing: TokenWeighing | None = None,
+            reference_model: nn.Module | None = None,
+            base_model: nn.Module | None = None,
+            history_cache: str | Path | None = None,
+            record_signals: bool = False,
+        ) -> None: ...
+
+    @_with_parameters_of(SFTTrainer.__init__)  # type: ignore[no-redef]
     def __init__(
         self,
         *args: Any,

@@ -58,6 +58,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
     laptop=SSTokenSizes(
         seeds=(0, 1, 2),
         plan={
+            "weighing": "sstoken",
             "demo_samples": 80,
             "compare": ["full"],
             "answers": 0,
@@ -70,6 +71,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
             "model": "meta-llama/Llama-3.2-3B",
             "data": "allenai/tulu-v2-sft-mixture",
             "chat_template": "open-instruct",
+            "weighing": "sstoken",
             "compare": ["full", "random"],
             "dtype": "bfloat16",
         },
@@ -86,7 +88,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "seeds": list(run.sizes.seeds),
         "auroc": {name: score.auroc for name, score in attention.items()},
         "toy": {name: [asdict(toy) for toy in of_seeds] for name, of_seeds in toys.items()},
-        "end_to_end": plan.model_dump(),
+        "end_to_end": plan.settings,
     }
     with run.figure(11, 3.6) as figure:
         draw(figure, attention, toys)

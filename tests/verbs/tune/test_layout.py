@@ -17,8 +17,9 @@ from tokenry.report.blocks import Figure, Section, Table
 from tokenry.report.html import page
 from tokenry.report.markdown import markdown
 from tokenry.report.writing import written_rows
+from tokenry.verbs._tune.layout import comparison_findings, verdict
 from tokenry.verbs._tune.records import Comparison, Example, ReportToken
-from tokenry.verbs.tune import comparison_findings, lay_out, verdict
+from tokenry.verbs.tune import lay_out
 
 from .conftest import run, token
 

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.io.progress import Progress
+from tokenry.core.text.docstrings import read_docstrings
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.recipes.testbeds.prose import read_story
 from tokenry.tokenization.special_roles import TEXT_ROLES
 from tokenry.tokenization.transfer.transplant.auxiliary_space import (

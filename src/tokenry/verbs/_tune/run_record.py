@@ -1,6 +1,7 @@
 """What a finished run tells: from the trainer and its token store to a `Run` for the report."""
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def _examples(
     tokenizer = trainer.processing_class
     return [
         Example(
-            title=f"training sample {number}",
+            title=f"training sample {number}, as chosen in epoch {max(1, math.ceil(trainer.state.epoch or 1))}",
             tokens=_tokens(sample, columns, weights, classes, tokenizer),
         )
         for number, sample in enumerate(samples, start=1)

@@ -3,7 +3,7 @@
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.recipes.testbeds.docstrings import read_docstrings
+from tokenry.core.text.docstrings import read_docstrings
 
 
 @pytest.fixture
