@@ -24,7 +24,9 @@ def write_processor(folder: Path) -> Path:
 def write_model(model: PreTrainedModel, folder: Path) -> Path:
     """Save a model with a processor; skips where this transformers version has another form of its layers."""
     if not isinstance(getattr(model, "vision_model", model), PreTrainedModel):
-        pytest.skip("the vision tower of this transformers version is no model of its own: needs transformers >= 5.2")
+        pytest.skip(
+            "the vision tower of this transformers version is no model of its own: needs transformers >= 5.2"
+        )
     try:
         find_encoder(model)
     except UserError as error:
