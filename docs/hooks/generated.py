@@ -19,12 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tokenry.compression.vision.vlm_scaling import (
-    PUBLISHED_SIZES,
-    PUBLISHED_TOKENS,
-    ScalingFit,
-    compute_optimal,
-)
+from tokenry.compression.vision.published_scaling import PUBLISHED_SIZES, PUBLISHED_TOKENS
+from tokenry.compression.vision.vlm_scaling import ScalingFit, compute_optimal
 from tokenry.core.io.files import read_json, write_json
 from tokenry.papers import catalogue, outcome
 from tokenry.report.blocks import Block, Section

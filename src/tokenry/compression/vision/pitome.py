@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import elu
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.plan import DROPPED, MergePlan, special_first
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
 from tokenry.compression.vision.tome import MERGED, PADDING, arrange, match_even_odd, unit_vectors
@@ -294,10 +294,9 @@ def _cosine(metric: Tensor, these: Tensor, those: Tensor) -> Float[Tensor, "batc
 
 def _plan(special: int, kept: Tensor, merged: Tensor, target: Tensor, ragged: bool = False) -> MergePlan:
     """Put the special tokens in front of a plan for the others."""
-    first = torch.arange(special, device=kept.device).expand(kept.shape[0], -1)
     place = torch.where(target == DROPPED, DROPPED, target + special) if ragged else target + special
     tokens = special + kept.shape[1] + merged.shape[1]
-    return MergePlan(tokens, torch.cat([first, kept + special], dim=1), merged + special, place, ragged)
+    return MergePlan(tokens, special_first(kept, special), merged + special, place, ragged)
 
 
 # --- the method ----------------------------------------------------------------------------------------------------------------------
