@@ -79,10 +79,10 @@ def bipartite_soft_matching(
 @torch.no_grad()
 def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: int) -> MergePlan:
     """`bipartite_soft_matching` for any number of leading special tokens, which stay where they are."""
-    batch, tokens, _ = metric.shape
+    tokens = metric.shape[1]
     r = max(0, min(r, (tokens - special) // 2))
     if tokens < 2:
-        return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
+        return keep_all(metric)
     best, partner = _even_odd_similarity(metric, special).max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
     merged, left = order[:, :r], order[:, r:]
@@ -92,6 +92,12 @@ def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: i
     # Special tokens of B stand among the first places; the others of B follow what is left of A.
     target = partner.gather(1, merged) + left.shape[1]
     return MergePlan(tokens, kept, 2 * merged, target)
+
+
+def keep_all(metric: Float[Tensor, "batch tokens dim"]) -> MergePlan:
+    """The plan that keeps every token where it is."""
+    batch, tokens, _ = metric.shape
+    return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
 
 
 def _even_odd_similarity(metric: Tensor, special: int) -> Float[Tensor, "batch even odd"]:
@@ -122,9 +128,9 @@ def match_even_odd_padded(
         special: number of leading special tokens.
         mask: False for padding.
     """
-    batch, tokens, _ = metric.shape
+    tokens = metric.shape[1]
     if tokens < 2:
-        return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
+        return keep_all(metric)
     seen_together = mask[:, ::2, None] & mask[:, None, 1::2]
     best, partner = _even_odd_similarity(metric, special).masked_fill_(~seen_together, -torch.inf).max(dim=2)
     lengths = mask.sum(dim=1)
