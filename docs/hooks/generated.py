@@ -24,12 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.cli import reproduce
-from tokenry.compression.vision.vlm_scaling import (
-    PUBLISHED_SIZES,
-    PUBLISHED_TOKENS,
-    ScalingFit,
-    compute_optimal,
-)
+from tokenry.compression.vision.published_scaling import PUBLISHED_SIZES, PUBLISHED_TOKENS
+from tokenry.compression.vision.vlm_scaling import ScalingFit, compute_optimal
 from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.papers import catalogue, outcome
 from tokenry.report.blocks import Block, Column, Section, Table
