@@ -65,7 +65,7 @@ def read_csv(path: Path, name: str | None = None) -> tuple[list[str], list[tuple
         rows: list[tuple[int, CsvRow]] = [(table.line_num, row) for row in table]
         return list(table.fieldnames or ()), rows
     except csv.Error as error:
-        raise UserError(f"{name or path}, line {table.line_num} is not valid CSV: {error}.") from error
+        raise UserError(f"{name or path}, line {table.reader.line_num} is not valid CSV: {error}.") from error
     finally:
         csv.field_size_limit(limit)
 

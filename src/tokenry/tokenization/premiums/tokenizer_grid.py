@@ -25,8 +25,8 @@ from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.core.io.jobs import over
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import Workspace, fingerprint
-from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size
-from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
+from tokenry.tokenization.premiums.grid_config import GridConfig
+from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.token_counts import (
     Segments,
     byte_premium,
@@ -37,78 +37,11 @@ from tokenry.tokenization.token_counts import (
     utf8_bytes,
 )
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
-from tokenry.tokenization.training.byte_level_training import PATTERN
 from tokenry.tokenization.training.merge_lists import smaller_bpe
-from tokenry.tokenization.training.train_any import ALGORITHMS, TrainingPlan, train_any, train_sizes
-
-AMOUNTS = ("scaled", "unscaled")
+from tokenry.tokenization.training.train_any import train_any, train_sizes
 
 _SETTINGS = "grid.json"
 _CELLS, _TOKENIZERS = "cells", "tokenizers"
-
-
-@dataclass(frozen=True)
-class GridConfig:
-    """What is trained.
-
-    Attributes:
-        algorithms: bpe, unigram, superbpe, boundless.
-        vocab_sizes: increasing.
-        amounts: scaled, unscaled.
-        reference: the language that byte premiums and premiums are relative to.
-        train_bytes: training text of the reference language; by default as much as every language has.
-        pattern: cuts a text into pieces.
-        special_tokens: part of every vocabulary.
-        transition_share: of the vocabulary, for the first stage of SuperBPE.
-        tau: deletions of BoundlessBPE.
-        min_frequency: pairs seen less often are not merged; of use where the text is small (not for Unigram).
-        save_tokenizers: keep the tokenizers too, not only what they cost.
-    """
-
-    algorithms: tuple[str, ...] = ("bpe", "unigram", "superbpe")
-    vocab_sizes: tuple[int, ...] = SIZES
-    amounts: tuple[str, ...] = ("scaled", "unscaled")
-    reference: str = "eng"
-    train_bytes: int | None = None
-    pattern: str = PATTERN
-    special_tokens: tuple[str, ...] = ()
-    transition_share: float = 0.8
-    tau: float | None = 0.9
-    min_frequency: int = 0
-    save_tokenizers: bool = False
-
-    def __post_init__(self) -> None:
-        for given, allowed, name in (
-            (self.algorithms, ALGORITHMS, "algorithm"),
-            (self.amounts, AMOUNTS, "amount"),
-        ):
-            unknown = [word for word in given if word not in allowed]
-            if unknown or not given:
-                raise UserError(
-                    f"the {name} must be one of {', '.join(allowed)}, got {', '.join(map(repr, unknown)) or 'none'}."
-                )
-        if not self.vocab_sizes:
-            raise UserError("there is no vocabulary size: give at least one.")
-        require_increasing(self.vocab_sizes)
-        if self.train_bytes is not None and self.train_bytes < 1:
-            raise UserError(f"the training text must hold at least one byte, got {self.train_bytes}.")
-        self.training(self.algorithms[0], self.vocab_sizes[0])
-
-    def training(self, algorithm: str, vocab_size: int) -> TrainingPlan:
-        """How a tokenizer of the grid is trained.
-
-        Raises:
-            UserError: settings that cannot be.
-        """
-        return TrainingPlan(
-            algorithm,
-            vocab_size,
-            self.pattern,
-            self.special_tokens,
-            self.min_frequency,
-            tau=self.tau,
-            transition_share=self.transition_share,
-        )
 
 
 @dataclass(frozen=True)

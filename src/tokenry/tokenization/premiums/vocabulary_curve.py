@@ -13,7 +13,6 @@ the curve and choice of the target could not be checked, the power law with a fl
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from scipy.optimize import brentq, nnls
 
 from tokenry.core.errors import UserError
 from tokenry.core.stats import fit_nonnegative
+from tokenry.tokenization.premiums.grid_config import require_increasing
 
 Number = int | float
 
@@ -241,12 +241,6 @@ def require_budget(budget: int, languages: int, smallest: int, largest: int) -> 
             f"a budget of {budget} cannot be spread over {languages} languages with {smallest} to {largest} tokens each: give between "
             f"{languages * smallest} and {languages * largest}."
         )
-
-
-def require_increasing(sizes: Sequence[Number]) -> None:
-    """Raise `UserError` unless vocabulary sizes are positive and increase."""
-    if not all(size > 0 for size in sizes) or any(b <= a for a, b in pairwise(sizes)):
-        raise UserError(f"vocabulary sizes must be positive and increase, got {', '.join(map(str, sizes))}.")
 
 
 def require_limits(smallest: int, largest: int | None) -> None:

@@ -32,6 +32,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write, read_json
 from tokenry.core.text.byte_level import ByteVocabulary, from_byte_characters, to_byte_characters
 from tokenry.tokenization.training.byte_level_training import PATTERN, byte_level_pieces, require_vocab_size
+from tokenry.tokenization.training.settings import require_tau
 from tokenry.tokenization.training.superword_counting import AdjacentPairs
 
 Kind = Literal["merge", "delete", "supermerge"]
@@ -205,14 +206,6 @@ class BoundlessBPE:
     @cached_property
     def _splitter(self) -> PreTokenizer:
         return byte_level_pieces(self.pattern)
-
-
-def require_tau(tau: float | None) -> None:
-    """Raise `UserError` unless `tau` can be a share of occurrences, or stands for no deletions."""
-    if tau is not None and not tau > 0:
-        raise UserError(
-            f"tau must be positive, got {tau}: give a share such as 0.9, or None for no deletions."
-        )
 
 
 def may_join(piece: bytes) -> bool:

@@ -12,73 +12,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.core.text.round_trip import round_trip
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, require_tau, train_boundless_bpe
-from tokenry.tokenization.training.byte_level_training import (
-    PATTERN,
-    byte_level_pieces,
-    require_vocab_size,
-    train_bpe,
-    train_unigram,
-)
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.byte_level_training import train_bpe, train_unigram
 from tokenry.tokenization.training.merge_lists import smaller_bpe
-from tokenry.tokenization.training.superbpe import (
-    TRANSITION_SHARE,
-    SuperBPEConfig,
-    default_transition,
-    extend_to_superwords,
-    require_transition,
-    rereadable,
-)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train.
-
-    Attributes:
-        algorithm: bpe, unigram, superbpe or boundless.
-        vocab_size: special tokens and the 256 bytes included.
-        pattern: cuts a text into pieces.
-        special_tokens: they get the lowest ids.
-        min_frequency: pairs seen less often are not merged (not for unigram).
-        transition: superbpe: vocabulary after the first stage; by default a share of the vocabulary.
-        transition_share: superbpe: that share, in (0, 1].
-        max_words: superbpe: most words of a token.
-        tau: boundless: share of its occurrences from which a part is deleted.
-    """
-
-    algorithm: str = "bpe"
-    vocab_size: int = 32768
-    pattern: str = PATTERN
-    special_tokens: tuple[str, ...] = ()
-    min_frequency: int = 0
-    transition: int | None = None
-    max_words: int = 4
-    tau: float | None = 0.9
-    transition_share: float = TRANSITION_SHARE
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise UserError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {self.algorithm!r}.")
-        require_vocab_size(self.vocab_size, self.special_tokens)
-        if self.transition is not None:
-            require_transition(self.transition, self.vocab_size, self.special_tokens)
-        if not 0 < self.transition_share <= 1:
-            raise UserError(f"the transition share must lie in (0, 1], got {self.transition_share}.")
-        SuperBPEConfig(max_words=self.max_words)
-        require_tau(self.tau)
-        byte_level_pieces(self.pattern)
-        require_at_least(0, min_frequency=self.min_frequency)
-
-    @property
-    def first_stage(self) -> int:
-        """superbpe: vocabulary after the first stage; it holds all bytes and special tokens."""
-        if self.transition is not None:
-            return self.transition
-        return default_transition(self.vocab_size, self.special_tokens, self.transition_share)
+from tokenry.tokenization.training.settings import SuperBPEConfig, TrainingPlan
+from tokenry.tokenization.training.superbpe import extend_to_superwords, rereadable
 
 
 @dataclass(frozen=True)

@@ -18,64 +18,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.core.errors import UserError, require_fraction
+from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.train.numbered import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer
+from tokenry.tokenization.transfer.zett.settings import DrawingConfig
 from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
 from tokenry.tokenization.transfer.zett.unigram_sampler import UnigramSampler
 
 _MASKED, _NOT_REPLACED, _REPLACED_AT_RANDOM = 0.15, 0.1, 0.1
 _MOST_SPELLINGS = 1 << 20
-
-
-@dataclass(frozen=True)
-class DrawingConfig:
-    """How tokenizers are drawn, and what texts they cut; the defaults are the paper's.
-
-    Attributes:
-        batch_size: texts per step.
-        block_size: tokens per text; the rest of a text is cut off.
-        vocabulary_size: tokens of a drawn tokenizer besides the special ones: the mean.
-        vocabulary_std: its standard deviation.
-        least_vocabulary: the fewest; fewer are never drawn.
-        most_vocabulary: the most.
-        noise_median: of the standard deviation of the noise, which is log-normal.
-        noise_sigma: standard deviation of its logarithm.
-        most_noise: larger ones are cut to it.
-        max_substring: bytes of a token, plus one.
-        stride: characters between the starts of substrings.
-        pool: texts back from which tokenizers are drawn.
-        language_exponent: with several languages each step draws one, in proportion to its number of texts to this power.
-    """
-
-    batch_size: int = 128
-    block_size: int = 128
-    vocabulary_size: int = 32_768
-    vocabulary_std: float = 0.0
-    least_vocabulary: int = 16_384
-    most_vocabulary: int = 32_768
-    noise_median: float = 1e-5
-    noise_sigma: float = 4.0
-    most_noise: float = math.inf
-    max_substring: int = 16
-    stride: int = 4
-    pool: int = 2048
-    language_exponent: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "block_size", "least_vocabulary", "pool", "stride"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("noise_median", "noise_sigma", "most_noise", "vocabulary_std"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}: use 0 for none.")
-        if not self.least_vocabulary <= self.vocabulary_size <= self.most_vocabulary:
-            raise UserError(
-                f"vocabulary_size must lie between least_vocabulary ({self.least_vocabulary}) and most_vocabulary "
-                f"({self.most_vocabulary}), got {self.vocabulary_size}."
-            )
-        require_fraction(self.language_exponent, "language_exponent")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 4 (n-shot trans
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +16,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.text.byte_level import backend_tokenizer
-from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.numbered import TextBatches
 from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import model_rows
 from tokenry.tokenization.transfer.zett.losses import clm_loss, lexical_loss
-
-
-@dataclass(frozen=True)
-class NShotConfig:
-    """How a transferred model is trained on.
-
-    Attributes:
-        steps: in all.
-        learning_rate: constant.
-        batch_size: texts per step.
-        micro_batch_size: texts at once, whose logits are in memory together; 0 for all of a batch.
-        block_size: tokens per text.
-        lexical_weight: of the distance to the predicted rows.
-        lexical_distance: `mse`, `rmse` or `huber`.
-        adamw: the optimiser.
-        bfloat16: run in mixed precision.
-        seed: of the order of texts, and of dropout.
-        save_every: steps between checkpoints.
-    """
-
-    steps: int = 50_000
-    learning_rate: float = 3e-6
-    batch_size: int = 32
-    micro_batch_size: int = 8
-    block_size: int = 512
-    lexical_weight: float = 0.5
-    lexical_distance: str = "mse"
-    adamw: AdamWSettings = field(default_factory=AdamWSettings)
-    bfloat16: bool = False
-    seed: int = 0
-    save_every: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "block_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "lexical_weight", "micro_batch_size"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        require_one_of(self.lexical_distance, ("mse", "rmse", "huber"), "lexical_distance")
+from tokenry.tokenization.transfer.zett.settings import NShotConfig
 
 
 class NShotTrainer:

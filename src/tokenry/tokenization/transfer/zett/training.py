@@ -11,7 +11,7 @@ The language model sees micro-batches on detached rows; their summed gradients g
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.text.byte_level import backend_tokenizer
-from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.numbered import step_generator
 from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import (
@@ -35,90 +34,16 @@ from tokenry.tokenization.transfer.model_rows import (
     with_source_rows,
 )
 from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer, to_byte_level
-from tokenry.tokenization.transfer.zett.drawn_batches import (
-    DrawingConfig,
-    DrawnBatch,
-    DrawnBatches,
-    masked,
-    next_tokens,
-)
+from tokenry.tokenization.transfer.zett.drawn_batches import DrawnBatch, DrawnBatches, masked, next_tokens
 from tokenry.tokenization.transfer.zett.hypernetwork import (
     EmbeddingHyperNetwork,
     HyperNetworkConfig,
     own_forms,
 )
 from tokenry.tokenization.transfer.zett.losses import clm_loss, identity_loss, lexical_loss, masked_lm_loss
-from tokenry.tokenization.transfer.zett.schedule import require_schedule, two_stage_schedule
+from tokenry.tokenization.transfer.zett.settings import HyperNetworkTrainingConfig
 from tokenry.tokenization.transfer.zett.surface_forms import mask_id
 from tokenry.tokenization.written import WrittenVocabulary
-
-OBJECTIVES = ("causal", "masked")
-
-
-@dataclass(frozen=True)
-class HyperNetworkTrainingConfig:
-    """How a hypernetwork is trained; the defaults are the paper's.
-
-    Attributes:
-        steps: in all.
-        identity_steps: of the warm-up stage; 0 for none, which is enough for the residual form.
-        warmup_steps: where the second rise of the learning rate ends.
-        identity_learning_rate: reached at the end of the warm-up stage.
-        learning_rate: reached at `warmup_steps`, falling from there.
-        alpha: what remains of it at the end.
-        identity_tokens: source tokens per step of the warm-up stage.
-        drawing: of tokenizers and texts.
-        micro_batch_size: texts that the language model sees at once, whose logits are in memory together; 0 for all of a batch.
-        predicted_tokens: rows predicted per step: those of the batch's tokens and so many others; 0 for the whole vocabulary.
-        lexical_weight: of the lexical loss.
-        lexical_distance: `mse`, `rmse` or `huber`.
-        objective: `causal`, or `masked` for a masked language model.
-        adamw: the optimiser.
-        bfloat16: run in mixed precision.
-        seed: of everything random.
-        save_every: steps between checkpoints.
-    """
-
-    steps: int = 200_000
-    identity_steps: int = 10_000
-    warmup_steps: int = 20_000
-    identity_learning_rate: float = 3e-4
-    learning_rate: float = 6e-5
-    alpha: float = 0.1
-    identity_tokens: int = 16_384
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
-    micro_batch_size: int = 32
-    predicted_tokens: int = 0
-    lexical_weight: float = 0.5
-    lexical_distance: str = "mse"
-    objective: str = "causal"
-    adamw: AdamWSettings = field(default_factory=AdamWSettings)
-    bfloat16: bool = False
-    seed: int = 0
-    save_every: int = 1000
-
-    def __post_init__(self) -> None:
-        require_schedule(self._stages, self._rates, self.steps, self.alpha)
-        for name in ("steps", "identity_tokens", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("micro_batch_size", "predicted_tokens", "lexical_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        require_one_of(self.lexical_distance, ("mse", "rmse", "huber"), "lexical_distance")
-        require_one_of(self.objective, OBJECTIVES, "objective")
-
-    def learning_rate_of(self, step: int) -> float:
-        """The two-stage schedule with these settings."""
-        return two_stage_schedule(step, self._stages, self._rates, self.steps, self.alpha)
-
-    @property
-    def _stages(self) -> tuple[int, int]:
-        return self.identity_steps, self.warmup_steps
-
-    @property
-    def _rates(self) -> tuple[float, float]:
-        return self.identity_learning_rate, self.learning_rate
 
 
 def hypernetwork_for(
