@@ -27,7 +27,7 @@ FORMAT = "tokenry-nll-1"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its ids, which of them are targets, and the index of every token in the training set (a range costs nothing)."""
+    """One sample: its ids, which of them are targets, and the index of every token in the training set."""
 
     input_ids: np.ndarray
     targets: np.ndarray

@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tokenry.core.errors import UserError
 
-CsvRow = dict[str | None, str | list[str] | None]
+CsvRow = dict[Any, Any]
 """Cells by column: None for a missing cell, and under None the cells beyond the last column."""
 
 

@@ -1,4 +1,4 @@
-"""What a training is told, and what it refuses: reading it loads no more than the `tokenizers` library."""
+"""The options of a training, and which of them are refused: reading them loads no more than the `tokenizers` library."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class SuperBPEConfig:
     """How the second stage merges.
 
     Attributes:
-        max_words: most words of a token: what is left between its spaces.
+        max_words: largest number of words in a token, which are what stands between its spaces.
         forbid: strings that no token made in stage 2 holds, in byte-level characters (a space is `Ġ`).
-        allow: asked for every token that would be made in stage 2, in byte-level characters; False drops the merge for good.
+        allow: called with every token that stage 2 would make, in byte-level characters; False drops the merge for good.
         min_frequency: pairs seen less often are not merged.
-        pattern: where a text is cut in stage 1.
-        superword_pattern: where a text is cut in stage 2.
+        pattern: regular expression that cuts a text in stage 1.
+        superword_pattern: regular expression that cuts a text in stage 2.
     """
 
     max_words: int = 4
@@ -45,7 +45,7 @@ class SuperBPEConfig:
     def may_be_made(self, token: str) -> bool:
         """Whether stage 2 may make this token, given in byte-level characters."""
         words = sum(1 for word in token.split(_SPACE) if word)
-        if words > self.max_words or any(each in token for each in self.forbid):
+        if words > self.max_words or any(string in token for string in self.forbid):
             return False
         return self.allow is None or self.allow(token)
 
@@ -56,13 +56,13 @@ class TrainingPlan:
 
     Attributes:
         algorithm: bpe, unigram, superbpe or boundless.
-        vocab_size: special tokens and the 256 bytes included.
-        pattern: cuts a text into pieces.
-        special_tokens: they get the lowest ids.
+        vocab_size: size of the vocabulary, special tokens and the 256 bytes included.
+        pattern: regular expression that cuts a text into pieces.
+        special_tokens: special tokens, which get the lowest ids.
         min_frequency: pairs seen less often are not merged (not for unigram).
         transition: superbpe: vocabulary after the first stage; by default a share of the vocabulary.
         transition_share: superbpe: that share, in (0, 1].
-        max_words: superbpe: most words of a token.
+        max_words: superbpe: largest number of words in a token.
         tau: boundless: share of its occurrences from which a part is deleted.
     """
 

@@ -1,4 +1,4 @@
-"""Any of the four algorithms by its name, and what came of it: the one place that knows them all.
+"""Any of the four algorithms by its name, and measurements of the result: the one place that knows them all.
 
 bpe, unigram    tokens inside words
 superbpe        two stages, tokens across words; stock
@@ -24,11 +24,11 @@ from tokenry.tokenization.training.superbpe import extend_to_superwords, rereada
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How tokenizers of one kind are trained.
+    """How tokenizers of one kind are trained, in two parts, of which the first is shared by all sizes.
 
     Attributes:
-        begin: from a plan with the largest size and the texts, what the trainings to all sizes share; exactly so.
-        finish: from that, a plan of any size and the texts, the tokenizer.
+        begin: does what trainings to all sizes have in common, given a plan with the largest size and the texts.
+        finish: makes the tokenizer of one size, given the result of `begin`, a plan with that size and the texts.
     """
 
     begin: Callable[[TrainingPlan, Iterable[str]], Any]
@@ -36,7 +36,7 @@ class Algorithm:
 
 
 def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | BoundlessBPE, float]:
-    """Train by the plan; the tokenizer and the seconds that training took.
+    """Train by the plan, and return the tokenizer and the seconds that training took.
 
     Raises:
         UserError: there is no text, or what training refuses.
@@ -52,12 +52,12 @@ def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | Bou
 def train_sizes(
     plan: TrainingPlan, texts: Iterable[str], sizes: Sequence[int]
 ) -> Iterator[Tokenizer | BoundlessBPE]:
-    """Train tokenizers of several sizes, each as it would be alone: from one training where that is exact.
+    """Train tokenizers of several sizes, each as if it were trained alone: from one training where that is exact.
 
     Args:
-        plan: all but the size.
-        texts: read several times.
-        sizes: increasing.
+        plan: what to train, but for the size.
+        texts: training texts, which are read several times.
+        sizes: vocabulary sizes, increasing.
     """
     algorithm = ALGORITHMS[plan.algorithm]
     shared = algorithm.begin(replace(plan, vocab_size=sizes[-1]), texts)
@@ -66,9 +66,7 @@ def train_sizes(
 
 
 def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) -> dict[str, Any]:
-    """Count texts with a trained tokenizer: texts, bytes, tokens, bytes per token, how many tokens span words, and whether the texts come
-    back.
-    """
+    """Measure a trained tokenizer on texts: bytes, tokens, bytes per token, number of tokens that span words, and whether the texts come back."""
     number = size = 0
 
     def counted() -> Iterator[str]:
@@ -97,7 +95,7 @@ def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) 
     }
 
 
-# One algorithm each: what all sizes share, and the tokenizer of one size.
+# One pair of functions per algorithm: what all sizes share, and the tokenizer of one size.
 
 
 def _begin_bpe(plan: TrainingPlan, texts: Iterable[str]) -> Tokenizer:

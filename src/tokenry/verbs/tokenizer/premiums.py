@@ -39,7 +39,7 @@ class Plan:
         languages: languages to measure; by default all.
         reference: the language that premiums are relative to.
         ray: grid: run on a Ray cluster (extra ray).
-        output: folder for result.json and report.html; a stopped grid goes on there.
+        output: folder for result.json and report.html; an interrupted grid resumes there.
     """
 
     tokenizers: tuple[str, ...] = argument((), metavar="TOKENIZER")
@@ -118,7 +118,7 @@ def _measure_grid(plan: Plan, progress: Progress) -> "tuple[_Tables, _Texts]":
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out who pays more, how far all spread, and each language."""
+    """Lay out which languages cost most, how far costs spread, and each language."""
     tables, names = data["tables"], data["names"]
     languages = plural(len(tables[0]["languages"]), "language")
     segments = plural(data["segments"], "parallel segment")
@@ -249,7 +249,7 @@ def _is_changed(row: Mapping[str, Any]) -> bool:
 
 
 def _not_given_back(table: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """What is said of each language whose texts do not all come back."""
+    """A sentence on each language whose texts do not all come back."""
     from tokenry.core.text.round_trip import RoundTrip
 
     return [

@@ -3,7 +3,7 @@
     vocabulary size ~ Normal(vocabulary_size, vocabulary_std), within its bounds
     noise           ~ LogNormal(ln noise_median, noise_sigma), at most `most_noise`
 
-Batch `n` is always the same, whatever was asked for before: training can begin anywhere.
+Batch `n` is always the same, whatever was asked for before, so that training can begin at any step.
 
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3.2 and appendix.
 """
@@ -38,7 +38,7 @@ class DrawnBatch:
         forms: surface forms of its tokens.
         special: ids of its special tokens.
         special_in_source: the same tokens' ids in the source tokenizer.
-        input_ids: of the texts, padded on the right.
+        input_ids: ids of the texts, padded on the right.
         attention_mask: 0 for padding.
         language: number of the texts' language.
     """
@@ -51,7 +51,7 @@ class DrawnBatch:
     language: int
 
     def only(self, others: int, generator: torch.Generator) -> "DrawnBatch":
-        """Keep of the vocabulary the tokens of the texts, special ones, and so many others at random.
+        """Keep of the vocabulary the tokens of the texts, the special ones, and `others` more at random.
 
         Source: released code, `n_token_subsample`.
         """
@@ -75,10 +75,10 @@ class DrawnBatches:
 
     Args:
         source: the model's tokenizer over bytes.
-        texts: of each language.
-        config: of the drawing.
+        texts: texts of each language.
+        config: how tokenizers and texts are drawn.
         max_length: pieces of a surface form.
-        seed: of everything random.
+        seed: random seed of everything that is drawn.
 
     Raises:
         UserError: a language without texts, or with an empty one.
@@ -92,15 +92,15 @@ class DrawnBatches:
         max_length: int,
         seed: int,
     ) -> None:
-        for language, each in texts.items():
-            if not each or not all(each):
+        for language, spoken in texts.items():
+            if not spoken or not all(spoken):
                 raise UserError(
-                    f"training needs texts, and none that is empty: those of {language!r} are {len(each)}, "
-                    f"{sum(not text for text in each)} of them empty."
+                    f"training needs texts, and none that is empty: those of {language!r} are {len(spoken)}, "
+                    f"{sum(not text for text in spoken)} of them empty."
                 )
         self._source, self._config, self._seed = source, config, seed
-        self._batches = [TextBatches(each, config.batch_size, seed) for each in texts.values()]
-        sizes = torch.tensor([len(each) for each in texts.values()], dtype=torch.float64)
+        self._batches = [TextBatches(spoken, config.batch_size, seed) for spoken in texts.values()]
+        sizes = torch.tensor(list(map(len, texts.values())), dtype=torch.float64)
         self._shares = sizes**config.language_exponent
         self._spelled = _Spellings(source.tokenizer, max_length)
         self._special = {source.tokens[number]: number for number in source.special_ids}
@@ -116,13 +116,13 @@ class DrawnBatches:
             truncation=True,
             max_length=self._config.block_size,
         )["input_ids"]
-        ids = [torch.tensor(each) for each in encoded]
+        ids = [torch.tensor(row) for row in encoded]
         return DrawnBatch(
             self._spelled(names),
             torch.tensor(list(special.values()), dtype=torch.long),
             torch.tensor([self._special[name] for name in special], dtype=torch.long),
             pad_sequence(ids, batch_first=True),
-            pad_sequence([torch.ones_like(each) for each in ids], batch_first=True),
+            pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
             language,
         )
 
@@ -178,9 +178,9 @@ def masked(
     """Hide 15 % of the tokens: 8 of 10 behind the mask, 1 behind another token, 1 not at all.
 
     Args:
-        batch: to be hidden from.
-        mask_id: the mask token in the drawn vocabulary.
-        generator: of random numbers.
+        batch: texts whose tokens are hidden.
+        mask_id: id of the mask token in the drawn vocabulary.
+        generator: random numbers.
 
     Returns:
         Input ids, and labels of the hidden tokens (-100 elsewhere).

@@ -6,9 +6,9 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 4 (n-shot trans
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ class NShotTrainer:
     """Trains a transferred causal language model, its rows near what was predicted.
 
     Args:
-        model: as `transfer_tokenizer` left it; it is trained in place.
-        tokenizer: its new one.
-        texts: of about `block_size` tokens each.
-        config: of the training.
+        model: the model as `transfer_tokenizer` left it; it is trained in place.
+        tokenizer: its new tokenizer.
+        texts: texts of about `block_size` tokens.
+        config: how it is trained.
 
     Raises:
         UserError: no texts, or empty ones.
@@ -52,7 +52,7 @@ class NShotTrainer:
         if not texts or not all(texts):
             raise UserError("training needs texts, and none that is empty.")
         self.model, self.tokenizer = model, tokenizer
-        self._initial = [None if each is None else each.float().clone() for each in model_rows(model)]
+        self._initial = [None if side is None else side.float().clone() for side in model_rows(model)]
         batches = _MicroBatches(texts, tokenizer, self.config)
         self._training = Training(
             model,
@@ -72,19 +72,19 @@ class NShotTrainer:
 
     def train(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike | None = None,
         resume: bool = False,
         progress: Progress = lambda what, share: None,
     ) -> PreTrainedModel:
         """Train the model, and return it.
 
         Args:
-            folder: for checkpoints; None to write nothing.
-            resume: go on from the checkpoint in the folder, if there is one; the trainer is given the model as it was at first.
-            progress: told what is being done.
+            folder: folder of the checkpoints; None to write nothing.
+            resume: resume from the last checkpoint in the folder, if there is one; the trainer is given the model as it was at first.
+            progress: called before each step.
 
         Raises:
-            UserError: the folder holds a training that is another, or not to be resumed.
+            UserError: the folder holds another training, or one that is not to be resumed.
         """
         training = self.model.training
         try:
@@ -95,7 +95,7 @@ class NShotTrainer:
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Of each step: learning_rate, loss, language_model (nats per token) and lexical."""
+        """One value per step of learning_rate, loss, language_model (nats per token) and lexical."""
         return self._training.history
 
     def _loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ The language model sees micro-batches on detached rows; their summed gradients g
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,10 +56,10 @@ def hypernetwork_for(
     """Make an untrained hypernetwork that fits a model.
 
     Args:
-        model: tied or untied, with or without an output bias.
-        tokenizer: its own.
-        seed: of the weights.
-        **settings: of `HyperNetworkConfig`, beside those that follow from model and tokenizer.
+        model: a language model, tied or untied, with or without an output bias.
+        tokenizer: its tokenizer.
+        seed: random seed of the weights.
+        **settings: fields of `HyperNetworkConfig` that do not follow from model and tokenizer.
 
     Raises:
         UserError: a tokenizer without pad and eos, with more tokens than the model has rows, or that cannot be written in bytes.
@@ -90,10 +90,10 @@ class HyperNetworkTrainer:
 
     Args:
         model: any causal (or masked) language model of transformers, tied or untied; its weights stay as they are.
-        tokenizer: its own.
-        texts: of about `block_size` tokens each; by language for a hypernetwork that tells languages apart.
-        config: of the training.
-        hypernetwork: to be trained, see `hypernetwork_for`; None for the paper's sizes.
+        tokenizer: its tokenizer.
+        texts: texts of about `block_size` tokens; by language for a hypernetwork that tells languages apart.
+        config: how it is trained.
+        hypernetwork: the hypernetwork to train, see `hypernetwork_for`; None for one of the paper's sizes.
 
     Raises:
         UserError: no texts, or too few for the vocabularies; languages that do not fit the hypernetwork; a masked objective without a
@@ -153,21 +153,21 @@ class HyperNetworkTrainer:
 
     def train(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike | None = None,
         resume: bool = False,
         progress: Progress = lambda what, share: None,
     ) -> EmbeddingHyperNetwork:
         """Train the hypernetwork, and return it.
 
         Args:
-            folder: for checkpoints and, in the end, the hypernetwork; None to write nothing.
-            resume: go on from the checkpoint in the folder, if there is one.
-            progress: told what is being done.
+            folder: folder of the checkpoints and, in the end, of the hypernetwork; None to write nothing.
+            resume: resume from the last checkpoint in the folder, if there is one.
+            progress: called before each step.
 
         Raises:
-            UserError: the folder holds a training that is another, or not to be resumed.
+            UserError: the folder holds another training, or one that is not to be resumed.
         """
-        wanted_gradients = [each for each in self.model.parameters() if each.requires_grad]
+        trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
         training = self.model.training
         self.model.eval().requires_grad_(False)
         self.network.train()
@@ -176,15 +176,15 @@ class HyperNetworkTrainer:
         finally:
             self.network.eval()
             self.model.train(training)
-            for each in wanted_gradients:
-                each.requires_grad_(True)
+            for weight in trainable:
+                weight.requires_grad_(True)
         if folder is not None:
             self.network.save(folder)
         return self.network
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Of each step: learning_rate, loss, language_model (nats per token) and lexical (nan in the warm-up stage)."""
+        """One value per step of learning_rate, loss, language_model (nats per token) and lexical (nan in the warm-up stage)."""
         return self._training.history
 
     def _stage(self, number: int) -> str:
@@ -236,14 +236,14 @@ class HyperNetworkTrainer:
     def _language_model(self, rows: ModelRows, batch: DrawnBatch, number: int) -> tuple[list[Tensor], float]:
         """The language model's loss, and its gradients with respect to the rows."""
         shown, labels = self._task(batch, number)
-        detached = rows.each(lambda each: each.detach().requires_grad_())
-        in_model = detached.each(lambda each: each.to(self._rows.input.dtype))
+        detached = rows.each(lambda side: side.detach().requires_grad_())
+        in_model = detached.each(lambda side: side.to(self._rows.input.dtype))
         leaves = detached.there()
         count = int((labels >= 0).sum())
         size = self.config.micro_batch_size or len(shown)
         total = 0.0
         for part in zip(shown.split(size), labels.split(size), batch.attention_mask.split(size), strict=True):
-            ids, of_part, mask = (each.to(self.model.device) for each in part)
+            ids, of_part, mask = (tensor.to(self.model.device) for tensor in part)
             logits = logits_with(self.model, in_model, {"input_ids": ids, "attention_mask": mask}).float()
             share = int((of_part >= 0).sum()) / max(1, count)
             if self.config.objective == "masked":
@@ -252,7 +252,7 @@ class HyperNetworkTrainer:
                 loss = share * clm_loss(logits, of_part, mask)
             loss.backward(inputs=leaves, retain_graph=True)
             total += float(loss.detach())
-        return [torch.zeros_like(each) if each.grad is None else each.grad for each in leaves], total
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves], total
 
     def _task(self, batch: DrawnBatch, number: int) -> tuple[Tensor, Tensor]:
         """What the model is shown, and what it is to predict."""
