@@ -29,13 +29,11 @@ from tokenry.core.io.progress import Progress
 if TYPE_CHECKING:
     from tokenry.report.result import Result
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print nothing but JSON on stdout.", rich_help_panel="Output")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", help="No progress and no notes, only the result.", rich_help_panel="Output"
+        "--quiet", "-q", help="Print only the result: no progress, no notes.", rich_help_panel="Output"
     ),
 ]
 Debug = Annotated[
@@ -46,7 +44,7 @@ LogFile = Annotated[
     typer.Option(
         "--log-file",
         metavar="FILE",
-        help="Append everything that is logged to this file, with times.",
+        help="Append the complete log to this file, with timestamps.",
         rich_help_panel="Output",
     ),
 ]
