@@ -20,7 +20,7 @@ from tokenry.models.checkpoint import as_dtype, find_folder, first_sentence, req
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -52,7 +52,7 @@ def load_model(
     wanted = as_dtype(dtype)
     patterns = MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
     folder = find_folder(name, patterns, revision)
-    if (folder / _ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         base = load_model(
             _base_of_adapter(name, folder), wanted, trust_remote_code=trust_remote_code, **kwargs
         )
@@ -113,7 +113,7 @@ def load_tokenizer(
     patterns = _TOKENIZER_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
     folder = find_folder(name, patterns, revision)
     has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    if not has_tokenizer and (folder / _ADAPTER_CONFIG).is_file():
+    if not has_tokenizer and (folder / ADAPTER_CONFIG).is_file():
         return load_tokenizer(_base_of_adapter(name, folder), trust_remote_code=trust_remote_code, **kwargs)
     if not has_tokenizer:
         raise UserError(
@@ -151,10 +151,10 @@ def _cuda_has_bfloat16() -> bool:
 
 
 def _base_of_adapter(name: str | os.PathLike, folder: Path) -> str:
-    base = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise UserError(
-            f"{name} is an adapter whose {_ADAPTER_CONFIG} names no base model (base_model_name_or_path)."
+            f"{name} is an adapter whose {ADAPTER_CONFIG} names no base model (base_model_name_or_path)."
         )
     # The embedded model is recorded as its folder in a cache, which another machine or a cleared cache does not have.
     is_embedded = not Path(base).is_dir() and Path(base).name.startswith(f"{EMBEDDED_TITLE}-")
