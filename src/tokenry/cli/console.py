@@ -142,8 +142,9 @@ def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan:
     require_output(output)
     with progress() as report:
         result = run(plan, report)
-    kept = output is not None and not getattr(plan, "dry_run", False)
-    written = result.save(output) if kept else []
+    if getattr(plan, "dry_run", False):
+        output = None
+    written = result.save(output) if output is not None else []
     if as_json:
         print_json(result.printed)
     else:
