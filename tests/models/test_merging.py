@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tests.finetuning.tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.finetuning.tiny import tiny_tokenizer
 from tests.models.test_adapters import ADAPTERS, ROWS, write_adapter
 from tokenry.core.errors import UserError
 from tokenry.models import save_merged

@@ -136,8 +136,9 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
     require_output(output)
     with progress(_streams.get().quiet) as report:
         result = run(plan, report)
-    kept = output is not None and not getattr(plan, "dry_run", False)
-    written = result.save(output) if kept else []
+    if getattr(plan, "dry_run", False):
+        output = None
+    written = result.save(output) if output is not None else []
     if as_json:
         print_json(result.printed)
         for warning in warnings_in(result.blocks):
