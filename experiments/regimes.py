@@ -39,13 +39,14 @@ CONTROL = "full"
 # The first three of every regime are run before the others of any.
 WEIGHINGS = {
     CONTROL: "full",
-    "random": "random",
     "ssToken": "sstoken",
+    "random": "random",
     "ssToken, sink-aware, dropped 0.1": "sstoken:attention=content,layers=deep,dropped_weight=0.1",
     "ssToken, out-of-fold progress": "sstoken:history=crossfit,dropped_weight=0.1",
     "cross-fitted": "cross-fitted",
+    "cross-fitted, relative": "cross-fitted:progress=relative",
 }
-MAX_LENGTH = 192
+MAX_LENGTH = 160
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -70,7 +71,7 @@ class Sizes:
     held_out: int = 40
     retained: int = 40
     answers: int = 16
-    answer_tokens: int = 80
+    answer_tokens: int = 64
 
 
 MIDDLE = Regime()
@@ -256,6 +257,16 @@ def _figures(ours: list[Any], theirs: list[Any], is_control: bool) -> dict[str, 
     return figures
 
 
+def _goes_on(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether stored cells are of this map: regimes and weighings may be added to it."""
+    same = all(stored[name] == settings[name] for name in ("model", "sizes", "dtype"))
+    return same and all(
+        settings[group].get(name) == definition
+        for group in ("regimes", "weighings")
+        for name, definition in stored[group].items()
+    )
+
+
 def main() -> None:
     """Go on with the map until everything is there, or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -282,7 +293,7 @@ def main() -> None:
         "dtype": str(preferred_dtype()).removeprefix("torch."),
     }
     record = read_json(arguments.output) if arguments.output.exists() else {"kind": "regimes", "runs": []}
-    if record.get("settings", settings) != settings:
+    if not _goes_on(record.get("settings", settings), settings):
         raise SystemExit(
             f"{arguments.output} holds cells of other settings: name another --output, or delete it."
         )

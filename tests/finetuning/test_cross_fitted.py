@@ -222,11 +222,24 @@ def test_noise_is_told_from_what_the_rest_of_the_data_teaches(tmp_path):
     assert 0.0 <= sstoken.auroc["noise"] <= 1.0
 
 
+def test_relative_progress_is_that_of_the_score_over_the_base_loss():
+    labels = torch.full((1, 3), 7)
+    values = {"base_nll": torch.tensor([[9.0, 4.0, 1.0]]), "out_of_fold_nll": torch.tensor([[9.0, 3.0, 0.5]])}
+    signals = Signals(labels, torch.zeros_like(labels), values)
+    assert CrossFitted().score(signals).tolist() == [[0.0, 1.0, 0.5]]
+    relative = CrossFitted(progress="relative").score(signals)
+    torch.testing.assert_close(relative, torch.tensor([[0.0, 1 / 4.5, 0.5 / 1.5]]))
+
+
 def test_bad_folds_and_too_little_data_are_refused(tmp_path):
     with pytest.raises(UserError, match="folds must be at least 2, got 1"):
         CrossFitted(folds=1)
     with pytest.raises(UserError, match="must be trained for more than 0 epochs, got 0"):
         CrossFitted(epochs=0.0)
+    weighing = CrossFitted()
+    object.__setattr__(weighing, "progress", "clipped")  # the test run would check the annotation first
+    with pytest.raises(UserError, match="progress must be one of difference, relative, got 'clipped'"):
+        weighing.__post_init__()
     with pytest.raises(UserError, match="has 3 different samples, too few for 4 folds: give more data"):
         _trainer(tmp_path, CrossFitted(folds=4), token_rows(3))
     equal = Dataset.from_list([token_rows(1)[0]] * 4)

@@ -4,14 +4,17 @@ Ours, after cross-fitting in statistics: TokenCleaning (arXiv 2502.01968) withou
 look like progress, so progress is measured by models that have not seen the token's sample:
 
     score = base_nll − out_of_fold_nll          > 0: the rest of the data teaches this token
+          (relative: / (base_nll + 0.5), so that large losses do not dominate)
     kept  = the int(share · N) highest scores of the whole data set
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenry.core.errors import require_one_of
 from tokenry.core.tensors.choices import Rounding
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.folds import Folds
@@ -27,6 +30,7 @@ class CrossFitted(TokenWeighing):
         folds: number of folds, at least 2.
         epochs: training of all folds' models together, in epochs of the data.
         seed: seed of the split.
+        progress: `difference`, or `relative` = the difference / (base_nll + 0.5).
     """
 
     scope: Scope = "dataset"
@@ -35,9 +39,11 @@ class CrossFitted(TokenWeighing):
     folds: int = 2
     epochs: float = 0.5
     seed: int = 0
+    progress: Literal["difference", "relative"] = "difference"
 
     def __post_init__(self) -> None:
         Folds(self.folds, self.epochs, self.seed)
+        require_one_of(self.progress, ("difference", "relative"), "progress")
         super().__post_init__()
 
     @property
@@ -52,4 +58,6 @@ class CrossFitted(TokenWeighing):
 
     def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
         """How much better the token is predicted after training on other samples."""
-        return signals["base_nll"] - signals["out_of_fold_nll"]
+        base = signals["base_nll"]
+        score = base - signals["out_of_fold_nll"]
+        return score / (base + 0.5) if self.progress == "relative" else score

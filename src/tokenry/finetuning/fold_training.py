@@ -97,7 +97,7 @@ def _fingerprint(
     trainer: "TokenWeighingTrainer", samples: Sequence[IndexedSample], folds: Folds, steps: int
 ) -> str:
     args = trainer.args
-    settings = {name: str(getattr(args, name, None)) for name in _TRAINING}
+    settings: dict[str, Any] = {name: str(getattr(args, name, None)) for name in _TRAINING}
     settings |= {"folds": folds.count, "split": folds.seed, "steps": steps, "ranks": args.world_size}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
     digest.update(model_fingerprint(trainer.model, adapters=True).encode())

@@ -40,6 +40,8 @@ def describe_run(
         columns["progress"] = columns["history_nll"] - columns["nll"]
     if {"base_nll", "reference_nll"} <= columns.keys():
         columns["base_minus_reference"] = columns["base_nll"] - columns["reference_nll"]
+    if {"base_nll", "out_of_fold_nll"} <= columns.keys():
+        columns["base_minus_out_of_fold"] = columns["base_nll"] - columns["out_of_fold_nll"]
     weights = columns["weight"]
     learned = ~weights.isnan()
     relative = weights / weights[learned].max().clamp(min=1e-12)
