@@ -33,7 +33,7 @@ from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.arguments import sft_config
-from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name
+from tokenry.verbs._tune.bench import Bench, Interrupted
 from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, needs_reference
 from tokenry.verbs._tune.course import FINAL_DECAY, Course
 from tokenry.verbs._tune.forecast import forecast, in_words
@@ -41,6 +41,7 @@ from tokenry.verbs._tune.material import gather
 from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan, training_said
 from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
 from tokenry.verbs._tune.records import Comparison, Run, read_comparison
+from tokenry.verbs._tune.run_folder import folder_name
 from tokenry.verbs._tune.seeds import run_seeds
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
 from tokenry.verbs.tune import Plan
