@@ -19,7 +19,7 @@ from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
-from tokenry.verbs._tune.run_folder import folder_name
+from tokenry.verbs._tune.records import folder_name
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 TRAINING = {

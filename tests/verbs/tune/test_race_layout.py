@@ -97,7 +97,8 @@ def first_line(comparison):
 def test_the_first_sentence_says_who_won_by_how_much_and_what_was_forgotten(raced):
     assert first_line(raced) == (
         f"{WINNER} won: −0.053 ± 0.007 nats per held-out token against plain fine-tuning (shown), over 1 seed. "
-        "Forgotten: +0.031 nats per token on Python's documentation."
+        "Forgotten: +0.031 nats per token on Python's documentation. "
+        "Its model: token-cleaning-dropped-weight=0.1-after-step-33/model."
     )
 
 
@@ -137,6 +138,7 @@ def test_the_rungs_say_who_goes_and_why(raced):
         "goes: undecided, no room in the price",
         f"the trimmed mean and the mean disagree: {WINNER} leads by the first, which decides, full by the second",
         "rho1: left out",
+        "judged on: 24 samples as noisy as the training data, so by the trimmed mean",
         "forgetting: Python's documentation",
     ):
         assert words in shown

@@ -44,11 +44,10 @@ from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_
 from tokenry.verbs._tune.legs import EndOfLeg, Leg, branching_schedule
 from tokenry.verbs._tune.material import Material
 from tokenry.verbs._tune.plan import default_length, training_said
-from tokenry.verbs._tune.records import Answer, Retained, Run
+from tokenry.verbs._tune.records import Answer, Retained, Run, folder_name
 from tokenry.verbs._tune.run_folder import (
     checkpoint_in,
     copy_checkpoint,
-    folder_name,
     has_checkpoint,
     has_reached,
     remove_checkpoints,

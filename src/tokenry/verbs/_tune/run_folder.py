@@ -1,6 +1,5 @@
-"""The folder of a run: its name, its checkpoints, and the model that it leaves."""
+"""The folder of a run: its checkpoints, and the model that it leaves."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -8,11 +7,6 @@ from safetensors.torch import load_file, save_file
 
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
-
-
-def folder_name(name: str) -> str:
-    """Write the name of a run as that of a folder."""
-    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
 def checkpoint_in(folder: Path, most: int | None = None) -> str | None:
