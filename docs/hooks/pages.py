@@ -42,7 +42,12 @@ def on_config(config: Any) -> Any:
         *({_title(DOCS / f"{page}.md"): f"{page}.md"} for page in GUIDES),
         *({title: methods[family]} for family, title in FAMILIES.items() if family in methods),
         {"Proof": [{_title(DOCS / f"{page}.md"): f"{page}.md"} for page in PROOF]},
-        {"Reference": [{"Command line": "cli.md"}, *({name: _api(name)} for name in _packages())]},
+        {
+            "Reference": [
+                {"Command line": "cli.md"},
+                *({name.removeprefix("tokenry."): _api(name)} for name in _packages()),
+            ]
+        },
         {"Changelog": "changelog.md"},
     ]
     return config
@@ -57,7 +62,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _methods() -> dict[str, list[dict[str, str]]]:
     """The pages of methods by family, those of papers first and in the order of the catalogue."""
-    family_of = {paper.slug: paper.module.split(",")[0].split(".")[1] for paper in catalogue()}
+    family_of = {
+        paper.slug: paper.module.split(",")[0].split(".")[1] for paper in catalogue() if paper.module
+    }
     order = list(family_of)
     pages = sorted(
         (DOCS / "methods").glob("*.md"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tokenry.core.io.cache import build_once
 from tokenry.finetuning import TokenWeighingTrainer
 

@@ -5,8 +5,8 @@ Two experiments, each with its control in the same run:
     scaling law   the paper's published scores fitted anew: what size and tokens are worth, and the best choice under a budget
     digits        QueCC against the query-blind TokenPacker at one token: one of four digits is asked for
 
-Headline: the title's, which is exact once the law is fitted. The paper's coefficients are those that it prints; its benchmark scores of
-QueCC come from memory of it. The digits have no figure in the paper. `--scale paper` runs more seeds; the paper's own training
+Headline: the title's, which is exact once the law is fitted. The paper's coefficients are those that it prints. The
+digits have no figure in the paper. `--scale paper` runs more seeds; the paper's own training
 (LLaVA-1.5-7B, 558k and 665k samples) is not run by this recipe.
 """
 
@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
-from tokenry.compression.vision.vlm_scaling import (
+from tokenry.compression.vision.published_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
-    ScalingFit,
     Table,
+    published_scores,
+)
+from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
+from tokenry.compression.vision.vlm_scaling import (
+    ScalingFit,
     compute_optimal,
     fit_vlm_scaling,
     inference_flops,
-    published_scores,
 )
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS, Estimate, exactly, shown
@@ -43,7 +45,6 @@ from tokenry.recipes.testbeds.quadrant_digits import (
 )
 
 PAPER_RATIO = 0.077 / 0.015
-QUECC_FIGURES = "1 token: GQA 53.5 against 53.4, VizWiz 44.1 against 41.1 (from memory, unverified)"
 CANDIDATES = (*PUBLISHED_SIZES, 14.0)
 # In every one of them the largest model is out of reach with a single token.
 BUDGETS = (1e9, 4e9, 1e10, 2e10)
@@ -63,7 +64,7 @@ class VisualTokenSizes:
 
 
 def digit_settings(base: QuadrantSetting | None = None) -> dict[str, QuadrantSetting]:
-    """The three ways of reading the token: by name, what differs from `base`; four numbers are one per digit of the image."""
+    """The three ways of reading the token, by name; a token of four numbers has one per digit of the image."""
     base = base or QuadrantSetting()
     return {
         "linear read-out": replace(base, read_out="linear"),
@@ -97,7 +98,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 
 def held_out_sizes() -> dict[str, float]:
-    """RMSE on each size that was left out of the fit, averaged: of the law, and of the nearest size that was not left out."""
+    """Mean RMSE on sizes left out of the fit: of the law, and of the nearest size that was not left out."""
     size, tokens, error = published_scores("reasoning")
     of_law, of_nearest = [], []
     for left_out in PUBLISHED_SIZES:
@@ -110,7 +111,7 @@ def held_out_sizes() -> dict[str, float]:
 
 
 def scaling_claims(reasoning: ScalingFit, ocr: ScalingFit) -> Iterator[Claim]:
-    """What the fitted laws say; the best choice under a law is exact."""
+    """Claims on the fitted laws; the best choice under a law is exact."""
     chosen = [compute_optimal(reasoning, CANDIDATES, PUBLISHED_TOKENS, budget) for budget in BUDGETS]
     of_ocr = compute_optimal(ocr, CANDIDATES, PUBLISHED_TOKENS, BUDGETS[-1])
     affordable = [max(n for n in CANDIDATES if inference_flops(n * 1e9, 1) <= budget) for budget in BUDGETS]
@@ -152,7 +153,6 @@ def digit_claims(accuracies: Accuracies) -> Iterator[Claim]:
             least=MARGIN,
             fewest=FEWEST_SEEDS,
             unit=" %",
-            paper=QUECC_FIGURES,
         )
 
 
@@ -188,16 +188,15 @@ def draw(figure: Figure, fits: Mapping[Table, ScalingFit], accuracies: Accuracie
     tokens = np.geomspace(PUBLISHED_TOKENS[0], PUBLISHED_TOKENS[-1], 60)
     for axis, table in zip(axes[:2], TABLES, strict=True):
         size, count, error = published_scores(table)
-        for place, each in enumerate(PUBLISHED_SIZES):
-            here, grey = size == each, str(0.65 - 0.2 * place)
+        for place, billions in enumerate(PUBLISHED_SIZES):
+            here, grey = size == billions, str(0.65 - 0.2 * place)
+            flops = inference_flops(billions * 1e9, count[here])
+            axis.plot(flops, error[here], "osD^"[place], color=grey, markersize=4)
             axis.plot(
-                inference_flops(each * 1e9, count[here]), error[here], "osD^"[place], color=grey, markersize=4
-            )
-            axis.plot(
-                inference_flops(each * 1e9, tokens),
-                fits[table].predict(each, tokens),
+                inference_flops(billions * 1e9, tokens),
+                fits[table].predict(billions, tokens),
                 color=grey,
-                label=f"{each:g}B",
+                label=f"{billions:g}B",
             )
         budgets = np.geomspace(1e9, 8e12, 80)
         best = [
@@ -205,7 +204,7 @@ def draw(figure: Figure, fits: Mapping[Table, ScalingFit], accuracies: Accuracie
             for budget in budgets
         ]
         axis.step(
-            budgets, [each.error for each in best if each], where="post", color="black", linewidth=0.8,
+            budgets, [choice.error for choice in best if choice], where="post", color="black", linewidth=0.8,
             linestyle="--", label="best choice",
         )  # fmt: skip
         axis.set(

@@ -4,14 +4,14 @@ A verb lays its measurements out in blocks; the terminal, the HTML page and the 
 numbers until then: a column says how its numbers are written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenry.core.stats import Estimate
 
 Value = str | int | float | Estimate | None
-"""What stands in a table: None where there is nothing to say."""
+"""A value in a table; None for a missing one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, one sentence each: the name of what it is about, and the sentence."""
+    """Findings in one sentence each, with the name of their subject."""
 
     sentences: Sequence[tuple[str, str]]
     title: str = ""
@@ -139,8 +139,8 @@ class Token:
 
     Attributes:
         text: the token's text.
-        state: what became of it; `open` where nothing was chosen.
-        signals: value of every signal known about it, by name.
+        state: outcome of the choice; `open` if nothing was chosen.
+        signals: values of its signals, by name.
         weight: its weight in the loss; None where it has none.
         token_class: its class in the data; None where it has none.
     """
@@ -213,3 +213,12 @@ class Section:
 
 
 Block = Text | Findings | Table | Figure | Heatmap | Segmentation | Patches | Section
+
+
+def warnings_in(blocks: Sequence[Block]) -> Iterator[str]:
+    """The texts of all warnings in blocks."""
+    for block in blocks:
+        if isinstance(block, Section):
+            yield from warnings_in(block.blocks)
+        elif isinstance(block, Text) and block.kind == "warning":
+            yield block.text

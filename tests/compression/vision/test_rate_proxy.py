@@ -1,17 +1,15 @@
 """RateProxy: the authors' counts, masks and gradients, and what a proxy must be for any logits."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.core.errors import UserError
 
-GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "04-diffrate" / "dev-ddp.npz")
+GOLDEN = golden_arrays("04-diffrate", "dev-ddp.npz")
 CASES = sorted({name.partition("_")[0] for name in GOLDEN})
 
 
@@ -24,11 +22,7 @@ def proxy_of(logits, num_patches, granularity=1, special_tokens=1):
 @pytest.fixture(params=CASES)
 def golden(request):
     prefix = f"{request.param}_"
-    case = {
-        name.removeprefix(prefix): torch.from_numpy(GOLDEN[name])
-        for name in GOLDEN
-        if name.startswith(prefix)
-    }
+    case = {name.removeprefix(prefix): GOLDEN[name].clone() for name in GOLDEN if name.startswith(prefix)}
     num_patches, granularity, class_token, num_alive = case["config"].tolist()
     case["proxy"] = proxy_of(case["logits"], num_patches, granularity, class_token)
     case["num_alive"] = None if num_alive == -1 else num_alive
@@ -103,7 +97,7 @@ def test_a_granularity_above_all_patches_leaves_one_candidate():
     [
         ((0,), "num_patches must be at least 1, got 0"),
         ((9, 0), "granularity must be at least 1, got 0"),
-        ((9, 1, -1), "special_tokens must not be negative"),
+        ((9, 1, -1), "special_tokens must be at least 0, got -1"),
     ],
 )
 def test_a_proxy_without_candidates_is_refused(arguments, words):

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -8,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import gelu, linear, silu
 
+from tests.golden import golden
 from tokenry.compression.vision.zoo_prune import (
     low_rank_projector,
     mlp_sensitivity,
@@ -16,7 +15,7 @@ from tokenry.compression.vision.zoo_prune import (
 )
 from tokenry.core.errors import UserError
 
-GOLDEN = np.load(Path(__file__).parents[2] / "golden/14-zoo-prune/dev-zooprune.npz")
+GOLDEN = np.load(golden("14-zoo-prune") / "dev-zooprune.npz")
 CASES = sorted({name.split("_")[0] for name in GOLDEN.files if name.startswith("c")})
 CLOSE = {"rtol": 1e-6, "atol": 0.0}
 
@@ -256,7 +255,7 @@ def test_given_directions_fit_the_features(shape):
 
 def test_a_chunk_has_at_least_one_direction():
     for call in both(torch.randn(5, 6), make_mlp(), chunk=0):
-        with pytest.raises(UserError, match="chunk must be at least 1 direction at once, got 0"):
+        with pytest.raises(UserError, match="chunk must be at least 1, got 0"):
             call()
 
 
@@ -304,5 +303,5 @@ def test_features_have_the_width_of_the_projector():
 
 
 def test_methods_are_known_by_name():
-    with pytest.raises(UserError, match="method must be sampled or closed_form, got 'exact'"):
+    with pytest.raises(UserError, match="method must be one of sampled, closed_form, got 'exact'"):
         mlp_sensitivity(torch.randn(5, 6), *weights(make_mlp()), method="exact")

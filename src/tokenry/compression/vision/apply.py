@@ -5,15 +5,14 @@
     reduction.remove()
 
 Every layer: attention (with log(size) on the keys), then what the method does with its tokens, then the MLP on those that are left.
-What is known about the tokens is kept at each boundary between layers, anew for each forward, so that a layer that gradient
-checkpointing runs again starts from the same state.
+The state of the tokens is kept at each boundary between layers, anew for each forward, so that a layer that gradient checkpointing
+runs again starts from the same state.
 
 Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) + log size).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,15 +24,16 @@ from tokenry.compression.vision.plan import MergePlan, compose_places, source_ma
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.handles import Handle
 from tokenry.core.tensors.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
 
 LEAST_SIZE = 1e-6
-"""Sizes that a method scaled down to nothing count as this much, where their logarithm is taken."""
+"""Floor of a size before its logarithm is taken: a method may scale sizes down to nothing."""
 
 
 @dataclass
 class _Boundary:
-    """What stands before a layer, in one forward."""
+    """The state before a layer, in one forward."""
 
     tokens: Tokens | None = None
     count: int = 0
@@ -43,13 +43,17 @@ class _Boundary:
 
 @dataclass
 class _Stream:
-    """What the layers of one encoder share: options, and the boundaries of the last forward."""
+    """State that the layers of one encoder share: options, and the boundaries of the last forward."""
 
     layers: int
     special: int
     proportional_attention: bool
     restore_length: bool
     boundaries: list[_Boundary] = field(default_factory=list)
+
+    @property
+    def ran(self) -> bool:
+        return bool(self.boundaries) and self.boundaries[-1].tokens is not None
 
     def plans(self, layers: int) -> list[MergePlan]:
         made = (boundary.tokens for boundary in self.boundaries[1 : layers + 1])
@@ -120,7 +124,7 @@ class _Owner:
 
 
 def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
-    """Copy the tokens back to where they came from; a dropped one has the value that it was dropped with."""
+    """Copy the tokens back to where they came from; a dropped one gets its last value."""
     for boundary in reversed(boundaries[1:]):
         if boundary.tokens is not None and boundary.tokens.plan is not None:
             hidden_states = boundary.tokens.plan.unmerge(hidden_states, boundary.before_drop)
@@ -145,33 +149,31 @@ def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | No
     return mask
 
 
-class TokenReduction:
+class TokenReduction(Handle):
     """The reduction of one model, from `apply_token_reduction`; also a context manager that removes it at the end.
 
-    What it tells is of the last forward. `copy.deepcopy((model, reduction))` copies both.
+    Its figures are those of the last forward. `copy.deepcopy((model, reduction))` copies both.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        reducers: Sequence[LayerReducer],
-        proportional_attention: bool,
-        restore_length: bool,
+        self, encoder: Encoder, reducer: TokenReducer, proportional_attention: bool, restore_length: bool
     ) -> None:
+        super().__init__(encoder.model)
+        reducers = [layer or LayerReducer() for layer in reducer.layer_reducers(encoder)]
+        self._reducer = reducer
         self._stream = _Stream(len(reducers), encoder.special_tokens, proportional_attention, restore_length)
         self._costs = layer_costs(encoder)
-        self._patch = Patch(
-            encoder, [_Owner(number, reducer, self._stream) for number, reducer in enumerate(reducers)]
-        )
+        owners = [_Owner(number, layer, self._stream) for number, layer in enumerate(reducers)]
+        self._on_removal(Patch(encoder, owners).remove)
 
     @property
     def token_counts(self) -> tuple[int, ...]:
-        """How many tokens entered each layer, and how many left the last."""
+        """Number of tokens that entered each layer, and that left the last."""
         return tuple(boundary.count for boundary in self._ran())
 
     @property
     def plans(self) -> tuple[MergePlan | None, ...]:
-        """What each layer did with its tokens."""
+        """The plan of each layer; None where it left its tokens alone."""
         return tuple(boundary.tokens.plan if boundary.tokens else None for boundary in self._ran()[1:])
 
     @property
@@ -184,48 +186,45 @@ class TokenReduction:
 
     @property
     def dense_flops(self) -> int:
-        """The same without the reduction."""
+        """Multiply-adds of the layers without the reduction."""
         tokens = [self._ran()[0].count] * len(self._costs)
         return encoder_flops(self._costs, tokens, tokens)
 
     @property
     def size(self) -> Float[Tensor, "batch kept 1"] | None:
-        """How many of the first tokens each one that is left stands for; None where sizes were not followed."""
+        """Number of first tokens that each remaining token stands for; None where sizes were not followed."""
         tokens = self._ran()[-1].tokens
         return None if tokens is None else tokens.size
 
     def places(self, layers: int | None = None) -> Int[Tensor, "batch tokens"]:
-        """Tell where each of the first tokens is after so many layers (default: all); -1 for those that were dropped."""
+        """Place of each of the first tokens after `layers` layers (default: all); -1 for dropped ones."""
         boundaries = self._ran()
         plans = self._stream.plans(len(boundaries) - 1)
         if not plans:
             raise UserError(
-                "no token was merged or dropped in the last forward, so there are no places to tell."
+                "no token was merged or dropped in the last forward, so there are no places to report."
             )
         first = plans[0].kept
         plans = self._stream.plans(len(boundaries) - 1 if layers is None else layers)
         return compose_places(plans, boundaries[0].count, first.shape[0], first.device)
 
     def source_map(self, layers: int | None = None) -> Bool[Tensor, "batch kept tokens"]:
-        """Mark of which first tokens each one is made that is left after so many layers (default: all)."""
+        """Mask of the first tokens that each token remaining after `layers` layers (default: all) is made of."""
         kept = self.token_counts[-1 if layers is None else layers]
         return source_map(self.places(layers), kept)
 
-    def remove(self) -> None:
-        """Give the model back as it was, bit for bit."""
-        self._patch.remove()
-
-    def __enter__(self) -> "TokenReduction":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.remove()
-
     def _ran(self) -> list[_Boundary]:
-        boundaries = self._stream.boundaries
-        if not boundaries or boundaries[-1].tokens is None:
+        if not self._stream.ran:
             raise UserError("nothing has run through the model since it was patched: run it once first.")
-        return boundaries
+        return self._stream.boundaries
+
+    def _method(self) -> str:
+        return repr(self._reducer)
+
+    def _details(self) -> Iterator[str]:
+        yield f"{self._stream.layers} layers"
+        if self._stream.ran:
+            yield f"{self.token_counts[0]} to {self.token_counts[-1]} tokens"
 
 
 def apply_token_reduction(
@@ -243,19 +242,17 @@ def apply_token_reduction(
     Args:
         model: the model or tower; of a CLIP or SigLIP model with two towers the vision tower is patched.
         reducer: the method with its options, such as `ToMe(r=13)` or `PiToMe(ratio=0.9)`.
-        proportional_attention: whether a token counts in attention as often as it stands for one; None as the reducer says.
+        proportional_attention: whether attention counts a merged token by its size; None leaves it to the reducer.
         restore_length: give the last layer's output the full length again, each token with the value of the one it was merged into (a
             dropped one with its last value). Heads that pool over the tokens or predict densely need it; a class token does not.
 
     Returns:
-        The handle that tells counts, FLOPs and sources, and undoes it.
+        The handle, with counts, FLOPs and sources; its `remove()` undoes the patch.
 
     Raises:
         UserError: the model is a decoder, of no supported family, patched already, or does not fit the reducer.
     """
-    encoder = find_encoder(model)
-    reducers = [reducer or LayerReducer() for reducer in reducer.layer_reducers(encoder)]
     proportional = (
         reducer.proportional_attention if proportional_attention is None else proportional_attention
     )
-    return TokenReduction(encoder, reducers, proportional, restore_length)
+    return TokenReduction(find_encoder(model), reducer, proportional, restore_length)

@@ -2,13 +2,9 @@
 
     loss = cross_entropy + flops_weight · (4.6 · (flops − target) / dense)²
 
-In the search no token is removed: a mask of who is alive goes from layer to layer, dead tokens are hidden from attention, merged ones
-are averaged into those that stay, and the mask carries the gradient to the logits of the counts (`RateProxy`). One sort by class
-attention puts the living first, so a count is a position.
-
 Source: DiffRate (arXiv 2305.17997). 4.6 GFLOPs is a DeiT-S, for which this loss is the paper's, (GFLOPs − target)²; that one vanishes
 for smaller models. Starting at the uniform schedule of the target is ours too: from zero logits, every layer starts at half the
-tokens, and a short search stays there. So is the bounded gradient (see `masked_softmax`).
+tokens, and a short search stays there.
 """
 
 import math
@@ -19,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -29,184 +24,21 @@ from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import (
     DiffRate,
     Schedule,
-    diffrate_merge,
-    importance_order,
-    masked_softmax,
     require_class_token,
     require_image_encoder,
-    scale_merged,
     scheduled_flops,
-    take,
     uniform_schedule,
 )
 from tokenry.compression.vision.flops import LayerCost, layer_costs
-from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.precision import precise_dtype
 from tokenry.compression.vision.rate_proxy import RateProxy
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
-from tokenry.core.errors import UserError, require_one_of, require_share
-from tokenry.core.tensors.attention import AttentionCall
+from tokenry.compression.vision.searched_rates import SearchedRates
+from tokenry.core.errors import UserError, require_at_least, require_one_of, require_share
+from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.patching import Encoder, find_encoder
 
 DEIT_SMALL_GFLOPS = 4.6
 _MISSED = 0.015
 """A final schedule this far from its target (relative) is warned about."""
-
-
-# --- the forward that is searched with -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MaskedTokens(Tokens):
-    """Tokens of which none was removed.
-
-    Attributes:
-        alive: 1 for the living and 0 for the dead, with the gradient of their survival; None while all live.
-    """
-
-    alive: Float[Tensor, "batch tokens"] | None = None
-
-
-class SearchedRates:
-    """The counts of all layers while they are learned; a `TokenReducer` whose model removes nothing but is differentiable in them.
-
-    Attributes:
-        prune: one proxy per layer.
-        merge: the same for merging.
-        proportional_attention: as `DiffRate` has it.
-    """
-
-    proportional_attention = True
-
-    def __init__(
-        self,
-        layers: int,
-        num_patches: int,
-        granularity: int = 4,
-        special_tokens: int = 1,
-        bounded: bool = True,
-    ) -> None:
-        """Make proxies with logits 0; the first layer has one candidate, all patches, so it is never compressed.
-
-        Args:
-            layers: how many.
-            num_patches: as `RateProxy` has it, and so on.
-            granularity: in all layers but the first.
-            special_tokens: of the model.
-            bounded: see `masked_softmax`.
-
-        Raises:
-            UserError: as `RateProxy` does.
-        """
-        RateProxy(num_patches, granularity, special_tokens)
-        self.bounded = bounded
-        steps = [num_patches + 1] + [granularity] * (layers - 1)
-        self.prune = [RateProxy(num_patches, step, special_tokens) for step in steps]
-        self.merge = [RateProxy(num_patches, step, special_tokens) for step in steps]
-
-    @property
-    def proxies(self) -> list[RateProxy]:
-        """Those of pruning, then those of merging."""
-        return [*self.prune, *self.merge]
-
-    def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
-        """One pair of proxies per layer.
-
-        Raises:
-            UserError: the encoder reads text or has no class token.
-        """
-        require_image_encoder(encoder)
-        require_class_token(encoder)
-        return [_Masked(*pair, self.bounded) for pair in zip(self.prune, self.merge, strict=True)]
-
-    def flops(self, costs: Sequence[LayerCost], tokens: int) -> Float[Tensor, ""]:
-        """Multiply-adds of the layers for one image, differentiable in the logits; see `scheduled_flops`."""
-        prune, merge = ([proxy.kept() for proxy in proxies] for proxies in (self.prune, self.merge))
-        return scheduled_flops(costs, tokens, prune, merge)
-
-    def schedule(self) -> Schedule:
-        """Read off the counts."""
-        with torch.no_grad():
-            counts = [int(proxy.kept()) for proxy in self.proxies]
-        layers = len(self.prune)
-        return Schedule(counts[:layers], counts[layers:])
-
-    def start_at(self, schedule: Schedule) -> None:
-        """Give logits the form of a normal distribution around the counts of a schedule."""
-        for proxy, count in zip(self.proxies, (*schedule.prune_kept, *schedule.merge_kept), strict=True):
-            _bump(proxy, count)
-
-
-@torch.no_grad()
-def _bump(proxy: RateProxy, count: int) -> None:
-    candidates = proxy.candidates.to(proxy.logits.dtype)
-    # Wide enough that candidates some steps away have a gradient, narrow enough that the mean is about the count.
-    width = max(len(candidates) / 10, 1) * float(candidates[0] - candidates[-1] + 1) / len(candidates)
-    distance = (candidates - (count - proxy.special_tokens)) / width
-    proxy.logits.copy_(-(distance**2) / 2)
-
-
-@dataclass(frozen=True, eq=False)
-class _Masked(LayerReducer):
-    prune: RateProxy
-    merge: RateProxy
-    bounded: bool
-
-    def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-        weights = masked_softmax(_logits(call, call.query), _alive(call, tokens), bounded=self.bounded)
-        output = weights.to(call.value.dtype) @ call.value
-        return output.transpose(1, 2).contiguous(), None
-
-    def reduce(
-        self, hidden_states: Tensor, tokens: Tokens, attention: Attention
-    ) -> tuple[Tensor, MaskedTokens]:
-        call = attention.call
-        alive = _alive(call, tokens)
-        order = _living_first(call, alive, tokens.special)
-        x, alive = take(hidden_states, order), take(alive, order)
-        size = alive.new_ones((*alive.shape, 1)) if tokens.size is None else take(tokens.size, order)
-        living = int(alive[0].detach().sum())
-        pruned, merged = int(self.prune.kept().detach()), int(self.merge.kept().detach())
-        if pruned < living:
-            alive = alive * self.prune.mask(living)
-            living = pruned
-        if merged < living:
-            x, size = _merge_in_place(x, size, living, merged, tokens.special)
-            alive = alive * self.merge.mask(living)
-        plan = MergePlan.keep(order, order.shape[1])
-        return x, MaskedTokens(tokens.special, size, tokens.mask, plan, alive)
-
-
-def _logits(call: AttentionCall, query: Tensor) -> Tensor:
-    scaling = call.kwargs.get("scaling") or query.shape[-1] ** -0.5
-    logits = (query @ call.key.transpose(-1, -2)) * scaling
-    return logits if call.attention_mask is None else logits + call.attention_mask
-
-
-def _alive(call: AttentionCall, tokens: Tokens) -> Tensor:
-    """Who lives before this layer; all in the first, to which no `MaskedTokens` come."""
-    batch, _, count, _ = call.key.shape
-    alive = getattr(tokens, "alive", None)
-    return call.key.new_ones((batch, count), dtype=precise_dtype(call.key.dtype)) if alive is None else alive
-
-
-@torch.no_grad()
-def _living_first(call: AttentionCall, alive: Tensor, special: int) -> Tensor:
-    """Order by masked class attention: what the dead get is next to nothing."""
-    class_row = masked_softmax(_logits(call, call.query[:, :, :1]), alive)[:, :, 0]
-    return importance_order(class_row.mean(dim=1), special)
-
-
-def _merge_in_place(x: Tensor, size: Tensor, living: int, merged: int, special: int) -> tuple[Tensor, Tensor]:
-    """Merge positions `merged` to `living` into those before; they keep their own values and places."""
-    plan, similarity = diffrate_merge(x[:, :living], merged, special)
-    scaled = (size[:, :living] * scale_merged(plan, similarity)).clamp_min(1)
-    x = torch.cat([plan.merge(x[:, :living]), x[:, merged:]], dim=1)
-    size = torch.cat([plan.merge(scaled, "sum"), scaled[:, merged:], size[:, living:]], dim=1)
-    return x, size
-
-
-# --- the search ----------------------------------------------------------------------------------------------------------------------
 
 
 Batch = Mapping[str, Tensor] | Sequence[Tensor]
@@ -220,14 +52,14 @@ class Batches(Iterable[Batch], Sized, Protocol):
 
 @dataclass(frozen=True)
 class SearchStep:
-    """What a search is at, told after every step.
+    """The state of a search after a step.
 
     Attributes:
-        step: steps that are done.
-        steps: steps of the whole search.
+        step: number of steps done.
+        steps: number of steps of the whole search.
         loss: cross-entropy of this batch, in nats.
         gflops: multiply-adds of the model at the counts of this step, in 1e9, patch embedding and head included.
-        target_gflops: what they should be.
+        target_gflops: target for them.
         lr: learning rate of this step.
     """
 
@@ -240,16 +72,16 @@ class SearchStep:
 
 
 class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a search: it stops as any program does, and what was learned so far is here.
+    """Ctrl-C during a search: a `KeyboardInterrupt` that carries what was learned so far.
 
     Attributes:
-        schedule: the counts after the last step; `search_rates(..., init=schedule)` goes on from them.
+        schedule: the counts after the last step; `search_rates(..., init=schedule)` resumes from them.
     """
 
     def __init__(self, schedule: Schedule, step: int, steps: int) -> None:
         super().__init__(
             f"the search was stopped after {step} of {steps} steps, so this schedule is not the final one: {schedule}; "
-            "search_rates(..., init=schedule) goes on from it."
+            "search_rates(..., init=schedule) resumes from it."
         )
         self.schedule = schedule
 
@@ -270,28 +102,28 @@ def search_rates(
     gradient: Literal["bounded", "official"] = "bounded",
     progress: Callable[[SearchStep], None] = lambda step: None,
 ) -> Schedule:
-    """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model are afterwards as they were.
+    """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model stay as they were.
 
-    The model runs as in evaluation (no dropout). Augmentation is the loader's business. Ctrl-C raises `SearchInterrupted`, which holds
+    The model runs in evaluation mode (no dropout). Augmentation is left to the loader. Ctrl-C raises `SearchInterrupted`, which holds
     what was learned so far. A schedule that ends more than 1.5 % off its target is returned with a warning.
 
     Args:
-        model: a classifier whose head reads the class token; is called with `pixel_values` and gives `logits`.
+        model: a classifier whose head reads the class token; called with `pixel_values`, it returns `logits`.
         loader: batches of `pixel_values` and `labels`, or pairs of them; labels are class numbers, or probabilities (batch, classes) as
             mixup makes them.
         target_gflops: multiply-adds of the whole model, in 1e9, patch embedding and head included as the paper counts them.
-        target_share: instead of it, the share of the layers' multiply-adds, as `TokenReduction.flops / dense_flops` tells.
+        target_share: alternatively, the share of the layers' multiply-adds: `TokenReduction.flops / dense_flops`.
         granularity: step between the counts to choose from; 1 for small images.
-        flops_weight: of the FLOPs term.
-        lr: of AdamW on the logits, without weight decay; falls to `min_lr` by a cosine, from step to step (officially from epoch to
-            epoch, which is no fall at all for one epoch).
-        min_lr: see `lr`.
+        flops_weight: weight of the FLOPs term.
+        lr: learning rate of AdamW on the logits, without weight decay; decays to `min_lr` by a cosine, from step to step (officially from
+            epoch to epoch, which for one epoch is no decay at all).
+        min_lr: final learning rate.
         epochs: passes over the loader.
-        init: where to start: the uniform schedule of the target, zero logits (official), or a schedule.
-        flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" as it is (official).
+        init: starting point: the uniform schedule of the target, zero logits (official), or a schedule.
+        flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" in GFLOPs (official).
         gradient: "bounded" takes for a dead token the change that bringing it back would make in attention, "official" the derivative
             there, which explodes where attention is sharp and then drowns the FLOPs term.
-        progress: told after every step.
+        progress: called after every step.
 
     Raises:
         UserError: an argument is out of range, the model does not fit, the target cannot be reached, or the loss is not finite.
@@ -335,7 +167,7 @@ def search_rates(
 
 @dataclass(frozen=True)
 class _Account:
-    """FLOPs of one image: of the layers as they depend on the counts, and of the rest of the model, which does not."""
+    """FLOPs of one image: of the layers, which depend on the counts, and of the rest of the model, which does not."""
 
     costs: list[LayerCost]
     tokens: int
@@ -347,7 +179,7 @@ class _Account:
         return self.with_kept(self.tokens)
 
     def with_kept(self, count: int) -> float:
-        """FLOPs of the layers when so many tokens leave the first and every later one."""
+        """FLOPs of the layers when `count` tokens leave every one of them."""
         counts = [self.tokens] + [count] * (len(self.costs) - 1)
         return float(scheduled_flops(self.costs, self.tokens, counts, counts))
 
@@ -370,14 +202,14 @@ def _account(model: PreTrainedModel, encoder: Encoder, images: Tensor) -> _Accou
 
 
 def _target(account: _Account, gflops: float | None, share: float | None, proxy: RateProxy) -> float:
-    """FLOPs of the layers to be met."""
+    """The FLOPs target of the layers."""
     target = account.dense * share if share is not None else gflops * 1e9 - account.rest  # type: ignore[operator]
     least = account.with_kept(int(proxy.candidates[-1]) + account.special)
     if not least <= target <= account.dense:
         low, high = ((flops + account.rest) / 1e9 for flops in (least, account.dense))
-        told = f"target_share={share}" if share is not None else f"target_gflops={gflops}"
+        given = f"target_share={share}" if share is not None else f"target_gflops={gflops}"
         raise UserError(
-            f"{told} is out of reach: this model takes {high:.4g} GFLOPs dense and at least {low:.4g} (a share of "
+            f"{given} is out of reach: this model takes {high:.4g} GFLOPs dense and at least {low:.4g} (a share of "
             f"{least / account.dense:.3f} of its layers) when all layers but the first keep the smallest count that granularity allows."
         )
     return target
@@ -397,8 +229,7 @@ def _check(
         require_share(share, "target_share")
     if gflops is not None and not 0 < gflops < math.inf:
         raise UserError(f"target_gflops must be above 0, got {gflops}: it is what one image may cost.")
-    if epochs < 1:
-        raise UserError(f"epochs must be at least 1, got {epochs}.")
+    require_at_least(1, epochs=epochs)
     if not 0 <= min_lr <= lr < math.inf:
         raise UserError(
             f"lr must be finite and at least min_lr, and min_lr not negative, got {lr} and {min_lr}."
@@ -421,28 +252,27 @@ def _first_images(loader: Batches) -> Tensor:
 def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Mapping):
         pair = [batch[name] for name in ("pixel_values", "labels") if name in batch]
-        told = f"only {', '.join(batch)}"
+        content = f"only {', '.join(batch)}"
     else:
-        pair, told = list(batch), f"{len(batch)} tensors"
+        pair, content = list(batch), f"{len(batch)} tensors"
     if len(pair) != 2:
         raise UserError(
-            f"a batch must hold pixel_values and labels, or be a pair of them, but it has {told}."
+            f"a batch must hold pixel_values and labels, or be a pair of them, but it has {content}."
         )
     return pair[0], pair[1]
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, required in flags:
-            parameter.requires_grad_(required)
+    """Evaluation mode and no gradients of the weights for a while."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluation_mode(model):
+        model.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_()
 
 
 @dataclass(frozen=True)

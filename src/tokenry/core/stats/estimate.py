@@ -119,7 +119,7 @@ def independent_difference(one: Estimate, other: Estimate) -> Estimate:
     if not error > 0 or fewest < 2:
         return Estimate(value, error, fewest)
     freedom = sum(parts) ** 2 / sum(
-        part**2 / (each.samples - 1) for part, each in zip(parts, (one, other), strict=True)
+        part**2 / (estimate.samples - 1) for part, estimate in zip(parts, (one, other), strict=True)
     )
     half = float(stdtrit(freedom, _UPPER)) * error
     return Estimate(value, error, fewest, value - half, value + half)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_share
@@ -26,13 +26,10 @@ _ROUNDING: dict[str, Callable[[Tensor], Tensor]] = {
 def kept_counts(
     counts: Int[Tensor, "groups"], share: float, rounding: Rounding = "ceil"
 ) -> Int[Tensor, "groups"]:
-    """Tell how many of `counts` tokens a share keeps; a group without tokens keeps none.
+    """Number of the `counts` tokens of each group that a share keeps; a group without tokens keeps none.
 
     `ceil`: k = ceil(share · R − 1e-9), at least one (ssToken). `floor`: int(share · R), which can be none (TokenCleaning).
     `floor_at_least_one`: max(1, int(share · R)) (RHO-1).
-
-    Raises:
-        UserError: `share` is not in (0, 1].
     """
     require_share(share)
     kept = _ROUNDING[rounding](counts.double() * share).long()
@@ -42,7 +39,7 @@ def kept_counts(
 def group_counts(
     among: Bool[Tensor, "batch seq"], groups: Int[Tensor, "batch seq"] | None = None
 ) -> Int[Tensor, "groups"]:
-    """Count the tokens `among` which is chosen, per group (one group when `groups` is None)."""
+    """Number of candidates (`among`) per group; one group when `groups` is None."""
     if groups is None:
         return among.sum().reshape(1)
     number = int(groups.max()) + 1 if groups.numel() else 0
@@ -62,11 +59,11 @@ def top_share(
         signal: any unit; only its order counts. Values outside `among` are not read.
         among: the tokens that may be chosen.
         share: fraction in (0, 1].
-        groups: group of every token, -1 where there is none; None ranks all tokens together.
+        groups: group of every token, -1 for tokens of no group; None ranks all tokens together.
         rounding: how a share becomes a number of tokens, see `kept_counts`.
 
     Raises:
-        UserError: `share` is out of range, or the signal is not finite at a token that may be chosen.
+        UserError: the signal is not finite at a token that may be chosen.
     """
     candidates = signal[among]
     if not bool(torch.isfinite(candidates).all()):
@@ -88,6 +85,11 @@ def top_share(
     choice = torch.zeros_like(among)
     choice[among] = chosen
     return choice
+
+
+def top_k_indices(signal: Shaped[Tensor, "*batch tokens"], k: int) -> Int[Tensor, "*batch chosen"]:
+    """Indices of the `k` highest of each row, ascending; of equals the first."""
+    return signal.argsort(dim=-1, descending=True, stable=True)[..., :k].sort(dim=-1).values
 
 
 def above(
@@ -119,19 +121,20 @@ def minmax_within(
     return normalised
 
 
+def require_window(window: int) -> None:
+    """Raise `UserError` unless `window` is a positive odd number of tokens."""
+    if window < 1 or window % 2 == 0:
+        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+
+
 def window_mean(
     signal: Float[Tensor, "batch seq"],
     among: Bool[Tensor, "batch seq"],
     groups: Int[Tensor, "batch seq"],
     window: int,
 ) -> Float[Tensor, "batch seq"]:
-    """Average a signal over the tokens `among` in a window of `window` positions around each, within its group.
-
-    Raises:
-        UserError: `window` is not a positive odd number.
-    """
-    if window < 1 or window % 2 == 0:
-        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+    """Average a signal over the tokens `among` in a window of `window` (odd) positions around each, within its group."""
+    require_window(window)
     total = torch.zeros_like(signal)
     count = torch.zeros_like(signal)
     values = torch.where(among, signal, 0.0)

@@ -1,6 +1,6 @@
 """Text that every user has: the docstrings of installed packages, read from their sources without importing them.
 
-Files are put aside as a whole, so that what is held out was not written beside what is trained on.
+Whole files are held out, so that no held-out text stands in the same file as a training text.
 """
 
 import ast
@@ -20,8 +20,8 @@ class Docstrings:
     """Docstrings of some packages.
 
     Attributes:
-        train: of most files.
-        held_out: of the others; none that also stands in a file of the first kind.
+        train: docstrings of most files.
+        held_out: docstrings of the other files that do not occur in the training files.
     """
 
     train: tuple[str, ...]
@@ -29,11 +29,7 @@ class Docstrings:
 
 
 def read_docstrings(packages: Sequence[str], held_out_share: float = 0.05, seed: int = 0) -> Docstrings:
-    """Read the docstrings of at least 200 characters of installed packages, their tests left out.
-
-    Raises:
-        UserError: a package is not installed.
-    """
+    """Read the docstrings of at least 200 characters of installed packages, without their tests."""
     files = [docstrings for package in packages for docstrings in _of_package(package)]
     random.Random(seed).shuffle(files)
     aside = round(held_out_share * len(files))
@@ -47,7 +43,7 @@ def _of_package(package: str) -> Iterator[list[str]]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(
-            f"the package {package} is not installed, and its docstrings are wanted: pip install {package}."
+            f"the package {package} is not installed, and its docstrings are needed: pip install {package}."
         )
     folder = Path(spec.origin).parent
     for path in sorted(folder.rglob("*.py")):

@@ -1,6 +1,5 @@
 """The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
 
-import hashlib
 import math
 import random
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from tokenry.core.chat.conversations import Encoding, class_names, encode_with_n
 from tokenry.core.chat.template import training_template
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
 from tokenry.verbs._tune.candidates import FEWEST_SAMPLES
@@ -64,12 +64,13 @@ class Material:
     @property
     def fingerprint(self) -> str:
         """A hash of all tokens and labels."""
-        digest = hashlib.sha256()
-        for dataset in filter(None, (self.train, self.held_out, self.validation)):
-            for name in ("input_ids", "labels"):
-                for row in dataset[name]:
-                    digest.update(np.asarray(row, dtype=np.int64).tobytes() + b"|")
-        return digest.hexdigest()[:24]
+        rows = (
+            np.asarray(row, dtype=np.int64).tobytes() + b"|"
+            for dataset in filter(None, (self.train, self.held_out, self.validation))
+            for name in ("input_ids", "labels")
+            for row in dataset[name]
+        )
+        return fingerprint(*rows, length=24)
 
 
 def gather(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Material:

@@ -16,7 +16,7 @@ from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.dataset_pass import samples_of
-from tokenry.finetuning.nll_cache import Sample
+from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
@@ -120,7 +120,7 @@ def _examples(
 
 
 def _tokens(
-    sample: Sample,
+    sample: IndexedSample,
     columns: dict[str, Tensor],
     weights: Tensor,
     classes: Sequence[str],

@@ -1,9 +1,9 @@
 """The methods of a plan at their settings: checked before a model is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.reducer import REDUCERS, TokenReducer
@@ -11,14 +11,12 @@ from tokenry.compression.vision.shares import EncoderShape
 from tokenry.core.errors import UserError
 from tokenry.core.io.settings import of_kind, parse_yaml
 from tokenry.core.tensors.patching import Encoder
-
-if TYPE_CHECKING:
-    from tokenry.verbs.compress.vision import Plan
+from tokenry.verbs.compress.vision import Plan
 
 SHARES = (0.8, 0.65, 0.5, 0.35)
 """Shares of the dense FLOPs at which a sweep compares the methods."""
 
-# Any model will do to see whether the options of a sweep can be used.
+# Any shape will do to check the options of a sweep.
 _ANY_SHAPE = EncoderShape([LayerCost(4 * 384**2, 8 * 384**2, 384)] * 12, 197, 1)
 
 
@@ -27,7 +25,7 @@ class Setting:
     """One method at one setting.
 
     Attributes:
-        name: as a person would say it.
+        name: method and setting as a person would write them.
         method: its name on the command line.
         reducer: the method, ready for use.
         pictured: whether pictures of it are drawn.
@@ -40,16 +38,15 @@ class Setting:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything it was made with, as plain values."""
-        made: dict[str, Any] = (
-            asdict(self.reducer) if is_dataclass(self.reducer) and not isinstance(self.reducer, type) else {}
-        )
-        plain: dict[str, Any] = json.loads(json.dumps(made))
+        """All options of the method, as plain values."""
+        if not is_dataclass(self.reducer) or isinstance(self.reducer, type):
+            return {}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.reducer)))
         return plain
 
 
-def check_methods(plan: "Plan") -> None:
-    """Refuse methods and options that cannot work, whatever the model.
+def check_methods(plan: Plan) -> None:
+    """Refuse methods and options that cannot work with any model.
 
     Raises:
         UserError: an unknown method, an option that it does not have, or one that is out of range.
@@ -65,16 +62,16 @@ def check_methods(plan: "Plan") -> None:
         _at_share(description, SHARES[0], _ANY_SHAPE)
 
 
-def settings_of(plan: "Plan", encoder: Encoder, tokens: int) -> tuple[list[Setting], list[str]]:
+def settings_of(plan: Plan, encoder: Encoder, tokens: int) -> tuple[list[Setting], list[str]]:
     """Make the settings of a plan for a model.
 
     Args:
-        plan: what is asked for.
-        encoder: of the model.
-        tokens: that enter its first layer.
+        plan: the methods and options asked for.
+        encoder: the model's.
+        tokens: number of tokens that enter its first layer.
 
     Returns:
-        The settings, and what had to be left out of a sweep over all methods, in words.
+        The settings, and in words what had to be left out of a sweep over all methods.
 
     Raises:
         UserError: a method that was asked for does not fit the model.
@@ -97,17 +94,11 @@ def settings_of(plan: "Plan", encoder: Encoder, tokens: int) -> tuple[list[Setti
 
 
 def parse_colours(written: str | None, what: str) -> list[float] | None:
-    """Read `0.5,0.5,0.5`.
-
-    Raises:
-        UserError: these are no numbers.
-    """
-    if written is None:
-        return None
-    return of_kind(list[float], written.split(","), what)
+    """Read `0.5,0.5,0.5`; None where nothing is written."""
+    return None if written is None else of_kind(list[float], written.split(","), what)
 
 
-def _asked(plan: "Plan") -> list[Setting]:
+def _asked(plan: Plan) -> list[Setting]:
     r = None if plan.r is None else parse_yaml(f"[{plan.r}]" if "," in plan.r else plan.r, "r")
     shared = {"r": r, "ratio": plan.ratio, "schedule": plan.schedule}
     shared = {option: value for option, value in shared.items() if value is not None}
@@ -118,11 +109,13 @@ def _asked(plan: "Plan") -> list[Setting]:
         options = REDUCERS[method].kinds()
         more = {option: value for option, value in shared.items() if option in options and option not in own}
         unused -= more.keys()
-        said = ", ".join(f"{option}={_short(value)}" for option, value in (own | more).items())
-        settings.append(Setting(f"{method} {said}".strip(), method, REDUCERS.make(description, **more)))
+        name = f"{method} {', '.join(_written(own | more))}".strip()
+        settings.append(Setting(name, method, REDUCERS.make(description, **more)))
     for option in sorted(unused):
+        methods = [setting.method for setting in settings]
+        none_has = f"{methods[0]} has" if len(methods) == 1 else f"none of {', '.join(methods)} has"
         raise UserError(
-            f"{option}={_short(shared[option])} is given, but {_none_of([setting.method for setting in settings])} no such option: leave it out."
+            f"{_written({option: shared[option]})[0]} is given, but {none_has} no such option: leave it out."
         )
     names = [setting.name for setting in settings]
     for name in names:
@@ -133,7 +126,7 @@ def _asked(plan: "Plan") -> list[Setting]:
 
 def _swept(description: str, shape: EncoderShape, encoder: Encoder) -> list[Setting]:
     method, own = REDUCERS.parse(description)
-    label = ", ".join([method, *(f"{option}={_short(value)}" for option, value in own.items())])
+    label = ", ".join([method, *_written(own)])
     settings = []
     for share in SHARES:
         reducer = _at_share(description, share, shape)
@@ -151,9 +144,9 @@ def _at_share(description: str, share: float, shape: EncoderShape) -> TokenReduc
     return REDUCERS.make(description, **at(share, shape))
 
 
-def _short(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _none_of(methods: Sequence[str]) -> str:
-    return f"{methods[0]} has" if len(methods) == 1 else f"none of {', '.join(methods)} has"
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """`option=value` as on the command line; a list is written with commas."""
+    return [
+        f"{option}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for option, value in options.items()
+    ]

@@ -1,6 +1,5 @@
 """Another tokenizer for a model, by a trained hypernetwork."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,10 @@ from tokenry.verbs.tokenizer._new_tokenizer import NO_TEXTS, MeasuredTexts, bits
 
 _COUNTS = ("tokens", "special", "shared", "composed", "never_written", "truncated", "bytes_with_a_token")
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """Replace a model's tokenizer in one pass, and say what the hypernetwork could know of each token.
+    """Replace a model's tokenizer in one pass, and report what the hypernetwork could know of each token.
 
     Attributes:
         model: the hypernetwork's model, or a fine-tuned variant of it.
@@ -88,8 +85,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "notes": notes,
         }
         save_transfer(model, new, predicted.report, plan.output, measured)
-    for note in notes:
-        logger.warning("%s", note)
     data = {
         "kind": "zett transfer",
         "model": plan.model,
