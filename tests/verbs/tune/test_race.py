@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from tests.tiny_chat import sums, write_model, write_rows
+from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
 from tokenry.core.errors import UserError
