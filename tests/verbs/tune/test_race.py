@@ -102,9 +102,9 @@ def test_the_rate_is_constant_through_all_legs_and_falls_to_zero_at_the_end(race
     for run in raced[1].runs:
         rates = [point["learning_rate"] for point in run.curves]
         assert len(rates) == 30
-        assert rates[:20] == [1e-2] * 20
+        assert rates[:21] == [1e-2] * 21
         assert rates[20:] == sorted(rates[20:], reverse=True)
-        assert rates[-1] == 0.0
+        assert 0 < rates[-1] < 2e-3
 
 
 def test_the_price_is_kept(raced):

@@ -214,7 +214,7 @@ class Bench:
         folder = self.output / folder_name(name)
         done = folder / f"rung-{leg.step}.json"
         if not done.exists():
-            trainer = self._train(self.weighings[name], self.material.train, folder, leg=leg)
+            trainer = self._train(self.weighings[name], self.material.train, folder, StepClock(), leg=leg)
             validation = self._validate(trainer.model)
             remove_checkpoints(folder, but=leg.step)
             save_held_out(done, validation)
@@ -226,7 +226,7 @@ class Bench:
         if has_reached(folder, step):
             return
         if not has_checkpoint(source, step):
-            self._train(self.weighings[trunk], self.material.train, source, leg=Leg(step, 0))
+            self._train(self.weighings[trunk], self.material.train, source, StepClock(), leg=Leg(step, 0))
         copy_checkpoint(
             source, folder, step, of_last_epoch=self.weighings[name].history_source.from_last_epoch
         )
