@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from tests.tiny_chat import sums, write_model, write_rows
+from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
 from tokenry.core.errors import UserError
@@ -19,6 +19,7 @@ from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
+from tokenry.verbs._tune.records import folder_name
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 TRAINING = {
@@ -97,6 +98,15 @@ def test_what_all_have_in_common_is_trained_once_and_survivors_are_resumed(raced
                 assert steps[folder] <= heat.step - race.begins + decays
 
 
+def test_the_rate_is_constant_through_all_legs_and_falls_to_zero_at_the_end(raced):
+    for run in raced[1].runs:
+        rates = [point["learning_rate"] for point in run.curves]
+        assert len(rates) == 30
+        assert rates[:21] == [1e-2] * 21
+        assert rates[20:] == sorted(rates[20:], reverse=True)
+        assert 0 < rates[-1] < 2e-3
+
+
 def test_the_price_is_kept(raced):
     race = raced[1].race
     assert race.spent <= race.price <= 2.5
@@ -164,16 +174,10 @@ def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, 
             theirs.paired,
         )
         weights = [
-            load_file(folder / _folder(ours.name) / "model" / "adapter_model.safetensors")
+            load_file(folder / folder_name(ours.name) / "model" / "adapter_model.safetensors")
             for folder in (output, raced[0])
         ]
         assert all(bool((weights[0][name] == values).all()) for name, values in weights[1].items())
-
-
-def _folder(name):
-    from tokenry.verbs._tune.bench import folder_name
-
-    return folder_name(name)
 
 
 def test_the_command_line_races_by_default_and_leads_with_the_outcome(options, desk, tmp_path):

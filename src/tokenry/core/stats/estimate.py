@@ -90,7 +90,7 @@ def estimate_of_mean(values: Values) -> Estimate:
 def estimate_of_trimmed_mean(values: Values, share: float) -> Estimate:
     """Estimate the mean of independent units without the `share` of them at either end, which no few outliers can move.
 
-        error = s of the winsorised values / ((1 − 2 · share) · √n)
+        error = s of the winsorised values / ((1 − 2 · share cut) · √n)
 
     Source: Yuen (1974). `samples` counts the units that are left.
     """
@@ -99,7 +99,7 @@ def estimate_of_trimmed_mean(values: Values, share: float) -> Estimate:
     cut = int(share * count)
     kept = numbers[cut : count - cut]
     winsorised = np.clip(numbers, kept[0], kept[-1]) if len(kept) else numbers
-    error = estimate_of_mean(winsorised).standard_error / (1 - 2 * share)
+    error = estimate_of_mean(winsorised).standard_error / (len(kept) / count if len(kept) else math.nan)
     return Estimate(float(kept.mean()) if len(kept) else math.nan, error, len(kept))
 
 

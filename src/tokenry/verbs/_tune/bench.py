@@ -10,19 +10,15 @@ OUTPUT/NAME/rung-N.json    what it measured on the validation part at a rung of 
 
 import itertools
 import math
-import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig
 
@@ -33,7 +29,6 @@ from tokenry.evaluation.generation import require_answers
 from tokenry.evaluation.verifiers import encode_prompts, is_right
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 from tokenry.finetuning.interruption import StopAfterStep
-from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
 from tokenry.models import (
     load_model,
     preferred_dtype,
@@ -46,9 +41,19 @@ from tokenry.verbs._stages import Stages, answers_cost
 from tokenry.verbs._tune.arguments import lora_config, sft_config
 from tokenry.verbs._tune.candidates import needs_reference
 from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
+from tokenry.verbs._tune.legs import EndOfLeg, Leg, branching_schedule
 from tokenry.verbs._tune.material import Material
 from tokenry.verbs._tune.plan import default_length, training_said
-from tokenry.verbs._tune.records import Answer, Retained, Run
+from tokenry.verbs._tune.records import Answer, Retained, Run, folder_name
+from tokenry.verbs._tune.run_folder import (
+    checkpoint_in,
+    copy_checkpoint,
+    has_checkpoint,
+    has_reached,
+    remove_checkpoints,
+    save_model,
+    steps_in,
+)
 from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
 from tokenry.verbs._tune.stages import TRAINED, TellSteps, training_cost
 from tokenry.verbs._tune.training_length import (
@@ -63,34 +68,6 @@ from tokenry.verbs.tune import Plan
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped; the message says where."""
-
-
-@dataclass(frozen=True)
-class Leg:
-    """A stretch of a training whose rate is constant up to `step`, and then falls to zero over `decay` steps.
-
-    What is saved at `step` is gone on from; what is trained behind it only serves to be judged.
-    """
-
-    step: int
-    decay: int
-
-    @property
-    def end(self) -> int:
-        """The last step."""
-        return self.step + self.decay
-
-
-class _EndOfLeg(TrainerCallback):
-    """Saves at the step that is gone on from, and stops at the end."""
-
-    def __init__(self, leg: Leg) -> None:
-        self._leg = leg
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save, or stop."""
-        control.should_save |= state.global_step == self._leg.step
-        control.should_training_stop |= state.global_step >= self._leg.end
 
 
 class Bench:
@@ -227,55 +204,36 @@ class Bench:
             save_held_out(path, self.measure(model))
         return load_held_out(path)
 
-    def branching(self, folder: Path, leg: Leg) -> SFTConfig:
-        """The training arguments of a leg: those of the whole run, whose schedule is constant up to the leg's decay."""
-        warmup = self.args.get_warmup_steps(self.steps)
-        schedule = {
-            "num_stable_steps": max(0, leg.step - warmup),
-            "num_decay_steps": leg.decay,
-            "decay_type": "linear",
-        }
-        changed = {
-            "max_steps": self.steps,
-            "lr_scheduler_type": "warmup_stable_decay",
-            "lr_scheduler_kwargs": schedule,
-        }
-        return sft_config(self.plan, folder, {**self.length, "warmup_steps": warmup, **changed})
+    def _of_leg(self, folder: Path, leg: Leg) -> SFTConfig:
+        """The training arguments of a leg: those of the whole run, but for the schedule."""
+        schedule = branching_schedule(leg, self.args.get_warmup_steps(self.steps))
+        return sft_config(self.plan, folder, {**self.length, "max_steps": self.steps, **schedule})
 
     def advance(self, name: str, leg: Leg) -> HeldOut:
         """Train a weighing to the end of a leg, and measure it on the validation part, or read what was measured."""
         folder = self.output / folder_name(name)
         done = folder / f"rung-{leg.step}.json"
         if not done.exists():
-            trainer = self._train(self.weighings[name], self.material.train, folder, leg=leg)
+            trainer = self._train(self.weighings[name], self.material.train, folder, StepClock(), leg=leg)
             validation = self._validate(trainer.model)
-            _remove_checkpoints(folder, but=leg.step)
+            remove_checkpoints(folder, but=leg.step)
             save_held_out(done, validation)
         return load_held_out(done)
 
     def branch(self, name: str, trunk: str, step: int) -> None:
         """Let a weighing go on from the state of another at a step at which both have learned the same."""
         folder, source = self.output / folder_name(name), self.output / folder_name(trunk)
-        if _has_reached(folder, step):
+        if has_reached(folder, step):
             return
-        if not _has_reached(source, step):
-            self._train(self.weighings[trunk], self.material.train, source, leg=Leg(step, 0))
-        there = f"checkpoint-{step}"
-        partial = folder / ".branch.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source / there, partial)
-        columns = load_file(partial / STATE_FILE)
-        if self.weighings[name].history_source.from_last_epoch:
-            columns["history_nll"] = columns[
-                "nll"
-            ].clone()  # what each token cost in the epoch that is just over
-        save_file(columns, partial / STATE_FILE)
-        shutil.rmtree(folder / there, ignore_errors=True)
-        partial.rename(folder / there)
+        if not has_checkpoint(source, step):
+            self._train(self.weighings[trunk], self.material.train, source, StepClock(), leg=Leg(step, 0))
+        copy_checkpoint(
+            source, folder, step, of_last_epoch=self.weighings[name].history_source.from_last_epoch
+        )
 
     def forget(self, name: str) -> None:
         """Remove what a weighing that has lost would go on from."""
-        _remove_checkpoints(self.output / folder_name(name))
+        remove_checkpoints(self.output / folder_name(name))
 
     def _validate(self, model: torch.nn.Module) -> HeldOut:
         assert self.material.validation is not None
@@ -293,7 +251,7 @@ class Bench:
         self.stages.begin("the reference model", self.costs["reference"])
         if not (folder / "model").exists():
             self._train(AllTokens(), trusted, folder)
-            _remove_checkpoints(folder)
+            remove_checkpoints(folder)
 
     def run(self, name: str) -> tuple[Run, HeldOut]:
         """Train with one weighing and measure it, or read what was measured.
@@ -308,9 +266,7 @@ class Bench:
             return finished
         training, measuring, answering = parts
         clock = StepClock()
-        done = (
-            max((_step(path) for path in folder.glob("checkpoint-*")), default=0) if self.final_decay else 0
-        )
+        done = steps_in(folder) if self.final_decay else 0
         self.stages.begin(training, self.costs[training] * (1 - done / self.steps))
         with PeakMemory() as memory:
             trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
@@ -332,7 +288,7 @@ class Bench:
             peak_memory_mb=memory.peak_mb if clock.steps else None,
         ).model_copy(update={"retained": retained, "answers": answers})
         save_run(folder, run, held_out)
-        _remove_checkpoints(folder)
+        remove_checkpoints(folder)
         return run, held_out
 
     def load(self, name: str | Path | None = None) -> PreTrainedModel:
@@ -393,25 +349,25 @@ class Bench:
             weighing,
             model,
             data,
-            self.training_of(data, folder) if leg is None else self.branching(folder, leg),
+            self.training_of(data, folder) if leg is None else self._of_leg(folder, leg),
             lora_config(self.plan, model),
             reference,
             [
                 stop,
                 TellSteps(self.stages, leg.end if leg else None),
-                *([_EndOfLeg(leg)] if leg else []),
+                *([EndOfLeg(leg)] if leg else []),
                 *callbacks,
             ],
         )
         with stop:
             trainer.train(
-                resume_from_checkpoint=_checkpoint(folder, None if leg is None or last else leg.step)
+                resume_from_checkpoint=checkpoint_in(folder, None if leg is None or last else leg.step)
             )
         if stop.stopped:
             step, steps = trainer.state.global_step, trainer.state.max_steps
             raise Interrupted(f"stopped after step {step} of {steps} of {self.stages.what}")
         if last:
-            _save_model(trainer, folder / "model")
+            save_model(trainer, folder / "model")
         return trainer
 
     def _trainer(
@@ -481,11 +437,6 @@ class Bench:
         return costs
 
 
-def folder_name(name: str) -> str:
-    """Write the name of a run as that of a folder."""
-    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
-
-
 def _require_rows(model: PreTrainedModel, rows: Dataset, what: str, name: str) -> None:
     ids = rows["input_ids"]
     require_readable(model, list(itertools.chain.from_iterable(ids)), list(map(len, ids)), what, name)
@@ -493,37 +444,3 @@ def _require_rows(model: PreTrainedModel, rows: Dataset, what: str, name: str) -
 
 def _tokens(dataset: Dataset) -> int:
     return sum(map(len, dataset["input_ids"]))
-
-
-def _checkpoint(folder: Path, most: int | None = None) -> str | None:
-    """The newest whole checkpoint, if there is one; those behind `most` steps are removed, as they are of a decay."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if most is not None and _step(checkpoint) > most:
-            shutil.rmtree(checkpoint)
-    return str(last_whole_checkpoint(folder)) if any(folder.glob(f"checkpoint-*/{STATE_FILE}")) else None
-
-
-def _has_reached(folder: Path, step: int) -> bool:
-    """Whether a weighing was trained to a step, or beyond and perhaps to its end."""
-    states = folder.glob(f"checkpoint-*/{STATE_FILE}")
-    return any(folder.glob("*.json")) or any(_step(state.parent) >= step for state in states)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _save_model(trainer: TokenWeighingTrainer, folder: Path) -> None:
-    """Save model and tokenizer; the folder is whole or absent."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
-    trainer.processing_class.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _remove_checkpoints(folder: Path, but: int | None = None) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        if _step(checkpoint) != but:
-            shutil.rmtree(checkpoint, ignore_errors=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tokenry.core.errors import UserError
 from tokenry.finetuning import GivenWeights, MovingAverage, TokenWeighing
-from tokenry.finetuning.weighing import WEIGHINGS, make_weighing
+from tokenry.finetuning.weighing import make_weighing
 from tokenry.verbs._tune.course import Entry
 
 CONTROL, CHANCE = "full", "random"
@@ -25,7 +25,7 @@ _WITH_REFERENCE = (
 _ALONE = (
     "small-loss",
     "sstoken",
-    "cross-fitted:dropped_weight=0.1",
+    "cross-fitted",
     "sstoken:attention=content,layers=deep,dropped_weight=0.1",
     "sstoken:history=previous_epoch,balance=1,dropped_weight=0.1",
     "small-loss:share=0.8",
@@ -59,9 +59,9 @@ class Length:
 
 def default_candidates(length: Length, with_reference: bool, lora: bool) -> list[str]:
     """Descriptions of the weighings that the data allow, the most promising first: `NUMBER` with the control and chance."""
-    known = [description for description in _ALONE if description.partition(":")[0] in WEIGHINGS]
-    if length.epochs < 3:
-        known = [description for description in known if "previous_epoch" not in description]
+    known = [
+        description for description in _ALONE if length.epochs >= 3 or "previous_epoch" not in description
+    ]
     # TokenCleaning at two shares and RHO-1 need the same passes: the second costs steps only.
     chosen = [_WITH_REFERENCE[0], *known[:2], *_WITH_REFERENCE[1:]] if with_reference else known
     live = lora and length.epochs < 2
@@ -116,8 +116,8 @@ def make_entry(
         ahead[f"a pass of {weighing.reference_model or 'the reference model'}"] = a_pass
     if needs_reference(weighing):
         ahead["training the reference model"] = reference_steps
-    if description.partition(":")[0] == "cross-fitted":
-        ahead["cross-fitting"] = 1.25 * length.steps / length.epochs
+    if "out_of_fold_nll" in needs:
+        ahead["cross-fitting"] = weighing.cross_fit.epochs * length.steps / length.epochs + a_pass
     live = _FORWARD * (weighing.history_source.live and "history_nll" in needs and not from_last)
     step_cost = 1 + live + _PROBE * ("prompt_attention" in needs)
     return Entry(name, step_cost, ahead, begins, always=description.partition(":")[0] == CHANCE), weighing

@@ -33,14 +33,14 @@ from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.arguments import sft_config
-from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name
+from tokenry.verbs._tune.bench import Bench, Interrupted
 from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, needs_reference
 from tokenry.verbs._tune.course import FINAL_DECAY, Course
 from tokenry.verbs._tune.forecast import forecast, in_words
 from tokenry.verbs._tune.material import gather
 from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan, training_said
 from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
-from tokenry.verbs._tune.records import Comparison, Run, read_comparison
+from tokenry.verbs._tune.records import Comparison, Run, folder_name, read_comparison
 from tokenry.verbs._tune.seeds import run_seeds
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
 from tokenry.verbs.tune import Plan
@@ -178,6 +178,12 @@ def _begin(bench: Bench, course: Course | None) -> None:
         _say_what_is_few(bench)
         if course:
             logger.info("%s", price_in_words(course))
+            if not bench.material.validation_is_trusted:
+                logger.warning(
+                    "the race is judged on %d samples of the data, as noisy as what is trained on, by a trimmed mean: --trusted samples "
+                    "judge better.",
+                    len(bench.material.validation or []),
+                )
         logger.info("%s", in_words(forecast(bench, course)))
         write_json(data, {"fingerprint": fingerprint})
         write_json(stored, bench.plan.settings)

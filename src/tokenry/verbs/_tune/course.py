@@ -57,11 +57,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rung:
-    """One judgement: of the entries that have begun before `step`, at most `seats` stay, beside the control."""
+    """One judgement: of the entries that began at step `since` or before, at most `seats` stay, beside the control."""
 
     step: int
     decay: int
     seats: int
+    since: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class Course:
 
     def racing(self, rung: Rung, standing: Sequence[str]) -> list[str]:
         """Those that are judged at a rung: the control, and who stands and has begun."""
-        begun = [entry.name for entry in self.entries if entry.begins < rung.step and entry.name in standing]
+        begun = [
+            entry.name for entry in self.entries if entry.begins <= rung.since and entry.name in standing
+        ]
         return [self.control.name, *begun]
 
 
@@ -142,8 +145,9 @@ def _rungs(entries: Sequence[Entry], apart: int) -> tuple[Rung, ...]:
         competing = min(competing, 1) + sum(entry.begins == begins for entry in entries)
         step = begins
         while competing > 1:
-            competing, step = competing // 2, step + apart
-            rungs.append(Rung(step, max(1, round(_DECAY * apart)), competing))
+            competing //= 2
+            rungs.append(Rung(step + apart, max(1, round(_DECAY * apart)), competing, since=step))
+            step += apart
     return tuple(sorted(rungs, key=lambda rung: rung.step))
 
 
@@ -154,16 +158,16 @@ def _price(
     shared = {what: cost for entry in (control, *entries) for what, cost in entry.ahead.items()}
     spent = steps * control.step_cost + judging + sum(shared.values())
     costliest = max(entry.step_cost for entry in entries)
-    staying, before = 0, 0
+    staying, before, since = 0, 0, -1
     for rung in rungs:
-        new = [entry for entry in entries if before <= entry.begins < rung.step]
+        new = [entry for entry in entries if since < entry.begins <= rung.since]
         spent += sum((rung.step - entry.begins) * entry.step_cost for entry in new)
         spent += staying * (rung.step - before) * costliest
         spent += rung.decay * (
             control.step_cost + staying * costliest + sum(entry.step_cost for entry in new)
         )
         spent += judging * (1 + staying + len(new))
-        staying, before = min(rung.seats, staying + len(new)), rung.step
+        staying, before, since = min(rung.seats, staying + len(new)), rung.step, rung.since
     if not rungs:
         return float(spent + (steps - entries[0].begins) * costliest + judging) / steps
     return float(spent + (steps - before) * costliest + judging) / steps

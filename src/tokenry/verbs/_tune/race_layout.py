@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from tokenry.core.stats import FEWEST_SEEDS, shown
 from tokenry.report.blocks import Block, Cell, Column, Figure, Findings, Series, Table, Text
 from tokenry.report.writing import plural, written_number
+from tokenry.verbs._tune.records import folder_name
 
 if TYPE_CHECKING:
     from tokenry.core.stats import Estimate
@@ -32,6 +33,7 @@ def race_lead(comparison: "Comparison") -> str:
         for found in winner.retained
     )
     told = f" Forgotten: {forgotten}." if forgotten else ""
+    told += f" Its model: {folder_name(race.winner)}/model."
     if race.winner == race.control:
         beside = f" {_beside(race)}" if race.final else ""
         return f"Plain fine-tuning won, {over}: no weighing was shown to be better on the validation part.{beside}{told}"
@@ -123,6 +125,11 @@ def _row(
 
 
 def _findings(race: "Race") -> Iterator[tuple[str, str]]:
+    if race.robust:
+        yield (
+            "judged on",
+            f"{plural(race.validation, 'sample')} as noisy as the training data, so by the trimmed mean",
+        )
     for heat in race.heats:
         if heat.disagreeing:
             yield (

@@ -10,7 +10,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import AllTokens, TokenWeighing
-from tokenry.verbs._tune.bench import Bench, Leg
+from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL, Length, default_candidates, make_entry
 from tokenry.verbs._tune.course import (
     Course,
@@ -22,6 +22,7 @@ from tokenry.verbs._tune.course import (
     judge,
     plan_course,
 )
+from tokenry.verbs._tune.legs import Leg
 from tokenry.verbs._tune.material import Material
 from tokenry.verbs._tune.records import Heat, Judgement, Race
 from tokenry.verbs.tune import Plan
@@ -92,9 +93,7 @@ def run_race(bench: Bench, course: Course) -> Race:
                 f"race to step {rung.step}: {name}",
                 bench.costs[control] * costs[name] * (leg.end - spent[name]) / course.steps,
             )
-            found = bench.advance(name, leg)
-            assert found is not None
-            measured[name] = found
+            measured[name] = bench.advance(name, leg)
             spent[name] = rung.step
             extra += rung.decay * costs[name]
         verdict = judge(_numbers(measured), control, rung.seats, robust)

@@ -4,6 +4,7 @@ A comparison holds one run per weighing on the same model, data and seed; everyt
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -162,6 +163,11 @@ class Comparison(_Record):
     runs: list[Run]
     race: Race | None = None
     seeds: Seeds | None = None
+
+
+def folder_name(name: str) -> str:
+    """Write the name of a run as that of its folder."""
+    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
 def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:

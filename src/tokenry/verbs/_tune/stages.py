@@ -14,7 +14,7 @@ from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.training_length import trained_epochs
 
 TRAINED = 3.0
-_READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}
+_READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll", "out_of_fold_nll"}
 
 
 def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples: int) -> float:
@@ -26,8 +26,10 @@ def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples
         tokens: of the data.
         samples: of the data.
     """
-    passes = len(weighing.needs & _READ_BEFORE_TRAINING) if weighing.share < 1 else 0
-    return (passes + TRAINED * trained_epochs(args, samples)) * tokens
+    selects = weighing.share < 1
+    passes = len(weighing.needs & _READ_BEFORE_TRAINING) if selects else 0
+    folds = TRAINED * weighing.cross_fit.epochs if selects and "out_of_fold_nll" in weighing.needs else 0.0
+    return (passes + folds + TRAINED * trained_epochs(args, samples)) * tokens
 
 
 class TellSteps(TrainerCallback):
