@@ -11,6 +11,10 @@ LOWEST := .venv-lowest
 TOKENIZERS := .tokenizers
 READY_LOWEST := $(LOWEST)/.ready
 
+# What benchmarks measure beside, at the versions of the stored results and without what they ask for themselves: their own pins would
+# move the field's libraries, and what they import is in the extra `bench`.
+PEERS := mergekit==0.1.5 tokenizer-adapter==0.2.0 genlm-bytes==0.2.0 genlm-backend==0.3.1 arsenal==3.1.3
+
 # A name that begins with _ is shared by benchmarks and is none itself.
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
@@ -43,6 +47,7 @@ $(READY_DOCS): $(READY)
 
 $(READY_BENCH): $(READY)
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m pip install -qq --no-deps $(PEERS)
 	@touch $@
 
 $(READY_LOWEST): pyproject.toml constraints-lowest.txt

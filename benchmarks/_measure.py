@@ -55,7 +55,7 @@ def by_turns(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[str, 
 def interleaved(steps: Mapping[str, Step], rounds: int, threads: int) -> dict[str, Seconds]:
     """Time the steps by turns; the least of each."""
     return {
-        name: Seconds(min(each.cpu for each in taken), min(each.wall for each in taken))
+        name: Seconds(min(seconds.cpu for seconds in taken), min(seconds.wall for seconds in taken))
         for name, taken in by_turns(steps, rounds, threads).items()
     }
 

@@ -53,8 +53,8 @@ def run(measure: Callable[[bool], Iterable[Result]], description: str) -> None:
         before = load_average()
         results = list(measure(arguments.smoke))
         machine = {**environment(), "load_average": [before, load_average()]}
-    for each in results:
-        each["settings"] |= machine
+    for measured in results:
+        measured["settings"] |= machine
     print(json.dumps(results, indent=2) if arguments.json else as_table(results))
 
 
@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
 
 
 def installed_version(package: str) -> str:
-    """Tell the version of a package, if it is there."""
+    """Version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -81,12 +81,12 @@ def processor() -> str:
 
 
 def load_average() -> float:
-    """How many processes wanted a core in the last minute."""
+    """Load average of the last minute."""
     return round(os.getloadavg()[0], 1)
 
 
 def note(text: str) -> None:
-    """Tell how far it is."""
+    """Print a note on the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -98,12 +98,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 def as_table(results: Iterable[Result]) -> str:
     """Lay the ratios out for a terminal."""
     table = Table("what", "ratio", "target", "holds")
-    for each in results:
+    for measured in results:
         table.add_row(
-            each["name"],
-            f"{each['ratio']:.3f}",
-            f"{'>=' if each.get('at_least') else '<='} {each['target']:.4g}",
-            "yes" if each["holds"] else "no",
+            measured["name"],
+            f"{measured['ratio']:.3f}",
+            f"{'>=' if measured.get('at_least') else '<='} {measured['target']:.4g}",
+            "yes" if measured["holds"] else "no",
         )
     console = Console(width=120)
     with console.capture() as capture:

@@ -7,7 +7,7 @@ and all at once (`encode_batch`), which is kinder than one by one. genlm-bytes s
 beam reaches; how far it is from that sum is measured on prompts so short that all sequences can be counted. Where its beam comes to
 nothing within a prompt, that prompt is counted and left out for both.
 
-The peer is wanted with `pip install genlm-bytes==0.2.0`; without it its lines are left out.
+`make bench` installs the peer; without it its lines are left out, which is said.
 """
 
 import asyncio
@@ -65,10 +65,12 @@ def measure(smoke: bool) -> Iterator[Result]:
     yield beside_the_model(subject, rounds=1 if smoke else 2)
     if importlib.util.find_spec("genlm") and importlib.util.find_spec("genlm.bytes"):
         yield from beside_genlm(subject, rounds=1 if smoke else 2)
+    else:
+        note(f"{PEER} is left out: it is not installed (make bench installs it)")
 
 
 def embedded_subject(prompts: int = 12, further: int = 12) -> Subject:
-    """SmolLM2 and the cuts of the recipe, as far as so many bytes of their paragraph follow."""
+    """SmolLM2 and the cuts of the recipe, where enough bytes of their paragraph follow."""
     story = read_story()
     found = []
     for cut in cuts_inside_words(story, 2 * prompts):
@@ -125,7 +127,7 @@ def forward_passes(subject: Subject) -> Iterator[Result]:
         first / len(subject.prompts),
         AT_MOST_FIRST,
         **settings,
-        covers=round(float(np.mean([len(each) for each in covers])), 1),
+        covers=round(float(np.mean([len(of_prompt) for of_prompt in covers])), 1),
         contexts=round(float(np.mean(contexts)), 2),
     )
     bytes_after = sum(map(len, subject.following))
@@ -151,7 +153,7 @@ def beside_the_model(subject: Subject, rounds: int) -> Result:
         once.append(time.process_time() - started)
         streams = lm.streams(subject.prompts)
         started = time.process_time()
-        found = [followed(*each) for each in zip(streams, subject.following, strict=True)]
+        found = [followed(*pair) for pair in zip(streams, subject.following, strict=True)]
         # In the first round the answers are made.
         if number:
             ours.append((time.process_time() - started) / bytes_after)
@@ -260,7 +262,7 @@ def beside_genlm(subject: Subject, rounds: int) -> Iterator[Result]:
     asked = list(zip(subject.prompts, subject.following, strict=True))[:PROMPTS_OF_PEER]
     with asyncio.Runner() as runner:
         genlm = Genlm(subject, runner)
-        answered = [each for each in asked if genlm.stream(each[0]).is_alive]
+        answered = [pair for pair in asked if genlm.stream(pair[0]).is_alive]
         prompts = [prompt for prompt, _ in answered]
         for number in range(rounds):
             note(f"beside {PEER}: round {number + 1} of {rounds}")
@@ -268,19 +270,19 @@ def beside_genlm(subject: Subject, rounds: int) -> Iterator[Result]:
             lm.next_byte_logprobs(b"a")
             for name, begin in ((OURS, lm.stream), (PEER, genlm.stream)):
                 taken = [timed(begin, prompt) for prompt in prompts]
-                seconds[name].append((sum(each[0] for each in taken), sum(each[1] for each in taken)))
-                rows[name] = np.stack([each[2] for each in taken])
+                seconds[name].append((sum(timing[0] for timing in taken), sum(timing[1] for timing in taken)))
+                rows[name] = np.stack([timing[2] for timing in taken])
         quality = {
             "prompts_whose_beam_came_to_nothing": f"{len(asked) - len(answered)} of {len(asked)}",
             "mean_bits_of_the_true_first_byte": {
-                name: round(float(surprisals(each, [following for _, following in answered]).mean()), 4)
-                for name, each in rows.items()
+                name: round(float(surprisals(given, [following for _, following in answered]).mean()), 4)
+                for name, given in rows.items()
             },
             "total_variation_from_the_sum_over_all_token_sequences": distances(subject, genlm, prompts),
         }
     counts = {"the first byte after a prompt": len(prompts), "each further byte": FURTHER * len(prompts)}
     for place, (what, count) in enumerate(counts.items()):
-        least = {name: min(each[place] for each in taken) for name, taken in seconds.items()}
+        least = {name: min(timing[place] for timing in taken) for name, taken in seconds.items()}
         yield speedup(
             f"{what}: {PEER} / ByteLM, CPU time",
             least[PEER] / least[OURS],
@@ -290,7 +292,7 @@ def beside_genlm(subject: Subject, rounds: int) -> Iterator[Result]:
             rounds=rounds,
             beam=BEAM,
             pruned_below=PRUNED_BELOW,
-            cpu_milliseconds={name: round(1e3 * each / count, 2) for name, each in least.items()},
+            cpu_milliseconds={name: round(1e3 * total / count, 2) for name, total in least.items()},
             **quality,
             genlm_bytes=installed_version("genlm-bytes"),
             genlm_backend=installed_version("genlm-backend"),
@@ -313,14 +315,16 @@ def timed(
 
 def surprisals(rows: np.ndarray, following: Sequence[bytes]) -> np.ndarray:
     """Bits of the first byte that follows each prompt."""
-    return -rows[range(len(rows)), [each[0] for each in following]] / np.log(2)
+    return -rows[range(len(rows)), [text[0] for text in following]] / np.log(2)
 
 
 def distances(subject: Subject, genlm: "Genlm", prompts: Sequence[bytes]) -> dict[str, float]:
     """How far both are from the sum over all token sequences, after the first bytes of the prompts."""
     short = [prompt[:SHORT_BYTES] for prompt in prompts]
     everything = subject.byte_lm(invalid="all").next_byte_logprobs(short)
-    of_peer = total_variation(everything, np.stack([genlm.stream(each).next_logprobs() for each in short]))
+    of_peer = total_variation(
+        everything, np.stack([genlm.stream(prompt).next_logprobs() for prompt in short])
+    )
     of_valid = total_variation(everything, subject.byte_lm().next_byte_logprobs(short))
     found = {
         "prompts of bytes": SHORT_BYTES,

@@ -41,11 +41,11 @@ def measure(smoke: bool) -> Iterator[Result]:
         "all parameters": (None, {}),
         "LoRA": (LORA, {}),
     }
-    for data, each in lengths.items():
+    for data, of_samples in lengths.items():
         for training, (adapter, options) in trainings.items():
             note(f"{data}, {training}")
             model = load(shape)
-            steps = pass_and_epoch(model, rows(each, model.config.vocab_size), adapter, options)
+            steps = pass_and_epoch(model, rows(of_samples, model.config.vocab_size), adapter, options)
             rounds = 1 if smoke else 2
             seconds = interleaved(steps, rounds, threads=1)
             history, epoch = seconds["history pass"], seconds["epoch"]
@@ -55,8 +55,8 @@ def measure(smoke: bool) -> Iterator[Result]:
                 TARGET,
                 model=model_name(shape),
                 dtype=dtype_name(shape.dtype),
-                samples=len(each),
-                tokens=sum(each),
+                samples=len(of_samples),
+                tokens=sum(of_samples),
                 longest=longest,
                 train_batch_size=2,
                 threads=1,

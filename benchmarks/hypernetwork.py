@@ -12,8 +12,8 @@ from _measure import interleaved
 from _report import Result, note, run, speedup
 from torch import Tensor
 
+from tokenry.core.text.docstrings import read_docstrings
 from tokenry.models import load_tokenizer
-from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.tokenization.training.byte_level_training import train_bpe
 from tokenry.tokenization.transfer.zett.byte_conversion import to_byte_level
 from tokenry.tokenization.transfer.zett.hypernetwork import EmbeddingHyperNetwork, HyperNetworkConfig

@@ -1,8 +1,8 @@
 """Memory that a weighed training needs for its tokens before the first step, beyond TRL's trainer on the same data.
 
-20 million tokens in samples of 512, in memory, a quarter of them prompt; a tiny model. Each trainer is built in a process of its own. What stays
-resident is compared with 9 bytes a token: one index of 8 bytes would be all but one of them, and runs need next to none, so that what
-is left are the numbers themselves (4 bytes for each that the weighing looks up). Without a weighing nothing may be there at all.
+20 million tokens in samples of 512, in memory, a quarter of them prompt; a tiny model. Each trainer is built in its own process. Resident
+memory is compared with 9 bytes per token: an index of 8 bytes per token would use all but one of them. Runs of indices need almost
+nothing, so only the looked-up numbers remain (4 bytes each). Without a weighing there must be no memory at all.
 """
 
 import ctypes

@@ -5,7 +5,7 @@ sum of rows each. OMP is timed beside mergekit's on the same arrays. Whole trans
 of 8,192 tokens: tokenry's TokenAdapt (characters as auxiliary space), `mergekit-tokensurgeon` with its subword mean, and
 tokenizer-adapter's average, in bits per byte of what comes out; and, by the method that all three have, in CPU time.
 
-The peers are wanted with `pip install --no-deps mergekit==0.1.5 tokenizer-adapter==0.2.0 immutables`; without them their lines are left out.
+`make bench` installs the peers; without them their lines are left out, which is said.
 """
 
 import contextlib
@@ -51,6 +51,9 @@ ROUNDS = 3
 def measure(smoke: bool) -> Iterator[Result]:
     """The heuristics, OMP, and whole transplants."""
     yield from heuristics(smoke)
+    for peer in (MERGEKIT, ADAPTER):
+        if not importlib.util.find_spec(peer):
+            note(f"{peer} is left out: it is not installed (make bench installs it)")
     if importlib.util.find_spec(MERGEKIT):
         yield from pursuit(smoke)
     if not smoke and importlib.util.find_spec(MERGEKIT) and importlib.util.find_spec(ADAPTER):

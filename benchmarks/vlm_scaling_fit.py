@@ -11,7 +11,8 @@ import numpy as np
 from _measure import interleaved
 from _report import Result, run, speedup
 
-from tokenry.compression.vision.vlm_scaling import fit_vlm_scaling, grid_search, published_scores
+from tokenry.compression.vision.published_scaling import grid_search, published_scores
+from tokenry.compression.vision.vlm_scaling import fit_vlm_scaling
 
 TARGET = 1000.0
 INTERVALS_TARGET = 50.0

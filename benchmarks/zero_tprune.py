@@ -21,8 +21,8 @@ from tokenry.compression.vision.zero_tprune import (
     ZeroTPruneConfig,
     _Step,
     _steps,
-    partition_by_importance,
 )
+from tokenry.compression.vision.zero_tprune_stages import partition_by_importance
 
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 TINY = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 64}

@@ -14,6 +14,7 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 from tests.capabilities import CapabilityMatrix  # noqa: E402
+from tests.frozen import FrozenFields  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -22,8 +23,14 @@ def pytest_addoption(parser):
         action="store_true",
         help="write docs/results/capabilities.json from what passes",
     )
+    parser.addoption(
+        "--store-names",
+        action="store_true",
+        help="write the public names and the fields of results into tests/frozen",
+    )
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(FrozenFields(config.getoption("--store-names")), "frozen_fields")
     if config.getoption("--store-capabilities") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(CapabilityMatrix())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.tiny_chat import sums, write_model, write_rows
+from tests.tiny.chats import sums, write_model, write_rows
 from tokenry.cli import app
 
 

@@ -11,7 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-FOLDER = Path(os.environ.get("TOKENRY_TOKENIZERS", Path(__file__).parents[1] / ".tokenizers"))
+from tests import ROOT
+
+FOLDER = Path(os.environ.get("TOKENRY_TOKENIZERS", ROOT / ".tokenizers"))
 NAMES = ("deepseek_v3", "gemma3", "gpt_neox", "llama2")
 
 every_real_tokenizer = [

@@ -20,7 +20,9 @@ def test_every_entry_is_well_formed():
     for entry in catalogue():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry.slug), entry
         assert re.fullmatch(r"\d{4}\.\d{5}", entry.arxiv), entry
-        assert all(re.fullmatch(r"tokenry(\.[a-z]+)+", module) for module in entry.module.split(", ")), entry
+        modules = entry.module.split(", ") if entry.module else []
+        assert all(re.fullmatch(r"tokenry(\.[a-z]+)+", module) for module in modules), entry
+        assert modules or not entry.available, entry
         assert entry.title
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
+from tokenry.cli import WITH_RECIPES
 from tokenry.core.plans import PlanOption, plan_options, summary
 from tokenry.verbs._catalogue import verb_modules
 
@@ -24,7 +25,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """A section per verb: what it does, how it is called, its options."""
-    return "\n".join(section(words, module) for words, module in verb_modules().items())
+    return "\n".join(section(words, module) for words, module in (verb_modules() | WITH_RECIPES).items())
 
 
 def section(words: str, module: str) -> str:

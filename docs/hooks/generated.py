@@ -5,36 +5,91 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     comparisons    docs/results/*.json              records of `tokenry tune`
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     benchmarks     benchmarks/results/*.json        written by `make bench`
+    measured       the same                         three of them, for the front page
     papers         tokenry.papers                   the catalogue
     scalinglaw     docs/results/one-visual-token.json   fits of the published scores of vision-language models
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
-Where nothing is stored yet, the page says so.
+Where nothing is stored yet, the page says so. `python docs/hooks/generated.py` writes what else is made from stored results: the figures
+of the README, the picture of the token report, and what came of the reproductions, for the package.
 """
 
+import ast
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from tokenry.cli import reproduce
 from tokenry.compression.vision.vlm_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
     ScalingFit,
     compute_optimal,
 )
-from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.papers import catalogue, outcome
-from tokenry.report.blocks import Block, Section
-from tokenry.report.markdown import folded, markdown_settings
+from tokenry.report.blocks import Block, Column, Section, Table
+from tokenry.report.markdown import appendix, folded, markdown_settings, markdown_table
 from tokenry.report.markdown import markdown as written
 from tokenry.verbs.compress import vision
 from tokenry.verbs.report import stored_result
 
+sys.path.insert(0, str(Path(__file__).parent))
+from token_picture import token_picture
+
 ROOT = Path(__file__).parents[2]
 SCALING_BUDGET = 2e10
+FIRST_BENCHMARK = "sstoken_step"
+UNITS = {
+    "megabytes": "MB",
+    "cpu_seconds": "s",
+    "cpu_milliseconds": "ms",
+    "cpu_seconds_per_item": "s per item",
+    "cpu_milliseconds_per_layer": "ms per layer",
+    "microseconds_per_token": "µs per token",
+    "answers_per_second": "answers per second",
+}
+"""How benchmarks name the values behind a ratio, and their units."""
+HIGHLIGHTS = (
+    (
+        FIRST_BENCHMARK,
+        "step time, bfloat16, 1 thread: ssToken / TRL nll",
+        "CPU time of a fine-tuning step (ssToken, SmolLM2-135M, 2 × 512 tokens, bfloat16)",
+        "ssToken",
+        "TRL nll",
+        "times the time",
+    ),
+    (
+        FIRST_BENCHMARK,
+        "peak memory above the model, bfloat16: ssToken / TRL nll",
+        "Peak memory of that step, above the model itself",
+        "ssToken",
+        "TRL nll",
+        "times the memory",
+    ),
+    (
+        "vision_reduction",
+        "throughput, ToMe r=13, float32, 1 thread: patched / unpatched",
+        "CPU time of eight images through a ViT-S (ToMe, 42 % fewer multiply-adds)",
+        "ToMe r=13",
+        "unpatched",
+        "times the throughput",
+    ),
+    (
+        "bytes",
+        "the first byte after a prompt: genlm-bytes / ByteLM, CPU time",
+        "CPU time to the exact probabilities of the first byte after a prompt (SmolLM2-135M)",
+        "ByteLM",
+        "genlm-bytes",
+        "times as fast",
+    ),
+)
+"""Stored measurements on the front page: script, name, words, and the the names of our value and of the peer's, and what the ratio says."""
+FIGURES = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.S)
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
 PICTURE = re.compile(r"<!-- picture: ([a-z0-9-]+) -->")
 
@@ -64,9 +119,11 @@ def capabilities(root: Path) -> str:
     names = list(dict.fromkeys(cell["capability"] for cell in cells))
     weighings = list(dict.fromkeys(cell["weighing"] for cell in cells))
     status = {(cell["weighing"], cell["capability"]): cell["status"] for cell in cells}
-    rows = ([weighing, *(status.get((weighing, name), "–") for name in names)] for weighing in weighings)
+    rows = [(weighing, *(status.get((weighing, name)) for name in names)) for weighing in weighings]
     tests = (f"- {cell['weighing']} × {cell['capability']}: `{cell['test']}`" for cell in cells)
-    return table(["weighing", *names], rows) + details("The test behind each cell", "\n".join(tests))
+    return markdown_table(Table("", ("weighing", *names), rows)) + appendix(
+        "The test behind each cell", "\n".join(tests)
+    )
 
 
 def comparisons(root: Path) -> str:
@@ -98,25 +155,18 @@ def reproductions(root: Path) -> str:
 def reproduction_section(record: dict[str, Any]) -> str:
     """Head a reproduction by the paper and what came of it, and end it with every setting."""
     paper = next(paper for paper in catalogue() if paper.slug == record["slug"])
-    keys = ["claim", "paper", "measured", "control", "verdict"]
-    found = reproduced(record)
-    # Records of older versions have no headline: their verdict is that of all claims together.
-    claims = [dict(claim) for claim in record["claims"]]
-    if "headline" in record:
-        claims[0]["claim"] = f"**Headline:** {claims[0]['claim']}"
+    (table,) = reproduce.lay_out(record)
     return (
-        f"### {paper.title}: {outcome(**found)}\n\n"
-        f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}); "
-        f"`tokenry reproduce {paper.slug}`, {record['seconds']:.0f} s.\n\n"
-        + table(keys, ([figure(claim[key]) for key in keys] for claim in claims))
-        + settings_details(record["settings"])
+        f"### {paper.title}: {outcome(**reproduced(record))}\n\n"
+        f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}); `tokenry reproduce {paper.slug}`\n\n"
+        + markdown_table(table)
+        + markdown_settings(record["settings"])
     )
 
 
 def reproduced(record: dict[str, Any]) -> dict[str, Any]:
     """What came of a stored reproduction: the verdict of its headline, the claims shown, and how many there are."""
-    shown = sum(claim["verdict"] == "shown" for claim in record["claims"])
-    return {"verdict": record["verdict"], "shown": shown, "of": len(record["claims"])}
+    return {name: record[name] for name in ("verdict", "shown", "of")}
 
 
 def store_reproduced(root: Path = ROOT) -> None:
@@ -126,47 +176,89 @@ def store_reproduced(root: Path = ROOT) -> None:
     write_json(root / "src/tokenry/reproduced.json", dict(sorted(found.items())))
 
 
+def measured(root: Path) -> str:
+    """What three comparisons with a peer measured, for the front page and the README."""
+    if not (root / f"benchmarks/results/{HIGHLIGHTS[0][0]}.json").exists():
+        return missing("benchmarks", "make bench")
+    rows = [highlight(root, *entry) for entry in HIGHLIGHTS]
+    return markdown_table(Table("", ("what", "tokenry", "beside it", "ratio"), rows))
+
+
+def highlight(
+    root: Path, script: str, name: str, what: str, ours: str, theirs: str, comparison: str
+) -> tuple[str, str, str, str]:
+    """One row: a measurement by its name in a stored benchmark, our value and the peer's."""
+    stored_results = read_json(root / f"benchmarks/results/{script}.json")
+    result = next(result for result in stored_results if result["name"] == name)
+    values, unit = measurement(result["settings"])
+    ratio = result["ratio"]
+    spec = ",.0f" if values[theirs] >= 100 else ",.2f"
+    mine, peer = (f"{values[side]:{spec}} {unit}" for side in (ours, theirs))
+    return what, mine, f"{peer} ({theirs})", f"{ratio:.{0 if ratio >= 10 else 2}f} {comparison}"
+
+
 def benchmarks(root: Path) -> str:
-    """One table per benchmark script: the ratio to the peer, the target, and whether it holds."""
-    paths = sorted((root / "benchmarks/results").glob("*.json"))
+    """One table per benchmark script: what it measured beside a peer, the ratio, its direction, its target, and whether it holds."""
+    paths = sorted(
+        (root / "benchmarks/results").glob("*.json"),
+        key=lambda path: (path.stem != FIRST_BENCHMARK, path.stem),
+    )
     if not paths:
         return missing("benchmarks", "make bench")
     return "\n".join(benchmark_section(path.stem, read_json(path)) for path in paths)
 
 
 def benchmark_section(script: str, results: Sequence[dict[str, Any]]) -> str:
-    """Head a benchmark by the command that measured it, and end it with every setting."""
-    rows = (
-        [
+    """Head a benchmark by what it compares, and end it with every setting."""
+    about = _first_line(ROOT / f"benchmarks/{script}.py")
+    rows = [
+        (
             result["name"],
-            figure(result["ratio"]),
-            ("≥ " if result.get("at_least") else "≤ ") + figure(result["target"]),
+            written_measurement(result["settings"]),
+            result["ratio"],
+            "higher" if result.get("at_least") else "lower",
+            f"{'≥' if result.get('at_least') else '≤'} {result['target']:g}",
             "yes" if result["holds"] else "no",
-        ]
+        )
         for result in results
-    )
+    ]
+    columns = ("what", "measured", Column("ratio"), "better", "target", "holds")
     settings = {result["name"]: result["settings"] for result in results}
+    heading = re.split("[:,] ", about.rstrip("."), maxsplit=1)[0]
     return (
-        f"### {script}\n\n`python benchmarks/{script}.py --json`\n\n"
-        + table(["what", "ratio", "target", "holds"], rows)
-        + settings_details(settings)
+        f"### {heading}\n\n{about} `python benchmarks/{script}.py --json`\n\n"
+        + markdown_table(Table("", columns, rows))
+        + markdown_settings(settings)
     )
+
+
+def measurement(settings: dict[str, Any]) -> tuple[dict[str, float], str]:
+    """The values behind a ratio and their unit; none where the benchmark stored no plain ones."""
+    for name, unit in UNITS.items():
+        values = settings.get(name)
+        if isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values()):
+            return values, unit
+    return {}, ""
+
+
+def written_measurement(settings: dict[str, Any]) -> str | None:
+    """The values behind a ratio, in words."""
+    values, unit = measurement(settings)
+    return ", ".join(f"{name} {value:,.4g} {unit}" for name, value in values.items()) or None
+
+
+def _first_line(script: Path) -> str:
+    return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
 
 
 def papers(_: Path) -> str:
     """The catalogue, with what can be reproduced today."""
-    rows = (
-        [
-            f"{paper.number:02d}",
-            f"`{paper.slug}`",
-            f"[{escape(paper.title)}](https://arxiv.org/abs/{paper.arxiv})",
-            f"`{paper.module}`",
-            "yes" if paper.available else "not yet",
-            paper.outcome,
-        ]
+    lines = (
+        f"| {paper.number:02d} | `{paper.slug}` | [{escape(paper.title)}](https://arxiv.org/abs/{paper.arxiv}) "
+        f"| {paper.module and f'`{paper.module}`'} | {paper.outcome or 'no recipe yet'} |\n"
         for paper in catalogue()
     )
-    return table(["no.", "slug", "paper", "module", "available", "stored run"], rows)
+    return "| no. | slug | paper | module | stored run |\n| --- | --- | --- | --- | --- |\n" + "".join(lines)
 
 
 def scalinglaw(root: Path) -> str:
@@ -182,15 +274,15 @@ def scalinglaw(root: Path) -> str:
         low, high = fitted["ci"]["alpha_beta_ratio"]
         ratio = f"{fit.alpha_beta_ratio:.2f} ({low:.2f} to {high:.2f})"
         choice = f"{best.n_billion:g}B, visual tokens: {best.visual_tokens}"
-        rows.append([name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice])
-    heads = [
+        rows.append((name, f"{fit.alpha:.3f}", f"{fit.beta:.3f}", ratio, choice))
+    heads = (
         "table",
         "alpha",
         "beta",
         "alpha / beta (95 %)",
         f"best at {SCALING_BUDGET:.0e} FLOPs, text cached",
-    ]
-    return table(heads, rows)
+    )
+    return markdown_table(Table("", heads, rows))
 
 
 def sweep(root: Path) -> str:
@@ -213,6 +305,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "comparisons": comparisons,
     "reproductions": reproductions,
     "benchmarks": benchmarks,
+    "measured": measured,
     "papers": papers,
     "scalinglaw": scalinglaw,
     "sweep": sweep,
@@ -234,32 +327,17 @@ def missing(what: str, command: str) -> str:
     return f'!!! info "Not measured yet"\n    No {what} are stored in this version. `{command}` makes them.\n'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return (
-        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        + "\n"
-    )
+def with_figures(readme: str, root: Path) -> str:
+    """A README with its measured figures written anew."""
+    return FIGURES.sub(lambda match: f"{match[1]}\n{measured(root)}\n{match[2]}", readme)
 
 
-def details(title: str, markdown: str) -> str:
-    """Fold away what most readers skip."""
-    indented = "\n".join(f"    {line}" for line in markdown.splitlines())
-    return f'\n??? note "{title}"\n{indented}\n'
-
-
-def settings_details(settings: dict[str, Any]) -> str:
-    """Fold away the settings, one per line."""
-    return details("Settings", "\n".join(f"- {escape(key)}: `{value}`" for key, value in settings.items()))
-
-
-def figure(value: str | float | None) -> str:
-    """Write a figure; text is escaped."""
-    if value is None:
-        return "no such figure"
-    return escape(value, quote=False) if isinstance(value, str) else f"{value:.4g}"
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     store_reproduced()
+    _write(ROOT / "README.md", with_figures((ROOT / "README.md").read_text(encoding="utf-8"), ROOT))
+    _write(ROOT / "docs/assets/token-report.svg", token_picture(ROOT / "docs/results/tune-demo.json"))

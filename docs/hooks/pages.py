@@ -57,7 +57,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _methods() -> dict[str, list[dict[str, str]]]:
     """The pages of methods by family, those of papers first and in the order of the catalogue."""
-    family_of = {paper.slug: paper.module.split(",")[0].split(".")[1] for paper in catalogue()}
+    family_of = {
+        paper.slug: paper.module.split(",")[0].split(".")[1] for paper in catalogue() if paper.module
+    }
     order = list(family_of)
     pages = sorted(
         (DOCS / "methods").glob("*.md"),

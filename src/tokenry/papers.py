@@ -1,7 +1,7 @@
 """The catalogue: the forty papers, where each one lives, whether it can be reproduced today, and what came of it.
 
 A paper is available when its recipe exists (`tokenry.recipes`); no flag is kept by hand. `module` names the package, or the packages
-separated by a comma, that hold its methods. What came of the stored run of a recipe stands in `reproduced.json`, which
+separated by a comma, that hold its methods or will. What came of the stored run of a recipe stands in `reproduced.json`, which
 `docs/hooks/generated.py` writes from docs/results.
 """
 
@@ -74,7 +74,7 @@ class Paper:
         slug: its name on the command line.
         title: in full.
         arxiv: its number there.
-        module: where its methods live.
+        module: the packages that hold its methods, separated by commas; empty until they exist.
         available: whether it has a recipe.
         verdict: of the headline claim in the stored run; None where no run is stored.
         shown: claims shown in it.
@@ -94,19 +94,26 @@ class Paper:
     @property
     def outcome(self) -> str:
         """What came of the stored run, in words; empty where there is none."""
-        if self.verdict is None or self.shown is None or self.of is None:
-            return ""
         return outcome(self.verdict, self.shown, self.of)
 
 
-def outcome(verdict: str, shown: int, of: int) -> str:
-    """Say what came of a reproduction: the verdict of its headline, and how many of its claims are shown."""
-    return f"headline {verdict}; {shown} of {of} claim{'s' * (of != 1)}"
+def outcome(verdict: str | None, shown: int | None, of: int | None) -> str:
+    """The verdict of a reproduction's headline and the number of its claims that are shown; empty where there is no verdict."""
+    return "" if verdict is None else f"headline {verdict}; {shown} of {of} claim{'s' * (of != 1)}"
 
 
 def catalogue() -> tuple[Paper, ...]:
     """Return the forty papers in the order of their numbers; imports no method and no recipe."""
-    return tuple(Paper(*entry, has_recipe(entry[1]), **_reproduced().get(entry[1], {})) for entry in _ENTRIES)
+    return tuple(
+        Paper(number, slug, title, arxiv, _existing(modules), has_recipe(slug), **_reproduced().get(slug, {}))
+        for number, slug, title, arxiv, modules in _ENTRIES
+    )
+
+
+def _existing(modules: str) -> str:
+    """The packages among `modules` that exist."""
+    root = Path(__file__).parents[1]
+    return ", ".join(name for name in modules.split(", ") if root.joinpath(*name.split(".")).is_dir())
 
 
 def paper(slug: str) -> Paper:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import ROOT
 from tokenry.core.errors import UserError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import _dinov2
 
 sys.path.pop(0)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tokenry.core.io.cache import build_once
 from tokenry.finetuning import TokenWeighingTrainer
 
@@ -240,3 +240,8 @@ def test_debug_shows_the_stack_trace(desk, tmp_path):
     result = desk.tokenry("tune", desk.model, "nowhere.jsonl", "--debug", "--output", tmp_path / "output")
     assert result.exit_code == 2
     assert "Traceback (most recent call last)" in result.stderr
+
+
+def test_a_device_that_is_not_there_or_not_the_one_of_training(refused):
+    assert "device 'tpu' is not there" in refused("--device", "tpu")
+    assert "training would run on cpu, not on meta" in refused("--device", "meta")

@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -9,14 +10,16 @@ import typer
 from typer.testing import CliRunner
 
 from tokenry.cli import app
-from tokenry.cli.console import print_json, print_table, progress, verb
+from tokenry.cli.console import command, print_json, show_blocks
+from tokenry.cli.progress import progress
 from tokenry.core.errors import UserError
+from tokenry.report.blocks import Table
 
 
 def run(function, *arguments):
-    command = typer.Typer(pretty_exceptions_enable=False)
-    command.command()(verb(function))
-    return CliRunner().invoke(command, arguments)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command(function))
+    return CliRunner().invoke(app, arguments)
 
 
 def mistaken() -> None:
@@ -97,7 +100,7 @@ def test_json_never_holds_nan():
 
 def test_a_tables_cells_are_data_and_never_markup():
     def table() -> None:
-        print_table("[bold]title", ("column",), [("[red]cell[/red]",)])
+        show_blocks([Table("[bold]title", ("column",), [("[red]cell[/red]",)])])
 
     assert "[red]cell[/red]" in run(table).stdout
 
@@ -132,3 +135,24 @@ def test_details_of_a_stage_are_no_news_where_there_is_no_bar():
 
     lines = run(told).stderr.splitlines()
     assert [line.split("%")[1].strip() for line in lines] == ["reading", "training · step 1 of 8, loss 0.1"]
+
+
+def test_a_silent_stage_is_still_heard_of_where_there_is_no_bar(monkeypatch):
+    monkeypatch.setattr("tokenry.cli.progress._SILENCE", 0.05)
+
+    def told() -> None:
+        with progress() as report:
+            report("reading", 0.0)
+            time.sleep(0.4)
+
+    lines = run(told).stderr.splitlines()
+    assert 3 <= len(lines) <= 9
+    assert set(lines) == {"  0%  reading"}
+
+
+def test_quiet_jobs_say_nothing():
+    def told() -> None:
+        with progress(quiet=True) as report:
+            report("reading", 0.0)
+
+    assert run(told).stderr == ""

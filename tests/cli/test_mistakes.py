@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.tiny_chat import sums, write_model, write_rows
-from tests.tiny_images import write_classifier, write_images
+from tests.tiny.chats import sums, write_model, write_rows
+from tests.tiny.images import write_classifier, write_images
 from tokenry.cli import app
-from tokenry.cli.console import verb
+from tokenry.cli.console import command
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ MISTAKES = [
     ("score @text.txt --model @model --output @file", "file cannot be written"),
     ("score @text.txt --model @none/x/y --output @new", "none/x/y does not exist"),
     ("score @empty.txt --model @model --output @new", "fewer than two tokens"),
-    ("score @latin.txt --model @model --output @new", "is not UTF-8 (byte 5)"),
+    ("score @latin.txt --model @model --output @new", "is not UTF-8: byte 5"),
     # evaluate
     ("evaluate @model @none.jsonl", "none.jsonl does not exist"),
     ("evaluate @model @data.jsonl --answers -3", "--answers must be at least 0, got -3"),
@@ -131,8 +131,8 @@ MISTAKES = [
     ("evaluate @model @data.jsonl --output @file/x.json", "cannot be written"),
     ("evaluate arithmetic @model --format nosuch", "format must be one of nosep"),
     ("evaluate arithmetic @model --signature 7,7", "a signature is three lengths"),
-    ("evaluate arithmetic @model --per-signature 0", "at least one problem"),
-    ("evaluate arithmetic @model --shots -1", "no negative number of shots"),
+    ("evaluate arithmetic @model --per-signature 0", "--per-signature must be at least 1, got 0"),
+    ("evaluate arithmetic @model --shots -1", "--shots must be at least 0, got -1"),
     ("evaluate arithmetic @model --batch-size 0", "--batch-size must be at least 1, got 0"),
     ("evaluate arithmetic @model --group 0", "group must be at least 1"),
     ("evaluate arithmetic @model --retokenize r2l --group 99", "the vocabulary lacks more than 10^12"),
@@ -167,11 +167,11 @@ MISTAKES = [
     ("compress plan --output @file/x", "cannot be written"),
     # tokenizer
     ("tokenizer compare @model --text @none.txt", "there is no text file"),
-    ("tokenizer compare @file --text @text.txt", "is no tokenizer file"),
+    ("tokenizer compare @file --text @text.txt", "is not a tokenizer file"),
     ("tokenizer compare @model --text @text.txt --output @x.txt", "--output must end in .html or .json"),
     ("tokenizer compare @model --text @text.txt --output @file/x.json", "cannot be written"),
     ("tokenizer premiums @model --grid", "one of the two"),
-    ("tokenizer premiums @model --parallel @none", "is no folder"),
+    ("tokenizer premiums @model --parallel @none", "is not a folder"),
     ("tokenizer premiums @model --parallel @languages --reference fra --output @new", "the reference language 'fra'"),
     ("tokenizer premiums @model --parallel @languages --output @file", "file cannot be written"),
     (f"tokenizer premiums --grid {LANGUAGES} --vocab-sizes 512,256 --output @new", "must be positive and increase"),
@@ -180,7 +180,7 @@ MISTAKES = [
     ("tokenizer train bpe @none.txt", "there is no text file"),
     ("tokenizer train bpe @text.txt --vocab-size 100 --output @new", "has no room for the 256 bytes"),
     ("tokenizer train bpe @text.txt --min-frequency -1 --output @new", "--min-frequency must be at least 0"),
-    ("tokenizer train bpe @text.txt --pattern ( --output @new", "is no regular expression"),
+    ("tokenizer train bpe @text.txt --pattern ( --output @new", "is not a valid regular expression"),
     ("tokenizer train superbpe @text.txt --max-words 0 --output @new", "--max-words must be at least 1"),
     ("tokenizer train boundless @text.txt --tau -1 --output @new", "tau must be positive"),
     ("tokenizer train bpe @text.txt --output @file/x", "cannot be written"),
@@ -197,7 +197,7 @@ MISTAKES = [
     ("tokenizer numbers @model --output @file/x", "cannot be written"),
     ("tokenizer transplant @model @model @taken", "exists already"),
     ("tokenizer transplant @model @model @file/x", "cannot be written"),
-    ("tokenizer transplant @model @file @new", "is no tokenizer file"),
+    ("tokenizer transplant @model @file @new", "is not a tokenizer file"),
     ("tokenizer transplant @model @model @new --method magic", "method must be one of"),
     ("tokenizer transplant @model @model @new --text @taken", "cannot be read as UTF-8 text"),
     ("tokenizer transplant @model @model @new --seed -1", "--seed must be at least 0, got -1"),
@@ -228,7 +228,8 @@ MISTAKES = [
     ("reproduce nosuch", "no paper has the slug 'nosuch'"),
     ("reproduce electra", "has no recipe yet"),
     ("reproduce sstoken --scale huge", "'huge'"),
-    ("reproduce sstoken --output @file", "cannot be a folder"),
+    ("reproduce sstoken --output @file", "cannot be written"),
+    ("reproduce sstoken --output @new.json", "--output must name a folder"),
     ("papers extra", "extra"),
 ]  # fmt: skip
 
@@ -247,9 +248,9 @@ def test_a_mistake_is_bad_usage_and_one_sentence(desk, new, command, words):
 
 
 def spoken(function):
-    command = typer.Typer(pretty_exceptions_enable=False)
-    command.command()(verb(function))
-    result = CliRunner().invoke(command, [])
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command(function))
+    result = CliRunner().invoke(app, [])
     return result.exit_code, result.stderr.strip()
 
 

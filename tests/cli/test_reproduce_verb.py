@@ -35,7 +35,7 @@ def test_what_libraries_print_and_the_progress_go_to_stderr(run, fake_recipe):
 def test_quiet_silences_progress_and_notes_but_not_the_result(run, fake_recipe):
     result = run("electra", "--quiet")
     assert "measuring" not in result.stderr
-    assert "written to" not in result.stderr
+    assert "written" not in result.stderr
     assert "headline: a claim" in result.stdout
 
 
@@ -50,6 +50,22 @@ def test_the_result_and_the_plots_are_left_in_the_output_folder(run, fake_recipe
     run("electra", "--output", "here")
     assert json.loads((tmp_path / "here" / "result.json").read_text())["slug"] == "electra"
     assert (tmp_path / "here" / "plot.svg").exists()
+    assert "headline: a claim that holds" in (tmp_path / "here" / "report.html").read_text()
+
+
+def test_the_report_is_drawn_again_from_the_folder_and_from_results_that_name_no_kind(
+    run, fake_recipe, tmp_path
+):
+    run("electra", "--output", "here")
+    stored = json.loads((tmp_path / "here" / "result.json").read_text())
+    drawn = (tmp_path / "here" / "report.html").read_bytes()
+    reported = CliRunner().invoke(app, ["report", "here"])
+    assert reported.exit_code == 0, reported.output
+    assert "headline: a claim" in reported.stdout
+    assert (tmp_path / "here" / "report.html").read_bytes() == drawn
+    old = {name: value for name, value in stored.items() if name not in ("kind", "title")}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert CliRunner().invoke(app, ["report", "old.json"]).stdout == reported.stdout
 
 
 def test_without_an_output_the_folder_is_named_after_the_paper(run, fake_recipe, tmp_path):

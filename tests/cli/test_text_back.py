@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from tests.tiny.models import tiny_model
 from tests.tokenization.numbers.test_retokenize_numbers import gpt4_like
-from tests.tokenization.tiny_vocabularies import tiny_model
 from tests.tokenization.transfer.zett.tiny import TEXTS
 from tokenry.cli import app
 from tokenry.tokenization.premiums import equal_cost
@@ -166,6 +166,10 @@ def model(tmp_path_factory):
     return folder
 
 
+def one_line(text):
+    return " ".join(text.split())
+
+
 def test_zett_says_it_in_training_and_in_transfer(model, tmp_path):
     (tmp_path / "text.txt").write_text("\n\n".join(["The Cat", *TEXTS]), encoding="utf-8")
     fast = (
@@ -176,7 +180,8 @@ def test_zett_says_it_in_training_and_in_transfer(model, tmp_path):
         *("tokenizer", "zett", "train", model, tmp_path / "text.txt", "--output", tmp_path / "net", *fast)
     )
     words = "tokenizer does not give"
-    assert f"note: the model's {words}" in trained.stderr
+    assert f"Warning: the model's {words}" in one_line(trained.stdout)
+    assert words not in trained.stderr
     assert "text back, model's tokenizer" in trained.stdout
     assert not json.loads((tmp_path / "net" / "training.json").read_text())["text_back"]["gives_text_back"]
     transfer = ("tokenizer", "zett", "transfer", model, tmp_path / "net", model, "--output")
@@ -186,9 +191,10 @@ def test_zett_says_it_in_training_and_in_transfer(model, tmp_path):
     ):
         found = tokenry(*transfer, tmp_path / name, *text)
         for which in ("old", "new"):
-            assert f"note: the {which} {words}" in found.stderr
+            assert f"Warning: the {which} {words}" in one_line(found.stdout)
             assert f"text back, {which} tokenizer" in found.stdout
-        assert f" {name} back" in found.stderr
+        assert f" {name} back" in one_line(found.stdout)
+        assert words not in found.stderr
         stored = json.loads((tmp_path / name / "zett.json").read_text())
         assert not stored["text_back"]["old"]["gives_text_back"]
         assert len(stored["notes"]) == 2
@@ -204,8 +210,8 @@ def test_charbench_says_it_of_its_words(model, tmp_path):
         *("--min-length", 4, "--max-length", 4, "--output", tmp_path / "out"),
     )
     words = f"the tokenizer of {model} does not give"
-    assert f"note: {words}" in found.stderr
-    assert "words back" in found.stderr
+    assert "".join(f"Warning: {words}".split()) in "".join(found.stdout.split())
+    assert words not in found.stderr
     assert "Whether the tokenizer gives the words back" in found.stdout
     assert not json.loads((tmp_path / "out" / "result.json").read_text())["text_back"][str(model)][
         "gives_text_back"
@@ -260,7 +266,7 @@ def narrow(tmp_path_factory):
             "tokenizer transplant {0}/model {0}/boundless/boundless.json {0}/out",
             "for a model train bpe, unigram or superbpe",
         ),
-        ("tokenizer transplant {0}/model {0}/text.txt {0}/out", "is no tokenizer file"),
+        ("tokenizer transplant {0}/model {0}/text.txt {0}/out", "is not a tokenizer file"),
         (
             "tokenizer zett train {0}/model {0}/text.txt --output {0}/net",
             "the tokenizer's model must be one of BPE",

@@ -1,14 +1,15 @@
 import base64
 import importlib.util
 import json
-from pathlib import Path
+import re
 
 import pytest
 import torch
 
+from tests import ROOT
 from tokenry.core.errors import UserError
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,9 @@ def rows(markdown):
 REPRODUCTION = {
     "slug": "sstoken",
     "verdict": "not shown",
+    "headline": "a",
+    "shown": 0,
+    "of": 1,
     "claims": [{"claim": "a", "paper": "0.6", "measured": 0.4321987, "control": 0.5, "verdict": "not shown"}],
     "settings": {"seeds": [0, 1, 2]},
     "seconds": 61.2,
@@ -113,7 +117,7 @@ def test_every_picture_in_the_docs_is_stored(generated):
 def test_a_reproduction_shows_each_claim_with_its_verdict(generated, root):
     store(root / "docs/results/sstoken.json", REPRODUCTION)
     markdown = generated.reproductions(root)
-    assert rows(markdown)[1] == ["a", "0.6", "0.4322", "0.5", "not shown"]
+    assert rows(markdown)[1] == ["headline: a", "0.6", "0.4322", "0.5", "not shown"]
     assert "LLM Fine-tuning: headline not shown; 0 of 1 claim" in markdown
     assert "[0, 1, 2]" in markdown
 
@@ -121,9 +125,9 @@ def test_a_reproduction_shows_each_claim_with_its_verdict(generated, root):
 def test_a_headline_is_marked_and_a_missing_figure_is_said_to_be_missing(generated, root):
     other = {**REPRODUCTION["claims"][0], "claim": "b", "paper": None, "verdict": "shown"}
     claims = [*REPRODUCTION["claims"], other]
-    store(root / "docs/results/sstoken.json", {**REPRODUCTION, "claims": claims, "headline": "a"})
+    store(root / "docs/results/sstoken.json", {**REPRODUCTION, "claims": claims, "shown": 1, "of": 2})
     markdown = generated.reproductions(root)
-    assert [row[:2] for row in rows(markdown)[1:]] == [["**Headline:** a", "0.6"], ["b", "no such figure"]]
+    assert [row[:2] for row in rows(markdown)[1:]] == [["headline: a", "0.6"], ["b", "no such figure"]]
     assert "headline not shown; 1 of 2 claims" in markdown
 
 
@@ -132,11 +136,10 @@ def test_what_came_of_the_stored_runs_is_what_the_package_says(generated, root):
     for path in (DOCS / "results").glob("*.json"):
         (root / "docs/results" / path.name).write_text(path.read_text())
     generated.store_reproduced(root)
-    again = "python docs/hooks/generated.py writes it anew"
     package = DOCS.parent / "src/tokenry/reproduced.json"
     assert json.loads((root / "src/tokenry/reproduced.json").read_text()) == json.loads(
         package.read_text()
-    ), again
+    ), AGAIN
 
 
 def test_a_comparison_shows_each_run_and_what_its_paired_difference_shows(generated, root):
@@ -166,21 +169,49 @@ def test_the_scaling_law_is_that_of_the_stored_run(generated):
     assert ocr[-1] == "0.5B, visual tokens: 16"
 
 
-def test_a_benchmark_shows_its_ratio_beside_the_target(generated, root):
-    result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": {"threads": 1}}
-    store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "ratio": 1.2, "holds": False}])
+def test_a_benchmark_shows_what_it_measured_and_the_direction_of_its_ratio(generated, root):
+    settings = {"threads": 1, "cpu_seconds": {"ours": 5.953, "theirs": 1234.5}}
+    result = {"name": "step time", "ratio": 0.9234, "target": 0.95, "holds": True, "settings": settings}
+    faster = {**result, "ratio": 1.6, "target": 1.55, "at_least": True, "settings": {}}
+    store(root / "benchmarks/results/sstoken_step.json", [result, {**result, "holds": False}, faster])
     markdown = generated.benchmarks(root)
     assert rows(markdown)[1:] == [
-        ["step time", "0.9234", "≤ 0.95", "yes"],
-        ["step time", "1.2", "≤ 0.95", "no"],
+        ["step time", "ours 5.953 s, theirs 1,234 s", "0.9234", "lower", "≤ 0.95", "yes"],
+        ["step time", "ours 5.953 s, theirs 1,234 s", "0.9234", "lower", "≤ 0.95", "no"],
+        ["step time", "–", "1.6", "higher", "≥ 1.55", "yes"],
     ]
+    assert "### A training step of ssToken beside other ways to train\n" in markdown
     assert "python benchmarks/sstoken_step.py --json" in markdown
 
 
-def test_a_speed_up_must_reach_its_target(generated, root):
-    result = {"name": "images per second", "ratio": 1.6, "target": 1.55, "holds": True, "at_least": True}
-    store(root / "benchmarks/results/vision_reduction.json", [{**result, "settings": {}}])
-    assert rows(generated.benchmarks(root))[1:] == [["images per second", "1.6", "≥ 1.55", "yes"]]
+def test_the_fine_tuning_step_is_the_first_benchmark(generated, root):
+    for name in ("bytes", "sstoken_step", "zett"):
+        store(root / f"benchmarks/results/{name}.json", [])
+    (root / "benchmarks/results/zett.json").unlink()
+    assert generated.benchmarks(root).startswith("### A training step of ssToken")
+
+
+AGAIN = "python docs/hooks/generated.py writes it anew"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_stored_results(generated):
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert generated.with_figures(readme, DOCS.parent) == readme, AGAIN
+    assert readme.count(generated.measured(DOCS.parent)) == 1, AGAIN
+
+
+def test_a_figure_of_the_front_page_follows_its_stored_result(generated, root):
+    for path in (DOCS.parent / "benchmarks/results").glob("*.json"):
+        (root / "benchmarks/results" / path.name).write_text(path.read_text().replace("196.85", "42.5"))
+    assert generated.measured(root) == generated.measured(DOCS.parent).replace("197 ms", "42 ms")
+
+
+def test_the_picture_of_the_token_report_is_that_of_the_stored_demo(generated):
+    picture = (DOCS / "assets/token-report.svg").read_text(encoding="utf-8")
+    assert picture == generated.token_picture(DOCS / "results/tune-demo.json"), AGAIN
+    assert len(picture) < 20_000
+    words = "".join(re.findall(r'preserve">([^<]*)<', picture))
+    assert words.startswith("First,·9·-·9·=·0.·If·present,·this·function")
 
 
 def test_the_capability_matrix_has_a_cell_per_test_and_a_dash_where_there_is_none(generated, root):

@@ -1,103 +1,38 @@
-"""Every weighing works with every way of training: two steps, the right share, weights that moved. (DDP, FSDP2: test_distributed.py.)"""
-
-import math
+"""Every weighing works with every way of training. (DDP, FSDP2: test_distributed.py.)"""
 
 import pytest
 import torch
-from peft import LoraConfig
 
-from tests.capabilities import CAPABILITIES, WEIGHINGS
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
-from tokenry.finetuning import (
-    AllTokens,
-    DatasetWeights,
-    PromptResponseWeights,
-    RandomTokens,
-    Rho1,
-    SmallLoss,
-    SSToken,
-    TokenCleaning,
-    TokenWeighingTrainer,
-)
-
-LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
-SETUPS = {
-    "full": {},
-    "LoRA": {"peft_config": LORA},
-    "multi-turn": {"multi_turn": True},
-    "packing": {"packing": True, "max_length": 24},
-    "padding-free": {"padding_free": True},
-    "accumulation": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3},
-    "checkpointing": {"gradient_checkpointing": True},
-    "bfloat16": {"bf16": True, "dtype": torch.bfloat16},
-}
-MADE = {
-    "AllTokens": AllTokens(),
-    "RandomTokens": RandomTokens(),
-    "SSToken": SSToken(warmup_fraction=0.5),
-    "Rho1": Rho1(),
-    "TokenCleaning": TokenCleaning(),
-    "SmallLoss": SmallLoss(warmup_epochs=0.0),
-    "DatasetWeights": DatasetWeights(),
-    "PromptResponseWeights": PromptResponseWeights(),
-}
+from tests.capabilities import CAPABILITIES, weighings
+from tests.finetuning.check_weighing import SAMPLES, SETUPS, check_plain, check_training
 
 
-def _train(folder, weighing, multi_turn=False, dtype=torch.float32, peft_config=None, **options):
-    rows = token_rows(samples=6, multi_turn=multi_turn)
-    trainer = TokenWeighingTrainer(
-        tiny_llama().to(dtype),
-        args=sft_config(folder, **{"max_length": None, "learning_rate": 1.0, **options}),
-        train_dataset=rows.add_column("weight", [0.5 * row for row in range(6)]),
-        processing_class=tiny_tokenizer(),
-        peft_config=peft_config,
-        weighing=weighing,
-        reference_model=tiny_llama(seed=1).to(dtype) if "reference_nll" in weighing.needs else None,
-        history_cache=folder / "cache",
-        record_signals=isinstance(weighing, AllTokens),  # plain fine-tuning records nothing unless told to
-    )
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    trainer.train()
-    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
-    return trainer, rows, moved
-
-
-def _assert_right_weights(trainer, rows):
-    """The number of tokens kept is share · R within rounding, per group; given weights are those of the data."""
-    weighing, weights = trainer.weighing, trainer.store.columns["weight"]
-    learned = ~weights.isnan()
-    labels = torch.cat([torch.tensor(labels) for labels in rows["labels"]])
-    if isinstance(weighing, PromptResponseWeights):
-        expected = torch.where(labels == -100, weighing.prompt, weighing.response)
-        torch.testing.assert_close(weights[learned], expected[learned])
-        return
+def _of_the_data(rows):
     lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
-    if isinstance(weighing, DatasetWeights):
-        expected = torch.repeat_interleave(0.5 * torch.arange(6), lengths)
-        torch.testing.assert_close(weights[learned], expected[learned])
-        return
-    steps = math.ceil(len(trainer.train_dataset) / trainer.args.per_device_train_batch_size)
-    groups = {"sample": len(rows), "batch": steps, "dataset": 1}[weighing.scope]
-    surplus = int((weights == 1).sum()) - weighing.share * int(learned.sum())
-    within = (0 <= surplus + 1e-6 < groups) if weighing.rounding == "ceil" else (-groups < surplus <= 1e-6)
-    assert within, f"{surplus} tokens more than the share"
+    return torch.repeat_interleave(0.5 * torch.arange(SAMPLES), lengths)
+
+
+def _of_prompt_and_response(rows):
+    labels = torch.cat([torch.tensor(labels) for labels in rows["labels"]])
+    return torch.where(labels == -100, 0.1, 1.0)
+
+
+MADE = {name: make() for name, make in weighings().items()}
+GIVEN = {"DatasetWeights": _of_the_data, "PromptResponseWeights": _of_prompt_and_response}
+PLAIN = {"PromptResponseWeights": {"prompt": 0.0}}
 
 
 @pytest.mark.parametrize("capability", SETUPS)
-@pytest.mark.parametrize("name", WEIGHINGS)
+@pytest.mark.parametrize("name", MADE)
 def test_a_weighing_trains_with(tmp_path, record_property, name, capability):
     record_property("capability", [name, capability])
-    trainer, rows, moved = _train(tmp_path, MADE[name], **SETUPS[capability])
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert len(losses) == 2
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
-    _assert_right_weights(trainer, rows)
-    trainable = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
-    assert moved
-    assert moved <= trainable
-    assert capability != "LoRA" or all("lora" in name for name in moved)
+    check_training(MADE[name], capability, tmp_path, GIVEN.get(name))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_weighing_at_full_share_equals_plain_sft(tmp_path, name):
+    check_plain(MADE[name], tmp_path, PLAIN.get(name))
 
 
 def test_every_capability_has_a_test():
     assert {*SETUPS, "DDP", "FSDP2"} == set(CAPABILITIES)
-    assert set(MADE) == set(WEIGHINGS)

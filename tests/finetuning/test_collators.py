@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from transformers import BatchEncoding, DataCollatorWithFlattening
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.finetuning import DatasetWeights, RandomTokens, SmallLoss, SSToken, TokenWeighingTrainer
 from tokenry.finetuning.collation import IndexingCollator

@@ -1,22 +1,14 @@
 """The contract: learning from every token is plain supervised fine-tuning, whatever the training set-up."""
 
 import pytest
-import torch
 from peft import LoraConfig
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
-from tokenry.finetuning import (
-    AllTokens,
-    DatasetWeights,
-    PromptResponseWeights,
-    RandomTokens,
-    Rho1,
-    SmallLoss,
-    SSToken,
-    TokenCleaning,
-    TokenWeighingTrainer,
-)
+from tests.finetuning.check_weighing import assert_same_weights
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
+from tokenry.finetuning import AllTokens, SSToken, TokenWeighingTrainer
 
 SETUPS = {
     "padding": {},
@@ -27,34 +19,6 @@ SETUPS = {
     "checkpointing": {"gradient_checkpointing": True},
     "shuffled_packing": {"packing": True, "max_length": 40, "shuffle_dataset": True},
 }
-FULL = {
-    "AllTokens": AllTokens(),
-    "RandomTokens": RandomTokens(share=1.0),
-    "SSToken": SSToken(share=1.0),
-    "Rho1": Rho1(share=1.0),
-    "TokenCleaning": TokenCleaning(share=1.0),
-    "SmallLoss": SmallLoss(share=1.0),
-    "DatasetWeights": DatasetWeights(),
-    "PromptResponseWeights": PromptResponseWeights(prompt=0.0),
-}
-
-
-def _weights_after(trainer):
-    trainer.train()
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-
-
-def _assert_same(first, second, tolerance=1e-6):
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(
-            first[name], second[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
-def _rows(weighing):
-    rows = token_rows(multi_turn=True)
-    return rows.add_column("weight", [1.0] * len(rows)) if isinstance(weighing, DatasetWeights) else rows
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -71,18 +35,7 @@ def test_all_tokens_equals_plain_sft(tmp_path, setup, peft):
     ours = TokenWeighingTrainer(
         tiny_llama(), args=sft_config(tmp_path, **SETUPS[setup]), weighing=AllTokens(), **common
     )
-    _assert_same(_weights_after(plain), _weights_after(ours))
-
-
-@pytest.mark.parametrize("name", FULL)
-def test_every_weighing_at_full_share_equals_plain_sft(tmp_path, name):
-    common = {"train_dataset": _rows(FULL[name]), "processing_class": tiny_tokenizer()}
-    plain = SFTTrainer(tiny_llama(), args=sft_config(tmp_path, **SETUPS["accumulation"]), **common)
-    ours = TokenWeighingTrainer(
-        tiny_llama(), args=sft_config(tmp_path, **SETUPS["accumulation"]), weighing=FULL[name],
-        history_cache=tmp_path / "cache", **common,
-    )  # fmt: skip
-    _assert_same(_weights_after(plain), _weights_after(ours))
+    assert_same_weights(plain, ours)
 
 
 def test_the_logged_loss_is_the_one_of_plain_sft(tmp_path):

@@ -15,10 +15,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from tests import ROOT
 from tests.finetuning.two_ranks import CASES, STRATEGIES, run
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 RUNS = [
     (strategy, name) for strategy in STRATEGIES for name, case in CASES.items() if strategy in case.strategies

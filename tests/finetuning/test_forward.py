@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from tests.finetuning.tiny import tiny_llama
+from tests.tiny.models import llama as tiny_llama
 from tokenry.finetuning.forward import add_token_loss
 
 

@@ -1,13 +1,13 @@
 """The authors' numbers (tests/golden/01-sstoken/GOLDEN.md) through the public functions and classes."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.golden import golden
 from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
 from tokenry.finetuning import (
     Signals,
@@ -22,7 +22,7 @@ from tokenry.finetuning import (
 )
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "01-sstoken"
+GOLDEN = golden("01-sstoken")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 

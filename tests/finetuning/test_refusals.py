@@ -19,7 +19,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import VOCABULARY
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.finetuning import (
     AllTokens,
@@ -80,7 +83,7 @@ def make_trainer(folder, weighing, model=None, rows=None, arguments=None, **opti
         (lambda: SSToken(share=float("nan")), r"share must be in \(0, 1\], got nan"),
         (lambda: SmallLoss(dropped_weight=2.0), r"dropped_weight must be in \[0, 1\], got 2.0"),
         (lambda: SSToken(warmup_fraction=1.5), r"warmup_fraction must be in \[0, 1\], got 1.5"),
-        (lambda: SmallLoss(warmup_epochs=-1.0), r"warmup_epochs must be 0 or more, got -1.0"),
+        (lambda: SmallLoss(warmup_epochs=-1.0), r"warmup_epochs must be at least 0, got -1.0"),
         (lambda: SSToken(window=2), r"window must be a positive odd number of tokens, got 2"),
         (lambda: SmallLoss(window=0), r"window must be a positive odd number of tokens, got 0"),
         (lambda: MovingAverage(decay=1.0), r"the decay of the moving average must be in \[0, 1\), got 1.0"),
@@ -100,10 +103,10 @@ def test_an_option_out_of_range_is_refused_when_the_weighing_is_made(make, words
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("scope", "row", "scope must be sample, batch or dataset, got 'row'"),
-        ("reduction", "mean", "reduction must be token, sample or paper, got 'mean'"),
-        ("progress", "absolute", "progress must be difference, relative or clipped, got 'absolute'"),
-        ("attention", "all", "attention must be prompt or content, got 'all'"),
+        ("scope", "row", "scope must be one of sample, batch, dataset, got 'row'"),
+        ("reduction", "mean", "reduction must be one of token, sample, paper, got 'mean'"),
+        ("progress", "absolute", "progress must be one of difference, relative, clipped, got 'absolute'"),
+        ("attention", "all", "attention must be one of prompt, content, got 'all'"),
     ],
 )
 def test_an_unknown_word_is_refused_when_the_weighing_is_made(option, value, words):

@@ -36,7 +36,10 @@ from transformers import (
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import VOCABULARY
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.finetuning import RandomTokens, SSToken, TokenWeighingTrainer
 

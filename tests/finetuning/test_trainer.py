@@ -11,7 +11,9 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
 from tokenry.finetuning import (
@@ -30,7 +32,7 @@ from tokenry.finetuning import (
 )
 from tokenry.finetuning import dataset_pass as dataset_pass_module
 from tokenry.finetuning.dataset_pass import samples_of
-from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache, model_fingerprint
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
@@ -167,10 +169,10 @@ def test_training_changes_the_fingerprint(tmp_path):
 
 
 def test_two_runs_add_to_one_cache_without_losing_what_the_other_added(tmp_path):
-    one = Sample(
+    one = IndexedSample(
         *(torch.tensor([5, 6]).numpy(), torch.tensor([False, True]).numpy(), torch.arange(2).numpy())
     )
-    two = Sample(
+    two = IndexedSample(
         *(torch.tensor([7, 8]).numpy(), torch.tensor([False, True]).numpy(), torch.arange(2).numpy())
     )
     first, second = NllCache(tmp_path, "abc"), NllCache(tmp_path, "abc")

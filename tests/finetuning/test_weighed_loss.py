@@ -9,7 +9,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.finetuning import (
     AllTokens,

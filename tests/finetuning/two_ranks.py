@@ -23,10 +23,14 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import VOCABULARY, sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import VOCABULARY
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.tensors import losses
 from tokenry.finetuning import (
     AllTokens,
+    CrossFitted,
     DatasetWeights,
     PromptResponseWeights,
     RandomTokens,
@@ -92,6 +96,7 @@ CASES = {
     "TokenCleaning loaded sparingly": Case(TokenCleaning(), sparing=True, strategies=("fsdp2",)),
     "Rho1": Case(Rho1(scope="sample"), ACCUMULATION, batch=2),
     "TokenCleaning": Case(TokenCleaning(), ACCUMULATION, batch=2),
+    "CrossFitted": Case(CrossFitted(), {"num_train_epochs": 2}, strategies=("ddp",)),
     "SmallLoss": Case(SmallLoss(), {"num_train_epochs": 2}),
     "DatasetWeights": Case(DatasetWeights(), ACCUMULATION, batch=2),
     "DatasetWeights mostly zero": Case(DatasetWeights(), weights=(1.0, *[0.0] * 5)),

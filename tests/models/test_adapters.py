@@ -7,8 +7,8 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests import tiny
 from tokenry.core.errors import UserError
 from tokenry.models import load_model
 
@@ -35,12 +35,8 @@ def _quiet():
 
 def write_adapter(folder, adapter, rows, tied):
     """An adapter, trained on a base model of `ROWS` tokens that was given `rows`; returns its folder and its logits."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=ROWS, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        tie_word_embeddings=tied, initializer_range=0.5,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    plain = tiny.llama(vocab_size=ROWS, num_hidden_layers=1, tie_word_embeddings=tied, initializer_range=0.5)
+    plain.save_pretrained(folder / "base")
     base = load_model(folder / "base")
     base.resize_token_embeddings(rows)
     model = get_peft_model(base, LoraConfig(r=2, init_lora_weights=False, **adapter)).eval()

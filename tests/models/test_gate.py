@@ -14,9 +14,11 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
-from tests.finetuning.tiny_tokenizers import chatml_tokenizer
-from tests.tiny_chat import QUICK, sums, write_model, write_rows
+from tests.tiny.chats import QUICK, sums, write_model, write_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import chatml_tokenizer
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.cli import app
 from tokenry.core.chat.conversations import encode_rows
 from tokenry.core.errors import UserError

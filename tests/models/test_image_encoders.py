@@ -19,7 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_model, write_processor
+from tests.tiny.images import CLASSES, IMAGE, SIZE, write_classifier, write_model, write_processor
 from tokenry.core.errors import UserError
 from tokenry.models.image_encoders import load_image_encoder
 

@@ -8,19 +8,19 @@ from huggingface_hub import constants
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests import tiny
 from tokenry.core.errors import UserError
 from tokenry.models import embedded, load_model, load_tokenizer, preferred_dtype
 
-CONFIG = LlamaConfig(
-    vocab_size=16,
-    hidden_size=8,
-    intermediate_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    tie_word_embeddings=True,
-)
+SMALL = {
+    "vocab_size": 16,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "tie_word_embeddings": True,
+}
 IDS = torch.tensor([[1, 2, 3, 4]])
 
 
@@ -32,9 +32,8 @@ def save_tokenizer(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    torch.manual_seed(0)
     path = tmp_path / "tiny"
-    LlamaForCausalLM(CONFIG).save_pretrained(path)
+    tiny.llama(**SMALL).save_pretrained(path)
     save_tokenizer(path)
     return path
 
@@ -150,7 +149,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder):
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    LlamaForCausalLM(CONFIG).save_pretrained(tmp_path)
+    tiny.llama(**SMALL).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"has no tokenizer.*save_pretrained"):
         load_tokenizer(tmp_path)
 

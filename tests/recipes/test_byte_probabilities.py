@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.decoding.byte_level.cutters import byte_level
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 from tokenry.recipes import byte_probabilities
 from tokenry.recipes.byte_probabilities import (
@@ -27,12 +28,9 @@ STORY = [
 
 @pytest.fixture(scope="module")
 def lm():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=400, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.5
-    )  # fmt: skip
+    model = tiny.llama(vocab_size=400, hidden_size=16, num_hidden_layers=1, initializer_range=0.5)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level("gpt2"))
-    return ByteLM(LlamaForCausalLM(config), tokenizer, context_ids=[3], eos_token_ids=[2])
+    return ByteLM(model, tokenizer, context_ids=[3], eos_token_ids=[2])
 
 
 def answers(bits, first=24, completed=24):
@@ -46,7 +44,7 @@ def verdicts(**changed):
         HEALED: answers(1.0, 10, 8),
         NAIVE: answers(4.0, 3, 1),
     } | {globals()[name]: value for name, value in changed.items()}
-    return [claim.verdict == "shown" for claim in judge(given)]
+    return [claim.verdict for claim in judge(given)]
 
 
 def test_a_cut_is_inside_a_word_and_about_fifty_bytes_into_its_text():
@@ -78,34 +76,27 @@ def test_a_run_writes_its_plot_and_its_result(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(byte_probabilities, "load_model", lambda name, dtype: torch.nn.Identity())
     monkeypatch.setattr(byte_probabilities, "load_tokenizer", lambda name: None)
     monkeypatch.setattr(byte_probabilities, "ByteLM", lambda model, tokenizer: lm)
-    result = run_small("byte-probabilities", ByteSizes(("embedded",), 4), tmp_path)
+    result = check_recipe("byte-probabilities", ByteSizes(("embedded",), 4), tmp_path)
     assert {claim.verdict for claim in result.claims} == {"too few"}
 
 
-def test_everything_can_be_shown():
-    assert verdicts() == [True] * 5
-
-
-@pytest.mark.parametrize(
-    ("changed", "not_shown"),
-    [
+def test_each_claim_can_be_shown_and_can_fail():
+    check_verdicts(verdicts, [
+        ({}, set()),
         ({"HEALED": answers(1.0, 10, 23)}, {0}),
         ({"EXACT": answers(1.0)}, {1, 4}),
         ({"HEALED": answers(4.0, 10, 8)}, {2}),
         ({"HEALED": answers(1.0, 24, 8)}, {3}),
         ({"EXACT": answers(0.6)}, {4}),
-    ],
-)
-def test_each_claim_can_fail(changed, not_shown):
-    assert {number for number, shown in enumerate(verdicts(**changed)) if not shown} == not_shown
+    ])  # fmt: skip
 
 
 def test_five_wins_are_too_few_to_be_more_than_chance():
     won = {"HEALED": answers(1.0, 10, 19)}
-    assert verdicts(**won)[0] is False
-    assert verdicts(HEALED=answers(1.0, 10, 18))[0] is True
+    assert verdicts(**won)[0] == "not shown"
+    assert verdicts(HEALED=answers(1.0, 10, 18))[0] == "shown"
 
 
 def test_an_ensemble_is_judged_against_the_single_model():
-    assert verdicts(ENSEMBLE=answers(0.01)) == [True] * 6
-    assert verdicts(ENSEMBLE=answers(0.2))[5] is False
+    assert verdicts(ENSEMBLE=answers(0.01)) == ["shown"] * 6
+    assert verdicts(ENSEMBLE=answers(0.2))[5] != "shown"

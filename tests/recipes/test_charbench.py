@@ -10,8 +10,8 @@ import pytest
 import torch
 from pandas import DataFrame
 
-from tests.finetuning.tiny import tiny_llama
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
+from tests.tiny.models import llama as tiny_llama
 from tokenry.evaluation.charbench import Segmentation, build_charbench, features_of
 from tokenry.evaluation.charbench.items import COUNTING_TASKS, INDEX_TASKS
 from tokenry.recipes import charbench, load_recipe
@@ -169,7 +169,7 @@ def test_a_run_ends_with_claims_settings_and_a_picture(tmp_path, monkeypatch, to
         lambda name, dtype: tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=512),
     )
     monkeypatch.setattr(charbench, "load_tokenizer", lambda name: tokenizer)
-    reproduction = run_small("charbench", sizes, tmp_path)
+    reproduction = check_recipe("charbench", sizes, tmp_path)
     assert len(reproduction.claims) == 5
     assert "regeneration" in reproduction.settings["note"]
     assert set(reproduction.settings["reader_accuracy"]) == {*COUNTING_TASKS, *INDEX_TASKS}

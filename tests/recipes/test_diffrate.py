@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
-from tests.recipes.small import run_small
+from tests import tiny
+from tests.recipes.check_recipe import check_recipe
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule
 from tokenry.recipes import diffrate
@@ -26,23 +26,12 @@ METHODS = (LEARNED, *UNIFORM, RANDOM_ORDER, RANDOM_DROP, WEIGHTED)
 
 @pytest.fixture
 def testbed():
-    torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=24,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=3,
-        initializer_range=0.3,
-    )
+    model = tiny.vit_classifier(image_size=24, num_hidden_layers=4, num_labels=3, initializer_range=0.3)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(12, 1, 24, 24, generator=generator)
     labels = torch.arange(12) % 3
     return diffrate.Testbed(
-        Classifier(ViTForImageClassification(config).eval().requires_grad_(False), images, labels, views=3),
+        Classifier(model.requires_grad_(False), images, labels, views=3),
         loader=[(images[:4], labels[:4])] * 2,
         shares=(0.7, 0.5),
         official=0.5,
@@ -70,7 +59,7 @@ def verdicts(**accuracy):
 
 
 def test_it_runs_from_search_to_picture(testbed, tmp_path):
-    found = run_small("diffrate", lambda progress: testbed, tmp_path)
+    found = check_recipe("diffrate", lambda progress: testbed, tmp_path)
     assert found.settings["measured"]["0.5"].keys() == set(METHODS)
     assert found.headline.claim.startswith("at 0.70 of the dense FLOPs")
     assert len(found.claims) == 5

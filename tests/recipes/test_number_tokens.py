@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tokenry.evaluation.arithmetic.addition import AdditionAnswer
 from tokenry.evaluation.arithmetic.addition_problems import sample_problems
 from tokenry.recipes import number_tokens
@@ -130,6 +130,6 @@ def test_wrong_digits_are_counted_on_the_longest_sums_only():
 def test_a_run_writes_its_plot_and_its_result(tmp_path, monkeypatch):
     frozen = {"nosep": answers(50, 50), "comma_r2l": answers(80, 80)}
     monkeypatch.setattr(number_tokens, "_frozen", lambda sizes, progress: (frozen, "it reads digit by digit"))
-    result = run_small("number-tokens", AdditionSizes(setting=TINY), tmp_path)
+    result = check_recipe("number-tokens", AdditionSizes(setting=TINY), tmp_path)
     assert len(result.claims) == 6
     assert "it reads digit by digit" in (tmp_path / "result.json").read_text()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tokenry.compression.vision.quecc import QueCC, TokenPackerCompressor
 from tokenry.compression.vision.vlm_scaling import ScalingFit
 from tokenry.recipes.one_visual_token import (
@@ -80,7 +80,7 @@ def test_a_reader_learns():
 
 
 def test_the_whole_recipe_runs_and_draws(tmp_path):
-    reproduction = run_small("one-visual-token", VisualTokenSizes((0, 1), SHORT), tmp_path)
+    reproduction = check_recipe("one-visual-token", VisualTokenSizes((0, 1), SHORT), tmp_path)
     assert [claim.verdict for claim in reproduction.claims[:3]] == ["shown"] * 3
     assert "shown" not in [claim.verdict for claim in reproduction.claims[3:]]
     assert "one visual token" in reproduction.headline.claim

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tests.tokenization.premium_golden import golden
 from tokenry.core.stats import Estimate
 from tokenry.recipes.premiums import judge, settings_compared
@@ -118,7 +118,7 @@ def test_an_effect_of_similarity_refutes_that_there_is_none(corpus, found):
 
 
 def test_a_run_ends_with_claims_settings_and_a_picture(corpus, tmp_path):
-    reproduction = run_small("premiums", lambda progress: corpus, tmp_path)
+    reproduction = check_recipe("premiums", lambda progress: corpus, tmp_path)
     assert len(reproduction.claims) == 6
     assert set(reproduction.settings["optimal_vocab_sizes"]) == set(LANGUAGES)
 

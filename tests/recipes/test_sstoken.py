@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from matplotlib.figure import Figure
 
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
 from tokenry.core.stats import Estimate, Paired
 from tokenry.recipes import sstoken
 from tokenry.recipes.sstoken import (
@@ -77,7 +77,7 @@ def test_a_run_puts_the_headline_first_and_keeps_what_was_measured(tmp_path, mon
     monkeypatch.setattr(sstoken, "probe_attention", lambda model, tokenizer: {sstoken.PUBLISHED: attention})
     monkeypatch.setattr(sstoken, "run_toys", lambda seeds, progress: _runs(ssToken=0.1))
     monkeypatch.setattr(sstoken, "compare", lambda plan, folder, progress: comparison)
-    result = run_small("sstoken", SSTokenSizes((0, 1, 2), {"demo_samples": 4}), tmp_path)
+    result = check_recipe("sstoken", SSTokenSizes((0, 1, 2), {"demo_samples": 4}), tmp_path)
     assert result.headline.claim.startswith("end to end")
     assert (result.verdict, len(result.claims)) == ("shown", 6)
     assert result.settings["auroc"] == {sstoken.PUBLISHED: 0.6}

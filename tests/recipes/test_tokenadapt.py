@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tests.recipes.small import run_small
-from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level, tiny_model
+from tests.recipes.check_recipe import check_recipe
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, ENGLISH, byte_level
 from tokenry.core.text.bits_per_byte import TextLoss
 from tokenry.recipes.testbeds.prose import read_story
 from tokenry.recipes.testbeds.tokenizer_swap import (
@@ -63,7 +64,7 @@ def test_every_method_is_measured_and_the_model_is_not_used_up(subject):
 
 
 def test_a_run_writes_its_plot_and_its_result(subject, tmp_path):
-    result = run_small("tokenadapt", lambda progress: subject, tmp_path)
+    result = check_recipe("tokenadapt", lambda progress: subject, tmp_path)
     assert {claim.verdict for claim in result.claims} == {"too few"}
     settings = json.loads((tmp_path / "result.json").read_text())["settings"]
     assert settings["transplants"][HYBRID]["counts"]["copied"] > 0

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
-from tests.recipes.small import run_small
+from tests import tiny
+from tests.recipes.check_recipe import check_recipe
 from tokenry.compression.vision.zero_tprune import ZeroTPruneConfig, token_trace
 from tokenry.recipes.testbeds.reduction_trial import Classifier, ReductionTrial
 from tokenry.recipes.zero_tprune import (
@@ -31,21 +31,10 @@ CONFIG = ZeroTPruneConfig(layers=(1, 2), keep_rates=(0.9, 0.7), r=(3, 2), iterat
 @pytest.fixture(scope="module")
 def subject():
     torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=24,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=4,
-        attn_implementation="eager",
-    )
     images = torch.randn(12, 1, 24, 24)
     ink = torch.rand(12, 36)
     schedules = {"mild": PruningStrength(CONFIG, over_random=10.0)}
-    model = ViTForImageClassification(config).eval()
+    model = tiny.vit_classifier(image_size=24, num_labels=4, attn_implementation="eager")
     return Subject(Classifier(model, images, torch.arange(12) // 3, 3), schedules, ink)
 
 
@@ -103,7 +92,7 @@ def test_votes_that_follow_the_ink_correlate_with_it(subject):
 
 
 def test_a_run_ends_with_claims_settings_and_a_picture(subject, tmp_path):
-    reproduction = run_small("zero-tprune", lambda progress: subject, tmp_path)
+    reproduction = check_recipe("zero-tprune", lambda progress: subject, tmp_path)
     assert len(reproduction.claims) == 4
     assert all("%" in claim.paper for claim in reproduction.claims)
     assert len(reproduction.settings["votes_and_ink"]) == 3

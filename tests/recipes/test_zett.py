@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.recipes.small import run_small
-from tests.tokenization.tiny_vocabularies import CODE, byte_level
+from tests.recipes.check_recipe import check_recipe
+from tests.tiny.tokenizers import CODE, byte_level
 from tests.tokenization.transfer.zett.tiny import TEXTS, causal, config, tokenizer
 from tokenry.core.text.bits_per_byte import TextLoss
 from tokenry.core.text.passages import passages
@@ -96,7 +96,7 @@ def test_the_residual_form_begins_where_the_mean_of_pieces_is(measured):
 
 def test_a_run_leaves_a_picture_and_its_settings(subject, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(zett, "measure", lambda subject, progress: measured[1:])
-    run_small("zett", lambda progress: subject, tmp_path)
+    check_recipe("zett", lambda progress: subject, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
     assert set(stored["settings"]["bits_per_byte"]) == set(BITS)
     assert stored["settings"]["steps"] == {"warm-up": 2, "all": 10}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import ViTForImageClassification
 
-from tests.compression.vision.tiny_vlms import make_inputs, make_model
-from tests.recipes.small import run_small
+from tests.recipes.check_recipe import check_recipe
+from tests.tiny.vlms import make_inputs, make_model
 from tokenry.recipes.testbeds.digits_reader import DigitsReader, ReaderSetting, train_reader, visual_tokens
 from tokenry.recipes.testbeds.digits_vit import DigitsViTSetting, vit_config
 from tokenry.recipes.testbeds.llava_pope import ask
@@ -106,7 +106,7 @@ def test_an_estimate_must_be_good_enough(measured):
 
 
 def test_the_recipe_judges_every_claim_and_draws(measured, tmp_path):
-    reproduction = run_small("zoo-prune", lambda progress: measured, tmp_path)
+    reproduction = check_recipe("zoo-prune", lambda progress: measured, tmp_path)
     assert len(reproduction.claims) == 4
     assert "DivPrune" in reproduction.headline.claim
 

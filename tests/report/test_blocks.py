@@ -5,8 +5,10 @@ import math
 import re
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from tests.report.hostile import HOSTILE
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import (
     Cell,
@@ -88,6 +90,36 @@ def test_a_table_fits_its_terminal_and_breaks_no_word(width):
     assert max(map(len, text.splitlines())) <= width
     for word in ("measure0", "measure11", "1,000,011"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_long_text_is_folded_between_words_and_numbers_stay_whole(width):
+    claims = Table(
+        "Claims",
+        ("claim", "measured", "control", Column("n")),
+        [
+            (
+                "merging keeps more accuracy than dropping at the same number of tokens " * 3,
+                "0.377 ± 0.021 (paired)",
+                "0.324",
+                90,
+            ),
+            ("x" * 300, "not shown", "the same samples without any selection of tokens at all", 1_234_567),
+        ],
+    )
+    text = in_terminal([claims], width)
+    assert max(map(len, text.splitlines())) <= width
+    assert {"merging", "dropping", "selection", "1,234,567", "(paired)"} <= set(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("nasty", HOSTILE)
+def test_a_terminal_holds_any_text_in_any_place(nasty, width):
+    table = Table(nasty, (nasty, Column("NLL", nasty), nasty), [(nasty, 0.125, Cell(nasty, nasty))], (nasty,))
+    text = in_terminal([table, Text(nasty, "warning"), Findings([(nasty, nasty)])], width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "0.125" in text
+    assert not {"\x1b", "\x00", "\u202e"} & set(text)
 
 
 def test_what_is_folded_is_left_out_of_the_terminal_and_folded_elsewhere():

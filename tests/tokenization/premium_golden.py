@@ -1,10 +1,7 @@
 """The reference numbers of the premium measures and of the superword trainers."""
 
-import json
-from pathlib import Path
-
-_FOLDER = Path(__file__).parents[1] / "golden/02-premiums"
+from tests.golden import golden_json
 
 
 def golden(name: str):
-    return json.loads((_FOLDER / f"dev-{name}.json").read_text(encoding="utf-8"))
+    return golden_json("02-premiums", f"dev-{name}.json")

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from tests.real_tokenizers import every_real_tokenizer, real_backend, real_tokenizer
-from tests.tokenization.tiny_vocabularies import byte_level
+from tests.tiny.tokenizers import byte_level
 from tokenry.core.text.round_trip import comes_back, round_trip
 from tokenry.tokenization.segmentation import TokenCutter
 from tokenry.tokenization.training import extend_to_superwords

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tokenry.core.errors import UserError
-from tokenry.tokenization.segmentation import Piece, TokenCutter, compare_segmentations
-from tokenry.tokenization.training.boundless_bpe import train_boundless_bpe
+from tokenry.tokenization.segmentation import TextPiece, TokenCutter, compare_segmentations
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import train_bpe
 
 TEXTS = ["the cat sat on the mat", "a cat and a dog and the mat", "über die Brücke, über den Fluß"] * 3
@@ -44,9 +44,9 @@ def test_shared_cuts_are_counted_over_the_cuts_of_both() -> None:
 
 
 def test_a_part_of_a_character_is_shown_as_its_byte() -> None:
-    assert Piece(0, "ü".encode()[:1]).text == "⟨C3⟩"
-    assert Piece(0, b"a\xbcb").text == "a⟨BC⟩b"
-    assert Piece(0, "日本".encode()).text == "日本"
+    assert TextPiece(0, "ü".encode()[:1]).text == "⟨C3⟩"
+    assert TextPiece(0, b"a\xbcb").text == "a⟨BC⟩b"
+    assert TextPiece(0, "日本".encode()).text == "日本"
 
 
 def test_a_tokenizer_that_loses_text_says_so_and_its_cuts_are_not_compared() -> None:

@@ -138,7 +138,7 @@ def test_the_spread_has_intervals_around_its_figures():
             "the texts are not parallel: eng has 2 segments and deu has 1",
         ),
         (lambda: train_bpe(TEXTS, 256, special_tokens=["<s>"]), "ask for at least 257"),
-        (lambda: train_bpe(TEXTS, 300, "(("), "is no regular expression"),
+        (lambda: train_bpe(TEXTS, 300, "(("), "is not a valid regular expression"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -13,7 +13,8 @@ from tokenry.tokenization.tokenizer_files import (
     save_tokenizer,
     text_files,
 )
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.superbpe import train_superbpe
 
 TEXTS = ["to be or not to be", "that is to be"] * 3
@@ -82,8 +83,8 @@ def broken(folder, content):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda folder: load_any_tokenizer(broken(folder, b"{}")), "is no tokenizer file"),
-        (lambda folder: load_any_tokenizer(broken(folder, b"\x00")), "is no tokenizer file"),
+        (lambda folder: load_any_tokenizer(broken(folder, b"{}")), "is not a tokenizer file"),
+        (lambda folder: load_any_tokenizer(broken(folder, b"\x00")), "is not a tokenizer file"),
         (lambda folder: load_any_tokenizer(folder), "has no tokenizer"),
         (lambda folder: TextLines((folder / "no.txt",)), "there is no text file"),
         (lambda folder: TextLines(()), "there is no text file at all"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
-from tests.tokenization.tiny_vocabularies import byte_level, sentencepiece, unigram, word_piece
+from tests.tiny.tokenizers import byte_level, sentencepiece, unigram, word_piece
 from tokenry.tokenization.written import WrittenVocabulary
 
 KINDS = {kind.__name__: kind() for kind in (byte_level, sentencepiece, unigram, word_piece)}

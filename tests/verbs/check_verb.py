@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from tokenry.cli import app
 from tokenry.core.plans import plan_options
+from tokenry.report.blocks import Section, Table, warnings_in
 from tokenry.report.html import page
 from tokenry.report.markdown import markdown
 from tokenry.report.result import PAGE_FILE, RESULT_FILE
@@ -23,6 +25,7 @@ from tokenry.report.terminal import terminal_blocks
 from tokenry.verbs._catalogue import verb_modules, verb_of
 
 WIDTH = 80
+WIDTHS = (80, 120)
 
 
 def tokenry(verb: str, *arguments: Any) -> Any:
@@ -41,7 +44,8 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     Returns:
         What was saved.
     """
-    result = tokenry(verb, *arguments, "--output", output, "--json", "--quiet")
+    log = output.parent / f"{output.name}.log"
+    result = tokenry(verb, *arguments, "--output", output, "--json", "--quiet", "--log-file", log)
     assert result.exit_code == 0, result.output
     assert result.stderr == "", "nothing is said under --quiet"
 
@@ -58,7 +62,17 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     settings = {**saved.get("settings", {}), **saved.get("environment", {})}
     again = page(saved["kind"], saved["title"], blocks, settings)
     assert drawn == again, "what is drawn at once is drawn again from what is saved"
-    assert too_wide(in_terminal(blocks)) == []
+    reported = tokenry("report", output)
+    assert reported.exit_code == 0, reported.output
+    assert (output / PAGE_FILE).read_text(encoding="utf-8") == drawn, "tokenry report draws it too"
+    assert in_terminal(blocks, coloured=False).split() == reported.stdout.split()
+    for width in WIDTHS:
+        assert too_wide(in_terminal(blocks, width), width) == []
+        assert broken_words(blocks, width) == set()
+    said = log.read_text(encoding="utf-8")
+    assert [warning for warning in warnings_in(blocks) if warning in said] == [], (
+        "a warning stands in the result alone"
+    )
     assert markdown(blocks)
     return saved
 
@@ -72,12 +86,28 @@ def check_refused(verb: str, *arguments: Any, words: str) -> None:
     assert "Traceback" not in said
 
 
-def in_terminal(blocks: Any, width: int = WIDTH) -> str:
+def in_terminal(blocks: Any, width: int = WIDTH, coloured: bool = True) -> str:
     """Blocks as a terminal of `width` columns shows them."""
     console = Console(file=io.StringIO(), width=width)
-    for renderable in terminal_blocks(blocks, width):
+    for renderable in terminal_blocks(blocks, width, coloured):
         console.print(renderable)
     return console.file.getvalue()
+
+
+def broken_words(blocks: Any, width: int) -> set[str]:
+    """The words of tables that are cut in two at this width; those too long for any column are not counted."""
+    found = list(tables(blocks))
+    whole, fitted = (set(in_terminal(found, columns).split()) for columns in (10_000, width))
+    return {word for word in whole - fitted if len(word) <= width // 3}
+
+
+def tables(blocks: Any) -> Iterator[Table]:
+    """The tables in blocks."""
+    for block in blocks:
+        if isinstance(block, Section):
+            yield from tables(block.blocks)
+        elif isinstance(block, Table):
+            yield block
 
 
 def too_wide(text: str, width: int = WIDTH) -> list[str]:

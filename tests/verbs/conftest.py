@@ -1,5 +1,21 @@
-"""For the tests of verbs that read conversations: a tiny chat model with its data."""
+"""For the tests of verbs: a tiny chat model with its data; what a verb saves has every field that is promised."""
+
+import pytest
 
 from tests.desk import desk
+from tokenry.report.result import Result
 
 __all__ = ["desk"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_saved_result_keeps_its_fields(pytestconfig):
+    looks, save = pytestconfig.pluginmanager.get_plugin("frozen_fields"), Result.save
+
+    def save_and_look(result, output):
+        looks.look_at(result.as_json)
+        return save(result, output)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Result, "save", save_and_look)
+        yield

@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.decoding.byte_level.cutters import KnownTexts, byte_level
-from tests.finetuning.tiny import tiny_llama
-from tests.finetuning.tiny_tokenizers import chatml_tokenizer
-from tests.tiny_chat import write_model
+from tests.tiny.chats import write_model
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import chatml_tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
 from tokenry.report.html import page
 from tokenry.verbs.bytes import score, self_test

@@ -6,7 +6,7 @@ import pytest
 
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, too_wide
 from tests.verbs.check_verb import tokenry as called
-from tokenry.compression.vision.vlm_scaling import PUBLISHED_SCORES, PUBLISHED_SIZES, PUBLISHED_TOKENS
+from tokenry.compression.vision.published_scaling import PUBLISHED_SCORES, PUBLISHED_SIZES, PUBLISHED_TOKENS
 from tokenry.verbs._catalogue import verb_of
 
 PLAN = "compress plan"
@@ -120,7 +120,7 @@ def test_a_plan_of_an_earlier_version_is_drawn():
     (("--tokens", "0"), "numbers of visual tokens must be at least 1, got 0"),
     (("--sizes", "0"), "must be above 0, got 0"),
     (("--fix-d", "2"), "--fix-d must be in [0, 1], got 2.0"),
-    (("--text-tokens", "-5"), "numbers of text tokens are at least 0, got -5"),
+    (("--text-tokens", "-5"), "--text-tokens must be at least 0, got -5"),
     (("missing.csv",), "missing.csv does not exist"),
     (("missing.json",), "missing.json does not exist"),
     (("missing.csv", "--table", "ocr"), "give a file of scores or --table, not both"),

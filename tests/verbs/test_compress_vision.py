@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tiny_images import write_classifier, write_images
+from tests.tiny.images import write_classifier, write_images
 from tests.verbs.check_verb import check_refused, check_verb, tokenry
 
 VISION = "compress vision"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.tune.record import load
 
 ANSWER = {"role": "assistant", "content": "The answer is 42."}

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.tiny_chat import write_model
+from tests.tiny.chats import write_model
 from tokenry.cli import app
 from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition import judge_answer
@@ -64,9 +64,9 @@ def test_tables_say_how_numbers_are_cut_and_what_was_right(model):
         (["--signature", "7,7"], "a signature is three lengths such as 7,7,8"),
         (["--signature", "7,7,9"], "no addition has the signature (7, 7, 9)"),
         (["--group", "0"], "group must be at least 1, got 0"),
-        (["--shots", "-1"], "no negative number of shots"),
-        (["--per-signature", "0"], "there must be at least one problem"),
-        (["--spaces", "-1"], "spaces must not be negative, got -1"),
+        (["--shots", "-1"], "--shots must be at least 0, got -1"),
+        (["--per-signature", "0"], "--per-signature must be at least 1, got 0"),
+        (["--spaces", "-1"], "--spaces must be at least 0, got -1"),
         (["--retokenize", "r2l"], "the vocabulary lacks"),
     ],
 )

@@ -11,7 +11,7 @@ from pandas import DataFrame
 from tests.evaluation.charbench.golden import golden_features, golden_items, golden_predictions
 from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
-from tests.tiny_chat import write_model
+from tests.tiny.chats import write_model
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry, too_wide
 from tokenry.evaluation.charbench import TASKS, charbench_report
 from tokenry.report.blocks import Figure, Section, Table

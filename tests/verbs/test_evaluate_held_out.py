@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.check_verb import check_verb, in_terminal
 from tests.verbs.tune.record import load
 from tokenry.report.html import page
@@ -90,7 +90,7 @@ def test_a_result_of_an_older_version_is_drawn():
     shown = in_terminal(blocks)
     for words in ("m on d.jsonl", "1.500 ± 0.020", "40", "0.500", "data: 2 samples are longer"):
         assert words in shown
-    assert "cut, skipped or not read" in page("evaluation", "m", blocks, {})
+    assert '<p class="warning">data: 2 samples' in page("evaluation", "m", blocks, {})
 
 
 def test_a_result_of_the_harness_is_drawn():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.tiny_chat import QUICK
+from tests.tiny.chats import QUICK
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.tiny_chat import sums, write_rows
+from tests.tiny.chats import sums, write_rows
 from tests.verbs.check_verb import in_terminal, too_wide
 from tokenry.core.plans import plan_options
 from tokenry.report.html import page
@@ -67,7 +67,7 @@ def test_a_result_is_laid_out_again_from_what_is_saved(of_rows):
     settings = {option.name for option in plan_options(score_verb.Plan)} - {"output"}
     assert settings == set(saved["settings"])
     blocks = score_verb.lay_out(saved)
-    drawn = page("score", saved["title"], blocks, saved["settings"])
+    drawn = page("score", saved["title"], blocks, {**saved["settings"], **saved["environment"]})
     assert drawn == (of_rows[1] / "report.html").read_text()
     shown = in_terminal(blocks)
     assert too_wide(shown) == []
@@ -187,12 +187,12 @@ def test_a_text_file_that_is_not_utf8_is_refused(score, tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     result = score(tmp_path / "latin.txt")
     assert result.exit_code == 2
-    assert "latin.txt is not UTF-8 (byte 3)" in result.stderr
+    assert "latin.txt is not UTF-8: byte 3 (line 1)" in result.stderr
 
 
 def test_text_that_was_rendered_already_gets_no_second_bos(desk, tmp_path):
-    from tests.finetuning.tiny import tiny_llama
-    from tests.finetuning.tiny_tokenizers import character_tokenizer
+    from tests.tiny.models import llama as tiny_llama
+    from tests.tiny.tokenizers import character_tokenizer
 
     tokenizer = character_tokenizer(adds_bos=True)
     tokenizer.save_pretrained(tmp_path / "bos")

@@ -8,7 +8,7 @@ import pytest
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal, tokenry
 from tokenry.core.text.round_trip import RoundTrip
 from tokenry.report.html import page
-from tokenry.tokenization.segmentation import Piece, Segmentation
+from tokenry.tokenization.segmentation import TextPiece, TextSegmentation
 from tokenry.tokenization.tokenizer_files import save_tokenizer
 from tokenry.tokenization.training.byte_level_training import train_bpe
 from tokenry.tokenization.vocabulary_use import VocabularyUse
@@ -78,7 +78,7 @@ def test_one_file_may_be_written(folder, tmp_path, name):
         ("--text none.txt --languages eng", "give --text, or --parallel with --languages: not both"),
         ("--languages eng --output picture.png", "--output must end in .html or .json"),
         ("--text {0}/text.txt --shown 0", "--shown must be at least 1, got 0"),
-        ("--parallel {0}/none", "is no folder"),
+        ("--parallel {0}/none", "is not a folder"),
         ("--parallel {0}/parallel --languages eng,fra", "fra"),
     ],
 )
@@ -95,9 +95,9 @@ def test_a_tokenizer_is_called_by_the_end_of_its_path_where_that_is_its_own(tmp_
 
 def cut(name, *pieces, shared=1.0):
     text = b"".join(pieces)
-    found = tuple(Piece(number, data) for number, data in enumerate(pieces))
+    found = tuple(TextPiece(number, data) for number, data in enumerate(pieces))
     use = VocabularyUse(0.5, 0.6, 0.7)
-    return Segmentation(name, found, len(text), len(text), 2, use, RoundTrip(1), 1.5, shared)
+    return TextSegmentation(name, found, len(text), len(text), 2, use, RoundTrip(1), 1.5, shared)
 
 
 def test_a_cut_that_the_first_tokenizer_does_not_make_is_marked():

@@ -9,7 +9,7 @@ from tests.tokenization.numbers.test_retokenize_numbers import gpt4_like
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tests.verbs.check_verb import tokenry as command_line
 from tokenry.report.html import page
-from tokenry.tokenization.training.boundless_bpe import train_boundless_bpe
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.verbs.tokenizer.numbers import lay_out
 
 VERB = "tokenizer numbers"

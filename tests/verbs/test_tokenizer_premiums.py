@@ -141,7 +141,7 @@ def test_a_small_count_is_no_small_cost():
         ([], "name tokenizers to measure, or give --grid"),
         (["x", "--grid"], "one of the two"),
         (["no/such/folder", "--parallel", "{texts}/parallel"], "does not exist"),
-        (["{trained}/bpe", "--parallel", "{texts}/no"], "is no folder"),
+        (["{trained}/bpe", "--parallel", "{texts}/no"], "is not a folder"),
         (
             ["{trained}/bpe", "--parallel", "{texts}/parallel", "--reference", "fra"],
             "the reference language 'fra' is not among the languages",

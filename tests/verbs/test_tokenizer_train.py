@@ -97,7 +97,7 @@ def test_what_does_not_come_back_is_a_warning_everywhere():
         (["superbpe", "{texts}/train", "--max-words", "0"], "--max-words must be at least 1, got 0"),
         (["bpe", "{texts}/train", "--min-frequency", "-1"], "--min-frequency must be at least 0, got -1"),
         (["boundless", "{texts}/train", "--tau", "-1"], "tau must be positive"),
-        (["bpe", "{texts}/train", "--pattern", "("], "is no regular expression"),
+        (["bpe", "{texts}/train", "--pattern", "("], "is not a valid regular expression"),
         (["bpe", "{texts}/train", "--output", "made.json"], "--output must name a folder"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level
+from tests.tiny.tokenizers import CODE, byte_level
 from tests.tokenization.transfer.zett.tiny import TEXTS, causal, tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app
@@ -182,7 +182,7 @@ def test_what_cannot_be_read_or_written_is_one_sentence(desk, tmp_path):
         ((desk / "model", desk, desk / "new", "--output", tmp_path / "out"), "holds no hypernetwork"),
         (
             (desk / "model", desk / "net", desk / "one.txt", "--output", tmp_path / "out"),
-            "is no tokenizer file",
+            "is not a tokenizer file",
         ),
         ((desk / "model", desk / "net", desk / "new", "--output", desk / "net"), "exists already"),
         (

@@ -1,7 +1,4 @@
-"""The command line: the tree of `tokenry.verbs`, and the verbs that know the recipes.
-
-A verb imports what is heavy inside its function, so that `tokenry --help` answers at once.
-"""
+"""The command line: the tree of `tokenry.verbs`, and the two verbs that know the recipes."""
 
 import os
 from typing import Annotated, Any
@@ -9,17 +6,19 @@ from typing import Annotated, Any
 import typer
 
 from tokenry import __version__
-from tokenry.cli.console import verb
-from tokenry.cli.papers import papers
-from tokenry.cli.reproduce import reproduce
-from tokenry.cli.tree import Verbs
+from tokenry.cli.tree import Verb, Verbs
+from tokenry.verbs._catalogue import add_verbs
+
+WITH_RECIPES = {name: f"tokenry.cli.{name}" for name in ("papers", "reproduce")}
+add_verbs(WITH_RECIPES)
 
 
 class Tokenry(Verbs):
     """The whole tree."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__("tokenry.verbs", **settings)
+        with_recipes = {name: Verb(name, module) for name, module in WITH_RECIPES.items()}
+        super().__init__("tokenry.verbs", with_recipes, **settings)
 
 
 app = typer.Typer(
@@ -29,10 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-for _function in (papers, reproduce):
-    app.command()(verb(_function))
 
 
 def _print_version(asked: bool) -> bool:

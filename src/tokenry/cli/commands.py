@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from tokenry.cli.console import Json, command, run_verb
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import read_text
 from tokenry.core.io.settings import parse_yaml
 from tokenry.core.plans import (
     PlanOption,
@@ -51,7 +52,7 @@ class PlanCommand(TyperCommand):
         """
         if not _reads_config(self.plan) and (path := _config_in(args)):
             try:
-                values = read_values(self.plan, parse_yaml(_text(path), str(path)), str(path))
+                values = read_values(self.plan, parse_yaml(read_text(path), str(path)), str(path))
             except UserError as error:
                 raise typer.BadParameter(str(error)) from error
             extra["default_map"] = {
@@ -128,13 +129,6 @@ def _parameter(option: PlanOption) -> inspect.Parameter:
         default=default,
         annotation=Annotated[_parsed_kind(option), info],
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error}).") from error
 
 
 def _is_flag(kind: Any) -> bool:

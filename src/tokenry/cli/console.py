@@ -10,10 +10,9 @@ import inspect
 import json
 import logging
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from tokenry.cli.progress import progress
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_output, require_output_file
-from tokenry.core.io.progress import DETAILS
+from tokenry.core.io.progress import Progress
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result
@@ -53,9 +51,6 @@ LogFile = Annotated[
     ),
 ]
 _SHARED = {"quiet": (Quiet, False), "debug": (Debug, False), "log_file": (LogFile, None)}
-_SILENCE = 30.0
-"""Seconds after which a job that writes to no terminal says again how far it is."""
-
 
 _EXTRAS = {
     "reasoning_gym": "demo",
@@ -128,23 +123,27 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-verb = command
-
-
-def run_verb(run: "Callable[[Any, Callable[[str, float], None]], Result]", plan: Any, as_json: bool) -> None:
+def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool) -> None:
     """Run a verb, save its result where the plan's `output` says, and print it.
+
+    A warning stands in the result, and is said once: under `--json`, where nobody may read the result, on stderr.
 
     Raises:
         UserError: the output cannot be written, or what the verb refuses.
         typer.Exit: with code 1 where the result says that something failed.
     """
+    from tokenry.report.blocks import warnings_in
+
     output = getattr(plan, "output", None)
     require_output(output)
-    with progress() as report:
+    with progress(_streams.get().quiet) as report:
         result = run(plan, report)
-    written = result.save(output) if output is not None else []
+    kept = output is not None and not getattr(plan, "dry_run", False)
+    written = result.save(output) if kept else []
     if as_json:
         print_json(result.printed)
+        for warning in warnings_in(result.blocks):
+            note(f"warning: {warning}")
     else:
         show_blocks(result.blocks)
     if written:
@@ -168,17 +167,6 @@ def print_json(content: Any) -> None:
     print(text, file=_streams.get().results, flush=True)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout, as wide as the terminal; its cells are shown as they are."""
-    table = Table(show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    show(title)
-    show(table)
-
-
 def show(renderable: RenderableType) -> None:
     """Print a rich table or text to stdout, as a result; plain strings are shown as they are."""
     Console(file=_streams.get().results, markup=False, highlight=False).print(renderable)
@@ -188,51 +176,6 @@ def note(text: str) -> None:
     """Say something that is not a result, on stderr; nothing under `--quiet`."""
     if not _streams.get().quiet:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, float], None]]:
-    """Show a bar with elapsed and remaining time on stderr; yields `report(what, share_done)`.
-
-    Where stderr is no terminal, each new `what` is a line of its own, and a long one is repeated with the share that is done.
-    """
-    terminal = Console(stderr=True)
-    if _streams.get().quiet or not terminal.is_terminal:
-        yield _lines()
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("remaining"),
-    )
-    # The remaining time is estimated from all the time that has passed: stages differ in speed.
-    with Progress(*columns, console=terminal, speed_estimate_period=1e9) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)
-
-
-def _lines() -> Callable[[str, float], None]:
-    last, begun = "", time.monotonic()
-    written = begun
-
-    def report(what: str, share: float) -> None:
-        nonlocal last, written
-        now = time.monotonic()
-        stage = what.partition(DETAILS)[0]
-        if stage != last or now - written >= _SILENCE:
-            last, written = stage, now
-            left = (
-                f", about {(now - begun) * (1 / share - 1):.0f} s remaining"
-                if share > 0 and now - begun > 5
-                else ""
-            )
-            note(f"{share:4.0%}  {what}{left}")
-
-    return report
 
 
 class _Notes(logging.Handler):

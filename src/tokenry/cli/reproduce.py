@@ -1,78 +1,101 @@
 """`tokenry reproduce SLUG`: run the recipe of a paper and say, claim by claim, what it shows."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
-import typer
-
-from tokenry.cli.console import Json, note, print_json, print_table, progress
 from tokenry.core.errors import UserError
-from tokenry.papers import catalogue, paper
-from tokenry.recipes import Scale, run_recipe
+from tokenry.core.io.progress import Progress
+from tokenry.core.plans import argument, option
+from tokenry.papers import Scale, catalogue, outcome, paper
+from tokenry.recipes import run_recipe
+from tokenry.report.blocks import Block, Table
+from tokenry.report.result import Result
 
-if TYPE_CHECKING:
-    from tokenry.recipes.kit import Claim
-
-_NO_FIGURE = "no such figure"
+_LISTED = ("number", "slug", "title", "verdict", "shown", "of")
 
 
-def reproduce(
-    slug: Annotated[str | None, typer.Argument(help="The paper's slug; `tokenry papers` lists them.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List what can be reproduced, and stop.")] = False,
-    scale: Annotated[
-        Scale, typer.Option(help="laptop: minutes on two CPU cores; paper: the paper's models and data.")
-    ] = "laptop",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for result.json and plots (default: runs/reproduce-SLUG).")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run the recipe of a paper: its headline claim, the other claims, and what the measurement shows of each."""
-    if list_:
-        _list_recipes(json)
-        return
-    if slug is None:
-        raise UserError("no paper was named: give a slug, or --list to see what can be reproduced.")
-    entry = paper(slug)
-    folder = output or Path("runs") / f"reproduce-{slug}"
-    with progress() as report:
-        reproduction = run_recipe(slug, scale, folder, report)
-    if json:
-        print_json(reproduction.as_json())
-    else:
-        print_table(
-            f"{entry.title} (arXiv {entry.arxiv}): {reproduction.outcome}",
+@dataclass(frozen=True)
+class Plan:
+    """Run the recipe of a paper: its headline claim, the other claims, and what the measurement shows of each.
+
+    Attributes:
+        slug: the paper's slug; `tokenry papers` lists them.
+        list_: list what can be reproduced, and stop.
+        scale: `laptop` takes minutes on two CPU cores; `paper` runs the paper's models and data.
+        output: folder for result.json, report.html and plots; by default runs/reproduce-SLUG.
+    """
+
+    slug: str | None = argument(None)
+    list_: bool = False
+    scale: Scale = "laptop"
+    output: Path | None = option(None, metavar="FOLDER")
+
+    def __post_init__(self) -> None:
+        if self.list_:
+            return
+        if self.slug is None:
+            raise UserError("no paper was named: give a slug, or --list to see what can be reproduced.")
+        paper(self.slug)
+        if self.output is None:
+            object.__setattr__(self, "output", Path("runs") / f"reproduce-{self.slug}")
+        elif self.output.suffix in (".json", ".html"):
+            raise UserError(f"--output must name a folder, in which plots are kept, got {self.output}.")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Run the recipe, or list the papers that have one.
+
+    Raises:
+        UserError: the paper has no recipe yet.
+    """
+    if plan.list_ or plan.slug is None or plan.output is None:
+        return _listed()
+    reproduction = run_recipe(plan.slug, plan.scale, plan.output, progress)
+    data = reproduction.as_json()
+    return Result(paper(plan.slug).title, data, lay_out(data))
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """One row per claim, the headline first."""
+    entry = paper(data["slug"])
+    claims = data["claims"]
+    rows = [
+        (
+            f"headline: {claim['claim']}" if place == 0 else claim["claim"],
+            "no such figure" if claim["paper"] is None else claim["paper"],
+            claim["measured"],
+            claim["control"],
+            claim["verdict"],
+        )
+        for place, claim in enumerate(claims)
+    ]
+    return [
+        Table(
+            f"{entry.title} (arXiv {entry.arxiv}): {outcome(data['verdict'], data['shown'], data['of'])}",
             ("claim", "paper", "measured", "control", "verdict"),
-            (_row(claim, number == 0) for number, claim in enumerate(reproduction.claims)),
+            rows,
+            notes=(f"Measured in {data['seconds']:,.0f} s.",),
         )
-    note(f"{reproduction.seconds:.0f} s; written to {folder}")
+    ]
 
 
-def _list_recipes(json: bool) -> None:
-    entries = [entry for entry in catalogue() if entry.available]
-    if json:
-        print_json(
-            [
-                {
-                    "number": entry.number,
-                    "slug": entry.slug,
-                    "title": entry.title,
-                    "verdict": entry.verdict,
-                    "shown": entry.shown,
-                    "of": entry.of,
-                }
-                for entry in entries
-            ]
+def _listed() -> Result:
+    entries = [
+        {name: value for name, value in asdict(entry).items() if name in _LISTED}
+        for entry in catalogue()
+        if entry.available
+    ]
+    rows = [
+        (
+            entry["slug"],
+            entry["title"],
+            outcome(entry["verdict"], entry["shown"], entry["of"]) or "not run yet",
         )
-        return
-    print_table(
-        "tokenry reproduce SLUG",
-        ("slug", "title", "stored run"),
-        ((entry.slug, entry.title, entry.outcome) for entry in entries),
+        for entry in entries
+    ]
+    table = Table("tokenry reproduce SLUG", ("slug", "title", "stored run"), rows)
+    return Result(
+        "What can be reproduced", {"kind": "reproduce", "papers": entries}, [table], printed_part="papers"
     )
-
-
-def _row(claim: "Claim", headline: bool) -> tuple[str, ...]:
-    figures = (_NO_FIGURE if claim.paper is None else claim.paper, claim.measured, claim.control)
-    texts = (figure if isinstance(figure, str) else f"{figure:.4g}" for figure in figures)
-    return (f"headline: {claim.claim}" if headline else claim.claim, *texts, claim.verdict)

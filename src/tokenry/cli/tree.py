@@ -41,26 +41,20 @@ class Verbs(TyperGroup):
 
     Args:
         package: the package.
-        commands: further commands, in groups of their own or in those of the package.
+        further: commands beside those of the package.
         **settings: as for a group of typer.
     """
 
-    def __init__(self, package: str, *, commands: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(self, package: str, further: Mapping[str, Verb] | None = None, **settings: Any) -> None:
         found = importlib.import_module(package)
         settings = {"no_args_is_help": True, "context_settings": SETTINGS, **settings}
         settings["help"] = settings.get("help") or (found.__doc__ or "").strip().partition("\n\n")[0]
-        super().__init__(commands=_commands(package), **settings)
+        settings["commands"] = {**_commands(package), **(further or {})}
+        super().__init__(**settings)
         self.default = getattr(found, "DEFAULT", None)
-        self.add_all(commands or {})
-
-    def add_all(self, commands: Mapping[str, Any]) -> None:
-        """Add commands, those of a group to the group of that name."""
-        for name, command in commands.items():
-            there = self.commands.get(name)
-            if isinstance(there, Verbs) and isinstance(command, TyperGroup):
-                there.add_all(command.commands)
-            else:
-                self.commands[name] = command
+        if self.default:
+            verb = self.commands[self.default]
+            verb.help = f"{verb.help} This verb is the default."
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order in which the package names them, the others after."""

@@ -64,6 +64,11 @@ def option(
     return dataclasses.field(default=default, metadata={"flag": flag, "metavar": metavar, "commas": commas})
 
 
+def setting(default: Any = None) -> Any:
+    """Declare a field of a plan that is no option: a verb that reads settings of its own fills it."""
+    return dataclasses.field(default=default, metadata={"hidden": True})
+
+
 @cache
 def plan_options(plan: type) -> tuple[PlanOption, ...]:
     """The options of a plan in the order of its fields, configs unfolded.
@@ -81,7 +86,7 @@ def plan_options(plan: type) -> tuple[PlanOption, ...]:
 def _options(plan: type, instance: Any, holder: tuple[str, ...]) -> Iterator[PlanOption]:
     hints, words = typing.get_type_hints(plan), _documented(plan)
     for field in dataclasses.fields(plan):
-        if not field.init:
+        if not field.init or field.metadata.get("hidden"):
             continue
         default = getattr(instance, field.name) if instance is not None else _default(field)
         if dataclasses.is_dataclass(hints[field.name]):

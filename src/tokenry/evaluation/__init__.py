@@ -1,6 +1,6 @@
-"""How well a model does on data it has not seen: NLL, bits per byte, paired differences, verified answers.
+"""Evaluation of models on held-out data: NLL, bits per byte, paired differences, verified answers.
 
-`tokenry.evaluation.arithmetic` lets it add, `tokenry.evaluation.charbench` asks it about the characters of words.
+`tokenry.evaluation.arithmetic` tests addition, `tokenry.evaluation.charbench` questions about the characters of words.
 """
 
 from tokenry.evaluation.arithmetic import (

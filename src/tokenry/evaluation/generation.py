@@ -1,4 +1,4 @@
-"""Greedy answers, generated in batches: the same whatever stands beside them in the batch, and whatever the model's own defaults are."""
+"""Greedy answers, generated in batches: they depend neither on the rest of the batch nor on the model's own generation defaults."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -23,15 +23,15 @@ def greedy_answers(
     """Generate one greedy answer per prompt; batches are padded on the left, which never changes an answer.
 
     Args:
-        model: anything with `generate`. Its mode is restored afterwards.
-        tokenizer: its own.
-        prompts: token ids.
-        max_new_tokens: tokens after which an answer is cut off.
-        batch_size: prompts per batch.
-        progress: told the share that is done.
+        model: model with a method `generate`. Its mode is restored afterwards.
+        tokenizer: tokenizer of the model.
+        prompts: token ids of each prompt.
+        max_new_tokens: number of tokens after which an answer is cut off.
+        batch_size: number of prompts per batch.
+        progress: function that is told the share that is done.
 
     Returns:
-        What was generated, without special tokens, in the order of the prompts.
+        The generated texts without special tokens, in the order of the prompts.
     """
     require_answers(model, prompts, max_new_tokens)
     greedy = greedy_config(model, tokenizer, max_new_tokens)
@@ -49,12 +49,9 @@ def greedy_answers(
 
 
 def require_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Refuse a model that is no causal language model, or that has no room for a prompt with its answer.
+    """Raise `UserError` unless a model is a causal language model with room for each prompt and its answer, and knows all tokens.
 
-    What is not of transformers, and has no more than a `generate`, knows its own limits.
-
-    Raises:
-        UserError: one of these, or a prompt with a token that the model does not know.
+    A model that is not of transformers is left to its own limits.
     """
     if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
         return
@@ -67,13 +64,9 @@ def require_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_
 def greedy_config(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, ends: Iterable[int] = ()
 ) -> GenerationConfig:
-    """Greedy whatever the model's own defaults are: a shipped temperature or penalty would change what is measured.
+    """Greedy decoding that ignores the model's own defaults: a shipped temperature or penalty would change the measurement.
 
-    Args:
-        model: its own end tokens end an answer.
-        tokenizer: so does its eos token.
-        max_new_tokens: tokens after which an answer is cut off.
-        ends: further tokens that end an answer.
+    The end tokens of the model, the eos token of the tokenizer and `ends` end an answer.
     """
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     known = {*ends, *(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}

@@ -7,7 +7,6 @@ The item is the sample; with n the summed NLL of an item (nats) and t its learna
     bits per byte   = Σ n / (ln 2 · Σ bytes)
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, Paired, ratio_estimate
 from tokenry.core.tensors.alignment import IGNORED, check_labels, learnable_tokens, segment_ids
 from tokenry.core.tensors.gate import require_causal_lm, require_readable
@@ -34,13 +34,13 @@ Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What one model's NLL is on held-out items, in the order of the data.
+    """NLL of one model on held-out items, in the order of the data.
 
     Attributes:
         nll: summed NLL of the learnable tokens of each item, in nats.
-        tokens: learnable tokens of each item.
-        text_bytes: UTF-8 bytes of the text of these tokens; None when no tokenizer was given.
-        items: a hash of the token ids and labels of each item.
+        tokens: number of learnable tokens of each item.
+        text_bytes: number of UTF-8 bytes of the text of these tokens; None without a tokenizer.
+        items: hash of the token ids and labels of each item.
     """
 
     nll: Float[ndarray, "items"]
@@ -62,7 +62,7 @@ class HeldOut:
     def bits_per_byte(self) -> Estimate | None:
         """Bits per UTF-8 byte of text, comparable between tokenizers; None when no tokenizer was given.
 
-        The numerator counts every learnable token, so also saying where the answer ends, which is no byte of text.
+        The numerator counts every learnable token, including the one that ends the answer, which is no byte of text.
         """
         if self.text_bytes is None:
             return None
@@ -79,16 +79,14 @@ def held_out_nll(
 
     Args:
         model: a transformers causal language model, wrapped or not (PEFT, DDP). Its mode is restored afterwards.
-        dataset: rows with `input_ids` and `labels` of one length each, without padding.
-        batch_size: samples per forward pass; it never changes the result beyond rounding.
-        tokenizer: counts the bytes of the learnable text, for `HeldOut.bits_per_byte`.
+        dataset: rows whose `input_ids` and `labels` have the same length, without padding.
+        batch_size: number of samples per forward pass; it never changes the result beyond rounding.
+        tokenizer: tokenizer that counts the bytes of the learnable text, for `HeldOut.bits_per_byte`.
 
     Raises:
-        UserError: a model that is no causal language model, fewer than two rows, missing columns, labels, ids or lengths that do not
-            fit, nothing learnable, or an NLL that is not finite.
+        UserError: no learnable token, an NLL that is not finite, or data that do not fit the model.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    require_at_least(1, batch_size=batch_size)
     require_causal_lm(model)
     items = _read_items(dataset, output_head(model).vocabulary)
     read = torch.cat([ids for ids, _ in items])
@@ -127,12 +125,9 @@ def paired_difference(run: HeldOut, control: HeldOut, to: str = "control") -> Pa
     differences of the items' summed NLL. The standard error holds the variation over items, not over seeds.
 
     Args:
-        run: the model in question.
-        control: the model it is compared with.
-        to: the name of the control in the record.
-
-    Raises:
-        UserError: the two were not measured on the same items in the same order.
+        run: result of the model in question.
+        control: result of the model that it is compared with, on the same items in the same order.
+        to: name of the control in the record.
     """
     if run.items != control.items:
         raise UserError(
@@ -197,4 +192,4 @@ def _text_bytes(ids: Tensor, labels: Tensor, tokenizer: PreTrainedTokenizerBase)
 
 
 def _item_hash(ids: Tensor, labels: Tensor) -> str:
-    return hashlib.sha256(torch.cat([ids, labels]).numpy().tobytes()).hexdigest()[:16]
+    return fingerprint(torch.cat([ids, labels]), length=16)

@@ -1,4 +1,4 @@
-"""Accuracy by the tasks' own verifiers: greedy answers, generated in batches, and whether each of them is right.
+"""Accuracy by the tasks' own verifiers: greedy answers, generated in batches, and whether each of them is correct.
 
 An item carries its verifier as plain data, so that it survives JSON, Parquet and `datasets`:
 
@@ -6,7 +6,7 @@ An item carries its verifier as plain data, so that it survives JSON, Parquet an
     {"kind": "exact", "answer": TEXT}                                             the text after "The answer is" equals it
     {"kind": "number", "answer": TEXT}                                            the last number equals its last number
 
-accuracy = right answers / items, ± sqrt(p (1 − p) / (N − 1)), the standard error of the mean over items.
+accuracy = correct answers / items, ± sqrt(p (1 − p) / (N − 1)), the standard error of the mean over items.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.evaluation.generation import greedy_answers
 
@@ -32,23 +32,19 @@ _NUMBER = re.compile(r"(?:(?<![\w.])-)?\d[\d,]*(?:\.\d+)?")
 
 
 def extract_answer(text: str) -> str | None:
-    """Return X of the last "The answer is X." in `text`, without the point; None where it is not said."""
+    """Return X of the last "The answer is X." in `text`, without the point; None if there is none."""
     said = _ANSWER.findall(text)
     return said[-1].strip() if said else None
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number in `text` ("1,250.5" is 1250.5); None where there is none."""
+    """Return the last number in `text` ("1,250.5" is 1250.5); None if there is none."""
     numbers = _NUMBER.findall(text)
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def is_right(answer: str, verifier: Verifier) -> bool:
-    """Tell whether a generated answer is right by its item's verifier.
-
-    Raises:
-        UserError: the verifier is of an unknown kind, or incomplete.
-    """
+    """Whether a generated answer is correct by its item's verifier."""
     kind = verifier.get("kind")
     if kind not in _VERIFIERS:
         raise UserError(f"a verifier's kind is one of {', '.join(sorted(_VERIFIERS))}, got {kind!r}.")
@@ -60,15 +56,7 @@ def is_right(answer: str, verifier: Verifier) -> bool:
 
 
 def verifier_accuracy(answers: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Estimate:
-    """Compute the share of right answers and its standard error over the items.
-
-    Args:
-        answers: one generated answer per item.
-        items: rows with a `verifier`.
-
-    Raises:
-        UserError: not one answer per item, fewer than two items, or an item without a usable verifier.
-    """
+    """Compute the share of correct answers and its standard error over the items (rows with a `verifier`)."""
     if len(answers) != len(items):
         raise UserError(f"{len(answers)} answers for {len(items)} items: give one answer per item.")
     if len(items) < 2:
@@ -93,14 +81,11 @@ def generate_answers(
     """Generate one greedy answer per prompt; batches are padded on the left, which never changes an answer.
 
     Args:
-        model: anything with `generate` (a transformers model, or one wrapped by PEFT). Its mode is restored afterwards.
-        tokenizer: with a chat template.
+        model: model with a method `generate` (of transformers, or wrapped by PEFT). Its mode is restored afterwards.
+        tokenizer: tokenizer with a chat template.
         prompts: conversations that end with the user's turn.
-        max_new_tokens: tokens after which an answer is cut off.
-        batch_size: prompts per batch.
-
-    Raises:
-        UserError: no chat template, a prompt that does not end with the user's turn, or a size below 1.
+        max_new_tokens: number of tokens after which an answer is cut off.
+        batch_size: number of prompts per batch.
     """
     encoded = encode_prompts(tokenizer, prompts, max_new_tokens, batch_size)
     answers = greedy_answers(model, tokenizer, encoded, max_new_tokens, batch_size)
@@ -113,7 +98,7 @@ def encode_prompts(
     max_new_tokens: int = 48,
     batch_size: int = 16,
 ) -> list[list[int]]:
-    """Write prompts as `generate_answers` does, with the same errors."""
+    """Encode prompts as `generate_answers` does."""
     _check_prompts(tokenizer, prompts, max_new_tokens, batch_size)
     return [
         tokenizer.apply_chat_template(
@@ -130,9 +115,7 @@ def _check_prompts(
         raise UserError(
             "the tokenizer has no chat template, so prompts cannot be written as conversations: set tokenizer.chat_template."
         )
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}.")
+    require_at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
     for index, prompt in enumerate(prompts):
         if not prompt or prompt[-1].get("role") != "user":
             raise UserError(
@@ -148,7 +131,7 @@ def _reasoning_gym_right(answer: str, verifier: Verifier) -> bool:
         entry = json.loads(verifier["entry"])
     except (TypeError, ValueError) as error:
         raise UserError("a reasoning-gym verifier's entry is the JSON text of the task's entry.") from error
-    # Partial scores are for partly right answers; accuracy counts right ones.
+    # A partial score is no correct answer.
     return bool(_score_answer(verifier["dataset"])(answer=said, entry=entry) >= 1.0)
 
 

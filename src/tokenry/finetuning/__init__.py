@@ -6,12 +6,15 @@ from tokenry.core.tensors.choices import minmax_within
 from tokenry.core.tensors.losses import token_nll
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.all_tokens import AllTokens
+from tokenry.finetuning.cross_fitted import CrossFitted
 from tokenry.finetuning.dataset_weights import DatasetWeights
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import (
     AdapterOff,
     BaseModel,
     Checkpoint,
+    CrossFit,
     HistorySource,
     MovingAverage,
     PreviousEpoch,
@@ -41,9 +44,12 @@ __all__ = [
     "AttentionProbe",
     "BaseModel",
     "Checkpoint",
+    "CrossFit",
+    "CrossFitted",
     "DatasetWeights",
     "Diagnosis",
     "Encoding",
+    "Folds",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",

@@ -1,8 +1,11 @@
-"""The data collator of a weighed training: any collator of the user's, whose layout the indices of the tokens follow.
+"""The data collator of a weighed run: the user's own, with the index of every token beside it.
 
-A collator may pad on either side, flatten, cut, sort or drop samples: where a token goes, its index goes. The layouts of TRL's
-collators are recognised by comparing the ids. For any other the collator lays out the same samples once more, with a
-number in the place of each token.
+A collator may pad on either side, flatten, cut, sort or drop samples: the index of a token goes where the token goes. The layouts
+of TRL's collators are recognised by comparing the ids. Any other collator lays out the same samples a second time, with a
+number in the place of each token:
+
+    samples [7, 9], [4]    →  batch  [[7, 9], [0, 4]]      (padded on the left with 0)
+    numbers [0, 1], [2]    →  layout [[0, 1], [pad, 2]]    so token_index = [[0, 1], [-1, 2]]
 """
 
 import copy
@@ -21,14 +24,14 @@ from tokenry.finetuning.token_index import RUNS, expanded
 
 Collate = Callable[..., MutableMapping[str, Any]]
 
-# Numbers that are no token ids, not even those of padding, and fit into 32 bits.
+# These numbers cannot be token ids, not even of padding, and fit into 32 bits.
 _FIRST_NUMBER = 1 << 30
 
 
 class IndexingCollator:
-    """Adds `token_index` to the batches of `collate`: the index of every token, -1 where there is none.
+    """Adds `token_index` to the batches of `collate`: the index of every token, -1 at padding.
 
-    It stands in for the collator: it has its class, to whoever asks, and its attributes.
+    It stands in for the collator: it shows the collator's class and attributes as its own.
     """
 
     _collate: Collate
@@ -60,7 +63,7 @@ class IndexingCollator:
         plain = [{name: value for name, value in example.items() if name != RUNS} for example in examples]
         if any(RUNS not in example for example in examples):
             return self._collate(plain, *args, **kwargs)
-        kept = [dict(example) for example in plain]  # a collator may take its examples apart
+        kept = [dict(example) for example in plain]  # a collator may change its examples in place
         flat = torch.cat([_ids(example) for example in plain])
         index = torch.from_numpy(np.concatenate([expanded(example[RUNS]) for example in examples]))
         if len(index) != len(flat):
@@ -172,8 +175,9 @@ def plain_layout(
     flat: Int[Tensor, "tokens"],
     attention_mask: Tensor | None = None,
 ) -> Bool[Tensor, "batch seq"] | None:
-    """Where the samples stand in a batch that holds them whole and in order: as its mask says, padded on the right or on the left, or
-    flattened. None where they do not.
+    """The places of the samples in a batch that holds them whole and in order; None for any other layout.
+
+    Tried are the batch's own mask, padding on the right, padding on the left, and one flattened row.
     """
     rows, width = laid.shape
     size = torch.tensor(lengths)[:, None]

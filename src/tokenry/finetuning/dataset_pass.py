@@ -1,10 +1,10 @@
-"""Signals of every target of a training set under one fixed model: one pass, and for the NLL a cache.
+"""Signals of all targets of a training set under one fixed model: one pass, with a cache for the NLL.
 
-Samples are sorted by length, so that a batch has next to no padding; only target rows meet the output head.
+Samples are sorted by length, so that batches have little padding; only target rows pass through the output head.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -20,13 +20,15 @@ from tokenry.core.tensors.alignment import IGNORED, segment_ids
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.forward import ReadSignals, add_token_loss
-from tokenry.finetuning.nll_cache import NllCache, Sample
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
+Value = TypeVar("Value")
 
-def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
-    """Take packed rows apart into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
+
+def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[IndexedSample]:
+    """Split packed rows into samples; rows carry `input_ids`, `labels`, `token_runs` and perhaps `seq_lengths`.
 
     The samples of a data set are views of its memory.
     """
@@ -42,17 +44,19 @@ def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
             yield from _samples(ids, labels, expanded(row[RUNS]), np.array([len(ids)]))
 
 
-def _samples(ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray) -> Iterator[Sample]:
+def _samples(
+    ids: np.ndarray, labels: np.ndarray, index: np.ndarray, lengths: np.ndarray
+) -> Iterator[IndexedSample]:
     ends = np.cumsum(lengths)
     starts = ends - lengths
     targets = labels != IGNORED
-    targets[starts[lengths > 0]] = False  # nothing predicts a first token
+    targets[starts[lengths > 0]] = False  # a first token has no prediction
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield Sample(ids[start:end], targets[start:end], _as_range(index[start:end]))
+        yield IndexedSample(ids[start:end], targets[start:end], _as_range(index[start:end]))
 
 
 def _as_range(index: np.ndarray) -> np.ndarray | range:
-    """A sample has consecutive indices, unless TRL has wrapped it from several that were shuffled."""
+    """A sample has consecutive indices, unless TRL wrapped it from several shuffled ones."""
     first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
     consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())
     return range(first, last + 1) if consecutive else index.copy()
@@ -60,7 +64,7 @@ def _as_range(index: np.ndarray) -> np.ndarray | range:
 
 def dataset_nll(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[IndexedSample],
     size: int,
     *,
     cache: NllCache | None = None,
@@ -78,12 +82,12 @@ def dataset_nll(
         model: a causal language model, whole on this device; it is put in eval mode for the pass.
         samples: what `samples_of` gives.
         size: number of tokens in the training set.
-        cache: known losses, read and added to by the first rank only: the others may be on machines without it.
+        cache: known losses, used by the first rank only, as other machines may not have the folder.
         holders: the ranks that hold the model, see `weight_holders`.
-        device: through which ranks talk to each other.
+        device: device through which ranks communicate.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
-        title: what the progress bar says.
+        title: title of the progress bar.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     store = TokenStore(size)
@@ -97,7 +101,7 @@ def dataset_nll(
             index = sample.index[None]
             where = torch.from_numpy(sample.targets)[None]
             store.record("nll", index, torch.zeros(where.shape).masked_scatter(where, losses), where)
-    missing = _as_the_first_rank_says(missing)
+    missing = as_the_first_rank_says(missing)
     if missing and rank in holders:
         part = [samples[number] for number in missing[list(holders).index(rank) :: len(holders)]]
         shown = progress and rank == 0
@@ -110,9 +114,9 @@ def dataset_nll(
 
 
 def weight_holders(fingerprint: str | None) -> list[int]:
-    """Tell which ranks hold the same weights as the first; none when the first has no whole weights (None).
+    """The ranks that hold the same weights as the first rank; none if the first has no whole weights (None).
 
-    Loaded sparingly for FSDP, a model has its weights on the first rank of each machine only, until training begins.
+    With `fsdp_cpu_ram_efficient_loading`, only the first rank of each machine has the weights until training begins.
     """
     if not dist.is_initialized():
         return [] if fingerprint is None else [0]
@@ -121,16 +125,17 @@ def weight_holders(fingerprint: str | None) -> list[int]:
     return [rank for rank, other in enumerate(fingerprints) if other and other == fingerprints[0]]
 
 
-def _as_the_first_rank_says(numbers: list[int]) -> list[int]:
+def as_the_first_rank_says(value: Value) -> Value:
+    """The value of the first rank, on all of them."""
     if not dist.is_initialized():
-        return numbers
-    told = [numbers]
+        return value
+    told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
 
 
-def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
-    """Lay the whole training set out as one row, with every column of `store` as a signal."""
+def flat_signals(samples: Sequence[IndexedSample], store: TokenStore) -> Signals:
+    """The whole training set as one row, with every column of `store` as a signal."""
     labels = torch.full((1, store.size), IGNORED, dtype=torch.int32)
     segments = torch.full((1, store.size), -1, dtype=torch.int32)
     for number, sample in enumerate(samples):
@@ -141,7 +146,7 @@ def flat_signals(samples: Sequence[Sample], store: TokenStore) -> Signals:
 
 def read_dataset(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[IndexedSample],
     store: TokenStore,
     needed: frozenset[str] = frozenset({"nll"}),
     *,
@@ -157,12 +162,12 @@ def read_dataset(
         model: a causal language model, whole on this device; it is put in eval mode for the pass.
         samples: what `samples_of` gives.
         store: the columns of the training set.
-        needed: which of `nll`, `entropy` and `prompt_attention`.
-        probe: which attention is read.
+        needed: signals to read, of `nll`, `entropy` and `prompt_attention`.
+        probe: layers and columns of the attention.
         template: the pieces of the chat template (`tokenry.core.chat.template`), for attention to content.
         tokens_per_batch: padded tokens of one forward.
         progress: show a progress bar on stderr.
-        title: what the progress bar says.
+        title: title of the progress bar.
     """
     add_token_loss(model)
     device = next(model.parameters()).device
@@ -177,7 +182,7 @@ def read_dataset(
                 store.record(name, index, values, reading.signals.learnable)
 
 
-def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _padded(batch: Sequence[IndexedSample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay samples out as right-padded ids, mask, labels and token indices."""
     shape = (len(batch), max(len(sample.input_ids) for sample in batch))
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
@@ -191,8 +196,8 @@ def _padded(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids, mask, labels, index
 
 
-def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
+def _batches(samples: Sequence[IndexedSample], tokens_per_batch: int) -> Iterator[list[IndexedSample]]:
+    batch: list[IndexedSample] = []
     for sample in sorted((s for s in samples if s.targets.any()), key=lambda s: -len(s.input_ids)):
         if batch and (len(batch) + 1) * len(batch[0].input_ids) > tokens_per_batch:
             yield batch

@@ -1,4 +1,4 @@
-"""Dataset weights: learn from each token as much as the data says.
+"""Dataset weights: learn from each token with the weight that the data gives it.
 
 The data carries a column `weight` (a float per sample) or `token_weights` (a float per token, aligned to `input_ids`).
 """
@@ -23,5 +23,5 @@ class DatasetWeights(GivenWeights):
         return frozenset({"dataset_weight"})
 
     def given(self, signals: Signals) -> Float[Tensor, "batch seq"]:
-        """What the data says."""
+        """The weights of the data."""
         return signals["dataset_weight"]

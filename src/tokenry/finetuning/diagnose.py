@@ -1,12 +1,12 @@
-"""Diagnosis: would a weighing keep the right tokens? A cheap look before a run is spent on it.
+"""Diagnosis: would a weighing keep the right tokens? A cheap check before spending a run on it.
 
 One epoch of plain fine-tuning, then every weighing scores the tokens once. With the class of each token known (recorded noise,
 or any class the user marked), a signal is judged as a detector of the wanted class:
 
-    auroc        probability that a wanted token scores higher than one of another class (0.5 = the signal knows nothing)
-    share_kept   how much of each class is among what the weighing would keep
+    auroc        probability that a wanted token scores higher than one of another class (0.5 = chance)
+    share_kept   fraction of each class that the weighing would keep
 
-It is a filter, not a ranking: a signal that cannot tell the classes apart is not worth a run, one that can may still lose.
+It is a filter, not a ranking: a signal that cannot separate the classes is not worth a run; one that can may still lose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ from tokenry.core.tensors.gate import require_causal_lm
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.dataset_pass import flat_signals, read_dataset, samples_of
+from tokenry.finetuning.fold_training import out_of_fold_nll
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.refusals import refuse_reference, refuse_unreadable
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.trainer import TokenWeighingTrainer
@@ -32,14 +34,14 @@ from tokenry.finetuning.weighing import TokenWeighing
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one weighing would keep.
+    """The tokens that one weighing would keep, by class.
 
     Attributes:
-        weighing: its name.
-        auroc: wanted class against each other class, and against all of them as `all`.
+        weighing: name of the weighing.
+        auroc: AUROC of the wanted class against each other class, and against all of them as `all`.
         share_kept: share of each class that would be kept.
-        unwanted_share: share of other classes among what would be kept; compare with `unwanted_share_of_all`.
-        unwanted_share_of_all: their share among all response tokens: what plain fine-tuning learns from.
+        unwanted_share: share of other classes among the kept tokens; compare with `unwanted_share_of_all`.
+        unwanted_share_of_all: their share among all response tokens, which plain fine-tuning learns from.
     """
 
     weighing: str
@@ -60,9 +62,9 @@ def judge(
     """Judge a score and a choice against the classes of the tokens.
 
     Args:
-        name: the weighing's name.
-        score: higher = more worth keeping.
-        kept: what would be kept.
+        name: name of the weighing.
+        score: score of each token; higher = more worth keeping.
+        kept: whether each token would be kept.
         token_class: index into `classes`.
         classes: names of the classes.
         wanted: the class that should be kept.
@@ -105,12 +107,12 @@ def diagnose(
     classes: Sequence[str],
     wanted: str = "clean",
 ) -> list[Diagnosis]:
-    """Train one epoch on all tokens, then judge what each weighing would keep.
+    """Train one epoch on all tokens, then judge the choice of each weighing.
 
     Args:
-        trainer_arguments: what `TokenWeighingTrainer` takes (`model`, `args`, `train_dataset`, …); the data carries
-            `token_class`. The model is trained for an epoch: give one that may be changed.
-        weighings: those to judge, by name. Where one needs a reference, `trainer_arguments` holds `reference_model`.
+        trainer_arguments: arguments of `TokenWeighingTrainer` (`model`, `args`, `train_dataset`, …); the data carries
+            `token_class`. The model is trained for an epoch, in place.
+        weighings: the weighings to judge, by name. If one needs a reference, `trainer_arguments` holds `reference_model`.
         classes: names of the token classes.
         wanted: the class that should be kept.
 
@@ -142,6 +144,11 @@ def diagnose(
                 refuse_reference(model, trainer.processing_class, samples, "the reference model")
             read_dataset(model, samples, before, title=name)
             store.add(name, before.columns.pop("nll"))
+    out_of_fold: dict[Folds, Tensor] = {}
+    for weighing in weighings.values():
+        if "out_of_fold_nll" in weighing.needs and weighing.cross_fit not in out_of_fold:
+            folds = weighing.cross_fit
+            out_of_fold[folds] = out_of_fold_nll(trainer, samples, folds)
     trainer.train()
     read_dataset(trainer.model, samples, store, needed & {"nll", "entropy"} | {"nll"}, title="nll")
     if "base_nll" in store.columns:
@@ -160,6 +167,8 @@ def diagnose(
                 template=template,
                 title=name,
             )
+        if "out_of_fold_nll" in weighing.needs:
+            store.add("out_of_fold_nll", out_of_fold[weighing.cross_fit])
         if "uniform" in weighing.needs:
             store.add("uniform", torch.rand(size, generator=torch.Generator().manual_seed(0)))
         flat = flat_signals(samples, store)

@@ -4,73 +4,23 @@
 `forward`, DDP, FSDP, DeepSpeed, autocast, PEFT and gradient checkpointing work as for any other forward.
 """
 
-import functools
-import types
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from tokenry.core.tensors.alignment import first_tokens, prompt_tokens
 from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
-from tokenry.core.tensors.losses import (
-    backbone,
-    causal_lm,
-    output_head,
-    token_entropy,
-    token_nll,
-    weighted_loss,
-)
+from tokenry.core.tensors.losses import output_head, token_entropy, token_nll, weighted_loss
 from tokenry.core.tensors.signals import AttentionProbe, Signals
+from tokenry.core.tensors.token_loss import Backbone
+from tokenry.core.tensors.token_loss import TokenLoss as TokenLoss
+from tokenry.core.tensors.token_loss import TokenLossOutput as TokenLossOutput
+from tokenry.core.tensors.token_loss import add_token_loss as add_token_loss
 from tokenry.finetuning.weighing import TokenWeighing
-
-Backbone = Callable[[], Any]
-
-
-@runtime_checkable
-class TokenLoss(Protocol):
-    """What a patched model calls instead of making logits."""
-
-    def __call__(self, backbone: Backbone, model: PreTrainedModel) -> Float[Tensor, ""]:
-        """Run `backbone` (its output carries `last_hidden_state`) and return a loss."""
-        ...
-
-
-@dataclass
-class TokenLossOutput(ModelOutput):
-    """Output of a model called with `token_loss`: the loss. (Under autocast, accelerate rebuilds it from a mapping.)"""
-
-    loss: Tensor | Mapping[str, Tensor] | None = None
-
-
-def add_token_loss(model: nn.Module) -> None:
-    """Teach a causal language model to take `token_loss`; without it the forward is the original one.
-
-    Raises:
-        UserError: there is no causal language model inside `model`.
-    """
-    inner = causal_lm(model)
-    if getattr(inner.forward, "takes_token_loss", False):
-        return
-    original = inner.forward
-    patched_before = "forward" in vars(inner)
-
-    @functools.wraps(original)
-    def forward(self: PreTrainedModel, *args: Any, token_loss: TokenLoss | None = None, **kwargs: Any) -> Any:
-        if token_loss is None:
-            # A copy of the model must run its own forward, not that of the model it was copied from.
-            return original(*args, **kwargs) if patched_before else type(self).forward(self, *args, **kwargs)
-        kwargs = {**kwargs, "use_cache": False}
-        return TokenLossOutput(loss=token_loss(functools.partial(backbone(self), *args, **kwargs), self))
-
-    forward.takes_token_loss = True  # type: ignore[attr-defined]
-    inner.forward = types.MethodType(forward, inner)
 
 
 class ReadSignals:
@@ -78,8 +28,8 @@ class ReadSignals:
 
     Args:
         signals: labels and segments of the batch.
-        needed: which of `nll`, `entropy` and `prompt_attention` to read.
-        probe: which attention `prompt_attention` means.
+        needed: signals to read, of `nll`, `entropy` and `prompt_attention`.
+        probe: layers and columns of `prompt_attention`.
         content: tokens that are content rather than template, for sink-aware attention.
     """
 
@@ -104,12 +54,12 @@ class ReadSignals:
 class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
-    Afterwards `weights` and `signals` tell what was chosen and why, `nll` holds every NLL that was computed, and `entropy` and `accuracy`
-    what the logits of the weighted tokens say.
+    Afterwards `weights` holds the choice, `signals` what it was made from, `nll` every NLL that was computed, and `entropy` and
+    `accuracy` those of the weighted tokens.
 
     Args:
-        weighing: turns signals into weights.
-        signals: what is known before the forward (labels, segments, history, static signals).
+        weighing: which tokens to learn from.
+        signals: signals known before the forward (labels, segments, history, static signals).
         content: tokens that are content rather than template, for sink-aware attention.
         extra: signals to read beyond those the weighing needs.
     """

@@ -1,37 +1,43 @@
 """Where `history_nll` comes from: an earlier state of the model in training.
 
 base            the model before training: one pass over the data, cached on disk (the paper's choice)
-adapter_off     the same for LoRA without a pass or a cache: the adapters are switched off for one forward more per step
-ema             an exponential moving average of the trained weights (of the adapter for LoRA), one forward more per step
-previous_epoch  what each token cost in the epoch before: free; the first epoch learns from all tokens
+adapter_off     the same for LoRA without a pass or a cache: one more forward per step with the adapters switched off
+ema             an exponential moving average of the trained weights (of the adapter for LoRA), one more forward per step
+previous_epoch  the loss of each token in the previous epoch: free; the first epoch learns from all tokens
+crossfit        no earlier state: progress is that of models trained without the sample (`folds`), known before training
 PATH            any checkpoint, one pass over the data, cached on disk
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
+from tokenry.finetuning.folds import Folds
 
 
 @dataclass(frozen=True)
 class HistorySource:
     """An earlier state of the model.
 
-    `static_model` names the model of a pass before training (None: no such pass).
-    `live` asks for one forward more per step, under `earlier_weights`. `from_last_epoch` reads last epoch's losses.
+    Attributes:
+        static_model: name of the model of a pass before training; None without such a pass.
+        live: whether every step needs one more forward, under `earlier_weights`.
+        from_last_epoch: whether last epoch's losses are the history.
+        folds: split of the data whose out-of-fold losses replace those of the model in training; None for a real history.
     """
 
     static_model: str | None = None
     live: bool = False
     from_last_epoch: bool = False
+    folds: Folds | None = None
 
     @contextmanager
     def earlier_weights(self, model: nn.Module) -> Iterator[None]:
-        """While open, `model` computes with its earlier weights."""
+        """Let `model` compute with its earlier weights inside the context."""
         yield
 
     def check(self, model: nn.Module) -> None:
@@ -43,11 +49,11 @@ class HistorySource:
         return
 
     def state(self) -> dict[str, Tensor]:
-        """What must be saved with a checkpoint."""
+        """Tensors to save with a checkpoint."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up what was saved with a checkpoint."""
+        """Restore the tensors saved with a checkpoint."""
         return
 
 
@@ -65,9 +71,16 @@ class Checkpoint(HistorySource):
 
 @dataclass(frozen=True)
 class PreviousEpoch(HistorySource):
-    """The loss each token had in the epoch before."""
+    """The loss of each token in the previous epoch."""
 
     from_last_epoch: bool = True
+
+
+@dataclass(frozen=True)
+class CrossFit(HistorySource):
+    """Progress between the base model and models that have not seen the token's sample."""
+
+    folds: Folds | None = field(default_factory=Folds)
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,7 @@ class MovingAverage(HistorySource):
         return self.averages
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up saved averages."""
+        """Restore saved averages."""
         for name, average in self.averages.items():
             average.copy_(state[name])
 
@@ -159,6 +172,7 @@ _NAMED = {
     "adapter_off": AdapterOff,
     "ema": MovingAverage,
     "previous_epoch": PreviousEpoch,
+    "crossfit": CrossFit,
 }
 
 

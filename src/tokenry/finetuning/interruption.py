@@ -10,10 +10,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StopAfterStep(TrainerCallback):
-    """While open, an interrupt is an orderly stop of the trainer; `stopped` tells that it happened.
+    """Inside the context, an interrupt stops the trainer in order; `stopped` is then True.
 
     Args:
-        told: called when an interrupt has been heard, as the end of the step may be far.
+        told: called when an interrupt arrives, as the step may take long to end.
     """
 
     def __init__(self, told: Callable[[], None] = lambda: None) -> None:
@@ -22,7 +22,7 @@ class StopAfterStep(TrainerCallback):
         self._before: Any = None
 
     def __enter__(self) -> "StopAfterStep":
-        # Only a main thread may listen.
+        # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._stop)
         return self

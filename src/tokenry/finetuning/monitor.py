@@ -1,7 +1,7 @@
-"""What a weighing does while it trains: share kept, NLL of kept and dropped tokens, mean signals, agreement with last epoch.
+"""Statistics of a weighing during training: share kept, NLL of kept and dropped tokens, mean signals, agreement with last epoch.
 
-`entropy` and `mean_token_accuracy` have TRL's names and are means over the tokens that are learned from (weight above 0): these
-are the tokens whose logits there are. TRL's are over all response tokens, and means of means over micro-batches.
+`entropy` and `mean_token_accuracy` have TRL's names but are means over the tokens that are learned from (weight above 0), as only
+their logits exist. TRL's are over all response tokens, and means of means over micro-batches.
 
 Sums stay on the device and are read once per log line, over all ranks.
 """
@@ -17,7 +17,7 @@ from tokenry.core.tensors.signals import Signals
 
 
 class TokenMonitor:
-    """Weighted means of token numbers since the last read."""
+    """Weighted means of numbers per token since the last read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -31,10 +31,10 @@ class TokenMonitor:
         last_weights: Float[Tensor, "batch seq"] | None,
         learned: Mapping[str, Float[Tensor, "batch seq"]] | None = None,
     ) -> None:
-        """Take in one micro-batch.
+        """Add one micro-batch.
 
-        A token with weight 1 (or the highest of the batch, if that is more) counts as kept, one with weight 0 as dropped,
-        others in proportion. `learned` holds further numbers by name, nan at tokens that are not learned from.
+        A token with weight 1 (or the highest weight of the batch, if that is more) counts as kept, one with weight 0 as
+        dropped, others in proportion. `learned` holds further numbers by name, nan at tokens that are not learned from.
         """
         learnable = signals.learnable
         kept = (weights / weights.max().clamp(min=1.0))[learnable].double()
@@ -55,7 +55,7 @@ class TokenMonitor:
             )
 
     def read(self) -> dict[str, float]:
-        """Return the means since the last read, over all ranks, and start anew."""
+        """Return the means since the last read, over all ranks, and reset them."""
         names = sorted(self._sums)
         if not names:
             return {}

@@ -1,8 +1,8 @@
 """Per-token NLL of a data set under one model, computed once and kept on disk for every later run.
 
 The cache is content-addressed: an entry is found by the hash of a sample's ids and targets, the file by the fingerprint of
-the model's weights. So it cannot be read for another tokenizer, template, maximum length or model, and does not care
-about order, packing or filtering; what is missing is computed and added.
+the model's weights. So it is never read for another tokenizer, template, maximum length or model, and does not depend on
+order, packing or filtering; missing entries are computed and added.
 """
 
 import hashlib
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
+from tokenry.core.io.workspace import absorb
 
 FORMAT = "tokenry-nll-1"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample: its ids, which of them are targets, and the index of every token in the training set (a range costs nothing)."""
+class IndexedSample:
+    """A sample of the training set: its ids, which of them are targets, and the index of every token (mostly a range, which needs no memory)."""
 
     input_ids: np.ndarray
     targets: np.ndarray
@@ -34,9 +35,11 @@ class Sample:
     key: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(np.ascontiguousarray(self.input_ids, dtype=np.int64).tobytes())
-        digest.update(np.packbits(self.targets).tobytes())
+        digest = absorb(
+            hashlib.blake2b(digest_size=16),
+            np.asarray(self.input_ids, dtype=np.int64),
+            np.packbits(self.targets),
+        )
         object.__setattr__(self, "key", digest.digest())
 
     @property
@@ -50,29 +53,29 @@ class Sample:
         return torch.as_tensor(np.asarray(self.token_index))
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """Hash the weights of a model, its adapters left out: names, shapes, dtypes, sums and a few values of every parameter.
+def model_fingerprint(model: nn.Module, adapters: bool = False) -> str:
+    """Hash the weights of a model: names, shapes, dtypes, sums and a few values of every parameter.
 
-    A step of training anywhere changes it; reading it costs one pass over the weights. A PEFT model has the fingerprint of
-    its base model.
+    A step of training anywhere changes it; reading it costs one pass over the weights. Without `adapters`, a PEFT model has the
+    fingerprint of its base model.
     """
-    adapter = getattr(getattr(model, "base_model", None), "prefix", None)
+    adapter = None if adapters else getattr(getattr(model, "base_model", None), "prefix", None)
     digest = hashlib.blake2b(digest_size=12)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if (adapter and adapter in name) or ".modules_to_save." in name:
+            if (adapter and adapter in name) or (not adapters and ".modules_to_save." in name):
                 continue
             values = parameter.flatten()
             some = values[:: max(1, values.numel() // 16)].double()
             sums = torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
             plain = re.sub(r"^base_model\.model\.|\.base_layer|\.original_module", "", name)
-            digest.update(f"{plain} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(torch.cat([sums, some]).cpu().numpy().tobytes())
+            described = f"{plain} {tuple(parameter.shape)} {parameter.dtype}"
+            absorb(digest, described.encode(), torch.cat([sums, some]))
     return digest.hexdigest()
 
 
 class NllCache:
-    """The losses known for one model, in `folder`; safe to share between runs.
+    """The known losses of one model, in `folder`; several runs can share it.
 
     Raises:
         UserError: the file is damaged, or holds the losses of another model.
@@ -83,12 +86,12 @@ class NllCache:
         self.fingerprint = fingerprint
         self.entries = self._read() if self.path.exists() else {}
 
-    def get(self, sample: Sample) -> Tensor | None:
-        """The NLL in nats of the targets of `sample`, in order, or None when it is not known."""
+    def get(self, sample: IndexedSample) -> Tensor | None:
+        """The NLL in nats of the targets of `sample`, in order; None if it is not known."""
         return self.entries.get(sample.key)
 
-    def add(self, samples: Sequence[Sample], losses: Sequence[Tensor]) -> None:
-        """Add the losses of new samples and write the file, keeping what another run added meanwhile.
+    def add(self, samples: Sequence[IndexedSample], losses: Sequence[Tensor]) -> None:
+        """Add the losses of new samples and write the file, keeping what another run has added in the meantime.
 
         Raises:
             UserError: the cache cannot be written.
@@ -100,10 +103,7 @@ class NllCache:
                     self.entries = {**self._read(), **self.entries}
                 self.entries.update({sample.key: loss for sample, loss in zip(samples, losses, strict=True)})
                 self._write()
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # the latter is how safetensors says that the disk is full
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
             raise UserError(
                 f"the history cache {self.path.parent} cannot be written ({error}): free some space or name another folder "
                 "in the environment variable TOKENRY_CACHE."

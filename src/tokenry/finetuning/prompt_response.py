@@ -1,4 +1,4 @@
-"""Prompt and response weights: learn from the prompt too, with a weight of its own.
+"""Prompt and response weights: learn from the prompt too, with its own weight.
 
 weights = `prompt` on prompt tokens, `response` on response tokens.
 """

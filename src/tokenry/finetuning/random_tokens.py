@@ -28,13 +28,12 @@ def random_sample(count: int, share: float, seed: int) -> list[int]:
 def random_choice(count: int, share: float, seed: int) -> Bool[Tensor, "count"]:
     """Which positions `random_sample` draws.
 
-    The draw of Python's `random.sample`, on packed numbers: lists of millions of positions would take 40 bytes for each.
+    This is the draw of Python's `random.sample` on packed integers: a list of positions would take 40 bytes per token.
     """
     kept = int(count * share)
     chosen = np.zeros(count, dtype=bool)
-    if count > 21 + (
-        4 ** math.ceil(math.log(kept * 3, 4)) if kept > 5 else 0
-    ):  # few of many: drawn in another way
+    # Python draws few positions out of many with another algorithm.
+    if count > 21 + (4 ** math.ceil(math.log(kept * 3, 4)) if kept > 5 else 0):
         chosen[random_sample(count, share, seed)] = True
         return torch.from_numpy(chosen)
     draw, pool = random.Random(seed).getrandbits, array("q", range(count))
@@ -67,7 +66,7 @@ class RandomTokens(TokenWeighing):
 
     Args:
         seed: seed of the draw.
-        scope: `dataset` samples over all tokens; `sample` keeps the same share of each sample.
+        scope: `dataset` draws from all tokens at once; `sample` keeps the same share of each sample.
     """
 
     scope: Scope = "dataset"
@@ -80,7 +79,7 @@ class RandomTokens(TokenWeighing):
         return frozenset({"uniform"})
 
     def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
-        """A number that knows nothing."""
+        """A uniform random number, independent of the token."""
         return signals["uniform"]
 
     def choose(self, signals: Signals) -> Bool[Tensor, "batch seq"]:

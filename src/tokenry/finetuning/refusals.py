@@ -1,4 +1,4 @@
-"""What token weighing cannot do, said in one sentence before any work starts."""
+"""What token weighing cannot do, refused in one sentence before any work starts."""
 
 import inspect
 import math
@@ -22,7 +22,7 @@ from tokenry.core.tensors.gate import can_run, require_causal_lm, require_readab
 from tokenry.core.tensors.losses import backbone, causal_lm, output_head
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import Signals
-from tokenry.finetuning.nll_cache import Sample
+from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.finetuning.token_index import flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 from tokenry.finetuning.weighing import TokenWeighing
@@ -38,11 +38,7 @@ _PROMPT_TUNING = (
 
 
 def require_weighing(weighing: Any) -> None:
-    """Refuse what is no weighing.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """Refuse an object that is not a weighing."""
     if not isinstance(weighing, TokenWeighing):
         raise UserError(
             f"weighing must be a TokenWeighing such as SSToken(share=0.6), got {type(weighing).__name__}."
@@ -50,11 +46,7 @@ def require_weighing(weighing: Any) -> None:
 
 
 def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of `SFTTrainer` under which tokens cannot be weighed.
-
-    Raises:
-        UserError: one sentence saying which, and what to do.
-    """
+    """Refuse arguments of `SFTTrainer` under which tokens cannot be weighed."""
     require_weighing(weighing)
     overrides_weigh = type(weighing).weigh is not TokenWeighing.weigh
     if overrides_weigh and type(weighing).weight_sum is TokenWeighing.weight_sum:
@@ -90,7 +82,7 @@ def refuse_arguments(weighing: TokenWeighing, arguments: Mapping[str, Any]) -> N
 
 
 def _looks_up(weighing: TokenWeighing) -> bool:
-    """Whether the weighing reads numbers that were known before the step: by token, so tokens need an index."""
+    """Whether the weighing looks numbers up by token, so that tokens need an index."""
     history = "history_nll" in weighing.needs and not weighing.history_source.live
     ranks_once = weighing.scope == "dataset" and weighing.share < 1.0
     return bool(weighing.static_needs) or ranks_once or (history and weighing.share < 1.0)
@@ -116,7 +108,7 @@ def _refuse_config(weighing: TokenWeighing, config: Any) -> None:
 
 
 def _refuse_wrapped_rows(weighing: TokenWeighing) -> None:
-    """In a wrapped row nobody knows where a sample begins: what is done within samples cannot be done."""
+    """A wrapped row does not show where a sample begins, so nothing can be computed within samples."""
     ranks = weighing.scope == "sample" and weighing.share < 1.0
     reasons = {
         "tokens cannot be ranked within them": ranks,
@@ -138,11 +130,7 @@ def _asks_for_fused_loss(config: Any, unless_said: bool) -> bool:
 
 
 def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
-    """Refuse what only the built trainer can tell: parallelism, auxiliary losses, the model's own ways, a warm-up without end.
-
-    Raises:
-        UserError: one sentence saying which, and what to do.
-    """
+    """Refuse what only shows in the built trainer: parallelism, auxiliary losses, unknown models, a warm-up without end."""
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     for name in ("cp_enabled", "sp_enabled", "tp_enabled"):
         if getattr(parallelism, name, False):
@@ -177,7 +165,7 @@ def refuse_model(weighing: TokenWeighing, trainer: SFTTrainer) -> None:
 
 
 def _epochs(trainer: SFTTrainer) -> float:
-    """Tell how long is trained, in epochs; streamed data of which only the steps are known has no end."""
+    """Length of the training in epochs; infinite for streamed data, of which only the steps are known."""
     args = trainer.args
     if args.max_steps <= 0:
         return float(args.num_train_epochs)
@@ -188,11 +176,7 @@ def _epochs(trainer: SFTTrainer) -> float:
 
 
 def refuse_data(dataset: Any, vocabulary: int) -> None:
-    """Refuse training data without anything to learn, or with labels that the model cannot say.
-
-    Raises:
-        UserError: one sentence saying which.
-    """
+    """Refuse training data without anything to learn, or with labels outside the vocabulary."""
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
         return
     packed = ["seq_lengths"] if "seq_lengths" in dataset.column_names else []
@@ -222,12 +206,8 @@ def refuse_data(dataset: Any, vocabulary: int) -> None:
         )
 
 
-def refuse_weights(weighing: TokenWeighing, samples: Iterable[Sample], store: TokenStore) -> None:
-    """Refuse weights that leave nothing to learn from.
-
-    Raises:
-        UserError: every token weighs 0.
-    """
+def refuse_weights(weighing: TokenWeighing, samples: Iterable[IndexedSample], store: TokenStore) -> None:
+    """Refuse weights that leave nothing to learn from."""
     for sample in samples:
         labels = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))[None]
         known = store.look_up(store.columns, sample.index[None])
@@ -244,13 +224,10 @@ def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training 
     """Refuse data whose ids or lengths the model cannot read; packed samples each begin at position 0.
 
     Args:
-        model: that reads it.
-        dataset: prepared, with `input_ids` and perhaps `seq_lengths`; streamed data and several data sets by name too.
-        what: how an error calls the data.
-        step: rows are padded to a multiple of it.
-
-    Raises:
-        UserError: one sentence saying what does not fit.
+        model: the model in training.
+        dataset: prepared rows with `input_ids` and perhaps `seq_lengths`, or several data sets by name; streamed data passes.
+        what: name of the data in an error.
+        step: multiple to which rows are padded.
     """
     if isinstance(dataset, Mapping):
         for name, part in dataset.items():
@@ -268,12 +245,8 @@ def refuse_unreadable(model: nn.Module, dataset: Any, what: str = "the training 
     require_readable(model, extremes, [-(-longest // step) * step], what)
 
 
-def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample], what: str) -> None:
-    """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples as the first.
-
-    Raises:
-        UserError: one sentence saying which, and what to do.
-    """
+def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[IndexedSample], what: str) -> None:
+    """Refuse a second model (reference, base, history) that is no causal language model or cannot read the samples."""
     require_reference(model, tokenizer, what)
     if samples:
         lengths = [len(sample.input_ids) for sample in samples]
@@ -287,11 +260,7 @@ def refuse_reference(model: nn.Module, tokenizer: Any, samples: Sequence[Sample]
 
 
 def refuse_split_head(model: nn.Module, distributed_type: str) -> None:
-    """Refuse a head behind further layers under FSDP: ranks that load no weights could not find out about these layers.
-
-    Raises:
-        UserError: the model has one, and FSDP is on.
-    """
+    """Refuse a head behind further layers under FSDP: ranks without weights could not detect these layers."""
     if distributed_type == "FSDP" and not output_head(model).is_plain:
         raise UserError(
             f"{type(causal_lm(model)).__name__} has further layers before its output head, which token weighing does not follow "
@@ -300,11 +269,7 @@ def refuse_split_head(model: nn.Module, distributed_type: str) -> None:
 
 
 def refuse_packing(model: nn.Module) -> None:
-    """Refuse packed rows where samples of a row would see each other: no gradient may lead from one into another.
-
-    Raises:
-        UserError: the model's attention mask does not know where a sample begins.
-    """
+    """Refuse packed rows where samples of a row would see each other: no gradient may lead from one into another."""
     inner = causal_lm(model)
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     packed = collate([{"input_ids": [1, 2, 3, 4]}, {"input_ids": [1, 2, 3, 4]}])

@@ -49,7 +49,7 @@ class Rho1(TokenWeighing):
     """Select by excess loss against a reference model trained on clean data.
 
     Args:
-        reference: path or name of the reference model; None where the trainer is given one (`reference_model=`).
+        reference: path or name of the reference model; None if it is passed to the trainer (`reference_model=`).
     """
 
     scope: Scope = "batch"
@@ -65,7 +65,7 @@ class Rho1(TokenWeighing):
 
     @property
     def reference_model(self) -> str | None:
-        """The reference asked for."""
+        """The reference named in the options."""
         return self.reference
 
     @property

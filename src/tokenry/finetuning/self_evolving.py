@@ -3,7 +3,7 @@
 Source: TokenCleaning (arXiv 2502.01968), self-evolving cleaning. Split the data into equal consecutive parts;
 
     part 0:       plain fine-tuning of the base model gives M_0
-    part t >= 1:  keep the top share of base_nll − nll(M_{t-1}) over the part, go on fine-tuning M_{t-1} on it: M_t
+    part t >= 1:  keep the top share of base_nll − nll(M_{t-1}) over the part; fine-tuning M_{t-1} further on it gives M_t
 
 Scores always compare with the original base model.
 """
@@ -33,13 +33,13 @@ def self_evolving_cleaning(
     weighing: TokenCleaning | None = None,
     trainer_arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Fine-tune `model` part by part, each part cleaned by the model that the parts before have made.
+    """Fine-tune `model` part by part, each part cleaned by the model that was trained on the parts before it.
 
     Args:
         model: the model to train (with its adapter for LoRA), changed in place.
         base_model: a copy of it before training; it is only read.
-        train_dataset: the data, in the order in which it is learned; a remainder is dropped.
-        args: makes the training arguments of a part from its output folder.
+        train_dataset: the data in training order; a remainder is dropped.
+        args: function that makes the training arguments of a part from its output folder.
         output: folder of the parts' outputs.
         parts: number of parts, at least 2.
         weighing: how a part is cleaned; None is `TokenCleaning()`.
@@ -47,9 +47,6 @@ def self_evolving_cleaning(
 
     Returns:
         The trained model.
-
-    Raises:
-        UserError: fewer than two parts, or fewer samples than parts.
     """
     if parts < 2:
         raise UserError(

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.core.errors import UserError
-from tokenry.core.tensors.choices import window_mean
+from tokenry.core.tensors.choices import require_window, window_mean
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
@@ -19,10 +18,10 @@ from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 @WEIGHINGS.register("small-loss")
 @dataclass(frozen=True, kw_only=True)
 class SmallLoss(TokenWeighing):
-    """Select the tokens that the model already predicts well, and so drop what looks like noise.
+    """Select the tokens that the model already predicts well: noise keeps a high loss.
 
     Args:
-        window: average the loss over this many neighbouring tokens (odd; 1 = not at all).
+        window: number of neighbouring tokens to average the loss over (odd; 1 = no averaging).
     """
 
     dropped_weight: float = 0.1
@@ -30,8 +29,7 @@ class SmallLoss(TokenWeighing):
     window: int = 1
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.window % 2 == 0:
-            raise UserError(f"window must be a positive odd number of tokens, got {self.window}.")
+        require_window(self.window)
         super().__post_init__()
 
     @property
@@ -40,7 +38,7 @@ class SmallLoss(TokenWeighing):
         return frozenset({"nll"})
 
     def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
-        """The negative loss, smoothed where asked."""
+        """The negative loss, smoothed over `window` tokens."""
         nll = signals["nll"]
         return -(
             nll if self.window == 1 else window_mean(nll, signals.learnable, signals.segments, self.window)

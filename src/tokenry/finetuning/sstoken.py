@@ -12,27 +12,29 @@ the steps therefore rank by attention alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenry.core.errors import UserError, require_fraction
-from tokenry.core.tensors.choices import minmax_within, top_share, window_mean
+from tokenry.core.errors import require_fraction, require_one_of
+from tokenry.core.tensors.choices import minmax_within, require_window, top_share, window_mean
 from tokenry.core.tensors.signals import AttentionProbe, Signals
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import HistorySource, parse_history
 from tokenry.finetuning.weighing import WEIGHINGS, TokenWeighing
 
 Progress = Literal["difference", "relative", "clipped"]
+Attention = Literal["prompt", "content"]
 
 
 def retrospective_excess_loss(
     history_nll: Float[Tensor, "batch seq"], nll: Float[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq"]:
-    """Compute history − current NLL in nats: positive where the model has got better on the token.
+    """Compute history − current NLL in nats: positive where the model has improved on the token.
 
-    Mind the sign: RHO-1's excess loss is current − reference, the other way round.
+    Warning: the sign is the opposite of RHO-1's excess loss, which is current − reference.
 
     Source: ssToken, retrospective excess loss (REL).
     """
@@ -78,19 +80,20 @@ class SSToken(TokenWeighing):
 
     Args:
         balance: weight of the loss signal against attention, in [0, 1] (gamma; 1 = loss only, 0 = attention only).
-        layers: layer(s) whose attention is read: an index (−1 = last, the released code), several, or `deep` (last third).
-        attention: `prompt` = mass on all prompt tokens (the paper); `content` = sink-aware: mass on what the user wrote,
+        layers: layers whose attention is read: an index (−1 = last, the released code), several, or `deep` (last third).
+        attention: `prompt` = mass on all prompt tokens (the paper); `content` = sink-aware: mass on the user's words,
             without the first token and the template, renormalised per head.
         warmup_fraction: fraction of the steps that rank by attention alone (0.2 is the ratio of the released code).
-        history: `base`, `adapter_off` (LoRA: no cache, one forward more), `ema`, `previous_epoch`, or a checkpoint's path.
+        history: `base`, `adapter_off` (LoRA: no cache, one more forward), `ema`, `previous_epoch`, a checkpoint's path, or
+            `crossfit`: progress is base_nll − out_of_fold_nll, which needs no warm-up (see `CrossFitted`).
         progress: `difference` (the paper), `relative` = rel / (history_nll + 0.5), `clipped` = rel within ±`clip`.
         clip: bound of the clipped progress, in nats.
-        window: average the progress over this many neighbouring tokens (odd; 1 = not at all).
+        window: number of neighbouring tokens to average the progress over (odd; 1 = no averaging).
     """
 
     balance: float = 0.5
     layers: int | str | Sequence[int] = -1
-    attention: Literal["prompt", "content"] = "prompt"
+    attention: Attention = "prompt"
     warmup_fraction: float = 0.2
     history: str | HistorySource = "base"
     progress: Progress = "difference"
@@ -100,12 +103,9 @@ class SSToken(TokenWeighing):
     def __post_init__(self) -> None:
         require_fraction(self.balance, "balance")
         require_fraction(self.warmup_fraction, "warmup_fraction")
-        if self.progress not in ("difference", "relative", "clipped"):
-            raise UserError(f"progress must be difference, relative or clipped, got {self.progress!r}.")
-        if self.attention not in ("prompt", "content"):
-            raise UserError(f"attention must be prompt or content, got {self.attention!r}.")
-        if self.window < 1 or self.window % 2 == 0:
-            raise UserError(f"window must be a positive odd number of tokens, got {self.window}.")
+        require_one_of(self.progress, get_args(Progress), "progress")
+        require_one_of(self.attention, get_args(Attention), "attention")
+        require_window(self.window)
         parse_history(self.history)
         super().__post_init__()
 
@@ -122,30 +122,40 @@ class SSToken(TokenWeighing):
     @property
     def needs(self) -> frozenset[str]:
         """Loss signals unless balance is 0, attention unless it is 1."""
-        losses = {"nll", "history_nll"} if self.balance > 0 else set()
+        pair = {"base_nll", "out_of_fold_nll"} if self.history_source.folds else {"nll", "history_nll"}
+        losses = pair if self.balance > 0 else set()
         return frozenset(losses | ({"prompt_attention"} if self.balance < 1 else set()))
 
     def score(self, signals: Signals) -> Float[Tensor, "batch seq"]:
         """Progress and attention, mixed; attention alone during the warm-up."""
         learnable = signals.learnable
-        warming = signals.progress < self.warmup_fraction and self.balance < 1
+        known_before = self.history_source.folds is not None
+        warming = signals.progress < self.warmup_fraction and self.balance < 1 and not known_before
         balance = 0.0 if warming else self.balance
         rel = self.rel(signals) if balance > 0 else torch.zeros_like(signals.labels, dtype=torch.float32)
         attention = signals["prompt_attention"] if balance < 1 else torch.zeros_like(rel)
         return sstoken_score(rel, attention, learnable, signals.segments, balance)
 
     def selects(self, epoch: float) -> bool:
-        """Selection begins after the warm-up; with last epoch's losses as history, not before the second epoch."""
+        """Whether selection has begun: after the warm-up, and with last epoch's losses as history from the second epoch on."""
         return super().selects(epoch) and (epoch >= 1 or not self.history_source.from_last_epoch)
 
     def rel(self, signals: Signals) -> Float[Tensor, "batch seq"]:
         """The progress of every token since the history, in the chosen form."""
-        nll, learnable = signals["nll"], signals.learnable
-        # A token of which no history is known (a sample that last epoch left out) has shown no progress.
-        history = torch.where(signals["history_nll"].isnan(), nll, signals["history_nll"])
+        if self.history_source.folds:
+            history, nll = signals["base_nll"], signals["out_of_fold_nll"]
+        else:
+            nll = signals["nll"]
+            # A token without a history (its sample was left out of the last epoch) has shown no progress.
+            history = torch.where(signals["history_nll"].isnan(), nll, signals["history_nll"])
         rel = retrospective_excess_loss(history, nll)
         if self.progress == "relative":
             rel = rel / (history + 0.5)
         elif self.progress == "clipped":
             rel = rel.clamp(-self.clip, self.clip)
-        return rel if self.window == 1 else window_mean(rel, learnable, signals.segments, self.window)
+        return rel if self.window == 1 else window_mean(rel, signals.learnable, signals.segments, self.window)
+
+    @property
+    def cross_fit(self) -> Folds:
+        """The split of the history asked for."""
+        return self.history_source.folds or super().cross_fit

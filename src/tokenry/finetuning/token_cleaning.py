@@ -3,9 +3,9 @@
 Source: Token Cleaning: Fine-Grained Data Selection for LLM Supervised Fine-Tuning (arXiv 2502.01968).
 
     score = base_nll − reference_nll
-    kept  = the int(share · N) highest scores of the whole data set (`scope="sample"`: of each sample, which can be none)
+    kept  = the int(share · N) highest scores of the whole data set (`scope="sample"`: of each sample, where int can give 0)
 
-The self-evolving form, in which the reference improves with the data, is `self_evolving_cleaning`.
+In the self-evolving form, `self_evolving_cleaning`, the reference improves together with the data.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,6 @@ def token_cleaning_labels(
         share: fraction of the response tokens, in (0, 1].
         scope: rank over the whole `dataset`, or within each `sample`.
 
-    Raises:
-        UserError: the losses of a sample have another length than its labels.
-
     Source: TokenCleaning, fixed-model cleaning.
     """
     for name, losses in (("base", base_nll), ("reference", reference_nll)):
@@ -68,7 +65,7 @@ class TokenCleaning(TokenWeighing):
     """Select once, before training, by the difference of two fixed models.
 
     Args:
-        reference: path or name of the reference model; None where the trainer is given one (`reference_model=`).
+        reference: path or name of the reference model; None if it is passed to the trainer (`reference_model=`).
     """
 
     scope: Scope = "dataset"
@@ -77,7 +74,7 @@ class TokenCleaning(TokenWeighing):
 
     @property
     def reference_model(self) -> str | None:
-        """The reference asked for."""
+        """The reference named in the options."""
         return self.reference
 
     @property

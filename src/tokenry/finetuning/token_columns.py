@@ -1,7 +1,7 @@
-"""What training data says about its own tokens: padding, weights, classes.
+"""The columns of training data that speak about tokens: padding, weights, classes.
 
-`weight` is one number per sample, `token_weights` one per token, None stands for 1. `attention_mask` is 0 where a row that was padded
-beforehand has no token: there is nothing to see or to learn there, so it is taken out.
+`weight` is one number per sample, `token_weights` one per token, and None stands for 1. `attention_mask` is 0 at the padding of rows
+that were padded beforehand; padding is removed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ PER_TOKEN = (
 
 
 def without_padding(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Take the tokens out that the data's own `attention_mask` hides, with all that is said about them.
+    """Remove the tokens that the data's own `attention_mask` hides, from all columns.
 
     Raises:
         UserError: a mask has another length than its `input_ids`.
@@ -55,11 +55,7 @@ def _without_padding(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 
 
 def require_labels_per_token(dataset: Dataset) -> None:
-    """Refuse rows whose labels are more or fewer than their tokens.
-
-    Raises:
-        UserError: the first such row.
-    """
+    """Refuse rows with another number of labels than tokens."""
     _require_equal_lengths(
         dataset, "labels", f"give one label per token, {IGNORED} where nothing is to be learned"
     )
@@ -74,11 +70,7 @@ def _require_equal_lengths(dataset: Dataset, name: str, what: str) -> None:
 
 
 def require_weights(dataset: Dataset) -> None:
-    """Refuse weights that are none, before any sample is cut or left out, so that it can be named.
-
-    Raises:
-        UserError: there is no column of weights, or the first sample whose weights are not numbers of 0 or more, one per token.
-    """
+    """Refuse invalid weights, before any sample is cut or left out, so that the error can name it."""
     names = dataset.column_names
     name = next((name for name in ("token_weights", "weight") if name in names), None)
     if name is None:
@@ -139,7 +131,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def weights_in(dataset: Dataset, keep_end: bool) -> Float[Tensor, "tokens"]:
-    """Read `token_weights` or `weight` as one flat column over the tokens that are left of the samples."""
+    """Read `token_weights` or `weight` as one flat column over the tokens that remain after cutting."""
     if "token_weights" in dataset.column_names:
         return per_token(dataset, "token_weights", keep_end, missing=1.0)
     pieces = [
@@ -150,7 +142,7 @@ def weights_in(dataset: Dataset, keep_end: bool) -> Float[Tensor, "tokens"]:
 
 
 def per_token(dataset: Dataset, name: str, keep_end: bool, missing: float) -> Float[Tensor, "tokens"]:
-    """Read a column of lists of numbers as one flat column over the tokens that are left of the samples: their beginnings, or ends."""
+    """Read a column of lists as one flat column over the tokens that remain after cutting: beginnings, or ends (`keep_end`)."""
     pieces = []
     for part in parts_of(dataset, name, "input_ids"):
         lengths = pc.list_value_length(part["input_ids"]).to_pylist()
@@ -174,7 +166,7 @@ def _numbers(values: pa.Array | pa.ChunkedArray, missing: float) -> np.ndarray:
 
 
 def is_list_of_numbers(dataset: Dataset, name: str) -> bool:
-    """Whether a column holds one list of whole numbers per sample, as many as it has tokens."""
+    """Whether a column holds one list of whole numbers per sample, one number per token."""
     if name not in dataset.column_names:
         return False
     kind = dataset.features.arrow_schema.field(name).type

@@ -1,8 +1,11 @@
-"""Where the tokens of a training set are: every token of the prepared data has one index for life.
+"""The index of a token: every token of the prepared training set has one, whatever happens to its row later.
 
-Tokens are numbered in the order of the data. A row carries the runs of indices it is made of, [start, end, start, end, …]: one
-run for a sample, several for a packed row. So a sample costs 16 bytes, however long it is; the index of every single token
-is written out for a batch only.
+Tokens are numbered in the order of the data. A row carries the runs of indices that it consists of, [start, end, start, end, …]:
+one run for a sample, several for a packed row. So a sample costs 16 bytes, however long it is; the index of every single
+token is written out for a batch only:
+
+    two samples of 3 and 2 tokens      runs [0, 3] and [3, 5]
+    packed into one row, second first  runs [3, 5, 0, 3], written out as 3 4 0 1 2
 """
 
 import hashlib
@@ -18,23 +21,23 @@ from datasets.table import InMemoryTable, concat_tables
 from trl import pack_dataset
 
 RUNS = "token_runs"
-# TRL packs the data in parts of as many samples: packed by the same parts, the rows are the same.
+# TRL packs the data in parts of this size: packed in the same parts, the rows are the same.
 ROWS_PER_PART = 1000
 
 
 def parts_of(dataset: Dataset, *columns: str) -> Iterator[pa.Table]:
-    """Some columns of a data set, a thousand rows at a time: a whole column would be as large as the data once more."""
+    """Some columns of a data set, a thousand rows at a time: a whole column would hold the data a second time."""
     return iter(dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=ROWS_PER_PART))
 
 
 def flat(lists: pa.ChunkedArray) -> np.ndarray:
-    """The elements of a column of lists, as a view of its memory where it lies in one piece."""
+    """The elements of a column of lists; a view of its memory if that is contiguous."""
     pieces = [pc.list_flatten(piece).to_numpy(zero_copy_only=False) for piece in lists.chunks]
     return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.int64)])
 
 
 def lengths_of(dataset: Dataset, column: str) -> np.ndarray:
-    """The lengths of the lists in a column, -1 where there is none."""
+    """The lengths of the lists in a column; -1 for a missing list."""
     parts = [
         pc.fill_null(pc.list_value_length(part[column]), -1).to_numpy() for part in parts_of(dataset, column)
     ]
@@ -57,10 +60,10 @@ def with_column(dataset: Dataset, name: str, column: pa.Array | pa.ChunkedArray,
     (`Dataset.add_column` copies the whole table where rows were filtered, shuffled or split before.)
 
     Args:
-        dataset: without such a column.
-        name: of the column.
+        dataset: a data set without such a column.
+        name: name of the column.
         column: one value per stored row.
-        content: what tells this column from others, for the caches of `datasets`.
+        content: bytes that identify the column in the caches of `datasets`.
     """
     table = concat_tables([dataset.data, InMemoryTable.from_arrays([column], names=[name])], axis=1)
     info = dataset.info.copy()
@@ -74,11 +77,11 @@ def with_column(dataset: Dataset, name: str, column: pa.Array | pa.ChunkedArray,
 
 
 def _placed(dataset: Dataset, values: np.ndarray) -> tuple[Dataset, np.ndarray]:
-    """Put the values of the selected rows where these rows are stored."""
+    """Move the values of the selected rows to the places where these rows are stored."""
     if dataset._indices is None:
         return dataset, values
     stored = dataset._indices.column(0).to_numpy()
-    if len(np.unique(stored)) < len(stored):  # a row that was selected twice has its own indices each time
+    if len(np.unique(stored)) < len(stored):  # a row that was selected twice gets two runs
         return dataset.flatten_indices(), values
     placed = np.zeros((len(dataset.data), *values.shape[1:]), values.dtype)
     placed[stored] = values
@@ -86,7 +89,7 @@ def _placed(dataset: Dataset, values: np.ndarray) -> tuple[Dataset, np.ndarray]:
 
 
 def expanded(runs: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Write the runs of a row out: one index per token."""
+    """Write out the runs of a row: one index per token."""
     ends = np.asarray(runs, dtype=np.int64).reshape(-1, 2)
     lengths = ends[:, 1] - ends[:, 0]
     shifts = ends[:, 0] - (np.cumsum(lengths) - lengths)
@@ -94,7 +97,7 @@ def expanded(runs: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def pack_with_runs(dataset: Dataset, max_length: int, strategy: str, processes: int | None) -> Dataset:
-    """Pack as TRL does; the runs of a packed row tell which tokens are in it."""
+    """Pack as TRL does, and give every packed row the runs of its tokens."""
     indexed = dataset.select_columns(["input_ids", "labels", RUNS])
     packed = indexed.with_format("arrow").map(
         _pack_part,
@@ -108,9 +111,9 @@ def pack_with_runs(dataset: Dataset, max_length: int, strategy: str, processes: 
 
 
 def _pack_part(part: pa.Table, max_length: int, strategy: str) -> pa.Table:
-    """Pack some rows with one index per token beside them, then write these as runs again."""
+    """Pack some rows together with one index per token, then turn the indices back into runs."""
     offsets = np.cumsum([0, *pc.list_value_length(part["input_ids"]).to_numpy()]).astype(np.int32)
-    # Lists of their own: those of a part share their values with all other parts.
+    # The lists of a part share their values with all other parts, so new ones are made.
     values = {
         "input_ids": flat(part["input_ids"]),
         "labels": flat(part["labels"]),
@@ -139,7 +142,7 @@ def _as_runs(index: pa.ChunkedArray) -> pa.ListArray:
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """One bar is enough for all parts."""
+    """Hide the bar of a part: there is one for all of them."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

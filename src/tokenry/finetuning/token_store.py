@@ -1,8 +1,7 @@
 """Numbers about the tokens of a training set, kept in flat columns and found by the token's index.
 
-Every token of the prepared data set has one index for life. A signal computed before training, a weight given in the data
-or last epoch's choice is a flat column; a batch carries the indices of its tokens, so shuffling, packing, filtering and
-any number of epochs find the right number again.
+A signal computed before training, a weight given in the data or last epoch's choice is a flat column. A batch carries the
+indices of its tokens, so the right number is found after shuffling, packing, filtering and any number of epochs.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -25,7 +24,7 @@ class TokenStore:
         self.size = size
         self.columns: dict[str, Tensor] = {}
         self.recorded: set[str] = set()
-        # Per column, the tokens that this rank recorded since the ranks last shared: all else in it is old.
+        # Per column, the tokens that this rank has recorded since the ranks last shared their numbers.
         self._fresh: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Shaped[Tensor, "tokens"]) -> None:
@@ -75,7 +74,7 @@ class TokenStore:
             self._fresh.setdefault(name, torch.zeros(self.size, dtype=torch.bool))[index] = True
 
     def share_between_ranks(self, device: torch.device) -> None:
-        """Under torch.distributed, give every rank what the others recorded since the last call; else do nothing."""
+        """Under torch.distributed, give every rank the numbers that others recorded since the last call; otherwise do nothing."""
         fresh, self._fresh = self._fresh, {}
         if not torch.distributed.is_initialized():
             return

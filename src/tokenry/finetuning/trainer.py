@@ -3,70 +3,65 @@
     trainer = TokenWeighingTrainer(model, args=SFTConfig(...), train_dataset=..., weighing=SSToken(share=0.6))
 
 Everything else is TRL: same arguments, same data formats. Without a weighing, with `AllTokens` or with a share of 1.0 it *is*
-`SFTTrainer`: `weighs` is False, and every method here hands over to TRL's. Else the loss of an optimisation step is
+`SFTTrainer`: `weighs` is False, and every method here calls TRL's. Otherwise the loss of an optimisation step is
 Σ weights · nll / Σ weights over all its micro-batches and ranks. Evaluation is always TRL's: the plain NLL of all response tokens.
 """
 
-import copy
 import inspect
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from tokenry.core.chat.template import content_mask, template_pieces
 from tokenry.core.errors import UserError
 from tokenry.core.io.cache import cache_folder
 from tokenry.core.tensors.alignment import segment_ids
-from tokenry.core.tensors.gate import has_whole_weights
 from tokenry.core.tensors.losses import output_head
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
-from tokenry.finetuning.checkpoints import STATE_FILE, last_whole_checkpoint, require_checkpoint
+from tokenry.finetuning.checkpoints import STATE_FILE, Memory, last_whole_checkpoint
 from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl
-from tokenry.finetuning.dataset_pass import (
-    dataset_nll,
-    flat_signals,
-    samples_of,
-    weight_holders,
-)
+from tokenry.finetuning.dataset_pass import samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
-from tokenry.finetuning.nll_cache import NllCache, Sample, model_fingerprint
 from tokenry.finetuning.refusals import (
     refuse_arguments,
     refuse_data,
     refuse_model,
-    refuse_reference,
     refuse_unreadable,
     refuse_weights,
     require_weighing,
 )
-from tokenry.finetuning.token_columns import (
-    is_list_of_numbers,
-    per_token,
-    require_labels_per_token,
-    require_weights,
-    responses_in,
-    weights_in,
-    without_padding,
-)
-from tokenry.finetuning.token_index import RUNS, lengths_of, pack_with_runs, with_column, with_runs
+from tokenry.finetuning.static_signals import add_static_signals
+from tokenry.finetuning.token_columns import without_padding
+from tokenry.finetuning.token_index import RUNS
 from tokenry.finetuning.token_store import TokenStore
+from tokenry.finetuning.training_data import prepare_indexed
 from tokenry.finetuning.weighing import TokenWeighing
-from tokenry.models import load_model
 
 __all__ = ["STATE_FILE", "TokenWeighingTrainer", "last_whole_checkpoint"]
+
+
+def _with_parameters_of(parent: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let `inspect.signature` show the parameters of `parent` in place of `*args` and `**kwargs`."""
+
+    def shown(init: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(init).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+        theirs = inspect.signature(parent).parameters.values()
+        setattr(init, "__signature__", inspect.Signature([*theirs, *named]))  # noqa: B010  (mypy knows no __signature__)
+        return init
+
+    return shown
 
 
 class TokenWeighingTrainer(SFTTrainer):
@@ -75,15 +70,15 @@ class TokenWeighingTrainer(SFTTrainer):
     Args:
         *args: as for `SFTTrainer`.
         weighing: which tokens to learn from; None learns from all of them.
-        reference_model: the model behind `reference_nll`, where the weighing names none.
-        base_model: the model behind `base_nll`, where it is not the model before this training.
+        reference_model: the model behind `reference_nll`, if the weighing names none.
+        base_model: the model behind `base_nll`, if it is not the model before this training.
         history_cache: folder of the losses computed before training; None is tokenry's cache folder.
         record_signals: keep the last value of every signal of every token in `store`, for reports; also without a weighing.
         **kwargs: as for `SFTTrainer`.
 
     Attributes:
-        weighs: whether tokens are weighed (or recorded) at all. Where not, this class does nothing of its own.
-        store: numbers about the tokens of the training set; empty where none are weighed.
+        weighs: whether tokens are weighed (or recorded); if not, this class is `SFTTrainer`.
+        store: numbers about the tokens of the training set; empty if none are weighed.
 
     Raises:
         UserError: the weighing cannot work with these arguments.
@@ -92,6 +87,36 @@ class TokenWeighingTrainer(SFTTrainer):
     data_collator: Any
     _signature_columns: list[str] | None
 
+    if (
+        TYPE_CHECKING
+    ):  # what editors complete and type checkers check: TRL's parameters, which a test compares, and ours
+
+        def __init__(
+            self,
+            model: str | nn.Module,
+            args: SFTConfig | TrainingArguments | None = None,
+            data_collator: Callable[..., Any] | None = None,
+            train_dataset: Any | None = None,
+            eval_dataset: Any | None = None,
+            processing_class: Any | None = None,
+            compute_loss_func: Callable[..., Any] | None = None,
+            compute_metrics: Callable[..., Any] | None = None,
+            callbacks: list[TrainerCallback] | None = None,
+            optimizers: tuple[Any | None, Any | None] = (None, None),
+            optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+            preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+            quantization_config: Any | None = None,
+            peft_config: Any | None = None,
+            formatting_func: Callable[..., Any] | None = None,
+            *,
+            weighing: TokenWeighing | None = None,
+            reference_model: nn.Module | None = None,
+            base_model: nn.Module | None = None,
+            history_cache: str | Path | None = None,
+            record_signals: bool = False,
+        ) -> None: ...
+
+    @_with_parameters_of(SFTTrainer.__init__)  # type: ignore[no-redef]
     def __init__(
         self,
         *args: Any,
@@ -128,6 +153,7 @@ class TokenWeighingTrainer(SFTTrainer):
         self.data_collator = IndexingCollator(self.data_collator)
         self.history = self.weighing.history_source
         self._needs_history = "history_nll" in self.weighing.needs and self.weighing.share < 1.0
+        self._follows_epochs = self._needs_history and self.history.from_last_epoch
         if self._needs_history:
             self._check_history()
         reads_content = (
@@ -135,13 +161,13 @@ class TokenWeighingTrainer(SFTTrainer):
         )
         self._template = template_pieces(self.processing_class) if reads_content else ()
         self._try_collator()
-        folder = Path(history_cache) if history_cache else cache_folder() / "nll"
-        self._add_static_signals(reference_model, base_model, folder)
+        self.history_cache = Path(history_cache) if history_cache else cache_folder() / "nll"
+        add_static_signals(self, reference_model, base_model)
         if self.store.size:
             refuse_weights(self.weighing, samples_of(self.train_dataset), self.store)
         self.add_callback(_FollowTraining(self))
 
-    # Before training: every token gets its index, and what is known about it beforehand.
+    # Before training: every token gets an index.
 
     def _prepare_dataset(
         self,
@@ -161,44 +187,21 @@ class TokenWeighingTrainer(SFTTrainer):
         self._has_training_data |= for_training  # what is called train after that is for evaluation
         if not for_training or not isinstance(dataset, Dataset):
             return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        uncut = copy.copy(args)
-        uncut.shuffle_dataset = False  # tokens are numbered in the order of the data
-        uncut.max_length = None
-        dataset = prepare(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-        require_labels_per_token(dataset)
-        if "dataset_weight" in self.weighing.needs:
-            require_weights(dataset)
-        if args.max_length is not None and not packing:  # packing cuts the samples itself
-            cut = copy.copy(uncut)
-            cut.max_length = args.max_length
-            dataset = prepare(dataset, processing_class, cut, False, None, dataset_name)
-        dataset = self._index_tokens(dataset, args)
-        if args.shuffle_dataset:
-            dataset = dataset.shuffle(seed=args.seed)
-        if packing:
-            dataset = pack_with_runs(dataset, args.max_length, args.packing_strategy, args.dataset_num_proc)
-            if args.shuffle_dataset:
-                dataset = dataset.shuffle(seed=args.seed)
-        return dataset
 
-    def _index_tokens(self, dataset: Dataset, args: SFTConfig) -> Dataset:
-        ends = np.cumsum([0, *lengths_of(dataset, "input_ids")], dtype=np.int64)
-        self.store = TokenStore(int(ends[-1]))
-        needs, keep_end = self.weighing.needs, args.truncation_mode == "keep_end"
-        if "dataset_weight" in needs:
-            self.store.add("dataset_weight", weights_in(dataset, keep_end))
-        if self.record_signals and is_list_of_numbers(dataset, "token_class"):
-            self.store.add("token_class", per_token(dataset, "token_class", keep_end, missing=-1.0))
-        if "uniform" in needs:
-            generator = torch.Generator().manual_seed(getattr(self.weighing, "seed", 0))
-            self.store.add("uniform", torch.rand(self.store.size, generator=generator))
-        if self.weighing.learns_from_prompt:
-            self.store.add("response", responses_in(dataset))
-            ids = dataset.data.column("input_ids")
-            dataset = with_column(dataset.remove_columns("labels"), "labels", ids, b"input_ids")
-        if "seq_lengths" in dataset.column_names and not self.padding_free:
-            dataset = dataset.remove_columns("seq_lengths")  # rows are learned from as one sample each
-        return with_runs(dataset, ends)
+        def prepare_unpacked(rows: Dataset, args: SFTConfig) -> Dataset:
+            formatting = None if "input_ids" in rows.column_names else formatting_func
+            return prepare(rows, processing_class, args, False, formatting, dataset_name)
+
+        dataset, self.store = prepare_indexed(
+            dataset,
+            prepare_unpacked,
+            args,
+            self.weighing,
+            packing=packing,
+            padding_free=self.padding_free,
+            record_signals=self.record_signals,
+        )
+        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -206,7 +209,7 @@ class TokenWeighingTrainer(SFTTrainer):
             self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), RUNS]))
 
     def _try_collator(self) -> None:
-        """Lay a batch out: a collator that cannot be followed is refused before any work."""
+        """Lay out one batch: a collator that cannot be followed is refused before any work."""
         if self._is_indexed and not lays_out_as_trl(self.data_collator):
             size = min(len(self.train_dataset), self.args.train_batch_size)
             kept = self._remove_unused_columns(self.train_dataset)
@@ -224,74 +227,10 @@ class TokenWeighingTrainer(SFTTrainer):
                 "history='ema' keeps whole weights, which FSDP and DeepSpeed split: use 'previous_epoch'."
             )
 
-    def _add_static_signals(
-        self, reference_model: nn.Module | None, base_model: nn.Module | None, cache: Path
-    ) -> None:
-        weighing = self.weighing
-        if weighing.share >= 1.0:
-            return
-        passes: dict[str, tuple[str | None, nn.Module | None]] = {}
-        if "base_nll" in weighing.needs:
-            passes["base_nll"] = ("base", None) if base_model is None else (None, base_model)
-        if self._needs_history and self.history.static_model:
-            passes["history_nll"] = (self.history.static_model, None)
-        if "reference_nll" in weighing.needs:
-            passes["reference_nll"] = (weighing.reference_model, reference_model)
-        if passes or weighing.scope == "dataset":
-            samples = list(samples_of(self.train_dataset))
-            for signal, (name, model) in passes.items():
-                self.store.add(signal, self._static_nll(signal, name, model, samples, cache))
-            if weighing.scope == "dataset":
-                choice = weighing.choose(flat_signals(samples, self.store))
-                self.store.add("kept", choice[0])
-
-    def _static_nll(
-        self, signal: str, name: str | None, model: nn.Module | None, samples: Sequence[Sample], folder: Path
-    ) -> Tensor:
-        """One pass of a fixed model over the training set, or what the cache knows of it."""
-        base: Any = nullcontext()
-        if name == "base":
-            model = self.model
-            base = getattr(model, "disable_adapter", nullcontext)()
-        elif name is not None:
-            model = load_model(name, dtype=next(self.model.parameters()).dtype)
-        if model is None:
-            raise UserError(
-                f"{type(self.weighing).__name__} compares with a reference model: name one (reference='path or name') or "
-                "pass reference_model= to the trainer."
-            )
-        fingerprint = model_fingerprint(model) if has_whole_weights(model) else None
-        holders = weight_holders(fingerprint)
-        if not holders:
-            raise UserError(
-                f"{signal} needs a pass before training, but the model's weights are split between ranks: use "
-                "history='adapter_off' or 'previous_epoch', or train without ZeRO-3."
-            )
-        main = self.accelerator.is_main_process
-        home = next(model.parameters()).device
-        if fingerprint:
-            model.to(self.args.device)
-        if name != "base":
-            refuse_reference(model, self.processing_class, samples, f"the model of {signal}")
-        with base:
-            column = dataset_nll(
-                model,
-                samples,
-                self.store.size,
-                cache=NllCache(folder, fingerprint) if fingerprint and main else None,
-                holders=holders,
-                device=self.args.device,
-                title=signal,
-                progress=not self.args.disable_tqdm,
-            )
-        if fingerprint:
-            model.to(home)
-        return column
-
     # During training: signals, weights, loss.
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
-        """Collect the micro-batches of a step, and the sum of their weights over all ranks in place of a token count."""
+        """Collect the micro-batches of a step, and the sum of their weights over all ranks instead of a token count."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.weighs:
             return batches, items
@@ -350,11 +289,11 @@ class TokenWeighingTrainer(SFTTrainer):
 
     @property
     def _looked_up(self) -> set[str]:
-        """The known numbers about tokens that the weighing reads."""
+        """The columns of the store that the weighing reads."""
         return {*self.weighing.static_needs, "history_nll", "kept"} & self.store.columns.keys()
 
     def _require_no_look_up(self) -> None:
-        if self._looked_up or (self._needs_history and self.history.from_last_epoch):
+        if self._looked_up or self._follows_epochs:
             raise UserError(
                 f"{type(self.weighing).__name__} looks up numbers by token, and this data has none: train_dataset was replaced after the "
                 "trainer was built; build a new trainer for other data (a selection of trainer.train_dataset keeps its numbers)."
@@ -363,7 +302,7 @@ class TokenWeighingTrainer(SFTTrainer):
     def _with_live_history(
         self, model: nn.Module, model_inputs: MutableMapping[str, Any], known: Signals
     ) -> Signals:
-        """Add the history that one more forward under earlier weights tells."""
+        """Add the history from one more forward, under earlier weights."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
         scored = ReadSignals(known)
@@ -378,7 +317,7 @@ class TokenWeighingTrainer(SFTTrainer):
         if token_index is not None:
             last = self.store.look_up(["weight"], token_index).get("weight")
             self.store.record("weight", token_index, weighed.weights, learnable)
-            if self._needs_history and self.history.from_last_epoch:
+            if self._follows_epochs:
                 self.store.record("history_nll", token_index, weighed.nll, learnable)
             if self.record_signals:
                 for name, values in {"nll": weighed.nll, **weighed.signals.values}.items():
@@ -388,7 +327,7 @@ class TokenWeighingTrainer(SFTTrainer):
         self.monitor.observe(weighed.weights, weighed.nll, weighed.signals, last, learned)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log what the weighing did beside TRL's figures.
+        """Log the statistics of the weighing beside TRL's.
 
         `num_tokens` counts as TRL does; `entropy` and `mean_token_accuracy` are means over the tokens that are learned from.
         """
@@ -396,55 +335,26 @@ class TokenWeighingTrainer(SFTTrainer):
             logs.update(self.monitor.read())
         super().log(logs, *args, **kwargs)
 
-    # Checkpoints: what a weighing remembers is saved last, so its file also says that a checkpoint is whole.
+    # Checkpoints hold what the weighing remembers.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train as TRL does; a resumed run takes up what the weighing remembered.
-
-        Raises:
-            UserError: the checkpoint was not written to its end, or train_dataset was replaced.
-        """
+        """Train as TRL does; a resumed run restores what the weighing remembered."""
         if not self.weighs:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if not self._is_indexed:
             self._require_no_look_up()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(
-                last_whole_checkpoint(Path(self.args.output_dir), trl_too=not self._remembers)
+                last_whole_checkpoint(Path(self.args.output_dir), trl_too=not self.memory.decides)
             )
         if resume_from_checkpoint:
-            self._restore(Path(resume_from_checkpoint))
+            self.memory.restore(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _restore(self, checkpoint: Path) -> None:
-        require_checkpoint(checkpoint)
-        if not (checkpoint / STATE_FILE).exists():
-            if self._remembers:
-                raise UserError(
-                    f"{checkpoint} holds nothing of what {self.weighing.describe()} remembers: it was not written by tokenry, or not to "
-                    "its end; resume from a checkpoint of this training."
-                )
-            return
-        averages = self.store.load(checkpoint / STATE_FILE, others=set(self.history.state()))
-        forgotten = self._remembered() - {"weight"} - self.store.columns.keys()
-        if forgotten or averages.keys() != self.history.state().keys():
-            raise UserError(
-                f"{checkpoint} was written under a weighing with another history than {self.weighing.describe()}: resume with "
-                "the weighing that it was trained with."
-            )
-        self.history.restore(averages)
-
     @property
-    def _remembers(self) -> bool:
-        """Whether what is learned depends on what was seen before, beyond the weights of the model."""
-        return bool(self._remembered() - {"weight"} or self.history.state())
-
-    def _keep(self, checkpoint: Path) -> None:
-        self.store.save(checkpoint / STATE_FILE, self.store.recorded, others=self.history.state())
-
-    def _remembered(self) -> set[str]:
-        from_last_epoch = self._needs_history and self.history.from_last_epoch
-        return {"weight", "history_nll"} if from_last_epoch else {"weight"}
+    def memory(self) -> Memory:
+        """State of the weighing that a checkpoint holds beside the model."""
+        return Memory(self.weighing.describe(), self.store, self.history, self._follows_epochs)
 
 
 def _token_count(batch: Mapping[str, Any]) -> Tensor | int:
@@ -458,7 +368,7 @@ def _token_count(batch: Mapping[str, Any]) -> Tensor | int:
 
 @dataclass
 class _FollowTraining(TrainerCallback):
-    """Lets the history follow the model, ranks share what they saw, and checkpoints hold what is remembered."""
+    """Updates the history, shares the store between ranks and saves what the weighing remembers."""
 
     trainer: TokenWeighingTrainer
 
@@ -471,4 +381,4 @@ class _FollowTraining(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.store.share_between_ranks(args.device)
         if state.is_world_process_zero:
-            self.trainer._keep(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self.trainer.memory.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,12 +1,12 @@
-"""The weighed loss as a function, for a training loop of one's own: what `TokenWeighingTrainer` minimises, batch by batch.
+"""The weighed loss as a function, for custom training loops: the loss that `TokenWeighingTrainer` minimises, batch by batch.
 
     loss, tokens = weighed_loss(model, batch, SSToken(), known={"history_nll": before}, progress=step / steps)
     loss.backward()
 
     loss = Σ weights · nll / total
 
-`total` is the weight of the whole optimisation step. Left out, the batch is the step; under gradient accumulation
-`step_weight(batches, ...)` says it before the first of them is scored.
+`total` is the weight of the whole optimisation step. By default the batch is the step; under gradient accumulation,
+`step_weight(batches, ...)` computes it before the first of them is scored.
 """
 
 import math
@@ -37,12 +37,13 @@ Batch = Mapping[str, Any]
 """`input_ids` and `labels` (-100 where nothing is learned), `attention_mask` where there is padding, `position_ids` for packed rows."""
 
 Known = Mapping[str, Tensor]
-"""Signals by name, aligned to the tokens: `history_nll`, `base_nll`, `reference_nll`, `dataset_weight`, `uniform`, or `kept`."""
+"""Signals by name, aligned to the tokens: `history_nll`, `base_nll`, `reference_nll`, `out_of_fold_nll`, `dataset_weight`, `uniform`, or `kept`."""
 
 _SOURCES = {
     "history_nll": "token_losses(model, batch) of an earlier state of the model, or history_losses(model, rows) before training",
     "base_nll": "token_losses(base_model, batch)",
     "reference_nll": "token_losses(reference_model, batch)",
+    "out_of_fold_nll": "token_losses(model, batch) of a model that was trained without these samples",
     "dataset_weight": "the weight of every token",
     "uniform": "one random number per token, the same in every epoch",
     "kept": "1 for every token to learn from, chosen over the whole data set",
@@ -51,13 +52,13 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class WeighedTokens:
-    """What a weighing made of the tokens of one batch.
+    """The tokens of one batch under a weighing.
 
     Attributes:
-        weights: of every token; 0 where nothing is learned.
-        nll: of the tokens in nats; nan where it was not needed.
-        signals: what the weights were made of.
-        total: what the sum over the tokens was divided by.
+        weights: weight of every token; 0 where nothing is learned.
+        nll: NLL of the tokens in nats; nan where it was not needed.
+        signals: signals that the weights were computed from.
+        total: divisor of the sum over the tokens.
     """
 
     weights: Float[Tensor, "batch seq"]
@@ -77,20 +78,20 @@ def weighed_loss(
     epoch: float = math.inf,
     content: Bool[Tensor, "batch seq"] | None = None,
 ) -> tuple[Float[Tensor, ""], WeighedTokens]:
-    """Compute the loss of a batch under a weighing, with its graph, and what was learned from.
+    """Compute the loss of a batch under a weighing, with its graph, and the weights of the tokens.
 
-    The batch is one forward pass of the model in the mode that it is in. Wrapped models (PEFT, DDP) and autocast work as for any forward.
+    The batch is one forward pass of the model in its current mode. Wrapped models (PEFT, DDP) and autocast work as for any forward.
 
     Args:
         model: a transformers causal language model.
-        batch: as a collator makes it; other columns are handed to the model.
+        batch: a batch as a collator makes it; other columns are passed to the model.
         weighing: which tokens to learn from.
-        known: the signals that no forward of `model` can tell, see `Known`.
-        total: what the sum is divided by. None: the weight of this batch. Under gradient accumulation: `step_weight` of the batches of the
+        known: the signals that a forward of `model` cannot compute, see `Known`.
+        total: divisor of the sum. None: the weight of this batch. Under gradient accumulation: `step_weight` of the batches of the
             step. Where gradients are averaged over ranks (DDP): that sum over all ranks, divided by their number.
-        progress: fraction of the optimisation steps done, for a warm-up in steps; left out, it is over.
-        epoch: epochs done, for a warm-up in epochs; left out, it is over.
-        content: tokens that are content rather than chat template, where `attention="content"` reads them.
+        progress: fraction of the optimisation steps done, for a warm-up in steps; by default the warm-up is over.
+        epoch: epochs done, for a warm-up in epochs; by default the warm-up is over.
+        content: tokens that are content rather than chat template, for `attention="content"`.
 
     Raises:
         UserError: a batch or a model that cannot be learned from, or a signal that must be `known` and is not.
@@ -141,11 +142,8 @@ def step_weight(
     Args:
         batches: the micro-batches.
         weighing: which tokens will be learned from.
-        known: what is known of each, where the weights are given by the data.
+        known: the known signals of each batch, for weights that the data gives.
         epoch: epochs done.
-
-    Raises:
-        UserError: no batch, or as for `weighed_loss`.
     """
     batches = list(batches)
     told = list(known) if known is not None else [{}] * len(batches)
@@ -156,9 +154,7 @@ def step_weight(
     weights = []
     for batch, of_batch in zip(batches, told, strict=True):
         signals = _known_signals(batch, weighing, of_batch, 1.0, epoch)
-        if (
-            not weighing.needs & LIVE_SIGNALS
-        ):  # the weights may be given by the data; elsewhere they are counted
+        if not weighing.needs & LIVE_SIGNALS:  # the data may give the weights; otherwise they are counted
             _require_known(weighing, signals)
         weights.append(weighing.weight_sum(signals).float())
     return torch.stack(weights).sum()
@@ -170,9 +166,6 @@ def token_losses(model: nn.Module, batch: Batch) -> Float[Tensor, "batch seq"]:
     Args:
         model: a transformers causal language model; its mode is restored.
         batch: as for `weighed_loss`.
-
-    Raises:
-        UserError: as for `weighed_loss`.
     """
     _prepare(model, batch)
     labels, segments = _targets(batch)
@@ -188,15 +181,12 @@ def history_losses(
     """Compute the NLL of every target of a data set in nats, in one pass over samples sorted by length; nan elsewhere.
 
     Args:
-        model: a transformers causal language model, in the state that later losses are to be compared with.
-        rows: with `input_ids` and `labels`, without padding.
+        model: a transformers causal language model, in the state that later losses are compared with.
+        rows: rows with `input_ids` and `labels`, without padding.
         tokens_per_batch: padded tokens of one forward.
 
     Returns:
         One float32 column per row, in their order; laid out as the batch is (padding included), they are `history_nll`.
-
-    Raises:
-        UserError: rows without these columns, or labels of another length or outside the vocabulary.
     """
     vocabulary = output_head(model).vocabulary
     lengths = [_checked_length(row, number, vocabulary) for number, row in enumerate(rows)]
@@ -221,7 +211,7 @@ def _checked_length(row: Mapping[str, Any], number: int, vocabulary: int) -> int
 
 
 def _prepare(model: nn.Module, batch: Batch) -> None:
-    """Refuse labels that do not fit; teach the model to take a token loss, and see once whether its logits are understood."""
+    """Refuse labels that do not fit; let the model take a token loss, and check once that its logits are understood."""
     labels, _ = _targets(batch)
     check_labels(batch["input_ids"], labels, output_head(model).vocabulary)
     if not getattr(causal_lm(model).forward, "takes_token_loss", False):
@@ -263,7 +253,7 @@ def _known_signals(
 
 
 def _require_known(weighing: TokenWeighing, signals: Signals) -> None:
-    """Refuse a batch of which a signal is not known that no forward of the model can tell."""
+    """Refuse a batch without a signal that a forward of the model cannot compute."""
     if not weighing.selects(signals.epoch):
         return
     looked_up = {"kept"} if weighing.scope == "dataset" and weighing.share < 1.0 else weighing.needs
@@ -279,7 +269,7 @@ def _require_known(weighing: TokenWeighing, signals: Signals) -> None:
 def _with_live_history(
     model: nn.Module, inputs: dict[str, Any], weighing: TokenWeighing, signals: Signals
 ) -> Signals:
-    """Add the NLL under earlier weights that are at hand: adapters switched off, or a moving average."""
+    """Add the NLL under earlier weights: adapters switched off, or a moving average."""
     source = weighing.history_source
     wanted = "history_nll" in weighing.needs and "history_nll" not in signals.values
     if not (wanted and source.live and weighing.selects(signals.epoch)):

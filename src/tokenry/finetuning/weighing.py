@@ -9,22 +9,23 @@ A weighing names the signals it needs and scores the tokens with them; this base
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.core.errors import UserError, require_fraction, require_share
+from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of, require_share
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.choices import Rounding, group_counts, kept_counts, top_share
 from tokenry.core.tensors.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
+from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import HistorySource, parse_history
 
 WEIGHINGS: "Registry[TokenWeighing]" = Registry(
     "weighing",
     "tokenry.finetuning",
-    first=("full", "random", "sstoken", "rho1", "token-cleaning", "small-loss"),
+    first=("full", "random", "sstoken", "rho1", "token-cleaning", "cross-fitted", "small-loss"),
 )
 """The weighings by name; a weighing registers itself in its own file."""
 
@@ -44,9 +45,6 @@ class TokenWeighing:
         reduction: `token`: mean over the weight of the step. `sample`: mean over samples of their weighted mean.
             `paper`: mean over samples of their weighted sum / (share · R), the form printed in ssToken.
         rounding: how a share becomes a number of tokens, see `tokenry.core.tensors.choices.kept_counts`.
-
-    Raises:
-        UserError: an option is out of its range.
     """
 
     share: float = 0.6
@@ -59,12 +57,10 @@ class TokenWeighing:
     def __post_init__(self) -> None:
         require_share(self.share)
         require_fraction(self.dropped_weight, "dropped_weight")
-        if self.warmup_epochs < 0:
-            raise UserError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs}.")
-        if self.scope not in ("sample", "batch", "dataset"):
-            raise UserError(f"scope must be sample, batch or dataset, got {self.scope!r}.")
-        if self.reduction not in ("token", "sample", "paper"):
-            raise UserError(f"reduction must be token, sample or paper, got {self.reduction!r}.")
+        require_at_least(0, warmup_epochs=self.warmup_epochs)
+        require_one_of(self.scope, get_args(Scope), "scope")
+        require_one_of(self.reduction, get_args(Reduction), "reduction")
+        require_one_of(self.rounding, get_args(Rounding), "rounding")
         if self.scope == "dataset" and self.needs & LIVE_SIGNALS:
             raise UserError(
                 f"scope='dataset' ranks all tokens once, before training, but {type(self).__name__} needs "
@@ -100,7 +96,7 @@ class TokenWeighing:
         return torch.where(kept, 1.0, self.dropped_weight) * learnable
 
     def reduce(self, weights: Float[Tensor, "batch seq"], signals: Signals) -> Float[Tensor, "batch seq"]:
-        """Scale what `weigh` says per sample, so that `weight_sum` makes the loss the mean that `reduction` names."""
+        """Scale the weights per sample, so that dividing by `weight_sum` gives the mean that `reduction` names."""
         if self.reduction == "token":
             return weights
         learnable = signals.learnable
@@ -115,11 +111,11 @@ class TokenWeighing:
         return reduced
 
     def weight_sum(self, signals: Signals) -> Float[Tensor, ""]:
-        """Tell what the loss of a batch is divided by, from the labels (and static signals) alone.
+        """The divisor of a batch's loss, from the labels (and static signals) alone.
 
-        With reduction `token` it is what `weigh` will sum to, else the number of samples with a response (one of which
-        nothing is kept counts as 0 in their mean). It is needed before the first micro-batch of a step has been scored.
-        A weighing that overrides `weigh` overrides this too.
+        With reduction `token` it is the sum of the weights that `weigh` will give, otherwise the number of samples with a
+        response (a sample that keeps no token counts as 0 in the mean). It is needed before the first micro-batch of a step
+        has been scored. A weighing that overrides `weigh` overrides this too.
         """
         learnable = signals.learnable
         if self.reduction != "token":
@@ -136,12 +132,12 @@ class TokenWeighing:
         return kept + self.dropped_weight * (count - kept).float()
 
     def selects(self, epoch: float) -> bool:
-        """Tell whether any token is weighed differently from another after `epoch` epochs."""
+        """Whether tokens have different weights after `epoch` epochs."""
         return self.share < 1.0 and epoch >= self.warmup_epochs
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is plain fine-tuning: at no time is a token weighed differently from another."""
+        """Whether this is plain fine-tuning: all tokens have the same weight at all times."""
         own = type(self).weigh is not TokenWeighing.weigh or type(self).reduce is not TokenWeighing.reduce
         return not (own or self.learns_from_prompt or self.reduction != "token" or self.selects(math.inf))
 
@@ -161,8 +157,13 @@ class TokenWeighing:
         return parse_history("base")
 
     @property
+    def cross_fit(self) -> Folds:
+        """The split of the data behind `out_of_fold_nll`."""
+        return Folds()
+
+    @property
     def reference_model(self) -> str | None:
-        """Path or name of the model behind `reference_nll`; None where the trainer is given one."""
+        """Path or name of the model behind `reference_nll`; None if it is passed to the trainer."""
         return None
 
     def describe(self) -> str:
@@ -180,7 +181,7 @@ class TokenWeighing:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenWeights(TokenWeighing):
-    """Base of the weighings that choose nothing: their weights are known from the data."""
+    """Base of the weighings that select nothing: their weights are known from the data."""
 
     share: float = 1.0
 
@@ -209,11 +210,8 @@ def make_weighing(description: str, **defaults: Any) -> TokenWeighing:
     """Make a weighing from `name` or `name:option=value,...`: `sstoken:balance=0.75` is `SSToken(balance=0.75)`.
 
     Args:
-        description: what is asked for; its options come before `defaults`; values are YAML.
-        **defaults: options; those that the weighing does not have are left out.
-
-    Raises:
-        UserError: an unknown weighing or option (the nearest is suggested), or a value of the wrong kind or out of range.
+        description: name and options, with values in YAML; they override `defaults`.
+        **defaults: options; those that the weighing does not have are ignored.
     """
     name, given = WEIGHINGS.parse(description)
     entry = WEIGHINGS[name]

@@ -21,7 +21,7 @@ def require_reference(model: nn.Module, tokenizer: Any, what: str = "the referen
     Args:
         model: the second model, wrapped or not.
         tokenizer: the tokenizer (or processor) of the data.
-        what: how an error calls the model.
+        what: the name of the model in errors.
 
     Raises:
         UserError: as `require_causal_lm` and `require_same_tokenizer`.

@@ -1,4 +1,4 @@
-"""Libraries that show progress bars and log notices of their own are silent while a recipe shows what is done."""
+"""Silence for the progress bars and notices of libraries, while tokenry shows its own progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

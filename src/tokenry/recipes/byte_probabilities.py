@@ -101,7 +101,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "models": [EMBEDDED_TITLE if name == "embedded" else name for name in sizes.models],
         "text": "In the Year 2889",
         "cuts": [asdict(cut) for cut in cuts],
-        "answers": {name: [asdict(each) for each in of_one] for name, of_one in answers.items()},
+        "answers": {name: [asdict(answer) for answer in of_one] for name, of_one in answers.items()},
     }
     with run.figure(10, 3.2) as figure:
         draw(figure, answers)
@@ -147,22 +147,22 @@ def _answers(lms: Sequence[ByteLM], cuts: Sequence[Cut]) -> Answers:
     }
     rests = {
         EXACT: _greedy(lm, prompts, lengths),
-        HEALED: [_by_tokens(lm, *each, back=1) for each in given],
-        NAIVE: [_by_tokens(lm, *each, back=0) for each in given],
+        HEALED: [_by_tokens(lm, *cut, back=1) for cut in given],
+        NAIVE: [_by_tokens(lm, *cut, back=0) for cut in given],
     }
     if len(lms) > 1:
         ensemble = ByteEnsemble(lms)
         logprobs[ENSEMBLE] = ensemble.next_byte_logprobs(prompts)
         rests[ENSEMBLE] = _greedy(ensemble, prompts, lengths)
     return {
-        name: [_answer(*each) for each in zip(cuts, rows, rests[name], strict=True)]
+        name: [_answer(*row) for row in zip(cuts, rows, rests[name], strict=True)]
         for name, rows in logprobs.items()
     }
 
 
 def _greedy(model: ByteLM | ByteEnsemble, prompts: Sequence[bytes], lengths: Sequence[int]) -> list[bytes]:
     found = model.generate(prompts, max_bytes=max(lengths), temperature=0)
-    texts = [each.text for each in found] if isinstance(found, list) else [found.text]
+    texts = [sample.text for sample in found] if isinstance(found, list) else [found.text]
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
 
 
@@ -230,7 +230,7 @@ def _lower(answers: Answers, one: str, other: str, paper: str | None) -> Claim:
 
 def _more(answers: Answers, what: str, words: str, paper: str | None) -> Claim:
     """Judged by the cuts on which exact probabilities and token healing differ."""
-    ours, theirs = (np.array([getattr(each, what) for each in answers[name]]) for name in (EXACT, HEALED))
+    ours, theirs = (np.array([getattr(answer, what) for answer in answers[name]]) for name in (EXACT, HEALED))
     won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     controls = ", ".join(f"{100 * _mean(answers[name], what):.0f} % ({name})" for name in (HEALED, NAIVE))
     return Claim(
@@ -243,11 +243,11 @@ def _more(answers: Answers, what: str, words: str, paper: str | None) -> Claim:
 
 
 def _bits(answers: Sequence[Answer]) -> Float[np.ndarray, "cuts"]:
-    return np.array([each.bits for each in answers])
+    return np.array([answer.bits for answer in answers])
 
 
 def _mean(answers: Sequence[Answer], what: str) -> float:
-    return float(np.mean([getattr(each, what) for each in answers]))
+    return float(np.mean([getattr(answer, what) for answer in answers]))
 
 
 def draw(figure: Figure, answers: Answers) -> None:

@@ -1,14 +1,15 @@
-"""CharBench (arXiv 2508.02591): does a model see less of a word inside a long token, and what do counting errors go with?
+"""CharBench (arXiv 2508.02591): does a model see less of a word inside a long token, and which properties go with counting errors?
 
 Two models, on words that a benchmark regenerated from open word lists asks about (not on the authors' file):
 
     reader    a small encoder trained on the four tasks, on tokens of a BPE with 800 entries; tested on words it has never seen
     SmolLM2   the embedded chat model, asked in the paper's words; the answer with the highest log-likelihood counts
 
-Index tasks are judged by the length of the token that holds the character, counting tasks by what correlates more, the true count or
-the number of tokens. Headline: the abstract's sentence on index tasks, of the reader, which is right often enough to tell. Beyond the
-paper, the reader's test words are cut anew: the token that holds the character, or another one, into single characters (in the settings).
-The paper's tables could not be read: its figures are those of the abstract; thresholds were set on another training of such a reader.
+Index tasks are judged by the length of the token that holds the character, counting tasks by the stronger correlation: that of the true
+count or that of the number of tokens. Headline: the abstract's sentence on index tasks, for the reader, which is correct often enough to
+tell. Beyond the paper, the token that holds the character, or another one, is cut into single characters in the reader's test words (in
+the settings). The paper's tables could not be read: its figures are those of the abstract; thresholds were set on another training of such
+a reader.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,14 +61,14 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class CharBenchSizes:
-    """What a scale runs.
+    """Sizes of one scale.
 
     Attributes:
-        reader: how the small encoder is trained.
+        reader: training of the small encoder.
         models: language models that are asked.
-        items: that each of them is asked; None for all.
-        mode: how they answer.
-        dtype: of their weights.
+        items: number of items that each of them is asked; None for all.
+        mode: how the models answer.
+        dtype: dtype of their weights.
     """
 
     reader: ReaderConfig
@@ -113,7 +114,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         },
         "reader_regression": reader.regression,
         "reader_accuracy_change_when_a_token_is_cut_into_characters": {
-            task: each.as_json() for task, each in recut.items()
+            task: change.as_json() for task, change in recut.items()
         },
         **{f"{model.name} accuracy": model.accuracies for model in models},
         **{f"{model.name} correlations": model.correlations for model in models},
@@ -214,7 +215,7 @@ def _tokens_matter_less(reader: ModelAnswers) -> Claim:
     words, tokens = ("word_length", "gold"), ("number_of_tokens", "compression")
 
     def strongest(task: str, names: Sequence[str]) -> str:
-        name = max(names, key=lambda each: abs(reader.correlation(task, each).value))
+        name = max(names, key=lambda prop: abs(reader.correlation(task, prop).value))
         return f"r = {reader.correlation(task, name).with_interval('.3f')} with {name}"
 
     return Claim(
@@ -239,7 +240,7 @@ def draw(figure: Figure, reader: ModelAnswers, models: Sequence[ModelAnswers]) -
             }
             if points:
                 values, errors = zip(
-                    *((each.value, each.standard_error) for each in points.values()), strict=True
+                    *((found.value, found.standard_error) for found in points.values()), strict=True
                 )
                 words = f"{model.name}, {task.split('_')[1]}"
                 curves.errorbar(

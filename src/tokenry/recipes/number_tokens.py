@@ -109,7 +109,7 @@ def _as_json(decoder: AdditionRun, mode: str) -> dict[str, Any]:
         "accuracy": accuracy_table(decoder.answers, ("length",)),
         "read in the other way": accuracy_table(decoder.regrouped, ("length",)),
         "last_loss": float(np.mean(decoder.losses[-20:])),
-        "patterns": [asdict(each) for each in _patterns(decoder.answers, mode)],
+        "patterns": [asdict(pattern) for pattern in _patterns(decoder.answers, mode)],
     }
 
 
@@ -147,7 +147,7 @@ def _frozen(sizes: AdditionSizes, progress: Progress) -> tuple[dict[str, list[Ad
 
 def training_claims(runs: Mapping[str, AdditionRun]) -> Iterator[Claim]:
     """Differences between the decoders are paired, problem by problem; those between match and mismatch are over different problems."""
-    right = {mode: _right(each.answers) for mode, each in runs.items()}
+    right = {mode: _right(run.answers) for mode, run in runs.items()}
     mismatch = np.array([answer.length == "mismatch" for answer in runs["l2r"].answers])
     gaps = {
         name: paired_difference(right["r2l"][chosen], right["l2r"][chosen]).scaled(100)

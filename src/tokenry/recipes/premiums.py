@@ -1,14 +1,14 @@
-"""Crosslingual tokenizer inequities (arXiv 2510.21909): what the same text costs in 24 languages, and what makes it cost the same.
+"""Crosslingual tokenizer inequities (arXiv 2510.21909): the cost of the same text in 24 languages, and remedies.
 
 The Universal Declaration of Human Rights: tokenizers are trained on the preamble and two thirds of the articles of one language, and
-counted on the other third. Every figure with an interval comes from a bootstrap over the articles, drawn together for all languages.
+evaluated on the other third. Every figure with an interval comes from a bootstrap over the articles, drawn together for all languages.
 
     fixed      one vocabulary for all languages, with equal content and with equal bytes of training text
     optimal    for each language the vocabulary at which its fitted curve meets one count of tokens
     remedies   SuperBPE, BoundlessBPE, and Unigram beside BPE; marks among the letters of the pre-tokenizer, or not
 
-Headline: the remedy that the abstract proposes, a vocabulary for each language. The paper's figures were not readable for us beyond its
-abstract; they are claims of direction.
+Headline: the remedy that the abstract proposes, a vocabulary for each language. Of the paper only the abstract could be read: the claims
+are about directions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "tokens_fixed": {language: int(counts.sum()) for language, counts in fixed.items()},
         "tokens_optimal": {language: int(counts.sum()) for language, counts in found.optimal_counts.items()},
         "spread_on_articles_the_curves_have_not_seen": [
-            float(_std(_totals(each))[0]) for each in found.unseen
+            float(_std(_totals(counts))[0]) for counts in found.unseen
         ],
         "spread": {name: _spread(counts) for name, counts in settings_compared(corpus, found).items()},
     }
@@ -73,21 +73,21 @@ def judge(corpus: Corpus, found: VocabularyTrial) -> Iterator[Claim]:
         f"V = {base} for all",
         _std,
     )
-    ratios = [dispersion_intervals(each)["max_min"] for each in (at[largest], equal, at[base])]
+    ratios = [dispersion_intervals(counts)["max_min"] for counts in (at[largest], equal, at[base])]
     yield Claim(
         f"with a vocabulary of {largest} for all, the most expensive language costs at least 1.5 times as much as the cheapest, with "
         "equal content and with equal bytes (max / min)",
         None,
-        measured=" and ".join(each.with_interval() for each in ratios[:2]),
+        measured=" and ".join(ratio.with_interval() for ratio in ratios[:2]),
         control=f"{ratios[2].value:.2f} (V = {base}, equal content)",
-        verdict=all_of(shown(each, least=1.5) for each in ratios[:2]),
+        verdict=all_of(shown(ratio, least=1.5) for ratio in ratios[:2]),
     )
     saved = [estimate_of_mean(1 - _totals(supers[size])[0] / _totals(at[size])[0]) for size in at]
     yield Claim(
         f"SuperBPE needs fewer tokens at V = {base} and {largest} (tokens saved, mean over the languages)",
         None,
-        measured=" and ".join(f"{each:.1%}" for each in saved) + f", n = {saved[0].samples}",
-        control=f"0 (BPE, mean count {' and '.join(f'{_totals(each).mean():.0f}' for each in at.values())})",
+        measured=" and ".join(f"{share:.1%}" for share in saved) + f", n = {saved[0].samples}",
+        control=f"0 (BPE, mean count {' and '.join(f'{_totals(counts).mean():.0f}' for counts in at.values())})",
         verdict=all_of(map(shown, saved)),
     )
     yield _less_spread(
@@ -128,25 +128,25 @@ def _less_spread(
     name: str,
     spread: Callable[[Float[ndarray, "samples languages"]], Float[ndarray, "samples"]],
 ) -> Claim:
-    """Judged by the ratio of both spreads, over the same draws of the articles."""
+    """A claim judged by the ratio of both spreads, over the same draws of the articles."""
     ratios, ours_at, theirs_at = [], [], []
     for ours, theirs in pairs:
-        together = {f"ours {language}": each for language, each in ours.items()}
-        together |= {f"theirs {language}": each for language, each in theirs.items()}
+        together = {f"ours {language}": counts for language, counts in ours.items()}
+        together |= {f"theirs {language}": counts for language, counts in theirs.items()}
         drawn = resampled_counts(together)
-        values = [float(spread(_totals(each))[0]) for each in (ours, theirs)]
+        values = [float(spread(_totals(counts))[0]) for counts in (ours, theirs)]
         share = spread(drawn[:, : len(ours)]) / spread(drawn[:, len(ours) :])
         units = len(next(iter(ours.values())))
         ratios.append(bootstrap_estimate(values[0] / values[1], share, units))
         ours_at.append(f"{values[0]:.3g} at mean {_totals(ours).mean():.0f}")
         theirs_at.append(f"{values[1]:.3g} at mean {_totals(theirs).mean():.0f}")
-    said = (each.with_interval() for each in ratios)
+    said = (ratio.with_interval() for ratio in ratios)
     return Claim(
         claim,
         None,
         measured=f"{' and '.join(ours_at)}; ratio {' and '.join(said)}",
         control=f"{' and '.join(theirs_at)} ({name})",
-        verdict=all_of(shown(each.scaled(-1), least=-1.0) for each in ratios),
+        verdict=all_of(shown(ratio.scaled(-1), least=-1.0) for ratio in ratios),
     )
 
 
@@ -165,7 +165,7 @@ def _marks_matter(found: VocabularyTrial, marked: Counts) -> Claim:
 
 
 def _totals(counts: Counts) -> Float[ndarray, "one languages"]:
-    return np.array([[float(each.sum()) for each in counts.values()]])
+    return np.array([[float(segments.sum()) for segments in counts.values()]])
 
 
 def _std(totals: Float[ndarray, "samples languages"]) -> Float[ndarray, "samples"]:
@@ -178,7 +178,9 @@ def _cv(totals: Float[ndarray, "samples languages"]) -> Float[ndarray, "samples"
 
 def _spread(counts: Counts) -> dict[str, list[float]]:
     """Value, low and high of each figure."""
-    return {name: [each.value, each.low, each.high] for name, each in dispersion_intervals(counts).items()}
+    return {
+        name: [figure.value, figure.low, figure.high] for name, figure in dispersion_intervals(counts).items()
+    }
 
 
 def draw(figure: Figure, corpus: Corpus, found: VocabularyTrial) -> None:
@@ -207,7 +209,8 @@ def _draw_dots(panel: Any, corpus: Corpus, found: VocabularyTrial) -> None:
         panel.plot(totals, places, marker, color=colour, markersize=5, label=label)
     panel.axvline(found.target, color="black", linewidth=0.8, linestyle=":")
     names = [
-        f"{corpus.names[each]}  {found.optimal[each]}{'*' * (each in found.out_of_reach)}" for each in order
+        f"{corpus.names[language]}  {found.optimal[language]}{'*' * (language in found.out_of_reach)}"
+        for language in order
     ]
     panel.set_yticks(places, names, fontsize=8)
     panel.legend(frameon=False, loc="lower right")
@@ -240,9 +243,9 @@ def _draw_spread(panel: Any, corpus: Corpus, found: VocabularyTrial) -> None:
     values = [dispersion_intervals(counts)["cv"] for counts in compared.values()]
     places = np.arange(len(values))
     panel.hlines(
-        places, [each.low for each in values], [each.high for each in values], color="0.5", linewidth=1.2
+        places, [value.low for value in values], [value.high for value in values], color="0.5", linewidth=1.2
     )
-    panel.plot([each.value for each in values], places, "o", color="C0", markersize=5)
+    panel.plot([value.value for value in values], places, "o", color="C0", markersize=5)
     panel.set_yticks(places, list(compared), fontsize=8)
     panel.invert_yaxis()
     panel.set_xlim(left=0)

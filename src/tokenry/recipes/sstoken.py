@@ -34,7 +34,7 @@ PUBLISHED = "prompt, last layer"
 
 @dataclass(frozen=True)
 class SSTokenSizes:
-    """How much of each experiment a scale runs."""
+    """Size of the experiments at one scale."""
 
     seeds: tuple[int, ...]
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -58,6 +58,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
     laptop=SSTokenSizes(
         seeds=(0, 1, 2),
         plan={
+            "weighing": "sstoken",
             "demo_samples": 80,
             "compare": ["full"],
             "answers": 0,
@@ -70,6 +71,7 @@ def toy_weighings() -> dict[str, TokenWeighing]:
             "model": "meta-llama/Llama-3.2-3B",
             "data": "allenai/tulu-v2-sft-mixture",
             "chat_template": "open-instruct",
+            "weighing": "sstoken",
             "compare": ["full", "random"],
             "dtype": "bfloat16",
         },
@@ -84,9 +86,9 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     comparison = compare(plan, run.output / "end-to-end", part(run.progress, 0.5, 1.0))
     run.settings |= {
         "seeds": list(run.sizes.seeds),
-        "auroc": {name: each.auroc for name, each in attention.items()},
-        "toy": {name: [asdict(one) for one in of_seeds] for name, of_seeds in toys.items()},
-        "end_to_end": plan.model_dump(),
+        "auroc": {name: score.auroc for name, score in attention.items()},
+        "toy": {name: [asdict(toy) for toy in of_seeds] for name, of_seeds in toys.items()},
+        "end_to_end": plan.settings,
     }
     with run.figure(11, 3.6) as figure:
         draw(figure, attention, toys)
@@ -129,7 +131,7 @@ def toy_claims(runs: Mapping[str, Sequence[ToyRun]]) -> Iterator[Claim]:
     def lower(
         claim: str, name: str, control: str, value: Callable[[ToyRun], float], paper: str | None
     ) -> Claim:
-        ours, theirs = ([value(each) for each in runs[of]] for of in (name, control))
+        ours, theirs = ([value(toy) for toy in runs[weighing]] for weighing in (name, control))
         return Claim.above(
             f"toy: {claim}", ours, theirs, control, lower=True, fewest=FEWEST_SEEDS, spec=".3f", paper=paper
         )
@@ -138,34 +140,34 @@ def toy_claims(runs: Mapping[str, Sequence[ToyRun]]) -> Iterator[Claim]:
         "ssToken (balance 0.5) learns the task better than all tokens (NLL of mapped tokens, nats)",
         "ssToken",
         "full",
-        lambda each: each.mapped_nll,
+        lambda toy: toy.mapped_nll,
         PAPER_AVERAGES,
     )
     yield lower(
         "ssToken learns the task better than TokenCleaning (NLL of mapped tokens, nats)",
         "ssToken",
         "TokenCleaning",
-        lambda each: each.mapped_nll,
+        lambda toy: toy.mapped_nll,
         "52.50 against 51.87 (LLaMA-3.2-3B; reading notes)",
     )
     yield lower(
         "progress alone learns the task better than all tokens (NLL of mapped tokens, nats)",
         "progress",
         "full",
-        lambda each: each.mapped_nll,
+        lambda toy: toy.mapped_nll,
         "better than full SFT, no figure",
     )
     yield lower(
         "progress alone keeps less noise than chance (share of noise among kept tokens)",
         "progress",
         "random",
-        lambda each: each.noise_kept,
+        lambda toy: toy.noise_kept,
         None,
     )
 
 
 def attention_claim(published: AttentionAuroc) -> Claim:
-    """AttentionAuroc as the paper scores it, conversation by conversation."""
+    """The attention score of the paper against chance, by conversation."""
     return Claim.above(
         "attention to the prompt (last layer) is higher for task tokens than for off-topic ones (AUROC, mean of the conversations)",
         published.of_conversations,
@@ -180,13 +182,13 @@ def draw(
 ) -> None:
     """The attention scores, and the toy's runs seed by seed."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
-    left.barh(list(attention), [each.auroc for each in attention.values()], color="0.6")
+    left.barh(list(attention), [score.auroc for score in attention.values()], color="0.6")
     left.axvline(0.5, color="black", linewidth=0.8, linestyle="--")
-    left.set(xlim=(0, 1), xlabel="AUROC, task against off-topic tokens", title="AttentionAuroc to the prompt")
+    left.set(xlim=(0, 1), xlabel="AUROC, task against off-topic tokens", title="Attention to the prompt")
     left.invert_yaxis()
     for place, of_seeds in enumerate(runs.values()):
         for shift, marker, value in ((-0.12, "o", "mapped_nll"), (0.12, "s", "response_nll")):
-            values, height = [getattr(each, value) for each in of_seeds], place + shift
+            values, height = [getattr(toy, value) for toy in of_seeds], place + shift
             right.plot(values, [height] * len(values), marker, color="0.35", fillstyle="none", markersize=5)
             right.plot([mean(values)] * 2, [height - 0.1, height + 0.1], color="black", linewidth=2)
     right.set_yticks(range(len(runs)), list(runs))

@@ -1,16 +1,16 @@
-"""TokenAdapt (arXiv 2505.09738): without training, which rows for new tokens lose least, on the new tokenizer's own text and on other text?
+"""TokenAdapt (arXiv 2505.09738): which rows for new tokens lose least without training, on the new tokenizer's own text and on other text?
 
 SmolLM2-135M gets a byte-level BPE tokenizer of 8,192 tokens, trained on docstrings of scikit-learn and scipy. Measured in bits per
 byte, which is fair between tokenizers, paired text by text:
 
     docstrings   of files the tokenizer has not seen
-    prose        "In the Year 2889" (Michel and Jules Verne, 1889; public domain), which the tokenizer was not made for
+    prose        "In the Year 2889" (Michel and Jules Verne, 1889; public domain), unlike the tokenizer's training text
 
     random, mean, ReTok, TokenAdapt local (pieces), global (neighbours), hybrid (both), FOCUS-like, OMP
 
 The auxiliary space is that of character n-grams, a weak stand-in for the paper's sentence encoder; the hybrid in the model's own hidden
-states is measured beside it, and so is the hybrid with the released code's random row for what cannot be composed. Headline: half of
-ReTok's perplexity (abstract). The paper could be read in summary only: its figures are those of the repository's notes.
+states is measured beside it, and so is the hybrid with the released code's random row for tokens that cannot be composed. Headline: half
+of ReTok's perplexity (abstract). Of the paper only a summary could be read: its figures are those of the repository's notes.
 """
 
 import copy
@@ -53,7 +53,7 @@ _LEFT_OUT = 300
 
 
 Losses = Mapping[str, Mapping[str, TextLoss]]
-"""Of each method, of each kind of text."""
+"""Losses by method and kind of text."""
 
 
 @recipe("tokenadapt", laptop=embedded_swap, paper=qwen_swap)
@@ -161,13 +161,13 @@ def judge(losses: Losses) -> Iterator[Claim]:
 
 
 def _half_the_perplexity(losses: Losses) -> Claim:
-    """Both have the same tokens, so that a ratio of perplexities of 2 is one bit per token less."""
+    """Both models read the same tokens, so that half the perplexity is one bit per token less."""
     saved = {
         kind: ratio_estimate((losses[RETOK][kind].nll - loss.nll) / math.log(2), loss.tokens)
         for kind, loss in losses[HYBRID].items()
     }
-    kind = max(saved, key=lambda each: saved[each].value)
-    low, value, high = (2**each for each in (saved[kind].low, saved[kind].value, saved[kind].high))
+    kind = max(saved, key=lambda kind: saved[kind].value)
+    low, value, high = (2**bits for bits in (saved[kind].low, saved[kind].value, saved[kind].high))
     return Claim(
         "the hybrid has half the perplexity of ReTok or less (ReTok / hybrid on the text where it gains most)",
         f"at least 2-fold (abstract); 4780 / 2947 = 1.6 for means over texts; {NOTES}",
@@ -183,7 +183,9 @@ def draw(figure: Figure, losses: Losses) -> None:
     names = list(losses)[::-1]
     for axes, kind in zip(panels, (DOCSTRINGS, PROSE), strict=True):
         estimates = [losses[name][kind].bits_per_byte for name in names]
-        values, errors = ([getattr(each, what) for each in estimates] for what in ("value", "standard_error"))
+        values, errors = (
+            [getattr(estimate, what) for estimate in estimates] for what in ("value", "standard_error")
+        )
         axes.errorbar(values, range(len(names)), xerr=errors, fmt="none", ecolor="0.75", elinewidth=1)
         colors = ["C0" if name.startswith(("TokenAdapt", "hybrid")) else "0.35" for name in names]
         axes.scatter(values, range(len(names)), c=colors, zorder=3)

@@ -1,4 +1,4 @@
-"""Zero-shot tokenizer transfer (arXiv 2405.07883): do rows predicted by a hypernetwork beat the best rule of thumb, without training on the new tokenizer?
+"""Zero-shot tokenizer transfer (arXiv 2405.07883): do rows predicted by a hypernetwork beat the best heuristic for a tokenizer never seen?
 
 A language model of three layers is trained on lower-cased docstrings of scikit-learn with a BPE of 420 tokens, then frozen. Hypernetworks
 are trained on Unigram tokenizers drawn from the same texts. The new tokenizer, a BPE of 1,400 tokens, is never seen; 30 % of its
@@ -9,8 +9,8 @@ tokens are tokens of the old one. Measured in bits per byte on held-out files, p
     residual                                         predicts the difference to FVT, no warm-up
     fine-tuned variant                               a copy trained on scipy's docstrings takes the rows predicted for its base
 
-Headline: as close to the original as the abstract says, which here is a matter of a hundred steps instead of 200,000. The paper's tables
-could not be read: its figures are those of the abstract.
+Headline: closeness to the original model (abstract), here after a hundred steps instead of 200,000. The paper's tables could not be read:
+its figures are those of the abstract.
 """
 
 import copy
@@ -52,7 +52,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {PLAIN: {}, RESIDUAL: {"residual": True}}
 
 Losses = Mapping[str, TextLoss]
 Curves = Mapping[str, Mapping[int, TextLoss]]
-"""Of each form: steps of the main stage, and what it loses after them."""
+"""Losses by form and by number of steps of the main stage."""
 
 
 @recipe("zett", laptop=docstring_transfer, paper=tinyllama_transfer)
@@ -84,7 +84,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 
 def measure(subject: TokenizerTransfer, progress: Progress) -> tuple[Losses, Curves, dict[str, Any]]:
-    """Measure every way to the new tokenizer; also returns the report of the residual form's tokens."""
+    """Measure every transfer to the new tokenizer; also returns the report of the residual form's tokens."""
     progress(RANDOM, 0.0)
     losses = {
         ORIGINAL: _loss(subject.model, subject.old, subject.held_out, subject),
@@ -175,7 +175,7 @@ def judge(losses: Losses, curves: Curves) -> Iterator[Claim]:
         ABSTRACT,
         measured=f"{bits(best)} (difference {closeness.scaled(-1):+.3f}; {best})",
         control=f"{bits(ORIGINAL)} (original tokenizer)",
-        # So few steps cannot refute what the paper says of 200,000.
+        # A hundred steps cannot refute a claim about 200,000.
         verdict=exactly(shown(closeness, least=-CLOSE) == "shown"),
     )
     gap = bits_difference(losses[FVT], losses[ORIGINAL])

@@ -4,7 +4,7 @@ A verb lays its measurements out in blocks; the terminal, the HTML page and the 
 numbers until then: a column says how its numbers are written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -213,3 +213,12 @@ class Section:
 
 
 Block = Text | Findings | Table | Figure | Heatmap | Segmentation | Patches | Section
+
+
+def warnings_in(blocks: Sequence[Block]) -> Iterator[str]:
+    """What must not be missed."""
+    for block in blocks:
+        if isinstance(block, Section):
+            yield from warnings_in(block.blocks)
+        elif isinstance(block, Text) and block.kind == "warning":
+            yield block.text

@@ -38,10 +38,15 @@ def folded(title: str, text: str) -> str:
     return f'\n??? note "{escape(title)}"\n{indented}\n'
 
 
+def appendix(title: str, text: str) -> str:
+    """Fold away what nobody searches for: the search of the site leaves it out."""
+    return f'\n<details class="note" data-search-exclude markdown="1">\n<summary>{escape(title)}</summary>\n\n{text}\n\n</details>\n'
+
+
 def markdown_settings(settings: Mapping[str, Any]) -> str:
     """Fold away settings, one per line."""
     lines = (f"- {escape(name)}: `{value}`" for name, value in setting_pairs(dict(settings)))
-    return folded("Settings", "\n".join(lines))
+    return appendix("Settings", "\n".join(lines))
 
 
 def _heading(table: Table) -> str:

@@ -62,7 +62,7 @@ class Result:
         """Write `result.json`, `report.html` and further files into the folder `output`; one alone where it names a .json or .html file.
 
         Returns:
-            The files written.
+            The files written; a folder where it holds several.
         """
         if output.suffix == ".json":
             write_json(output, self.as_json)
@@ -71,7 +71,9 @@ class Result:
             return [_write(output, self.page())]
         texts = {PAGE_FILE: self.page(), **self.files}
         write_json(output / RESULT_FILE, self.as_json)
-        return [output / RESULT_FILE, *(_write(output / name, text) for name, text in texts.items())]
+        for name, text in texts.items():
+            _write(output / name, text)
+        return [output / RESULT_FILE, *dict.fromkeys(output / name.partition("/")[0] for name in texts)]
 
     def page(self) -> str:
         """The result as one self-contained HTML page."""

@@ -136,7 +136,7 @@ def terminal_heatmap(tokens: Sequence[Token], signal: str | None = None) -> Text
         style = _STYLES[token.state]
         value = token.signals.get(shown.name, np.nan) if shown else np.nan
         if shown and token.state != "prompt" and np.isfinite(value):
-            style = f"{style} {_terminal_colour(shown.level(value))}"
+            style = f"{style} black on {token_colour(shown.level(value))}"
         heatmap.append(visible(token.text), style=style.strip())
     return heatmap
 
@@ -175,7 +175,8 @@ def _token_view(token: Token, scales: Sequence[SignalScale]) -> TokenView:
     )
 
 
-def _terminal_colour(level: float) -> str:
+def token_colour(level: float | int) -> str:
+    """The colour of a token at a level of its scale."""
     pale, full = _WARM if level >= 0 else _COOL
     red, green, blue = (round(low + abs(level) * (high - low)) for low, high in zip(pale, full, strict=True))
-    return f"black on rgb({red},{green},{blue})"
+    return f"rgb({red},{green},{blue})"

@@ -1,4 +1,4 @@
-"""Cut text well: what a tokenizer costs in each language, how to train one, and how to give a model another one.
+"""Tokenizers, measured and improved: their cost in each language, their training, and their replacement in a model.
 
 premiums      token counts with intervals, vocabulary curves, a vocabulary for each language
 training      BPE, Unigram, and tokens that span words
@@ -7,7 +7,7 @@ transplant    another tokenizer for a model, without training
 zett          another tokenizer for a model, by a hypernetwork
 segmentation  the same text cut by several tokenizers, side by side
 
-The names most used are here, all others in their rooms.
+The most used names are here, all others in their packages.
 """
 
 from typing import TYPE_CHECKING

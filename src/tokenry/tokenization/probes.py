@@ -25,12 +25,7 @@ def round_trip_failures(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 def texts_back(
     tokenizers: Mapping[str, PreTrainedTokenizerBase], texts: Sequence[str] | None
 ) -> tuple[dict[str, RoundTrip], list[str]]:
-    """Whether tokenizers give texts back, and what is said where they do not.
-
-    Args:
-        tokenizers: by what they are: `old`, `new`.
-        texts: the user's; None for the sample texts.
-    """
+    """Whether tokenizers (`old`, `new`) give texts back, and a sentence for each that does not; None stands for the sample texts."""
     called = "sample texts" if texts is None else "texts"
     found = {
         which: back
@@ -45,7 +40,7 @@ def texts_back(
 
 
 def require_encodable(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts: Sequence[str]) -> None:
-    """Raise `UserError` unless each tokenizer (by what it is: `old`, `new`) can encode all texts."""
+    """Raise `UserError` unless each tokenizer (`old`, `new`) can encode all texts."""
     for which, tokenizer in tokenizers.items():
         for text in texts:
             if encoded(tokenizer, text) is None:

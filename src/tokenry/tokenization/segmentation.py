@@ -5,7 +5,7 @@
     relative cost    = tokens / tokens of the first tokenizer
     shared cuts      = |cuts ∩ cuts of the first| / |cuts ∪ cuts of the first|        places inside the text, in bytes
 
-A tokenizer that rewrites what it reads (lower case, unknown tokens) does not give the text back: it says so, and its cuts are not compared.
+A tokenizer that rewrites what it reads (lower case, unknown tokens) does not give the text back: the result records that, and its cuts are not compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +27,12 @@ CuttingTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | BoundlessBPE
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """One token of a text.
 
     Attributes:
-        id: in its vocabulary.
-        data: its bytes; those of its name where it stands for none (an unknown or special token).
+        id: id of the token.
+        data: bytes of the token; those of its name where it stands for no text (an unknown or special token).
         stands_for_text: whether the bytes are text.
     """
 
@@ -42,7 +42,7 @@ class Piece:
 
     @property
     def text(self) -> str:
-        """What can be read of it; bytes that are only a part of a character as `⟨C3⟩`."""
+        """The bytes as text; a byte that is only a part of a character is written `⟨C3⟩`."""
         return "".join(
             f"⟨{ord(character) - 0xDC00:02X}⟩" if "\udc80" <= character <= "\udcff" else character
             for character in self.data.decode("utf-8", errors="surrogateescape")
@@ -50,23 +50,23 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class TextSegmentation:
     """A text as one tokenizer cuts it.
 
     Attributes:
-        tokenizer: its name.
-        pieces: in the order of the text.
-        size: UTF-8 bytes of the text.
-        characters: code points of the text.
-        words: of the text: what stands between white space.
-        use: of the tokenizer's vocabulary.
+        tokenizer: name of the tokenizer.
+        pieces: the tokens, in the order of the text.
+        size: number of UTF-8 bytes of the text.
+        characters: number of code points of the text.
+        words: number of words of the text, separated by white space.
+        use: use of the tokenizer's vocabulary.
         text_back: whether the tokenizer gives the text back.
-        relative_cost: tokens over those of the first tokenizer.
+        relative_cost: number of tokens over that of the first tokenizer.
         shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where the pieces of one of the two are not the text, byte for byte.
     """
 
     tokenizer: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
     size: int
     characters: int
     words: int
@@ -87,19 +87,12 @@ class Segmentation:
 
     @property
     def fertility(self) -> float:
-        """Tokens over words; it tells nothing of scripts without spaces."""
+        """Tokens over words; meaningless for scripts without spaces."""
         return len(self.pieces) / max(1, self.words)
 
 
 class TokenCutter:
-    """One tokenizer that cuts texts into pieces of bytes, whatever its kind.
-
-    Args:
-        tokenizer: a fast tokenizer of transformers, a `tokenizers.Tokenizer`, or a BoundlessBPE.
-
-    Raises:
-        UserError: a slow tokenizer.
-    """
+    """A tokenizer of any kind (fast, of the tokenizers library, or BoundlessBPE) that cuts texts into pieces of bytes."""
 
     def __init__(self, tokenizer: CuttingTokenizer) -> None:
         self._encode: Callable[[str], list[int]]
@@ -112,7 +105,7 @@ class TokenCutter:
             self._vocabulary, self._name = ByteVocabulary.from_tokenizer(backend), backend.id_to_token
             self._encode = lambda text: backend.encode(text, add_special_tokens=False).ids
         self._tokenizer = tokenizer
-        self._cut_out = frozenset(each.id for each in self._vocabulary.cut)
+        self._cut_out = frozenset(added.id for added in self._vocabulary.cut)
 
     @property
     def vocabulary_size(self) -> int:
@@ -125,12 +118,8 @@ class TokenCutter:
         assert found is not None
         return found
 
-    def cut(self, text: str) -> tuple[Piece, ...]:
-        """Cut a text; the space that a tokenizer puts before it, or behind an added token in it, is not part of the pieces.
-
-        Raises:
-            UserError: the tokenizer cannot encode the text.
-        """
+    def cut(self, text: str) -> tuple[TextPiece, ...]:
+        """Cut a text; the space that a tokenizer puts before it, or behind an added token in it, is not part of the pieces."""
         try:
             pieces = [self._piece(number) for number in self._encode(text)]
         except UserError:
@@ -141,27 +130,26 @@ class TokenCutter:
             ) from error
         return tuple(_without_put_spaces(pieces, text.encode(), self._cut_out))
 
-    def _piece(self, number: int) -> Piece:
+    def _piece(self, number: int) -> TextPiece:
         data = self._vocabulary.token_bytes[number]
         return (
-            Piece(number, (self._name(number) or "").encode(), False) if data is None else Piece(number, data)
+            TextPiece(number, (self._name(number) or "").encode(), False)
+            if data is None
+            else TextPiece(number, data)
         )
 
 
 def compare_segmentations(
     tokenizers: Mapping[str, CuttingTokenizer], texts: Mapping[str, str]
-) -> dict[str, list[Segmentation]]:
+) -> dict[str, list[TextSegmentation]]:
     """Cut each text with each tokenizer.
 
     Args:
-        tokenizers: by name; the first is what the others are compared with.
-        texts: by name, such as a language.
+        tokenizers: tokenizers by name; all others are compared with the first.
+        texts: texts by name, such as a language.
 
     Returns:
-        Per text one segmentation for each tokenizer, in their order.
-
-    Raises:
-        UserError: no tokenizer, no text, an empty text, or a slow tokenizer.
+        For each text one segmentation per tokenizer, in their order.
     """
     if not tokenizers:
         raise UserError("there is no tokenizer to compare: name at least one.")
@@ -172,12 +160,12 @@ def compare_segmentations(
     return {title: _side_by_side(text, cutters) for title, text in texts.items()}
 
 
-def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segmentation]:
+def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[TextSegmentation]:
     data = text.encode()
     cut = {name: cutter.cut(text) for name, cutter in cutters.items()}
     first = next(iter(cut.values()))
     return [
-        Segmentation(
+        TextSegmentation(
             name,
             tuple(pieces),
             len(data),
@@ -192,16 +180,19 @@ def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[Segment
     ]
 
 
-def _without_put_spaces(pieces: Sequence[Piece], text: bytes, cut_out: frozenset[int]) -> Iterator[Piece]:
-    """Leave out the spaces that the tokenizer puts before a text and behind its added tokens; an added token that is in the text stands
-    for it.
+def _without_put_spaces(
+    pieces: Sequence[TextPiece], text: bytes, cut_out: frozenset[int]
+) -> Iterator[TextPiece]:
+    """Leave out the spaces that the tokenizer puts before a text and behind its added tokens.
+
+    An added token that occurs in the text stands for text.
     """
     place, begins = 0, True
     for is_cut_out, group in groupby(pieces, key=lambda piece: piece.id in cut_out):
         section = list(group)
         joined = b"".join(piece.data for piece in section)
         there = text.startswith(joined, place)
-        # Of a text that is rewritten nothing is known but how it begins.
+        # Of a text that is rewritten only the beginning is known.
         put = text.startswith(joined[1:], place) or not text.startswith(b" ", place)
         if is_cut_out and there:
             section = [replace(piece, stands_for_text=True) for piece in section]
@@ -212,10 +203,10 @@ def _without_put_spaces(pieces: Sequence[Piece], text: bytes, cut_out: frozenset
         yield from (piece for piece in section if piece.data or piece is not section[0])
 
 
-def _is_text(pieces: Sequence[Piece], data: bytes) -> bool:
+def _is_text(pieces: Sequence[TextPiece], data: bytes) -> bool:
     return all(piece.stands_for_text for piece in pieces) and b"".join(piece.data for piece in pieces) == data
 
 
-def _shared(first: Sequence[Piece], other: Sequence[Piece]) -> float:
+def _shared(first: Sequence[TextPiece], other: Sequence[TextPiece]) -> float:
     ours, theirs = (set(accumulate(len(piece.data) for piece in pieces[:-1])) for pieces in (first, other))
     return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0

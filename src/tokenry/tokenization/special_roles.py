@@ -1,12 +1,15 @@
-"""What special tokens are for, read off their names: a tokenizer that was trained with them is whole without being told again.
+"""The roles of special tokens, read off their names: a tokenizer that was trained with them needs no further settings.
 
-bos, eos, pad, unk, sep, cls, mask    by the names in use; a single special token of no such name ends a text
+bos, eos, pad, unk, sep, cls, mask    by the usual names; a single special token without such a name ends a text
 """
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+TEXT_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""The roles that a causal language model needs."""
+
+ROLES = (*TEXT_ROLES, "sep_token", "cls_token", "mask_token")
 
 _NAMES = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "[BOS]"),
@@ -37,7 +40,7 @@ def named_roles(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def as_fast(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> PreTrainedTokenizerBase:
-    """A `tokenizers.Tokenizer` as one of transformers, with the roles that its special tokens name; one of transformers as it is."""
+    """Wrap a `tokenizers.Tokenizer` for transformers, with the roles that its special tokens name; a tokenizer of transformers is returned."""
     if not isinstance(tokenizer, Tokenizer):
         return tokenizer
     copied = Tokenizer.from_str(tokenizer.to_str())
@@ -47,6 +50,6 @@ def as_fast(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> PreTrainedTokeniz
 def take_roles(new: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase) -> None:
     """Give special tokens of a new tokenizer the roles that they have in an old one, where the new one has none in that role."""
     special = {token.content for token in new.added_tokens_decoder.values() if token.special}
-    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+    for role in TEXT_ROLES:
         if getattr(new, role) is None and getattr(old, role) in special:
             setattr(new, role, getattr(old, role))

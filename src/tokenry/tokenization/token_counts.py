@@ -27,14 +27,14 @@ from tokenry.core.text.byte_level import backend_tokenizer
 from tokenry.core.text.round_trip import unbounded
 
 Segments = Sequence[Sequence[str]]
-"""Per segment its texts."""
+"""The texts of each segment."""
 
 _TEXTS_AT_ONCE = 1024
 
 
 @runtime_checkable
 class CountingTokenizer(Protocol):
-    """A tokenizer of our own kind: it tells how many tokens a text has."""
+    """A tokenizer of our own kind, which counts the tokens of a text."""
 
     def count(self, text: str) -> int:
         """Count the tokens of a text."""
@@ -46,15 +46,15 @@ AnyTokenizer: TypeAlias = Tokenizer | PreTrainedTokenizerBase | CountingTokenize
 
 @dataclass(frozen=True)
 class Dispersion:
-    """How far the counts of the languages spread.
+    """Spread of the counts over the languages.
 
     Attributes:
-        mean: of the counts.
+        mean: mean of the counts.
         std: sample standard deviation (ddof 1).
-        variance: its square.
+        variance: square of the standard deviation.
         cv: coefficient of variation, std / mean.
-        max_min: largest over smallest.
-        range: largest − smallest.
+        max_min: largest count over the smallest.
+        range: largest count − smallest.
         iqr: distance of the quartiles (linear interpolation).
     """
 
@@ -68,11 +68,7 @@ class Dispersion:
 
 
 def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndarray, "texts"]:
-    """Count the tokens of each text, without special tokens.
-
-    Raises:
-        UserError: a slow tokenizer, or one that cannot encode a text.
-    """
+    """Count the tokens of each text, without special tokens."""
     if isinstance(tokenizer, CountingTokenizer):
         return np.array([tokenizer.count(text) for text in texts], dtype=np.int64)
     backend, texts = unbounded(backend_tokenizer(tokenizer)), list(texts)
@@ -84,44 +80,32 @@ def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndar
             raise UserError(
                 f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."
             ) from error
-        counts += [len(each) for each in batch]
+        counts += [len(encoding) for encoding in batch]
     return np.array(counts, dtype=np.int64)
 
 
 def segment_token_counts(tokenizer: AnyTokenizer, segments: Segments) -> Int[ndarray, "segments"]:
-    """Count the tokens of each segment: the sum over its texts.
-
-    Raises:
-        UserError: there is no text in any segment.
-    """
+    """Count the tokens of each segment: the sum over its texts."""
     texts = [text for segment in segments for text in segment]
     require_text(texts)
     return per_segment(text_token_counts(tokenizer, texts), segments)
 
 
 def per_segment(counts: Int[ndarray, "texts"], segments: Segments) -> Int[ndarray, "segments"]:
-    """Add the counts of texts up to those of the segments they are in, in the same order."""
+    """Sum the counts of texts over the segments that hold them, in the same order."""
     number = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
     return np.bincount(number, counts, minlength=len(segments)).astype(np.int64)
 
 
 def corpus_token_count(tokenizer: AnyTokenizer, texts: Iterable[str]) -> int:
-    """Count the tokens of a corpus, every text encoded alone, without special tokens.
-
-    Raises:
-        UserError: there is no text.
-    """
+    """Count the tokens of a corpus, every text encoded alone, without special tokens."""
     texts = list(texts)
     require_text(texts)
     return int(text_token_counts(tokenizer, texts).sum())
 
 
 def token_premiums(counts: Mapping[str, int | float], reference: str) -> dict[str, float]:
-    """Divide the corpus token count of each language by that of the reference.
-
-    Raises:
-        UserError: the reference is not among the languages, or has no tokens.
-    """
+    """Divide the corpus token count of each language by that of the reference."""
     require_reference(counts, reference)
     if not counts[reference] > 0:
         raise UserError(f"the evaluation text of {reference} is empty: there is nothing to compare with.")
@@ -129,11 +113,7 @@ def token_premiums(counts: Mapping[str, int | float], reference: str) -> dict[st
 
 
 def byte_premium(texts: Iterable[str], reference: Iterable[str]) -> float:
-    """Divide the UTF-8 bytes of a text by those of the same text in the reference language.
-
-    Raises:
-        UserError: the reference text is empty.
-    """
+    """Divide the UTF-8 bytes of a text by those of the same text in the reference language."""
     size, of_reference = utf8_bytes(texts), utf8_bytes(reference)
     if of_reference == 0:
         raise UserError(
@@ -148,11 +128,7 @@ def utf8_bytes(texts: Iterable[str]) -> int:
 
 
 def dispersion(counts: Mapping[str, int | float]) -> Dispersion:
-    """Describe how far the counts of the languages spread.
-
-    Raises:
-        UserError: fewer than two languages, or one without tokens.
-    """
+    """Measure the spread of the counts over the languages."""
     if len(counts) < 2:
         raise UserError(f"{len(counts)} language has no spread: give at least two.")
     values = np.array(list(counts.values()), dtype=float)
@@ -183,15 +159,14 @@ def premium_intervals(
 
     Args:
         counts: tokens per segment, the same segments for all languages.
-        reference: the language whose count is divided by.
-        confidence: of the intervals.
-        samples: draws of the bootstrap.
-        seed: of the bootstrap.
-
-    Raises:
-        UserError: the texts are not parallel, or the reference is missing or empty.
+        reference: the language that premiums are relative to.
+        confidence: level of the intervals.
+        samples: number of draws of the bootstrap.
+        seed: random seed of the bootstrap.
     """
-    values = token_premiums({language: float(each.sum()) for language, each in counts.items()}, reference)
+    values = token_premiums(
+        {language: float(segments.sum()) for language, segments in counts.items()}, reference
+    )
     totals = resampled_counts(counts, samples, seed)
     of_reference = totals[:, list(counts).index(reference)]
     return {
@@ -208,35 +183,28 @@ def dispersion_intervals(
     samples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Estimate mean, std, cv and max/min of the counts of the languages, with intervals over segments.
-
-    Arguments and errors as in `premium_intervals`.
-    """
-    value = dispersion({language: float(each.sum()) for language, each in counts.items()})
+    """Estimate mean, std, cv and max/min of the counts of the languages, with intervals over segments."""
+    value = dispersion({language: float(segments.sum()) for language, segments in counts.items()})
     totals = resampled_counts(counts, samples, seed)
     mean, std = totals.mean(axis=1), totals.std(axis=1, ddof=1)
     drawn = {"mean": mean, "std": std, "cv": std / mean, "max_min": totals.max(axis=1) / totals.min(axis=1)}
     segments = len(next(iter(counts.values())))
     return {
-        name: bootstrap_estimate(getattr(value, name), each, segments, confidence)
-        for name, each in drawn.items()
+        name: bootstrap_estimate(getattr(value, name), figures, segments, confidence)
+        for name, figures in drawn.items()
     }
 
 
 def resampled_counts(
     counts: Mapping[str, Int[ndarray, "segments"]], samples: int = 2000, seed: int = 0
 ) -> Float[ndarray, "samples languages"]:
-    """Draw the segments anew, with replacement and the same ones for all languages, and count each time.
-
-    Raises:
-        UserError: the texts are not parallel.
-    """
-    require_parallel({language: len(each) for language, each in counts.items()})
+    """Resample the segments with replacement, the same ones for all languages, and count each time."""
+    require_parallel({language: len(segments) for language, segments in counts.items()})
     return resampled_totals(np.stack([*counts.values()], axis=1).astype(float), samples, seed)
 
 
 def require_text(texts: Sequence[str]) -> None:
-    """Raise `UserError` unless one of the texts holds something."""
+    """Raise `UserError` unless one of the texts is not empty."""
     if not any(texts):
         raise UserError("the evaluation text is empty: give at least one text that holds something.")
 

@@ -1,4 +1,4 @@
-"""Tokenizers on disk: whatever kind one is, it is loaded by its name, and saved so that it loads again.
+"""Tokenizers on disk: a tokenizer of any kind is loaded by its name, and saved so that it loads again.
 
 A stock tokenizer is a folder that `AutoTokenizer.from_pretrained` reads, a `tokenizer.json`, or a model's name; a BoundlessBPE
 tokenizer is a file `boundless.json`, or the folder it is in.
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import open_text
 from tokenry.models import load_tokenizer
 from tokenry.tokenization.special_roles import as_fast
 from tokenry.tokenization.token_counts import AnyTokenizer
@@ -22,14 +23,7 @@ _BOUNDLESS = "boundless.json"
 
 
 def load_any_tokenizer(source: str | Path) -> AnyTokenizer:
-    """Load a tokenizer of any kind.
-
-    Args:
-        source: a file, a folder, or the name of a model.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """Load a tokenizer of any kind from a file, a folder, or the name of a model."""
     path = Path(source)
     if (path / _BOUNDLESS).is_file():
         return BoundlessBPE.load(path / _BOUNDLESS)
@@ -38,22 +32,20 @@ def load_any_tokenizer(source: str | Path) -> AnyTokenizer:
     if path.name == _BOUNDLESS:
         return BoundlessBPE.load(path)
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises bare exceptions
+        return _read_file(path)
+    except UserError as error:
         try:
             return BoundlessBPE.load(path)
         except UserError:
-            raise UserError(f"{path} is no tokenizer file ({error}): give a tokenizer.json.") from error
+            raise error from None
 
 
 def load_fast_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
     """Load a tokenizer for a model of transformers.
 
     Args:
-        source: a `tokenizer.json`, a folder, or the name of a model; the special tokens of a bare file have the roles they name.
-
-    Raises:
-        UserError: there is none, or it is damaged.
+        source: a `tokenizer.json`, a folder, or the name of a model; the special tokens of a bare file get the roles that their names
+            tell.
     """
     path = Path(source)
     if path.name == _BOUNDLESS or (path / _BOUNDLESS).is_file():
@@ -63,14 +55,11 @@ def load_fast_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
         )
     if not path.is_file():
         return load_tokenizer(source)
-    try:
-        return as_fast(Tokenizer.from_file(str(source)))
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"{source} is no tokenizer file ({error}): give a tokenizer.json.") from error
+    return as_fast(_read_file(path))
 
 
 def save_tokenizer(tokenizer: Tokenizer | BoundlessBPE, folder: Path) -> Path:
-    """Save a tokenizer into a folder, as transformers or this library loads it; returns its main file.
+    """Save a tokenizer into a folder from which transformers or this library loads it; returns its main file.
 
     Special tokens get the roles (bos, eos, …) that their names tell.
     """
@@ -83,13 +72,20 @@ def save_tokenizer(tokenizer: Tokenizer | BoundlessBPE, folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
+def _read_file(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"{path} is not a tokenizer file ({error}): give a tokenizer.json.") from error
+
+
 @dataclass(frozen=True)
 class TextLines:
     """The lines of text files, read anew each time; the files stay on disk.
 
     Attributes:
-        files: in UTF-8.
-        whole_files: a text is a file and not a line.
+        files: text files in UTF-8.
+        whole_files: whether a text is a whole file and not a line.
     """
 
     files: tuple[Path, ...]
@@ -102,22 +98,15 @@ class TextLines:
 
     def __iter__(self) -> Iterator[str]:
         for file in self.files:
-            try:
-                yield from self._texts_of(Path(file))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
-
-    def _texts_of(self, file: Path) -> Iterator[str]:
-        if self.whole_files:
-            yield file.read_text(encoding="utf-8")
-            return
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield line.rstrip("\n")
+            with open_text(Path(file)) as opened:
+                if self.whole_files:
+                    yield opened.read()
+                else:
+                    yield from (line.rstrip("\n") for line in opened)
 
 
 def text_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The files themselves, and of a folder all its `.txt` files, in order."""
+    """List the files; a folder stands for all its `.txt` files, in order."""
     found: list[Path] = []
     for path in map(Path, paths):
         found += sorted(path.glob("**/*.txt")) if path.is_dir() else [path]

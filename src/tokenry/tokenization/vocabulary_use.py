@@ -1,4 +1,4 @@
-"""How much a tokenizer makes of its vocabulary on a text.
+"""How much of its vocabulary a tokenizer uses on a text, and how evenly.
 
     used               = distinct tokens of the text / vocabulary
     entropy H_α        = ln(Σ p^α) / (1 − α)  of the shares p of the tokens; α = 1 is Shannon's, −Σ p ln p
@@ -22,7 +22,7 @@ ALPHA = 2.5
 
 @dataclass(frozen=True)
 class VocabularyUse:
-    """What of a vocabulary a text uses, and how evenly.
+    """Use of a vocabulary by a text.
 
     Attributes:
         used: share of the vocabulary that occurs.
@@ -41,12 +41,9 @@ def vocabulary_use(
     """Describe the use of a vocabulary by the ids of a text.
 
     Args:
-        ids: of the text.
-        vocabulary_size: tokens of the tokenizer.
+        ids: token ids of the text.
+        vocabulary_size: number of tokens of the tokenizer.
         alpha: order of the Rényi entropy, positive and not 1.
-
-    Raises:
-        UserError: no tokens, ids beyond the vocabulary, a vocabulary of one token, or an alpha that is no order.
     """
     if not len(ids):
         raise UserError("there are no tokens: give a text that holds something.")

@@ -1,13 +1,13 @@
-"""The ids that a tokenizer writes: the others have rows that no text has trained, and none that a text could ask for.
+"""The ids that a tokenizer writes: no text has trained the rows of the others, and no text needs them.
 
 An id is never written where
     it has no token                              a gap in the vocabulary, a padding row of the model
     another id is written for its bytes          `<0x61>` beside `a`; `ĠĠ` beside an added token of two spaces, which is cut out first
     the model spells its token otherwise         a token that no merge makes
-    normaliser and pieces never leave it whole   upper case where all is lowered, `[unused1]` where brackets are pieces
+    normaliser and pieces never leave it whole   upper case where text is lowered, `[unused1]` where brackets are pieces
 
-Special tokens count as written: templates and post-processors put them in. So does the one token of a byte that no UTF-8 holds: it is
-written for bytes that are no text. `core.byte_pairs.written_ids` answers for byte-pair models; here are the others.
+Special tokens count as written: templates and post-processors insert them. So does the one token of a byte that occurs in no UTF-8: it
+is written for bytes that are not text. `core.text.byte_pairs.written_ids` answers for byte-pair models; this file answers for the others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ from tokenry.core.text.round_trip import unbounded
 _META = "▁"
 _TEXTS_AT_ONCE = 4096
 _NO_UTF8 = frozenset(bytes([byte]) for byte in (0xC0, 0xC1, *range(0xF5, 0x100)))
-# What may stand around a token: where it is whole beside one of these, it can be written.
+# Neighbours of a token: where it stays whole beside one of these, it can be written.
 _AROUND = (
     ("", ""),
     ("a", ""),
@@ -62,11 +62,8 @@ class WrittenVocabulary:
         """Read a fast tokenizer.
 
         Args:
-            tokenizer: of transformers, or a `tokenizers.Tokenizer`.
+            tokenizer: a tokenizer of transformers, or a `tokenizers.Tokenizer`.
             pieces: whether normaliser and pre-tokenizer are asked too, or the model alone.
-
-        Raises:
-            UserError: a slow tokenizer.
         """
         backend = backend_tokenizer(tokenizer)
         view = ByteVocabulary.from_tokenizer(backend)
@@ -94,7 +91,7 @@ class WrittenVocabulary:
 
 
 def _not_its_own_text(backend: Tokenizer, view: ByteVocabulary, ids: Sequence[int]) -> Iterator[int]:
-    """Ids that do not stand in what their token's text alone is cut into; that of all others does, so they are written."""
+    """Ids that the text of their own token alone is not cut into; all others are therefore written."""
     texts = [(view.token_bytes[number] or b"").decode(errors="replace") for number in ids]
     backend = unbounded(backend)
     for start in range(0, len(ids), _TEXTS_AT_ONCE):
@@ -104,7 +101,9 @@ def _not_its_own_text(backend: Tokenizer, view: ByteVocabulary, ids: Sequence[in
         except Exception:  # the tokenizers library raises bare exceptions
             yield from ids[part]
             continue
-        yield from (number for number, each in zip(ids[part], encoded, strict=True) if number not in each.ids)
+        yield from (
+            number for number, encoding in zip(ids[part], encoded, strict=True) if number not in encoding.ids
+        )
 
 
 def _unspelled(backend: Tokenizer, names: dict[int, str], ids: Iterable[int]) -> Iterator[int]:
@@ -142,7 +141,7 @@ def _cut_up(backend: Tokenizer, view: ByteVocabulary, ids: Iterable[int]) -> Ite
 
 
 def _pieces(backend: Tokenizer) -> Callable[[str], list[str]]:
-    """What reaches the model of a text."""
+    """A function that returns the pieces of a text as they reach the model."""
     normalizer, cutter = backend.normalizer, backend.pre_tokenizer
 
     def pieces(text: str) -> list[str]:

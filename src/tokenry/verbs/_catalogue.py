@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 
@@ -20,6 +21,7 @@ _OTHERWISE_NAMED = {
     "lm-eval": "evaluate held-out",
 }
 """Kinds of results that are not the words of their verb."""
+_ABOVE: dict[str, str] = {}
 
 
 def command_name(module: str) -> str:
@@ -49,13 +51,23 @@ def verb_modules(package: str = ROOT) -> dict[str, str]:
     return modules
 
 
+def add_verbs(modules: Mapping[str, str]) -> None:
+    """Make verbs known that stand on floors above this one, by the words that are typed, so that their results are drawn too."""
+    _ABOVE.update(modules)
+
+
+def all_verbs() -> dict[str, str]:
+    """The modules of all verbs, those of the floors above included."""
+    return {**verb_modules(), **_ABOVE}
+
+
 def verb_of(kind: str) -> ModuleType:
     """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`.
 
     Raises:
         UserError: no verb writes such results.
     """
-    modules = verb_modules()
+    modules = all_verbs()
     kind = _OTHERWISE_NAMED.get(kind, kind)
     words = [kind, *(words for words in modules if words.endswith(f" {kind}"))]
     path = next((modules[name] for name in words if name in modules), None)

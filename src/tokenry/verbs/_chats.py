@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def say(notes: Iterable[str]) -> None:
-    """Log what a reader of the data noted."""
+    """Log what a reader of the data noted, before a long wait."""
     for note in notes:
         logger.warning("%s", note)
 

@@ -35,6 +35,11 @@ class Stages:
         self.what, self._cost = what, cost
         self.tell(0.0)
 
+    @property
+    def total(self) -> float:
+        """The cost of all stages."""
+        return self._total
+
     def skip(self, cost: float) -> None:
         """Count a stage as done that need not be."""
         self._done += cost

@@ -55,6 +55,8 @@ def stored_result(file: Path) -> Result:
 
     _require_finished(file)
     data = read_json(file)
+    if isinstance(data, dict) and {"slug", "claims"} <= data.keys():
+        data.setdefault("kind", "reproduce")  # reproductions of version 0.1 name no kind
     if not isinstance(data, dict) or "kind" not in data:
         raise UserError(f"{file} is not a result: give the folder that a verb of tokenry wrote.")
     try:

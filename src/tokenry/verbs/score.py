@@ -12,13 +12,15 @@ import numpy as np
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.reading import read_text
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Heatmap, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Heatmap, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.text import label
 from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
-from tokenry.verbs._chats import UNREAD, read_checked, say
+from tokenry.verbs._chats import read_checked
+from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tokenry.finetuning.nll_cache import Sample
+    from tokenry.finetuning.nll_cache import IndexedSample
 
 _LOSSES = ("nll", "entropy")
 _ATTENTION: dict[str, Literal["prompt", "content"]] = {
@@ -122,31 +124,31 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models.quiet import quiet_libraries
 
-    Hardware(plan.device).place()
+    device = Hardware(plan.device).place()
     with quiet_libraries():
-        examples, notes = scored(plan, progress)
+        found = scored(plan, progress)
     data = {
         "kind": "score",
         "model": plan.model,
         "settings": plan_settings(plan) | {"signals": ",".join(plan.names)},
-        "notes": notes,
-        "examples": examples,
+        **found,
     }
+    data["environment"] = environment(device) | found["environment"]
     progress("done", 1.0)
-    files = {"scores.json": json.dumps(examples, indent=2, allow_nan=False) + "\n"}
+    files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
     title = f"Scores by {model_title(plan.model)}"
     return Result(title, data, lay_out(data), files=files, printed_part="examples")
 
 
-def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score the source: its texts token by token, and what of it was cut, skipped or not read."""
+def scored(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Score the source: its texts token by token, what of it was cut, skipped or not read, and the type the model ran in."""
     from tokenry.core.chat.conversations import encode_with_notes
     from tokenry.core.chat.template import training_template
     from tokenry.core.tensors.attention import attention_layers, resolve_layers
     from tokenry.models import load_tokenizer, require_same_tokenizer
 
     progress("reading the model and the data", 0.0)
-    text = read_text(plan.source)
+    text = source_text(plan.source)
     tokenizer = load_tokenizer(plan.model)
     if plan.chat_template:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
@@ -157,7 +159,6 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         rows, numbers, notes = encoding.dataset, encoding.numbers, list(encoding.notes)
     else:
         rows, numbers, notes = [encode_text(text, tokenizer, plan.max_length)], (1,), []
-    say(notes)
     parts, size = _indexed(rows)
     attention = [name for name in plan.names if name in _ATTENTION]
     if attention and all(part.targets[1:].all() for part in parts):
@@ -175,7 +176,8 @@ def scored(plan: Plan, progress: Progress) -> tuple[list[dict[str, Any]], list[s
         {"title": f"sample {number}", "tokens": _tokens(part, columns, tokenizer)}
         for number, part in zip(numbers, parts, strict=True)
     ]
-    return examples, notes
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"notes": notes, "examples": examples, "environment": {"dtype": dtype}}
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------
@@ -187,8 +189,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     values = signal_values(tokens for _, tokens in texts)
     sizes = f"{plural(len(texts), 'text')}, {plural(sum(len(tokens) for _, tokens in texts), 'token')}."
     blocks: list[Block] = [Text(sizes, "lead")]
-    if notes := data.get("notes"):
-        blocks.append(Findings([("data", note) for note in notes], UNREAD))
+    blocks += [Text(f"data: {note}", "warning") for note in data.get("notes", ())]
     maps = [Heatmap(f"{number}. {title}", [("", tokens)]) for number, (title, tokens) in enumerate(texts, 1)]
     hidden = [Text(f"The first {_SHOWN} of {plural(len(maps), 'text')}.")] if len(maps) > _SHOWN else []
     blocks.append(Section("Token by token", [*hidden, *maps[:_SHOWN]]))
@@ -247,7 +248,7 @@ def parse_layers(written: str) -> int | str | tuple[int, ...]:
     return layers[0] if len(layers) == 1 else layers
 
 
-def read_text(source: str) -> str | None:
+def source_text(source: str) -> str | None:
     """The text that `source` is or names; None when it names data.
 
     Raises:
@@ -263,10 +264,7 @@ def read_text(source: str) -> str | None:
     path = Path(source)
     if path.is_dir() or ending in ROW_FILES:
         return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    return read_text(path)
 
 
 def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
@@ -290,11 +288,11 @@ def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int
     return {"input_ids": ids[:max_length], "labels": ids[:max_length]}
 
 
-def _indexed(rows: Any) -> "tuple[list[Sample], int]":
+def _indexed(rows: Any) -> "tuple[list[IndexedSample], int]":
     from tokenry.finetuning.dataset_pass import samples_of
     from tokenry.finetuning.token_index import RUNS
 
-    parts: list[Sample] = []
+    parts: list[IndexedSample] = []
     size = 0
     for row in rows:
         length = len(row["input_ids"])
@@ -303,7 +301,7 @@ def _indexed(rows: Any) -> "tuple[list[Sample], int]":
     return parts, size
 
 
-def _load(plan: Plan, name: str, parts: "Sequence[Sample]") -> "PreTrainedModel":
+def _load(plan: Plan, name: str, parts: "Sequence[IndexedSample]") -> "PreTrainedModel":
     """Load a model that can read all samples."""
     from tokenry.models import load_model, require_causal_lm, require_readable
 
@@ -318,7 +316,7 @@ def _read(
     plan: Plan,
     model: "PreTrainedModel",
     reference: "PreTrainedModel | None",
-    parts: "Sequence[Sample]",
+    parts: "Sequence[IndexedSample]",
     size: int,
     tokenizer: "PreTrainedTokenizerBase",
     progress: Progress,
@@ -362,7 +360,7 @@ def _read(
 
 
 def _tokens(
-    part: "Sample", columns: "Mapping[str, Tensor]", tokenizer: "PreTrainedTokenizerBase"
+    part: "IndexedSample", columns: "Mapping[str, Tensor]", tokenizer: "PreTrainedTokenizerBase"
 ) -> list[dict[str, Any]]:
     texts = token_texts(part.input_ids.tolist(), tokenizer)
     return [

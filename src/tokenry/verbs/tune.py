@@ -1,39 +1,38 @@
 """Fine-tune a language model on the tokens that matter, beside the controls, and report what came of each."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+
+from pydantic import Field
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.progress import Progress
-from tokenry.core.plans import argument, option
-from tokenry.report.blocks import (
-    Block,
-    Cell,
-    Column,
-    Figure,
-    Findings,
-    Heatmap,
-    Section,
-    Series,
-    Table,
-    Text,
-    Value,
-)
+from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
-from tokenry.report.text import label
-from tokenry.report.writing import decimals_of, written_number
-from tokenry.verbs._chats import UNREAD
+from tokenry.report.tables import tables_as_csv
 from tokenry.verbs._models import model_title
-from tokenry.verbs._tokens import example_tokens
+from tokenry.verbs._tune.layout import lay_out
+
+__all__ = ["Lora", "Plan", "lay_out", "run"]
 
 if TYPE_CHECKING:
-    from tokenry.core.stats import Estimate, Paired
-    from tokenry.verbs._tune.records import Comparison, Histogram, Run
+    _Value = TypeVar("_Value")
+    Open = Annotated[_Value, "None until the plan is complete"]
+else:
+    Open = Optional
 
-    _Measured = tuple[Column, Sequence[Value | Cell]]
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter: rank, scaling and where it sits. `first_layer` leaves the layers below as they are."""
+
+    rank: Annotated[int, Field(gt=0)] = 64
+    alpha: Annotated[int, Field(gt=0)] = 16
+    dropout: Annotated[float | int, Field(ge=0, lt=1)] = 0.1
+    first_layer: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -43,44 +42,62 @@ class Plan:
     Attributes:
         model: `embedded` (default), a folder, or a hub name.
         data: `demo` (default), a JSONL, JSON, CSV or Parquet file, a folder, or a hub name.
-        weighing: `sstoken` (default), `small-loss`, `token-cleaning`, … or NAME:option=value,….
-        compare: controls trained beside it, such as full,random; the first is the one compared with.
+        weighing: `auto` (default): a race of several; or one: `sstoken`, `small-loss`, … or NAME:option=value,….
+        candidates: weighings that race under `auto`, such as sstoken,small-loss; by default six, by what the data allow.
+        compare: weighings trained beside it, such as full,random; the first is the control, the one compared with.
         share: share of the response tokens to learn from.
         balance: weight of ssToken's loss signal against its attention, in [0, 1].
         held_out: data for evaluation; by default a tenth is set aside.
-        trusted: a few dozen clean samples: data of the reference model, and training data.
+        trusted: a few dozen clean samples: data of the reference model, training data, and in a race a third to judge by.
+        retain: data that are not trained on, to measure what is forgotten; can be repeated; by default Python's own documentation.
         reference: a reference model, where there is no trusted set.
         full_weights: train all weights, without LoRA.
+        device: where to train, such as cpu, cuda or mps; by default an accelerator if there is one.
         dtype: type of the weights: float32, bfloat16 or float16; by default bfloat16 where the hardware computes in it, else float32.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
         max_length: maximum number of tokens of a sample; by default 2048, of the demo 512.
         too_long: what becomes of longer samples: truncate (default), drop or error.
         seed: random seed of data, adapter and order; by default 42.
+        seeds: number of seeds for the control and the weighing asked for, or the winner of the race; by default 1.
         config: YAML file with any of these and training arguments; the command line overrides it.
         set_: any argument of TRL's SFTConfig, or lora.rank and the like; can be repeated.
         output: folder for result.json, report.html, and what every weighing trained.
         resume: resume the run in --output if one exists.
+        dry_run: print the plan (steps, tokens, estimated time and memory, files), and train nothing.
+        lora: the adapter; None trains all weights.
+        answers: held-out items answered and verified, where the data carries verifiers.
+        demo_samples: noisy training samples of `demo`.
+        training: any argument of TRL's `SFTConfig`; what is left open of `default_length` follows the data.
     """
 
-    model: str | None = argument(None)
-    data: str | None = argument(None)
-    weighing: str | None = None
-    compare: str | None = None
+    model: Open[str] = argument(None)
+    data: Open[str] = argument(None)
+    weighing: Open[str] = option(None)
+    candidates: str | None = None
+    compare: Open[str] = option(None)
     share: float | None = None
     balance: float | None = None
     held_out: str | None = None
     trusted: str | None = None
+    retain: tuple[str, ...] = option((), metavar="FILE")
     reference: str | None = None
     full_weights: bool = False
+    device: str | None = None
     dtype: str | None = None
     chat_template: str | None = None
-    max_length: int | None = None
-    too_long: str | None = None
-    seed: int | None = None
+    max_length: Open[Annotated[int, Field(gt=1)]] = option(None)
+    too_long: Open[str] = option(None)
+    seed: Open[Annotated[int, Field(ge=0, lt=2**32)]] = option(None)
+    seeds: Open[Annotated[int, Field(ge=1)]] = option(None)
     config: Path | None = option(None, metavar="FILE")
     set_: tuple[str, ...] = option((), metavar="KEY=VALUE")
     output: Path = Path("runs/tune")
     resume: bool = False
+    dry_run: bool = False
+    lora: Lora | None = setting(None)
+    answers: Open[Annotated[int, Field(ge=0)]] = setting(None)
+    demo_samples: Open[Annotated[int, Field(gt=1)]] = setting(None)
+    training: Open[dict[str, Any]] = setting(None)
 
     def __post_init__(self) -> None:
         if self.output.suffix == ".json":
@@ -89,21 +106,24 @@ class Plan:
             )
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What the options say, by the names of the stored plan."""
-        from tokenry.core.io.descriptions import split_descriptions
+    def settings(self) -> dict[str, Any]:
+        """What is recorded of the run, as JSON knows it."""
+        recorded = {name: getattr(self, name) for name in RECORDED}
+        return recorded | {
+            "compare": None if self.compare is None else self.controls,
+            "candidates": self.candidates and split_descriptions(self.candidates),
+            "retain": list(self.retain) or None,
+            "lora": self.lora and dataclasses.asdict(self.lora),
+        }
 
-        given = {name: getattr(self, name) for name in _STORED}
-        said = {name: value for name, value in given.items() if value is not None}
-        if self.compare is not None:
-            said["compare"] = split_descriptions(self.compare)
-        return said | ({"lora": None} if self.full_weights else {})
+    @property
+    def controls(self) -> list[str]:
+        """The weighings that are trained beside the one asked for."""
+        return split_descriptions(self.compare)
 
 
-_STORED = (
-    *("model", "data", "weighing", "share", "balance", "held_out", "trusted", "reference", "dtype"),
-    *("chat_template", "max_length", "too_long", "seed"),
-)
+_UNRECORDED = {"full_weights", "config", "set_", "output", "resume", "dry_run"}
+RECORDED = [field.name for field in dataclasses.fields(Plan) if field.name not in _UNRECORDED]
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -114,13 +134,33 @@ def run(plan: Plan, progress: Progress) -> Result:
         Interrupted: the user stopped it; what was finished is kept.
     """
     from tokenry.verbs._tune.comparison import compare
-    from tokenry.verbs._tune.plan import add_settings, parse_settings, resume_or_start
+    from tokenry.verbs._tune.plan import resume_or_start
 
     require_own(plan.output)
-    said = add_settings(plan.options, parse_settings(list(plan.set_)))
-    comparison = compare(resume_or_start(plan.output, said, plan.config, plan.resume), plan.output, progress)
+    if plan.dry_run:
+        return _dry_run(plan, progress)
+    comparison = compare(resume_or_start(plan), plan.output, progress)
     data = comparison.model_dump(mode="json")
-    return Result(f"{model_title(comparison.model)} on {comparison.data}", data, lay_out(data))
+    blocks = lay_out(data)
+    title = f"{model_title(comparison.model)} on {comparison.data}"
+    return Result(title, data, blocks, files=tables_as_csv(blocks))
+
+
+def _dry_run(plan: Plan, progress: Progress) -> Result:
+    """What `run` would do, after everything that it would refuse was refused."""
+    from tokenry.models.quiet import quiet_libraries
+    from tokenry.verbs._tune.comparison import assemble
+    from tokenry.verbs._tune.forecast import forecast, lay_out_forecast
+    from tokenry.verbs._tune.plan import make_plan, said_by
+
+    with quiet_libraries():
+        bench, course = assemble(make_plan(said_by(plan), plan.config), plan.output, progress)
+        bench.rehearse()
+        found = forecast(bench, course)
+    data = {"kind": "tune", "dry_run": True, "settings": bench.plan.settings, **found}
+    return Result(
+        f"Plan of {model_title(bench.plan.model)} on {bench.plan.data}", data, lay_out_forecast(found)
+    )
 
 
 def require_own(output: Path) -> None:
@@ -138,260 +178,3 @@ def require_own(output: Path) -> None:
         raise UserError(
             f"{output} exists already and holds no run of `tokenry tune`: name a new folder, so that nothing is overwritten."
         )
-
-
-# --- layout --------------------------------------------------------------------------------------------------------------------------
-
-_POINTS = 80
-_FIRST_CURVES = ("loss", "nll_kept", "nll_dropped", "share_kept")
-_CURVE_TITLES = {"loss": "training loss"}
-_WAYS = {"shown": "lower", "opposite": "higher"}
-_ABSENT = {
-    "held_out_nll": "held-out NLL",
-    "paired": "differences to a control",
-    "accuracy": "task accuracy",
-    "bits_per_byte": "bits per byte",
-    "peak_memory_mb": "peak memory",
-    "curves": "curves",
-    "histograms": "distributions of signals",
-    "share_by_class": "token classes",
-    "examples": "examples",
-}
-
-
-def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay a comparison out: what came of every run and what it cost, how it learned, what from, and what was dropped.
-
-    Raises:
-        UserError: the data are not those of a comparison.
-    """
-    from tokenry.verbs._tune.records import read_comparison
-
-    comparison = read_comparison(data)
-    runs = comparison.runs
-    findings = comparison_findings(comparison)
-    blocks: list[Block] = [Text(_lead(comparison), "lead")]
-    if findings:
-        blocks.append(Findings(findings, "Held-out NLL against the control; lower is better"))
-    if comparison.notes:
-        blocks.append(Findings([("", note) for note in comparison.notes], UNREAD))
-    if runs:
-        title = "Comparison" if len(runs) > 1 else "Outcome"
-        blocks.append(Section(title, list(_outcome(comparison, compared=bool(findings)))))
-    sections: list[tuple[str, list[Block]]] = [
-        ("Curves", list(_curves(runs))),
-        ("Signals of kept and dropped tokens", list(_signals(runs))),
-        ("What was learned from, by token class", list(_classes(runs))),
-        ("Examples, token by token", list(_examples(runs))),
-    ]
-    blocks += [Section(title, inside) for title, inside in sections if inside]
-    absent = [words for name, words in _ABSENT.items() if not any(getattr(run, name) for run in runs)]
-    return [*blocks, Text(f"Not recorded: {', '.join(absent)}.")] if absent else blocks
-
-
-def comparison_findings(comparison: "Comparison") -> list[tuple[str, str]]:
-    """What the comparison shows: a run's name and its verdict, for every run that was compared."""
-    paired = [(run.name, run.paired) for run in comparison.runs if run.paired]
-    decimals = decimals_of(difference.standard_error for _, difference in paired)
-    return [(name, verdict(difference, decimals)) for name, difference in paired]
-
-
-def verdict(paired: "Paired", decimals: int = 3) -> str:
-    """What a paired difference of held-out NLL shows, in words."""
-    sign = "+" if paired.difference > 0 else ""
-    signed = written_number(paired.difference, f"{sign},.{decimals}f")
-    error = written_number(paired.standard_error, f",.{decimals}f")
-    if paired.verdict in _WAYS:
-        size = written_number(abs(paired.difference), f",.{decimals}f")
-        return f"{_WAYS[paired.verdict]} than {paired.to} by {size} ± {error}: shown"
-    if paired.verdict == "too few":
-        return f"too few held-out items to say whether it differs from {paired.to} ({signed} ± {error}, n = {paired.samples})"
-    return f"no difference to {paired.to} can be told ({signed} ± {error})"
-
-
-def _lead(comparison: "Comparison") -> str:
-    number, day = len(comparison.runs), comparison.created[:10]
-    if number > 1:
-        return f"{number} runs of the same model on the same data with the same seed, {day}."
-    if number:
-        return f"One run, {day}. There is nothing to compare it with: `tokenry tune --compare full,random` trains the controls beside it."
-    return f"No run is recorded, {day}."
-
-
-def _outcome(comparison: "Comparison", compared: bool) -> Iterator[Block]:
-    paired = (
-        " A difference is paired item by item and called shown when its 95 % interval leaves out zero; with fewer than 8 items nothing is"
-        " said. The intervals hold for this seed and this held-out set: what another seed would change is not in them."
-    )
-    note = "A value ± its standard error over n held-out items; lower NLL is better."
-    yield Text(note + paired * compared)
-    yield _comparison_table(comparison)
-    differences = [(run.name, run.paired.estimate) for run in comparison.runs if run.paired]
-    drawn = [(name, found) for name, found in differences if math.isfinite(found.low)]
-    if drawn:
-        yield Figure(
-            "Difference in held-out NLL to the control, with the 95 % interval",
-            "intervals",
-            [
-                Series(
-                    "difference",
-                    [name for name, _ in drawn],
-                    [found.value for _, found in drawn],
-                    [found.low for _, found in drawn],
-                    [found.high for _, found in drawn],
-                )
-            ],
-            x_label="nats per token; left of zero is better",
-            summary="Paired differences to the control: "
-            + "; ".join(f"{name}: {found.with_interval('+.4f')}" for name, found in drawn),
-            reference=0,
-        )
-
-
-def _comparison_table(comparison: "Comparison") -> Table:
-    runs = comparison.runs
-    before: list[Value | Cell] = [None] if comparison.untrained_nll else []
-    nll = [comparison.untrained_nll] if comparison.untrained_nll else []
-    controls = {run.paired.to for run in runs if run.paired}
-    decimals = decimals_of(run.paired.standard_error for run in runs if run.paired)
-    columns: list[_Measured] = [
-        (
-            Column("held-out NLL", "nats per token"),
-            [_counted(found) for found in (*nll, *(run.held_out_nll for run in runs))],
-        ),
-        (
-            Column("difference to the control", "nats per token", f"+,.{decimals}f"),
-            [*before, *(_difference(run, controls) for run in runs)],
-        ),
-        (Column("accuracy", "%"), [*before, *(_counted(run.accuracy) for run in runs)]),
-        (Column("bits per byte", "", ".3f"), [*before, *(run.bits_per_byte for run in runs)]),
-        (Column("learned from", "tokens", ",.0f"), [*before, *(run.tokens_learned for run in runs)]),
-        (Column("share kept", "%"), [*before, *(run.share_kept for run in runs)]),
-        (Column("steps"), [*before, *(run.steps for run in runs)]),
-        (Column("time per step", "seconds", ",.3f"), [*before, *(run.seconds_per_step for run in runs)]),
-        (Column("peak memory", "MB", ",.0f"), [*before, *(run.peak_memory_mb for run in runs)]),
-    ]
-    measured = [(column, cells) for column, cells in columns if any(cell is not None for cell in cells)]
-    names: list[str | Cell] = ["before training"] if comparison.untrained_nll else []
-    names += [Cell(run.name, run.weighing if run.weighing != run.name else "") for run in runs]
-    rows = zip(names, *(cells for _, cells in measured), strict=True)
-    title = f"{model_title(comparison.model)} on {comparison.data}"
-    return Table(title, ("run", *(column for column, _ in measured)), list(rows))
-
-
-def _counted(found: "Estimate | None") -> Cell | None:
-    return None if found is None else Cell(found, f"n = {found.samples:,}")
-
-
-def _difference(run: "Run", controls: set[str]) -> Cell | None:
-    if run.paired is None:
-        return Cell(None, "the control") if run.name in controls else None
-    judged = {"too few": "too few to say", "not shown": "cannot be told"}
-    words = judged.get(run.paired.verdict, f"{_WAYS.get(run.paired.verdict)}: shown")
-    return Cell(run.paired.estimate, f"{words}, n = {run.paired.samples:,}")
-
-
-def _curves(runs: "Sequence[Run]") -> Iterator[Block]:
-    names = dict.fromkeys(name for run in runs for point in run.curves for name in point)
-    quantities = [name for name in names if name not in ("step", "epoch")]
-
-    def place(name: str) -> int:
-        short = name.rpartition("/")[2]
-        return _FIRST_CURVES.index(short) if short in _FIRST_CURVES else len(_FIRST_CURVES)
-
-    drawn = [(name, series) for name in sorted(quantities, key=place) if (series := _series(runs, name))]
-    if drawn:
-        yield Text(
-            f"Over the optimisation steps; of more than {_POINTS} values, means of neighbours are drawn."
-        )
-    for number, (name, series) in enumerate(drawn):
-        title = _CURVE_TITLES.get(name, ": ".join(map(label, name.split("/"))))
-        ends = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in series)
-        summary = f"{title} over steps: {ends}"
-        yield Figure(title, "lines", series, "step", "", summary, folded=number >= len(_FIRST_CURVES))
-
-
-def _series(runs: "Sequence[Run]", name: str) -> list[Series]:
-    series = []
-    for number, run in enumerate(runs):
-        logged = [
-            (point.get("step", float(i)), point[name]) for i, point in enumerate(run.curves) if name in point
-        ]
-        points = [point for point in logged if all(map(math.isfinite, point))]
-        if points:
-            size = math.ceil(len(points) / _POINTS)
-            means = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
-            steps, values = zip(*means, strict=True)
-            series.append(Series(run.name, steps, values, look=number))
-    return series
-
-
-def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return sum(step for step, _ in points) / len(points), sum(value for _, value in points) / len(points)
-
-
-def _signals(runs: "Sequence[Run]") -> Iterator[Block]:
-    """A histogram per signal and run, signal by signal."""
-    charts = [
-        _distribution(label(name), run.name, run.histograms[name])
-        for name in dict.fromkeys(name for run in runs for name in run.histograms)
-        for run in runs
-        if name in run.histograms and any((*run.histograms[name].kept, *run.histograms[name].dropped))
-    ]
-    if charts:
-        yield Text(
-            "Kept tokens rise above the axis, dropped tokens hang below it; where the two shapes differ, the choice went with the signal."
-        )
-        yield from charts
-
-
-def _distribution(signal: str, run: str, histogram: "Histogram") -> Figure:
-    kept, dropped = sum(histogram.kept), sum(histogram.dropped)
-    series = [
-        Series(f"kept, {kept:,}", histogram.edges, histogram.kept),
-        Series(f"dropped, {dropped:,}", histogram.edges, histogram.dropped),
-    ]
-    summary = f"Distribution of {signal}, {run}: {kept:,} kept, {dropped:,} dropped"
-    return Figure(f"{signal}, {run}", "histogram", series, signal, "tokens", summary)
-
-
-def _classes(runs: "Sequence[Run]") -> Iterator[Block]:
-    """The share kept of every class, and the part of every class in all that was learned from, the largest class first."""
-    known = [run for run in runs if run.share_by_class]
-    sizes: dict[str, int] = {}
-    for run in known:
-        for name, share in run.share_by_class.items():
-            sizes[name] = max(sizes.get(name, 0), share.tokens)
-    classes = sorted(sizes, key=lambda name: (-sizes[name], name))
-    if not classes:
-        return
-    columns = [Column("class"), *(Column(run.name, "%") for run in known)]
-    for title, cell in (("Share kept of every class", _share), ("Part in all that was learned from", _part)):
-        rows = [(name, *(cell(run, name) for run in known)) for name in classes]
-        yield Table(title, columns, rows)
-
-
-def _share(run: "Run", name: str) -> Cell | None:
-    share = run.share_by_class.get(name)
-    if share is None or share.tokens == 0:
-        return None
-    kept = written_number(share.kept, ",.1f").removesuffix(".0")
-    return Cell(share.kept / share.tokens, f"{kept} of {share.tokens:,}")
-
-
-def _part(run: "Run", name: str) -> Cell | None:
-    share, shares = run.share_by_class.get(name), run.share_by_class.values()
-    if share is None or share.tokens == 0:
-        return None
-    kept = sum(one.kept for one in shares)
-    plain = share.tokens / sum(one.tokens for one in shares)
-    return Cell(share.kept / kept if kept else 0.0, f"plain SFT {plain:.1%}")
-
-
-def _examples(runs: "Sequence[Run]") -> Iterator[Block]:
-    """Every example once, as all runs saw it."""
-    maps: dict[str, list[tuple[str, Any]]] = {}
-    for run in runs:
-        for example in run.examples:
-            maps.setdefault(example.title, []).append((run.name, example_tokens(example.model_dump())))
-    yield from (Heatmap(title, seen, folded=True) for title, seen in maps.items())

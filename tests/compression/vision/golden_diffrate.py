@@ -1,20 +1,17 @@
 """The reference numbers of DiffRate, and the small ViT behind them."""
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from tests.compression.vision.golden_vit import _renamed
+from tests.golden import golden, golden_arrays
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "04-diffrate"
+GOLDEN = golden("04-diffrate")
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 FLOAT32 = {"rtol": 0, "atol": 1e-6}
 
 
 def arrays(name):
-    return {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(GOLDEN / name).items()}
+    return golden_arrays("04-diffrate", name)
 
 
 def cases(name):

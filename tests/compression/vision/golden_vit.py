@@ -1,12 +1,10 @@
 """The small ViT behind the reference numbers of ToMe and PiToMe, its weights renamed from timm's to transformers'."""
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "32-pitome"
+from tests.golden import golden, golden_arrays
+
+GOLDEN = golden("32-pitome")
 CLOSE = {"rtol": 1e-7, "atol": 1e-10}
 RENAMED = (
     ("patch_embed.proj", "vit.embeddings.patch_embeddings.projection"),
@@ -21,7 +19,7 @@ RENAMED = (
 
 
 def arrays(name):
-    return {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(GOLDEN / name).items()}
+    return golden_arrays("32-pitome", name)
 
 
 def cases(name, letter="c"):

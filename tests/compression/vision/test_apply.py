@@ -7,14 +7,13 @@ import sys
 import pytest
 import torch
 
-from tests.compression.vision.encoders import (
+from tests.compression.vision.first_tokens import DropFirst, MergeFirst
+from tests.tiny.encoders import (
     FAMILIES,
     LANGUAGE,
     LAYERS,
     SPECIAL,
     VISION,
-    DropFirst,
-    MergeFirst,
     images,
     inputs,
     texts,
@@ -556,7 +555,7 @@ def test_attention_mass_says_how_many_tokens_a_reduced_layer_has():
 
 _COMPILED = """
 import torch
-from tests.compression.vision.encoders import LAYERS, inputs, tiny, tokens_of
+from tests.tiny.encoders import LAYERS, inputs, tiny, tokens_of
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.tome import ToMe
 
@@ -615,6 +614,17 @@ def test_a_mask_that_differs_from_query_to_query_is_refused(attention):
     mask = two_texts if attention == "sdpa" else (~two_texts).float() * torch.finfo(torch.float32).min
     with pytest.raises(UserError, match="one mask for all queries"):
         model(input_ids=texts(), attention_mask=mask)
+
+
+def test_a_reduction_says_what_is_on_which_model():
+    model = tiny("vit")
+    reduction = apply_token_reduction(model, ToMe(r=2))
+    method = "<TokenReduction: ToMe(r=2, proportional_attention=True)"
+    assert repr(reduction) == f"{method} on ViTModel, 3 layers>"
+    outputs(model, inputs("vit"))
+    assert repr(reduction) == f"{method} on ViTModel, 3 layers, 17 to 11 tokens>"
+    reduction.remove()
+    assert repr(reduction) == f"{method} removed from ViTModel>"
 
 
 def test_a_handle_has_nothing_to_tell_before_the_first_forward():

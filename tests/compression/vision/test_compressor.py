@@ -357,6 +357,16 @@ def test_a_removed_compressor_leaves_the_model_as_it_was(make):
     assert set(vars(model)) | set(vars(model.model)) == attributes
 
 
+def test_an_attached_compressor_says_what_is_on_which_model():
+    handle = attach_compressor(llava(), compressor(), feature_layers=LAYERS)
+    assert repr(handle) == (
+        "<AttachedCompressor: QueCC on LlavaForConditionalGeneration, 16 to 4 tokens per image or tile, "
+        f"keys and values of layers {', '.join(map(str, LAYERS))}>"
+    )
+    handle.remove()
+    assert repr(handle) == "<AttachedCompressor: QueCC removed from LlavaForConditionalGeneration>"
+
+
 def test_a_compressor_in_bfloat16_serves_a_model_in_float32_and_the_other_way_round():
     inputs = batch(*TWO_ROWS)
     for model, ours in ((llava(), compressor().bfloat16()), (llava().bfloat16(), compressor())):

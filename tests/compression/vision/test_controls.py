@@ -4,42 +4,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    BertConfig,
-    BertModel,
-    DeiTConfig,
-    DeiTModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from tests import tiny
+from tests.tiny.models import PIXELS, SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.controls import (
     ClassAttentionDrop,
     NormDrop,
     RandomDrop,
-    highest,
     keep_highest,
 )
 from tokenry.compression.vision.reducer import Tokens
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
 CONTROLS = [RandomDrop, NormDrop, ClassAttentionDrop]
-
-
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
 
 
 @pytest.fixture
 def vit():
-    return made(ViTModel, ViTConfig(**SIZES, **PIXELS))
+    return tiny.vit()
 
 
 @pytest.fixture
@@ -100,14 +85,6 @@ def test_special_tokens_survive_and_the_others_keep_their_order(seed, special, k
     assert (kept.diff(dim=1) > 0).all()
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
-def test_the_highest_are_kept_and_of_equals_the_first(values, keep):
-    best_first = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    expected = sorted(best_first[:keep])
-    assert highest(torch.tensor([values]).float(), keep)[0].tolist() == expected
-
-
 def test_norm_drop_keeps_the_longest_hidden_states(vit, images):
     with torch.no_grad():
         dense = vit(images, output_hidden_states=True).hidden_states[1][:, 1:]
@@ -158,16 +135,9 @@ def test_gradient_checkpointing_replays_a_random_drop(vit, images):
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
-def test_the_distillation_token_survives():
-    deit = made(DeiTModel, DeiTConfig(**SIZES, **PIXELS))
-    with apply_token_reduction(deit, RandomDrop(counts=[2, 2, 2])) as reduction, torch.no_grad():
-        deit(torch.randn(2, 1, 16, 16))
-        assert (reduction.places()[:, :2] == torch.tensor([0, 1])).all()
-
-
 @pytest.mark.parametrize("control", [RandomDrop, NormDrop, ClassAttentionDrop])
 def test_padding_is_dropped_before_any_word(control):
-    bert = made(BertModel, BertConfig(**SIZES, vocab_size=20))
+    bert = tiny.bert(vocab_size=20)
     ids = torch.randint(1, 20, (2, 10), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 10, dtype=torch.long)
     mask[0, 6:] = 0

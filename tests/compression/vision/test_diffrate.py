@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compression.vision.encoders import LAYERS, PATCHES, images, inputs, tiny, tokens_of
 from tests.compression.vision.golden_diffrate import CLOSE, FLOAT32, GOLDEN, cases, golden_vit
+from tests.tiny.encoders import LAYERS, PATCHES, images, inputs, tiny, tokens_of
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import (
     DiffRate,
@@ -198,14 +198,6 @@ def test_one_patch_may_be_left_and_a_batch_may_be_one_image():
     assert hidden.shape[1] == 2
     assert bool(hidden.isfinite().all())
     assert reduction.source_map()[0, 1].tolist() == [False] + [True] * 16
-
-
-def test_an_image_is_reduced_alike_in_any_batch():
-    model = tiny("vit classification")
-    with apply_token_reduction(model, DiffRate(schedule(12, 8))):
-        together = model(images(batch=3)).logits
-        alone = model(images(batch=3)[1:2]).logits
-    torch.testing.assert_close(together[1:2], alone)
 
 
 def test_identical_tokens_have_similarity_one_and_go_to_the_first_patch():

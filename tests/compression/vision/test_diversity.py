@@ -1,13 +1,11 @@
-import json
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays, golden_json
 from tokenry.compression.vision.diversity import (
     NEWLINE,
     coverage_radius,
@@ -20,14 +18,13 @@ from tokenry.compression.vision.diversity import (
 )
 from tokenry.core.errors import UserError
 
-FOLDER = Path(__file__).parents[2] / "golden/14-zoo-prune"
-GOLDEN = np.load(FOLDER / "dev-zooprune.npz")
-BUDGETS = json.loads((FOLDER / "dev-budgets.json").read_text())
-CASES = sorted({name.split("_")[0] for name in GOLDEN.files if name.startswith("c")})
+GOLDEN = golden_arrays("14-zoo-prune", "dev-zooprune.npz")
+BUDGETS = golden_json("14-zoo-prune", "dev-budgets.json")
+CASES = sorted({name.split("_")[0] for name in GOLDEN if name.startswith("c")})
 
 
 def golden(name):
-    return torch.from_numpy(GOLDEN[name])
+    return GOLDEN[name].clone()
 
 
 def choices(kind):
@@ -35,7 +32,7 @@ def choices(kind):
     return [
         (case, int(name.rsplit("_k", 1)[1]), name)
         for case in CASES
-        for name in GOLDEN.files
+        for name in GOLDEN
         if name.startswith(f"{case}_{kind}_k")
     ]
 

@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from tests.compression.vision.tiny_vlms import FAMILIES, make_inputs, make_model
+from tests import tiny
+from tests.tiny.vlms import FAMILIES, make_inputs, make_model
 from tokenry.compression.vision.diversity import NEWLINE
 from tokenry.compression.vision.image_features import Sensitivity, encode_images, supported_model
 from tokenry.compression.vision.zoo_prune import zeroth_order_sensitivity
@@ -115,17 +115,12 @@ def test_a_projector_that_is_not_its_weights_is_refused():
 
 
 def test_other_models_are_refused_by_name():
-    text_only = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        )
-    )
     with pytest.raises(
         UserError,
         match="LlamaForCausalLM is not supported: visual tokens can be pruned in LlavaForConditionalGeneration, "
         "LlavaNextForConditionalGeneration, Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration",
     ):
-        supported_model(text_only)
+        supported_model(tiny.llama())
 
 
 def test_a_wrapped_model_is_found():

@@ -18,7 +18,6 @@ from transformers import (
     Dinov2WithRegistersModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    GPT2Config,
     GPT2Model,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -26,7 +25,9 @@ from transformers import (
     ViTModel,
 )
 
+from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, cases, golden_vit
+from tests.tiny.models import PIXELS, SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import LayerCost, encoder_flops
 from tokenry.compression.vision.pitome import (
@@ -41,33 +42,28 @@ from tokenry.compression.vision.pitome import (
 from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.patching import find_encoder
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
+FOUR = SIZES | {"num_hidden_layers": 4}
 SCHEDULES = json.loads((GOLDEN / "dev-schedules.json").read_text())
 CASES = cases("dev-pitome.npz")
-BERT = (BertForSequenceClassification, BertConfig(**SIZES, vocab_size=50))
+BERT = (BertForSequenceClassification, BertConfig(**FOUR, vocab_size=50))
 DISTILBERT = (
     DistilBertForSequenceClassification,
     DistilBertConfig(dim=16, n_layers=4, n_heads=2, hidden_dim=32, vocab_size=50),
 )
 IMAGE_MODELS = [
-    (ViTModel, ViTConfig(**SIZES, **PIXELS), 1),
-    (DeiTModel, DeiTConfig(**SIZES, **PIXELS), 2),
-    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**SIZES, **PIXELS, num_register_tokens=4), 5),
-    (CLIPVisionModel, CLIPVisionConfig(**SIZES, **PIXELS), 1),
-    (SiglipVisionModel, SiglipVisionConfig(**SIZES, **PIXELS), 0),
+    (ViTModel, ViTConfig(**FOUR, **PIXELS), 1),
+    (DeiTModel, DeiTConfig(**FOUR, **PIXELS), 2),
+    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**FOUR, **PIXELS, num_register_tokens=4), 5),
+    (CLIPVisionModel, CLIPVisionConfig(**FOUR, **PIXELS), 1),
+    (SiglipVisionModel, SiglipVisionConfig(**FOUR, **PIXELS), 0),
 ]
 RATIOS = st.sampled_from([0.5, 0.6, 0.75, 0.9, 1.0])
 
 
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
-
-
 def vit():
-    return made(ViTModel, ViTConfig(**SIZES, **PIXELS))
+    return tiny.vit(num_hidden_layers=4)
 
 
 def draw(*shape, seed=0):
@@ -75,12 +71,7 @@ def draw(*shape, seed=0):
 
 
 def reducers_of(model, reducer):
-    with apply_token_reduction(model, reducer) as reduction:
-        return [owner.reducer for owner in _owners(reduction)]
-
-
-def _owners(reduction):
-    return [layer._tokenry_owner for layer in reduction._patch._encoder.layers]
+    return reducer.layer_reducers(find_encoder(model))
 
 
 def matched(case, variant):
@@ -163,7 +154,7 @@ def test_the_official_form_gives_the_reference_logits_and_flops():
 
 def test_the_released_vit_patch_matches_all_tokens_first_and_the_mae_patch_last():
     by_variant = {
-        name: [reducer.variant for reducer in reducers_of(vit(), PiToMe(variants=name))]
+        name: [reducer.matching for reducer in reducers_of(vit(), PiToMe(variants=name))]
         for name in ("official", "mae", "core", "bsm")
     }
     assert by_variant == {
@@ -175,22 +166,22 @@ def test_the_released_vit_patch_matches_all_tokens_first_and_the_mae_patch_last(
 
 
 def test_of_an_odd_number_of_layers_the_first_half_is_the_larger_one():
-    model = made(ViTModel, ViTConfig(**{**SIZES, "num_hidden_layers": 5}, **PIXELS))
-    variants = [reducer.variant for reducer in reducers_of(model, PiToMe())]
+    model = tiny.vit(num_hidden_layers=5)
+    variants = [reducer.matching for reducer in reducers_of(model, PiToMe())]
     assert variants == ["bsm"] * 3 + ["core"] * 2
 
 
 def test_layers_can_be_told_one_by_one():
     asked = ["core", "bsm", "even_odd", "core"]
-    assert [reducer.variant for reducer in reducers_of(vit(), PiToMe(variants=asked))] == asked
+    assert [reducer.matching for reducer in reducers_of(vit(), PiToMe(variants=asked))] == asked
 
 
 def test_the_clip_form_pairs_neighbours_in_thirteen_layers_and_then_the_crowded():
     model = made(CLIPVisionModel, CLIPVisionConfig(**{**SIZES, "num_hidden_layers": 15}, **PIXELS))
     reducers = reducers_of(model, PiToMe(form="clip"))
-    assert [reducer.variant for reducer in reducers] == ["even_odd"] * 13 + ["core"] * 2
+    assert [reducer.matching for reducer in reducers] == ["even_odd"] * 13 + ["core"] * 2
     assert {reducer.after for reducer in reducers} == {"layer"}
-    assert reducers[5].scale.margin == pytest.approx(0.9 * (1 - 5 / 15))
+    assert reducers[5].energy.margin == pytest.approx(0.9 * (1 - 5 / 15))
 
 
 @pytest.mark.parametrize(("options", "margins"), [
@@ -201,7 +192,7 @@ def test_the_clip_form_pairs_neighbours_in_thirteen_layers_and_then_the_crowded(
 ])  # fmt: skip
 def test_margins_fall_with_depth(options, margins):
     reducers = reducers_of(vit(), PiToMe(**options))
-    assert [reducer.scale.margin for reducer in reducers] == pytest.approx(margins)
+    assert [reducer.energy.margin for reducer in reducers] == pytest.approx(margins)
 
 
 def test_text_merges_in_three_layers_unless_told_otherwise():
@@ -215,7 +206,7 @@ def test_text_merges_in_three_layers_unless_told_otherwise():
 
 def test_the_margins_of_text_fall_by_a_quarter_over_the_depth():
     merging = reducers_of(made(*BERT), PiToMe(ratio=0.75))[:3]
-    assert [reducer.margin for reducer in merging] == pytest.approx([0.9, 0.8375, 0.775])
+    assert [reducer.energy.margin for reducer in merging] == pytest.approx([0.9, 0.8375, 0.775])
 
 
 # --- properties ---
@@ -465,6 +456,6 @@ def test_options_of_images_are_refused_for_text():
 
 
 def test_a_decoder_is_refused():
-    model = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    model = tiny.gpt2(GPT2Model)
     with pytest.raises(UserError, match="GPT2Model"):
         apply_token_reduction(model, PiToMe())

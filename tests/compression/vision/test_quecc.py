@@ -1,18 +1,17 @@
 """QueCC and TokenPacker: the authors' numbers, the properties, and what is refused."""
 
 import dataclasses
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.core.errors import UserError
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "20-one-visual-token" / "dev-quecc.npz"
+GOLDEN = golden_arrays("20-one-visual-token", "dev-quecc.npz")
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
 SMALL = CompressorConfig(
     hidden_size=16, text_hidden_size=6, grid_size=4, kernel_size=2, num_levels=2, num_attention_heads=4
@@ -22,9 +21,7 @@ SMALL = CompressorConfig(
 def golden_case(number):
     prefix = f"c{number}_"
     return {
-        key.removeprefix(prefix): torch.from_numpy(value)
-        for key, value in np.load(GOLDEN).items()
-        if key.startswith(prefix)
+        key.removeprefix(prefix): value.clone() for key, value in GOLDEN.items() if key.startswith(prefix)
     }
 
 

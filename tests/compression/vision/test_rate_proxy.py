@@ -1,17 +1,15 @@
 """RateProxy: the authors' counts, masks and gradients, and what a proxy must be for any logits."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.core.errors import UserError
 
-GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "04-diffrate" / "dev-ddp.npz")
+GOLDEN = golden_arrays("04-diffrate", "dev-ddp.npz")
 CASES = sorted({name.partition("_")[0] for name in GOLDEN})
 
 
@@ -24,11 +22,7 @@ def proxy_of(logits, num_patches, granularity=1, special_tokens=1):
 @pytest.fixture(params=CASES)
 def golden(request):
     prefix = f"{request.param}_"
-    case = {
-        name.removeprefix(prefix): torch.from_numpy(GOLDEN[name])
-        for name in GOLDEN
-        if name.startswith(prefix)
-    }
+    case = {name.removeprefix(prefix): GOLDEN[name].clone() for name in GOLDEN if name.startswith(prefix)}
     num_patches, granularity, class_token, num_alive = case["config"].tolist()
     case["proxy"] = proxy_of(case["logits"], num_patches, granularity, class_token)
     case["num_alive"] = None if num_alive == -1 else num_alive

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import ViTConfig, ViTForImageClassification
 
-from tests.compression.vision.encoders import LAYERS, images, tiny
 from tests.compression.vision.golden_diffrate import arrays, cases, golden_vit
-from tokenry.compression.vision import rate_search
+from tests.tiny.encoders import LAYERS, images, tiny
+from tests.tiny.models import vit_classifier
+from tokenry.compression.vision import rate_search, searched_rates
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule, masked_softmax, vit_flops
-from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, search_rates
+from tokenry.compression.vision.rate_search import SearchInterrupted, search_rates
+from tokenry.compression.vision.searched_rates import SearchedRates
 from tokenry.core.errors import UserError
 
 TRAINED = {"rtol": 1e-4, "atol": 1e-6}
@@ -31,19 +32,7 @@ def golden_rates():
 
 def classifier(labels=4, seed=0):
     """A ViT with another scale at each patch, so that counts matter."""
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        image_size=24,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=labels,
-        initializer_range=0.3,
-    )
-    return ViTForImageClassification(config).eval()
+    return vit_classifier(seed, image_size=24, num_hidden_layers=4, num_labels=labels, initializer_range=0.3)
 
 
 def batches(count=8, size=4, labels=4, seed=0):
@@ -98,7 +87,7 @@ def test_the_differentiable_forward_of_a_whole_model_is_the_released_one(kernel)
 def test_merging_in_place_gives_the_released_tokens_and_sizes(case):
     kept, class_token = case["config"].tolist()
     living = case["x"].shape[1]
-    x, size = rate_search._merge_in_place(case["x"], case["size"], living, kept, class_token)
+    x, size = searched_rates._merge_in_place(case["x"], case["size"], living, kept, class_token)
     torch.testing.assert_close(x, case["x_train"])
     torch.testing.assert_close(size, case["size_train"])
 

@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from tests.compression.vision.tiny_vlms import FAMILIES, IMAGE, make_inputs, make_model
+from tests.tiny.vlms import FAMILIES, IMAGE, make_inputs, make_model
 from tokenry.compression.vision.relevance import rank_correlation, relevance_correlation, warn_if_against
 from tokenry.compression.vision.visual_tokens import prune_visual_tokens
 from tokenry.core.errors import UserError

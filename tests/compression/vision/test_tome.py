@@ -9,19 +9,13 @@ from hypothesis import strategies as st
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    DeiTConfig,
-    DeiTModel,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    ViTConfig,
-    ViTModel,
 )
 
+from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, arrays, cases, golden_vit
+from tests.tiny.models import SIZES, made
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.tome import (
     ToMe,
@@ -33,8 +27,6 @@ from tokenry.compression.vision.tome import (
 )
 from tokenry.core.errors import UserError
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-PIXELS = {"image_size": 16, "patch_size": 4, "num_channels": 1}
 SCHEDULES = json.loads((GOLDEN / "dev-schedules.json").read_text())
 TEXT_MODELS = [
     (BertForSequenceClassification, BertConfig(**SIZES, vocab_size=50)),
@@ -43,11 +35,6 @@ TEXT_MODELS = [
         DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=32, vocab_size=50),
     ),
 ]
-
-
-def made(kind, config):
-    torch.manual_seed(0)
-    return kind(config).eval()
 
 
 def draw(*shape, seed=0):
@@ -174,21 +161,6 @@ def test_a_batch_without_padding_takes_the_path_of_images():
     assert not plain.ragged
 
 
-@pytest.mark.parametrize(("kind", "config", "special"), [
-    (ViTModel, ViTConfig(**SIZES, **PIXELS), 1),
-    (DeiTModel, DeiTConfig(**SIZES, **PIXELS), 2),
-    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**SIZES, **PIXELS, num_register_tokens=4), 5),
-    (SiglipVisionModel, SiglipVisionConfig(**SIZES, **PIXELS), 0),
-])  # fmt: skip
-def test_special_tokens_stay_first_and_alone(kind, config, special):
-    model = made(kind, config)
-    with apply_token_reduction(model, ToMe(r=4)) as reduction, torch.no_grad():
-        model(draw(2, 1, 16, 16))
-    assert reduction.token_counts == tuple(16 + special - 4 * layer for layer in range(4))
-    assert reduction.places()[:, :special].equal(torch.arange(special).expand(2, -1))
-    assert reduction.size[:, :special].eq(1).all()
-
-
 def test_matching_runs_in_float32_for_bfloat16_and_outside_of_autograd():
     metric = draw(1, 11, 4).bfloat16().requires_grad_()
     plan = bipartite_soft_matching(metric, 3, class_token=True)
@@ -230,7 +202,7 @@ def test_numbers_that_cannot_be_merged_are_refused(r, message):
 
 def test_more_numbers_than_layers_are_refused():
     with pytest.raises(UserError, match="r lists 4 layers, but the model has 3"):
-        apply_token_reduction(made(ViTModel, ViTConfig(**SIZES, **PIXELS)), ToMe(r=[1, 1, 1, 1]))
+        apply_token_reduction(tiny.vit(), ToMe(r=[1, 1, 1, 1]))
 
 
 def test_every_token_cannot_be_the_kept_one():

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
-from tests.compression.vision.tiny_vlms import (
+from tests.tiny.vlms import (
     FAMILIES,
     IMAGE,
     PAD,
@@ -452,6 +452,18 @@ def test_removing_restores_the_model_exactly(model, family):
     assert not model._forward_pre_hooks
     assert torch.equal(forward(model, inputs).logits, expected)
     assert torch.equal(model.generate(**inputs, **NEW), generated)
+
+
+def test_a_pruning_says_what_is_on_which_model(models):
+    model = models["llava"]
+    inputs = make_inputs(model, "llava", images_per_row=(2, 1))
+    with prune_visual_tokens(model, keep=2, method="zoo") as pruning:
+        assert repr(pruning) == "<VisualTokenPruning: zoo, keep=2 on LlavaForConditionalGeneration>"
+        forward(model, inputs)
+        tokens = sum(image.tokens for image in pruning.last.images)
+        last = f"{tokens} to 6 tokens in 3 images"
+        assert repr(pruning) == f"<VisualTokenPruning: zoo, keep=2 on LlavaForConditionalGeneration, {last}>"
+    assert repr(pruning) == "<VisualTokenPruning: zoo, keep=2 removed from LlavaForConditionalGeneration>"
 
 
 def test_an_error_inside_the_context_restores_the_model(models):

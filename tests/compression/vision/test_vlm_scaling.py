@@ -1,32 +1,31 @@
 """The VLM scaling law: the golden figures, what a fit must do on any table, and what is refused."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.compression.vision.vlm_scaling import (
+from tests.golden import golden_json
+from tokenry.compression.vision.published_scaling import (
     PUBLISHED_SIZES,
     PUBLISHED_TOKENS,
+    grid_search,
+    published_scores,
+)
+from tokenry.compression.vision.vlm_scaling import (
     Optimum,
     ScalingFit,
     TaskMixture,
     compute_optimal,
     fit_vlm_scaling,
-    grid_search,
     inference_flops,
     optimal_tokens_closed_form,
-    published_scores,
 )
 from tokenry.core.errors import UserError
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden" / "20-one-visual-token" / "dev-scaling.json").read_text()
-)
+GOLDEN = golden_json("20-one-visual-token", "dev-scaling.json")
 SIZES = [0.5, 1.8, 4, 7, 14]
 TOKENS = [1, 4, 16, 36, 64, 144, 576]
 
@@ -308,7 +307,7 @@ def test_a_fixed_d_outside_of_errors_is_refused():
     ({"sizes": [0, 1]}, "must be above 0, got 0"),
     ({"sizes": []}, "nothing to choose from"),
     ({"token_counts": [0]}, "must be at least 1, got 0"),
-    ({"text_tokens": -1}, "numbers of text tokens are at least 0, got -1"),
+    ({"text_tokens": -1}, "text_tokens must be at least 0, got -1"),
 ])  # fmt: skip
 def test_choices_that_do_not_exist_are_refused(changed, words):
     given_ = {

@@ -1,16 +1,14 @@
 """Zero-TPrune: the golden numbers, what holds for any graph, the whole in a model, and what is refused."""
 
 import copy
-import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compression.vision.encoders import inputs, tiny, tokens_of
+from tests.golden import golden_arrays, golden_json
+from tests.tiny.encoders import inputs, tiny, tokens_of
 from tokenry.compression.vision import zero_tprune
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.flops import LayerCost, encoder_flops
@@ -19,31 +17,28 @@ from tokenry.compression.vision.reducer import Attention
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    best_similarity,
-    importance_prune,
-    partition_by_importance,
-    similarity_prune,
     token_trace,
     zero_tprune_layer,
 )
 from tokenry.compression.vision.zero_tprune_search import search_config
+from tokenry.compression.vision.zero_tprune_stages import (
+    best_similarity,
+    importance_prune,
+    partition_by_importance,
+    similarity_prune,
+)
 from tokenry.core.errors import UserError
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "12-zero-tprune"
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
-DATA = np.load(GOLDEN / "dev-zerotprune.npz")
-CASES = sorted({name.split("_")[0] for name in DATA.files})
-SCHEDULES = json.loads((GOLDEN / "dev-schedule.json").read_text())
+DATA = golden_arrays("12-zero-tprune", "dev-zerotprune.npz")
+CASES = sorted({name.split("_")[0] for name in DATA})
+SCHEDULES = golden_json("12-zero-tprune", "dev-schedule.json")
 SMALL = ZeroTPruneConfig(layers=(1, 2), keep_rates=(0.8, 0.7), r=(3, 2), iterations=(5, 1))
 
 
 def golden(case):
     prefix = f"{case}_"
-    return {
-        name.removeprefix(prefix): torch.from_numpy(DATA[name])
-        for name in DATA.files
-        if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): DATA[name].clone() for name in DATA if name.startswith(prefix)}
 
 
 def graph(seed, batch=2, heads=3, tokens=9, sharp=2.0):

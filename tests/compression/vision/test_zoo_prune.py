@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -8,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import gelu, linear, silu
 
+from tests.golden import golden
 from tokenry.compression.vision.zoo_prune import (
     low_rank_projector,
     mlp_sensitivity,
@@ -16,7 +15,7 @@ from tokenry.compression.vision.zoo_prune import (
 )
 from tokenry.core.errors import UserError
 
-GOLDEN = np.load(Path(__file__).parents[2] / "golden/14-zoo-prune/dev-zooprune.npz")
+GOLDEN = np.load(golden("14-zoo-prune") / "dev-zooprune.npz")
 CASES = sorted({name.split("_")[0] for name in GOLDEN.files if name.startswith("c")})
 CLOSE = {"rtol": 1e-6, "atol": 0.0}
 

@@ -9,12 +9,13 @@ import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.finetuning.tiny_tokenizers import CHATML, character_tokenizer, chatml_tokenizer
+from tests.golden import golden_json
+from tests.tiny.tokenizers import CHATML, character_tokenizer, chatml_tokenizer
 from tokenry.core.chat.conversations import class_names
 from tokenry.core.errors import UserError
 from tokenry.finetuning import encode_rows, encode_with_notes
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "01-sstoken" / "dev-chat.json").read_text())
+GOLDEN = golden_json("01-sstoken", "dev-chat.json")
 
 QUESTION = {"role": "user", "content": "Why?"}
 TWO_TURNS = [

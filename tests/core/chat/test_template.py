@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.finetuning.tiny_tokenizers import (
+from tests.tiny.tokenizers import (
     CHATML,
     character_tokenizer,
     chatml_tokenizer,

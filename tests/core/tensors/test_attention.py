@@ -3,7 +3,6 @@
 import inspect
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tests.golden import golden
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import (
     _mass_on_columns,
@@ -30,7 +30,7 @@ from tokenry.core.tensors.attention import (
     tap_attention,
 )
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "01-sstoken"
+GOLDEN = golden("01-sstoken")
 SEQ = 13
 TOKENS = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED = {

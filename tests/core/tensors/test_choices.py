@@ -13,6 +13,7 @@ from tokenry.core.tensors.choices import (
     group_counts,
     kept_counts,
     minmax_within,
+    top_k_indices,
     top_share,
     window_mean,
 )
@@ -192,6 +193,14 @@ def test_padding_never_counts(batch, left, right, share):
     torch.testing.assert_close(
         window_mean(*padded, 3)[:, inside], window_mean(signal, among, groups, 3), equal_nan=True
     )
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_the_k_highest_are_chosen_and_of_equals_the_first(values, keep):
+    best_first = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    expected = sorted(best_first[:keep])
+    assert top_k_indices(torch.tensor([values]).float(), keep)[0].tolist() == expected
 
 
 def test_above_chooses_strictly_higher_values_only_where_it_may():

@@ -1,7 +1,5 @@
 """Per-token losses from hidden states against full logits, and the authors' numbers."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.golden import golden
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import check_labels, learnable_tokens, segment_ids
 from tokenry.core.tensors.losses import (
@@ -26,7 +25,7 @@ from tokenry.core.tensors.losses import (
     weighted_loss,
 )
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "01-sstoken"
+GOLDEN = golden("01-sstoken")
 
 
 def _head(

@@ -28,7 +28,7 @@ from transformers import (
     ViTModel,
 )
 
-from tests.compression.vision.encoders import (
+from tests.tiny.encoders import (
     FAMILIES,
     LANGUAGE,
     LAYERS,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests import tiny
 from tokenry.core.errors import UserError
 from tokenry.core.text.bits_per_byte import TextLoss, bits_difference, text_loss
 
@@ -25,16 +26,7 @@ def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-    )
-    return LlamaForCausalLM(config)
+    return tiny.llama(vocab_size=257, num_hidden_layers=1, max_position_embeddings=64)
 
 
 def by_hand(model: LlamaForCausalLM, ids: list[int]) -> float:

@@ -1,8 +1,6 @@
 """The byte-pair machine against the tokenizers it stands for, and against the reference numbers."""
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +8,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from tests.core.text.test_byte_level import TEXTS, byte_level, sentencepiece
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import ByteVocabulary, from_byte_characters
 from tokenry.core.text.byte_pairs import BytePairEncoder
 
-GOLDEN = Path(__file__).parents[2] / "golden/10-byte-probabilities/dev-byte-probs.json"
-CASES = json.loads(GOLDEN.read_text())["cases"]
+CASES = golden_json("10-byte-probabilities", "dev-byte-probs.json")["cases"]
 BYTE_LEVEL, SENTENCEPIECE = byte_level(), sentencepiece()
 
 

@@ -1,14 +1,13 @@
 """Groups of digits: the released code's numbers, identities of regrouping for any digits, and what is refused."""
 
-import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import (
     FORMAT_NAMES,
@@ -21,7 +20,7 @@ from tokenry.core.text.digit_groups import (
     number_format,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 
 digits = st.text("0123456789", min_size=1, max_size=40)
 groups = st.integers(1, 7)

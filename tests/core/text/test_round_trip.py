@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import byte_level, sentencepiece, word_piece
+from tests.tiny.tokenizers import byte_level, sentencepiece, word_piece
 from tokenry.core.text.round_trip import RoundTrip, comes_back, round_trip, unbounded
 from tokenry.tokenization.training import train_boundless_bpe
 

@@ -149,7 +149,7 @@ def check(name: str, backend: Tokenizer, count: int, seed: int = 0, verbose: boo
                 if expected:
                     print(name, script, repr(data), "REFUSED", error, flush=True)
                 continue
-            given = lm._log_prob_given(lm._beginning(None))
+            given = lm._covers.log_prob_given(lm._beginnings.find(None))
             rows = [
                 sum(float(model([ids[:i]])[0, token]) for i, token in enumerate(ids))
                 for ids in sorted(expected)

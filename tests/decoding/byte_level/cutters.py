@@ -3,19 +3,17 @@
 import functools
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tests.core.text.test_byte_level import sentencepiece
+from tests.golden import golden_json
 from tokenry.core.text.byte_level import to_byte_characters
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden/10-byte-probabilities/dev-byte-probs.json").read_text()
-)
+GOLDEN = golden_json("10-byte-probabilities", "dev-byte-probs.json")
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 O200K = (

@@ -75,3 +75,10 @@ def test_models_without_a_common_next_byte_have_no_geometric_mean():
 def test_an_ensemble_that_is_none_is_refused(count, options, words):
     with pytest.raises(UserError, match=words):
         ByteEnsemble([ONE.byte_lm()] * count, **options)
+
+
+def test_an_ensemble_says_how_it_is_made_of_which_models():
+    one, other = ONE.byte_lm(), OTHER.byte_lm()
+    ensemble = ByteEnsemble([one, other], weights=[3, 1], how="geometric")
+    assert repr(ensemble) == f"ByteEnsemble(geometric of 0.75 × {one!r}, 0.25 × {other!r})"
+    assert repr(ensemble.stream(b"a")) == f"EnsembleStream({one.stream(b'a')!r}, {other.stream(b'a')!r})"

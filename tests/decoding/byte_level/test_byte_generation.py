@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from tests.decoding.byte_level.cutters import KnownTexts, byte_level
 from tokenry.core.errors import UserError
-from tokenry.decoding.byte_level.byte_generation import fill_in_middle, generate, nucleus, tempered
+from tokenry.decoding.byte_level.byte_generation import fill_in_middle, nucleus, tempered
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 
 KNOWN = KnownTexts(byte_level("gpt2"), "at é", longest=4)
@@ -16,14 +16,14 @@ LM = KNOWN.byte_lm()
 
 def test_the_most_probable_bytes_are_those_of_the_texts():
     text = b"a"
-    found = generate(LM, text, temperature=0)
+    found = LM.generate(text, temperature=0)
     while (byte := int(KNOWN.next_bytes(text).argmax())) < 256:
         text += bytes([byte])
     assert (found.text, found.why) == (text[1:], "end")
 
 
 def test_samples_have_the_frequencies_of_the_texts():
-    texts = [each.text for each in generate(LM, [b"at"] * 400, temperature=1.0)]
+    texts = [each.text for each in LM.generate([b"at"] * 400, temperature=1.0)]
     expected = KNOWN.next_bytes(b"at")
     for outcome, probability in enumerate(expected):
         share = sum((text[0] if text else 256) == outcome for text in texts) / len(texts)
@@ -31,18 +31,18 @@ def test_samples_have_the_frequencies_of_the_texts():
 
 
 def test_nothing_impossible_is_ever_sampled():
-    for each in generate(LM, [b""] * 50, temperature=3.0, seed=1):
+    for each in LM.generate([b""] * 50, temperature=3.0, seed=1):
         assert each.text in KNOWN.texts
 
 
 def test_each_prompt_of_a_batch_gets_what_it_gets_alone():
-    together = generate(LM, [b"a", b"t\xc3"], seed=5)
-    assert together[0] == generate(LM, b"a", seed=5)
+    together = LM.generate([b"a", b"t\xc3"], seed=5)
+    assert together[0] == LM.generate(b"a", seed=5)
     assert len(together[1].text) > 0
 
 
 def test_the_log_probability_is_that_of_the_bytes():
-    found = generate(LM, b"a", temperature=1.0, seed=3)
+    found = LM.generate(b"a", temperature=1.0, seed=3)
     assert found.why == "end"
     assert found.log_prob == pytest.approx(
         np.log(KNOWN.texts[b"a" + found.text] / KNOWN.prefix(b"a")), abs=1e-9
@@ -50,10 +50,10 @@ def test_the_log_probability_is_that_of_the_bytes():
 
 
 def test_a_text_ends_at_a_stop_string_or_at_its_length():
-    whole = generate(LM, b"a", temperature=0).text
-    stopped = generate(LM, b"a", temperature=0, stop=[whole[1:3]])
+    whole = LM.generate(b"a", temperature=0).text
+    stopped = LM.generate(b"a", temperature=0, stop=[whole[1:3]])
     assert (stopped.text, stopped.why) == (whole[:1], "stop")
-    short = generate(LM, b"a", temperature=0, max_bytes=1)
+    short = LM.generate(b"a", temperature=0, max_bytes=1)
     assert (short.text, short.why) == (whole[:1], "length")
 
 
@@ -77,7 +77,7 @@ def test_temperature_sharpens_and_top_p_cuts():
 )
 def test_what_is_out_of_range_is_refused_before_anything_is_sampled(options, words):
     with pytest.raises(UserError, match=words):
-        generate(LM, b"a", max_bytes=0, **options)
+        LM.generate(b"a", max_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_sentinels_condition_the_bytes_and_never_merge_with_them(fim):
     table = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     lm = ByteLM(lambda some: table[[ids[-1] for ids in some]], fim, context_ids=[0], eos_token_ids=[0])
     context, prompt = fill_in_middle(fim, b"t", " sat")
-    found = generate(lm, prompt, max_bytes=3, temperature=0, context_ids=context)
+    found = lm.generate(prompt, max_bytes=3, temperature=0, context_ids=context)
     first = lm.next_byte_logprobs(prompt, context_ids=context)
     assert found.text[0] == first.argmax()
     assert not np.allclose(first, lm.next_byte_logprobs(prompt))

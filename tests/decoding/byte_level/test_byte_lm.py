@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.decoding.byte_level.cutters import GOLDEN, TOKENIZERS, KnownTexts, byte_level, golden_lm
 from tokenry.core.errors import UserError
 from tokenry.decoding.byte_level.byte_lm import END, ByteLM
@@ -23,12 +24,9 @@ KNOWN = {
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=430, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, initializer_range=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).double().eval()
+    return tiny.llama(
+        vocab_size=430, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.5
+    ).double()
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +181,7 @@ def test_as_long_as_the_likeliest_token_is_spelled_there_is_no_second_pass(model
     stream.next_logprobs()
     (ending,) = stream._endings
     longer = np.where(lm.vocabulary.lengths > 2, ending.next.tokens, -np.inf)
-    first = int(lm._first_byte[longer.argmax()])
+    first = int(lm.vocabulary.first_bytes[longer.argmax()])
     stream.push(first)
     likely = max(stream._reaching, key=lambda each: each.log_probs.max())
     token = lm.vocabulary.token_bytes[int(likely.ids[likely.log_probs.argmax()])]
@@ -375,3 +373,15 @@ def test_any_byte_string_has_a_probability_without_a_pre_tokenizer():
     lm = golden_lm(GOLDEN["cases"][2], "renormalize")
     total = sum(np.exp(lm.log_prob(bytes(some))) for some in itertools.product([0x63, 0xC3, 0xA9], repeat=2))
     assert 0 < total < 1
+
+
+def test_a_model_of_bytes_and_its_streams_say_what_they_are(model, tokenizer):
+    lm = KNOWN["gpt2"].byte_lm()
+    title = f"KnownTexts, BPE tokenizer, {len(lm.vocabulary.token_bytes)} ids"
+    assert repr(lm) == f"ByteLM({title}, invalid='truncate', validate='pairwise')"
+    assert repr(lm.stream(b"a\xc3")) == f"ByteStream(b'a\\xc3', 1 cover, {title})"
+    assert repr(lm.stream(b"a")) == f"ByteStream(b'a', {len(lm.covers(b'a'))} covers, {title})"
+    model.name_or_path = "somebody/small-model"
+    lm = ByteLM(model, tokenizer, invalid="all")
+    assert repr(lm).startswith("ByteLM(small-model, BPE tokenizer, ")
+    assert repr(lm.stream(50 * b"a")).startswith("ByteStream(b'..." + 40 * "a" + "', ")

@@ -154,9 +154,9 @@ def test_titles_name_what_is_special():
         ({"fmt": "comma"}, "format must be one of nosep"),
         ({"signatures": [(7, 7, 9)]}, "no addition has the signature (7, 7, 9)"),
         ({"signatures": []}, "there is no signature"),
-        ({"batch_size": 0}, "batch_size and max_new_tokens must be at least 1, got 0 and None"),
-        ({"max_new_tokens": 0}, "batch_size and max_new_tokens must be at least 1, got 16 and 0"),
-        ({"shots": -1}, "no negative number of shots, got 100 and -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"shots": -1}, "shots must be at least 0, got -1"),
         ({"chat": True}, "the tokenizer has no chat template"),
     ],
 )

@@ -1,17 +1,15 @@
 """Which number an answer holds: the released code's parses, and text around it that is invalid but never an exception."""
 
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import FORMAT_NAMES, format_number
 from tokenry.evaluation.arithmetic.addition_answers import parse_answer
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 
 
 @pytest.mark.parametrize("case", GOLDEN["extract_number"], ids=lambda case: repr(case["text"]))

@@ -1,20 +1,19 @@
 """Error analysis: the released code's fields, an analysis one answer at a time in strings, and numbers it could not take."""
 
-import json
 import re
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import cut
 from tokenry.evaluation.arithmetic.addition_errors import analyze_errors
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 CASES = [case for case in GOLDEN["analyze"] if case["error"]]
 KINDS = sorted({(case["tokenize_dir"], case["number_format"] != "nosep") for case in CASES})
 

@@ -1,15 +1,14 @@
 """Addition problems: the exact law of the sampler, exact numbers of digits, and the prompts of the paper's conditions."""
 
-import json
 import re
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import NumberFormat, number_format
 from tokenry.evaluation.arithmetic.addition_problems import (
@@ -24,7 +23,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_problems,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 LAWS = GOLDEN["sampler_law"]
 
 signatures = st.tuples(st.integers(1, 17), st.integers(1, 17), st.booleans()).map(
@@ -154,15 +153,15 @@ def test_the_answer_can_first_repeat_the_question_in_another_format():
         (lambda: sample_addition((0, 1, 1), 1), "lengths of a signature must be at least 1, got (0, 1, 1)"),
         (lambda: sample_addition((1, 1), 1), "a signature is three lengths"),
         (lambda: sample_addition((18, 1, 18), 1), "addends have at most 17 digits here"),
-        (lambda: sample_addition((1, 1, 1), -1), "the number of problems must not be negative"),
+        (lambda: sample_addition((1, 1, 1), -1), "n must be at least 0, got -1"),
         (lambda: addition_pmf((1, 1, 1), -1, 2), "a number must be a non-negative integer"),
         (lambda: sample_free_addition(3, (0,)), "the lengths of addends must be from 1 to 17, got (0)"),
         (lambda: sample_problems([], 1, 1), "there is no signature"),
-        (lambda: sample_problems(SIGNATURES, 0, 1), "there must be at least one problem"),
+        (lambda: sample_problems(SIGNATURES, 0, 1), "per_signature must be at least 1, got 0"),
         (lambda: addition_prompt((1, 2), fmt="comma"), "format must be one of nosep"),
         (lambda: addition_prompt((1.5, 2)), "a number must be a non-negative integer"),
         (lambda: addition_prompt((1, -2)), "a number must be a non-negative integer"),
-        (lambda: AdditionFormat(NumberFormat(), spaces=-1), "spaces must not be negative, got -1"),
+        (lambda: AdditionFormat(NumberFormat(), spaces=-1), "spaces must be at least 0, got -1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -1,16 +1,13 @@
 """The reference numbers: a small benchmark, and the answers of two made-up models to it."""
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame
 
+from tests.golden import golden_json
 from tokenry.evaluation.charbench import Segmentation, features_of, join_records
 from tokenry.evaluation.charbench.items import COLUMNS
-
-FILE = Path(__file__).parents[2] / "golden/36-charbench/dev-charbench.json"
 
 # Our names of the columns on the left.
 CORRELATED = {
@@ -25,7 +22,7 @@ CORRELATED = {
 
 @cache
 def golden() -> dict[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    return golden_json("36-charbench", "dev-charbench.json")
 
 
 def golden_items() -> DataFrame:

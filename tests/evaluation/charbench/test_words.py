@@ -120,7 +120,7 @@ def test_composed_characters_count_as_one_on_request(tmp_path):
     [
         (b"ice\nice cream\n", "line 2 of .* has white space inside .'ice cream'.: give one word per line"),
         (b"\n \n", "holds no words"),
-        (b"\xff\xfe\x00", "cannot be read as UTF-8 text"),
+        (b"\xff\xfe\x00", "is not UTF-8: byte 0"),
     ],
 )
 def test_a_file_that_is_no_word_list_is_refused(tmp_path, content, message):

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests import tiny
 from tokenry.core.errors import UserError
 from tokenry.recipes.testbeds.attention_probe import (
     attention_scores,
@@ -14,17 +14,8 @@ from tokenry.recipes.testbeds.attention_probe import (
 
 @pytest.fixture
 def model(tokenizer):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            initializer_range=0.5,
-        )
+    return tiny.llama(
+        vocab_size=len(tokenizer), intermediate_size=32, num_hidden_layers=3, initializer_range=0.5
     )
 
 
@@ -114,5 +105,7 @@ def test_a_probe_gives_one_auroc_per_score_and_restores_the_models_mode(model, t
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(UserError, match="fast tokenizer with a chat template"):
+    with pytest.raises(
+        UserError, match="has no chat template, which conversations need: choose an instruct model"
+    ):
         encode_probe(probe_rows(), tokenizer)

@@ -2,27 +2,17 @@
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
+from tests import tiny
 from tokenry.compression.vision import RandomDrop, ToMe
 from tokenry.recipes.testbeds.reduction_trial import Classifier, measure
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=16,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=3,
-    )
+    model = tiny.vit_classifier(num_labels=3)
     images = torch.randn(12, 1, 16, 16)
-    return Classifier(ViTForImageClassification(config).eval(), images, torch.arange(12) % 3, views=3)
+    return Classifier(model, images, torch.arange(12) % 3, views=3)
 
 
 def test_views_of_one_object_count_as_one(classifier):

@@ -1,15 +1,14 @@
 """Pre-tokenizers of numbers: equal to the arithmetic for any text and at any length, saved with the tokenizer, and no space in a group."""
 
-import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.core.text.digit_groups import cut, format_number, group_digits
 from tokenry.tokenization.numbers.number_pre_tokenizers import (
@@ -18,7 +17,7 @@ from tokenry.tokenization.numbers.number_pre_tokenizers import (
     number_pre_tokenizer,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/09-number-tokens/dev-numbers.json").read_text())
+GOLDEN = golden_json("09-number-tokens", "dev-numbers.json")
 MODES = ("l2r", "r2l", "single")
 
 texts = st.text(st.sampled_from("0123456789.,- aé\n½٣"), max_size=80)
@@ -118,7 +117,7 @@ def test_words_of_indic_scripts_do_not_break_at_vowel_signs():
         (lambda: number_pre_tokenizer("r2l", 0), "group must be at least 1, got 0"),
         (lambda: number_pre_tokenizer("rtl"), "mode must be one of l2r, r2l, single, got 'rtl'"),
         (lambda: number_pre_tokenizer(fraction="r2l"), "fraction must be one of l2r, got 'r2l'"),
-        (lambda: number_pieces(pattern="("), "the pattern '(' is no regular expression"),
+        (lambda: number_pieces(pattern="("), "the pattern '(' is not a valid regular expression"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

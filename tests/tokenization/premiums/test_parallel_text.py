@@ -161,7 +161,7 @@ def write(folder, **files):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda folder: load_parallel_folder(folder / "missing"), "is no folder"),
+        (lambda folder: load_parallel_folder(folder / "missing"), "is not a folder"),
         (lambda folder: load_parallel_folder(folder), "holds no .txt file"),
         (
             lambda folder: load_parallel_folder(write(folder, a=b"1\n2\n", b=b"1\n")),

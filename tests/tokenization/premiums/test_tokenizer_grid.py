@@ -20,7 +20,8 @@ from tokenry.tokenization.premiums.tokenizer_grid import (
     training_budgets,
 )
 from tokenry.tokenization.token_counts import byte_premium, corpus_token_count, utf8_bytes
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_unigram
 from tokenry.tokenization.training.superbpe import train_superbpe
 
@@ -191,8 +192,8 @@ class _Result:
 
 def json_safe(given):
     """What is handed to another process must be plain data."""
-    job, texts, segments, sizes, config = given
-    return (job, *json.loads(json.dumps([texts, segments, sizes])), config)
+    run, job, texts, segments, sizes, config = given
+    return (run, job, *json.loads(json.dumps([texts, segments, sizes])), config)
 
 
 def test_ray_runs_the_same_function(tmp_path, ray):

@@ -10,7 +10,8 @@ from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import from_byte_characters
 from tokenry.tokenization.token_counts import corpus_token_count
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, Event, may_join, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, Event
+from tokenry.tokenization.training.boundless_training import may_join, train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import PATTERN, byte_level_pieces, train_bpe
 
 GOLDEN = golden("boundless")
@@ -258,7 +259,7 @@ def test_a_broken_character_joins_nothing():
     [
         (lambda: train_boundless_bpe(TEXTS, 255), "a vocabulary of 255 has no room for the 256 bytes"),
         (lambda: train_boundless_bpe(TEXTS, 300, tau=0.0), "tau must be positive, got 0.0"),
-        (lambda: train_boundless_bpe(TEXTS, 300, pattern="(("), "is no regular expression"),
+        (lambda: train_boundless_bpe(TEXTS, 300, pattern="(("), "is not a valid regular expression"),
         (lambda: train_boundless_bpe(TEXTS, 300).smaller(100), "a vocabulary of 100 has no room"),
     ],
 )
@@ -269,5 +270,5 @@ def test_bad_input_is_one_sentence(call, words):
 
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(UserError, match="is no BoundlessBPE tokenizer"):
+    with pytest.raises(UserError, match="is not a BoundlessBPE tokenizer"):
         BoundlessBPE.load(tmp_path / "other.json")

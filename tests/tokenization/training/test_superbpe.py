@@ -195,7 +195,7 @@ def test_the_transition_with_the_fewest_held_out_tokens_comes_first():
         (lambda: train_superbpe(TEXTS, 300, 200), "the vocabulary of 300, got 200"),
         (lambda: train_superbpe(TEXTS, 250), "has no room for the 256 bytes"),
         (lambda: train_superbpe(TEXTS, 300, max_words=0), "max_words must be at least 1, got 0"),
-        (lambda: train_superbpe(TEXTS, 300, superword_pattern="(("), "is no regular expression"),
+        (lambda: train_superbpe(TEXTS, 300, superword_pattern="(("), "is not a valid regular expression"),
         (
             lambda: extend_to_superwords(train_bpe(TEXTS, 360), TEXTS, 300),
             "the transition (360 tokens) lies above",
@@ -300,9 +300,9 @@ def bytes_by_the_normaliser():
         (
             sentencepiece_like,
             "a",
-            "the tokenizer is no byte-level BPE (its pre-tokenizer does not write bytes",
+            "the tokenizer is not a byte-level BPE (its pre-tokenizer does not write bytes",
         ),
-        (bytes_by_the_normaliser, "a", "the tokenizer is no byte-level BPE"),
+        (bytes_by_the_normaliser, "a", "the tokenizer is not a byte-level BPE"),
         (
             lambda: without_bytes(*b"qz"),
             "q and z",

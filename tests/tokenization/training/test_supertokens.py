@@ -1,16 +1,15 @@
 """Supertokens: the released cutting exactly, lengths by their law, and a tokenizer that loads anywhere and loses nothing."""
 
-import json
 import random
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
 from tokenry.tokenization.training.supertokens import (
     RELEASED_LENGTHS,
@@ -21,9 +20,7 @@ from tokenry.tokenization.training.supertokens import (
     train_supertoken_bpe,
 )
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden" / "15-tokenadapt" / "dev-supertoken.json").read_text()
-)
+GOLDEN = golden_json("15-tokenadapt", "dev-supertoken.json")
 TEXTS = ["the cat of the house sat on the mat of the house", "out of the house went the cat of the king"] * 8
 TRAINED = train_supertoken_bpe(TEXTS, 300)
 
@@ -100,7 +97,7 @@ def test_distributions_that_are_none_are_refused(distribution, words):
 
 
 def test_a_range_that_is_no_range_is_named():
-    with pytest.raises(UserError, match="'a-b' is no range of chunk lengths"):
+    with pytest.raises(UserError, match="'a-b' is not a range of chunk lengths"):
         parse_lengths({"a-b": 1.0})
 
 

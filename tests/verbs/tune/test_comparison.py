@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.tiny_chat import sums, write_model, write_rows
+from tests.tiny.chats import sums, write_model, write_rows
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import write_json
 from tokenry.models import load_tokenizer

@@ -3,10 +3,10 @@
 import base64
 import hashlib
 import re
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
 from tests.verbs.check_verb import in_terminal, too_wide
@@ -17,8 +17,9 @@ from tokenry.report.blocks import Figure, Section, Table
 from tokenry.report.html import page
 from tokenry.report.markdown import markdown
 from tokenry.report.writing import written_rows
+from tokenry.verbs._tune.layout import comparison_findings, verdict
 from tokenry.verbs._tune.records import Comparison, Example, ReportToken
-from tokenry.verbs.tune import comparison_findings, lay_out, verdict
+from tokenry.verbs.tune import lay_out
 
 from .conftest import run, token
 
@@ -325,7 +326,7 @@ def test_text_reaches_wcag_aa_contrast(least, theme):
 
 
 def test_a_record_of_an_older_version_is_drawn():
-    stored = read_json(Path(__file__).parents[3] / "docs/results/tune-demo.json")
+    stored = read_json(ROOT / "docs/results/tune-demo.json")
     assert "held-out NLL" in in_terminal(lay_out(stored))
     assert too_wide(in_terminal(lay_out(stored))) == []
 

@@ -1,16 +1,21 @@
+from pathlib import Path
+
 import pytest
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.files import read_json
 from tokenry.verbs._tune.plan import (
     DEMO_TRAINING,
     PAPER_TRAINING,
-    add_settings,
     make_plan,
     parse_settings,
     read_config,
     resume_or_start,
+    said_by,
     stored_plan,
+    validated,
 )
+from tokenry.verbs.tune import Plan
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def test_nothing_said_is_the_demo_on_the_embedded_model():
     plan = make_plan({})
     assert (plan.model, plan.data, plan.weighing) == ("embedded", "demo", "sstoken")
     assert plan.training == DEMO_TRAINING
-    assert plan.compare == ["full", "token-cleaning:dropped_weight=0.1"]
+    assert plan.controls == ["full", "token-cleaning:dropped_weight=0.1"]
     assert plan.lora.first_layer == 10
 
 
@@ -38,7 +43,7 @@ def test_another_model_on_the_demo_is_adapted_in_every_layer():
 def test_own_data_are_trained_on_with_the_papers_hyper_parameters():
     plan = make_plan({"data": "mine.jsonl"})
     assert plan.training == PAPER_TRAINING
-    assert (plan.compare, plan.lora.rank, plan.max_length) == (["full"], 64, 2048)
+    assert (plan.controls, plan.lora.rank, plan.max_length) == (["full"], 64, 2048)
 
 
 def test_what_is_said_of_training_leaves_the_other_defaults_as_they_are():
@@ -89,7 +94,7 @@ def test_an_equals_sign_in_a_value_belongs_to_it():
 
 def test_the_same_is_not_said_twice():
     with pytest.raises(UserError, match="seed is set by an option and by --set"):
-        add_settings({"seed": 1}, {"seed": 2})
+        said_by(Plan(seed=1, set_=("seed=2",)))
 
 
 def test_defaults_are_not_changed_by_a_plan():
@@ -102,13 +107,32 @@ def test_a_plan_is_the_same_after_it_was_stored(tmp_path):
     from tokenry.core.io.files import write_json
 
     plan = make_plan({"share": 0.5})
-    write_json(tmp_path / "plan.json", plan.model_dump())
+    write_json(tmp_path / "plan.json", plan.settings)
     assert stored_plan(tmp_path / "plan.json") == plan
-    assert resume_or_start(tmp_path, {"share": 0.5}, None, resume=True) == plan
+    assert resume_or_start(Plan(share=0.5, output=tmp_path, resume=True)) == plan
+
+
+def test_the_plan_of_an_older_version_is_read():
+    stored = read_json(Path(__file__).parents[3] / "docs/results/tune-demo.json")["settings"]
+    plan = validated(stored)
+    assert (plan.weighing, plan.controls, plan.device) == (stored["weighing"], stored["compare"], None)
+    assert plan.training == stored["training"]
+
+
+def test_what_the_options_say_is_what_a_run_file_says(run_file):
+    plan = Plan(
+        model="mine", compare="full,random:share=0.2", full_weights=True, set_=("learning_rate=1e-3",)
+    )
+    assert said_by(plan) == {
+        "model": "mine",
+        "compare": ["full", "random:share=0.2"],
+        "lora": None,
+        "training": {"learning_rate": 1e-3},
+    }
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"share": "much"}', '{"unknown": 1}'])
 def test_a_damaged_plan_is_one_sentence(tmp_path, content):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(UserError, match=r"plan.json is damaged, so the run cannot go on: choose another"):
-        resume_or_start(tmp_path, {}, None, resume=True)
+        resume_or_start(Plan(output=tmp_path, resume=True))

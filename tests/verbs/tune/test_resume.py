@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from tests.tiny_chat import sums, write_model, write_rows
+from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.tune.record import load
 from tokenry.cli import app
 from tokenry.finetuning import TokenWeighingTrainer

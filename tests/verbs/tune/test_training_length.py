@@ -7,8 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.verbs._tune.bench import sft_config
-from tokenry.verbs._tune.plan import DEMO_LENGTH, DEMO_TRAINING, PAPER_LENGTH, PAPER_TRAINING, make_plan
+from tokenry.verbs._tune.arguments import sft_config
+from tokenry.verbs._tune.plan import (
+    DEMO_LENGTH,
+    DEMO_TRAINING,
+    PAPER_LENGTH,
+    PAPER_TRAINING,
+    default_length,
+    make_plan,
+)
 from tokenry.verbs._tune.training_length import (
     FEW_STEPS,
     MOST_EPOCHS,
@@ -107,7 +114,7 @@ def test_what_followed_from_the_data_is_put_in_words():
 def test_training_that_learns_nothing_is_refused(tmp_path, said, words):
     plan = make_plan({"data": "mine", "training": {"use_cpu": True, **said}})
     with pytest.raises(UserError, match=words):
-        require_ranges(sft_config(plan, tmp_path, {**plan.default_length, **plan.training}))
+        require_ranges(sft_config(plan, tmp_path, {**default_length(plan), **plan.training}))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,7 @@ def test_training_that_learns_nothing_is_refused(tmp_path, said, words):
 )
 def test_a_single_step_of_warm_up_is_refused(tmp_path, said):
     plan = make_plan({"data": "mine", "training": {"use_cpu": True, **said}})
-    training = fitted_length(plan.training, plan.default_length, 20)
+    training = fitted_length(plan.training, default_length(plan), 20)
     with pytest.raises(UserError, match="the only optimisation step would be one of warm-up"):
         require_learning(sft_config(plan, tmp_path, training), 20)
 
@@ -127,4 +134,4 @@ def test_a_single_step_of_warm_up_is_refused(tmp_path, said):
 def test_one_step_at_a_constant_rate_learns(tmp_path):
     said = {"use_cpu": True, "max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "constant"}
     plan = make_plan({"data": "mine", "training": said})
-    require_learning(sft_config(plan, tmp_path, {**plan.default_length, **plan.training}), 20)
+    require_learning(sft_config(plan, tmp_path, {**default_length(plan), **plan.training}), 20)

@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import TrainerState
 
-from tests.tiny_chat import QUICK, sums, write_rows
+from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.tune.record import load
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.stages import TellSteps

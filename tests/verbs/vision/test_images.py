@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from tests.tiny_images import CLASSES, write_images
+from tests.tiny.images import CLASSES, write_images
 from tokenry.core.errors import UserError
 from tokenry.verbs.compress._vision.images import (
     batches,
@@ -161,7 +161,7 @@ def test_a_missing_labels_file_and_one_that_is_no_text_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"the labels .* cannot be read"):
         read_label_rows(tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
-    with pytest.raises(UserError, match="is not a CSV file in UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8: byte 11"):
         read_label_rows(tmp_path / "bytes.csv")
 
 

@@ -2,10 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
 from tests.report.test_patches import picture as patches
@@ -17,7 +17,7 @@ from tokenry.report.markdown import markdown
 from tokenry.report.writing import written_rows
 from tokenry.verbs.compress.vision import lay_out
 
-STORED = Path(__file__).parents[3] / "docs/results/dinov2-sweep.json"
+STORED = ROOT / "docs/results/dinov2-sweep.json"
 
 
 def estimate(value, error=0.03, samples=100):

@@ -1,5 +1,6 @@
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.tiny_images import IMAGE, SIZE, write_classifier, write_model
+from tests.tiny.images import IMAGE, SIZE, write_classifier, write_model
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.reducer import LayerReducer
 from tokenry.core.stats import Estimate
@@ -25,7 +26,7 @@ from tokenry.verbs.compress._vision.measure import (
     speedup,
     take_turns,
 )
-from tokenry.verbs.compress._vision.records import Reduced, Speed, Spread
+from tokenry.verbs.compress._vision.records import Reduced, Speed, Spread, Unpatched
 
 CPU = torch.device("cpu")
 PIXELS = torch.randn(2, 3, 32, 32)
@@ -100,12 +101,19 @@ def test_a_head_that_reads_patches_is_told_from_one_that_does_not(model, reads, 
 
 
 def said(lower, median, upper, *, share=0.6, reduction_share=0.02, memory=1.0):
-    spread = Spread(lower=lower, median=median, upper=upper)
-    return finding(share=share, speedup=spread, reduction_share=reduction_share, memory=memory, batch_size=8, outcome="same")  # fmt: skip
+    setting = replace(
+        at("tome", round(1000 * share), 0.96),
+        speed=Speed(images_per_second=1.0, images_per_cpu_second=1.0, peak_memory_mb=100 * memory),
+        speedup=Spread(lower=lower, median=median, upper=upper),
+        reduction_share=reduction_share,
+    )
+    return finding(setting, Unpatched(17, 1000, Speed(1.0, 1.0, 100.0)), batch_size=8, agreement_of="top-1")
 
 
 def test_a_setting_that_pays_is_said_to():
-    assert said(1.5, 1.6, 1.7) == "saves 40% of the FLOPs and runs 1.60× as fast; same"
+    assert said(1.5, 1.6, 1.7) == (
+        "saves 40% of the FLOPs and runs 1.60× as fast; same class on 96.0% of the images"
+    )
 
 
 def test_a_setting_that_does_not_pay_is_said_not_to_and_why():

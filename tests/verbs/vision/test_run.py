@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
-from tests.tiny_images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
+from tests.compression.vision.check_reducer import check_reducer
+from tests.tiny.images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
 from tests.verbs.check_verb import tokenry
 from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.plan import MergePlan
@@ -296,6 +297,7 @@ def test_a_new_reducer_is_one_class_and_takes_part_in_a_sweep(run, desk, monkeyp
         def layer_reducers(self, encoder):
             return [Every() if layer == self.layer else None for layer in range(len(encoder.layers))]
 
+    check_reducer(Half(layer=1))
     (asked,) = run("half:layer=2").results
     assert (asked.options["layer"], asked.token_counts) == (2, [17, 17, 17, 9, 9])
     swept = run("half", "tome", sweep=True, pictures=0)

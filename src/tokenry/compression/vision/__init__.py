@@ -44,9 +44,10 @@ from tokenry.compression.vision.pitome import (
     removed_tokens,
 )
 from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.published_scaling import grid_search, published_scores
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.compression.vision.rate_proxy import RateProxy
-from tokenry.compression.vision.rate_search import SearchedRates, SearchInterrupted, SearchStep, search_rates
+from tokenry.compression.vision.rate_search import SearchInterrupted, SearchStep, search_rates
 from tokenry.compression.vision.reducer import (
     REDUCERS,
     Attention,
@@ -56,6 +57,7 @@ from tokenry.compression.vision.reducer import (
     make_reducer,
 )
 from tokenry.compression.vision.relevance import relevance_correlation
+from tokenry.compression.vision.searched_rates import SearchedRates
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import (
     ToMe,
@@ -70,22 +72,22 @@ from tokenry.compression.vision.vlm_scaling import (
     TaskMixture,
     compute_optimal,
     fit_vlm_scaling,
-    grid_search,
     inference_flops,
     optimal_tokens_closed_form,
-    published_scores,
 )
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,
-    best_similarity,
-    importance_prune,
-    partition_by_importance,
-    similarity_prune,
     token_trace,
     zero_tprune_layer,
 )
 from tokenry.compression.vision.zero_tprune_search import search_config
+from tokenry.compression.vision.zero_tprune_stages import (
+    best_similarity,
+    importance_prune,
+    partition_by_importance,
+    similarity_prune,
+)
 from tokenry.compression.vision.zoo_prune import (
     low_rank_projector,
     mlp_sensitivity,

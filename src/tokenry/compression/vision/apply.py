@@ -11,9 +11,8 @@ checkpointing runs again starts from the same state.
 Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) + log size).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +24,7 @@ from tokenry.compression.vision.plan import MergePlan, compose_places, source_ma
 from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import AttentionCall
+from tokenry.core.tensors.handles import Handle
 from tokenry.core.tensors.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
 
 LEAST_SIZE = 1e-6
@@ -50,6 +50,10 @@ class _Stream:
     proportional_attention: bool
     restore_length: bool
     boundaries: list[_Boundary] = field(default_factory=list)
+
+    @property
+    def ran(self) -> bool:
+        return bool(self.boundaries) and self.boundaries[-1].tokens is not None
 
     def plans(self, layers: int) -> list[MergePlan]:
         made = (boundary.tokens for boundary in self.boundaries[1 : layers + 1])
@@ -145,24 +149,22 @@ def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | No
     return mask
 
 
-class TokenReduction:
+class TokenReduction(Handle):
     """The reduction of one model, from `apply_token_reduction`; also a context manager that removes it at the end.
 
-    What it tells is of the last forward. `copy.deepcopy((model, reduction))` copies both.
+    Its figures are those of the last forward. `copy.deepcopy((model, reduction))` copies both.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        reducers: Sequence[LayerReducer],
-        proportional_attention: bool,
-        restore_length: bool,
+        self, encoder: Encoder, reducer: TokenReducer, proportional_attention: bool, restore_length: bool
     ) -> None:
+        super().__init__(encoder.model)
+        reducers = [layer or LayerReducer() for layer in reducer.layer_reducers(encoder)]
+        self._reducer = reducer
         self._stream = _Stream(len(reducers), encoder.special_tokens, proportional_attention, restore_length)
         self._costs = layer_costs(encoder)
-        self._patch = Patch(
-            encoder, [_Owner(number, reducer, self._stream) for number, reducer in enumerate(reducers)]
-        )
+        owners = [_Owner(number, layer, self._stream) for number, layer in enumerate(reducers)]
+        self._on_removal(Patch(encoder, owners).remove)
 
     @property
     def token_counts(self) -> tuple[int, ...]:
@@ -211,21 +213,18 @@ class TokenReduction:
         kept = self.token_counts[-1 if layers is None else layers]
         return source_map(self.places(layers), kept)
 
-    def remove(self) -> None:
-        """Give the model back as it was, bit for bit."""
-        self._patch.remove()
-
-    def __enter__(self) -> "TokenReduction":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.remove()
-
     def _ran(self) -> list[_Boundary]:
-        boundaries = self._stream.boundaries
-        if not boundaries or boundaries[-1].tokens is None:
+        if not self._stream.ran:
             raise UserError("nothing has run through the model since it was patched: run it once first.")
-        return boundaries
+        return self._stream.boundaries
+
+    def _method(self) -> str:
+        return repr(self._reducer)
+
+    def _details(self) -> Iterator[str]:
+        yield f"{self._stream.layers} layers"
+        if self._stream.ran:
+            yield f"{self.token_counts[0]} to {self.token_counts[-1]} tokens"
 
 
 def apply_token_reduction(
@@ -253,9 +252,7 @@ def apply_token_reduction(
     Raises:
         UserError: the model is a decoder, of no supported family, patched already, or does not fit the reducer.
     """
-    encoder = find_encoder(model)
-    reducers = [reducer or LayerReducer() for reducer in reducer.layer_reducers(encoder)]
     proportional = (
         reducer.proportional_attention if proportional_attention is None else proportional_attention
     )
-    return TokenReduction(encoder, reducers, proportional, restore_length)
+    return TokenReduction(find_encoder(model), reducer, proportional, restore_length)

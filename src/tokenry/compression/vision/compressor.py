@@ -13,8 +13,9 @@ Source: Inference Optimal VLMs Need Only One Visual Token but Larger Models (arX
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ from tokenry.compression.vision.short_generation import generate_from_short
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.alignment import IGNORED
+from tokenry.core.tensors.handles import Handle, replaced
 
 QuestionEncoder = Literal["last_hidden_state", "mean_embedding"]
 
@@ -78,7 +80,7 @@ def question_tokens(
     return question if attention_mask is None else question & attention_mask.bool()
 
 
-class AttachedCompressor:
+class AttachedCompressor(Handle):
     """A compressor in a model, from `attach_compressor`; also a context manager that removes it at the end.
 
     While it is attached it is a submodule of the model (`visual_compressor`): the optimizer, `to` and `train` see it.
@@ -92,8 +94,8 @@ class AttachedCompressor:
         feature_layers: Sequence[int],
         question_end_ids: Sequence[int],
     ) -> None:
+        super().__init__(model)
         self.compressor = compressor
-        self._model = model
         self._inner = model.model
         self._question_encoder = question_encoder
         self._feature_layers = tuple(feature_layers)
@@ -103,38 +105,28 @@ class AttachedCompressor:
         self._generating = False
         self._any_resolution = hasattr(self._inner, "pack_image_features")
         self._forward_signature = inspect.signature(self._model.forward)
-        # Bound methods, so that a deep copy of the model has a copy of this.
         self._generate = self._model.generate
-        self._replaced = vars(self._model).get("generate")
+        tower, projector = self._inner.vision_tower, self._inner.multi_modal_projector
         self._inner.add_module(_NAME, compressor)
-        self._hooks = [
-            self._inner.vision_tower.register_forward_pre_hook(_ask_for_hidden_states, with_kwargs=True),
-            self._inner.vision_tower.register_forward_hook(self._remember_hidden_states),
-            self._inner.multi_modal_projector.register_forward_pre_hook(self._compress),
-            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-        ]
-        self._model.generate = self._generate_from_short_prompt
+        self._on_removal(
+            partial(delattr, self._inner, _NAME),
+            tower.register_forward_pre_hook(_ask_for_hidden_states, with_kwargs=True).remove,
+            tower.register_forward_hook(self._remember_hidden_states).remove,
+            projector.register_forward_pre_hook(self._compress).remove,
+            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove,
+            replaced(self._model, "generate", self._generate_from_short_prompt),
+        )
         if self._any_resolution:
             self._pack = self._inner.pack_image_features
-            self._inner.pack_image_features = _tiles_side_by_side
+            self._on_removal(replaced(self._inner, "pack_image_features", _tiles_side_by_side))
 
-    def remove(self) -> None:
-        """Put the model back as it was; the compressor keeps what it has learned. Once removed, it does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        if _NAME in self._inner._modules:
-            del self._inner._modules[_NAME]
-            del self._model.generate
-            if self._replaced is not None:
-                self._model.generate = self._replaced
-            if self._any_resolution:
-                del self._inner.pack_image_features
+    def _method(self) -> str:
+        return type(self.compressor).__name__
 
-    def __enter__(self) -> "AttachedCompressor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+    def _details(self) -> Iterator[str]:
+        config = self.compressor.config
+        yield f"{config.grid_size**2} to {config.num_tokens} tokens per image or tile"
+        yield f"keys and values of layers {', '.join(map(str, self._feature_layers))}"
 
     def short_prompt(self, inputs: Mapping[str, Any], padding_side: Side = "right") -> dict[str, Any]:
         """Give every image of a prompt its number of compressed tokens, as `model(**inputs)` does by itself.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.compression.vision.plan import MergePlan
@@ -22,12 +22,8 @@ from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.compression.vision.tome import parse_r
 from tokenry.core.errors import UserError, require_share
+from tokenry.core.tensors.choices import top_k_indices
 from tokenry.core.tensors.patching import Encoder
-
-
-def highest(signal: Float[Tensor, "batch tokens"], keep: int) -> Int[Tensor, "batch kept"]:
-    """Indices of the `keep` highest of each row, ascending; of equals the first."""
-    return signal.argsort(dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values
 
 
 def keep_highest(signal: Float[Tensor, "batch tokens"], keep: int, tokens: Tokens) -> MergePlan:
@@ -41,7 +37,7 @@ def keep_highest(signal: Float[Tensor, "batch tokens"], keep: int, tokens: Token
     if tokens.mask is not None:
         signal = signal.masked_fill(~tokens.mask, -torch.inf)
     special = torch.arange(tokens.special, device=signal.device).expand(signal.shape[0], -1)
-    kept = torch.cat([special, highest(signal[:, tokens.special :], keep) + tokens.special], dim=1)
+    kept = torch.cat([special, top_k_indices(signal[:, tokens.special :], keep) + tokens.special], dim=1)
     return MergePlan.keep(kept, signal.shape[1])
 
 

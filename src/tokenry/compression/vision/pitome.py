@@ -24,7 +24,7 @@ from tokenry.compression.vision.plan import DROPPED, MergePlan
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
 from tokenry.compression.vision.tome import MERGED, PADDING, arrange, match_even_odd, unit_vectors
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.patching import Encoder
 
 Form = Literal["vision", "clip", "text"]
@@ -36,15 +36,7 @@ Energy = Literal["code", "paper", "gaussian"]
 
 
 def removed_tokens(tokens: int, ratio: float) -> int:
-    """Tell how many of so many tokens a layer removes: floor(T - T · ratio).
-
-    Args:
-        tokens: T, without special tokens.
-        ratio: share that is kept.
-
-    Raises:
-        UserError: the ratio is not in [0.5, 1].
-    """
+    """Number of tokens a layer removes, of `tokens` that are not special: floor(T - T · ratio)."""
     require_ratio(ratio)
     return math.floor(tokens - tokens * ratio)
 
@@ -59,23 +51,13 @@ def require_ratio(ratio: float) -> None:
 
 
 def ratio_schedule(tokens: int, num_layers: int, ratio: float, class_token: bool = True) -> list[int]:
-    """Tell how many tokens are left after each layer.
-
-    Args:
-        tokens: N, the class token included.
-        num_layers: L.
-        ratio: share of its tokens that each layer keeps.
-        class_token: one of them is the class token, which is not counted.
-
-    Raises:
-        UserError: the ratio is not in [0.5, 1].
-    """
+    """Number of tokens left after each layer, the class token included; the ratio does not count the class token."""
     require_ratio(ratio)
     return counts_at_ratio(tokens, num_layers, ratio, int(class_token))
 
 
 def margin_schedule(num_layers: int, start: float, slope: float) -> list[float]:
-    """Lower the margin with depth: start - slope · l / L for layer l."""
+    """Margin of each layer l, which falls with depth: start - slope · l / L."""
     return [start - slope * layer / num_layers for layer in range(num_layers)]
 
 
@@ -94,16 +76,10 @@ def energy_score(
 
     Args:
         metric: what tokens are compared by (cosine), without special tokens.
-        margin: cosine from which on a neighbour is near. Gaussian: 1 - sigma.
-        alpha: how much the far ones count against it.
+        margin: cosine from which a neighbour counts as near. Gaussian: 1 - sigma.
+        alpha: weight of the far neighbours, which lower the score.
         kind: f of the neighbours: `code` (s - margin if near), `paper` (s if near), `gaussian`.
-        attention_mask: False for padding, which is nobody's neighbour.
-
-    Returns:
-        float32 or better; -inf for padding.
-
-    Raises:
-        UserError: alpha is not positive, the margin is no number or, for the Gaussian, not below 1, or the kind is unknown.
+        attention_mask: False for padding, which is nobody's neighbour and scores -inf.
 
     Source: PiToMe, equation 4; `code` and `gaussian` as in the released code.
     """
@@ -140,8 +116,7 @@ _NEARNESS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 def _require_energy(kind: str, margin: float, alpha: float) -> None:
-    if kind not in _NEARNESS:
-        raise UserError(f"energy must be one of {', '.join(_NEARNESS)}, got {kind!r}.")
+    require_one_of(kind, tuple(_NEARNESS), "energy")
     if not (alpha > 0 and math.isfinite(alpha)):
         raise UserError(f"alpha must be positive, got {alpha}: it scales how much far tokens count.")
     if not math.isfinite(margin):
@@ -164,7 +139,7 @@ def pitome_matching(
     class_token: bool = False,
     energy: Energy = "code",
 ) -> MergePlan:
-    """Match the crowded tokens of images; energies rank them.
+    """Match the crowded tokens of images, ranked by energy.
 
     Args:
         metric: what tokens are compared by (cosine).
@@ -175,65 +150,10 @@ def pitome_matching(
         class_token: token 0 is never merged.
         energy: see `energy_score`.
 
-    Raises:
-        UserError: the ratio, the variant or the energy's numbers are out of range.
-
     Source: PiToMe, algorithm 1, and the released code.
     """
     _require_variant(variant)
-    return _MATCHINGS[variant](metric, ratio, int(class_token), _Scale(margin, alpha, energy))
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The numbers of an energy."""
-
-    margin: float
-    alpha: float = 1.0
-    kind: Energy = "code"
-
-    def by_rank(self, metric: Tensor) -> Int[Tensor, "batch tokens"]:
-        """Tokens by falling energy, the first of equals first."""
-        energy = energy_score(metric, self.margin, self.alpha, self.kind)
-        return energy.argsort(dim=1, descending=True, stable=True)
-
-
-@torch.no_grad()
-def _match_core(metric: Tensor, ratio: float, special: int, scale: _Scale) -> MergePlan:
-    patches = metric[:, special:]
-    r = removed_tokens(patches.shape[1], ratio)
-    if r == 0:
-        return _keep_all(metric)
-    order = scale.by_rank(patches)
-    merged, partners, protected = order[:, 0 : 2 * r : 2], order[:, 1 : 2 * r : 2], order[:, 2 * r :]
-    target = _cosine(patches, merged, partners).argmax(dim=2) + protected.shape[1]
-    return _plan(special, torch.cat([protected, partners], dim=1), merged, target)
-
-
-@torch.no_grad()
-def _match_all(metric: Tensor, ratio: float, special: int, scale: _Scale) -> MergePlan:
-    patches = metric[:, special:]
-    r = removed_tokens(patches.shape[1], ratio)
-    if r == 0:
-        return _keep_all(metric)
-    order = scale.by_rank(patches)
-    sources, partners = order[:, ::2], order[:, 1::2]
-    best, partner = _cosine(patches, sources, partners).max(dim=2)
-    by_score = best.argsort(dim=1, descending=True, stable=True)
-    merged, left = by_score[:, :r], by_score[:, r:]
-    kept = torch.cat([sources.gather(1, left), partners], dim=1)
-    return _plan(special, kept, sources.gather(1, merged), partner.gather(1, merged) + left.shape[1])
-
-
-def _match_even_odd(metric: Tensor, ratio: float, special: int, scale: _Scale) -> MergePlan:
-    return match_even_odd(metric, removed_tokens(metric.shape[1], ratio), special)
-
-
-_MATCHINGS: dict[str, Callable[[Tensor, float, int, _Scale], MergePlan]] = {
-    "core": _match_core,
-    "bsm": _match_all,
-    "even_odd": _match_even_odd,
-}
+    return _MATCHINGS[variant](metric, ratio, int(class_token), _LayerEnergy(margin, alpha, energy), None)
 
 
 def pitome_text_matching(
@@ -255,29 +175,88 @@ def pitome_text_matching(
         class_token: token 0 is never merged.
         attention_mask: False for padding, which stands on the right; None where there is none.
 
-    Raises:
-        UserError: the ratio is not in [0.5, 1], or the margin not below 1.
-
     Source: PiToMe, the released code for BERT; there, padding takes part.
     """
-    return _match_text(metric, ratio, margin, int(class_token), attention_mask)
+    return _match_text(metric, ratio, int(class_token), _LayerEnergy(margin, kind="gaussian"), attention_mask)
+
+
+@dataclass(frozen=True)
+class _LayerEnergy:
+    """The energy of one layer."""
+
+    margin: float
+    alpha: float = 1.0
+    kind: Energy = "code"
+
+    def __post_init__(self) -> None:
+        _require_energy(self.kind, self.margin, self.alpha)
+
+    def score(self, metric: Tensor, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
+        return energy_score(metric, self.margin, self.alpha, self.kind, mask)
+
+
+def _by_rank(energy: Tensor) -> Int[Tensor, "batch tokens"]:
+    """Tokens by falling energy, the first of equals first."""
+    return energy.argsort(dim=1, descending=True, stable=True)
+
+
+@torch.no_grad()
+def _match_core(
+    metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
+) -> MergePlan:
+    patches = metric[:, special:]
+    r = removed_tokens(patches.shape[1], ratio)
+    if r == 0:
+        return _keep_all(metric)
+    order = _by_rank(energy.score(patches))
+    merged, partners, protected = order[:, 0 : 2 * r : 2], order[:, 1 : 2 * r : 2], order[:, 2 * r :]
+    target = _cosine(patches, merged, partners).argmax(dim=2) + protected.shape[1]
+    return _plan(special, torch.cat([protected, partners], dim=1), merged, target)
+
+
+@torch.no_grad()
+def _match_all(
+    metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
+) -> MergePlan:
+    patches = metric[:, special:]
+    r = removed_tokens(patches.shape[1], ratio)
+    if r == 0:
+        return _keep_all(metric)
+    order = _by_rank(energy.score(patches))
+    sources, partners = order[:, ::2], order[:, 1::2]
+    best, partner = _cosine(patches, sources, partners).max(dim=2)
+    by_score = best.argsort(dim=1, descending=True, stable=True)
+    merged, left = by_score[:, :r], by_score[:, r:]
+    kept = torch.cat([sources.gather(1, left), partners], dim=1)
+    return _plan(special, kept, sources.gather(1, merged), partner.gather(1, merged) + left.shape[1])
+
+
+def _match_even_odd(
+    metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
+) -> MergePlan:
+    return match_even_odd(metric, removed_tokens(metric.shape[1], ratio), special)
 
 
 @torch.no_grad()
 def _match_text(
-    metric: Tensor, ratio: float, margin: float, special: int, attention_mask: Tensor | None
+    metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
 ) -> MergePlan:
+    """`pitome_text_matching` for any number of special tokens.
+
+    Example, for two texts of 4 and 2 words, ratio 0.5, ranks instead of words: the first merges ranks 0, 1 into 2, 3, the second rank 0
+    into 1. Both keep two places; the second has used one of them, so one padding token fills the other.
+    """
     require_ratio(ratio)
     words = metric[:, special:]
-    seen = None if attention_mask is None else attention_mask[:, special:]
-    energy = energy_score(words, margin, kind="gaussian", attention_mask=seen)
-    length = torch.isfinite(energy).sum(dim=1, keepdim=True)
+    seen = None if mask is None else mask[:, special:]
+    score = energy.score(words, seen)
+    length = torch.isfinite(score).sum(dim=1, keepdim=True)
     counts = [removed_tokens(own, ratio) for own in length[:, 0].tolist()]
     r = max(counts)
     if r == 0:
         return _keep_all(metric)
     removed = torch.tensor(counts, device=metric.device)[:, None]
-    order = energy.argsort(dim=1, descending=True, stable=True)
+    order = _by_rank(score)
     rank = torch.arange(words.shape[1], device=metric.device)
     partners = (removed + rank[:r]).clamp(max=len(rank) - 1)
     cosine = _cosine(words, order[:, :r], order.gather(1, partners))
@@ -290,6 +269,14 @@ def _match_text(
     group = torch.where(rank < length, group, PADDING)
     kept, gone, target = arrange(group, into, int((length - removed).max()))
     return _plan(special, order.gather(1, kept), order.gather(1, gone), target, ragged=seen is not None)
+
+
+_MATCHINGS: dict[str, Callable[[Tensor, float, int, _LayerEnergy, Tensor | None], MergePlan]] = {
+    "core": _match_core,
+    "bsm": _match_all,
+    "even_odd": _match_even_odd,
+    "text": _match_text,
+}
 
 
 def _keep_all(metric: Tensor) -> MergePlan:
@@ -317,48 +304,47 @@ def _plan(special: int, kept: Tensor, merged: Tensor, target: Tensor, ragged: bo
 
 
 @dataclass(frozen=True)
-class _MergeCrowded(LayerReducer):
-    """Between attention and MLP, by the keys, with sizes."""
+class _Form:
+    """What a form fixes, and its defaults.
 
-    ratio: float
-    variant: Variant
-    scale: _Scale
+    Attributes:
+        margin: of the first layer.
+        slope: how much the margin falls; None for down to 0.
+        layers: number of first layers that merge.
+        after: where a layer merges: after attention by the keys, or at its end by the hidden states.
+        reduce: a plain mean, or None for the mean weighted by sizes.
+    """
 
-    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        plan = _MATCHINGS[self.variant](attention.keys, self.ratio, tokens.special, self.scale)
-        return _unless_empty(hidden_states, tokens, plan, None)
-
-
-@dataclass(frozen=True)
-class _MergeCrowdedAfterwards(LayerReducer):
-    """After the whole layer, by the hidden states, each mean a plain one."""
-
-    ratio: float
-    variant: Variant
-    scale: _Scale
-    after: Literal["attention", "layer"] = "layer"
-
-    def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        plan = _MATCHINGS[self.variant](hidden_states, self.ratio, tokens.special, self.scale)
-        return _unless_empty(hidden_states, tokens, plan, "mean")
-
-
-@dataclass(frozen=True)
-class _MergeCrowdedText(LayerReducer):
-    ratio: float
     margin: float
+    slope: float | None = None
+    layers: int = sys.maxsize
+    after: Literal["attention", "layer"] = "attention"
+    reduce: Literal["mean"] | None = "mean"
+
+
+_FORMS: dict[Form, _Form] = {
+    "vision": _Form(0.75, reduce=None),
+    "clip": _Form(0.9, after="layer"),
+    "text": _Form(0.9, slope=0.25, layers=3),
+}
+
+
+@dataclass(frozen=True)
+class _MergeCrowded(LayerReducer):
+    """One matching in one layer."""
+
+    ratio: float
+    matching: str
+    energy: _LayerEnergy
+    reduced_by: Literal["mean"] | None
+    after: Literal["attention", "layer"] = "attention"
 
     def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
-        plan = _match_text(attention.keys, self.ratio, self.margin, tokens.special, tokens.mask)
-        return _unless_empty(hidden_states, tokens, plan, "mean")
-
-
-def _unless_empty(
-    hidden_states: Tensor, tokens: Tokens, plan: MergePlan, reduce: Literal["mean"] | None
-) -> tuple[Tensor, Tokens]:
-    if plan.merged.shape[1] == 0:
-        return hidden_states, tokens
-    return tokens.merge(hidden_states, plan, reduce)
+        metric = attention.keys if self.after == "attention" else hidden_states
+        plan = _MATCHINGS[self.matching](metric, self.ratio, tokens.special, self.energy, tokens.mask)
+        if plan.merged.shape[1] == 0:
+            return hidden_states, tokens
+        return tokens.merge(hidden_states, plan, self.reduced_by)
 
 
 @REDUCERS.register("pitome")
@@ -398,8 +384,8 @@ class PiToMe:
         _require_energy(self.energy, 0.0 if self.margin is None else self.margin, self.alpha)
         if self.margin_slope is not None and not math.isfinite(self.margin_slope):
             raise UserError(f"margin_slope must be a number, got {self.margin_slope}.")
-        if self.form is not None and self.form not in get_args(Form):
-            raise UserError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}.")
+        if self.form is not None:
+            require_one_of(self.form, get_args(Form), "form")
         if self.layers is not None and self.layers < 0:
             raise UserError(
                 f"layers must not be negative, got {self.layers}: it counts the layers that merge."
@@ -419,53 +405,42 @@ class PiToMe:
         Raises:
             UserError: the form does not fit the encoder, or the options do not fit the form.
         """
-        form: Form = self.form or ("vision" if encoder.modality == "image" else "text")
-        if encoder.modality == "text" and form != "text":
+        name: Form = self.form or ("vision" if encoder.modality == "image" else "text")
+        if encoder.modality == "text" and name != "text":
             raise UserError(
-                f'form="{form}" would merge padding with text: leave form out for a text encoder.'
+                f'form="{name}" would merge padding with text: leave form out for a text encoder.'
             )
-        defaults, number = _DEFAULTS[form], len(encoder.layers)
-        start = defaults.margin if self.margin is None else self.margin
-        falls_by = start if defaults.slope is None else defaults.slope
-        margins = margin_schedule(number, start, falls_by if self.margin_slope is None else self.margin_slope)
-        reducers = self._texts(margins) if form == "text" else self._images(form, margins)
-        layers = defaults.layers if self.layers is None else self.layers
-        return [reducer if layer < layers else None for layer, reducer in enumerate(reducers)]
-
-    def _images(self, form: Form, margins: Sequence[float]) -> list[LayerReducer]:
-        reducer = {"vision": _MergeCrowded, "clip": _MergeCrowdedAfterwards}[form]
-        scales = [_Scale(margin, self.alpha, self.energy) for margin in margins]
-        variants = self._variants(form, len(margins))
-        return [reducer(self.ratio, variant, scale) for variant, scale in zip(variants, scales, strict=True)]
-
-    def _texts(self, margins: Sequence[float]) -> list[LayerReducer]:
-        if self.variants != "official" or self.energy != "code":
-            raise UserError(
-                "variants and energy are options for images: text is always split by halves on the Gaussian energy, so leave them out."
+        form, number = _FORMS[name], len(encoder.layers)
+        start = form.margin if self.margin is None else self.margin
+        slope = next(given for given in (self.margin_slope, form.slope, start) if given is not None)
+        kind: Energy = "gaussian" if name == "text" else self.energy
+        energies = [
+            _LayerEnergy(margin, self.alpha, kind) for margin in margin_schedule(number, start, slope)
+        ]
+        layers = form.layers if self.layers is None else self.layers
+        return [
+            _MergeCrowded(self.ratio, matching, energy, form.reduce, form.after) if layer < layers else None
+            for layer, (matching, energy) in enumerate(
+                zip(self._matchings(name, number), energies, strict=True)
             )
-        for margin in margins:
-            _require_energy("gaussian", margin, self.alpha)
-        return [_MergeCrowdedText(self.ratio, margin) for margin in margins]
+        ]
 
-    def _variants(self, form: Form, layers: int) -> list[Variant]:
+    def _matchings(self, form: Form, layers: int) -> list[str]:
+        """The matching of each layer."""
+        if form == "text":
+            if self.variants != "official" or self.energy != "code":
+                raise UserError(
+                    "variants and energy are options for images: text is always split by halves on the Gaussian energy, so leave them out."
+                )
+            return ["text"] * layers
         half = math.ceil(layers / 2)
-        core: list[Variant] = ["core"]
-        bsm: list[Variant] = ["bsm"]
-        even_odd: list[Variant] = ["even_odd"]
-        official: dict[Form, list[Variant]] = {
-            "vision": bsm * half + core * (layers - half),
-            "clip": (even_odd * 13 + core * layers)[:layers],
+        presets = {variant: [variant] * layers for variant in get_args(Variant)} | {
+            "official": ["bsm"] * half + ["core"] * (layers - half),
+            "mae": ["core"] * half + ["bsm"] * (layers - half),
         }
-        variants: list[Variant]
-        match self.variants:
-            case "official":
-                variants = official[form]
-            case "mae":
-                variants = core * half + bsm * (layers - half)
-            case "core" | "bsm" | "even_odd":
-                variants = [self.variants] * layers
-            case _:
-                variants = list(self.variants)
+        if form == "clip":
+            presets["official"] = (["even_odd"] * 13 + ["core"] * layers)[:layers]
+        variants = presets[self.variants] if isinstance(self.variants, str) else list(self.variants)
         if len(variants) != layers:
             raise UserError(
                 f"variants names {len(variants)} layers, but the model has {layers}: name one per layer, or one for all."
@@ -473,22 +448,5 @@ class PiToMe:
         return variants
 
 
-@dataclass(frozen=True)
-class _Defaults:
-    """Of a form: the first margin, how much it falls (None: down to 0), and the number of first layers that merge."""
-
-    margin: float
-    slope: float | None
-    layers: int
-
-
-_DEFAULTS: dict[Form, _Defaults] = {
-    "vision": _Defaults(0.75, None, sys.maxsize),
-    "clip": _Defaults(0.9, None, sys.maxsize),
-    "text": _Defaults(0.9, 0.25, 3),
-}
-
-
 def _require_variant(name: str) -> None:
-    if name not in _MATCHINGS:
-        raise UserError(f"variant must be one of {', '.join(_MATCHINGS)}, got {name!r}.")
+    require_one_of(name, get_args(Variant), "variant")

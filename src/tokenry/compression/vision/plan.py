@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenry.compression.vision.precision import precise
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.choices import top_k_indices
 
 Reduce = Literal["mean", "sum", "amax"]
 
@@ -47,6 +48,12 @@ class MergePlan:
         """Keep these tokens in this order and drop the others."""
         none = kept[:, :0]
         return cls(tokens, kept, none, none)
+
+    def sending(self, target: Int[Tensor, "batch tokens"]) -> "MergePlan":
+        """Keep the same tokens, and send each of the others to its place in `target`, which may be `DROPPED`."""
+        gone = torch.ones_like(target).scatter(1, self.kept, 0)
+        merged = top_k_indices(gone, self.tokens - self.kept.shape[1])
+        return MergePlan(self.tokens, self.kept, merged, target.gather(1, merged), ragged=True)
 
     @property
     def drops(self) -> bool:

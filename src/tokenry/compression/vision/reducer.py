@@ -5,7 +5,7 @@
 A method plans (`MergePlan`) and says how the plan is carried out; counting, sizes in attention, masks, sources and undoing are shared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.compression.vision.plan import MergePlan, Reduce
+from tokenry.compression.vision.plan import DROPPED, MergePlan, Reduce
 from tokenry.compression.vision.precision import precise, precise_dtype
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.attention import AttentionCall
@@ -114,6 +114,38 @@ class LayerReducer:
     ) -> tuple[Float[Tensor, "batch kept hidden"], Tokens]:
         """Return the hidden states and what is known about the tokens afterwards; here, as they came."""
         return hidden_states, tokens
+
+
+def per_length(mask: Bool[Tensor, "batch tokens"], plan: Callable[[Tensor, Tensor], MergePlan]) -> MergePlan:
+    """Plan texts of equal length together, each as if it stood alone; shorter ones keep padding to fill their rows.
+
+    Example: of rows with 4 and 2 real tokens, `plan` keeps 2 and 1. Both rows then have 2 places, and the second keeps one padding token
+    beside its own; the mask goes with it.
+
+    Args:
+        mask: False for padding.
+        plan: called with the rows that have one length, and the indices of their real tokens (rows, length); plans those tokens.
+    """
+    lengths = mask.sum(dim=1)
+    parts = []
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        real = mask[rows].nonzero()[:, 1].view(len(rows), length)
+        parts.append((rows, real, plan(rows, real)))
+    places = max(part.kept.shape[1] for _, _, part in parts)
+    # Padding, in its order, before what was dropped: only padding fills up a row.
+    kept = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :places].clone()
+    target = torch.full_like(mask, DROPPED, dtype=torch.long)
+    for rows, real, part in parts:
+        own = real.gather(1, part.kept)
+        kept[rows] = torch.cat([own, kept[rows, : places - own.shape[1]]], dim=1)
+        target[rows[:, None], real] = part.place()
+    together = MergePlan.keep(kept, mask.shape[1])
+    return (
+        together.sending(target)
+        if any(part.ragged or part.merged.numel() for _, _, part in parts)
+        else together
+    )
 
 
 @runtime_checkable

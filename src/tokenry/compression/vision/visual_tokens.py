@@ -10,9 +10,8 @@ Sources: ZOO-Prune (arXiv 2509.24837, step 6), DivPrune (arXiv 2503.02175). No a
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -51,6 +50,8 @@ from tokenry.compression.vision.vlm_prompt import (
     refuse_pruned_cache,
 )
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.choices import top_k_indices
+from tokenry.core.tensors.handles import Handle, replaced
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Selection:
 
 
 def _most_sensitive(_: Tensor, sensitivity: Tensor, k: int, __: Generator) -> Tensor:
-    return sensitivity.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return top_k_indices(sensitivity, k)
 
 
 def _at_random(features: Tensor, _: Tensor, k: int, generator: Generator) -> Tensor:
@@ -143,6 +144,9 @@ class _Budget:
                 f"keep must be at least 1 visual token, got {self.keep}: leave images out instead of keeping none of them."
             )
 
+    def __str__(self) -> str:
+        return f"ratio={self.ratio}" if self.keep is None else f"keep={self.keep}"
+
     def of_image(self, tokens: int) -> int:
         """Tokens to keep of an image."""
         return min(self.keep, tokens) if self.keep is not None else token_budget(tokens, self.ratio or 0.0)
@@ -188,7 +192,7 @@ def prune_visual_tokens(
     return VisualTokenPruning(model, ratio, keep, method, keep_positions, seed)
 
 
-class VisualTokenPruning:
+class VisualTokenPruning(Handle):
     """A model that is being pruned; made by `prune_visual_tokens`.
 
     Attributes:
@@ -206,36 +210,30 @@ class VisualTokenPruning:
         keep_positions: bool | None,
         seed: int,
     ) -> None:
-        self._model, self._architecture = supported_model(model)
+        pruned, self._architecture = supported_model(model)
+        super().__init__(pruned)
         _check(self._model, self._architecture, method, keep_positions)
         self._budget = _Budget(ratio, keep)
-        self._method = METHODS[method]
+        self._name, self._selection = method, METHODS[method]
         self._keep_positions = (
             self._architecture.keeps_positions if keep_positions is None else keep_positions
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._sensitivity = Sensitivity(self._model, self._architecture, seed)
-        # Bound methods, so that a deep copy of the model is pruned by a copy of this.
         self._generate = self._model.generate
-        self._replaced = vars(self._model).get("generate")
-        self._model.generate = self._generate_short
-        self._hook = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        self._on_removal(
+            replaced(self._model, "generate", self._generate_short),
+            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove,
+        )
 
-    def remove(self) -> None:
-        """Restore the model exactly; a second time does nothing."""
-        self._hook.remove()
-        if vars(self._model).get("generate") == self._generate_short:
-            del self._model.generate
-            if self._replaced is not None:
-                self._model.generate = self._replaced
+    def _method(self) -> str:
+        return f"{self._name}, {self._budget}"
 
-    def __enter__(self) -> "VisualTokenPruning":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+    def _details(self) -> Iterator[str]:
+        if self.last is not None:
+            images = self.last.images
+            tokens, kept = sum(image.tokens for image in images), sum(len(image.kept) for image in images)
+            yield f"{tokens} to {kept} tokens in {len(images)} image{'s' * (len(images) != 1)}"
 
     def _before_forward(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -270,7 +268,9 @@ class VisualTokenPruning:
         """Turn the processor's output into embeddings of the short prompt, with everything that is per token."""
         input_ids = prompt_ids(inputs)
         refuse_positions(inputs, self._keep_positions)
-        encoded = encode_images(self._model, self._architecture, inputs, self._method.sensitivity is not None)
+        encoded = encode_images(
+            self._model, self._architecture, inputs, self._selection.sensitivity is not None
+        )
         with torch.no_grad():
             images = self._choose(encoded)
         columns = kept_columns(
@@ -296,7 +296,7 @@ class VisualTokenPruning:
 
     def _choose(self, encoded: Encoded) -> tuple[PrunedImage, ...]:
         """Choose the tokens of every image; images with equally many tokens are chosen from together."""
-        sensitivities = self._sensitivity.of(encoded, self._method.sensitivity)
+        sensitivities = self._sensitivity.of(encoded, self._selection.sensitivity)
         kept: dict[int, Tensor] = {}
         for numbers in _alike(encoded.images):
             images = [encoded.images[number] for number in numbers]
@@ -305,13 +305,15 @@ class VisualTokenPruning:
             if chosen is None:
                 features = torch.stack([image.features for image in images])
                 k = self._budget.of_image(features.shape[1])
-                chosen = self._method.select(features, torch.stack(weights), k, self._generator).sort().values
+                chosen = (
+                    self._selection.select(features, torch.stack(weights), k, self._generator).sort().values
+                )
             kept |= dict(zip(numbers, chosen.view(len(numbers), -1), strict=True))
         return tuple(
             PrunedImage(
                 tokens=len(image.features),
                 kept=kept[number],
-                sensitivity=sensitivities[number] if self._method.sensitivity else None,
+                sensitivity=sensitivities[number] if self._selection.sensitivity else None,
                 frames=image.frames.labels if image.frames else None,
                 coverage=float(coverage_radius(image.features, kept[number])),
             )
@@ -325,7 +327,7 @@ class VisualTokenPruning:
         selected = select_in_groups(
             labels,
             self._budget.of_frame(len(labels[labels >= 0].unique()), image.frames.tokens),
-            lambda members, few: self._method.select(
+            lambda members, few: self._selection.select(
                 image.features[members], sensitivity[members], few, self._generator
             ),
         )

@@ -12,44 +12,17 @@ its code fits T = V and has Q in the cost only, as here.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import f as f_distribution
 
-from tokenry.core.errors import UserError, require_fraction
+from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.stats import Fit, fit_nonnegative, profile, residual_bootstrap
 
 Numbers = float | int | Sequence[float | int] | np.ndarray
-Table = Literal["reasoning", "ocr"]
 
-PUBLISHED_SIZES = (0.5, 1.8, 4.0, 7.0)
-PUBLISHED_TOKENS = (1, 4, 16, 36, 64, 144, 576)
-# Average scores, one row per size and one column per number of tokens, from the authors' repository. Its OCR figures stand in
-# comments only; the last of 7B repeats the one of 4B.
-PUBLISHED_SCORES: Mapping[Table, tuple[tuple[float, ...], ...]] = {
-    "reasoning": (
-        (0.3855, 0.3917, 0.4078, 0.4133, 0.4151, 0.4244, 0.4320),
-        (0.4333, 0.4519, 0.4528, 0.4597, 0.4609, 0.4758, 0.4808),
-        (0.4630, 0.4692, 0.4858, 0.4916, 0.5023, 0.5092, 0.5185),
-        (0.4810, 0.4971, 0.5050, 0.5141, 0.5172, 0.5238, 0.5354),
-    ),
-    "ocr": (
-        (0.09786452795, 0.1182958067, 0.1550942008, 0.1910774145, 0.1941969882, 0.221068366, 0.2608343672),
-        (0.1052476426, 0.1374539054, 0.1752941354, 0.2073164965, 0.2205697757, 0.2585236455, 0.3095503029),
-        (0.1268003646, 0.155895545, 0.1927482015, 0.2320252514, 0.2603975472, 0.2882145317, 0.3460536811),
-        (0.1390784633, 0.1642774799, 0.205, 0.2391638418, 0.2618315143, 0.2880269247, 0.3460536811),
-    ),
-}
-
-# The grid of the released fit, which looks at a random fifth of its five million points.
-_GRID = {
-    "A": np.linspace(0.2, 0.7, 50),
-    "alpha": np.linspace(0.0, 0.2, 100),
-    "beta": np.linspace(0.0, 0.05, 100),
-    "D": np.linspace(0.0, 0.3, 10),
-}
 _NAMES = ("A", "alpha", "beta", "D")
 _CONFIDENCE = 0.95
 _AT_BOUND = 1e-9
@@ -140,12 +113,6 @@ class Optimum:
     flops: float
 
 
-def published_scores(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the paper's table as (sizes in billions, visual tokens, errors), one entry per point."""
-    size, tokens = np.meshgrid(PUBLISHED_SIZES, PUBLISHED_TOKENS, indexing="ij")
-    return size.ravel(), tokens.ravel().astype(float), 1 - np.asarray(PUBLISHED_SCORES[table]).ravel()
-
-
 def fit_vlm_scaling(
     n_billion: Numbers,
     tokens: Numbers,
@@ -167,15 +134,9 @@ def fit_vlm_scaling(
         bootstrap: samples; 0 for no intervals.
         seed: of the bootstrap.
 
-    Raises:
-        UserError: an error outside [0, 1], a size <= 0, a number of tokens < 1, or too few distinct points, sizes or token counts.
-
     Source: arXiv 2411.03312, equation of the scaling law; the released code searches a grid in random order instead.
     """
-    size, count, target = (
-        np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error)
-    )
-    _require_points(size, count, target)
+    size, count, target = scaling_points(n_billion, tokens, error)
     if fix_d is not None:
         require_fraction(float(fix_d), "fix_d")
     problem = _Problem(np.log(size), np.log(count), fix_d)
@@ -297,45 +258,6 @@ def _warning_of_d(problem: _Problem, best: Fit, target: np.ndarray) -> list[str]
     ]
 
 
-def grid_search(n_billion: Numbers, tokens: Numbers, error: Numbers) -> ScalingFit:
-    """Find the best point of the released fit's complete grid (5 million points), for comparison.
-
-    With p = N^-alpha V^-beta the sum of squares is a polynomial of sums over the points,
-    A^2 sum(p^2) - 2 A sum(p (error - D)) + sum((error - D)^2), so the points are summed once per (alpha, beta) only.
-
-    Raises:
-        UserError: as for `fit_vlm_scaling`.
-
-    Source: arXiv 2411.03312, released fitting code (grid), which evaluates 20 % of it in random order.
-    """
-    size, count, target = (
-        np.atleast_1d(np.asarray(each, dtype=float)) for each in (n_billion, tokens, error)
-    )
-    _require_points(size, count, target)
-    a, d = _GRID["A"][:, None], _GRID["D"]
-    exponents = np.stack(np.meshgrid(_GRID["alpha"], _GRID["beta"], indexing="ij"), axis=-1).reshape(-1, 2)
-    rest = target[:, None] - d
-    sse = np.empty((len(exponents), len(a), len(d)))
-    for number, (alpha, beta) in enumerate(exponents):
-        power = size**-alpha * count**-beta
-        sse[number] = a**2 * (power @ power) - 2 * a * (power @ rest) + (rest**2).sum(axis=0)
-    # The polynomial loses digits where it is small: the nearly best points are looked at again, one by one.
-    near = np.argwhere(sse <= sse.min() + 1e-9)
-    fits = [
-        ScalingFit(
-            float(_GRID["A"][place]),
-            float(exponents[number, 0]),
-            float(exponents[number, 1]),
-            float(d[level]),
-            points=len(target),
-        )
-        for number, place, level in near
-    ]
-    errors = [float(((fit.predict(size, count) - target) ** 2).sum()) for fit in fits]
-    best = fits[int(np.argmin(errors))]
-    return ScalingFit(best.A, best.alpha, best.beta, best.D, sse=min(errors), points=len(target))
-
-
 def inference_flops(
     n_params: Numbers, visual_tokens: Numbers, text_tokens: Numbers = 0, decode_tokens: Numbers = 0
 ) -> Any:
@@ -379,7 +301,14 @@ def compute_optimal(
         UserError: a negative budget, a size <= 0, a number of tokens < 1, or nothing to choose from.
     """
     size, count = np.asarray(sizes, dtype=float), np.asarray(token_counts)
-    _require_choices(size, count, budget_flops, text_tokens, decode_tokens)
+    if not size.size or not count.size:
+        raise UserError(
+            "there is nothing to choose from: give at least one model size and one number of visual tokens."
+        )
+    if not budget_flops >= 0:
+        raise UserError(f"the budget must be at least 0 FLOPs per query, got {budget_flops}.")
+    require_at_least(0, text_tokens=text_tokens, decode_tokens=decode_tokens)
+    _require_design(size, count)
     size, count = (each.ravel() for each in np.meshgrid(size, count, indexing="ij"))
     price = np.asarray(cost(size * 1e9, count, text_tokens, decode_tokens), dtype=float)
     error = np.asarray(fit.predict(size, count), dtype=float)
@@ -417,17 +346,25 @@ def _ratio(alpha: float, beta: float) -> float:
     return math.inf if alpha > 0 else math.nan
 
 
-def _require_points(size: np.ndarray, count: np.ndarray, target: np.ndarray) -> None:
+def scaling_points(n_billion: Numbers, tokens: Numbers, error: Numbers) -> tuple[np.ndarray, ...]:
+    """Sizes, token counts and errors as arrays with one entry per point, if a law can be fitted to them.
+
+    Raises:
+        UserError: an error outside [0, 1], a size <= 0, a number of tokens < 1, or too few distinct points, sizes or token counts.
+    """
+    size, count, target = (
+        np.atleast_1d(np.asarray(values, dtype=float)) for values in (n_billion, tokens, error)
+    )
     if not len(size) == len(count) == len(target):
         raise UserError(
             f"every point needs a size, a number of tokens and an error, got {len(size)}, {len(count)} and {len(target)} of them."
         )
-    if len(wrong := target[~((target >= 0) & (target <= 1))]):
-        raise UserError(
-            f"errors must be in [0, 1], got {wrong[0]:g}: an error is 1 - score, with scores as fractions (divide per cent by 100)."
-        )
-    _require_sizes(size)
-    _require_token_counts(count)
+    _require_all(
+        target,
+        (target >= 0) & (target <= 1),
+        "errors must be in [0, 1], got {}: an error is 1 - score, with scores as fractions (divide per cent by 100).",
+    )
+    _require_design(size, count)
     distinct = len({*zip(size.tolist(), count.tolist(), strict=True)})
     if distinct < 4:
         raise UserError(
@@ -439,32 +376,23 @@ def _require_points(size: np.ndarray, count: np.ndarray, target: np.ndarray) -> 
             raise UserError(
                 f"all points have the {what} {values[0]:g}, so its exponent cannot be identified: measure at least two."
             )
+    return size, count, target
 
 
-def _require_choices(
-    size: np.ndarray, count: np.ndarray, budget: float | int, text_tokens: int, decode_tokens: int
-) -> None:
-    if not size.size or not count.size:
-        raise UserError(
-            "there is nothing to choose from: give at least one model size and one number of visual tokens."
-        )
-    if not budget >= 0:
-        raise UserError(f"the budget must be at least 0 FLOPs per query, got {budget}.")
-    if min(text_tokens, decode_tokens) < 0:
-        raise UserError(f"numbers of text tokens are at least 0, got {min(text_tokens, decode_tokens)}.")
-    _require_sizes(size)
-    _require_token_counts(count)
+def _require_design(size: np.ndarray, count: np.ndarray) -> None:
+    _require_all(
+        size,
+        (size > 0) & np.isfinite(size),
+        "model sizes are billions of parameters and must be above 0, got {}: leave such a point out.",
+    )
+    _require_all(
+        count,
+        (count >= 1) & np.isfinite(count),
+        "numbers of visual tokens must be at least 1, got {}: the law is not defined without visual tokens.",
+    )
 
 
-def _require_sizes(size: np.ndarray) -> None:
-    if len(wrong := size[~((size > 0) & np.isfinite(size))]):
-        raise UserError(
-            f"model sizes are billions of parameters and must be above 0, got {wrong[0]:g}: leave such a point out."
-        )
-
-
-def _require_token_counts(count: np.ndarray) -> None:
-    if len(wrong := count[~((count >= 1) & np.isfinite(count))]):
-        raise UserError(
-            f"numbers of visual tokens must be at least 1, got {wrong[0]:g}: the law is not defined without visual tokens."
-        )
+def _require_all(values: np.ndarray, allowed: np.ndarray, words: str) -> None:
+    """Raise `UserError` with the first value that is not allowed in the place of {}."""
+    if not allowed.all():
+        raise UserError(words.format(f"{values[~allowed][0]:g}"))

@@ -15,9 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from tokenry.compression.vision.controls import highest
 from tokenry.compression.vision.page_rank import (
     Aggregation,
     aggregate_heads,
@@ -27,13 +25,13 @@ from tokenry.compression.vision.page_rank import (
     require_window,
 )
 from tokenry.compression.vision.plan import DROPPED, MergePlan
-from tokenry.compression.vision.precision import precise
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens, per_length
 from tokenry.compression.vision.shares import EncoderShape, nearest_strength
+from tokenry.compression.vision.zero_tprune_stages import Partition, kept_by_both, most_similar
 from tokenry.core.errors import UserError, require_one_of, require_share
+from tokenry.core.tensors.choices import top_k_indices
 from tokenry.core.tensors.patching import Encoder
 
-Partition = Literal["sequential-u", "sequential-i", "alternate", "random"]
 PreVote = Literal["wpr", "one_step"]
 
 
@@ -106,151 +104,7 @@ class ZeroTPruneConfig:
         return replace(cls(v_min=0.01, v_max=0.7), **changes)
 
 
-def _importance(attn: Tensor, votes: Tensor, special: int, config: ZeroTPruneConfig) -> Tensor:
-    if config.pre_vote == "one_step":
-        return one_step_vote(attn)[:, special:]
-    return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
-
-
-# --- the two stages ------------------------------------------------------------------------------------------------------------------
-
-
-def partition_by_importance(
-    importance: Float[Tensor, "batch tokens"], mode: Partition = "sequential-u", seed: int = 0
-) -> tuple[Int[Tensor, "batch group_a"], Int[Tensor, "batch group_b"]]:
-    """Divide the tokens into A, whose tokens may be removed (half of all, rounded down), and B, which they are compared with.
-
-    Args:
-        importance: of the tokens that can be pruned.
-        mode: A = the least important half ("sequential-u"), the most important half ("sequential-i"), every second token in the order
-            of importance ("alternate"), or any half ("random").
-        seed: of the random permutation, the same for every image.
-
-    Returns:
-        Indices of both groups, most important first.
-
-    Raises:
-        UserError: the mode is unknown.
-
-    Source: Zero-TPrune, partition of the S-stage.
-    """
-    require_one_of(mode, get_args(Partition), "partition")
-    order = importance.argsort(dim=1, descending=True, stable=True)
-    tokens = order.shape[1]
-    half = tokens // 2
-    if mode == "sequential-i":
-        return order[:, :half], order[:, half:]
-    if mode == "alternate":
-        return order[:, 1::2], order[:, ::2]
-    if mode == "random":
-        drawn = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
-        first, second = (ranks.sort().values.to(order.device) for ranks in (drawn[:half], drawn[half:]))
-        return order[:, first], order[:, second]
-    return order[:, tokens - half :], order[:, : tokens - half]
-
-
-def best_similarity(
-    metric: Float[Tensor, "batch tokens dim"],
-    group_a: Int[Tensor, "batch group_a"],
-    group_b: Int[Tensor, "batch group_b"],
-) -> tuple[Float[Tensor, "batch group_a"], Int[Tensor, "batch group_a"]]:
-    """Find for each token of A the most similar one of B (cosine; 0 where a vector is zero).
-
-    Returns:
-        The similarity, and the index of that token among all.
-    """
-    unit = normalize(precise(metric), dim=-1, eps=1e-12)
-    a, b = (unit.gather(1, group[..., None].expand(-1, -1, unit.shape[2])) for group in (group_a, group_b))
-    similarity, partner = (a @ b.transpose(1, 2)).max(dim=2)
-    return similarity, group_b.gather(1, partner)
-
-
-def similarity_prune(
-    importance: Float[Tensor, "batch tokens"],
-    metric: Float[Tensor, "batch tokens dim"],
-    r: int,
-    mode: Partition = "sequential-u",
-    seed: int = 0,
-) -> Int[Tensor, "batch removed"]:
-    """The S-stage: the r tokens of group A that are most similar to one of group B, ascending.
-
-    Args:
-        importance: of the tokens that can be pruned.
-        metric: what they are compared by.
-        r: how many are removed; at most half of the tokens.
-        mode: see `partition_by_importance`.
-        seed: of the random partition.
-
-    Raises:
-        UserError: r is negative, or more than half of the tokens.
-
-    Source: Zero-TPrune, S-stage.
-    """
-    return _similar(importance, metric, r, mode, seed)[0]
-
-
-def _similar(importance: Tensor, metric: Tensor, r: int, mode: Partition, seed: int) -> tuple[Tensor, Tensor]:
-    """What the S-stage removes, ascending, and the token that each of these is similar to."""
-    _require_r(r, importance.shape[1])
-    group_a, group_b = partition_by_importance(importance, mode, seed)
-    # In the order of their indices, so that of equally similar tokens the first goes.
-    group_a = group_a.sort(dim=1).values
-    if r == 0:
-        return group_a[:, :0], group_a[:, :0]
-    similarity, partner = best_similarity(metric, group_a, group_b)
-    removed = highest(similarity, r)
-    return group_a.gather(1, removed), partner.gather(1, removed)
-
-
-def _require_r(r: int, tokens: int) -> None:
-    if not 0 <= r <= tokens // 2:
-        raise UserError(
-            f"r must be from 0 to half of the tokens that can be pruned, here {tokens // 2} of {tokens}, got {r}: "
-            "the S-stage removes tokens of the less important half."
-        )
-
-
-def importance_prune(importance: Float[Tensor, "batch tokens"], keep: int) -> Int[Tensor, "batch kept"]:
-    """The I-stage: the `keep` most important tokens, ascending; of equals the first.
-
-    Raises:
-        UserError: no token would be kept, or more than there are.
-
-    Source: Zero-TPrune, I-stage.
-    """
-    if not 1 <= keep <= importance.shape[1]:
-        raise UserError(f"keep must be from 1 to {importance.shape[1]}, the number of tokens, got {keep}.")
-    return highest(importance, keep)
-
-
-def _kept_by_both(tokens: int, r: int, keep_rate: float | int) -> int:
-    """How many of the tokens that can be pruned both stages leave."""
-    _require_r(r, tokens)
-    # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the case may be.
-    keep = int((tokens - r) * keep_rate + 1e-9)
-    if tokens and not keep:
-        raise UserError(
-            f"keep_rate {keep_rate} and r = {r} leave none of {tokens} tokens: raise keep_rate or prune in fewer layers."
-        )
-    return keep
-
-
 # --- one pruning layer ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Pruned:
-    """What a pruning layer decided.
-
-    Attributes:
-        kept: indices of what is left, ascending.
-        partner: for each token that the S-stage removed the one it is similar to, `DROPPED` for all others.
-        votes: of all tokens.
-    """
-
-    kept: Int[Tensor, "batch kept"]
-    partner: Int[Tensor, "batch tokens"]
-    votes: Float[Tensor, "batch heads tokens"]
 
 
 @dataclass(frozen=True)
@@ -262,32 +116,49 @@ class _Step:
     r: int
     iterations: int
 
-    def prune(self, attn: Tensor, metric: Tensor, special: int, initial: Tensor | None = None) -> _Pruned:
-        """Run I', S and I on images that have the same number of tokens and no padding."""
-        config = self.config
-        keep = _kept_by_both(attn.shape[-1] - special, self.r, self.keep_rate)
+    def prune(
+        self, attn: Tensor, metric: Tensor, special: int, initial: Tensor | None = None
+    ) -> tuple[MergePlan, Float[Tensor, "batch heads tokens"]]:
+        """Run I', S and I on images that have the same number of tokens and no padding; also returns the votes of all tokens."""
+        config, free = self.config, attn.shape[-1] - special
+        keep = kept_by_both(free, self.r, self.keep_rate)
         votes, _ = page_rank(attn, self.iterations, config.tol, initial)
-        importance = _importance(attn, votes, special, config)
-        removed, partner = _similar(importance, metric[:, special:], self.r, config.partition, config.seed)
+        one_step = config.pre_vote == "one_step"
+        importance = one_step_vote(attn)[:, special:] if one_step else self._aggregate(votes, special)
+        removed, partner = most_similar(
+            importance, metric[:, special:], self.r, config.partition, config.seed
+        )
         alive = torch.ones_like(importance).scatter(1, removed, 0.0)
-        left = highest(alive, alive.shape[1] - self.r)
+        left = top_k_indices(alive, free - self.r)
         importance = self._vote_again(attn, left, special) if config.rescore else importance.gather(1, left)
-        first = torch.arange(special, device=left.device).expand(left.shape[0], -1)
-        kept = torch.cat([first, left.gather(1, highest(importance, keep)) + special], dim=1)
-        similar = torch.full_like(votes[:, 0], DROPPED, dtype=torch.long)
-        return _Pruned(kept, similar.scatter(1, removed + special, partner + special), votes)
+        chosen = left.gather(1, top_k_indices(importance, keep))
+        plan = MergePlan.keep(_after_special(chosen, special), attn.shape[-1])
+        if config.merge_similar:
+            # What the S-stage removed goes where its partner is, or is dropped where the I-stage dropped the partner.
+            place = plan.place()
+            target = torch.full_like(place, DROPPED)
+            plan = plan.sending(target.scatter(1, removed + special, place.gather(1, partner + special)))
+        return plan, votes
 
-    def _vote_again(self, attn: Tensor, left: Tensor, special: int) -> Tensor:
+    def _aggregate(self, votes: Tensor, special: int) -> Tensor:
         config = self.config
-        first = torch.arange(special, device=left.device).expand(left.shape[0], -1)
-        graph = _normalised(_subgraph(attn, torch.cat([first, left + special], dim=1)))
-        votes, _ = page_rank(graph, self.iterations, config.tol, None)
         return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
 
+    def _vote_again(self, attn: Tensor, left: Tensor, special: int) -> Tensor:
+        graph = _normalised(_subgraph(attn, _after_special(left, special)))
+        votes, _ = page_rank(graph, self.iterations, self.config.tol, None)
+        return self._aggregate(votes, special)
+
     def fit(self, tokens: int) -> "_Step":
-        """The same for a text of so many words: no more than half of them are similar, and one is always left."""
+        """This step for a text of `tokens` words: the S-stage removes at most half of them, and one is always left."""
         r = min(self.r, tokens // 2)
         return replace(self, r=r, keep_rate=max(self.keep_rate, 1 / max(1, tokens - r)))
+
+
+def _after_special(index: Tensor, special: int) -> Tensor:
+    """The special tokens, then those with an index among the others."""
+    first = torch.arange(special, device=index.device).expand(index.shape[0], -1)
+    return torch.cat([first, index + special], dim=1)
 
 
 def _subgraph(attn: Tensor, index: Tensor) -> Tensor:
@@ -317,15 +188,8 @@ def zero_tprune_layer(
     keep_rate: float | int,
     r: int,
     *,
-    tol: float | None = None,
-    v_min: float | None = 0.01,
-    v_max: float | None = 0.7,
-    aggregation: Aggregation = "rms",
-    partition: Partition = "sequential-u",
-    pre_vote: PreVote = "wpr",
-    rescore: bool = False,
     initial: Float[Tensor, "batch heads tokens"] | None = None,
-    seed: int = 0,
+    **options: Any,
 ) -> Int[Tensor, "batch kept"]:
     """Prune after one layer: importance, then the S-stage, then the I-stage.
 
@@ -336,21 +200,15 @@ def zero_tprune_layer(
         iterations: rounds of votes.
         keep_rate: fraction that the I-stage keeps.
         r: tokens that the S-stage removes.
-        tol: stop the votes when a round moves less than this.
-        v_min: least variance of a head that takes part.
-        v_max: highest such variance.
-        aggregation: of the heads.
-        partition: of the S-stage.
-        pre_vote: what importance is; for this and the options above see `ZeroTPruneConfig`.
-        rescore: vote again before the I-stage.
         initial: votes to begin with; None for 1 / tokens.
-        seed: of the random partition.
+        **options: how tokens are ranked (tol, v_min, v_max, aggregation, partition, pre_vote, rescore, seed): see `ZeroTPruneConfig`; the
+            window of heads is [0.01, 0.7] unless given.
 
     Returns:
         Indices of the kept tokens, ascending: the special ones, then floor((tokens - special - r) · keep_rate) others.
 
     Raises:
-        UserError: `attn` holds no attention weights, an option is out of range, or no token would be left.
+        UserError: `attn` holds no attention weights, or no token would be left.
 
     Source: Zero-TPrune (arXiv 2305.17328), I', S and I stages.
     """
@@ -364,27 +222,16 @@ def zero_tprune_layer(
             f"metric must have one vector for each of the {attn.shape[-1]} tokens of {attn.shape[0]} images, got the shape "
             f"{tuple(metric.shape)}."
         )
-    config = ZeroTPruneConfig(
-        layers=(1,),
-        keep_rates=(keep_rate,),
-        r=(r,),
-        iterations=(iterations,),
-        tol=tol,
-        v_min=v_min,
-        v_max=v_max,
-        aggregation=aggregation,
-        partition=partition,
-        pre_vote=pre_vote,
-        rescore=rescore,
-        seed=seed,
+    config = ZeroTPruneConfig.deit_s(
+        layers=(1,), keep_rates=(keep_rate,), r=(r,), iterations=(iterations,), **options
     )
-    return _steps(config)[1].prune(attn, metric, num_special, initial).kept
+    return _steps(config)[1].prune(attn, metric, num_special, initial)[0].kept
 
 
 def token_trace(
     config: ZeroTPruneConfig, num_tokens: int, num_layers: int, num_special: int = 1
 ) -> tuple[int, ...]:
-    """How many tokens enter each layer, and how many leave the last; nothing has to run for it.
+    """Number of tokens that enter each layer, and that leave the last; nothing has to run for it.
 
     Raises:
         UserError: a pruning layer does not exist, or cannot remove so many tokens.
@@ -394,7 +241,7 @@ def token_trace(
     counts = [num_tokens]
     for layer in range(1, num_layers + 1):
         step, free = steps.get(layer), counts[-1] - num_special
-        kept = _kept_by_both(free, step.r, step.keep_rate) if step else free
+        kept = kept_by_both(free, step.r, step.keep_rate) if step else free
         counts.append(num_special + kept)
     return tuple(counts)
 
@@ -427,15 +274,12 @@ class _PruneAfter(LayerReducer):
 
     def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
         with torch.no_grad():
-            pruned = self._prune(attention.weights, self._metric(attention), tokens)
-        if self.step.config.merge_similar:
-            reduced, left = tokens.merge(hidden_states, _merge_plan(pruned))
-        else:
-            plan = MergePlan.keep(pruned.kept, hidden_states.shape[1])
-            reduced, left = tokens.drop(hidden_states, plan)
+            plan, votes = self._prune(attention.weights, self._metric(attention), tokens)
+        carry_out = tokens.merge if self.step.config.merge_similar else tokens.drop
+        reduced, left = carry_out(hidden_states, plan)
         if self.step.config.warm_start:
-            votes = pruned.votes.gather(2, pruned.kept[:, None, :].expand(-1, pruned.votes.shape[1], -1))
-            left = _VotedTokens(left.special, left.size, left.mask, left.plan, votes)
+            survivors = votes.gather(2, _for_each_head(plan.kept, votes))
+            left = _VotedTokens(left.special, left.size, left.mask, left.plan, survivors)
         return reduced, left
 
     def _metric(self, attention: Attention) -> Tensor:
@@ -443,55 +287,29 @@ class _PruneAfter(LayerReducer):
             return attention.keys
         return attention.call.key.transpose(1, 2).flatten(2)
 
-    def _prune(self, attn: Tensor, metric: Tensor, tokens: Tokens) -> _Pruned:
+    def _prune(self, attn: Tensor, metric: Tensor, tokens: Tokens) -> tuple[MergePlan, Tensor]:
+        step, special = self.step, tokens.special
         before = tokens.votes if isinstance(tokens, _VotedTokens) else None
         initial = None if before is None else _normalised(before)
-        if tokens.mask is not None:
-            return _prune_each_length(self.step, attn, metric, tokens.special, tokens.mask, initial)
-        step = self.step.fit(attn.shape[-1] - tokens.special) if self.any_length else self.step
-        return step.prune(attn, metric, tokens.special, initial)
+        if tokens.mask is None:
+            step = step.fit(attn.shape[-1] - special) if self.any_length else step
+            return step.prune(attn, metric, special, initial)
+        votes = torch.zeros_like(attn[:, :, 0])
+
+        def plan(rows: Tensor, real: Tensor) -> MergePlan:
+            own = _for_each_head(real, votes)
+            start = None if initial is None else initial[rows].gather(2, own)
+            vectors = metric[rows].gather(1, real[..., None].expand(-1, -1, metric.shape[2]))
+            fitted = step.fit(real.shape[1] - special)
+            pruned, cast = fitted.prune(_subgraph(attn[rows], real), vectors, special, start)
+            votes[rows] = votes[rows].scatter(2, own, cast)
+            return pruned
+
+        return per_length(tokens.mask, plan), votes
 
 
-def _prune_each_length(
-    step: _Step, attn: Tensor, metric: Tensor, special: int, mask: Tensor, initial: Tensor | None
-) -> _Pruned:
-    """Prune texts of equal length together, each as if it stood alone; shorter ones keep padding to fill their rows."""
-    lengths = mask.sum(dim=1)
-    parts = []
-    for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero()[:, 0]
-        real = mask[rows].nonzero()[:, 1].view(len(rows), length)
-        start = None
-        if initial is not None:
-            start = initial[rows].gather(2, real[:, None, :].expand(-1, attn.shape[1], -1))
-        vectors = metric[rows].gather(1, real[..., None].expand(-1, -1, metric.shape[2]))
-        part = step.fit(length - special).prune(_subgraph(attn[rows], real), vectors, special, start)
-        parts.append((rows, real, part))
-    longest = max(part.kept.shape[1] for _, _, part in parts)
-    # Padding, in its order, before what was dropped: only padding fills up a row.
-    kept = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest].clone()
-    partner = torch.full_like(mask, DROPPED, dtype=torch.long)
-    votes = torch.zeros_like(attn[:, :, 0])
-    for rows, real, part in parts:
-        chosen = real.gather(1, part.kept)
-        filling = kept[rows, : longest - chosen.shape[1]]
-        kept[rows] = torch.cat([chosen, filling], dim=1)
-        ahead = real.gather(1, part.partner.clamp_min(0)).where(part.partner != DROPPED, DROPPED)
-        partner[rows[:, None], real] = ahead
-        votes[
-            rows[:, None, None], torch.arange(votes.shape[1], device=rows.device)[:, None], real[:, None]
-        ] = part.votes
-    return _Pruned(kept, partner, votes)
-
-
-def _merge_plan(pruned: _Pruned) -> MergePlan:
-    """Merge what is similar to a kept token into it; drop the rest."""
-    tokens = pruned.partner.shape[1]
-    place = MergePlan.keep(pruned.kept, tokens).place()
-    gone = highest((place == DROPPED).to(torch.float32), tokens - pruned.kept.shape[1])
-    partner = pruned.partner.gather(1, gone)
-    target = place.gather(1, partner.clamp_min(0)).where(partner != DROPPED, DROPPED)
-    return MergePlan(tokens, pruned.kept, gone, target, ragged=True)
+def _for_each_head(index: Tensor, votes: Tensor) -> Tensor:
+    return index[:, None].expand(-1, votes.shape[1], -1)
 
 
 _PAPER_LAYERS, _PAPER_PATCHES, _MOST = 12, 196, 6

@@ -1,11 +1,11 @@
-"""Rows of conversations or text become rows of tokens: `input_ids`, and `labels` that are -100 outside the answers.
+"""Rows of conversations or text, encoded as rows of tokens: `input_ids`, and `labels` that are -100 outside the answers.
 
-A sample is written as text once and tokenised once; a token is learned when it begins inside what the assistant says:
+A sample is rendered as text once and tokenised once; a token is learned when it begins inside what the assistant says:
 
     labels[t] = input_ids[t]  if  start <= first character of token t < end  for an assistant turn [start, end), else -100
 
-so a token that straddles the beginning of an answer belongs to the prompt. What the data says is learned or said: a chat
-template that leaves out an answer, its reasoning or its tool calls is refused, and what is skipped is counted in notes.
+so a token that straddles the beginning of an answer belongs to the prompt. Nothing is lost in silence: a chat template
+that omits an answer, its reasoning or its tool calls is refused, and what is skipped is counted in notes.
 """
 
 import logging
@@ -19,17 +19,17 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.chat.data_notes import notes_of_rows, notes_of_writing, refuse_losses
+from tokenry.core.chat.notes import notes_of_rendering, notes_of_rows, refuse_omissions
 from tokenry.core.chat.reading import plain_rows
+from tokenry.core.chat.rendering import (
+    BeginsWithAssistantError,
+    ConversationRenderer,
+    LearnedSpan,
+    RenderedSample,
+    render_text,
+)
 from tokenry.core.chat.rows import Sample, Span, to_sample
 from tokenry.core.chat.template import require_fast
-from tokenry.core.chat.written import (
-    BeginsWithAssistantError,
-    ConversationWriter,
-    Stretch,
-    Written,
-    write_text,
-)
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import IGNORED
 
@@ -44,12 +44,12 @@ _TEXTS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Encoding:
-    """Rows as tokens, and what of the rows is not in them.
+    """Rows as tokens, and notes about what was left out.
 
     Attributes:
         dataset: see `encode_rows`.
-        notes: a sentence for everything that was cut, skipped or not read, with its count.
-        numbers: what the row is called that each row of the data set was made of.
+        notes: a sentence with a count for everything that was cut, skipped or not read.
+        numbers: number or name of the original row, for each row of the data set.
     """
 
     dataset: datasets.Dataset
@@ -79,25 +79,21 @@ def encode_rows(
     too_long: str = "truncate",
     default_class: str = "clean",
 ) -> datasets.Dataset:
-    """Turn rows (see `tokenry.core.chat.rows`) into tokens and labels; what is skipped is a warning of the log.
+    """Turn rows (see `tokenry.core.chat.rows`) into tokens and labels; what is skipped is logged as a warning.
 
     Args:
-        rows: conversations or texts, with `spans`, `weight` or `token_weights` where the data has them; a list of dicts or a
-            `datasets.Dataset`, of which the nulls that pad its structs are left out.
-        tokenizer: a fast one; its special tokens are those of the text, none is added to conversations.
-        max_length: the most tokens of a sample.
+        rows: conversations or texts, perhaps with `spans`, `weight` or `token_weights`; a list of dicts or a `datasets.Dataset`
+            (nulls that pad its structs are ignored).
+        tokenizer: a fast tokenizer; no special tokens are added to conversations.
+        max_length: maximum tokens of a sample.
         chat_template: `open-instruct`, the path of a jinja file, or a template; None for the tokenizer's own.
-        too_long: what happens to a longer sample: `truncate` keeps its beginning, `drop` leaves it out, `error` refuses the data.
-        default_class: the class of the learned tokens outside every span.
+        too_long: treatment of longer samples: `truncate` keeps their beginning, `drop` leaves them out, `error` refuses the data.
+        default_class: class of the learned tokens outside all spans.
 
     Returns:
         A data set with `input_ids` and `labels`, in the order of the rows; samples without a learned token are left out. With
         spans also `token_class`, -1 where nothing is learned (see `class_names`); with weights also `token_weights`, one float
         per token, the product of the sample's weight, the turn's and the token's.
-
-    Raises:
-        UserError: a row that is not understood, a tokenizer or template that will not do or leaves out what is to be learned,
-            or nothing left to learn.
     """
     encoding = encode_with_notes(rows, tokenizer, max_length, chat_template, too_long, default_class)
     if not weighs(encoding.dataset):
@@ -116,16 +112,9 @@ def encode_with_notes(
     default_class: str = "clean",
     numbers: Sequence[int | str] | None = None,
 ) -> Encoding:
-    """Do what `encode_rows` does, and return what was cut, skipped or not read beside the data set.
+    """`encode_rows`, returning its warnings as notes beside the data set.
 
-    Args:
-        rows: as for `encode_rows`, as are all others but the last.
-        tokenizer: see there.
-        max_length: see there.
-        chat_template: see there.
-        too_long: see there.
-        default_class: see there.
-        numbers: what each row is called in errors; None counts from 1.
+    `numbers` names the rows in errors; None counts from 1. The other arguments are those of `encode_rows`.
     """
     if max_length < 2:
         raise UserError(f"max_length must be at least 2 tokens, got {max_length}.")
@@ -137,9 +126,9 @@ def encode_with_notes(
     samples = [to_sample(row, name) for row, name in zip(listed, names, strict=True)]
     if not samples:
         raise UserError("the data hold no rows: there is nothing to learn from.")
-    written, writers = _write(samples, names, tokenizer, chat_template)
-    refuse_losses(written, names, writers)
-    kept = [number for number, text in enumerate(written) if text is not None]
+    rendered, renderers = _render(samples, names, tokenizer, chat_template)
+    refuse_omissions(rendered, names, renderers)
+    kept = [number for number, text in enumerate(rendered) if text is not None]
     if not kept:
         raise UserError(
             f"sample {names[0]} begins with an assistant turn, which the chat template cannot write, and so do all "
@@ -149,7 +138,7 @@ def encode_with_notes(
         default_class,
         *sorted({span.name for sample in samples for span in sample.spans} - {default_class}),
     ]
-    texts = [text for text in written if text is not None]
+    texts = [text for text in rendered if text is not None]
     encoded = _encode(
         [samples[number] for number in kept], texts, tokenizer, classes, [names[number] for number in kept]
     )
@@ -159,8 +148,8 @@ def encode_with_notes(
         for sample in samples
     )
     dataset = _as_dataset(fitting, classes if any(sample.spans for sample in samples) else [], has_weights)
-    said = [*notes_of_writing(samples, written, names), *notes_of_rows(samples, writers), *notes]
-    return Encoding(dataset, tuple(said), tuple(sample.name for sample in fitting))
+    notes = [*notes_of_rendering(samples, rendered, names), *notes_of_rows(samples, renderers), *notes]
+    return Encoding(dataset, tuple(notes), tuple(sample.name for sample in fitting))
 
 
 def weighs(dataset: datasets.Dataset) -> bool:
@@ -174,35 +163,35 @@ def weighs(dataset: datasets.Dataset) -> bool:
 
 
 def class_names(dataset: datasets.Dataset) -> list[str]:
-    """Name the classes that the numbers in `token_class` stand for; none where the data has no such column."""
+    """The names of the classes in `token_class`, by number; empty without such a column."""
     column = dataset.features.get("token_class")
     return list(column.feature.names) if column is not None else []
 
 
-# --- writing, and what is lost on the way ------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------------------
 
 
-def _write(
+def _render(
     samples: Sequence[Sample],
     names: Sequence[int | str],
     tokenizer: PreTrainedTokenizerBase,
     chat_template: str | None,
-) -> tuple[list[Written | None], list[ConversationWriter]]:
-    """Write all samples; None for one that begins with the assistant where the template cannot write that."""
-    writers: dict[bool, ConversationWriter] = {}
-    written: list[Written | None] = []
+) -> tuple[list[RenderedSample | None], list[ConversationRenderer]]:
+    """Render all samples; None for one that begins with the assistant if the template cannot render that."""
+    renderers: dict[bool, ConversationRenderer] = {}
+    rendered: list[RenderedSample | None] = []
     for sample, name in zip(samples, names, strict=True):
         if sample.messages is None:
-            written.append(write_text(sample, tokenizer))
+            rendered.append(render_text(sample, tokenizer))
             continue
         with_tools = "tools" in sample.template_options
-        if with_tools not in writers:
-            writers[with_tools] = ConversationWriter(tokenizer, chat_template, with_tools)
+        if with_tools not in renderers:
+            renderers[with_tools] = ConversationRenderer(tokenizer, chat_template, with_tools)
         try:
-            written.append(writers[with_tools].write(sample, name))
+            rendered.append(renderers[with_tools].render(sample, name))
         except BeginsWithAssistantError:
-            written.append(None)
-    return written, list(writers.values())
+            rendered.append(None)
+    return rendered, list(renderers.values())
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------------
@@ -210,19 +199,19 @@ def _write(
 
 def _encode(
     samples: list[Sample],
-    written: list[Written],
+    rendered: list[RenderedSample],
     tokenizer: PreTrainedTokenizerBase,
     classes: list[str],
     names: list[int | str],
 ) -> list[_Encoded]:
     encoded = []
-    for first in range(0, len(written), _TEXTS_AT_ONCE):
-        some = written[first : first + _TEXTS_AT_ONCE]
+    for first in range(0, len(rendered), _TEXTS_AT_ONCE):
+        some = rendered[first : first + _TEXTS_AT_ONCE]
         tokens = tokenizer(
             [sample.text for sample in some],
             add_special_tokens=False,
             return_offsets_mapping=True,
-            verbose=False,  # it would warn of every text longer than the model's maximum
+            verbose=False,  # no warning for every text longer than the model's maximum
         )
         for place, sample in enumerate(some):
             ids = np.array(tokens["input_ids"][place], dtype=np.int64)
@@ -242,7 +231,7 @@ def _encode(
     return encoded
 
 
-def _begins_inside(offsets: Int[ndarray, "seq 2"], places: Sequence[Stretch]) -> Bool[ndarray, "seq"]:
+def _begins_inside(offsets: Int[ndarray, "seq 2"], places: Sequence[LearnedSpan]) -> Bool[ndarray, "seq"]:
     starts = offsets[:, 0]
     inside = np.zeros(len(offsets), dtype=bool)
     for place in places:
@@ -250,7 +239,7 @@ def _begins_inside(offsets: Int[ndarray, "seq 2"], places: Sequence[Stretch]) ->
     return inside
 
 
-def _weights_of_turns(offsets: Int[ndarray, "seq 2"], places: Sequence[Stretch]) -> Float[ndarray, "seq"]:
+def _weights_of_turns(offsets: Int[ndarray, "seq 2"], places: Sequence[LearnedSpan]) -> Float[ndarray, "seq"]:
     weights = np.ones(len(offsets))
     for place in places:
         if place.weight != 1.0:
@@ -264,9 +253,9 @@ def _classify(
     spans: Sequence[Span],
     classes: list[str],
 ) -> Int[ndarray, "seq"]:
-    """Give a learned token the class of the first span that covers half of its characters or more, else the default.
+    """Give a learned token the class of the first span that covers at least half of its characters, otherwise the default.
 
-    An empty span stands for the token at its place; at the end of an answer that is the token that ends it.
+    An empty span stands for the token at its place; at the end of an answer, for the end token.
     """
     starts, ends = offsets[:, 0], offsets[:, 1]
     token_class = np.where(learned, 0, NO_CLASS)
@@ -297,7 +286,7 @@ def _weights_of_tokens(sample: Sample, length: int, number: int | str) -> Float[
 
 
 def _fit(encoded: list[_Encoded], max_length: int, too_long: str) -> tuple[list[_Encoded], list[str]]:
-    """Apply the limit, leave out samples that teach nothing, and say both in notes."""
+    """Apply the limit, leave out samples without a learned token, and note both."""
     longer = [sample for sample in encoded if len(sample.input_ids) > max_length]
     if longer and too_long == "error":
         raise UserError(

@@ -1,11 +1,9 @@
-"""Rows from a file, a saved data set or the hub, as plain dicts: rows need not have the same columns.
+"""Rows from a file, a saved data set or the hub, as plain dicts that may have different columns.
 
-Arrow (Parquet, saved data sets, the hub) stores structs: each has the keys of all of them, null where a row has none. Those
-nulls are padding and are left out at every depth. In JSON a null was written by someone, and stays.
+Arrow (Parquet, saved data sets, the hub) stores structs: each has the keys of all of them, null where a row has none. These
+nulls are padding and are removed at every depth. A null in JSON was written on purpose, and stays.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -19,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import read_csv, read_text
 
 Row = dict[str, Any]
 
@@ -33,7 +32,7 @@ JSON_COLUMNS = (
     "documents",
     "chat_template_kwargs",
 )
-"""Columns with structure, which a table of texts (CSV) can only hold as JSON."""
+"""Structured columns, which a table of texts (CSV) can only hold as JSON."""
 
 _TRAILING_COMMA = re.compile(r",\s*[\]}]\s*\Z")
 
@@ -43,11 +42,8 @@ def read_rows(source: str | os.PathLike, split: str = "train", subset: str | Non
 
     Args:
         source: the file, folder or name.
-        split: which part of a data set with several; files have only one.
-        subset: the configuration of a data set on the hub that has several.
-
-    Raises:
-        UserError: nothing there, an unknown kind of file, malformed content (with its line), or no rows.
+        split: split of a data set that has several.
+        subset: configuration of a data set on the hub that has several.
     """
     path = Path(source).expanduser()
     kind = path.suffix.lower()
@@ -69,7 +65,7 @@ def read_rows(source: str | os.PathLike, split: str = "train", subset: str | Non
 
 
 def plain_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Give rows as they are; those of a data set of `datasets` without the nulls that pad its structs."""
+    """Iterate over rows, without the nulls that pad the structs of a `datasets.Dataset`."""
     from_arrow = isinstance(rows, datasets.Dataset | datasets.IterableDataset)
     return map(_without_padding, rows) if from_arrow else iter(rows)
 
@@ -91,19 +87,8 @@ def plain(value: Any) -> Any:
 # --- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8: byte {error.start} (line {line}) is 0x{content[error.start]:02x}; save the file as UTF-8."
-        ) from error
-
-
 class _TwiceError(ValueError):
-    """A key stands twice in one object, so that one of its values would be lost."""
+    """A key occurs twice in one object, so that one of its values would be lost."""
 
 
 def _parse(text: str) -> Any:
@@ -119,7 +104,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_json_lines(path: Path) -> list[Row]:
-    text = _read_text(path)
+    text = read_text(path, newline="")
     if text.lstrip().startswith("[") and (rows := _whole_list(text)) is not None:
         return _objects(rows, path)
     rows = []
@@ -145,7 +130,7 @@ def _read_json_lines(path: Path) -> list[Row]:
 
 
 def _is_by_column(row: Row) -> bool:
-    """Whether every value of an object is a column: a list of texts, or texts by the number of their row."""
+    """Whether every value of an object is a column: a list of texts, or texts by row number."""
     columns = list(row.values())
     by_number = all(
         isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns
@@ -158,7 +143,7 @@ def _is_by_column(row: Row) -> bool:
 
 
 def _read_json(path: Path) -> list[Row]:
-    text = _read_text(path)
+    text = read_text(path)
     if not text.lstrip().startswith("["):  # many files of JSON lines are named .json
         return _read_json_lines(path)
     try:
@@ -174,7 +159,7 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _whole_list(text: str) -> list | None:
-    """The rows of a file named .jsonl that is one JSON list; None where it is not."""
+    """The rows of a .jsonl file that is one JSON list; None if it is not."""
     try:
         rows = _parse(text)
     except (json.JSONDecodeError, _TwiceError):
@@ -187,7 +172,7 @@ def _objects(rows: list, path: Path) -> list[Row]:
 
 
 def _why(text: str, line: str, path: Path) -> str:
-    """What is really wrong with a file whose lines are not JSON, as far as it is one of the common mistakes."""
+    """The common mistake behind a file whose lines are not JSON, if it is one."""
     bare = line.rstrip().removesuffix(",")
     if bare != line.rstrip() and _is_object(bare):
         return "; rows on lines of their own need no comma between them: remove the commas, or make the file a list in [ ]"
@@ -216,7 +201,7 @@ def _is_object(text: str) -> bool:
 
 
 def rows_inside(whole: Mapping[str, Any]) -> str | None:
-    """The path to a list of objects in an object, `data` or `data.train`, where it may be the rows."""
+    """The path to a list of objects in an object, such as `data` or `data.train`, that may be the rows."""
     for key, value in whole.items():
         if key in JSON_COLUMNS or key in ("prompt", "completion"):
             continue
@@ -228,7 +213,7 @@ def rows_inside(whole: Mapping[str, Any]) -> str | None:
 
 
 def is_list_of_objects(value: Any) -> bool:
-    """Whether a value is a list of objects, one at least."""
+    """Whether a value is a non-empty list of objects."""
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
@@ -249,21 +234,12 @@ def _json_kind(value: Any) -> str:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 kB
-    try:
-        table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
-        names = Counter(table.fieldnames or ())
-        if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in next(iter(names))), "")):
-            raise UserError(f"{path} separates its columns by {mark!r}: separate them by commas.")
-        if twice := [name for name, times in names.items() if times > 1]:
-            raise UserError(
-                f"{path} has the column {twice[0]} twice, so one would be lost: rename one of them."
-            )
-        return [_csv_row(row, f"{path}, line {table.line_num}") for row in table]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num} is not valid CSV: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
+    columns, rows = read_csv(path)
+    if len(columns) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns[0]), "")):
+        raise UserError(f"{path} separates its columns by {mark!r}: separate them by commas.")
+    if twice := [name for name, times in Counter(columns).items() if times > 1]:
+        raise UserError(f"{path} has the column {twice[0]} twice, so one would be lost: rename one of them.")
+    return [_csv_row(row, f"{path}, line {line}") for line, row in rows]
 
 
 def _csv_row(row: Mapping[Any, Any], where: str) -> Row:
@@ -295,7 +271,7 @@ PYTHON_LIST = (
 
 
 def is_python_list(text: str) -> bool:
-    """Whether a text is a list of dicts as Python prints it."""
+    """Whether a text is a list of dicts in Python's notation."""
     return re.match(r"\s*\[\s*\{\s*'", text) is not None
 
 
@@ -335,7 +311,7 @@ _READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".parquet": _read_parquet,
 }
 ROW_FILES = tuple(_READERS)
-"""Endings of the files that hold rows, in lower case."""
+"""File endings of rows, in lower case."""
 
 
 def _read_saved(path: Path, split: str) -> list[Row]:

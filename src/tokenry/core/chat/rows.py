@@ -1,9 +1,8 @@
-"""Training data as people have it: rows of any common form, understood.
+"""Rows of training data in any common form, parsed into samples.
 
-`read_rows` reads plain dicts; `to_sample` turns one row into what is given (`prompt`) and what is to be learned
-(`completion`), both as chat messages or both as text, with the columns that stand beside a conversation (`tools`, `system`,
-`history`, `chat_template_kwargs`, `documents`). A column that would change what is learned is followed or refused by name;
-other columns are listed in `unread`.
+`read_rows` reads plain dicts; `to_sample` turns one row into its context (`prompt`) and what is learned (`completion`), both as
+chat messages or both as text, with the columns beside a conversation (`tools`, `system`, `history`, `chat_template_kwargs`,
+`documents`). A column that would change what is learned is followed or refused by name; other columns are listed in `unread`.
 """
 
 import re
@@ -45,7 +44,7 @@ _FORMATS = (
 _SYSTEM = ("system", "system_prompt", "system_message")
 _BESIDE = (*_SYSTEM, "history", "tools", "documents", "chat_template_kwargs")
 _COMMON = ("spans", "weight", "token_weights")
-_READ_ELSEWHERE = ("verifier", "task")  # of the tasks that bring their own checks
+_READ_ELSEWHERE = ("verifier", "task")  # read with tasks that bring their own checks
 _REFUSED_COLUMNS = {
     "functions": "give the schemas as tools: [{type: function, function: …}]",
     "images": "only text is learned",
@@ -82,9 +81,9 @@ _OWN_OPTIONS = (
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the answer, in characters, that belongs to a named class of tokens (recorded noise, numbers, …).
+    """A span of the answer, in characters, that belongs to a named class of tokens (recorded noise, numbers, …).
 
-    An empty one stands for the token at its place; at the end of the answer, for the token that ends it.
+    An empty span stands for the token at its place; at the end of the answer, for the end token.
     """
 
     start: int
@@ -94,17 +93,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row understood.
+    """One parsed row.
 
     Attributes:
-        prompt: what is given: messages, or text.
+        prompt: the context: messages, or text.
         completion: what is learned: the assistant turns among these messages, or the whole text.
-        spans: places in the content of the last assistant turn, or in the completion's text.
-        weight: of the whole sample; None when the row does not say.
-        token_weights: one per token of the whole sample; None when the row does not say.
-        turn_weights: one per message of the completion; None for a message that does not say.
-        template_options: what the chat template is given beside the messages: `tools`, `documents`, and the rest by name.
-        unread: the names of the columns that are not read.
+        spans: spans in the content of the last assistant turn, or in the completion's text.
+        weight: weight of the whole sample; None if the row has none.
+        token_weights: one weight per token of the whole sample; None if the row has none.
+        turn_weights: one weight per message of the completion; None for a message without one.
+        template_options: further arguments of the chat template: `tools`, `documents`, and others by name.
+        unread: names of the columns that are not read.
     """
 
     prompt: tuple[Message, ...] | str
@@ -125,8 +124,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The columns in which a row says what is given and what is learned, and what they say."""
+class _Exchange:
+    """The context and what is learned, and the columns that they come from."""
 
     columns: tuple[str, ...]
     prompt: tuple[Turn, ...] | str
@@ -134,14 +133,11 @@ class _Found:
 
 
 def to_sample(row: Mapping[str, Any], number: int | str) -> Sample:
-    """Understand one row.
+    """Parse one row.
 
     Args:
-        row: the columns; those that are None count as absent.
+        row: the columns; None counts as absent.
         number: the row's number, from 1, or another name, for the error messages.
-
-    Raises:
-        UserError: columns that are not understood, or a content that cannot be learned from.
     """
     where = f"sample {number}"
     row = {str(name): value for name, value in row.items() if value is not None}
@@ -152,7 +148,7 @@ def to_sample(row: Mapping[str, Any], number: int | str) -> Sample:
         prompt, completion, options = found.prompt, found.completion, {}
     else:
         beside = _turns_before(row, found.prompt + found.completion, where)
-        # What was said before a prompt is given with it; where there is no prompt, it is part of what is learned.
+        # Earlier turns belong to the prompt; without a prompt, they belong to what is learned.
         prompt = beside + found.prompt if found.prompt else ()
         completion = found.completion if found.prompt else beside + found.completion
         options = _template_options(row, where)
@@ -173,7 +169,7 @@ def _messages(turns: tuple[Turn, ...] | str) -> tuple[Message, ...] | str:
     return turns if isinstance(turns, str) else tuple(turn.message for turn in turns)
 
 
-# --- what is given, and what is learned --------------------------------------------------------------------------------
+# --- prompt and completion ---------------------------------------------------------------------------------------------
 
 _KNOWN = (
     "messages",
@@ -191,8 +187,8 @@ _KNOWN = (
 )
 
 
-def _understood(row: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> _Found:
-    """Find the first combination of columns that is complete; chat formats come before text."""
+def _understood(row: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> _Exchange:
+    """Parse the first complete combination of columns; chat formats come before text."""
 
     def has(*names: str) -> bool:
         return all(name in row for name in names)
@@ -200,15 +196,15 @@ def _understood(row: Mapping[str, Any], whole: Mapping[str, Any], where: str) ->
     answer = next((name for name in ("output", "response") if has(name)), "output")
     for name in ("messages", "conversations"):
         if has(name):
-            return _Found((name,), (), read_turns(row[name], where, name))
+            return _Exchange((name,), (), read_turns(row[name], where, name))
     if has("prompt", "completion"):
-        return _Found(("prompt", "completion"), *_pair(row["prompt"], row["completion"], where))
+        return _Exchange(("prompt", "completion"), *_pair(row["prompt"], row["completion"], where))
     if has("instruction", answer):
         return _question_and_answer(row, ("instruction", "input", "context"), answer, where)
     if has("question", "answer"):
         return _question_and_answer(row, ("question", "context"), "answer", where)
     if has("text"):
-        return _Found(("text",), "", require_text(row["text"], where, "text"))
+        return _Exchange(("text",), "", require_text(row["text"], where, "text"))
     raise UserError(_not_understood(whole, where))
 
 
@@ -241,7 +237,7 @@ def _pair(
 
 
 def _messages_or_text(value: Any, where: str, name: str) -> Any:
-    """Read a column of messages that a file of texts holds as JSON; any other text stays text."""
+    """Parse messages that a text column holds as JSON; any other text stays text."""
     if not isinstance(value, str):
         return value
     if is_python_list(value) and ("'role'" in value or "'from'" in value):
@@ -253,10 +249,10 @@ def _messages_or_text(value: Any, where: str, name: str) -> Any:
     return messages if is_messages else value
 
 
-def _question_and_answer(row: Mapping[str, Any], asked: Sequence[str], answer: str, where: str) -> _Found:
+def _question_and_answer(row: Mapping[str, Any], asked: Sequence[str], answer: str, where: str) -> _Exchange:
     names = [name for name in asked if row.get(name)] or list(asked[:1])
     question = "\n\n".join(require_text(row[name], where, name) for name in names)
-    return _Found(
+    return _Exchange(
         (*asked, answer),
         (),
         read_turns([{"role": "user", "content": question}], where)
@@ -265,7 +261,7 @@ def _question_and_answer(row: Mapping[str, Any], asked: Sequence[str], answer: s
 
 
 def _answer(completion: tuple[Turn, ...] | str, where: str) -> str:
-    """Return the text to which spans refer: the whole completion, or what the assistant says last."""
+    """Return the text that spans refer to: the whole completion, or the last assistant turn."""
     if isinstance(completion, str):
         require_content(completion, where, "text to learn")
         return completion
@@ -277,13 +273,13 @@ def _answer(completion: tuple[Turn, ...] | str, where: str) -> str:
     return said[-1]
 
 
-# --- the columns beside ------------------------------------------------------------------------------------------------
+# --- columns beside the conversation -----------------------------------------------------------------------------------
 
 
-def _refuse_columns(row: Mapping[str, Any], found: _Found, where: str) -> None:
+def _refuse_columns(row: Mapping[str, Any], found: _Exchange, where: str) -> None:
     for name, what_to_do in _REFUSED_COLUMNS.items():
         value = row.get(name)
-        if _says_something(value) and not (name == "reasoning" and not isinstance(value, str)):
+        if _has_content(value) and not (name == "reasoning" and not isinstance(value, str)):
             raise UserError(
                 f"{where} has the column {name}, which would be lost: {what_to_do}, or leave it out."
             )
@@ -295,14 +291,14 @@ def _refuse_columns(row: Mapping[str, Any], found: _Found, where: str) -> None:
                 )
 
 
-def _says_something(value: Any) -> bool:
+def _has_content(value: Any) -> bool:
     value = plain(value)
     return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
 
 
 def _require_nothing_beside(row: Mapping[str, Any], where: str) -> None:
     for name in _BESIDE:
-        if _says_something(from_json(row.get(name), where, name)):
+        if _has_content(from_json(row.get(name), where, name)):
             raise UserError(
                 f"{where} has the column {name} beside text, where no chat template writes it: give the text as messages, or "
                 "leave the column out."
@@ -310,8 +306,8 @@ def _require_nothing_beside(row: Mapping[str, Any], where: str) -> None:
 
 
 def _turns_before(row: Mapping[str, Any], turns: Sequence[Turn], where: str) -> tuple[Turn, ...]:
-    """The turns that columns of their own put before a conversation: a system prompt, and what was said earlier."""
-    said = {name: require_text(row[name], where, name) for name in _SYSTEM if _says_something(row.get(name))}
+    """The turns that other columns put before a conversation: a system prompt, and earlier turns."""
+    said = {name: require_text(row[name], where, name) for name in _SYSTEM if _has_content(row.get(name))}
     system = next(iter(said.values()), "")
     if len(set(said.values())) > 1:
         raise UserError(
@@ -333,7 +329,7 @@ def _turns_before(row: Mapping[str, Any], turns: Sequence[Turn], where: str) -> 
 
 def _history(history: Any, where: str) -> tuple[Turn, ...]:
     history = from_json(plain(history), where, "history")
-    if not _says_something(history):
+    if not _has_content(history):
         return ()
     if is_list_of_objects(history):
         return read_turns(history, where, "history")
@@ -350,9 +346,9 @@ def _history(history: Any, where: str) -> tuple[Turn, ...]:
 
 
 def _template_options(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What `apply_chat_template` is given beside the messages: tools, documents, and any option of the template."""
+    """The arguments of `apply_chat_template` beside the messages: tools, documents, and any option of the template."""
     options = from_json(plain(row.get("chat_template_kwargs")), where, "chat_template_kwargs")
-    if not _says_something(options):
+    if not _has_content(options):
         options = {}
     if not isinstance(options, dict):
         raise UserError(
@@ -366,13 +362,13 @@ def _template_options(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             )
     for name in ("tools", "documents"):
         listed = from_json(plain(row.get(name)), where, name)
-        if not _says_something(listed):
+        if not _has_content(listed):
             listed = from_json(options.pop(name, None), where, name)
         elif name in options:
             raise UserError(
                 f"{where} has the column {name} and {name} in chat_template_kwargs: leave one of them out."
             )
-        if not _says_something(listed):
+        if not _has_content(listed):
             continue
         if not is_list_of_objects(listed):
             raise UserError(f"{where}: {name} must be a list of objects, or JSON of one.")

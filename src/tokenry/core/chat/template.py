@@ -1,8 +1,8 @@
-"""Chat templates: which one a training run uses, where the assistant speaks, and which tokens are not content.
+"""Chat templates: which one a training run uses, where the assistant speaks, and which tokens are content.
 
-`training_template` chooses, `render` and `render_marked` write a conversation as text. `content_mask` tells what people
-wrote from what the template wrote around it, as the sink-aware attention score needs it: attention paid to
-`<|im_start|>user` says nothing about the question (ssToken's sheet, section Beyond).
+`training_template` chooses the template, `render` and `render_marked` render a conversation as text. `content_mask` separates
+content from the template around it, for the sink-aware attention score: attention to `<|im_start|>user` says nothing about
+the question.
 """
 
 import re
@@ -22,8 +22,8 @@ from tokenry.core.errors import UserError
 
 OPEN_INSTRUCT = "open-instruct"
 
-# The two-line header of each turn, every content stripped, EOS after an answer, nothing after the last turn.
-# What stands between the generation markers is learned: the answer, its EOS, and the line break before another turn.
+# A header line before each turn, every content stripped, EOS after an answer, nothing after the last turn.
+# The text between the generation markers is learned: the answer, its EOS, and the line break before another turn.
 OPEN_INSTRUCT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
@@ -49,16 +49,16 @@ class CannotRenderError(ValueError):
 def training_template(
     tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None, with_tools: bool = False
 ) -> str:
-    """Choose the chat template that conversations are written with for training.
+    """Choose the chat template that renders conversations for training.
 
     Args:
-        tokenizer: its own template is used where none is given.
+        tokenizer: tokenizer whose own template is the default.
         chat_template: `open-instruct`, the path of a jinja file, or a template itself.
-        with_tools: whether it is for conversations with tools, for which some tokenizers have a template of its own.
+        with_tools: whether conversations have tools, for which some tokenizers have a separate template.
 
     Returns:
         A template that shows where the assistant speaks: by generation markers, or by never rewriting earlier turns.
-        Where the tokenizer's own does neither and TRL knows its training form, that form.
+        If the tokenizer's own template does neither and TRL has a training form of it, that form.
 
     Raises:
         UserError: no template, an unreadable one, or one that hides where the assistant speaks.
@@ -85,7 +85,7 @@ def training_template(
 
 
 def template_name(tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> str:
-    """Name the chat template of `training_template` as the user knows it."""
+    """The name of `training_template`'s choice, for errors."""
     if chat_template is None:
         return f"the chat template of {tokenizer.name_or_path or 'this tokenizer'}"
     is_template = "{{" in chat_template or "{%" in chat_template
@@ -93,7 +93,7 @@ def template_name(tokenizer: PreTrainedTokenizerBase, chat_template: str | None 
 
 
 def has_markers(template: str) -> bool:
-    """Whether a template marks what the assistant says with `{% generation %}`."""
+    """Whether a template marks the assistant's words with `{% generation %}`."""
     return _MARKERS.search(template) is not None
 
 
@@ -106,11 +106,11 @@ def answer_start(before: str, prompted: str, through: str) -> int | None:
         through: the conversation with the answer.
 
     Returns:
-        The place of its first character; None where the template rewrites what came before.
+        The place of its first character; None if the template rewrites earlier turns.
     """
     if through.startswith(prompted):
         return len(prompted)
-    # A generation prompt may begin what an answer need not have (`<think>`): then what both have in common is not learned.
+    # A generation prompt may open something that the answer lacks (`<think>`): then only their common part is not learned.
     if not (through.startswith(before) and prompted.startswith(before)):
         return None
     added = zip(prompted[len(before) :], through[len(before) :], strict=False)
@@ -124,7 +124,7 @@ def render(
     add_generation_prompt: bool = False,
     **options: Any,
 ) -> str:
-    """Write a conversation as text; `options` are what else the template reads (`tools`, `enable_thinking`, …).
+    """Render a conversation as text; `options` are further arguments of the template (`tools`, `enable_thinking`, …).
 
     Raises:
         CannotRenderError: the template refuses it.
@@ -139,7 +139,7 @@ def render_marked(
     add_generation_prompt: bool = False,
     **options: Any,
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Write a conversation as text, with the characters that the template's generation markers enclose.
+    """Render a conversation as text, with the character ranges inside the template's generation markers.
 
     Raises:
         CannotRenderError: the template refuses it.
@@ -155,7 +155,7 @@ def render_marked(
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `UserError` unless the tokenizer can tell which characters each token stands for."""
+    """Raise `UserError` unless the tokenizer can map tokens to characters."""
     if not tokenizer.is_fast:
         raise UserError(
             f"{type(tokenizer).__name__} cannot tell which characters a token stands for: load the fast tokenizer of this model "
@@ -169,9 +169,9 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def template_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], ...]:
-    """Collect the token sequences that a chat template writes around contents, longest first; special tokens alone too.
+    """Collect the token sequences that a chat template puts around contents, longest first, and single special tokens.
 
-    A template that adds a system prompt of its own has it among the pieces. Without a template: the special tokens.
+    A default system prompt of the template is among the pieces. Without a template: the special tokens.
     """
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     pieces: set[tuple[int, ...]] = {(token,) for token in special | set(tokenizer.all_special_ids)}
@@ -182,7 +182,7 @@ def template_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...]
 def content_mask(
     input_ids: Int[Tensor, "batch seq"], pieces: tuple[tuple[int, ...], ...]
 ) -> Bool[Tensor, "batch seq"]:
-    """Mark the tokens that are content: part of no piece of the template.
+    """Mark the tokens that are content: not part of any piece of the template.
 
     Args:
         input_ids: token ids, padded or packed in any way.
@@ -205,7 +205,7 @@ def content_mask(
 
 def _given_template(chat_template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if chat_template == OPEN_INSTRUCT:
-        # Conversations are tokenised without special tokens: the template itself begins with BOS where texts do.
+        # Conversations are tokenised without special tokens, so the template itself begins with BOS if texts do.
         return ("{{ bos_token }}" if adds_bos(tokenizer) else "") + OPEN_INSTRUCT_TEMPLATE
     if "{{" in chat_template or "{%" in chat_template:
         return chat_template
@@ -235,7 +235,7 @@ def _render(
 
 
 def _shows_turns(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a template marks what the assistant says, or writes every beginning as within the whole; tried on two turns."""
+    """Whether a template marks the assistant's words, or renders every prefix as in the whole; tried on two turns."""
     asked, said = ({"role": role, "content": _PLACEHOLDERS[role]} for role in ("user", "assistant"))
     conversation = [asked, said, asked, said]
     try:
@@ -259,7 +259,7 @@ def _shows_turns(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _keeps_reasoning(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a template writes the reasoning of every answer where the content holds it in `<think>`."""
+    """Whether a template renders the reasoning of every answer whose content holds it in `<think>`."""
     asked = {"role": "user", "content": _PLACEHOLDERS["user"]}
     said = {
         "role": "assistant",
@@ -281,7 +281,7 @@ def _training_form_known_to_trl(tokenizer: PreTrainedTokenizerBase) -> str | Non
 
 
 def _literal_pieces(tokenizer: PreTrainedTokenizerBase) -> set[tuple[int, ...]]:
-    """Render conversations of placeholders and keep the tokens that the template wrote between them."""
+    """Render conversations of placeholders and keep the tokens that the template put between them."""
     if not tokenizer.chat_template:
         return set()
     require_fast(tokenizer)
@@ -302,7 +302,7 @@ def _literal_pieces(tokenizer: PreTrainedTokenizerBase) -> set[tuple[int, ...]]:
 
 
 def _pieces_of_text(text: str, tokenizer: PreTrainedTokenizerBase) -> set[tuple[int, ...]]:
-    # Tokenised as a whole: on its own, a piece may be cut otherwise than in its place.
+    # Tokenised as a whole: a piece on its own may be cut differently.
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
     contents = [match.span() for match in re.finditer("|".join(_PLACEHOLDERS.values()), text)]
@@ -312,7 +312,7 @@ def _pieces_of_text(text: str, tokenizer: PreTrainedTokenizerBase) -> set[tuple[
         inside = [
             (token, text[start:stop]) for token, (start, stop) in tokens if begin <= start < stop <= end
         ]
-        # White space at an edge may join a content that ends in punctuation, so each edge may also lack it.
+        # White space at an edge may join a content that ends in punctuation, so pieces are also kept without it.
         bare = [number for number, (_, piece) in enumerate(inside) if not piece.isspace()]
         if bare:
             firsts, lasts = {0, bare[0]}, {len(inside), bare[-1] + 1}

@@ -1,8 +1,8 @@
-"""The turns of a conversation, in any of the common forms, as chat messages that a template can write.
+"""The turns of a conversation, in any of the common forms, as chat messages that a template can render.
 
-Understood are OpenAI's form (`role`, `content` as text or text parts, `tool_calls`, the older `function_call`), ShareGPT's
-(`from`, `value`, with `function_call` and `observation`), and the keys by which data says how much a turn is learned from
-(`weight`, `train`, …). What would be lost on the way into a template is refused by name.
+Parsed are OpenAI's form (`role`, `content` as text or text parts, `tool_calls`, the older `function_call`), ShareGPT's
+(`from`, `value`, with `function_call` and `observation`), and the keys that set the weight of a turn (`weight`, `train`, …).
+Keys that a template would drop are refused by name.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 from tokenry.core.errors import UserError
 
 Message = dict[str, Any]
-"""`role` and `content`, and whatever else a chat template reads (`tool_calls`, `name`, …)."""
+"""`role` and `content`, and other keys that a chat template reads (`tool_calls`, `name`, …)."""
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""The keys under which reasoning stands beside the content, as transformers knows them."""
+"""The keys of reasoning beside the content, as in transformers."""
 
 _ROLES_ELSEWHERE = {
     "human": "user",
@@ -48,27 +48,24 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Turn:
-    """A message, and how much it is learned from; None where the data does not say."""
+    """A message, and its weight in the loss; None if the data gives none."""
 
     message: Message
     weight: float | None = None
 
     @property
     def role(self) -> str:
-        """Who speaks."""
+        """The speaker."""
         return str(self.message["role"])
 
 
 def read_turns(messages: Any, where: str, name: str = "messages") -> tuple[Turn, ...]:
-    """Understand a list of messages.
+    """Parse a list of messages.
 
     Args:
-        messages: in OpenAI's or ShareGPT's form, as a list or as JSON.
+        messages: messages in OpenAI's or ShareGPT's form, as a list or as JSON.
         where: the name of the sample, for errors.
         name: the column.
-
-    Raises:
-        UserError: one sentence saying which message is not understood, and why.
     """
     messages = from_json(messages, where, name)
     if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
@@ -79,11 +76,7 @@ def read_turns(messages: Any, where: str, name: str = "messages") -> tuple[Turn,
 
 
 def from_json(value: Any, where: str, name: str) -> Any:
-    """Read a column that holds a structure as JSON text; anything else is given back.
-
-    Raises:
-        UserError: a text that is not JSON.
-    """
+    """Parse a column that holds a structure as JSON text; return anything else unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -93,11 +86,7 @@ def from_json(value: Any, where: str, name: str) -> Any:
 
 
 def require_text(value: Any, where: str, name: str) -> str:
-    """Give a text back that holds whole characters.
-
-    Raises:
-        UserError: anything else.
-    """
+    """Return a text; refuse other types and half surrogate pairs."""
     if not isinstance(value, str):
         raise UserError(
             f"{where}: {name} must be text, got {'nothing' if value is None else type(value).__name__}."
@@ -110,17 +99,13 @@ def require_text(value: Any, where: str, name: str) -> str:
 
 
 def require_content(text: str, where: str, name: str) -> None:
-    """Raise `UserError` where a text says nothing."""
+    """Raise `UserError` for a text of white space."""
     if not text.strip():
         raise UserError(f"{where} has an empty {name}: fill it in or remove the sample.")
 
 
 def require_weight(value: Any, where: str, name: str) -> float:
-    """Read a weight.
-
-    Raises:
-        UserError: it is no number, negative, or not finite.
-    """
+    """Return a weight; refuse what is not finite, negative or no number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         raise UserError(f"{where}: {name} must be finite and not negative, got {value!r}.")
@@ -128,7 +113,7 @@ def require_weight(value: Any, where: str, name: str) -> float:
 
 
 def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The functions that a message calls: `name` and `arguments` of each."""
+    """The functions that a message calls: objects with `name` and `arguments`."""
     return [call.get("function") or call for call in message.get("tool_calls") or ()]
 
 
@@ -136,8 +121,8 @@ def _turn(message: Any, where: str, name: str) -> Turn:
     shared = name == "conversations" or (isinstance(message, Mapping) and "from" in message)
     if not isinstance(message, Mapping) and shared:
         raise UserError(f"{where}: conversations must be a list of objects with from and value.")
-    # A data set pads every message with the keys of any other; templates ask whether a key is there.
-    turn = _said(message) if isinstance(message, Mapping) else {}
+    # A data set pads every message with the keys of all others, but templates test whether a key exists.
+    turn = _without_nulls(message) if isinstance(message, Mapping) else {}
     if not turn.keys() & {"role", "from"}:
         raise UserError(f"{where} must be an object with role and content.")
     if "role" not in turn:
@@ -158,7 +143,7 @@ def _turn(message: Any, where: str, name: str) -> Turn:
 
 
 def _weight_of(turn: Message, where: str) -> float | None:
-    """Take the keys that weigh a turn out of it; they are for the loss, not for the template."""
+    """Remove the keys that weigh a turn: they are for the loss, not for the template."""
     weights = [require_weight(turn.pop(key), where, key) for key in _WEIGHTS if key in turn]
     for key in _SWITCHES:
         if key in turn:
@@ -170,7 +155,7 @@ def _weight_of(turn: Message, where: str) -> float | None:
 
 
 def _with_calls(turn: Message, where: str) -> Message:
-    """Bring calls of functions into the form `tool_calls`, and roles into the four."""
+    """Convert function calls to the form `tool_calls`, and roles to the four known ones."""
     turn = dict(turn)
     role = turn.get("role")
     if role in _CALLING_ROLES:
@@ -201,7 +186,7 @@ def _with_calls(turn: Message, where: str) -> Message:
     return turn
 
 
-def _said(thing: Mapping[str, Any]) -> Message:
+def _without_nulls(thing: Mapping[str, Any]) -> Message:
     return {key: value for key, value in thing.items() if value is not None}
 
 
@@ -209,10 +194,10 @@ def _calls(calls: Any, where: str) -> list[Message]:
     calls = from_json(calls, where, "tool_calls")
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         raise UserError(f"{where}: tool_calls must be a list of objects with a function.")
-    made = [_said(call) for call in calls]
+    made = [_without_nulls(call) for call in calls]
     for call in made:
         if isinstance(call.get("function"), Mapping):
-            call["function"] = _said(call["function"])
+            call["function"] = _without_nulls(call["function"])
     for function in calls_of({"tool_calls": made}):
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise UserError(
@@ -228,7 +213,7 @@ def _calls(calls: Any, where: str) -> list[Message]:
 
 
 def _read_content(turn: Message, where: str) -> None:
-    """Make the content of a turn text, in place, and see that it says something where it has to."""
+    """Convert the content of a turn to text, in place, and check that it is not empty where it must not be."""
     role = turn["role"]
     if isinstance(turn.get("content"), list | tuple):
         turn["content"] = _joined(turn["content"], where)
@@ -241,7 +226,7 @@ def _read_content(turn: Message, where: str) -> None:
 
 
 def _joined(parts: Sequence[Any], where: str) -> str:
-    """Join text parts with nothing between them, as templates that take parts write them."""
+    """Join text parts without a separator, as templates that take parts render them."""
     for number, part in enumerate(parts, start=1):
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):

@@ -87,6 +87,22 @@ def estimate_of_mean(values: Values) -> Estimate:
     return Estimate(float(numbers.mean()) if count else math.nan, error, count)
 
 
+def estimate_of_trimmed_mean(values: Values, share: float) -> Estimate:
+    """Estimate the mean of independent units without the `share` of them at either end, which no few outliers can move.
+
+        error = s of the winsorised values / ((1 − 2 · share) · √n)
+
+    Source: Yuen (1974). `samples` counts the units that are left.
+    """
+    numbers = np.sort(np.asarray(values, dtype=float))
+    count = len(numbers)
+    cut = int(share * count)
+    kept = numbers[cut : count - cut]
+    winsorised = np.clip(numbers, kept[0], kept[-1]) if len(kept) else numbers
+    error = estimate_of_mean(winsorised).standard_error / (1 - 2 * share)
+    return Estimate(float(kept.mean()) if len(kept) else math.nan, error, len(kept))
+
+
 def paired_difference(ours: Values, theirs: Values) -> Estimate:
     """Estimate ours − theirs over the same units in the same order: what makes a unit hard for both cancels."""
     return estimate_of_mean(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))
@@ -103,7 +119,7 @@ def independent_difference(one: Estimate, other: Estimate) -> Estimate:
     if not error > 0 or fewest < 2:
         return Estimate(value, error, fewest)
     freedom = sum(parts) ** 2 / sum(
-        part**2 / (each.samples - 1) for part, each in zip(parts, (one, other), strict=True)
+        part**2 / (estimate.samples - 1) for part, estimate in zip(parts, (one, other), strict=True)
     )
     half = float(stdtrit(freedom, _UPPER)) * error
     return Estimate(value, error, fewest, value - half, value + half)

@@ -86,9 +86,9 @@ def residual_bootstrap(
         fitted: the curve at the points.
         measured: what was measured there.
         refit: measurements to parameters.
-        parameters: how many there are; no samples are drawn where as many points leave no residuals.
-        samples: how often.
-        seed: of the draws.
+        parameters: number of parameters; no samples are drawn where as many points leave no residuals.
+        samples: number of fits.
+        seed: random seed of the draws.
     """
     spare = len(measured) - parameters
     if spare <= 0 or samples <= 0:

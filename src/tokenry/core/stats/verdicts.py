@@ -6,7 +6,7 @@
     not shown   anything else
 
 Intervals are Student's t on paired differences, or the percentiles of a bootstrap. Counts of wins and losses have an exact test of
-their own. An identity, an exact count or a closed form has no error and is judged as it stands.
+their own. An identity, an exact count or a closed form has no error and is judged directly.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def shown(difference: Estimate, least: float | int = 0.0, fewest: int = FEWEST_I
 
     Args:
         difference: in the direction of the claim: positive where the claim holds.
-        least: what the claim asks for; below 0 for a claim of being no more than so much worse.
+        least: what the claim asks for; below 0 for a claim of being at most that much worse.
         fewest: units below which nothing is said; `FEWEST_SEEDS` where the units are seeds.
     """
     if difference.samples < fewest:

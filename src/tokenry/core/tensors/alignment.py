@@ -35,7 +35,7 @@ def segment_ids(
 
 
 def first_tokens(segments: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:
-    """Tell which tokens begin a sample."""
+    """The tokens that begin a sample."""
     first = segments >= 0
     first[:, 1:] &= segments[:, 1:] != segments[:, :-1]
     return first
@@ -44,7 +44,7 @@ def first_tokens(segments: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"
 def learnable_tokens(
     labels: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"]
 ) -> Bool[Tensor, "batch seq"]:
-    """Tell which tokens may be targets: labelled, not padding, and not the first of their sample."""
+    """The tokens that may be targets: labelled, not padding, and not the first of their sample."""
     return (labels != IGNORED) & (segments >= 0) & ~first_tokens(segments)
 
 
@@ -70,7 +70,7 @@ def at_tokens(
 def prompt_tokens(
     learnable: Bool[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"]
 ) -> Bool[Tensor, "batch seq"]:
-    """Tell which real tokens are not learned from.
+    """The real tokens that are not learned from.
 
     Causality makes the prompt of a token every such token before it, in its own sample.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_share
@@ -26,7 +26,7 @@ _ROUNDING: dict[str, Callable[[Tensor], Tensor]] = {
 def kept_counts(
     counts: Int[Tensor, "groups"], share: float, rounding: Rounding = "ceil"
 ) -> Int[Tensor, "groups"]:
-    """Tell how many of `counts` tokens a share keeps; a group without tokens keeps none.
+    """Number of the `counts` tokens of each group that a share keeps; a group without tokens keeps none.
 
     `ceil`: k = ceil(share · R − 1e-9), at least one (ssToken). `floor`: int(share · R), which can be none (TokenCleaning).
     `floor_at_least_one`: max(1, int(share · R)) (RHO-1).
@@ -90,6 +90,11 @@ def top_share(
     return choice
 
 
+def top_k_indices(signal: Shaped[Tensor, "*batch tokens"], k: int) -> Int[Tensor, "*batch chosen"]:
+    """Indices of the `k` highest of each row, ascending; of equals the first."""
+    return signal.argsort(dim=-1, descending=True, stable=True)[..., :k].sort(dim=-1).values
+
+
 def above(
     signal: Float[Tensor, "batch seq"], among: Bool[Tensor, "batch seq"], threshold: float
 ) -> Bool[Tensor, "batch seq"]:
@@ -119,6 +124,12 @@ def minmax_within(
     return normalised
 
 
+def require_window(window: int) -> None:
+    """Raise `UserError` unless `window` is a positive odd number of tokens."""
+    if window < 1 or window % 2 == 0:
+        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+
+
 def window_mean(
     signal: Float[Tensor, "batch seq"],
     among: Bool[Tensor, "batch seq"],
@@ -130,8 +141,7 @@ def window_mean(
     Raises:
         UserError: `window` is not a positive odd number.
     """
-    if window < 1 or window % 2 == 0:
-        raise UserError(f"window must be a positive odd number of tokens, got {window}.")
+    require_window(window)
     total = torch.zeros_like(signal)
     count = torch.zeros_like(signal)
     values = torch.where(among, signal, 0.0)

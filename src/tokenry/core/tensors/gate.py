@@ -1,4 +1,4 @@
-"""One gate for models: what every place that reads one asks before its first real forward.
+"""The checks of a model before its first real forward, one gate for all commands.
 
     require_causal_lm        a causal language model whose logits are those that are computed here, causal in fact
     require_same_tokenizer   another model's ids mean the same
@@ -44,7 +44,7 @@ def require_causal_lm(model: nn.Module, name: str | None = None) -> None:
 
     Args:
         model: the model, wrapped or not (PEFT, DDP).
-        name: what an error calls it; by default its own name.
+        name: the name in errors; by default the model's own.
 
     Raises:
         UserError: no output head, the head of a classifier or a reward model, an encoder-decoder, virtual tokens of prompt
@@ -67,7 +67,7 @@ def require_causal_lm(model: nn.Module, name: str | None = None) -> None:
     tokens = min(6, position_limit(inner))
     text = short_text(inner, int(tokens))
     with _untouched(inner, text.device):
-        with _said_in_one_sentence(called):
+        with _in_one_sentence(called):
             logits = inner(input_ids=text, use_cache=False).logits
         check_output_head(inner, text, logits)
         if text[0].unique().numel() == tokens > 1 and _sees_later_tokens(inner, text, logits[0]):
@@ -83,7 +83,7 @@ def require_language_model_head(config: Any, name: str, unexpected: Iterable[str
 
     Args:
         config: of the model, with the `architectures` that the checkpoint names.
-        name: what an error calls the model.
+        name: the name of the model in errors.
         unexpected: names of weights in the checkpoint for which the model has no place.
 
     Raises:
@@ -115,8 +115,8 @@ def require_readable(
         model: a causal language model, wrapped or not.
         input_ids: all ids that it will read, prompts and padding too, in any order.
         lengths: positions that each sample takes: packed samples begin at position 0 again.
-        what: how an error calls the data.
-        name: how it calls the model; by default its own name.
+        what: the name of the data in errors.
+        name: the name of the model in errors; by default its own.
 
     Raises:
         UserError: an id or a length that the model cannot read.
@@ -147,7 +147,7 @@ def require_same_tokenizer(ours: Any, theirs: Any, what: str = "the reference mo
     Args:
         ours: the tokenizer (or processor) that encodes the data.
         theirs: that of the other model.
-        what: how an error calls the other model.
+        what: the name of the other model in errors.
 
     Raises:
         UserError: the first thing in which they differ.
@@ -180,7 +180,7 @@ def embedding_rows(model: nn.Module) -> int:
 
 
 def position_limit(model: nn.Module) -> int | float:
-    """The most positions that a model can read: the length of its table of positions; infinite where they are computed.
+    """The maximum number of positions that a model can read: the length of its position table; infinite where positions are computed.
 
     Read from the model itself, as a config says what a model was trained for, not where it ends.
     """
@@ -203,12 +203,12 @@ def position_limit(model: nn.Module) -> int | float:
     tables = any(
         "pos" in name.rpartition(".")[2] and trained in table.shape for name, table in inner.named_buffers()
     )
-    biases = known["max_seq_len"] == trained  # ALiBi that is laid out for so many
+    biases = known["max_seq_len"] == trained  # ALiBi that is laid out for this many positions
     return min([*limits, *([trained] if tables or biases else [])], default=math.inf)
 
 
 def name_of(model: PreTrainedModel) -> str:
-    """The name of a model for a sentence."""
+    """The name of a model in a sentence."""
     return str(getattr(model, "name_or_path", "")) or type(model).__name__
 
 
@@ -232,7 +232,7 @@ def _sees_later_tokens(inner: PreTrainedModel, text: Tensor, logits: Tensor) -> 
 
 
 def _gradient_leads_back(inner: PreTrainedModel, text: Tensor) -> bool | None:
-    """The same asked of gradients, which are exactly zero where nothing is seen; None where kernels have none."""
+    """The same by gradients, which are exactly zero where nothing is seen; None where a kernel has no gradient."""
     embedded: list[tuple[Tensor, Tensor]] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def _untouched(inner: PreTrainedModel, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _said_in_one_sentence(name: str) -> Iterator[None]:
+def _in_one_sentence(name: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, UserError):

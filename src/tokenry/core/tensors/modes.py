@@ -10,7 +10,8 @@ from torch import nn
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Switch dropout and the like off, and restore each module's own mode afterwards (a frozen part may have been off)."""
     in_training = [module for module in model.modules() if module.training]
-    model.eval()
+    if in_training:
+        model.eval()
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import AttentionCall, interface_forward
+from tokenry.core.tensors.handles import Handle
 
 AttentionTap = Callable[[AttentionCall], tuple[Tensor, Tensor | None]]
 """Answers one attention call; `call.function` is the model's own kernel. Returns (output, weights or None)."""
@@ -307,8 +308,8 @@ def _owned_forward(
     return owner(SplitLayer(self, attention_mask, used, state), hidden_states)
 
 
-class Patch:
-    """An encoder whose layers are owned; `remove()` gives them back.
+class Patch(Handle):
+    """An encoder whose layers are owned, until `remove()`.
 
     `copy.deepcopy` of the model copies the patch with it, owners included; saving the model saves nothing of it.
     """
@@ -335,23 +336,28 @@ class Patch:
                 f"the layers of {type(model).__name__} are wrapped already (as device_map does it over several devices): load the model on "
                 "one device, or patch it before it is wrapped."
             )
-        self._encoder, self._kernel = encoder, kernel
+        super().__init__(model)
+        self._layers, self._kernel = encoder.layers, kernel
         for module in _interface_modules(encoder):
             _eager[type(module)] = interface_forward(module).__globals__["eager_attention_forward"]  # type: ignore[union-attr]
+        self._on_removal(self._restore_attention, self._restore_layers)
         model.set_attn_implementation(f"tokenry_{kernel}")
         for layer, owner in zip(encoder.layers, owners, strict=True):
             setattr(layer, _OWNER, owner)
             layer.__class__ = _owned_class(type(layer))  # type: ignore[arg-type]
 
-    def remove(self) -> None:
-        """Give every layer its own class and attention back; a second call does nothing."""
-        for layer in self._encoder.layers:
-            if hasattr(layer, _OWNER):
-                _drop_bound_forward(layer)
-                layer.__class__ = type(layer).__mro__[1]
-                delattr(layer, _OWNER)
-        if self._encoder.model.config._attn_implementation == f"tokenry_{self._kernel}":
-            self._encoder.model.set_attn_implementation(self._kernel)
+    def _restore_layers(self) -> None:
+        for layer in self._layers:
+            _drop_bound_forward(layer)
+            layer.__class__ = type(layer).__mro__[1]
+            delattr(layer, _OWNER)
+
+    def _restore_attention(self) -> None:
+        if self._model.config._attn_implementation == f"tokenry_{self._kernel}":
+            self._model.set_attn_implementation(self._kernel)
+
+    def _method(self) -> str:
+        return f"{len(self._layers)} layers with owners"
 
 
 def _drop_bound_forward(layer: nn.Module) -> None:

@@ -6,6 +6,7 @@ Signals that a weighing can ask for by name:
     history_nll       −log p under an earlier state of the model (see `history`), in nats
     base_nll          −log p under the model before training, in nats
     reference_nll     −log p under another model, in nats
+    out_of_fold_nll   −log p under a model that was briefly trained without the token's sample, in nats
     prompt_attention  attention that the token's row pays to the prompt, a probability mass in [0, 1]
     uniform           one uniform random number per token, drawn once
     dataset_weight    the weight given in the data
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from tokenry.core.tensors.alignment import learnable_tokens
 
-STATIC_SIGNALS = frozenset({"base_nll", "reference_nll", "uniform", "dataset_weight", "response"})
+STATIC_SIGNALS = frozenset(
+    {"base_nll", "reference_nll", "out_of_fold_nll", "uniform", "dataset_weight", "response"}
+)
 LIVE_SIGNALS = frozenset({"nll", "entropy", "history_nll", "prompt_attention"})
 
 
@@ -69,11 +72,11 @@ class Signals:
             ) from None
 
     def with_values(self, **values: Float[Tensor, "batch seq"]) -> "Signals":
-        """Add signals."""
+        """The same signals with more values."""
         return Signals(self.labels, self.segments, {**self.values, **values}, self.progress, self.epoch)
 
     def dropping(self, tokens: Bool[Tensor, "batch seq"]) -> "Signals":
-        """Take tokens out of what may be learned from."""
+        """The same signals with some tokens excluded from learning."""
         return Signals(
             torch.where(tokens, -100, self.labels), self.segments, self.values, self.progress, self.epoch
         )

@@ -63,7 +63,7 @@ class TextLoss:
 
 
 def bits_difference(one: TextLoss, other: TextLoss) -> Estimate:
-    """Subtract what two models, or two tokenizers, say about the same texts, text by text, in bits per byte."""
+    """Difference in bits per byte between two models, or two tokenizers, on the same texts, paired by text."""
     return ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes)
 
 
@@ -83,7 +83,7 @@ def text_loss(
         texts: none empty.
         max_length: tokens per window; context does not reach over windows.
         batch_size: windows per forward pass.
-        progress: told the share of the windows that is done.
+        progress: called with the share of the windows that is done.
 
     Raises:
         UserError: no text, an empty one, a tokenizer without a token that could begin a text, or a model that is no causal language
@@ -140,7 +140,7 @@ def _batch_nll(model: nn.Module, windows: Sequence[list[int]]) -> list[float]:
     device = next(inner.parameters()).device
     pad = nn.utils.rnn.pad_sequence
     ids: list[Tensor] = [torch.tensor(window) for window in windows]
-    attention_mask = pad([torch.ones_like(each) for each in ids], batch_first=True).to(device)
+    attention_mask = pad([torch.ones_like(window) for window in ids], batch_first=True).to(device)
     input_ids = pad(ids, batch_first=True).to(device)
     predicted = attention_mask.bool()
     predicted[:, 0] = False

@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 
-_META = "▁"
+META_SPACE = "▁"
+"""The character that SentencePiece tokenizers write for a space."""
 
 
 def _byte_characters() -> tuple[str, ...]:
@@ -34,7 +35,9 @@ BYTE_CHARACTERS = _byte_characters()
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 # Byte characters become the Latin-1 character of their byte; every other character that Latin-1 could write becomes one that it cannot.
-_LATIN = dict.fromkeys(range(256), "\uffff") | {ord(each): chr(byte) for each, byte in _BYTES.items()}
+_LATIN = dict.fromkeys(range(256), "\uffff") | {
+    ord(character): chr(byte) for character, byte in _BYTES.items()
+}
 
 
 def to_byte_characters(data: bytes) -> str:
@@ -68,7 +71,7 @@ class CutToken:
         id: its id.
         data: the bytes that are looked for.
         special: whether it is a special token, which stands for no bytes.
-        normalized: whether it is looked for after the normaliser has run, and so after all those that are looked for before.
+        normalized: whether it is looked for after the normaliser has run, and so after all tokens that are looked for before.
         single_word: whether it is cut out only where no letter or digit stands beside it.
         lstrip: whether the white space before it is dropped.
         rstrip: whether the white space after it is dropped.
@@ -134,23 +137,23 @@ class ByteVocabulary:
         fallback, doubles = set(), set()
         first: dict[bytes, int] = {}
         spelled, falls_back = _speller(state), _falls_back(state)
-        for token, number in own.items():
+        for spelling, number in own.items():
             if number in special:
                 continue
-            byte = _fallback_byte(token) if falls_back else None
+            byte = _fallback_byte(spelling) if falls_back else None
             if byte is not None:
                 fallback.add(number)
-            token_bytes[number] = data = byte or read(token)
+            token_bytes[number] = data = byte or read(spelling)
             # Of several tokens with the same bytes the model writes the one that is spelled as it spells a text.
             if data and byte is None and (other := first.setdefault(data, number)) != number:
-                loser = number if token != spelled(data) else other
+                loser = number if spelling != spelled(data) else other
                 first[data] = other if loser == number else number
                 doubles.add(loser)
         cut = _cut_tokens(added, backend, read, unkept)
-        for each in cut:
-            if not each.special and token_bytes[each.id] is None:
-                token_bytes[each.id] = each.data
-                doubles.update({first[each.data]} if each.data in first else ())
+        for token in cut:
+            if not token.special and token_bytes[token.id] is None:
+                token_bytes[token.id] = token.data
+                doubles.update({first[token.data]} if token.data in first else ())
         return cls(
             tuple(token_bytes),
             special,
@@ -165,13 +168,13 @@ class ByteVocabulary:
     @property
     def changing(self) -> tuple[str, ...]:
         """What the normaliser does that cannot be undone. Composition (NFC) can: it changes no text that is composed already."""
-        return tuple(each for each in self.rewrites if each != "NFC")
+        return tuple(step for step in self.rewrites if step != "NFC")
 
     @cached_property
     def cut_ids(self) -> frozenset[int]:
         """Ids that are cut out of a text and stand for what was cut."""
         return frozenset(
-            each.id for each in self.cut if not each.special and self.token_bytes[each.id] == each.data
+            token.id for token in self.cut if not token.special and self.token_bytes[token.id] == token.data
         )
 
     def lead(self, text: bytes, prepends: bool | None = None) -> bytes:
@@ -179,11 +182,11 @@ class ByteVocabulary:
         prepends = self.prepends_space if prepends is None else prepends
         if not prepends or (self.keeps_own_space and text.startswith(b" ")):
             return b""
-        # A normaliser that puts the space there has done so before it is looked for the tokens that are looked for after it.
+        # A normaliser has prepended the space before the tokens are looked for that are matched on normalised text.
         begins = (
-            text.startswith(each.data)
-            for each in self.cut
-            if not (each.normalized and each.data.startswith(b" "))
+            text.startswith(token.data)
+            for token in self.cut
+            if not (token.normalized and token.data.startswith(b" "))
         )
         return b"" if any(begins) else b" "
 
@@ -235,6 +238,11 @@ class ByteVocabulary:
         """Bytes of each id; 0 where it has none."""
         return np.array([len(data or b"") for data in self.token_bytes], dtype=np.int64)
 
+    @cached_property
+    def first_bytes(self) -> Int[np.ndarray, "ids"]:
+        """The first byte of each id; 256 where it has none."""
+        return np.array([data[0] if data else 256 for data in self.token_bytes], dtype=np.int64)
+
     def bytes_at(self, ids: Int[np.ndarray, "some"], place: int) -> UInt8[np.ndarray, "some"]:
         """The byte number `place` of each of these tokens, all of which must be longer than that."""
         text, starts = self._text
@@ -276,14 +284,14 @@ def _successor(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
-def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+def component_parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The parts of a normaliser, pre-tokenizer or decoder, sequences unrolled."""
     if component is None:
         return []
     inside = next(
         (component[key] for key in ("normalizers", "pretokenizers", "decoders") if key in component), None
     )
-    return [component] if inside is None else [part for each in inside for part in _parts(each)]
+    return [component] if inside is None else [part for inner in inside for part in component_parts(inner)]
 
 
 def _reader(state: dict[str, Any]) -> Callable[[str], bytes]:
@@ -300,12 +308,16 @@ def _reader(state: dict[str, Any]) -> Callable[[str], bytes]:
     if suffix:
         return lambda token: (token.removesuffix(suffix) + " " * token.endswith(suffix)).encode()
     meta = _reads_meta(state)
-    return lambda token: (token.replace(_META, " ") if meta else token).encode()
+    return lambda token: (token.replace(META_SPACE, " ") if meta else token).encode()
 
 
 def _reads_meta(state: dict[str, Any]) -> bool:
-    parts = [*_parts(state["normalizer"]), *_parts(state["pre_tokenizer"]), *_parts(state["decoder"])]
-    return any(_META in json.dumps(part, ensure_ascii=False) for part in parts)
+    parts = [
+        *component_parts(state["normalizer"]),
+        *component_parts(state["pre_tokenizer"]),
+        *component_parts(state["decoder"]),
+    ]
+    return any(META_SPACE in json.dumps(part, ensure_ascii=False) for part in parts)
 
 
 def _read_byte_level(token: str) -> bytes:
@@ -318,7 +330,7 @@ def _read_byte_level(token: str) -> bytes:
 
 def _falls_back(state: dict[str, Any]) -> bool:
     return bool(state["model"].get("byte_fallback")) or any(
-        part["type"] == "ByteFallback" for part in _parts(state["decoder"])
+        part["type"] == "ByteFallback" for part in component_parts(state["decoder"])
     )
 
 
@@ -329,7 +341,11 @@ def _fallback_byte(token: str) -> bytes | None:
 
 
 def _is_byte_level(state: dict[str, Any]) -> bool:
-    parts = [*_parts(state["normalizer"]), *_parts(state["pre_tokenizer"]), *_parts(state["decoder"])]
+    parts = [
+        *component_parts(state["normalizer"]),
+        *component_parts(state["pre_tokenizer"]),
+        *component_parts(state["decoder"]),
+    ]
     return any(part["type"] == "ByteLevel" for part in parts)
 
 
@@ -337,7 +353,7 @@ def _speller(state: dict[str, Any]) -> Callable[[bytes], str]:
     """How the model spells bytes."""
     if _is_byte_level(state):
         return to_byte_characters
-    meta = _META if _reads_meta(state) else " "
+    meta = META_SPACE if _reads_meta(state) else " "
     return lambda data: data.decode(errors="surrogateescape").replace(" ", meta)
 
 
@@ -348,7 +364,9 @@ def _cut_tokens(
     normalizer, found = backend.normalizer, []
     white = WHITE_SPACE
     if normalizer is not None:
-        white = "".join(each for each in white if normalizer.normalize_str(f"a{each}a") == f"a{each}a")
+        white = "".join(
+            character for character in white if normalizer.normalize_str(f"a{character}a") == f"a{character}a"
+        )
     for token in added:
         text: str = token["content"]
         if token["special"] and backend.encode_special_tokens:
@@ -372,16 +390,18 @@ def _unkept(state: dict[str, Any]) -> str:
     """Characters that come to stand for others."""
     renamed = {
         part["content"]
-        for part in _parts(state["normalizer"])
+        for part in component_parts(state["normalizer"])
         if part["type"] == "Replace" and _renames(part)
     }
-    renamed |= {part["replacement"] for part in _parts(state["pre_tokenizer"]) if part["type"] == "Metaspace"}
+    renamed |= {
+        part["replacement"] for part in component_parts(state["pre_tokenizer"]) if part["type"] == "Metaspace"
+    }
     return "".join(sorted(renamed - {" "}))
 
 
 def _space_before(state: dict[str, Any]) -> dict[str, bool]:
     """What the tokenizer puts before a text, asked of it: its own model is replaced by one that knows the characters asked for."""
-    space, cut = sorted({_META, BYTE_CHARACTERS[ord(" ")], " "}), "\N{PRIVATE USE ONE}"
+    space, cut = sorted({META_SPACE, BYTE_CHARACTERS[ord(" ")], " "}), "\N{PRIVATE USE ONE}"
     names = {name: number for number, name in enumerate(["a", *space, cut])}
     asked = state | {
         "model": {"type": "BPE", "vocab": names, "merges": []},
@@ -414,9 +434,9 @@ def _renames(part: dict[str, Any]) -> bool:
 def _rewrites(state: dict[str, Any]) -> tuple[str, ...]:
     def keeps(part: dict[str, Any]) -> bool:
         if part["type"] == "Prepend":
-            return part["prepend"] in (_META, " ")
+            return part["prepend"] in (META_SPACE, " ")
         if part["type"] == "Replace":
-            return _renames(part) and (part["pattern"]["String"], part["content"]) == (" ", _META)
+            return _renames(part) and (part["pattern"]["String"], part["content"]) == (" ", META_SPACE)
         return part["type"] == "ByteLevel"
 
-    return tuple(part["type"] for part in _parts(state["normalizer"]) if not keeps(part))
+    return tuple(part["type"] for part in component_parts(state["normalizer"]) if not keeps(part))

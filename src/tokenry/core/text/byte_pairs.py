@@ -136,7 +136,7 @@ class BytePairEncoder:
         return [number for number in ids if number != gone]
 
     def pair_valid(self, left: int, right: int) -> bool:
-        """Tell whether the encoder ever writes these two tokens side by side."""
+        """Whether the encoder ever writes these two tokens side by side."""
         pair = left, right
         if pair not in self._valid:
             piece = b"".join(self.token_bytes[number] or b"" for number in pair)
@@ -145,7 +145,7 @@ class BytePairEncoder:
         return self._valid[pair]
 
     def makes(self, piece: bytes, ids: list[int]) -> bool:
-        """Tell whether merges alone cut a piece into these tokens."""
+        """Whether merges alone cut a piece into these tokens."""
         try:
             return self.merge(piece) == ids
         except UserError:
@@ -158,7 +158,7 @@ class BytePairEncoder:
         return self._edges.reachable
 
     def valid_after(self, left: int) -> Bool[np.ndarray, "ids"]:
-        """Tell for every id whether it is a valid right neighbour of `left`, by merges alone.
+        """Whether each id is a valid right neighbour of `left`, by merges alone.
 
         What else decides is left aside: `whole_first`, and that byte tokens are written only for characters without a token.
         """
@@ -249,11 +249,13 @@ class _Edges:
             return self._one_by_one(left, np.flatnonzero(valid & valid[left]).tolist(), np.zeros_like(valid))
         for part, end in self._right_edges[left]:
             merges = self._merges_of.get(part)
-            late = [number for each in self._late.get(part, ()) for number in self._beginning_with(each)]
+            late = [
+                number for late_part in self._late.get(part, ()) for number in self._beginning_with(late_part)
+            ]
             valid = self._one_by_one(left, late, valid)
             if merges:
                 rights, ranks = (
-                    np.fromiter(each, np.int64, len(merges)) for each in (merges.keys(), merges.values())
+                    np.fromiter(values, np.int64, len(merges)) for values in (merges.keys(), merges.values())
                 )
                 valid[self._joined(rights[ranks < end], ranks[ranks < end])] = False
         return self._one_by_one(left, self.irregular, valid)
@@ -263,7 +265,7 @@ class _Edges:
         return len(encoder._units(data)) == 1 and encoder._start(data) == [number]
 
     def _joined_before(self, left: int, right: int, rank: int) -> bool:
-        """Tell whether a merge of lower rank joins the edges of two tokens, or a late one might."""
+        """Whether a merge of lower rank joins the edges of two tokens, or a late one might."""
         left_edge = self._left_edges[right]
         for part, end in self._right_edges[left]:
             merges, late = self._merges_of.get(part), self._late.get(part)
@@ -307,7 +309,7 @@ _BESIDE = ("", "x", " ", "1", "\n", ".", "中", " x")
 
 
 def written_ids(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> Bool[np.ndarray, "ids"]:
-    """Tell for every id whether `encode` writes it for some text.
+    """Whether `encode` writes each id for some text.
 
     Never written are special tokens, ids without a token, byte tokens of characters that have tokens (`<0x61>` beside `a`), of several
     tokens with the same bytes all but one, and tokens of a byte-pair model that its merges, pre-tokenizer or normaliser never let come
@@ -373,11 +375,11 @@ def _is_needed(view: ByteVocabulary, number: int) -> bool:
     if data.isascii():
         return view.ids[data] in view.fallback
     own = {
-        each
-        for each in view.ids
-        if len(each) > 1 and each.startswith(data) and len(each.decode(errors="replace")) == 1
+        token
+        for token in view.ids
+        if len(token) > 1 and token.startswith(data) and len(token.decode(errors="replace")) == 1
     }
-    # So many characters begin with this byte; of those that hold it further on there are more than any vocabulary has.
+    # The number of characters that begin with this byte; of those that hold it further on there are more than any vocabulary has.
     first = data[0]
     begun = (
         64

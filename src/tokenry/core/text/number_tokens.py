@@ -30,7 +30,7 @@ def number_token_ids(tokenizer: AnyFastTokenizer, group: int) -> dict[str, int]:
         for token, number in ByteVocabulary.from_tokenizer(tokenizer).ids.items()
         if len(token) <= group and token.isdigit()
     }
-    return {number: numbers[number] for number in sorted(numbers, key=lambda each: (len(each), each))}
+    return {number: numbers[number] for number in sorted(numbers, key=lambda digits: (len(digits), digits))}
 
 
 def token_texts(tokenizer: AnyFastTokenizer, text: str) -> list[str]:

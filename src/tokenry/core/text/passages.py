@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import open_text
 
 
 def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
@@ -13,11 +14,8 @@ def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
     Raises:
         UserError: the file is missing, is no UTF-8, or is empty.
     """
-    try:
-        with file.open(encoding="utf-8") as opened:
-            beginning = opened.read(-1 if most_characters is None else most_characters)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 text ({error}).") from error
+    with open_text(file) as opened:
+        beginning = opened.read(-1 if most_characters is None else most_characters)
     texts = [text.strip("\n") for text in beginning.split("\n\n") if text.strip()]
     if not texts:
         raise UserError(f"{file} holds no text: give a file with some paragraphs.")
@@ -25,7 +23,7 @@ def read_texts(file: Path, most_characters: int | None = None) -> list[str]:
 
 
 def passages(texts: Sequence[str], length: int) -> list[str]:
-    """Cut texts at spaces into passages of about so many characters; an end that is much shorter is dropped, a short text kept."""
+    """Cut texts at spaces into passages of about `length` characters; a much shorter remainder is dropped, a short text kept."""
     return [passage for text in texts for passage in _passages_of(text, length)]
 
 

@@ -190,14 +190,14 @@ class _Codec:
                 Exception
             ):  # the tokenizers library raises bare exceptions; one text in the batch is to blame
                 return [self._one(text) for text in texts]
-            return [(each.ids, self._decode(each.ids)) for each in encoded]
+            return [(encoding.ids, self._decode(encoding.ids)) for encoding in encoded]
         return [self._one(text) for text in texts]
 
     def same(self, text: str, back: str) -> bool:
         """Whether two texts are equal but for one space where they begin, or put behind an added token."""
         if text == back:
             return True
-        one, other = (self._added.split(each) if self._added else [each] for each in (text, back))
+        one, other = (self._added.split(string) if self._added else [string] for string in (text, back))
         # Sections and added tokens take turns.
         return (
             len(one) == len(other)

@@ -1,7 +1,7 @@
 """Ask a tokenized language model about bytes: exact probabilities, whatever its tokenizer, for prompts that end anywhere.
 
-`ByteLM` is the model; `ByteEnsemble` lets models with different tokenizers answer together; `surprisal` tells what each byte or character
-of a text costs; `check_byte_map` names the tokens of a tokenizer that cannot be represented.
+`ByteLM` is the model; `ByteEnsemble` lets models with different tokenizers answer together; `surprisal` is the cost in bits of each byte
+or character of a text; `check_byte_map` names the tokens of a tokenizer that cannot be represented.
 """
 
 from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte

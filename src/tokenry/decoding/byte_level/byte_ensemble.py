@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.decoding.byte_level.byte_generation import Generated, generate
-from tokenry.decoding.byte_level.byte_lm import ByteLM, ByteStream
+from tokenry.decoding.byte_level.byte_lm import ByteLM
+from tokenry.decoding.byte_level.byte_model import ByteModel
+from tokenry.decoding.byte_level.byte_stream import ByteStream
 from tokenry.decoding.byte_level.utf8 import Text
 
 HOW = ("mean", "geometric")
@@ -46,12 +47,16 @@ class EnsembleStream:
                 stream.push(byte)
         self.streams = moved
 
+    def __repr__(self) -> str:
+        """The stream of each model."""
+        return f"EnsembleStream({', '.join(map(repr, self.streams))})"
+
     def fork(self) -> "EnsembleStream":
         """A second stream that goes on from here."""
         return EnsembleStream([stream.fork() for stream in self.streams])
 
 
-class ByteEnsemble:
+class ByteEnsemble(ByteModel[EnsembleStream, Sequence[Sequence[int]]]):
     """Several byte models as one.
 
     Args:
@@ -75,21 +80,10 @@ class ByteEnsemble:
         self.models, self.how = tuple(models), how
         self.weights = np.array(given) / sum(given)
 
-    def next_byte_logprobs(
-        self, text: Text | Sequence[Text], context_ids: Sequence[Sequence[int]] | None = None
-    ) -> Float[np.ndarray, "*texts 257"]:
-        """Log-probabilities in nats of the 256 bytes and the end of the text; for several texts, one row each.
-
-        Args:
-            text: one, or several.
-            context_ids: tokens before the text, for each model its own.
-
-        Raises:
-            UserError: a model has no cover of a text.
-        """
-        if isinstance(text, bytes | str):
-            return self.next_logprobs([self.stream(text, context_ids)])[0]
-        return self.next_logprobs(self.streams(text, context_ids))
+    def __repr__(self) -> str:
+        """How the models are combined, and each with its weight."""
+        parts = (f"{weight:.3g} × {model!r}" for weight, model in zip(self.weights, self.models, strict=True))
+        return f"ByteEnsemble({self.how} of {', '.join(parts)})"
 
     def streams(
         self, prefixes: Sequence[Text], context_ids: Sequence[Sequence[int]] | None = None
@@ -101,12 +95,6 @@ class ByteEnsemble:
             with _named(number):
                 of_models.append(model.streams(prefixes, context))
         return [EnsembleStream(list(streams)) for streams in zip(*of_models, strict=True)]
-
-    def stream(
-        self, prefix: Text = b"", context_ids: Sequence[Sequence[int]] | None = None
-    ) -> EnsembleStream:
-        """Begin a text."""
-        return self.streams([prefix], context_ids)[0]
 
     def next_logprobs(self, streams: Sequence[EnsembleStream]) -> Float[np.ndarray, "streams 257"]:
         """Next-byte log-probabilities, with one forward pass per model for all streams."""
@@ -125,19 +113,6 @@ class ByteEnsemble:
         if not np.isfinite(totals).all():
             raise UserError("no next byte is possible for all models of the ensemble: use how='mean'.")
         return together - totals
-
-    def generate(
-        self,
-        prompt: Text | Sequence[Text],
-        max_bytes: int = 100,
-        temperature: float | int = 0.6,
-        top_p: float | int = 1.0,
-        stop: Sequence[bytes] = (),
-        seed: int = 0,
-        context_ids: Sequence[Sequence[int]] | None = None,
-    ) -> Generated | list[Generated]:
-        """Sample bytes after a prompt, or after each of several; see `tokenry.decoding.byte_level.byte_generation.generate`."""
-        return generate(self, prompt, max_bytes, temperature, top_p, stop, seed, context_ids)
 
 
 @contextmanager

@@ -1,53 +1,24 @@
-"""Sampling bytes: temperature and nucleus on next-byte distributions, stop strings, prompts that fill in the middle.
+"""Sampling bytes: temperature and nucleus on next-byte distributions, prompts that fill in the middle.
 
     tempered = (p + 1e-7)^(1 / temperature), normalised; the most probable byte below a temperature of 0.1
     nucleus  = most probable first, drop what has more than `top_p` before it, normalise
 
-Several prompts take their bytes together, one forward pass for all.
-
 Source: Exact Byte-Level Probabilities from Tokenized Language Models (arXiv 2410.09303), section 5 and its released defaults.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
-from tokenry.decoding.byte_level.utf8 import Text
 
 Why = Literal["end", "stop", "length"]
 
 _FLOOR = 1e-7
 _GREEDY_BELOW = 0.1
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """A text that takes one byte at a time."""
-
-    def push(self, byte: int) -> None:
-        """Take the next byte."""
-        ...
-
-
-_Stream = TypeVar("_Stream", bound=Stream)
-
-
-@runtime_checkable
-class ByteModel(Protocol[_Stream]):
-    """A model of bytes, one or an ensemble."""
-
-    def streams(self, prefixes: Sequence[Text], context_ids: Any = None) -> list[_Stream]:
-        """Begin several texts."""
-        ...
-
-    def next_logprobs(self, streams: Sequence[_Stream]) -> Float[np.ndarray, "streams 257"]:
-        """Log-probabilities of the 256 bytes and the end, one row per stream."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,57 +82,18 @@ def require_top_p(top_p: float | int) -> None:
         raise UserError(f"top_p must be in (0, 1], got {top_p}: 1 samples from all bytes.")
 
 
-def generate(
-    model: ByteModel,
-    prompt: Text | Sequence[Text],
-    max_bytes: int = 100,
-    temperature: float | int = 0.6,
-    top_p: float | int = 1.0,
-    stop: Sequence[bytes] = (),
-    seed: int = 0,
-    context_ids: Any = None,
-) -> Generated | list[Generated]:
-    """Sample bytes after a prompt, which may end anywhere; for several prompts, each as it would be alone.
-
-    Args:
-        model: a `ByteLM` or a `ByteEnsemble`.
-        prompt: one, or several.
-        max_bytes: most bytes after it.
-        temperature: 0 for the most probable byte.
-        top_p: share of the probability that is sampled from, in (0, 1].
-        stop: byte strings at which a text ends.
-        seed: of the random numbers.
-        context_ids: tokens before the prompt (see `fill_in_middle`); for an ensemble, of each model its own.
-
-    Raises:
-        UserError: a value is out of range, or a prompt has no cover.
-    """
-    require_top_p(top_p)
-    tempered(np.ones(1), temperature)
-    prompts = [prompt] if isinstance(prompt, bytes | str) else prompt
-    streams = model.streams(prompts, context_ids)
-    draws = [np.random.default_rng([seed, number]) for number in range(len(streams))]
-    texts, log_probs = [bytearray() for _ in streams], [0.0] * len(streams)
-    why: list[Why] = ["length"] * len(streams)
-    going = list(range(len(streams)))
-    for _ in range(max_bytes):
-        if not going:
-            break
-        logprobs = model.next_logprobs([streams[number] for number in going])
-        for number, row in zip(tuple(going), logprobs, strict=True):
-            byte = _draw(row, temperature, top_p, draws[number])
-            log_probs[number] += float(row[byte])
-            ended = _ended(texts[number], byte, stop)
-            if ended:
-                why[number] = ended
-                going.remove(number)
-            else:
-                streams[number].push(byte)
-    found = [
-        Generated(bytes(text), log_prob, each)
-        for text, log_prob, each in zip(texts, log_probs, why, strict=True)
-    ]
-    return found[0] if isinstance(prompt, bytes | str) else found
+def draw(
+    logprobs: Float[np.ndarray, "257"],
+    temperature: float | int,
+    top_p: float | int,
+    random: np.random.Generator,
+) -> int:
+    """Draw the next byte, or 256 for the end of the text."""
+    probabilities = np.exp(logprobs)
+    sampled = nucleus(tempered(probabilities, temperature), top_p)
+    # The floor of the temperature must not make possible what is not.
+    sampled = np.where(probabilities > 0, sampled, 0.0)
+    return int(random.choice(len(sampled), p=sampled / sampled.sum()))
 
 
 def fill_in_middle(
@@ -191,12 +123,12 @@ def fill_in_middle(
     """
     require_one_of(order, ("suffix-prefix-middle", "prefix-suffix-middle"), "order")
     vocabulary = tokenizer.get_vocab()
-    missing = [each for each in sentinels if each not in vocabulary]
+    missing = [sentinel for sentinel in sentinels if sentinel not in vocabulary]
     if missing:
         raise UserError(
             f"the tokenizer has no token {missing[0]!r}: name its sentinels for prefix, suffix and middle."
         )
-    before, after, middle = (vocabulary[each] for each in sentinels)
+    before, after, middle = (vocabulary[sentinel] for sentinel in sentinels)
     after_ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
     if order == "suffix-prefix-middle":
         return [before, after, *after_ids, middle], prefix
@@ -207,28 +139,3 @@ def fill_in_middle(
             "the prefix ends inside a character, which tokens before a sentinel cannot: use order='suffix-prefix-middle'."
         ) from error
     return [before, *prefix_ids, after, *after_ids, middle], b""
-
-
-def _draw(
-    logprobs: Float[np.ndarray, "257"],
-    temperature: float | int,
-    top_p: float | int,
-    random: np.random.Generator,
-) -> int:
-    probabilities = np.exp(logprobs)
-    sampled = nucleus(tempered(probabilities, temperature), top_p)
-    # The floor of the temperature must not make possible what is not.
-    sampled = np.where(probabilities > 0, sampled, 0.0)
-    return int(random.choice(len(sampled), p=sampled / sampled.sum()))
-
-
-def _ended(text: bytearray, byte: int, stop: Sequence[bytes]) -> Why | None:
-    """Add a byte to a text, and tell why it ends, if it does."""
-    if byte > 255:
-        return "end"
-    text.append(byte)
-    for each in stop:
-        if each and text.endswith(each):
-            del text[-len(each) :]
-            return "stop"
-    return None

@@ -41,7 +41,7 @@ class Misread:
     Attributes:
         id: its id.
         token: as the vocabulary spells it.
-        why: what is wrong with it.
+        why: the fault, in words.
     """
 
     id: int
@@ -55,7 +55,7 @@ class Unlike:
 
     Attributes:
         text: the text.
-        why: what is wrong with it.
+        why: the fault, in words.
     """
 
     text: str

@@ -20,7 +20,7 @@ from tokenizers import Regex, pre_tokenizers
 
 _ALL = 0x110000
 _SURROGATES = (0xD800, 0xE000)
-_EACH = ((0, 0x3400), (0x1F000, 0x1FB00))
+_EVERY = ((0, 0x3400), (0x1F000, 0x1FB00))
 # From here on there are few and large blocks.
 _FAR, _STEP, _UNKNOWN_STEP, _FAR_STEP = 0x20000, 16, 4, 256
 # Between the last ideographs and the tags nothing is assigned; after the tags there are two planes for private use.
@@ -52,11 +52,11 @@ class CharacterClasses:
         self.firsts = [chr(point) for point in first]
 
     def members(self, number: int, among: str) -> str:
-        """Those of some characters that are of a class."""
+        """The characters among some that belong to a class."""
         return "".join(character for character in among if self.of[ord(character)] == number)
 
     def outside(self, characters: Collection[str]) -> list[str | None]:
-        """Of each class one that is none of these characters; None where there is no other."""
+        """One character of each class that is none of these characters; None where the class has no other."""
         found = self._first_of_each(lambda point: chr(point) in characters)
         return [None if chr(point) in characters else chr(point) for point in found]
 
@@ -102,7 +102,7 @@ def character_classes(atoms: frozenset[str], late: frozenset[str]) -> CharacterC
     return CharacterClasses(atoms, late)
 
 
-# So many characters of a class are looked at for one to stand for it.
+# Maximum number of characters of a class among which the one that stands for it is chosen.
 _ENOUGH = 4096
 
 
@@ -134,7 +134,7 @@ def _points() -> Int[np.ndarray, "points"]:
     # The last code point is assigned in no version.
     unknown = np.flatnonzero(categories[:_FAR:_UNKNOWN_STEP] == categories[_ALL - 1]) * _UNKNOWN_STEP
     near, far = np.arange(0, _FAR, _STEP), np.arange(_FAR, _ALL, _FAR_STEP)
-    some = [changes, unknown, near, far, *(np.arange(*each) for each in _EACH)]
+    some = [changes, unknown, near, far, *(np.arange(*block) for block in _EVERY)]
     points = np.unique(np.concatenate(some))
     return points[(points < _SURROGATES[0]) | (points >= _SURROGATES[1])]
 

@@ -53,7 +53,7 @@ class CharacterFallback:
         return allowed
 
     def _needed(self, begun: bytes) -> bool:
-        """Tell whether some character that begins so is no token."""
+        """Whether some character that begins with these bytes is no token."""
         possible = len(code_points(begun)) if missing_bytes(begun) else int(_is_character(begun))
         return possible > self._own.get(begun, 0)
 

@@ -19,7 +19,7 @@ from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.decoding.byte_level.token_rules import Tail, ValidTokens
 from tokenry.decoding.byte_level.token_tree import Context
 
-# So many sequences of one text are bearable.
+# Maximum number of token sequences of one text.
 _MOST_SEQUENCES = 20_000
 
 
@@ -115,7 +115,7 @@ class CoverSearch:
                         at.setdefault(end, []).append(nodes[-1])
                     if end == len(text):
                         node.reaching = ids[(lengths > end - place) & reach[ids]]
-            require_bearable(len(nodes), place)
+            require_few_sequences(len(nodes), place)
         return _leading_to_the_end(nodes, len(text)) if whole else nodes
 
     def _child(self, node: Node, token: int) -> Node:
@@ -133,6 +133,11 @@ class CoverSearch:
             yield end, ids
 
 
+def log_total(log_probs: Float[np.ndarray, "some"] | list[float]) -> float:
+    """The log-probability of one of several events that exclude each other; -inf of none."""
+    return float(np.logaddexp.reduce(log_probs, initial=-np.inf))
+
+
 def _leading_to_the_end(nodes: Sequence[Node], end: int) -> list[Node]:
     """Leave out sequences that no cover of the whole text goes on from."""
     kept: set[Node] = set()
@@ -143,12 +148,8 @@ def _leading_to_the_end(nodes: Sequence[Node], end: int) -> list[Node]:
     return [node for node in nodes if node in kept]
 
 
-def require_bearable(sequences: int, place: int) -> None:
-    """Refuse a text of too many sequences, and say why there are so many.
-
-    Raises:
-        UserError: there are.
-    """
+def require_few_sequences(sequences: int, place: int) -> None:
+    """Refuse a text that has too many token sequences."""
     if sequences > _MOST_SEQUENCES:
         raise UserError(
             f"the first {place} bytes have more than {_MOST_SEQUENCES} token sequences: all cuts of a long text are too many, use "

@@ -98,7 +98,9 @@ class CutTokens:
         self._lstrip = any(token.lstrip for token in self.kept.values())
         self._forbidden = Remembered(self._find_forbidden, 256)
         self._allowed = Remembered(self._find_allowed, 256)
-        self.characters = {each for token in vocabulary.cut for each in token.data.decode(errors="replace")}
+        self.characters = {
+            character for token in vocabulary.cut for character in token.data.decode(errors="replace")
+        }
 
     def read(self, scan: Scan, data: bytes) -> Scan | None:
         """Go on with ordinary text; None where an added token would be cut out of it, or white space dropped."""
@@ -160,11 +162,11 @@ class CutTokens:
         return {number: self.read(NOTHING, data) for number, data in some}
 
     def grown(self, scan: Scan) -> list[int]:
-        """Ordinary tokens with which what is open stays open."""
+        """Ordinary tokens that keep open what is open."""
         return [
             number
-            for stage, each in zip(self._stages, scan.stages, strict=True)
-            for rest in stage.rests(each)
+            for stage, opened in zip(self._stages, scan.stages, strict=True)
+            for rest in stage.rests(opened)
             for end in range(1, len(rest))
             if (number := self._vocabulary.ids.get(rest[:end])) is not None
         ]
@@ -172,7 +174,7 @@ class CutTokens:
     def segments(
         self, data: bytes, lead: bytes = b"", is_whole: bool = True
     ) -> list[tuple[int | None, bytes]]:
-        """Cut a text: ids of added tokens, None for what lies between; what is not decided yet is left out where the text may go on.
+        """Cut a text: ids of added tokens, None for what lies between. Where the text may go on, its undecided end is left out.
 
         Args:
             data: the text.
@@ -194,7 +196,7 @@ class CutTokens:
             )
             if unseen and not place and inner and inner[0][0] is None:
                 inner[0] = None, unseen + inner[0][1]
-            found += [(self._require_kept(each) if each else None, part) for each, part in inner]
+            found += [(self._require_kept(cut) if cut else None, part) for cut, part in inner]
         self._require_no_dropped_space(found)
         return found
 
@@ -248,8 +250,8 @@ class CutTokens:
                 found[number] = self.read(scan, vocabulary.token_bytes[number] or b"") is None
             return found
         found |= self.forbidden(NOTHING)
-        for stage, each in zip(self._stages, scan.stages, strict=True):
-            for rest in stage.rests(each):
+        for stage, opened in zip(self._stages, scan.stages, strict=True):
+            for rest in stage.rests(opened):
                 found[vocabulary.with_prefix(rest)] = True
         if scan.dropped:
             for number in vocabulary.order.tolist():
@@ -289,9 +291,9 @@ class _Stage:
     def take(self, opened: Open, data: bytes) -> Open | None:
         """Go on with a token that is cut out."""
         begun = [*opened.cut, *(opened.text[start:] for start in range(len(opened.text)))]
-        if any(self._reaches(each + data, len(each)) for each in begun):
+        if any(self._reaches(start + data, len(start)) for start in begun):
             return None
-        return Open(b"", tuple(each + data for each in (*begun, b"") if each + data in self._beginnings))
+        return Open(b"", tuple(start + data for start in (*begun, b"") if start + data in self._beginnings))
 
     def rests(self, opened: Open) -> Iterator[bytes]:
         """What must not come next: the rest of each added token that is open."""
@@ -304,7 +306,7 @@ class _Stage:
                 place += 1
 
     def split(self, data: bytes, is_whole: bool) -> list[tuple[CutToken | None, bytes]]:
-        """Cut out added tokens; what is not decided yet is left out where the text may go on."""
+        """Cut out added tokens; where the text may go on, its undecided end is left out."""
         found: list[tuple[CutToken | None, bytes]] = []
         start = place = 0
         while place < len(data):
@@ -331,5 +333,5 @@ class _Stage:
 
 
 def _begins_with(some: str, data: bytes) -> bool:
-    """Whether the first character is one of some; of one that is not whole that cannot be told yet."""
+    """Whether the first character is one of some; never of an unfinished one."""
     return bool(some) and bool(data) and split_unfinished(data)[0].decode(errors="replace")[:1] in tuple(some)

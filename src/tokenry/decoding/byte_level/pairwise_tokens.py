@@ -46,13 +46,3 @@ class PairwiseTokens:
     def encode(self, data: bytes, lead: bytes = b"") -> list[int]:
         """Encode a whole text, and what the tokenizer puts before it."""
         return self._encoder.encode(lead + data)
-
-
-class ReencodedPairs(PairwiseTokens):
-    """The same by encoding every pair of neighbours: slow, the reference."""
-
-    def _valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
-        if not tail:
-            return super()._valid(tail)
-        valid = np.array([self._encoder.pair_valid(tail[-1], number) for number in range(len(self._first))])
-        return valid & self._fallback.mask(self._fallback.begun(tail)) if self._fallback else valid

@@ -1,9 +1,14 @@
-"""Where a pre-tokenizer cuts text into pieces, and what may follow a text as far as it can tell.
+r"""Where a pre-tokenizer cuts text into pieces, and what may follow a text as far as the pre-tokenizer can tell.
 
-Two texts whose characters are of the same classes are cut alike, so that what is found for one text holds for all of its *shape*: characters
-replaced by the first of their class, long runs shortened. A vocabulary of 50,000 tokens has about a hundred shapes.
+Two texts whose characters are of the same classes are cut alike, so that a result for one text holds for all texts of its *shape*: each
+character replaced by one that stands for its class, long runs shortened. A vocabulary of 50,000 tokens has about a hundred shapes.
+Under the pattern of GPT-2, `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:
 
-    shape("Straße 42!") = "AAA 00!"        under the pattern of GPT-2, where no count looks at letters
+    borders("it's 42!")    = (2, 4, 7)                  it | 's | 42 (with its space) | !
+    shape("Straße 42!")    = "AAA 00!"                  one letter, one digit and one symbol stand for all; runs of three are enough
+    shape("she's")         = "AAA's"                    after an apostrophe the letters of contractions stand for themselves
+    followers("AAA'r")     = ["", "\t", "0", "A", …, "e"]   the end, one of each class, and the rest of a contraction that has begun
+    completions(b"\xc3")   = ("!", "A")                  ×, é …: the classes of the characters that begin with this byte
 """
 
 import json
@@ -18,14 +23,13 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
-from tokenry.core.text.byte_level import backend_tokenizer, tokenizer_state
+from tokenry.core.text.byte_level import META_SPACE, backend_tokenizer, component_parts, tokenizer_state
 from tokenry.decoding.byte_level.character_classes import CharacterClasses, character_classes
 from tokenry.decoding.byte_level.pattern_atoms import APOSTROPHES, PatternAtoms
 from tokenry.decoding.byte_level.utf8 import code_points
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]|\p{P}"
-_META = "▁"
 # Letters that are the same as those of a contraction where case is ignored: long s, the Kelvin sign.
 _SAME_LETTERS = {"s": "ſ", "k": "\N{KELVIN SIGN}"}
 
@@ -37,13 +41,11 @@ def _patterns(part: dict[str, Any]) -> list[str]:
         UserError: it cuts by something else.
     """
     known: dict[str, Any] = {
-        "Split": lambda: [
-            part["pattern"].get("Regex") or re.escape(part["pattern"]["String"]),
-        ],
+        "Split": lambda: [part["pattern"].get("Regex") or re.escape(part["pattern"]["String"])],
         "ByteLevel": lambda: [_GPT2] if part["use_regex"] else [],
         "Digits": lambda: [r"\p{N}"],
         "Punctuation": lambda: [_ASCII_PUNCTUATION],
-        "Metaspace": lambda: [_META, " "],
+        "Metaspace": lambda: [META_SPACE, " "],
         "CharDelimiterSplit": lambda: [re.escape(part["delimiter"])],
         "Whitespace": lambda: [r"\w+|[^\w\s]+"],
         "WhitespaceSplit": lambda: [r"\s"],
@@ -55,16 +57,6 @@ def _patterns(part: dict[str, Any]) -> list[str]:
             "patterns, or use invalid='all'."
         )
     return known[part["type"]]()
-
-
-def _parts(component: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
-    if component is None:
-        return []
-    return (
-        [part for each in component[inside] for part in _parts(each, inside)]
-        if inside in component
-        else [component]
-    )
 
 
 @dataclass
@@ -92,8 +84,8 @@ class Pieces:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], cut_characters: Collection[str] = ()) -> "Pieces | None":
-        """The same from what the file of a tokenizer holds."""
-        parts = _parts(state["pre_tokenizer"], "pretokenizers")
+        """Read the pre-tokenizer from the file of a tokenizer."""
+        parts = component_parts(state["pre_tokenizer"])
         patterns = tuple(pattern for part in parts for pattern in _patterns(part))
         if not patterns:
             return None
@@ -110,16 +102,18 @@ class Pieces:
 
         Args:
             text: any text.
-            after_apostrophe: so many letters at its beginning still belong to what an apostrophe before it may begin.
+            after_apostrophe: number of letters at its beginning that still belong to what an apostrophe before it may begin.
         """
         plain = text.translate(self._plain)
         exact = self._exact(text, after_apostrophe) if self._contracted else ()
         if exact:
-            plain = "".join(text[place] if place in exact else each for place, each in enumerate(plain))
+            plain = "".join(
+                text[place] if place in exact else standing for place, standing in enumerate(plain)
+            )
         return self._long_runs.sub(r"\1\1\1", plain) if self._long_runs else plain
 
     def apostrophe_reaches(self, shape: str) -> int:
-        """How many letters after this text still belong to what its last apostrophe may begin."""
+        """Number of letters after this text that still belong to what its last apostrophe may begin."""
         for back in range(min(self._longest_suffix, len(shape))):
             if shape[-1 - back] in APOSTROPHES:
                 return self._longest_suffix - back
@@ -144,13 +138,13 @@ class Pieces:
             return []
         begun = shape[len(shape) - (self._longest_suffix - reach) :].lower()
         return sorted(
-            each[len(begun) :]
-            for each in self._suffixes
-            if each.lower().startswith(begun) and len(each) > len(begun)
+            suffix[len(begun) :]
+            for suffix in self._suffixes
+            if suffix.lower().startswith(begun) and len(suffix) > len(begun)
         )
 
     def _exact(self, text: str, after_apostrophe: int) -> set[int]:
-        if not after_apostrophe and not any(each in text for each in APOSTROPHES):
+        if not after_apostrophe and not any(apostrophe in text for apostrophe in APOSTROPHES):
             return set()
         exact = set(range(min(after_apostrophe, len(text))))
         for place, character in enumerate(text):
@@ -164,7 +158,7 @@ class Pieces:
 
     @cached_property
     def _classes(self) -> CharacterClasses:
-        atoms = {atom for each in self._read for atom in each.atoms}
+        atoms = {atom for read in self._read for atom in read.atoms}
         return character_classes(
             frozenset(atoms | set(APOSTROPHES) if self._suffixes else atoms), self._contracted
         )
@@ -175,7 +169,7 @@ class Pieces:
 
     @cached_property
     def _suffixes(self) -> frozenset[str]:
-        return frozenset(suffix for each in self._read for suffix in each.suffixes)
+        return frozenset(suffix for read in self._read for suffix in read.suffixes)
 
     @cached_property
     def _longest_suffix(self) -> int:
@@ -189,13 +183,13 @@ class Pieces:
 
     @cached_property
     def _counted(self) -> str:
-        """Of each class whose runs are counted the first."""
-        counted = [self._classes.matching(atom) for each in self._read for atom in each.counted]
+        """The characters that stand for the classes whose runs are counted."""
+        counted = [self._classes.matching(atom) for read in self._read for atom in read.counted]
         return "".join(first for first, *of in zip(self._classes.firsts, *counted, strict=True) if any(of))
 
     @cached_property
     def _long_runs(self) -> "re.Pattern[str] | None":
-        if any(each.counts_groups for each in self._read):
+        if any(read.counts_groups for read in self._read):
             return None
         others = f"[^{re.escape(self._counted)}]" if self._counted else "."
         return re.compile(rf"({others})\1{{3,}}", re.DOTALL)
@@ -208,7 +202,11 @@ class Pieces:
             single += (
                 [other] if other else self._classes.members(number, "".join(sorted(self.cut_characters)))
             )
-        return ["", *single, *(2 * each for each in single if each.translate(self._plain) in self._counted)]
+        return [
+            "",
+            *single,
+            *(2 * character for character in single if character.translate(self._plain) in self._counted),
+        ]
 
     def _ever_cuts(self) -> bool:
         """Cut a text in which everything meets everything.
@@ -226,7 +224,7 @@ class Pieces:
 
 
 class _Plain(dict[int, str]):
-    """For `str.translate`: the first of the class of each character."""
+    """For `str.translate`: the character that stands for the class of each character."""
 
     def __init__(self, classes: CharacterClasses) -> None:
         super().__init__()
@@ -258,6 +256,6 @@ def _renamed(state: dict[str, Any]) -> dict[int, str]:
     """The characters that the normaliser renames before the pre-tokenizer sees them: a space that becomes a visible one."""
     return {
         ord(part["pattern"]["String"]): part["content"]
-        for part in _parts(state["normalizer"], "normalizers")
+        for part in component_parts(state["normalizer"])
         if part["type"] == "Replace" and len(part["pattern"].get("String", "")) == len(part["content"]) == 1
     }

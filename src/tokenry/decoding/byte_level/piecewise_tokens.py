@@ -40,7 +40,7 @@ class _Outline:
     begun: bytes
 
     def allows(self, borders: Iterable[int]) -> bool:
-        """Tell whether pieces begin between tokens only, as far as the tail reaches."""
+        """Whether pieces begin between tokens only, as far as the tail reaches."""
         last = len(self.shape) - (not self.begun)
         return all(border in self.joints for border in borders if border <= last)
 
@@ -104,7 +104,7 @@ class PiecewiseTokens:
         return self._masks(tail)
 
     def may_end(self, tail: Tail) -> bool:
-        """Tell whether encoding the tail as a whole text gives it back."""
+        """Whether encoding the tail as a whole text gives it back."""
         outline = self._outline(tail)
         borders = self._pieces.borders(outline.shape)
         return not outline.begun and outline.allows(borders) and self._holds(tail, outline, borders)
@@ -150,7 +150,7 @@ class PiecewiseTokens:
         """The pieces of bytes that go on with `more`, as far as the bytes reach."""
         characters = data.decode(errors="surrogateescape")
         text = re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", characters)
-        ends = np.cumsum([0, *(len(each.encode(errors="surrogateescape")) for each in characters)])
+        ends = np.cumsum([0, *(len(character.encode(errors="surrogateescape")) for character in characters)])
         borders = [int(ends[border]) for border in self._pieces.borders(text + more) if border < len(text)]
         return [data[start:end] for start, end in pairwise((0, *borders, len(data)))] if data else []
 

@@ -28,11 +28,11 @@ class ValidTokens(Protocol):
     """What may follow a sequence of tokens."""
 
     def valid(self, tail: Tail) -> Bool[np.ndarray, "ids"]:
-        """Tell for every id whether it can come next."""
+        """Whether each id can come next."""
         ...
 
     def may_end(self, tail: Tail) -> bool:
-        """Tell whether the text can end here."""
+        """Whether the text can end here."""
         ...
 
     def after(self, tail: Tail, token: int) -> Tail:
@@ -68,7 +68,7 @@ class AnyTokens:
 
 
 class Remembered(Generic[_Key, _Value]):
-    """What has been found lately, up to a number of things."""
+    """A function that remembers its latest results (`most` of them, the least recently used go first)."""
 
     def __init__(self, find: Callable[[_Key], _Value], most: int) -> None:
         self._find, self._most = find, most

@@ -12,8 +12,7 @@ Source: tree attention as in SpecInfer (arXiv 2305.09781), section 4.2.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -24,7 +23,8 @@ from transformers import DynamicCache
 
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.gate import position_limit, require_causal_lm
-from tokenry.core.tensors.losses import backbone, causal_lm, output_head
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.output_head import backbone, causal_lm, output_head
 
 # 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
 _MASK_ELEMENTS = 1 << 24
@@ -63,7 +63,7 @@ class Context:
 
     def ids(self) -> tuple[int, ...]:
         """Its tokens."""
-        return tuple(each.token for each in self.path())
+        return tuple(context.token for context in self.path())
 
 
 Ahead = Callable[[], Sequence[Context]] | None
@@ -74,10 +74,10 @@ class NextTokenModel(Protocol):
     """What is asked of a language model."""
 
     def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
-        """Compute what is not known yet of these contexts, in as few forward passes as possible.
+        """Compute the contexts that are not known yet, in as few forward passes as possible.
 
         Args:
-            contexts: that are needed.
+            contexts: those that are needed.
             ahead: tells contexts that may be needed soon; they come along where a forward pass is made anyway.
         """
         ...
@@ -128,10 +128,10 @@ class TokenTree:
         self.is_tree = self._attends_to_ancestors()
 
     def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
-        """Compute what is not known yet of these contexts and of all they go through: one forward pass, unless it is too large.
+        """Compute these contexts and all they go through where they are not known yet: one forward pass, unless it is too large.
 
         Args:
-            contexts: that are needed.
+            contexts: those that are needed.
             ahead: tells contexts that may be needed soon: a few tokens more hardly lengthen a forward pass. Rows of their own would.
 
         Raises:
@@ -154,14 +154,14 @@ class TokenTree:
         if not new:
             return
         if ahead is not None and self.is_tree:
-            bearable = min(self._longest, self._window)
-            contexts = [*contexts, *(context for context in ahead() if context.depth <= bearable)]
+            limit = min(self._longest, self._window)
+            contexts = [*contexts, *(context for context in ahead() if context.depth <= limit)]
             new = self._unknown(contexts)
-        needed = len({each for context in contexts for each in context.path()})
+        needed = len({ancestor for context in contexts for ancestor in context.path()})
         if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
             self._forget()
             new = self._unknown(contexts)
-        with _evaluating(self._model):
+        with evaluation_mode(self._model), torch.no_grad():
             (self._run_tree if self.is_tree else self._run_rows)(new)
 
     def log_probs(self, contexts: Sequence[Context]) -> Float[Tensor, "contexts vocabulary"]:
@@ -177,7 +177,7 @@ class TokenTree:
         self._hidden: WeakKeyDictionary[Context, Tensor] = WeakKeyDictionary()
 
     def _unknown(self, contexts: Sequence[Context]) -> list[Context]:
-        """What is not known, parents before children."""
+        """The contexts that are not known yet, parents before children."""
         new: dict[Context, None] = {}
         for context in contexts:
             chain = []
@@ -190,12 +190,12 @@ class TokenTree:
 
     def _run_tree(self, new: list[Context]) -> None:
         while new:
-            # So many that their mask, new × (known + new), is not too large.
+            # As many as keep their mask, new × (known + new), within _MASK_ELEMENTS.
             room = max(1, int(math.sqrt(self._tokens**2 / 4 + _MASK_ELEMENTS) - self._tokens / 2))
             part, new = new[:room], new[room:]
             ids, positions = (
-                torch.tensor([each], device=self._device)
-                for each in ([context.token for context in part], [context.depth - 1 for context in part])
+                torch.tensor([column], device=self._device)
+                for column in ([context.token for context in part], [context.depth - 1 for context in part])
             )
             hidden = self._forward(
                 ids,
@@ -216,7 +216,7 @@ class TokenTree:
             if context.parent in rows:
                 allowed[row] = allowed[rows[context.parent]]
             elif context.parent is not None and context.parent.depth:
-                allowed[row, [self._slots[each] for each in context.parent.path()]] = True
+                allowed[row, [self._slots[ancestor] for ancestor in context.parent.path()]] = True
             allowed[row, self._tokens + row] = True
         if bool((allowed.sum(1) == self._tokens + 1 + torch.arange(len(part))).all()):
             return None
@@ -236,7 +236,7 @@ class TokenTree:
             ids = [torch.tensor([context.token for context in path]) for path in paths]
             pad = nn.utils.rnn.pad_sequence
             input_ids = pad(ids, batch_first=True).to(self._device)
-            attention_mask = pad([torch.ones_like(each) for each in ids], batch_first=True).to(self._device)
+            attention_mask = pad([torch.ones_like(row) for row in ids], batch_first=True).to(self._device)
             hidden = self._forward(input_ids, attention_mask=attention_mask, use_cache=False)
             for row, path in enumerate(paths):
                 self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
@@ -248,32 +248,18 @@ class TokenTree:
         """Compare the tree with rows on a few tokens, in two steps."""
         first = Context().then(min(1, self._head.vocabulary - 1))
         one, other = (first.then(token % self._head.vocabulary) for token in (2, 3))
-        last = [each.then(min(1, self._head.vocabulary - 1)) for each in (other, one)]
+        last = [context.then(min(1, self._head.vocabulary - 1)) for context in (other, one)]
         try:
-            with _evaluating(self._model):
+            with evaluation_mode(self._model), torch.no_grad():
                 self._run_tree([first, one, other])
                 self._run_tree(last)
-                found = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+                found = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
                 self._run_rows(last)
-                expected = torch.stack([self._hidden[each] for each in (one, other, *last)]).float()
+                expected = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
         except Exception:
-            # A model that knows no such mask, positions or cache says so in its own way.
+            # A model that takes no such mask, positions or cache raises errors of its own.
             return False
         finally:
             self._forget()
         tolerance = 1e-4 if self._dtype.itemsize >= 4 else 3e-2
         return bool((found - expected).norm() <= tolerance * expected.norm())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout and gradients; afterwards the model trains on if it did."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if training:
-            model.train()

@@ -47,7 +47,7 @@ def code_points(begun: bytes) -> range:
 
 
 def missing_bytes(begun: bytes) -> int:
-    """How many bytes an unfinished character still needs, as its first byte says; 0 where these bytes begin none."""
+    """Number of bytes that an unfinished character still needs, by its first byte; 0 where these bytes begin no character."""
     if not begun or any(byte & 0xC0 != 0x80 for byte in begun[1:]):
         return 0
     first = begun[0]

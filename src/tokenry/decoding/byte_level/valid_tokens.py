@@ -13,10 +13,10 @@ from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer, toke
 from tokenry.core.text.byte_pairs import BytePairEncoder
 from tokenry.decoding.byte_level.composed_text import ComposedText
 from tokenry.decoding.byte_level.cut_tokens import CutTokens
-from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens, ReencodedPairs
+from tokenry.decoding.byte_level.pairwise_tokens import PairwiseTokens
 from tokenry.decoding.byte_level.pieces import Pieces
 from tokenry.decoding.byte_level.piecewise_tokens import PiecewiseTokens
-from tokenry.decoding.byte_level.reencoded_pieces import ReencodedPieces
+from tokenry.decoding.byte_level.reencoded_tokens import ReencodedPairs, ReencodedPieces
 from tokenry.decoding.byte_level.segmented_tokens import SegmentedTokens
 
 ByteRules = PairwiseTokens | PiecewiseTokens | SegmentedTokens

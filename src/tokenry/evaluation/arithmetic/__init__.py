@@ -1,4 +1,4 @@
-"""How well a model adds, by the number of digits and by how numbers are written; and what is wrong with wrong sums."""
+"""Addition by a model, by the number of digits and the number format; and the patterns of wrong sums."""
 
 from tokenry.evaluation.arithmetic.addition import (
     AdditionAnswer,

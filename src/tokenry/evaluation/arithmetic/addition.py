@@ -1,10 +1,10 @@
-"""How well a model adds, by the number of digits and by how numbers are written: few-shot, greedy, in batches.
+"""Addition by a model, by the number of digits and the number format: few-shot, greedy, in batches.
 
     prompt    system message, solved problems as turns, the problem (as lines of text where there is no chat template)
-    right     the one number in the answer is the sum, however it is written
+    correct   the one number in the answer is the sum, however it is written
     match     the sum has as many digits as the longer addend; else mismatch, where grouping from the left puts places out of line
 
-The same problems and shots come with every format, so that formats are compared in pairs.
+Every format has the same problems and shots, so that formats are compared in pairs.
 
 Source: Tokenization counts (arXiv 2402.14903).
 """
@@ -17,7 +17,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.stats import estimate_of_mean
 from tokenry.core.text.digit_groups import NumberFormat, cut
 from tokenry.core.text.number_tokens import digit_cuts
@@ -34,29 +34,29 @@ from tokenry.evaluation.arithmetic.addition_problems import (
 from tokenry.evaluation.generation import greedy_answers
 
 _LEAST_NEW_TOKENS = 20
-# Room for an answer that is longer than the right one.
+# Room for an answer that is longer than the correct one.
 _SPARE_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class AdditionAnswer:
-    """One problem and what became of it.
+    """One problem and the model's answer.
 
     Attributes:
         num1: first addend.
         num2: second addend.
         signature: digits of addends and sum, as `7+7=8`.
-        format: how numbers were written.
-        shots: solved problems before it.
+        format: format of the numbers.
+        shots: number of solved problems before it.
         length: `match` if the sum has as many digits as the longer addend, else `mismatch`.
-        response: what the model said.
-        answer: the number in it; -1 if there is none, or several.
-        valid: there is one.
-        padded: white space around the answer.
-        extraneous: more than the number.
-        format_match: written as asked for.
-        answer_match: the sum, however it is written.
-        formatted_answer_match: both.
+        response: response of the model.
+        answer: number in the response; -1 for none, or several.
+        valid: whether the response holds exactly one number.
+        padded: whether white space surrounds the answer.
+        extraneous: whether the response holds more than the number.
+        format_match: whether the number has the requested format.
+        answer_match: whether the number is the sum, however it is written.
+        formatted_answer_match: whether the number is the sum in the requested format.
     """
 
     num1: int
@@ -98,34 +98,30 @@ def evaluate_addition(
     """Let a causal language model add; batches are padded on the left, which never changes an answer.
 
     Args:
-        model: anything with `generate`. Its mode is restored afterwards.
-        tokenizer: its own.
+        model: model with a method `generate`. Its mode is restored afterwards.
+        tokenizer: tokenizer of the model.
         signatures: digits of addends and sum.
-        fmt: the name of a number format, or all settings of the prompt.
-        shots: solved problems before each problem.
-        batch_size: prompts per batch.
-        per_signature: problems of each signature.
-        seed: of problems and shots.
-        problems: your own, instead of those drawn by signature and seed.
-        chat: whether to ask in the chat template; None where the tokenizer has one. Without, the answer is the first line.
-        name: of the format, in the result; None for its own.
-        max_new_tokens: of an answer; None for 20, or what the longest right answer needs.
-        progress: told the share that is done.
+        fmt: name of a number format, or all settings of the prompt.
+        shots: number of solved problems before each problem.
+        batch_size: number of prompts per batch.
+        per_signature: number of problems of each signature.
+        seed: random seed of problems and shots.
+        problems: own problems, instead of those drawn by signature and seed.
+        chat: whether to ask in the chat template; by default if the tokenizer has one. Without it, the answer is the first line.
+        name: name of the format in the result; its own by default.
+        max_new_tokens: maximum number of tokens of an answer; by default 20, or the length of the longest correct answer with some room.
+        progress: function that is told the share that is done.
 
     Returns:
         One answer per problem, in the order of the problems.
 
     Raises:
-        UserError: an unknown format, a signature that no addition has, sizes below 1, a template that refuses the prompt, or groups
-            from the right that the tokenizer would not see.
+        UserError: a template that refuses the prompt, or groups from the right that the tokenizer would not see.
     """
     chosen = addition_format(fmt)
     require_visible_groups(chosen, tokenizer)
     asked = problems or sample_problems(signatures, per_signature, shots, seed)
-    if batch_size < 1 or (max_new_tokens is not None and max_new_tokens < 1):
-        raise UserError(
-            f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}."
-        )
+    require_at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens)
     in_chat = tokenizer.chat_template is not None if chat is None else chat
     prompts = [
         _encoded(tokenizer, addition_prompt(problem, few, chosen), in_chat)
@@ -141,17 +137,14 @@ def evaluate_addition(
 def judge_answer(
     asked: AdditionProblems, index: int, response: str, fmt: str | AdditionFormat, name: str | None = None
 ) -> AdditionAnswer:
-    """Judge what was said to one of the problems, whoever said it.
+    """Judge a response to one of the problems, from any source.
 
     Args:
         asked: the problems.
-        index: which of them.
-        response: the answer; where the question is repeated, the number after the last `=` counts.
-        fmt: how the question was asked.
-        name: of the format, in the result.
-
-    Raises:
-        UserError: an unknown format.
+        index: number of the problem.
+        response: the response; if the question is repeated, the number after the last `=` counts.
+        fmt: format of the question.
+        name: name of the format in the result.
     """
     chosen = addition_format(fmt)
     first, second = (int(addend) for addend in asked.problems[index])
@@ -180,22 +173,19 @@ def judge_answer(
 def accuracy_table(
     rows: Iterable[AdditionAnswer | Mapping[str, Any]], by: Sequence[str] = ("signature", "format")
 ) -> list[dict[str, Any]]:
-    """Count right answers in groups.
+    """Count correct answers in groups.
 
     Args:
         rows: answers, or rows with their fields (of a data frame: `frame.to_dict("records")`).
-        by: the fields that make a group, such as `signature`, `format`, `length`, `shots`.
+        by: fields that define a group, such as `signature`, `format`, `length`, `shots`.
 
     Returns:
-        One row per group in the order in which they first occur: its fields, `problems`, `accuracy` (the sum is right) with its
-        `standard_error` (None for a single problem), `formatted` (right, and written as asked) and `valid`, all of them shares.
-
-    Raises:
-        UserError: a field that the rows do not have.
+        One row per group in order of appearance: its fields, `problems`, `accuracy` (the sum is correct) with its `standard_error` (None
+        for a single problem), `formatted` (correct and in the requested format) and `valid`, all of them shares.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for each in rows:
-        row = each.as_row() if isinstance(each, AdditionAnswer) else each
+    for answer in rows:
+        row = answer.as_row() if isinstance(answer, AdditionAnswer) else answer
         missing = [
             name for name in (*by, "answer_match", "formatted_answer_match", "valid") if name not in row
         ]
@@ -220,7 +210,7 @@ def require_visible_groups(fmt: AdditionFormat, tokenizer: PreTrainedTokenizerBa
 
 
 def format_title(fmt: AdditionFormat) -> str:
-    """Describe a format of one's own in a word or two."""
+    """A short name for a format that has none."""
 
     def named(written: NumberFormat) -> str:
         return f"{written.separator!r} {written.direction} {written.group}" if written.separator else "nosep"
@@ -266,7 +256,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], in
 
 
 def _as_lines(messages: Sequence[Message]) -> str:
-    """The conversation as text: each solved problem is a line, and the last line is to be gone on with."""
+    """The conversation as text: each solved problem is a line, and the model continues the last line."""
     text = ""
     for message in messages:
         text += message["content"] + {"system": "\n\n", "user": "", "assistant": "\n"}[message["role"]]

@@ -1,4 +1,4 @@
-"""Which number an answer holds, and how it is written.
+"""The number in an answer, and its format.
 
 A number is a digit, then any number of (separators, digit); an answer is valid if it holds exactly one, after white space is stripped.
 
@@ -16,14 +16,14 @@ _NUMBER = re.compile(f"[0-9](?:(?:{_SEPARATOR})*[0-9])*")
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """What was found in a text.
+    """The number in a text.
 
     Attributes:
-        number: all digits of the one number together; -1 if there is none, or several.
-        matched: the number as it was written; None for an invalid answer.
-        padded: there was white space around the answer.
-        extraneous: there is more than the number.
-        format_match: it is written as the expected format writes it; False where none was given.
+        number: the number without separators; -1 for none, or several.
+        matched: the number as it is written; None for an invalid answer.
+        padded: whether white space surrounds the answer.
+        extraneous: whether the text holds more than the number.
+        format_match: whether the number has the expected format; False without one.
     """
 
     number: int
@@ -42,11 +42,8 @@ def parse_answer(text: str, format: str | NumberFormat | None = None) -> ParsedA
     """Find the number in a model's answer; an answer without one is invalid, not an error.
 
     Args:
-        text: what the model said.
-        format: how the number should have been written.
-
-    Raises:
-        UserError: an unknown format.
+        text: the model's answer.
+        format: expected format of the number.
     """
     expected = number_format(format) if isinstance(format, str) else format
     stripped = text.strip()

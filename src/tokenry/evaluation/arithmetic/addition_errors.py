@@ -1,6 +1,6 @@
-"""What is wrong with wrong sums: digit by digit, token by token, carry by carry, over all answers at once.
+"""The errors of wrong sums: digit by digit, token by token, carry by carry, over all answers at once.
 
-Digits are a matrix with one row per place, the units first, and one column per answer; places are walked through, answers never.
+Digits are a matrix with one row per place, the units first, and one column per answer; loops run over places, never over answers.
 
     carry[p]   = a[p] + b[p] + carry[p−1] > 9
     error[p]   = |answer[p] − sum[p]|                    for the places of the answer
@@ -23,7 +23,7 @@ from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.text.digit_groups import GroupMode, group_sizes, require_group
 
 Integers: TypeAlias = Sequence[Any] | np.ndarray
-"""Integers of any kind; what is none is refused."""
+"""Integers of any kind; anything else is refused."""
 Digits: TypeAlias = UInt8[np.ndarray, "places answers"]
 Flags: TypeAlias = Bool[np.ndarray, "places answers"]
 
@@ -44,9 +44,9 @@ def analyze_errors(
     Args:
         num1: first addends, at least 0. Numbers of up to 17 digits are analysed a million a second; longer ones are exact too, but slow.
         num2: second addends.
-        answers: what was answered; leave out the answers in which there is no number.
-        mode: how the tokenizer, or the separators, cut the answers.
-        group: digits of a token.
+        answers: answered sums, without the answers that hold no number.
+        mode: grouping by which the tokenizer, or the separators, cut the answers.
+        group: number of digits of a token.
         separated: whether the numbers were written with separators; without them, groups are not added one by one.
 
     Returns:
@@ -71,10 +71,10 @@ def analyze_errors(
     first, second, said = _numbers(num1, num2, answers)
     total = first + second
     powers = _powers(first, second, said, total)
-    len1, len2, len_said, len_total = (_lengths(each, powers) for each in (first, second, said, total))
+    len1, len2, len_said, len_total = (_lengths(numbers, powers) for numbers in (first, second, said, total))
     longer = np.maximum(len1, len2)
     places = len(powers) - 1
-    a, b, c = (_digits(each, places) for each in (first, second, said))
+    a, b, c = (_digits(numbers, places) for numbers in (first, second, said))
     truth, carries = _add(a, b)
     errors = np.maximum(c, truth) - np.minimum(c, truth)
     wrong = (errors > 0) & (np.arange(places)[:, None] < len_said)
@@ -107,7 +107,7 @@ def analyze_errors(
 
 def _numbers(*given: Integers) -> list[np.ndarray]:
     """Machine integers where they suffice for everything, else Python's own."""
-    arrays = [np.asarray(each, dtype=None if len(each) else np.int64) for each in given]
+    arrays = [np.asarray(numbers, dtype=None if len(numbers) else np.int64) for numbers in given]
     if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
         raise UserError(
             f"addends and answers must be three lists of one length, got {', '.join(str(array.shape) for array in arrays)}."
@@ -129,7 +129,7 @@ def _numbers(*given: Integers) -> list[np.ndarray]:
 
 def _powers(*numbers: np.ndarray) -> np.ndarray:
     """1, 10, 100 and so on, one more than there are places."""
-    largest = max((int(each.max()) for each in numbers if len(each)), default=0)
+    largest = max((int(of_one.max()) for of_one in numbers if len(of_one)), default=0)
     return np.array([10**power for power in range(len(str(largest)) + 1)], dtype=numbers[0].dtype)
 
 
@@ -181,7 +181,7 @@ def _left_to_right(matrix: Digits, lengths: np.ndarray) -> Int8[np.ndarray, "ans
     return rows
 
 
-# --- what is asked of them -----------------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------------------------------
 
 
 def _longest_run(carries: Digits) -> np.ndarray:
@@ -218,7 +218,7 @@ def _carry_errors(wrong: Flags, carries: Digits) -> dict[str, np.ndarray]:
 
 
 def _tokens(wrong: Flags, lengths: np.ndarray, mode: str, group: int) -> dict[str, np.ndarray]:
-    """The tokens that the digits of the answers are in; a matter of their number alone."""
+    """The tokens that hold the digits of the answers, which depend on the number of digits alone."""
     most = int(lengths.max(initial=0))
     tables = {
         name: np.full((most + 1, most), -1, dtype=np.int16)
@@ -297,7 +297,7 @@ def _chunked(
         if len(groups[0]) == len(groups[1]):
             errors["left_chunked_error"][some] = errors["right_chunked_error"][some]
         else:
-            from_left = _added(*(each[::-1] for each in groups))[::-1]
+            from_left = _added(*(parts[::-1] for parts in groups))[::-1]
             errors["left_chunked_error"][some] = _joins(from_left, answers, powers)
     return errors
 
@@ -323,8 +323,8 @@ def _joins(
     """Whether groups, from right to left, written one after the other are the answers."""
     said, lengths = answers
     joined, length = np.zeros_like(said), np.zeros_like(lengths)
-    for each in groups:
-        # What is longer than any answer is none of them, whatever its digits.
-        joined = joined + each * powers[np.minimum(length, len(powers) - 1)]
-        length = length + _lengths(each, powers)
+    for part in groups:
+        # A number longer than any answer equals none, whatever its digits.
+        joined = joined + part * powers[np.minimum(length, len(powers) - 1)]
+        length = length + _lengths(part, powers)
     return (length == lengths) & np.asarray(joined == said, dtype=bool)

@@ -1,7 +1,7 @@
-"""How often wrong sums are wrong in one way or another, beside what chance would give.
+"""The frequency of each pattern among wrong sums, beside that expected by chance.
 
     share     of the wrong answers with the right number of digits that show a pattern
-    interval  quantiles of the bootstrap over answers; of a share it is Binomial(n, share) / n exactly, so nothing is drawn
+    interval  quantiles of the bootstrap over answers, which for a share is exactly Binomial(n, share) / n
     chance    the same share among sums of the same problems in which one digit, drawn at random, was replaced at random
 
 Frequencies of tokens are their ids: byte-pair merges come in the order of frequency, so the lower id is the more frequent token. An
@@ -26,15 +26,15 @@ _DRAWN = 20_000
 
 @dataclass(frozen=True)
 class ErrorPattern:
-    """How often one pattern was seen.
+    """Frequency of one pattern.
 
     Attributes:
-        pattern: in words.
-        count: cases that show it.
-        of: cases that could.
-        low: of the interval of the share.
-        high: of it.
-        chance: the share that chance gives; None where chance has nothing to say.
+        pattern: the pattern in words.
+        count: number of cases that show it.
+        of: number of cases that could.
+        low: lower end of the interval of the share.
+        high: upper end of the interval.
+        chance: share expected by chance; None where chance cannot tell.
     """
 
     pattern: str
@@ -46,14 +46,14 @@ class ErrorPattern:
 
     @property
     def share(self) -> float:
-        """Of the cases that could show it."""
+        """Share of the cases that show it among those that could."""
         return self.count / self.of
 
     @classmethod
     def of_flags(
         cls, pattern: str, flags: np.ndarray, confidence: float, chance: float | None = None
     ) -> "ErrorPattern":
-        """Count flags, of which there is one or more."""
+        """Count flags, at least one of which is given."""
         share, tail = float(flags.mean()), (1 - confidence) / 2
         low, high = binom.ppf([tail, 1 - tail], len(flags), share) / len(flags)
         return cls(pattern, int(flags.sum()), len(flags), float(low), float(high), chance)
@@ -74,15 +74,12 @@ def error_patterns(
     Args:
         num1: first addends.
         num2: second addends.
-        answers: without those in which there is no number.
-        mode: how the answers are cut.
-        group: digits of a token.
+        answers: answered sums, without the answers that hold no number.
+        mode: grouping by which the answers are cut.
+        group: number of digits of a token.
         separated: whether the numbers were written with separators.
-        confidence: of the intervals.
-        seed: of the replaced digits that chance is drawn from.
-
-    Raises:
-        UserError: as `analyze_errors`, or a confidence that is not between 0 and 1.
+        confidence: level of the intervals.
+        seed: random seed of the replaced digits that chance is estimated from.
     """
     _require_confidence(confidence)
     found = analyze_errors(num1, num2, answers, mode, group, separated)
@@ -95,11 +92,11 @@ def error_patterns(
     rows = np.flatnonzero(np.asarray(wrong & comparable, dtype=bool))
     if not len(rows):
         return patterns
-    first, second = (np.asarray(each)[rows] for each in (num1, num2))
+    first, second = (np.asarray(addends)[rows] for addends in (num1, num2))
     drawn = _with_one_digit_replaced(first, second, max(1, _DRAWN // len(rows)), seed)
     chance = _flags(analyze_errors(*drawn, mode, group, separated), np.arange(len(drawn[0])))
     return patterns + [
-        # Of what all sums with a replaced digit show, chance says nothing.
+        # A pattern that all sums with a replaced digit show has no rate by chance.
         ErrorPattern.of_flags(
             name, flags, confidence, None if chance[name].all() else float(chance[name].mean())
         )
@@ -121,14 +118,11 @@ def token_rank_patterns(
     Args:
         num1: first addends.
         num2: second addends.
-        answers: without those in which there is no number.
-        ranks: the id of each number of up to `group` digits, as `core.number_tokens.number_token_ids` gives them.
-        mode: how the answers are cut.
-        group: digits of a token.
-        confidence: of the intervals.
-
-    Raises:
-        UserError: as `analyze_errors`, a number without a rank, or a confidence that is not between 0 and 1.
+        answers: answered sums, without the answers that hold no number.
+        ranks: id of each number of up to `group` digits, as `core.text.number_tokens.number_token_ids` gives them.
+        mode: grouping by which the answers are cut.
+        group: number of digits of a token.
+        confidence: level of the intervals.
     """
     _require_confidence(confidence)
     found = analyze_errors(num1, num2, answers, mode, group, separated=False)
@@ -140,8 +134,8 @@ def token_rank_patterns(
         for size in np.unique(sizes):
             some = wrong[sizes == size]
             said, right = (
-                _token(each[some], found["len_ans"][some], found, some, number)
-                for each in (np.asarray(answers), found["true_answer"])
+                _token(sums[some], found["len_ans"][some], found, some, number)
+                for sums in (np.asarray(answers), found["true_answer"])
             )
             for name, values in _rank_flags(said, right, _rank_table(ranks, int(size))).items():
                 flags.setdefault(name, []).append(values)
@@ -185,7 +179,7 @@ def _with_one_digit_replaced(
 ) -> tuple[list[int], list[int], list[int]]:
     """Copies of the problems, each with a sum of the right length in which one digit is another."""
     stream = np.random.default_rng(seed)
-    num1, num2 = ([int(number) for number in each] * copies for each in (first, second))
+    num1, num2 = ([int(number) for number in addends] * copies for addends in (first, second))
     answers = []
     for a, b in zip(num1, num2, strict=True):
         total = a + b
@@ -204,7 +198,7 @@ def _sizes(found: Mapping[str, np.ndarray], rows: np.ndarray, number: int) -> np
 def _token(
     numbers: np.ndarray, lengths: np.ndarray, found: Mapping[str, np.ndarray], rows: np.ndarray, number: int
 ) -> np.ndarray:
-    """The token number `number` of numbers, as a number."""
+    """Token `number` of each number, as a number."""
     ends = ((found["token_id"][rows] > 0) & (found["token_id"][rows] <= number + 1)).sum(1)
     sizes = _sizes(found, rows, number)
     below = np.array([10 ** int(places) for places in lengths - ends], dtype=numbers.dtype)

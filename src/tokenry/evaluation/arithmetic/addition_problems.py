@@ -1,7 +1,7 @@
-"""Addition problems with exact numbers of digits, and the prompts they are put in.
+"""Addition problems with exact numbers of digits, and their prompts.
 
 A signature (l1, l2, l3) is the digits of both addends and of the sum. The shorter addend (the second where they are equal) is uniform,
-then the sum is uniform, then the longer addend is what is left:
+then the sum is uniform, and the longer addend is their difference:
 
     short  ∈ [10^(l_short−1),                     min(10^l_short, 10^l3 − 10^(l_long−1)))
     sum    ∈ [max(10^(l3−1), short + 10^(l_long−1)),  min(10^l_long + short, 10^l3))
@@ -9,7 +9,7 @@ then the sum is uniform, then the longer addend is what is left:
 
 Problems and shots depend on the seed alone, so that formats are compared on the same ones.
 
-Source: Tokenization counts (arXiv 2402.14903) and its released code (`main.py`); the random numbers are others.
+Source: Tokenization counts (arXiv 2402.14903) and its released code (`main.py`), which draws other random numbers.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Int
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.text.digit_groups import NumberFormat, number_format, require_digits
 
 Signature: TypeAlias = tuple[int, int, int]
@@ -30,25 +30,25 @@ SIGNATURES: tuple[Signature, ...] = (
     (7, 7, 7), (7, 7, 8), (8, 7, 8), (7, 8, 8), (8, 7, 9), (7, 8, 9), (8, 8, 8), (8, 8, 9), (9, 7, 9), (7, 9, 9), (9, 8, 9), (8, 9, 9),
     (9, 9, 9),
 )  # fmt: skip
-"""Those of the paper's length study, in its order."""
+"""The signatures of the paper's length study, in its order."""
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 
-# Sums of such addends and all that is computed from them fit into 64 bits.
+# Sums of addends of up to this length, and all numbers computed from them, fit into 64 bits.
 LONGEST = 17
 
 
 @dataclass(frozen=True)
 class AdditionFormat:
-    """How a problem and its answer are written.
+    """Format of a problem and its answer.
 
     Attributes:
-        question: the format of the addends.
-        answer: that of the sum; None for the same.
-        repeat: where given, the answer first repeats the question in this format (`1,234+5,678=`).
-        spaces: around `+` and before `=`.
-        trailing_spaces: after `=`; with `spaces`, the control for the extra tokens that separators are.
-        system: the system message; None for none.
+        question: format of the addends.
+        answer: format of the sum; None for that of the addends.
+        repeat: format in which the answer first repeats the question (`1,234+5,678=`); None for no repetition.
+        spaces: number of spaces around `+` and before `=`.
+        trailing_spaces: number of spaces after `=`; with `spaces`, the control for the extra tokens of separators.
+        system: system message; None for none.
     """
 
     question: NumberFormat
@@ -59,9 +59,7 @@ class AdditionFormat:
     system: str | None = SYSTEM_PROMPT
 
     def __post_init__(self) -> None:
-        for name, value in (("spaces", self.spaces), ("trailing_spaces", self.trailing_spaces)):
-            if value < 0:
-                raise UserError(f"{name} must not be negative, got {value}.")
+        require_at_least(0, spaces=self.spaces, trailing_spaces=self.trailing_spaces)
 
     @property
     def answers(self) -> NumberFormat:
@@ -75,7 +73,7 @@ class AdditionFormat:
         )
 
     def reply(self, first: Any, second: Any) -> str:
-        """Write the right answer, as the shots have it."""
+        """Write the correct answer, as in the shots."""
         again = (
             format_addition(self.repeat.write(first), self.repeat.write(second), self.spaces)
             if self.repeat
@@ -89,8 +87,8 @@ class AdditionProblems:
     """Problems with the shots of each.
 
     Attributes:
-        problems: addends.
-        shots: addends of solved problems of the same kind; the first shots are the same whatever their number.
+        problems: addends of each problem.
+        shots: addends of solved problems of the same kind; the first shots do not depend on their number.
         signatures: digits of the addends and of the sum, for each problem.
     """
 
@@ -100,11 +98,7 @@ class AdditionProblems:
 
 
 def require_signature(signature: Sequence[int]) -> Signature:
-    """Return a signature that additions can have.
-
-    Raises:
-        UserError: no addition has it, or it is too long.
-    """
+    """Return the signature; raise `UserError` if no addition has it, or it is too long."""
     if len(signature) != 3:
         raise UserError(
             f"a signature is three lengths, of both addends and of their sum, got {_written(signature)}."
@@ -123,25 +117,12 @@ def require_signature(signature: Sequence[int]) -> Signature:
 
 
 def sample_addition(lengths: Sequence[int], n: int, seed: int = 0) -> Int[np.ndarray, "n 2"]:
-    """Draw problems with exact lengths.
-
-    Args:
-        lengths: digits of the first addend, of the second, of the sum.
-        n: how many.
-        seed: of the draws.
-
-    Raises:
-        UserError: no addition has these lengths.
-    """
+    """Draw `n` problems with exact lengths: digits of the first addend, of the second, and of the sum."""
     return _draw(require_signature(lengths), n, np.random.default_rng(seed))
 
 
 def addition_pmf(lengths: Sequence[int], first: int, second: int) -> float:
-    """The probability with which `sample_addition` draws a problem.
-
-    Raises:
-        UserError: no addition has these lengths, or an addend is negative.
-    """
+    """The probability with which `sample_addition` draws a problem."""
     signature = require_signature(lengths)
     for addend in (first, second):
         require_digits(addend)
@@ -156,11 +137,7 @@ def addition_pmf(lengths: Sequence[int], first: int, second: int) -> float:
 
 
 def sample_free_addition(n: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0) -> Int[np.ndarray, "n 2"]:
-    """Draw problems as the paper's older experiments do: all pairs of addend lengths in turn, each addend uniform on its length.
-
-    Raises:
-        UserError: a length that is not from 1 to 17.
-    """
+    """Draw problems as the paper's older experiments do: all pairs of addend lengths in turn, each addend uniform on its length."""
     return _draw_free(_pairs(lengths, n), np.random.default_rng(seed))
 
 
@@ -169,24 +146,19 @@ def sample_problems(
 ) -> AdditionProblems:
     """Draw problems of each signature, in turn, and for each of them shots of its signature.
 
-    A shot that is its own problem is drawn again; that apart, all follow the law of `sample_addition`.
+    A shot that equals its problem is drawn again; otherwise all follow the law of `sample_addition`.
 
     Args:
-        signatures: see `SIGNATURES`.
-        per_signature: problems of each.
-        shots: solved problems before each problem.
-        seed: of problems and shots; each shot has its own stream.
-
-    Raises:
-        UserError: no signature, one that no addition has, no problem, or a negative number of shots.
+        signatures: digits of the addends and of the sum, such as `SIGNATURES`.
+        per_signature: number of problems of each signature.
+        shots: number of solved problems before each problem.
+        seed: random seed of problems and shots; each shot has its own stream.
     """
     kinds = [require_signature(signature) for signature in signatures]
     if not kinds:
         raise UserError("there is no signature: give at least one, such as (7, 7, 8).")
-    if per_signature < 1 or shots < 0:
-        raise UserError(
-            f"there must be at least one problem and no negative number of shots, got {per_signature} and {shots}."
-        )
+    require_at_least(1, per_signature=per_signature)
+    require_at_least(0, shots=shots)
     columns: list[np.ndarray] = []
     for number in range(shots + 1):
         streams = [np.random.default_rng((seed, number, place)) for place in range(len(kinds))]
@@ -207,11 +179,7 @@ def sample_problems(
 def sample_free_problems(
     n: int, shots: int, lengths: Sequence[int] = (7, 8, 9), seed: int = 0
 ) -> AdditionProblems:
-    """Draw problems as `sample_free_addition` does, with shots of the same addend lengths.
-
-    Raises:
-        UserError: a length that is not from 1 to 17.
-    """
+    """Draw problems as `sample_free_addition` does, with shots of the same addend lengths."""
     pairs = _pairs(lengths, n)
     columns = [_draw_free(pairs, np.random.default_rng((seed, number))) for number in range(shots + 1)]
     totals = [len(str(total)) for total in columns[0].sum(1)]
@@ -227,7 +195,7 @@ def sample_free_problems(
 def format_addition(
     first: str, second: str, spaces: int = 0, trailing_spaces: int = 0, equals: bool = True
 ) -> str:
-    """Put two written numbers together: `A+B=`, with spaces around `+`, before `=` and at the end."""
+    """Write an addition of two written numbers: `A+B=`, with spaces around `+`, before `=` and at the end."""
     space = " " * spaces
     return f"{first}{space}+{space}{second}{f'{space}=' if equals else ''}{' ' * trailing_spaces}"
 
@@ -242,12 +210,9 @@ def addition_prompt(
 
     Args:
         problem: two addends.
-        shots: pairs of addends, solved before it.
-        fmt: the name of a number format, or all settings.
-        spaces: around `+` and before `=`; None for those of the format.
-
-    Raises:
-        UserError: an unknown format, or a number that is negative or no integer.
+        shots: pairs of addends, solved before the problem.
+        fmt: name of a number format, or all settings.
+        spaces: number of spaces around `+` and before `=`; None for that of the format.
     """
     chosen = addition_format(fmt, spaces)
     messages = [] if chosen.system is None else [_said("system", chosen.system)]
@@ -261,11 +226,7 @@ def addition_prompt(
 
 
 def addition_format(fmt: str | AdditionFormat, spaces: int | None = None) -> AdditionFormat:
-    """The settings under a name: numbers in this format, everything else as in the paper.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The settings under a name: numbers in this format, everything else as in the paper."""
     chosen = fmt if isinstance(fmt, AdditionFormat) else AdditionFormat(number_format(fmt))
     if spaces is None:
         return chosen
@@ -279,8 +240,7 @@ def _said(role: str, content: str) -> Message:
 
 
 def _draw(signature: Signature, n: int, stream: np.random.Generator) -> Int[np.ndarray, "n 2"]:
-    if n < 0:
-        raise UserError(f"the number of problems must not be negative, got {n}.")
+    require_at_least(0, n=n)
     low, high = _short_range(signature)
     short = stream.integers(low, high, size=n)
     least, end = _sum_range(signature, short)

@@ -1,4 +1,4 @@
-"""What right answers go with: the paper's analysis, and all values where its released code leaves some out.
+"""Properties that go with correct answers: the paper's analysis, with all values where its released code leaves some out.
 
     correlation   Pearson's r of a property with correctness 0/1 (point-biserial); nan where either is constant
     curve         accuracy at each value of a property, ± sqrt(p (1 − p) / n), also where nothing is wrong
@@ -22,7 +22,7 @@ from tokenry.evaluation.charbench.segmentation import PROPERTIES
 
 
 def pearson(x: Float[ndarray, "n"], y: Float[ndarray, "n"]) -> float:
-    """Pearson's r over the places where both are known; nan where one is constant, or nothing is known."""
+    """Pearson's r over the places where both are known; nan if one is constant, or no place is known."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     if not len(x) or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -35,8 +35,8 @@ def correlations(records: DataFrame, properties: Sequence[str] = PROPERTIES) -> 
     """Correlate each property with correctness.
 
     Args:
-        records: as of `join_records`.
-        properties: columns of it.
+        records: table as of `join_records`.
+        properties: columns of the table.
 
     Returns:
         Columns task, model, property, r and n.
@@ -75,14 +75,11 @@ def accuracy_curve(records: DataFrame, prop: str) -> DataFrame:
     """Accuracy at every value of a property.
 
     Args:
-        records: as of `join_records`.
+        records: table as of `join_records`.
         prop: one of `PROPERTIES`.
 
     Returns:
         Columns task, model, property, value, n, accuracy and standard_error.
-
-    Raises:
-        UserError: an unknown property.
     """
     require_one_of(prop, PROPERTIES, "a property")
     rows = [
@@ -94,13 +91,10 @@ def accuracy_curve(records: DataFrame, prop: str) -> DataFrame:
 
 
 def error_overlap(records: DataFrame, task: str) -> DataFrame:
-    """Compare which items two models get wrong, over the items that both were asked.
+    """Compare the wrong items of any two models, over the items that both were asked.
 
     Returns:
         Models by models, 1 on the diagonal of a model with errors.
-
-    Raises:
-        UserError: an unknown task.
     """
     require_one_of(task, TASKS, "task")
     of_task = records[records["task"] == task]
@@ -119,7 +113,7 @@ def error_overlap(records: DataFrame, task: str) -> DataFrame:
 
 
 def counting_bias(records: DataFrame) -> DataFrame:
-    """How far wrong counts are off, in characters: above 0 is counted too many.
+    """Bias of wrong counts, in characters: above 0, too many were counted.
 
     Returns:
         Columns task, model, mean, std and count, for the counting tasks.
@@ -151,7 +145,7 @@ def mixed_case(records: DataFrame) -> DataFrame:
 
 
 def has_mixed_case(records: DataFrame) -> Bool[ndarray, "rows"]:
-    """Tell for each row whether case matters: both cases of the character, or of any letters where all are counted.
+    """For each row, whether case matters: both cases of the character, or of any letters where all are counted.
 
     A character without cases (a digit, most scripts) is never in both.
     """
@@ -176,7 +170,7 @@ def _any_cases(word: str) -> bool:
 
 
 def by_task_and_model(records: DataFrame) -> Iterable[tuple[tuple[str, str], DataFrame]]:
-    """Tasks in their own order, models as they came."""
+    """Records by task and model: tasks in their own order, models in order of appearance."""
     models = list(dict.fromkeys(records["model"]))
     found = dict(iter(records.groupby(["task", "model"])))
     return [

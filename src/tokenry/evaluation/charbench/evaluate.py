@@ -1,11 +1,11 @@
-"""Ask a model: by letting it write an answer, or by the probabilities it gives to all of them.
+"""Ask a model: let it write an answer, or compare the probabilities of all possible answers.
 
     generate   greedy (temperature 0), then int(response) or invalid, as in the paper
     score      prediction = argmax over answers of  Σ log p(token | prompt, tokens of the answer before it)
 
-An answer's tokens end with the token that ends it, so 1 is not taken for the beginning of 10; the score is then the log-probability, in
-nats, that the model says exactly this. What all prompts begin with is computed once, a prompt once, and each answer goes on from there.
-Batches hold prompts of one length, so nothing is padded before an answer and no model has to know what padding is.
+An answer's tokens include the token that ends it, so 1 is not taken for the beginning of 10; the score is then the log-probability, in
+nats, of exactly this answer. The common beginning of all prompts is computed once, a prompt once, and each answer continues from there.
+Batches hold prompts of one length, so that no model needs padding.
 
 Source: CharBench (arXiv 2508.02591), section 4 (generate).
 """
@@ -22,7 +22,7 @@ from pandas import DataFrame, Series
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError, require_at_least, require_one_of
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.evaluation.charbench.items import check_items
 from tokenry.evaluation.charbench.prompt import Asked, ask, parse_answer
@@ -44,24 +44,24 @@ def evaluate_charbench(
     """Ask a causal language model every item.
 
     Args:
-        model: of transformers, on any device; its mode is restored afterwards.
-        tokenizer: of the model, with a chat template or without.
-        items: as of `build_charbench`, or some of its rows.
-        mode: `generate` reads what the model writes; `score` compares all answers from 0 to the longest word's length.
-        batch_size: items at a time.
-        report: is told the share of the items that is done.
+        model: model of transformers, on any device; its mode is restored afterwards.
+        tokenizer: tokenizer of the model, with or without a chat template.
+        items: table as of `build_charbench`, or some of its rows.
+        mode: `generate` reads the answer that the model writes; `score` compares all answers from 0 to the longest word's length.
+        batch_size: number of items per batch.
+        report: function that is told the share of the items that is done.
 
     Returns:
-        One row per item, indexed as the items. `prediction` is an integer as float, nan where the response is none. With `generate`,
-        `response` is what was written; with `score`, `logprob` and `answer_logprob` are those of the prediction and of the right answer.
+        One row per item, indexed as the items. `prediction` is an integer as float, nan for a response that is not an integer. With
+        `generate`, `response` is the written text; with `score`, `logprob` and `answer_logprob` belong to the prediction and to the
+        correct answer.
 
     Raises:
-        UserError: items that cannot be, an unknown mode, a size below 1, or a model that keeps no cache to score from.
+        UserError: a model without a cache to score from (mode `score`).
     """
     check_items(items)
     require_one_of(mode, MODES, "mode")
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    require_at_least(1, batch_size=batch_size)
     candidates = range(max(map(len, items["word"])) + 1)
     asked = ask(items, tokenizer, candidates)
     longest = NEW_TOKENS if mode == "generate" else max(map(len, asked.answers))
@@ -73,7 +73,7 @@ def evaluate_charbench(
 
 
 def as_number(answer: int | None) -> float:
-    """An integer as float: nan where there is none, infinite where none is so large."""
+    """An integer as float: nan for none, infinite where it is too large for a float."""
     try:
         return float("nan") if answer is None else float(answer)
     except OverflowError:
@@ -148,11 +148,11 @@ def _scored(
 
 @dataclass(frozen=True)
 class Continuations:
-    """What is read after a prompt, and what is known from it.
+    """Token sequences that are read after a prompt, and the tokens of answers that they predict.
 
     Attributes:
         stems: beginnings of answers, all of one length.
-        steps: (answer, stem, place in the stem, token of the answer that follows it).
+        steps: (answer, stem, place in the stem, token of the answer that follows this place).
     """
 
     stems: list[tuple[int, ...]]
@@ -163,12 +163,9 @@ class AnswerScorer:
     """Log-probabilities of all answers to prompts of one length.
 
     Args:
-        model: a causal language model whose cache can be repeated.
-        prompts: all that will be asked, for what they have in common.
-        answers: the tokens of each.
-
-    Raises:
-        UserError: the model keeps no such cache.
+        model: causal language model whose cache can be repeated.
+        prompts: token ids of all prompts that will be asked; their common beginning is computed once.
+        answers: token ids of each answer.
     """
 
     def __init__(
@@ -180,7 +177,7 @@ class AnswerScorer:
         self._device = next(model.parameters()).device
         accepted = inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        # A prompt needs one token of its own, from which the first of the answer is predicted.
+        # A prompt keeps one token of its own, from which the first token of the answer is predicted.
         self._common = common_prefix(prompts)[: min(map(len, prompts)) - 1]
         self._cache = self._read([self._common], None)[1] if self._common else None
 
@@ -210,7 +207,7 @@ class AnswerScorer:
             return None
         if not hasattr(cache, "batch_repeat_interleave"):
             raise UserError(
-                f"{type(self._model).__name__} keeps no cache that answers could go on from: use mode generate."
+                f"{type(self._model).__name__} keeps no cache from which answers could continue: use mode generate."
             )
         repeated = copy.deepcopy(cache)
         repeated.batch_repeat_interleave(times)
@@ -218,16 +215,17 @@ class AnswerScorer:
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """What all prompts begin with: that is what the first and the last of them in order begin with."""
+    """The common beginning of all prompts, which is that of the first and the last of them in sorted order."""
     low, high = min(prompts), max(prompts)
     differing = (place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other)
     return low[: next(differing, min(len(low), len(high)))]
 
 
 def continuations(answers: Sequence[Sequence[int]]) -> list[Continuations]:
-    """What has to be read to know all tokens of the answers but their first: all but their last, by length.
+    """The stems to read so that all tokens of the answers but their first are predicted: the answers without their last token, by length.
 
-    What a longer stem begins with is read with it; every answer goes along one stem only.
+    A stem that begins a longer one is read with it, and every answer follows one stem only. The answers `1 $`, `1 0 $` and `2 $` need the
+    stems `1 0` (which predicts `$` and `0` after `1`, and `$` after `1 0`) and `2`.
     """
     stems = {tuple(answer[:-1]) for answer in answers} - {()}
     needed = sorted(stem for stem in stems if not any(o != stem and o[: len(stem)] == stem for o in stems))

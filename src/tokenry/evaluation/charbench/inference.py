@@ -1,11 +1,11 @@
-"""How sure a correlation is, and what is left of it when the other properties are known: beyond the paper.
+"""The uncertainty of a correlation, and the part of it that other properties do not explain: beyond the paper.
 
-    interval    percentiles of r over draws of whole words, since items about one word (in any case) err together
+    interval    percentiles of r over draws of whole words, since errors on one word (in any case) are correlated
     p           2 (1 − Φ(|r| / standard deviation of r over the draws)), two-sided
     shown       p, adjusted for the number of correlations (Benjamini-Hochberg), is below 0.05
-    partial r   r of what linear regressions on the other properties leave of the property and of correctness
-    logistic    log odds of a right answer = intercept + Σ coefficient · standardised property, by maximum likelihood;
-                standard errors hold for words that err together (sandwich over words)
+    partial r   r of the residuals of the property and of correctness after linear regressions on the other properties
+    logistic    log odds of a correct answer = intercept + Σ coefficient · standardised property, by maximum likelihood;
+                standard errors are clustered by word (sandwich)
 
 The paper's correlations are univariate: longer words have more tokens, so that length and tokenization stand for each other in them.
 
@@ -24,7 +24,7 @@ from statsmodels.discrete.discrete_model import Logit
 from statsmodels.regression.linear_model import OLS
 from statsmodels.tools.sm_exceptions import ModelWarning, PerfectSeparationError
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import require_at_least, require_one_of
 from tokenry.core.stats import bootstrap_estimate, resampled_totals
 from tokenry.evaluation.charbench.analysis import by_task_and_model, correlations, pearson
 from tokenry.evaluation.charbench.segmentation import PROPERTIES
@@ -38,19 +38,15 @@ def correlation_intervals(
     """Correlate each property with correctness, with intervals over words and a flag that holds for all of them together.
 
     Args:
-        records: as of `join_records`.
-        properties: columns of it.
-        draws: of the bootstrap.
-        seed: of the draws.
+        records: table as of `join_records`.
+        properties: columns of the table.
+        draws: number of draws of the bootstrap.
+        seed: random seed of the draws.
 
     Returns:
         Columns task, model, property, r, n, low and high (95 %), p, adjusted_p and shown.
-
-    Raises:
-        UserError: fewer than two draws.
     """
-    if draws < 2:
-        raise UserError(f"draws must be at least 2, got {draws}: 1000 is usual.")
+    require_at_least(2, draws=draws)
     table = correlations(records, properties)
     drawn = {
         (task, model, name): of_one
@@ -88,18 +84,15 @@ def word_clusters(records: DataFrame) -> Int[ndarray, "rows"]:
 
 
 def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> float:
-    """Correlate what other properties do not explain of a property with what they do not explain of correctness.
+    """Correlate a property with correctness, both without the part that other properties explain.
 
     Args:
         group: records of one model and task.
-        prop: a property.
-        given: others.
+        prop: the property.
+        given: the other properties.
 
     Returns:
-        r; nan where nothing is left to correlate.
-
-    Raises:
-        UserError: a property that is not there.
+        r; nan where no variation is left.
     """
     for name in (prop, *given):
         require_one_of(name, [*group.select_dtypes("number")], "a property")
@@ -110,7 +103,7 @@ def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> fl
         return float("nan")
     explaining = np.column_stack([np.ones(len(table)), table[:, 1:]])
     left = [OLS(values, explaining).fit().resid for values in (table[:, 0], correct)]
-    # What rounding leaves of a property that is explained entirely is not a property.
+    # The residual of a property that is explained entirely is rounding error.
     scales = [np.abs(values - values.mean()).max(initial=0.0) for values in (table[:, 0], correct)]
     if any(np.abs(rest).max(initial=0.0) <= 1e-9 * scale for rest, scale in zip(left, scales, strict=True)):
         return float("nan")
@@ -118,15 +111,16 @@ def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> fl
 
 
 def logistic_regression(records: DataFrame, properties: Sequence[str]) -> DataFrame:
-    """Fit the log odds of a right answer to several properties at once, per task and model.
+    """Fit the log odds of a correct answer to several properties at once, per task and model.
 
     Args:
-        records: as of `join_records`.
-        properties: columns of it; those that are constant or unknown for a task are left out there.
+        records: table as of `join_records`.
+        properties: columns of the table; those that are constant or unknown for a task are left out there.
 
     Returns:
         Columns task, model, property, coefficient (log odds per standard deviation), standard_error, p, partial_r and n.
-        Nothing where all answers are right or all are wrong, where the properties determine each other, or where they separate right from wrong.
+        No rows where all answers are correct or all are wrong, where the properties determine each other, or where they separate correct
+        answers from wrong ones.
     """
     rows = []
     for (task, model), group in by_task_and_model(records):
@@ -175,14 +169,14 @@ def _interval(drawn: Float[ndarray, "draws"], r: float) -> tuple[float, float, f
 def _moments(
     values: Float[ndarray, "rows"], correct: Float[ndarray, "rows"], words: Int[ndarray, "rows"]
 ) -> Float[ndarray, "words 6"]:
-    """Per word the sums of 1, x, y, x², y² and xy, from which r of any words together follows."""
+    """The sums of 1, x, y, x², y² and xy per word, from which r over any set of words follows."""
     known = np.isfinite(values)
     # Centred, so that the differences of sums below lose no digits; r does not change.
     x = np.where(known, values - (values[known].mean() if known.any() else 0.0), 0.0)
     y = np.where(known, correct, 0.0)
     columns = (known.astype(float), x, y, x * x, y * y, x * y)
     number = int(words.max()) + 1
-    return np.stack([np.bincount(words, weights=each, minlength=number) for each in columns], axis=1)
+    return np.stack([np.bincount(words, weights=column, minlength=number) for column in columns], axis=1)
 
 
 def _correlation_of_moments(sums: Float[ndarray, "draws properties 6"]) -> Float[ndarray, "draws properties"]:

@@ -18,7 +18,7 @@ from itertools import chain
 
 from pandas import DataFrame, RangeIndex, Series
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 
 COUNTING_TASKS = ("count_unique_chars", "count_character_frequency")
 INDEX_TASKS = ("find_first_occurrence", "find_last_occurrence")
@@ -48,17 +48,14 @@ def build_charbench(
     """Build the benchmark: of each length the first `per_length` words, a quarter of them for each task.
 
     Args:
-        words: in an order of which the first are taken; a word that comes again is left out.
-        per_length: words of each length, a multiple of 4.
-        seed: of the order of the items and of the characters asked about.
-        lengths: of the words, in characters; None takes all that occur.
+        words: words, of which the first of each length are taken; repeated words are left out.
+        per_length: number of words of each length, a multiple of 4.
+        seed: random seed of the order of the items and of the characters asked about.
+        lengths: lengths of the words in characters; None for all that occur.
 
     Returns:
         One row per item, with the columns question, answer (text of an integer), word, character (None where none is asked about) and
         task. Its index numbers the items from 0.
-
-    Raises:
-        UserError: no words, too few of a length, a word with white space, or a size that four tasks cannot share.
     """
     if per_length < len(TASKS) or per_length % len(TASKS):
         raise UserError(
@@ -82,16 +79,12 @@ def items_of(tasks: Sequence[str], words: Sequence[str], characters: Sequence[st
     """Ask any questions: one item per task, word and character.
 
     Args:
-        tasks: of `TASKS`.
-        words: one each.
-        characters: one each; None for count_unique_chars.
+        tasks: task of each item, one of `TASKS`.
+        words: word of each item.
+        characters: character of each item; None for count_unique_chars.
 
     Returns:
         A table as of `build_charbench`.
-
-    Raises:
-        UserError: lists of unequal lengths, an unknown task, a word that is empty or has white space, or a character that is not in
-            its word.
     """
     if not len(tasks) == len(words) == len(characters):
         raise UserError(
@@ -102,11 +95,7 @@ def items_of(tasks: Sequence[str], words: Sequence[str], characters: Sequence[st
 
 
 def check_items(items: DataFrame) -> None:
-    """Check a table of items that may come from anywhere.
-
-    Raises:
-        UserError: a column is missing, items are numbered twice, or a row asks what cannot be answered.
-    """
+    """Raise `UserError` unless a table of items is complete, numbered uniquely, and every question has an answer."""
     missing = [name for name in COLUMNS if name not in items]
     if missing:
         raise UserError(f"items need the columns {', '.join(COLUMNS)}; {', '.join(missing)} is missing.")
@@ -119,33 +108,24 @@ def check_items(items: DataFrame) -> None:
 
 
 def characters_of(items: DataFrame) -> list[str | None]:
-    """The characters asked about; None where none is, however the table spells that (a file gives nan)."""
+    """The characters asked about; None for none, however the table spells that (a file gives nan)."""
     return [character if isinstance(character, str) else None for character in items["character"]]
 
 
 def answer_of(task: str, word: str, character: str | None = None) -> int:
-    """Compute the answer.
-
-    Raises:
-        UserError: an unknown task, or a character that is not in the word.
-    """
+    """Compute the answer."""
     _check([0], [task], [word], [character])
     return _ANSWERS[task](word, character or "")
 
 
 def question_of(task: str, word: str, character: str | None = None) -> str:
-    """Write the question; what it asks is not checked."""
+    """Write the question, unchecked."""
     return _TEMPLATES[task].format(word=word, character=character)
 
 
 def sample_items(items: DataFrame, limit: int, seed: int = 0) -> DataFrame:
-    """Draw about `limit` items, evenly from every task and word length; they keep their numbers and order.
-
-    Raises:
-        UserError: no item is to be left.
-    """
-    if limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}.")
+    """Draw `limit` items, evenly from every task and word length; they keep their numbers and order."""
+    require_at_least(1, limit=limit)
     if limit >= len(items):
         return items
     groups = items.groupby([items["task"], items["word"].str.len()]).indices
@@ -160,7 +140,7 @@ def _table(tasks: Sequence[str], words: Sequence[str], characters: Sequence[str 
     rows = list(zip(tasks, words, characters, strict=True))
     questions = [question_of(*row) for row in rows]
     answers = [str(_ANSWERS[task](word, character or "")) for task, word, character in rows]
-    # Text columns that hold None turn it into nan unless they are columns of objects.
+    # Text columns turn None into nan unless they are columns of objects.
     columns = dict(zip(COLUMNS, (questions, answers, words, characters, tasks), strict=True))
     return DataFrame(
         {name: Series(values, dtype=object) for name, values in columns.items()},
@@ -210,7 +190,7 @@ def _check(
 
 
 def _check_words(words: Sequence[str]) -> None:
-    # One look at all of them; which one it is matters only if one is wrong.
+    # All words are checked at once; each by itself only if one is wrong.
     if all(isinstance(word, str) for word in words) and len(" ".join(words).split()) == len(words):
         return
     for word in words:

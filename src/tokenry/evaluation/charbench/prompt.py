@@ -1,11 +1,11 @@
-"""How an item is put to a model, and how its response is read.
+"""The prompt of an item, and how the response to it is read.
 
     system    a helpful assistant that answers questions
     user      answer only with the final number; lower and upper case differ; Question: …      (white space as released)
     response  int(response.strip()), else invalid
 
-A model with a chat template is asked in it. One without reads the same words as plain text that ends in "Answer:", and its answer ends
-with the line.
+A model with a chat template is prompted in it. One without reads the same words as plain text that ends in "Answer:", and its answer
+ends with the line.
 
 Source: CharBench (arXiv 2508.02591), section 4; omriuz/CharBench, evaluation/utils.py.
 """
@@ -34,8 +34,8 @@ class Asked:
     """Items as token ids.
 
     Attributes:
-        prompts: of each item.
-        answers: of each candidate answer the tokens that say it, the end of the answer among them.
+        prompts: token ids of each item.
+        answers: token ids of each candidate answer, with the token that ends it.
         one_line: whether the answer ends with its line, not with a token of its own.
     """
 
@@ -52,7 +52,7 @@ def charbench_prompt(item: Mapping[str, Any] | Series) -> str:
 
 
 def parse_answer(response: str) -> int | None:
-    """Read the integer that a response consists of; None where it is anything else."""
+    """Read the integer that a response consists of; None if it is anything else."""
     try:
         return int(response.strip())
     except ValueError:
@@ -60,13 +60,7 @@ def parse_answer(response: str) -> int | None:
 
 
 def ask(items: DataFrame, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[int]) -> Asked:
-    """Put items to the model of a tokenizer, in its chat template or as plain text.
-
-    Args:
-        items: at least one.
-        tokenizer: of the model.
-        candidates: the answers to know the tokens of.
-    """
+    """Encode items, and the candidate answers to them, in the tokenizer's chat template or as plain text."""
     users = [_USER.format(question=question) for question in items["question"]]
     if tokenizer.chat_template is None:
         return _ask_in_text(users, tokenizer, candidates)
@@ -82,10 +76,10 @@ def _ask_in_chat(
     answered = [*_turns(users[0], has_system), {"role": "assistant", "content": "0"}]
     rendered, asked = _rendered(tokenizer, answered), f"{texts[0]}0"
     end: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    # What the template writes after an answer is what the model was taught to end it with.
+    # The model was taught to end an answer with the token that the template writes after it.
     if rendered.startswith(asked) and rendered != asked:
         end = _ids(tokenizer, rendered[len(asked) :])[:1]
-    answers = [_continuation(tokenizer, texts[0], str(each)) + end for each in candidates]
+    answers = [_continuation(tokenizer, texts[0], str(answer)) + end for answer in candidates]
     return Asked(prompts, answers, one_line=False)
 
 
@@ -94,13 +88,13 @@ def _ask_in_text(
 ) -> Asked:
     texts = [f"{SYSTEM}\n\n{user.strip()}\nAnswer:" for user in users]
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    prompts = [first + each for each in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    answers = [_continuation(tokenizer, texts[0], f" {each}\n") for each in candidates]
+    prompts = [first + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    answers = [_continuation(tokenizer, texts[0], f" {answer}\n") for answer in candidates]
     return Asked(prompts, answers, one_line=True)
 
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase, user: str) -> bool:
-    """Whether the template writes what the system says; some refuse it, some drop it."""
+    """Whether the template writes the system message; some templates refuse it, some drop it."""
     try:
         return SYSTEM in _rendered(tokenizer, _turns(user, has_system=True))
     except TemplateError:

@@ -1,8 +1,8 @@
-"""One row per item that a model was asked: what it is about, how it is cut, and whether the answer was right.
+"""One row per item that a model was asked: the question, the segmentation of its word, and whether the answer was correct.
 
     correct = (prediction == answer), and an invalid answer is a wrong one
 
-Everything that is analysed is computed from this table.
+All analyses start from this table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from tokenry.evaluation.charbench.items import characters_of, check_items
 from tokenry.evaluation.charbench.segmentation import PROPERTIES
 
 Predictions: TypeAlias = DataFrame | Series
-"""Indexed by item: integers, None or nan where the answer was none (of a table, its column `prediction`)."""
+"""Predictions indexed by item: integers, with None or nan for an invalid answer; of a table, the column `prediction`."""
 
 
 def join_records(
@@ -26,15 +26,12 @@ def join_records(
     """Join items, answers and segmentations.
 
     Args:
-        items: as of `build_charbench`.
-        predictions: of each model by its name. An item without a row was not asked, and is left out for this model.
-        features: of each model, as of `tokenization_features`.
+        items: table as of `build_charbench`.
+        predictions: predictions by the name of the model. An item without a row was not asked, and is left out for this model.
+        features: features by the name of the model, as of `tokenization_features`.
 
     Returns:
         Columns model, task, item, word, character, answer, prediction, correct, those of `PROPERTIES` and any other number in `features`.
-
-    Raises:
-        UserError: items that cannot be, no model, a model without features, answers to unknown items, or two to one.
     """
     check_items(items)
     if not predictions:

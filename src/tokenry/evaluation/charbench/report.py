@@ -1,4 +1,4 @@
-"""Everything that is told about models on CharBench, as tables.
+"""The report of models on CharBench, as tables.
 
 Accuracy, correlations with intervals, curves over every property, overlap of errors, counting bias, mixed case, and the regression on
 several properties at once.
@@ -39,14 +39,14 @@ class CharBenchReport:
 
     Attributes:
         accuracy: per task and model (`accuracy_table`).
-        correlations: with intervals (`correlation_intervals`).
-        mean_correlations: over models, tasks by properties.
-        curves: at every value of every property (`accuracy_curve`).
-        overlap: per task, models by models (`error_overlap`).
-        bias: of wrong counts (`counting_bias`).
-        mixed_case: accuracy in both groups.
-        regression: on several properties at once (`logistic_regression`).
-        text_back: of each model, whether its tokenizer gives the words back.
+        correlations: correlations with intervals (`correlation_intervals`).
+        mean_correlations: correlations averaged over models, tasks by properties.
+        curves: accuracy at every value of every property (`accuracy_curve`).
+        overlap: overlap of errors per task, models by models (`error_overlap`).
+        bias: bias of wrong counts (`counting_bias`).
+        mixed_case: accuracy on words of mixed case, and on the others.
+        regression: regression on several properties at once (`logistic_regression`).
+        text_back: for each model, whether its tokenizer gives the words back.
     """
 
     accuracy: DataFrame
@@ -60,7 +60,7 @@ class CharBenchReport:
     text_back: Mapping[str, RoundTrip] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
-        """What is said of each tokenizer that does not give all words back."""
+        """A sentence for each tokenizer that does not give all words back."""
         return [
             back.sentence(f"the tokenizer of {model}", "words")
             for model, back in self.text_back.items()
@@ -68,7 +68,7 @@ class CharBenchReport:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a file holds; undefined figures are null."""
+        """The tables as JSON; undefined figures are null."""
         return {
             "note": REGENERATED,
             "accuracy": _rows(self.accuracy),
@@ -100,15 +100,13 @@ def charbench_report(
     """Analyse the answers of one or more models.
 
     Args:
-        items: as of `build_charbench`.
-        predictions: of each model by its name, indexed by item (see `join_records`).
-        features: of each model, as of `tokenization_features`; a column `frequency` of the words takes part in the regression.
-        draws: of the bootstrap over words.
-        seed: of the draws.
-        text_back: of each model, whether its tokenizer gives the words back (`core.round_trip`).
-
-    Raises:
-        UserError: tables that do not belong together (see `join_records`).
+        items: table as of `build_charbench`.
+        predictions: predictions by the name of the model, indexed by item.
+        features: features by the name of the model, as of `tokenization_features`; a column `frequency` of the words takes part in the
+            regression.
+        draws: number of draws of the bootstrap over words.
+        seed: random seed of the draws.
+        text_back: for each model, whether its tokenizer gives the words back.
     """
     records = join_records(items, predictions, features)
     table = correlation_intervals(records, PROPERTIES, draws, seed)

@@ -1,11 +1,11 @@
-"""What a tokenizer makes of the queried words: how many tokens, how long, and the one that holds the character asked about.
+"""The segmentation of the queried words: number of tokens, their lengths, and the token that holds the character asked about.
 
 A word is cut alone, without a space before it and without special tokens.
 
-    number_of_tokens     of the word
+    number_of_tokens     tokens of the word
     compression          word_length / number_of_tokens
     gold_over_length     answer / word_length
-    target_token_length  characters of the first token that ends behind position `answer` (index tasks only)
+    target_token_length  characters of the first token that ends after position `answer` (index tasks only)
 
 Lengths are in characters (code points), from the offsets of the fast tokenizer: the raw pieces of a byte-level vocabulary, whose
 lengths the released analysis takes, are as long as the text for ASCII words only.
@@ -35,12 +35,12 @@ _META = "▁"
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How a word is cut.
+    """A word as a tokenizer cuts it.
 
     Attributes:
         tokens: pieces as the vocabulary writes them.
-        starts: of each token, the character of the word at which it begins.
-        ends: of each token, the character behind it; never falling.
+        starts: for each token, the character of the word at which it begins.
+        ends: for each token, the character after it; never decreasing.
     """
 
     tokens: tuple[str, ...]
@@ -49,10 +49,9 @@ class Segmentation:
 
     @classmethod
     def of_tokens(cls, tokens: Iterable[str]) -> "Segmentation":
-        """Read a segmentation off token strings, one after the other, as the released analysis does.
+        """Read a segmentation off consecutive token strings, as the released analysis does.
 
-        Args:
-            tokens: the first may begin with SentencePiece's sign for a space, which is dropped unless it is all there is of the token.
+        SentencePiece's sign for a space is dropped from the first token, unless the token consists of it.
         """
         first, *others = [*tokens] or [""]
         pieces = (first[1:] if first.startswith(_META) and len(first) > 1 else first, *others)
@@ -60,7 +59,7 @@ class Segmentation:
         return cls(pieces, (0, *ends[:-1]), ends)
 
     def length_at(self, position: int) -> float:
-        """Characters of the token that holds the character at `position`; nan where no token does."""
+        """Number of characters of the token that holds the character at `position`; nan if no token does."""
         place = bisect_right(self.ends, position)
         if place == len(self.ends) or self.starts[place] > position:
             return float("nan")
@@ -70,54 +69,35 @@ class Segmentation:
 def segment_words(
     words: Iterable[str], tokenizer: PreTrainedTokenizerBase | Tokenizer
 ) -> dict[str, Segmentation]:
-    """Cut every distinct word.
-
-    Raises:
-        UserError: a slow tokenizer, which tells no offsets.
-    """
+    """Cut every distinct word."""
     distinct = list(dict.fromkeys(words))
     backend = Tokenizer.from_str(backend_tokenizer(tokenizer).to_str())
-    # What a user set for other purposes would cut words short or fill them up.
+    # Truncation and padding set for other purposes would change the words.
     backend.no_truncation()
     backend.no_padding()
     encoded = backend.encode_batch(distinct, add_special_tokens=False)
     return {
         word: Segmentation(
-            tuple(each.tokens),
-            tuple(start for start, _ in each.offsets),
-            tuple(accumulate((end for _, end in each.offsets), max)),
+            tuple(encoding.tokens),
+            tuple(start for start, _ in encoding.offsets),
+            tuple(accumulate((end for _, end in encoding.offsets), max)),
         )
-        for word, each in zip(distinct, encoded, strict=True)
+        for word, encoding in zip(distinct, encoded, strict=True)
     }
 
 
 def tokenization_features(items: DataFrame, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> DataFrame:
-    """Describe the word of every item, and how a tokenizer cuts it.
-
-    Args:
-        items: as of `build_charbench`.
-        tokenizer: a fast one.
+    """Describe the word of every item, and how a fast tokenizer cuts it.
 
     Returns:
         One row per item, indexed as the items: the columns of `PROPERTIES`, and `tokens` (a tuple of pieces).
-
-    Raises:
-        UserError: items that cannot be (see `check_items`), or a tokenizer without offsets.
     """
     check_items(items)
     return features_of(items, segment_words(items["word"], tokenizer))
 
 
 def features_of(items: DataFrame, segmentations: Mapping[str, Segmentation]) -> DataFrame:
-    """Describe the word of every item, cut in any way.
-
-    Args:
-        items: as of `build_charbench`.
-        segmentations: of every word.
-
-    Raises:
-        UserError: a word that is not cut.
-    """
+    """Describe the word of every item, given a segmentation of every word; the columns are those of `tokenization_features`."""
     words, tasks = items["word"].tolist(), items["task"].tolist()
     uncut = next((word for word in words if word not in segmentations), None)
     if uncut is not None:
@@ -127,10 +107,10 @@ def features_of(items: DataFrame, segmentations: Mapping[str, Segmentation]) -> 
     gold = np.array([int(answer) for answer in items["answer"]])
     lengths = np.array([len(word) for word in words])
     cut = [segmentations[word] for word in words]
-    number = np.array([len(each.tokens) for each in cut])
+    number = np.array([len(segmentation.tokens) for segmentation in cut])
     return DataFrame(
         {
-            "tokens": [each.tokens for each in cut],
+            "tokens": [segmentation.tokens for segmentation in cut],
             "word_length": lengths,
             "gold": gold,
             "gold_over_length": gold / lengths,
@@ -145,6 +125,6 @@ def features_of(items: DataFrame, segmentations: Mapping[str, Segmentation]) -> 
 
 def _target_lengths(tasks: Sequence[str], gold: Sequence[int], cut: Sequence[Segmentation]) -> list[float]:
     return [
-        each.length_at(position) if task in INDEX_TASKS else float("nan")
-        for task, position, each in zip(tasks, gold, cut, strict=True)
+        segmentation.length_at(position) if task in INDEX_TASKS else float("nan")
+        for task, position, segmentation in zip(tasks, gold, cut, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The words that are asked about: from word lists that install with pip, from running text, or from a file.
+"""The words of the questions: from word lists that install with pip, from running text, or from a file.
 
     word lists   the union of the English lists of `wordfreq` (large) and `english-words` (web2, gcide), letters a to z only;
                  they are in lower case, so a share drawn by the seed is capitalised
@@ -6,7 +6,7 @@
     file         one word per line, any script
 
 Benchmarks take the first words of each length, so lists and corpora come in an order drawn by the seed from the sorted words: the
-authors' order is that of a Python set, which differs from process to process. What is built here is a regeneration, not their file.
+authors' order is that of a Python set, which differs from process to process. The benchmark built here is a regeneration, not their file.
 
 Source: CharBench (arXiv 2508.02591), section 3, and the released generator.
 """
@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from tokenry.core.errors import UserError, require_fraction, require_one_of
+from tokenry.core.io.reading import read_text
 
 SOURCES = ("wordfreq", "english-words")
 
@@ -36,13 +37,10 @@ def load_word_list(
 
     Args:
         source: `wordfreq`, `english-words`, or both joined by a plus. Only both together have 25,000 words of every length from 4 to 10.
-        min_len: letters of the shortest words.
-        max_len: letters of the longest.
-        capitalize: share of the words whose first letter is made a capital.
-        seed: of that choice and of the order.
-
-    Raises:
-        UserError: an unknown list, a package that is not installed, or lengths or a share that cannot be.
+        min_len: number of letters of the shortest words.
+        max_len: number of letters of the longest words.
+        capitalize: share of the words that are capitalised.
+        seed: random seed of that choice and of the order.
     """
     _check_lengths(min_len, max_len)
     require_fraction(capitalize, "capitalize")
@@ -58,11 +56,7 @@ def load_word_list(
 
 
 def frequent_words(number: int, min_len: int = 4, max_len: int = 10) -> list[str]:
-    """List the most frequent English words (lower case, a to z), the most frequent first.
-
-    Raises:
-        UserError: the package wordfreq is not installed, it has not so many, or lengths that cannot be.
-    """
+    """List the most frequent English words (lower case, a to z), the most frequent first."""
     _check_lengths(min_len, max_len)
     suitable = (word for word in _wordfreq() if min_len <= len(word) <= max_len and _WORD.fullmatch(word))
     words = list(islice(suitable, number))
@@ -79,13 +73,10 @@ def words_of_corpus(
     """Find the distinct words of running text, in an order drawn by the seed.
 
     Args:
-        documents: the paper's are the first 100,000 of MiniPile.
-        min_len: letters of the shortest words.
-        max_len: letters of the longest.
-        seed: of the order.
-
-    Raises:
-        UserError: no word of such a length, or lengths that cannot be.
+        documents: texts; the paper takes the first 100,000 of MiniPile.
+        min_len: number of letters of the shortest words.
+        max_len: number of letters of the longest words.
+        seed: random seed of the order.
     """
     _check_lengths(min_len, max_len)
     found: set[str] = set()
@@ -97,22 +88,13 @@ def words_of_corpus(
 
 
 def read_word_list(path: Path, nfc: bool = False) -> list[str]:
-    """Read a file with one word per line; the order is kept, empty lines and words said before are left out.
+    """Read a file with one word per line; the order is kept, empty lines and repeated words are left out.
 
     Args:
-        path: UTF-8.
-        nfc: compose characters (NFC), so that é is one character however the file spells it; else code points count as they are.
-
-    Raises:
-        UserError: no such text file, no word in it, or a line of several words.
+        path: text file in UTF-8.
+        nfc: whether to compose characters (NFC), so that é is one character however the file spells it.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as UTF-8 text ({getattr(error, 'strerror', None) or 'not UTF-8'})."
-        ) from error
-    stripped = [line.strip() for line in lines]
+    stripped = [line.strip() for line in read_text(path).split("\n")]
     for number, line in enumerate(stripped, start=1):
         if len(line.split()) > 1:
             raise UserError(
@@ -125,11 +107,7 @@ def read_word_list(path: Path, nfc: bool = False) -> list[str]:
 
 
 def word_frequencies(words: Sequence[str], language: str = "en") -> list[float]:
-    """Tell how frequent words are, on the Zipf scale (10 to that power is occurrences per billion words; 0 where unknown).
-
-    Raises:
-        UserError: the package wordfreq is not installed.
-    """
+    """Frequencies of words on the Zipf scale (10 to that power is occurrences per billion words; 0 for unknown words)."""
     try:
         from wordfreq import zipf_frequency
     except ImportError as error:

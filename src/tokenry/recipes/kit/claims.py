@@ -159,6 +159,7 @@ class Reproduction:
     def as_json(self) -> dict[str, Any]:
         """Return the object that `tokenry reproduce --json` prints and `result.json` holds."""
         return {
+            "kind": "reproduce",
             "slug": self.slug,
             "verdict": self.verdict,
             "headline": self.headline.claim,

@@ -1,10 +1,10 @@
-"""Does a token's attention to the prompt tell what answers the prompt from friendly filler?
+"""Does a token's attention to the prompt separate the answer from friendly filler?
 
 Six prompts, each answered by a sentence that does the task and by one that would suit any prompt, in both orders; one forward.
 AUROC of a score for "task token", over all tokens of the two sentences: 0.5 = chance, 1 = every task token scores higher.
 
     prompt    mean over heads of the attention to all prompt tokens (ssToken's score)
-    content   the same to the user's words alone, each head renormalised without the first token (sink-aware)
+    content   attention to the user's words alone, each head renormalised without the first token (sink-aware)
 
 Each is read at the last layer (the released code) and averaged over the last third of the layers.
 """
@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError
+from tokenry.core.chat.conversations import NO_CLASS, class_names, encode_rows
+from tokenry.core.chat.template import content_mask, template_pieces
 from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
 from tokenry.core.tensors.modes import evaluation_mode
 
@@ -70,7 +72,7 @@ class ProbeBatch:
         content: the tokens of the user's words.
         prompt: all tokens before the answer.
         task: the answer's tokens that do the task.
-        asked: the tokens of both sentences: those that the AUROC is over.
+        asked: the tokens of both sentences, which the AUROC is over.
     """
 
     input_ids: Int[Tensor, "batch seq"]
@@ -83,7 +85,7 @@ class ProbeBatch:
 
 @dataclass(frozen=True)
 class AttentionAuroc:
-    """What one attention score tells of the task: the AUROC over all tokens, and over those of each conversation."""
+    """AUROC of one attention score, over all tokens and over those of each conversation."""
 
     auroc: float
     of_conversations: tuple[float, ...]
@@ -115,47 +117,26 @@ def probe_rows() -> list[Row]:
 
 
 def encode_probe(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> ProbeBatch:
-    """Write the conversations with the tokenizer's chat template and find out what each token belongs to.
-
-    Raises:
-        UserError: the tokenizer has no chat template, or cannot tell the characters of its tokens.
-    """
-    if tokenizer.chat_template is None or not tokenizer.is_fast:
-        raise UserError(
-            "the attention probe needs a fast tokenizer with a chat template: choose an instruct model."
+    """Encode the conversations as training data is encoded; `token_class` separates the sentences, `content_mask` the user's words."""
+    data = encode_rows(rows, tokenizer, max_length=512, default_class="end of answer")
+    names = class_names(data)
+    input_ids, classes, ones = (
+        pad_sequence(list(map(torch.tensor, column)), batch_first=True, padding_value=padding)
+        for column, padding in (
+            (data["input_ids"], 0),
+            (data["token_class"], NO_CLASS),
+            ([[1] * len(ids) for ids in data["input_ids"]], 0),
         )
-    texts, places = [], []
-    for row in rows:
-        user, assistant = row["messages"]
-        before = tokenizer.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
-        texts.append(before + assistant["content"])
-        spans = {
-            span["class"]: (len(before) + span["start"], len(before) + span["end"]) for span in row["spans"]
-        }
-        said = before.rindex(user["content"])
-        places.append({"content": (said, said + len(user["content"])), "prompt": (0, len(before)), **spans})
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        padding=True,
-        padding_side="right",
-        return_offsets_mapping=True,
-        return_tensors="pt",
     )
-    first, end = encoded["offset_mapping"].unbind(-1)
-
-    def within(name: str) -> Bool[Tensor, "batch seq"]:
-        bounds = torch.tensor([place[name] for place in places])
-        # A token belongs to a stretch of text if it shares a character with it; padding has no characters.
-        return (first < bounds[:, 1:]) & (end > bounds[:, :1])
-
+    task, filler = (classes == names.index(name) for name in ("task", "filler"))
+    prompt = torch.arange(input_ids.shape[1]) < (classes != NO_CLASS).int().argmax(dim=1, keepdim=True)
     return ProbeBatch(
-        input_ids=encoded["input_ids"],
-        attention_mask=encoded["attention_mask"],
-        content=within("content"),
-        prompt=within("prompt"),
-        task=within("task"),
-        asked=within("task") | within("filler"),
+        input_ids=input_ids,
+        attention_mask=ones,
+        content=prompt & content_mask(input_ids, template_pieces(tokenizer)),
+        prompt=prompt,
+        task=task,
+        asked=task | filler,
     )
 
 

@@ -1,9 +1,9 @@
-"""A small encoder that answers questions about the letters of a word of which it is given nothing but tokens.
+"""A small encoder that answers questions about the letters of a word, given only the word's tokens.
 
     input     task, character asked about, BPE tokens of the bare word
     output    one of the answers 0 to the longest word's length, read from the first place
 
-What a token is spelled like is nowhere written: the model can only learn it from the answers to other words with the same token.
+The spelling of a token is never given: the model can only learn it from the answers about other words with the same token.
 """
 
 import itertools
@@ -29,20 +29,20 @@ from tokenry.recipes.kit import cosine, fit
 
 @dataclass(frozen=True)
 class ReaderConfig:
-    """What is trained on what.
+    """Data, model and training of the reader.
 
     Attributes:
-        words: the most frequent ones.
-        unseen: of these, drawn at random, for testing only.
-        test_items: on unseen words.
-        vocabulary: of the BPE, trained on all the words.
-        layers: of the encoder.
-        width: of the encoder.
-        heads: of the encoder.
-        steps: of training.
+        words: number of words, the most frequent ones.
+        unseen: number of these words, drawn at random, that are kept for testing.
+        test_items: number of items about unseen words.
+        vocabulary: vocabulary size of the BPE, which is trained on all words.
+        layers: layers of the encoder.
+        width: width of the encoder.
+        heads: attention heads of the encoder.
+        steps: training steps.
         batch_size: items per step; each item is seen once.
-        learning_rate: at its highest (warm-up, then cosine).
-        seed: of everything.
+        learning_rate: peak learning rate (warm-up, then cosine).
+        seed: random seed.
     """
 
     words: int = 24_000
@@ -62,10 +62,10 @@ class CharacterReader(nn.Module):
     """The encoder.
 
     Args:
-        config: sizes.
-        inputs: different ids there are.
-        longest: ids of the longest input.
-        answers: to choose from.
+        config: sizes of the encoder.
+        inputs: number of different ids.
+        longest: number of ids of the longest input.
+        answers: number of answers to choose from.
     """
 
     def __init__(self, config: ReaderConfig, inputs: int, longest: int, answers: int) -> None:
@@ -90,8 +90,8 @@ class Inputs:
     """Items as ids: padding, tasks, no character and the characters, then the tokens of the BPE.
 
     Args:
-        tokenizer: whose tokens the model reads.
-        words: whose characters are asked about.
+        tokenizer: tokenizer whose tokens the model reads.
+        words: words whose characters are asked about.
     """
 
     def __init__(self, tokenizer: Tokenizer, words: Sequence[str]) -> None:
@@ -105,12 +105,7 @@ class Inputs:
     def __call__(
         self, items: DataFrame, segmentations: Mapping[str, Segmentation]
     ) -> Int[Tensor, "items seq"]:
-        """Write items as rows, padded with 0.
-
-        Args:
-            items: about words.
-            segmentations: of these words.
-        """
+        """Write items as rows, padded with 0, given the segmentations of their words."""
         ids = torch.zeros(len(items), self.longest, dtype=torch.long)
         rows = zip(items["task"], characters_of(items), items["word"], strict=True)
         for row, (task, character, word) in enumerate(rows):
@@ -122,13 +117,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Trained:
-    """A reader, and what it is tested on.
+    """A trained reader and its test items.
 
     Attributes:
-        model: in evaluation mode.
-        inputs: writes items for it.
-        items: about unseen words.
-        segmentations: of all words.
+        model: the reader in evaluation mode.
+        inputs: the encoding of items as ids.
+        items: items about unseen words.
+        segmentations: segmentations of all words.
         tokenizer: the BPE.
     """
 
@@ -154,9 +149,9 @@ def train_reader(
     """Train a tokenizer and a reader, and set unseen words aside.
 
     Args:
-        words: lower case.
-        config: sizes; its `words` are not looked at.
-        report: is told the share of the steps that is done.
+        words: words in lower case.
+        config: sizes; its number of words is not used.
+        report: function that is told the share of the steps that is done.
     """
     tokenizer = train_word_bpe(words, config.vocabulary)
     segmentations = segment_words(words, tokenizer)
@@ -193,7 +188,7 @@ def train_word_bpe(words: Sequence[str], vocabulary: int) -> Tokenizer:
 
 
 def draw_items(words: Sequence[str], number: int, draws: random.Random) -> DataFrame:
-    """Draw items: the tasks by turns, a word, and a place in it."""
+    """Draw items: the tasks in turn, a word, and a place in it."""
     tasks = list(itertools.islice(itertools.cycle(TASKS), number))
     chosen = draws.choices(words, k=number)
     letters = [
@@ -203,15 +198,10 @@ def draw_items(words: Sequence[str], number: int, draws: random.Random) -> DataF
 
 
 def spelled(segmentation: Segmentation, span: tuple[int, int]) -> Segmentation:
-    """Cut one token into single characters, and leave the word as it is.
-
-    Args:
-        segmentation: of the word, whose tokens are its text.
-        span: characters at which the token begins and ends.
-    """
+    """Cut one token, given by the span of its characters, into single characters; the other tokens of the word do not change."""
     spans: list[tuple[int, int]] = []
-    for each in zip(segmentation.starts, segmentation.ends, strict=True):
-        spans += [(place, place + 1) for place in range(*each)] if each == span else [each]
+    for token in zip(segmentation.starts, segmentation.ends, strict=True):
+        spans += [(place, place + 1) for place in range(*token)] if token == span else [token]
     word = "".join(segmentation.tokens)
     return Segmentation(
         tuple(word[start:end] for start, end in spans),
@@ -222,18 +212,18 @@ def spelled(segmentation: Segmentation, span: tuple[int, int]) -> Segmentation:
 
 @dataclass(frozen=True)
 class Recut:
-    """What cutting a token of the test words into characters does to the same items: tables of `word` and `change` (−1, 0 or 1).
+    """Effect of cutting a token of the test words into characters, on the same items: tables of `word` and `change` (−1, 0 or 1).
 
     Attributes:
-        target: where the token that holds the character is cut.
-        other: where another one is.
+        target: changes where the token that holds the character is cut.
+        other: changes where another token is cut.
     """
 
     target: DataFrame
     other: DataFrame
 
     def as_json(self) -> dict[str, Any]:
-        """Of either the mean change with its standard error over words, and the number of items."""
+        """The mean change of either with its standard error over words, and the number of items."""
 
         def of_words(change: DataFrame) -> tuple[float, float]:
             by_word = change.groupby("word")["change"]
@@ -249,9 +239,9 @@ class Recut:
 
 
 def cut_anew(trained: Trained, task: str) -> Recut:
-    """Cut the token that holds the character, or another one, and see what becomes of the same items.
+    """Cut the token that holds the character, or another one, and compare the answers to the same items.
 
-    Only words are asked about that have two tokens or more of at least two characters, one of them the one that holds the character.
+    The items are those about words with at least two tokens of two or more characters, one of which holds the character.
     """
     items = trained.items[trained.items["task"] == task]
     kept: list[int] = []
@@ -269,7 +259,7 @@ def cut_anew(trained: Trained, task: str) -> Recut:
     before = right(chosen, trained.predict(chosen, trained.segmentations)).astype(float)
 
     def change(cuts: Sequence[Segmentation]) -> DataFrame:
-        # A word can come again, cut otherwise.
+        # A word can occur again with another segmentation.
         names = [str(number) for number in range(len(chosen))]
         renamed = chosen.assign(word=names)
         after = right(renamed, trained.predict(renamed, dict(zip(names, cuts, strict=True))))

@@ -22,8 +22,8 @@ class ModelAnswers:
     """A model's answers, analysed.
 
     Attributes:
-        name: of the model.
-        report: all tables.
+        name: name of the model.
+        report: all tables of the analysis.
         records: every item with its answer and its properties.
     """
 
@@ -55,14 +55,14 @@ class ModelAnswers:
         }
 
     def partial(self, task: str, prop: str) -> str:
-        """The correlation once the other properties are known, in words."""
+        """The partial correlation given the other properties, in words."""
         table = self.report.regression
         rows = table[(table["task"] == task) & (table["property"] == prop)]
         return f"{rows['partial_r'].iloc[0]:.3f}" if len(rows) else "undefined"
 
     @cached_property
     def strengths(self) -> dict[str, Float[ndarray, "draws properties"]]:
-        """Of each counting task the absolute correlations of the properties over draws of the same words."""
+        """The absolute correlations of the properties over draws of the same words, for each counting task."""
         return {
             task: np.abs(bootstrap_correlations(group, PROPERTIES, 1000, 0))
             for task, group in self.records.groupby("task")
@@ -86,7 +86,7 @@ class ModelAnswers:
 
     @property
     def accuracies(self) -> dict[str, str]:
-        """By task."""
+        """Accuracy by task."""
         return {
             row["task"]: f"{100 * row['accuracy']:.1f} ± {100 * row['standard_error']:.1f} %"
             for row in self.report.accuracy.to_dict("records")
@@ -94,7 +94,7 @@ class ModelAnswers:
 
     @property
     def correlations(self) -> dict[str, dict[str, float]]:
-        """By task and property, where they are defined."""
+        """Correlations by task and property, where they are defined."""
         table = self.report.correlations.dropna(subset="r")
         return {
             str(task): dict(zip(rows["property"], rows["r"].round(4), strict=True))
@@ -103,7 +103,7 @@ class ModelAnswers:
 
     @property
     def regression(self) -> dict[str, dict[str, str]]:
-        """By task and property: log odds per standard deviation, and the correlation once the others are known."""
+        """Log odds per standard deviation and partial correlation, by task and property."""
 
         def words(row: Mapping[Any, Any]) -> str:
             return f"{row['coefficient']:.3f} ± {row['standard_error']:.3f}, partial r {row['partial_r']:.3f}"

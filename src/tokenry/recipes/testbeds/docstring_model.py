@@ -1,6 +1,6 @@
-"""A language model for docstrings, small enough to be trained from nothing in half a minute.
+"""A language model for docstrings, small enough to be trained from scratch in half a minute.
 
-Lower-cased docstrings, a byte-level BPE of a few hundred tokens, three layers; each window begins with the token that begins a text.
+Lower-cased docstrings, a byte-level BPE of a few hundred tokens, three layers; each window begins with the bos token.
 """
 
 import math
@@ -21,7 +21,7 @@ BEGIN = "<s>"
 
 
 def bpe_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer whose texts begin with `<s>`, which ends them, too."""
+    """Train a byte-level BPE tokenizer with `<s>` as its bos and eos token."""
     made = train_bpe(texts, vocab_size, special_tokens=[BEGIN])
     made.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, made.token_to_id(BEGIN))]

@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.io.progress import Progress, named, part
+from tokenry.core.text.docstrings import read_docstrings
 from tokenry.core.text.passages import passages
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
-from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
 from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
 
 
 @dataclass(frozen=True)
 class TokenizerTransfer:
-    """A model with its tokenizer, the one it gets, and texts.
+    """A model with its old and its new tokenizer, and texts.
 
     Attributes:
-        model: frozen.
-        variant: the same, fine-tuned on other texts.
-        old: their tokenizer.
-        new: the one they get.
-        texts: that the hypernetwork is trained on.
-        held_out: of the same kind.
-        held_out_of_variant: of the kind that the variant was fine-tuned on.
-        training: of the plain form; the residual form skips its warm-up stage.
-        hypernetwork: settings of its size.
-        window: tokens of context in which texts are measured.
-        name: of all this.
+        model: the frozen model.
+        variant: a copy of the model, fine-tuned on other texts.
+        old: tokenizer of both models.
+        new: tokenizer that replaces it.
+        texts: texts on which the hypernetwork is trained.
+        held_out: held-out texts of the same kind.
+        held_out_of_variant: held-out texts of the kind that the variant was fine-tuned on.
+        training: training of the plain form; the residual form skips its warm-up stage.
+        hypernetwork: settings of the size of the hypernetwork.
+        window: number of tokens of context in which texts are measured.
+        name: description of model, tokenizers and texts.
     """
 
     model: PreTrainedModel
@@ -47,9 +47,9 @@ class TokenizerTransfer:
 
 
 def docstring_transfer(progress: Progress) -> TokenizerTransfer:
-    """A model trained from nothing, and one trained on from it."""
+    """A model trained from scratch, and a copy fine-tuned on other texts."""
     progress("reading docstrings", 0.0)
-    (train, held_out), (others, others_held_out) = (_lower_cased(each) for each in ("sklearn", "scipy"))
+    (train, held_out), (others, others_held_out) = (_lower_cased(package) for package in ("sklearn", "scipy"))
     old, new = bpe_tokenizer(train, 420), bpe_tokenizer(train, 1400)
     model = small_model(len(old))
     train_language_model(
@@ -102,9 +102,9 @@ def docstring_transfer(progress: Progress) -> TokenizerTransfer:
 
 
 def _lower_cased(package: str, texts: int = 32, length: int = 1000) -> tuple[list[str], list[str]]:
-    """Docstrings to train on, and the beginnings of some that are held out."""
+    """Docstrings for training, and the beginnings of some held-out ones."""
     found = read_docstrings((package,), held_out_share=0.1)
-    return [each.lower() for each in found.train], [each.lower()[:length] for each in found.held_out[:texts]]
+    return [text.lower() for text in found.train], [text.lower()[:length] for text in found.held_out[:texts]]
 
 
 def tinyllama_transfer(progress: Progress) -> TokenizerTransfer:
@@ -113,7 +113,7 @@ def tinyllama_transfer(progress: Progress) -> TokenizerTransfer:
     progress("loading", 0.0)
     model, variant = (load_model(name, "bfloat16").to(preferred_device()).eval() for name in (base, chat))
     found = read_docstrings(("sklearn", "scipy", "numpy", "torch", "transformers"), 0.02)
-    held_out = [each[:2000] for each in found.held_out[:100]]
+    held_out = [text[:2000] for text in found.held_out[:100]]
     return TokenizerTransfer(
         model,
         variant,

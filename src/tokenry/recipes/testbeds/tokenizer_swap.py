@@ -1,4 +1,4 @@
-"""A model, the tokenizer it has and the one it gets, and two kinds of text: docstrings, which the new one was made for, and prose."""
+"""A model, its old and its new tokenizer, and two kinds of text: docstrings, for which the new tokenizer was trained, and prose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.core.io.progress import Progress
+from tokenry.core.text.docstrings import read_docstrings
 from tokenry.models import EMBEDDED_TITLE, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.testbeds.docstrings import read_docstrings
 from tokenry.recipes.testbeds.prose import read_story
+from tokenry.tokenization.special_roles import TEXT_ROLES
 from tokenry.tokenization.transfer.transplant.auxiliary_space import (
     Auxiliary,
-    Tokens,
+    SpelledTokens,
     auxiliary_space,
     sentence_encoder,
 )
@@ -24,15 +25,15 @@ DOCSTRINGS, PROSE = "docstrings", "prose"
 
 @dataclass(frozen=True)
 class TokenizerSwap:
-    """A model, the tokenizer it has, the one it gets, and texts to be measured on.
+    """A model, its old and its new tokenizer, and texts on which both are measured.
 
     Attributes:
-        model: with its own tokenizer.
-        old: its own tokenizer.
-        new: the one it gets.
-        texts: of each kind; several, for there are no standard errors without.
-        auxiliary: the space in which tokens are compared.
-        name: of the model, the tokenizers and the space.
+        model: model with its old tokenizer.
+        old: the model's own tokenizer.
+        new: the tokenizer that replaces it.
+        texts: texts of each kind, several because standard errors are over texts.
+        auxiliary: space in which tokens are compared.
+        name: name of the model, the tokenizers and the space.
     """
 
     model: PreTrainedModel
@@ -44,7 +45,7 @@ class TokenizerSwap:
 
 
 def embedded_swap(progress: Progress) -> TokenizerSwap:
-    """The embedded model, and a tokenizer made for docstrings."""
+    """The embedded model, and a tokenizer trained on docstrings."""
     progress("reading docstrings", 0.0)
     docstrings = read_docstrings(("sklearn", "scipy"))
     old = load_tokenizer()
@@ -104,20 +105,20 @@ def train_byte_level_bpe(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    roles = ("bos_token", "eos_token", "pad_token", "unk_token")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{role: getattr(like, role) for role in roles if getattr(like, role)}
-    )
+    roles = {role: getattr(like, role) for role in TEXT_ROLES if getattr(like, role)}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
 def _computed(
     auxiliary: Auxiliary, model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
 ) -> Auxiliary:
-    """Compute the vectors of all tokens once, to be used by several methods."""
+    """Compute the vectors of all tokens once for several methods."""
     matched = match_vocabularies(old, new)
     space = auxiliary_space(auxiliary, matched, model)
-    every = Tokens(matched.new_texts, [[0]] * len(matched.new_texts), range(len(matched.new_texts)))
-    return space.old, space.vectors(every)
+    new_tokens = SpelledTokens(
+        matched.new_texts, [[0]] * len(matched.new_texts), range(len(matched.new_texts))
+    )
+    return space.old, space.vectors(new_tokens)
 
 
 def passages_of_length(texts: Sequence[str], number: int, length: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What parallel text costs in every language under every tokenizer of a grid, and at the vocabularies at which it costs the same."""
+"""Token counts of parallel text in every language, with every tokenizer of a grid and with vocabularies of equal cost."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from tokenry.core.stats import Estimate, estimate_of_correlation
 from tokenry.recipes.testbeds.parallel_corpora import Corpus
 from tokenry.tokenization.premiums.premium_factors import factor_report, premium_factors, trigram_similarity
 from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of, curves_of, run_grid
-from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve, optimal_vocab_sizes
+from tokenry.tokenization.premiums.vocabulary_choice import optimal_vocab_sizes
+from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve
 from tokenry.tokenization.token_counts import Segments, segment_token_counts
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe
 
@@ -24,20 +25,20 @@ UnseenCounts = Mapping[str, Int[ndarray, "unseen"]]
 
 @dataclass(frozen=True)
 class VocabularyTrial:
-    """Everything that was counted.
+    """All counts of the recipe.
 
     Attributes:
-        cells: of the grids with equal content.
+        cells: cells of the grids with equal content.
         equal_bytes: BPE cells of the grid with equal bytes.
-        curves: fitted to BPE.
-        optimal: vocabulary of each language; the largest measured where the target is out of reach.
+        curves: curves fitted to the BPE counts.
+        optimal: vocabulary of each language; the largest measured size where the target is out of reach.
         out_of_reach: languages that no vocabulary brings to the target.
-        target: tokens.
-        optimal_counts: with those vocabularies.
+        target: target in tokens.
+        optimal_counts: counts with the optimal vocabularies.
         unseen: (fixed, optimal) counts of every second segment, with curves fitted to the others.
-        unmarked: BPE at the base size with GPT-2's pre-tokenizer.
+        unmarked: counts of BPE at the base size with GPT-2's pre-tokenizer.
         marks: share of combining marks among the characters of each language.
-        similarity: correlation of train-eval similarity with the counts over the languages, and what it adds to R².
+        similarity: correlation of train-eval similarity with the counts over the languages, and its gain in R².
     """
 
     cells: Sequence[Cell]
@@ -61,7 +62,7 @@ def measure(corpus: Corpus, output: Path, progress: Progress) -> VocabularyTrial
     equal_bytes = run_grid(
         corpus.train, corpus.evaluation, output / "equal-bytes", equal, part(progress, 0.6, 0.7)
     )
-    # With pairs that occur once, BoundlessBPE makes whole words of them and deletes what it has made them of.
+    # From pairs that occur once, BoundlessBPE would make whole words and delete the parts again.
     boundless = replace(everything, algorithms=("boundless",), min_frequency=2)
     cells += run_grid(
         corpus.train, corpus.evaluation, output / "boundless", boundless, part(progress, 0.7, 0.75)
@@ -73,8 +74,8 @@ def measure(corpus: Corpus, output: Path, progress: Progress) -> VocabularyTrial
     progress("the same for articles that the curves have not seen", 0.8)
     _, of_seen, _, _ = _optimal(corpus, by_size, slice(0, None, 2))
     unseen = (
-        {language: each[1::2] for language, each in by_size[corpus.base].items()},
-        {language: each[1::2] for language, each in _trained_counts(corpus, of_seen).items()},
+        {language: counts[1::2] for language, counts in by_size[corpus.base].items()},
+        {language: counts[1::2] for language, counts in _trained_counts(corpus, of_seen).items()},
     )
     progress("other pre-tokenizers", 0.9)
     unmarked = _trained_counts(corpus, dict.fromkeys(corpus.train, corpus.base), GPT2_PATTERN)
@@ -96,16 +97,16 @@ def measure(corpus: Corpus, output: Path, progress: Progress) -> VocabularyTrial
 def _optimal(
     corpus: Corpus, by_size: Mapping[int, Counts], seen: slice
 ) -> tuple[dict[str, PowerLaw], dict[str, int], list[str], float]:
-    """Curves through the counts of the segments seen, and the vocabulary of each language."""
+    """Curves through the counts of the seen segments, and the vocabulary of each language."""
     sizes = list(by_size)
     curves = {
         language: fit_vocab_curve(sizes, [float(by_size[size][language][seen].sum()) for size in sizes])
         for language in corpus.train
     }
     chosen = optimal_vocab_sizes(curves, base_size=corpus.base, largest=corpus.largest)
-    missed = [language for language, each in chosen.items() if each.vocab_size is None]
-    # Nothing reaches the target there: as near as a vocabulary that was measured comes.
-    optimal = {language: each.vocab_size or sizes[-1] for language, each in chosen.items()}
+    missed = [language for language, size in chosen.items() if size.vocab_size is None]
+    # Where no vocabulary reaches the target, the largest measured one comes nearest.
+    optimal = {language: size.vocab_size or sizes[-1] for language, size in chosen.items()}
     return curves, optimal, missed, next(iter(chosen.values())).target
 
 
@@ -125,7 +126,7 @@ def _similarity(corpus: Corpus, curves: Mapping[str, Mapping[int, int]]) -> tupl
         texts = [text for segment in segments for text in segment]
         similar = trigram_similarity(corpus.train[language], texts)
         features[language] = {**premium_factors(texts).numbers(), "similarity": similar}
-    (test,) = (each for each in factor_report(features, curves) if each.factor == "similarity")
+    (test,) = (test for test in factor_report(features, curves) if test.factor == "similarity")
     return estimate_of_correlation(test.pearson_r, test.languages), test.r2_gain
 
 

@@ -16,8 +16,9 @@ from typing import get_args
 
 from tokenizers import Regex, pre_tokenizers
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import require_one_of
 from tokenry.core.text.digit_groups import GroupMode, require_fraction_mode, require_group
+from tokenry.tokenization.training.byte_level_training import byte_level_steps
 
 NUMBER_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+|\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """Words with the space before them, numbers without it, punctuation, white space."""
@@ -26,16 +27,13 @@ NUMBER_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+|\p{N}+| ?[^\s\p{L}\p{
 def number_pre_tokenizer(
     mode: str = "r2l", group: int = 3, unicode: bool = False, fraction: str | None = None
 ) -> pre_tokenizers.PreTokenizer:
-    """Cut digits into groups; all else stays as it is. The pieces are those of `group_digits`.
+    """Cut digits into groups, as `group_digits` does; all other text is left as it is.
 
     Args:
         mode: `l2r`, `r2l` or `single`.
-        group: digits of a group.
+        group: number of digits of a group.
         unicode: whether all decimal digits count, not only 0 to 9.
-        fraction: `l2r` groups what follows a digit and a point outwards from the point.
-
-    Raises:
-        UserError: an unknown mode, or a group below 1.
+        fraction: `l2r` groups the digits of a fraction outwards from the point.
     """
     return pre_tokenizers.Sequence(_splits(mode, group, unicode, fraction))
 
@@ -50,21 +48,13 @@ def number_pieces(
     """The whole pre-tokenizer of a byte-level tokenizer: digits in groups, then words by a pattern, then bytes as characters.
 
     Args:
-        mode: as all others, see `number_pre_tokenizer`.
-        group: digits of a group.
-        unicode: whether all decimal digits count.
-        fraction: how fractions are grouped.
-        pattern: how words are cut.
-
-    Raises:
-        UserError: as `number_pre_tokenizer`, and a pattern that is no regular expression.
+        mode: `l2r`, `r2l` or `single`.
+        group: number of digits of a group.
+        unicode: whether all decimal digits count, not only 0 to 9.
+        fraction: `l2r` groups the digits of a fraction outwards from the point.
+        pattern: regular expression that cuts words.
     """
-    try:
-        words = pre_tokenizers.Split(Regex(pattern), "isolated")
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"the pattern {pattern!r} is no regular expression ({error}).") from error
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([*_splits(mode, group, unicode, fraction), words, byte_level])
+    return pre_tokenizers.Sequence([*_splits(mode, group, unicode, fraction), *byte_level_steps(pattern)])
 
 
 def _splits(mode: str, group: int, unicode: bool, fraction: str | None) -> list[pre_tokenizers.PreTokenizer]:

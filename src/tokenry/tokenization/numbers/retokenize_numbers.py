@@ -1,10 +1,10 @@
-r"""Regroup the numbers of a tokenizer that exists, without training: the same vocabulary, only numbers are cut from the right.
+r"""Regroup the numbers of an existing tokenizer without training: the same vocabulary, only numbers are cut from the right.
 
     before   1234567 → 123 456 7        (GPT-4, Llama 3: \p{N}{1,3} in the pattern)
     after    1234567 → 1 234 567
 
-Every step of its pre-tokenizer that cuts runs of digits is made to leave them whole; the last step then cuts them into groups. All
-other text keeps its pieces. Where that cannot be had (numbers that are no tokens, decoders that write spaces between pieces) the
+Every step of its pre-tokenizer that cuts runs of digits is rewritten to leave them whole; the last step then cuts them into groups. All
+other text keeps its pieces. Where that is impossible (numbers that are not tokens, decoders that write spaces between pieces) the
 tokenizer is refused.
 
 Source: Tokenization counts (arXiv 2402.14903); the operation itself is beyond the paper, which inserts separators into the text.
@@ -24,10 +24,10 @@ from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer
 from tokenry.core.text.digit_groups import group_digits, group_sizes
 from tokenry.core.text.number_tokens import all_numbers, number_token_ids
 from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
+from tokenry.tokenization.special_roles import ROLES
 
 AnyFastTokenizer = TypeVar("AnyFastTokenizer", PreTrainedTokenizerBase, Tokenizer)
 
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _SETTINGS = (
     "chat_template",
     "model_max_length",
@@ -52,19 +52,18 @@ _OTHER_TEXT = (
 
 
 def retokenize_numbers(tokenizer: AnyFastTokenizer, mode: str = "r2l", group: int = 3) -> AnyFastTokenizer:
-    r"""Return the same tokenizer with its numbers cut in another way; the digits 0 to 9, not `٣` or `½`.
+    """Return the same tokenizer with its numbers cut in another way; the digits 0 to 9, not `٣` or `½`.
 
     Args:
         tokenizer: a fast tokenizer of transformers, or a `tokenizers.Tokenizer`; it is not changed.
         mode: `r2l`, `l2r` or `single`.
-        group: digits of a group; all numbers of up to so many digits must be tokens.
+        group: number of digits of a group; all numbers of up to that many digits must be tokens.
 
     Returns:
-        A tokenizer with the same vocabulary, as a `PreTrainedTokenizerFast` (or a `tokenizers.Tokenizer`), which is saved and loaded as
-        any other.
+        A tokenizer with the same vocabulary, as a `PreTrainedTokenizerFast` (or a `tokenizers.Tokenizer`).
 
     Raises:
-        UserError: a slow tokenizer, numbers that are no tokens, an unknown mode, or text that would not be cut and written as before.
+        UserError: numbers that are not tokens, or text that would not be cut and written as before.
     """
     old = backend_tokenizer(tokenizer)
     longest = max(group_sizes(group, mode, group))
@@ -78,8 +77,8 @@ def retokenize_numbers(tokenizer: AnyFastTokenizer, mode: str = "r2l", group: in
 
 
 def _dressed(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Give a backend the names and settings of a tokenizer; the class of a model would make its own pre-tokenizer anew when loaded."""
-    named = {role: getattr(like, role) for role in _ROLES if getattr(like, role, None) is not None}
+    """Give a backend the names and settings of a tokenizer; the tokenizer class of a model would rebuild its own pre-tokenizer when loaded."""
+    named = {role: getattr(like, role) for role in ROLES if getattr(like, role, None) is not None}
     settings = {name: getattr(like, name) for name in _SETTINGS if getattr(like, name, None) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **named, **settings)
 
@@ -100,8 +99,8 @@ def _steps(pre_tokenizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     if pre_tokenizer is None:
         return
     if pre_tokenizer["type"] == "Sequence":
-        for each in pre_tokenizer["pretokenizers"]:
-            yield from _steps(each)
+        for step in pre_tokenizer["pretokenizers"]:
+            yield from _steps(step)
     else:
         yield pre_tokenizer
 
@@ -117,7 +116,7 @@ def _leaving_numbers_whole(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_numbers(pattern: str) -> str:
-    r"""Let a pattern match runs of 0 to 9 whole where it matched so many digits at a time; other digits are matched as before.
+    r"""Let a pattern match whole runs of 0 to 9 where it matched a limited number of digits; other digits are matched as before.
 
     `\p{N}{1,3}` becomes `(?:[0-9]+|(?:(?![0-9])\p{N}){1,3})`.
     """
@@ -135,7 +134,7 @@ def whole_numbers(pattern: str) -> str:
     return f"[0-9]+|(?:{_PATTERN_PART.sub(other, pattern)})"
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------------------------
 
 
 def _require_number_tokens(tokenizer: Tokenizer, group: int) -> None:
@@ -198,7 +197,7 @@ def _require_only_numbers_changed(
 
 
 def _number_texts(group: int) -> Iterator[str]:
-    """Numbers of all lengths up to three groups, in usual company."""
+    """Numbers of all lengths up to three groups, in usual contexts."""
     digits = "1234567890" * (3 * group // 10 + 1)
     for length in range(1, 3 * group + 1):
         number = digits[:length]
@@ -206,14 +205,14 @@ def _number_texts(group: int) -> Iterator[str]:
 
 
 def _bytes(view: ByteVocabulary, tokenizer: Tokenizer, text: str) -> bytes:
-    """What a text is cut into, with a zero byte between the tokens; a space that is put before it is left out."""
+    """The tokens of a text with a zero byte between them; a space that the tokenizer puts before the text is left out."""
     try:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(
             f"this tokenizer cannot encode {text.strip()!r} ({error}): give it an unknown token."
         ) from error
-    # What the vocabulary does not know has no bytes; something must stand there, or numbers beside it would run together.
+    # An unknown token has no bytes; a stand-in keeps the numbers beside it apart.
     texts = (view.token_bytes[number] for number in ids)
     tokens = b"\0".join(b"\xff" if text is None else text for text in texts)
     return tokens.removeprefix(b" ").removeprefix(b"\0") if view.prepends_space else tokens

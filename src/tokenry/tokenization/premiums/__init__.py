@@ -24,14 +24,13 @@ from tokenry.tokenization.premiums.premium_table import (
     measure_premiums,
 )
 from tokenry.tokenization.premiums.tokenizer_grid import Cell, GridConfig, counts_of, curves_of, run_grid
-from tokenry.tokenization.premiums.vocabulary_curve import (
+from tokenry.tokenization.premiums.vocabulary_choice import (
     Allocation,
     OptimalSize,
-    PowerLaw,
     allocate_budget,
-    fit_vocab_curve,
     optimal_vocab_sizes,
 )
+from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve
 from tokenry.tokenization.token_counts import (
     Dispersion,
     Estimate,

@@ -1,14 +1,14 @@
 """A vocabulary for each language, so that the same text costs the same everywhere: from texts to tokenizers.
 
     measure    the count of each language at a few sizes, from one BPE training
-    fit        a curve through them
+    fit        a curve through the counts
     solve      the size at which each curve meets one target, or the sizes that share one budget best
-    train      a tokenizer of that size, and count again: what came of it
+    train      a tokenizer of that size, and count again
 
 Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909), optimal vocabulary; the shared budget is ours.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,19 +17,17 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.progress import Progress
 from tokenry.core.text.round_trip import RoundTrip, round_trip
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
-from tokenry.tokenization.premiums.vocabulary_curve import (
-    Number,
-    PowerLaw,
+from tokenry.tokenization.premiums.vocabulary_choice import (
     allocate_budget,
-    fit_vocab_curve,
     optimal_vocab_sizes,
     require_budget,
     require_limits,
-    require_points,
     require_target,
 )
+from tokenry.tokenization.premiums.vocabulary_curve import Number, PowerLaw, fit_vocab_curve, require_points
 from tokenry.tokenization.token_counts import (
     Estimate,
     Segments,
@@ -39,23 +37,21 @@ from tokenry.tokenization.token_counts import (
 )
 from tokenry.tokenization.training.byte_level_training import PATTERN, require_vocab_size, train_bpe
 
-Progress = Callable[[str, float], None]
-
 
 @dataclass(frozen=True)
 class EqualCost:
-    """What was fitted, chosen and measured.
+    """A vocabulary for each language: curves, sizes and counts.
 
     Attributes:
-        curves: of each language.
-        target: tokens that all languages should cost; the level they sink to where a budget was shared.
-        base_size: the vocabulary for all that is compared with.
-        sizes: chosen for each language; None where the target is out of reach.
-        trained: true vocabulary of each tokenizer; where the target is out of reach, of the largest that was measured.
+        curves: fitted curve of each language.
+        target: tokens that the text should cost in all languages; the common level where a budget was shared.
+        base_size: vocabulary size for all languages that the result is compared with.
+        sizes: chosen size of each language; None where the target is out of reach.
+        trained: true vocabulary of each tokenizer; the largest measured size where the target is out of reach.
         fixed: tokens per segment with `base_size` for all.
         measured: tokens per segment with the chosen vocabularies.
-        tokenizers: with the chosen vocabularies.
-        text_back: whether they give the texts back.
+        tokenizers: tokenizers with the chosen vocabularies.
+        text_back: whether the tokenizers give the texts back.
     """
 
     curves: Mapping[str, PowerLaw]
@@ -74,7 +70,7 @@ class EqualCost:
         return [language for language, size in self.sizes.items() if size is None]
 
     def spread(self) -> dict[str, dict[str, Estimate]]:
-        """How far the counts of the languages spread, before and after."""
+        """Spread of the counts over the languages, with one size for all and with their own."""
         return {"fixed": dispersion_intervals(self.fixed), "own": dispersion_intervals(self.measured)}
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +92,7 @@ class EqualCost:
                 for language, curve in self.curves.items()
             },
             "spread": {
-                when: {name: [each.value, each.low, each.high] for name, each in figures.items()}
+                when: {name: [figure.value, figure.low, figure.high] for name, figure in figures.items()}
                 for when, figures in self.spread().items()
             },
         }
@@ -119,17 +115,14 @@ def equal_cost(
     Args:
         train: training texts by language.
         evaluation: parallel segments of the same languages.
-        sizes: vocabularies to measure; at least four, increasing.
-        target: tokens of the whole text; the median over the languages at `base_size` by default.
-        budget: share this sum of vocabularies instead of aiming at a target.
-        base_size: one of `sizes`; the one in the middle by default.
-        largest: vocabulary that one language may have.
-        pattern: cuts a text into pieces.
-        special_tokens: part of every vocabulary.
-        progress: told what was done, and the share that is done.
-
-    Raises:
-        UserError: target and budget are both given, the base is none of the sizes, or what fitting and training refuse.
+        sizes: vocabulary sizes to measure; at least four, increasing.
+        target: tokens of the whole text; by default the median over the languages at `base_size`.
+        budget: sum of vocabularies that is shared instead of aiming at a target.
+        base_size: one of `sizes`; by default the one in the middle.
+        largest: largest vocabulary of one language.
+        pattern: regular expression that cuts a text into pieces.
+        special_tokens: special tokens of every vocabulary.
+        progress: function that is told the current step and the share that is done.
     """
     if target is not None and budget is not None:
         raise UserError("give a target or a budget, not both: a budget has its own level.")
@@ -153,8 +146,8 @@ def equal_cost(
         tokenizer = train_bpe(train[language], sizes[-1], pattern, special_tokens)
         counts[language] = segment_counts_by_size(tokenizer, segments, sizes)
     curves = {
-        language: fit_vocab_curve(sizes, [int(each[size].sum()) for size in sizes])
-        for language, each in counts.items()
+        language: fit_vocab_curve(sizes, [int(by_size[size].sum()) for size in sizes])
+        for language, by_size in counts.items()
     }
     chosen, level = _chosen(curves, target, budget, base, largest, smallest)
     tokenizers = {}
@@ -166,8 +159,8 @@ def equal_cost(
         target=level,
         base_size=base,
         sizes=chosen,
-        trained={language: each.get_vocab_size() for language, each in tokenizers.items()},
-        fixed={language: each[base] for language, each in counts.items()},
+        trained={language: tokenizer.get_vocab_size() for language, tokenizer in tokenizers.items()},
+        fixed={language: by_size[base] for language, by_size in counts.items()},
         measured={
             language: segment_token_counts(tokenizer, evaluation[language])
             for language, tokenizer in tokenizers.items()
@@ -193,4 +186,4 @@ def _chosen(
         return dict(shared.sizes), shared.level
     goal: Number | Literal["median"] = "median" if target is None else target
     found = optimal_vocab_sizes(curves, goal, base, smallest, largest)
-    return {language: each.vocab_size for language, each in found.items()}, next(iter(found.values())).target
+    return {language: size.vocab_size for language, size in found.items()}, next(iter(found.values())).target

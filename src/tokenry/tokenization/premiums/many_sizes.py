@@ -1,4 +1,4 @@
-"""One BPE training, the corpus token count at every smaller vocabulary.
+"""The corpus token count at every smaller vocabulary, from one BPE training.
 
 The merges of a training to V tokens are the first merges of any longer training on the same text, so that
 
@@ -41,12 +41,9 @@ def ctc_curve(
     pattern: str = PATTERN,
     special_tokens: Sequence[str] = (),
 ) -> dict[int, int]:
-    """Count the tokens of the evaluation text at each vocabulary size: for BPE from one training.
+    """Count the tokens of the evaluation text at each vocabulary size; BPE needs one training for all sizes.
 
     Where the training text is too small for a size, the tokenizer is smaller, and all larger sizes have the same count.
-
-    Raises:
-        UserError: sizes that do not increase or have no room for the bytes, an unknown algorithm, or no evaluation text.
     """
     require_increasing(sizes)
     require_vocab_size(sizes[0], special_tokens)
@@ -72,12 +69,9 @@ def counts_by_size(
     """Count the tokens of each text with each smaller vocabulary of a BPE tokenizer.
 
     Args:
-        tokenizer: trained to the largest of the sizes, or as far as its text went.
-        texts: each is encoded alone.
-        sizes: increasing; beyond the tokenizer's own the counts stay as they are.
-
-    Raises:
-        UserError: the tokenizer is no BPE, or a size has no room for what is there before the first merge.
+        tokenizer: BPE tokenizer trained to the largest of the sizes, or as far as its text allowed.
+        texts: texts, each encoded alone.
+        sizes: increasing vocabulary sizes; beyond the tokenizer's own the counts no longer change.
     """
     vocabulary, merges = bpe_state(tokenizer)
     limits = merges_at(vocabulary, merges, sizes)
@@ -96,11 +90,11 @@ def counts_by_size(
 def segment_counts_by_size(
     tokenizer: Tokenizer, segments: Segments, sizes: Sequence[int]
 ) -> dict[int, Int[ndarray, "segments"]]:
-    """Count the tokens of each segment with each smaller vocabulary; arguments and errors as in `counts_by_size`."""
+    """Count the tokens of each segment with each smaller vocabulary; the arguments are those of `counts_by_size`."""
     texts = [text for segment in segments for text in segment]
     require_text(texts)
     counts = counts_by_size(tokenizer, texts, sizes)
-    return {size: per_segment(each, segments) for size, each in counts.items()}
+    return {size: per_segment(table, segments) for size, table in counts.items()}
 
 
 def _ranked(vocabulary: Mapping[str, int], merges: Merges) -> tuple[dict[tuple[int, int], int], list[int]]:
@@ -121,7 +115,10 @@ def _lengths(
     made: Sequence[int],
     limits: Sequence[int],
 ) -> list[int]:
-    """Tokens of one piece under each number of merges (`limits`, not decreasing), from one pass over all merges."""
+    """Tokens of one piece under each number of merges (`limits`, not decreasing), from one pass over all merges.
+
+    With the merges 0: a+b, 1: c+d, 2: ab+cd and the limits 1, 2 and 3, the piece `abcd` has 3, 2 and 1 tokens.
+    """
     after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
     waiting = [
         (rank, left, pair) for left, pair in enumerate(pairwise(ids)) if (rank := ranks.get(pair)) is not None
@@ -134,7 +131,7 @@ def _lengths(
         right = after[left]
         if right < 0 or (ids[left], ids[right]) != pair:
             continue
-        # The lowest merge that applies is beyond these limits: there the piece stays as it is.
+        # The lowest merge that applies is beyond these limits: for them the piece no longer changes.
         while len(found) < len(limits) and limits[len(found)] <= rank:
             found.append(length)
         if len(found) == len(limits):

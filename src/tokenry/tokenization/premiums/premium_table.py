@@ -30,15 +30,15 @@ from tokenry.tokenization.token_counts import (
 
 @dataclass(frozen=True)
 class LanguageCost:
-    """What the text costs in one language.
+    """Cost of the text in one language.
 
     Attributes:
-        language: its code.
-        tokens: the corpus token count.
-        premium: relative to the reference.
-        byte_premium: the same for UTF-8 bytes; it is a property of the text alone.
+        language: code of the language.
+        tokens: corpus token count.
+        premium: tokens relative to those of the reference.
+        byte_premium: UTF-8 bytes relative to those of the reference, a property of the text alone.
         bytes_per_token: UTF-8 bytes over tokens.
-        text_back: whether the tokenizer gives the texts back; None where that is not asked (the byte-level tokenizers of a grid).
+        text_back: whether the tokenizer gives the texts back; None where that is not measured (the byte-level tokenizers of a grid).
     """
 
     language: str
@@ -51,12 +51,12 @@ class LanguageCost:
 
 @dataclass(frozen=True)
 class PremiumTable:
-    """What the text costs in all languages.
+    """Cost of the text in all languages.
 
     Attributes:
-        group: what is drawn together, such as an algorithm with its amount of text; empty for tokenizers that were given.
-        name: of the tokenizer or setting within its group.
-        languages: the most expensive first.
+        group: name of the chart that holds the table, such as an algorithm with its amount of text; empty for given tokenizers.
+        name: name of the tokenizer or setting within its group.
+        languages: cost per language, the most expensive first.
         spread: mean, std, cv and max_min of the counts.
     """
 
@@ -78,7 +78,7 @@ class PremiumTable:
         return {
             **asdict(self),
             "languages": list(map(language, self.languages)),
-            "spread": {name: figure(each) for name, each in self.spread.items()},
+            "spread": {name: figure(estimate) for name, estimate in self.spread.items()},
         }
 
 
@@ -88,12 +88,9 @@ def measure_premiums(
     """Measure tokenizers that are used for all languages.
 
     Args:
-        tokenizers: by name.
+        tokenizers: tokenizers by name.
         evaluation: parallel segments by language.
         reference: the language that premiums are relative to.
-
-    Raises:
-        UserError: the texts are not parallel or empty, or the reference is missing.
     """
     require_reference(evaluation, reference)
     require_parallel({language: len(segments) for language, segments in evaluation.items()})
@@ -119,7 +116,7 @@ def measure_premiums(
 def grid_premiums(
     cells: Sequence[Cell], evaluation: Mapping[str, Segments], reference: str
 ) -> list[PremiumTable]:
-    """Read the cells of a grid: a table per algorithm, amount of text and vocabulary size; each language has its own tokenizer."""
+    """Make a table per algorithm, amount of text and vocabulary size of a grid, in which each language has its own tokenizer."""
     settings = sorted({(cell.algorithm, cell.amount, cell.vocab_size) for cell in cells})
     return [
         premium_table(
@@ -141,12 +138,12 @@ def premium_table(
     reference: str,
     text_back: Mapping[str, RoundTrip | None] | None = None,
 ) -> PremiumTable:
-    """Put counts per segment, and whether the texts come back, into one table; errors as in `premium_intervals`."""
+    """Put counts per segment, and whether the texts come back, into one table."""
     texts = {language: [text for segment in evaluation[language] for text in segment] for language in counts}
     premiums = premium_intervals(counts, reference)
     rows = []
-    for language, each in counts.items():
-        tokens = int(each.sum())
+    for language, segments in counts.items():
+        tokens = int(segments.sum())
         rows.append(
             LanguageCost(
                 language,

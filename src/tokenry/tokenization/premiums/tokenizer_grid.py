@@ -10,12 +10,8 @@ Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.
 list of its vocabulary sizes was not readable for us; ours are those of the published files and what lies between them.
 """
 
-import hashlib
-import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,9 @@ from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write, read_json, write_json
+from tokenry.core.io.jobs import over
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.workspace import Workspace, fingerprint
 from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
 from tokenry.tokenization.token_counts import (
@@ -43,7 +42,6 @@ from tokenry.tokenization.training.merge_lists import smaller_bpe
 from tokenry.tokenization.training.train_any import ALGORITHMS, TrainingPlan, train_any, train_sizes
 
 AMOUNTS = ("scaled", "unscaled")
-Progress = Callable[[str, float], None]
 
 _SETTINGS = "grid.json"
 _CELLS, _TOKENIZERS = "cells", "tokenizers"
@@ -160,7 +158,7 @@ def run_grid(
     evaluation: Mapping[str, Segments],
     folder: Path,
     config: GridConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda what, share: None,
     ray: bool = False,
 ) -> list[Cell]:
     """Train and measure every cell that `folder` does not hold yet.
@@ -185,23 +183,25 @@ def run_grid(
     _require_same_grid(folder, config, train, evaluation)
     known = {cell.name for cell in load_grid(folder)}
     budgets = {amount: training_budgets(train, evaluation, amount, config) for amount in config.amounts}
-    jobs = [
-        (job, sizes)
+    sizes_of = {
+        job: sizes
         for job in _jobs(evaluation, config)
         if (sizes := [size for size in config.vocab_sizes if _cell_name(job, size) not in known])
-    ]
+    }
 
-    def arguments(job: Job) -> tuple[list[str], Segments]:
-        return taken(train[job.language], budgets[job.amount][job.language]), evaluation[job.language]
+    def arguments(job: Job) -> tuple[Any, ...]:
+        texts = taken(train[job.language], budgets[job.amount][job.language])
+        return job, texts, evaluation[job.language], sizes_of[job], config
 
-    run = _on_ray if ray else _in_process
-    done, report = 0, progress or (lambda what, share: None)
-    for job, cell, tokenizer in run(jobs, arguments, config):
-        if cell is None:
-            done += 1
-            report(f"{job.algorithm} {job.amount} {job.language}", done / len(jobs))
-        else:
-            _save(folder, cell, tokenizer if config.save_tokenizers else None)
+    for cell, tokenizer in over(
+        list(sizes_of),
+        train_cells,
+        arguments,
+        name=lambda job: f"{job.algorithm} {job.amount} {job.language}",
+        progress=progress,
+        ray=ray,
+    ):
+        _save(folder, cell, tokenizer if config.save_tokenizers else None)
     return load_grid(folder)
 
 
@@ -290,56 +290,6 @@ def taken(texts: Sequence[str], budget: int) -> list[str]:
     return list(texts[: max(1, int(np.searchsorted(sizes, budget, side="right")))])
 
 
-Found = Iterator[tuple[Job, Cell | None, str]]
-"""The cells of a job as they come, then the job with None: it is done."""
-
-
-def _in_process(
-    jobs: Sequence[tuple[Job, list[int]]],
-    arguments: Callable[[Job], tuple[list[str], Segments]],
-    config: GridConfig,
-) -> Found:
-    for job, sizes in jobs:
-        for cell, tokenizer in train_cells(job, *arguments(job), sizes, config):
-            yield job, cell, tokenizer
-        yield job, None, ""
-
-
-def _on_ray(
-    jobs: Sequence[tuple[Job, list[int]]],
-    arguments: Callable[[Job], tuple[list[str], Segments]],
-    config: GridConfig,
-) -> Found:
-    try:
-        ray = import_module("ray")
-    except ImportError as error:
-        raise UserError(
-            "Ray is not installed: pip install 'tokenry[ray]', or run the grid without it."
-        ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}})
-    remote = ray.remote(_whole_job)
-    # Texts are handed out as there is room for them, not all at once.
-    room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    left = deque(jobs)
-    running: dict[Any, Job] = {}
-    while left or running:
-        while left and len(running) < room:
-            job, sizes = left.popleft()
-            running[remote.remote(job, *arguments(job), sizes, config)] = job
-        (ready, *_), _ = ray.wait(list(running), num_returns=1)
-        job = running.pop(ready)
-        for cell, tokenizer in ray.get(ready):
-            yield job, cell, tokenizer
-        yield job, None, ""
-
-
-def _whole_job(
-    job: Job, texts: list[str], segments: Segments, sizes: list[int], config: GridConfig
-) -> list[tuple[Cell, str]]:
-    return list(train_cells(job, texts, segments, sizes, config))
-
-
 def _jobs(languages: Mapping[str, Any], config: GridConfig) -> Iterator[Job]:
     for algorithm in config.algorithms:
         for amount in config.amounts:
@@ -383,23 +333,10 @@ def _require_same_grid(
     """A folder belongs to one set of texts and one way of training; more sizes, algorithms and amounts may be added."""
     free = {"algorithms", "vocab_sizes", "amounts", "save_tokenizers"}
     settings = {name: value for name, value in asdict(config).items() if name not in free}
-    content = {
-        "settings": json.loads(json.dumps(settings)),
-        "texts": {
-            language: _fingerprint([*train[language], *_flat(evaluation[language])])
-            for language in evaluation
-        },
+    prints = {
+        language: fingerprint(*train[language], *_flat(segments), length=16)
+        for language, segments in evaluation.items()
     }
-    path = Path(folder) / _SETTINGS
-    if path.exists() and read_json(path) != content:
-        raise UserError(
-            f"{folder} holds another grid (other texts, languages or settings): choose another folder, or remove that one."
-        )
-    write_json(path, content)
-
-
-def _fingerprint(texts: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    Workspace(folder, {"settings": settings, "texts": prints}, _SETTINGS).claim(
+        f"{folder} holds another grid (other texts, languages or settings): choose another folder, or remove that one."
+    )

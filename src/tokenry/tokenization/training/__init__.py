@@ -1,6 +1,7 @@
 """Train a byte-level tokenizer: BPE, Unigram, and tokens that span words (SuperBPE, BoundlessBPE, supertokens)."""
 
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
     byte_level_pieces,

@@ -13,23 +13,24 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tokenry.core.errors import UserError
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
-"""How a text is cut unless told otherwise: words with the space before them, numbers, punctuation, white space."""
+"""The default cut of a text: words with the space before them, numbers, punctuation, white space."""
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 r"""The same without `\p{M}`, as GPT-2 has it."""
 
 
 def byte_level_pieces(pattern: str = PATTERN) -> pre_tokenizers.PreTokenizer:
-    """Cut at the matches of `pattern`, keep what lies between them as pieces too, and write bytes as characters.
+    """Cut a text into the matches of `pattern` and the pieces between them, and write bytes as characters."""
+    return pre_tokenizers.Sequence(byte_level_steps(pattern))
 
-    Raises:
-        UserError: the pattern is no regular expression.
-    """
+
+def byte_level_steps(pattern: str) -> list[pre_tokenizers.PreTokenizer]:
+    """The two steps of `byte_level_pieces`, for a sequence with further steps before them."""
     try:
         split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    except Exception as error:
-        raise UserError(f"the pattern {pattern!r} is no regular expression ({error}).") from error
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"the pattern {pattern!r} is not a valid regular expression ({error}).") from error
+    return [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
 
 
 def train_bpe(
@@ -42,14 +43,11 @@ def train_bpe(
     """Train byte-pair encoding; where the text is too small for `vocab_size`, the tokenizer is smaller.
 
     Args:
-        texts: read once.
-        vocab_size: special tokens and the 256 bytes included.
-        pattern: see `byte_level_pieces`.
-        special_tokens: they get the lowest ids.
+        texts: training texts, read once.
+        vocab_size: size of the vocabulary, with special tokens and the 256 bytes.
+        pattern: regular expression that cuts a text into pieces.
+        special_tokens: tokens that get the lowest ids.
         min_frequency: pairs seen less often are not merged.
-
-    Raises:
-        UserError: the vocabulary has no room for the bytes and special tokens, or the pattern is none.
     """
     require_vocab_size(vocab_size, special_tokens)
     tokenizer = byte_level_tokenizer(models.BPE(), pattern)
@@ -67,7 +65,7 @@ def train_bpe(
 def train_unigram(
     texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, special_tokens: Sequence[str] = ()
 ) -> Tokenizer:
-    """Train a Unigram model over bytes; arguments and errors as in `train_bpe`."""
+    """Train a Unigram model over bytes; the arguments are those of `train_bpe`."""
     require_vocab_size(vocab_size, special_tokens)
     tokenizer = byte_level_tokenizer(models.Unigram(), pattern)
     trainer = trainers.UnigramTrainer(

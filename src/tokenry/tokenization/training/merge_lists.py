@@ -1,6 +1,6 @@
-"""A BPE tokenizer as its vocabulary and its list of merges: read them, put others in their place, cut them short.
+"""A BPE tokenizer as its vocabulary and its list of merges: read, replaced, or cut short.
 
-tokenizer(V) = the merges up to the one that makes token V        what a training to V tokens would have made
+tokenizer(V) = the merges up to the one that makes token V        equal to the result of a training to V tokens
 """
 
 import json
@@ -15,11 +15,7 @@ Merges = list[tuple[str, str]]
 
 
 def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """Make the tokenizer that the same training would have made at a smaller vocabulary.
-
-    Raises:
-        UserError: the tokenizer is no BPE, or the vocabulary has no room for what is there before the first merge.
-    """
+    """Make the tokenizer that the same training would have made at a smaller vocabulary."""
     vocabulary, merges = bpe_state(tokenizer)
     (number,) = merges_at(vocabulary, merges, [vocab_size])
     kept = {token: place for token, place in vocabulary.items() if place < vocab_size}
@@ -27,11 +23,7 @@ def smaller_bpe(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
 
 
 def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
-    """Read the vocabulary and the merges by rank of a BPE tokenizer.
-
-    Raises:
-        UserError: the tokenizer is no BPE.
-    """
+    """Read the vocabulary and the merges by rank of a BPE tokenizer."""
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] != "BPE":
         raise UserError(f"the tokenizer is a {model['type']} model and has no merges: give a BPE tokenizer.")
@@ -42,18 +34,14 @@ def bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], Merges]:
 def with_merges(
     tokenizer: Tokenizer, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
 ) -> Tokenizer:
-    """Copy a BPE tokenizer with another vocabulary and other merges; all else stays."""
+    """Copy a BPE tokenizer with another vocabulary and other merges."""
     state = json.loads(tokenizer.to_str())
     state["model"] |= {"vocab": dict(vocabulary), "merges": [list(pair) for pair in merges]}
     return Tokenizer.from_str(json.dumps(state))
 
 
 def merges_at(vocabulary: Mapping[str, int], merges: Merges, sizes: Sequence[int]) -> list[int]:
-    """How many merges a training to each size performs: it stops as soon as it has that many tokens.
-
-    Raises:
-        UserError: a size has no room for what is there before the first merge.
-    """
+    """Number of merges that a training to each size performs: it stops as soon as it has that many tokens."""
     tokens = len(vocabulary) - len({left + right for left, right in merges})
     if sizes and min(sizes) < tokens:
         raise UserError(

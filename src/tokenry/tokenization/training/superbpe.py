@@ -2,7 +2,7 @@
 
     stage 1    ordinary byte-level BPE up to `transition` tokens
     stage 2    the same text, cut at digits, runs of punctuation and extra spaces only; the merges of stage 1 are replayed, then
-               merging goes on to `vocab_size`: the most frequent adjacent pair first, of equal ones the one with the lower ids
+               merging continues to `vocab_size`: the most frequent adjacent pair first, in a tie the one with the lower ids
 
 A merge is dropped for good if the token it makes has more than `max_words` words or holds a forbidden string. The result is a stock
 `tokenizers.Tokenizer`: the pieces of stage 2 and one list of merges.
@@ -21,7 +21,7 @@ from jaxtyping import Int
 from numpy import ndarray
 from tokenizers import Tokenizer, pre_tokenizers
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.text.byte_level import BYTE_CHARACTERS
 from tokenry.core.text.passages import in_batches
 from tokenry.tokenization.token_counts import corpus_token_count
@@ -47,12 +47,12 @@ class SuperBPEConfig:
     """How the second stage merges.
 
     Attributes:
-        max_words: most words of a token: what is left between its spaces.
+        max_words: maximum number of words of a token, counted between its spaces.
         forbid: strings that no token made in stage 2 holds, in byte-level characters (a space is `Ġ`).
-        allow: asked for every token that would be made in stage 2, in byte-level characters; False drops the merge for good.
+        allow: function that is asked for every token before stage 2 makes it, in byte-level characters; False drops the merge for good.
         min_frequency: pairs seen less often are not merged.
-        pattern: where a text is cut in stage 1.
-        superword_pattern: where a text is cut in stage 2.
+        pattern: regular expression that cuts a text in stage 1.
+        superword_pattern: regular expression that cuts a text in stage 2.
     """
 
     max_words: int = 4
@@ -63,15 +63,14 @@ class SuperBPEConfig:
     superword_pattern: str = SUPERWORD_PATTERN
 
     def __post_init__(self) -> None:
-        if self.max_words < 1:
-            raise UserError(f"max_words must be at least 1, got {self.max_words}: every token has a word.")
+        require_at_least(1, max_words=self.max_words)
         for pattern in (self.pattern, self.superword_pattern):
             byte_level_pieces(pattern)
 
     def may_be_made(self, token: str) -> bool:
         """Whether stage 2 may make this token, given in byte-level characters."""
         words = sum(1 for word in token.split(_SPACE) if word)
-        if words > self.max_words or any(each in token for each in self.forbid):
+        if words > self.max_words or any(banned in token for banned in self.forbid):
             return False
         return self.allow is None or self.allow(token)
 
@@ -88,16 +87,13 @@ def train_superbpe(
     """Train both stages; where the text is too small for `vocab_size`, the tokenizer is smaller.
 
     Args:
-        texts: read twice; an iterator is held in memory.
-        vocab_size: special tokens and the 256 bytes included.
-        transition: vocabulary after stage 1; 80 % of `vocab_size` by default.
-        max_words: see `SuperBPEConfig`.
-        forbid: see `SuperBPEConfig`.
-        special_tokens: they get the lowest ids.
+        texts: training texts, read twice; an iterator is held in memory.
+        vocab_size: size of the vocabulary, with special tokens and the 256 bytes.
+        transition: size of the vocabulary after stage 1; 80 % of `vocab_size` by default.
+        max_words: maximum number of words of a token.
+        forbid: strings that no token made in stage 2 holds.
+        special_tokens: tokens that get the lowest ids.
         options: further fields of `SuperBPEConfig`.
-
-    Raises:
-        UserError: the transition lies above the vocabulary or has no room for the bytes, or a pattern is none.
     """
     config = SuperBPEConfig(max_words=max_words, forbid=tuple(forbid), **options)
     require_vocab_size(vocab_size, special_tokens)
@@ -111,18 +107,15 @@ def train_superbpe(
 def extend_to_superwords(
     tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, config: SuperBPEConfig | None = None
 ) -> Tokenizer:
-    """Stage 2 alone: go on from any byte-level BPE tokenizer, which is left as it is.
+    """Stage 2 alone: continue from any byte-level BPE tokenizer, which is not changed.
 
     Added tokens keep their ids and are cut out of a text before all else, so no merge crosses them or makes one of them.
 
     Args:
-        tokenizer: its merges and ids are inherited.
-        texts: read once; a byte that has no token may not occur in them.
-        vocab_size: of the result, added tokens included.
-        config: how to merge; its stage 1 pattern is not used.
-
-    Raises:
-        UserError: the tokenizer is no byte-level BPE, has more tokens than `vocab_size`, or lacks a token for a byte of the texts.
+        tokenizer: tokenizer whose merges and ids are inherited.
+        texts: training texts, read once; a byte without a token may not occur in them.
+        vocab_size: size of the new vocabulary, with added tokens.
+        config: rules of the second stage; its stage 1 pattern is not used.
     """
     config = config or SuperBPEConfig()
     vocabulary, merges = bpe_state(tokenizer)
@@ -163,13 +156,10 @@ def choose_transition(
     special_tokens: Sequence[str] = (),
     config: SuperBPEConfig | None = None,
 ) -> dict[int, int]:
-    """Count the tokens of held-out text for several transitions; all of them go on from one training of stage 1.
+    """Count the tokens of held-out text for several transitions, which all continue from one training of stage 1.
 
     Returns:
         Corpus token count by transition, the best transition first.
-
-    Raises:
-        UserError: a share outside (0, 1].
     """
     config = config or SuperBPEConfig()
     if not shares or not all(0 < share <= 1 for share in shares):
@@ -203,14 +193,18 @@ def require_transition(transition: int, vocab_size: int, special_tokens: Sequenc
 
 
 def inherited_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[ndarray, "places"]:
-    """Encode texts and put the pieces of more than one token behind one another, with -1 after each."""
+    """Encode texts and join the pieces of more than one token, with -1 after each."""
     parts = [np.zeros(0, dtype=np.int32)]
     for batch in in_batches(texts, _TEXTS_AT_ONCE):
-        found = [each for each in tokenizer.encode_batch(batch, add_special_tokens=False) if len(each) > 1]
+        found = [
+            encoding
+            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)
+            if len(encoding) > 1
+        ]
         if found:
-            ids = np.array([number for each in found for number in each.ids], dtype=np.int32)
-            pieces = np.array([piece for each in found for piece in each.word_ids], dtype=np.int64)
-            text = np.repeat(np.arange(len(found)), [len(each) for each in found])
+            ids = np.array([number for encoding in found for number in encoding.ids], dtype=np.int32)
+            pieces = np.array([piece for encoding in found for piece in encoding.word_ids], dtype=np.int64)
+            text = np.repeat(np.arange(len(found)), [len(encoding) for encoding in found])
             parts.append(_with_ends(ids, (text << 32) | pieces))
     return np.concatenate(parts)
 
@@ -221,7 +215,7 @@ def rereadable(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _with_ends(ids: Int[ndarray, "tokens"], pieces: Int[ndarray, "tokens"]) -> Int[ndarray, "places"]:
-    """Put -1 after each piece (`pieces` tells which one a token is in); a token that is a piece of its own makes no pair and is left out."""
+    """Put -1 after each piece (`pieces` holds the piece of each token); a token that is a piece of its own makes no pair and is left out."""
     ends = np.flatnonzero(np.diff(pieces, append=-1))
     alone = np.diff(ends, prepend=-1) == 1
     kept = np.ones(len(ids), dtype=bool)
@@ -240,7 +234,7 @@ def _across_words(
     pieces = byte_level_pieces(config.superword_pattern)
     first = tokenizer.pre_tokenizer.pre_tokenize_str("a")[0][0] if tokenizer.pre_tokenizer else ""
     if first.startswith(_SPACE):
-        # Before all cutting: `add_prefix_space` would put a space before each piece.
+        # First of all steps: `add_prefix_space` would put a space before each piece.
         space = pre_tokenizers.Metaspace(" ", prepend_scheme="always", split=False)
         pieces = pre_tokenizers.Sequence([space, pieces])
     across.pre_tokenizer = pieces
@@ -252,7 +246,7 @@ def _require_byte_level(tokenizer: Tokenizer) -> None:
     cutting, rewriting = (json.dumps(state[part]) for part in ("pre_tokenizer", "normalizer"))
     if '"ByteLevel"' not in cutting or '"ByteLevel"' in rewriting:
         raise UserError(
-            "the tokenizer is no byte-level BPE (its pre-tokenizer does not write bytes as characters), so its merges cannot go on across "
+            "the tokenizer is not a byte-level BPE (its pre-tokenizer does not write bytes as characters), so its merges cannot continue across "
             "spaces: give one such as GPT-2's, or train one with train_bpe."
         )
 
@@ -260,7 +254,7 @@ def _require_byte_level(tokenizer: Tokenizer) -> None:
 def _with_tokens_for(
     texts: Iterable[str], vocabulary: Mapping[str, int], added: Iterable[str]
 ) -> Iterator[str]:
-    """The texts, as long as each byte between their added tokens has a token: the model would drop others without a word."""
+    """The texts, if each byte between their added tokens has a token: the model would drop others silently."""
     present = bytes(byte for byte, written in enumerate(BYTE_CHARACTERS) if written in vocabulary)
     cut_out = re.compile(
         "|".join(map(re.escape, sorted(filter(None, added), key=len, reverse=True))) or "(?!)"

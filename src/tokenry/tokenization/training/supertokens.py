@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least, require_fraction
 
 ChunkLengths = Mapping[tuple[int, int], float]
 """The probability of each range of chunk lengths, in characters, both ends included."""
@@ -43,22 +43,13 @@ _LONG_RUN = re.compile(r"(.)\1{6}")
 
 
 def chunk_lengths(distribution: ChunkLengths, normalize: bool = False) -> dict[tuple[int, int], float]:
-    """Check a distribution of chunk lengths.
-
-    Args:
-        distribution: the probability of each range.
-        normalize: divide by the sum instead of asking that it be 1.
-
-    Raises:
-        UserError: no range, a length below 1, a range that ends before it begins, a probability outside [0, 1], or a sum that is not 1.
-    """
+    """Check a distribution of chunk lengths; with `normalize` divide it by its sum, which must be 1 otherwise."""
     for (least, most), probability in distribution.items():
         if least < 1:
             raise UserError(f"chunk lengths must be at least 1 character, got the range {least}-{most}.")
         if least > most:
             raise UserError(f"the range {least}-{most} ends before it begins: put the smaller length first.")
-        if not 0.0 <= probability <= 1.0:
-            raise UserError(f"the probability of {least}-{most} must be in [0, 1], got {probability}.")
+        require_fraction(probability, f"the probability of {least}-{most}")
     total = math.fsum(distribution.values())
     if total <= 0 or not (normalize or math.isclose(total, 1.0, abs_tol=_ROUNDING)):
         raise UserError(
@@ -72,11 +63,7 @@ def chunk_lengths(distribution: ChunkLengths, normalize: bool = False) -> dict[t
 
 
 def length_law(distribution: ChunkLengths, normalize: bool = False) -> dict[int, float]:
-    """Tell how probable each chunk length is, away from the end of a text.
-
-    Raises:
-        UserError: the distribution is none.
-    """
+    """Probability of each chunk length, away from the end of a text."""
     law: dict[int, float] = {}
     for (least, most), probability in chunk_lengths(distribution, normalize).items():
         for length in range(least, most + 1):
@@ -85,16 +72,14 @@ def length_law(distribution: ChunkLengths, normalize: bool = False) -> dict[int,
 
 
 def parse_lengths(distribution: Mapping[str, float]) -> dict[tuple[int, int], float]:
-    """Read ranges written as in the released configuration, `4-5`.
-
-    Raises:
-        UserError: a range that is not two whole numbers.
-    """
+    """Read ranges written as in the released configuration, `4-5`."""
     read = {}
     for text, probability in distribution.items():
         found = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)
         if not found:
-            raise UserError(f"{text!r} is no range of chunk lengths: write two whole numbers, such as 4-5.")
+            raise UserError(
+                f"{text!r} is not a range of chunk lengths: write two whole numbers, such as 4-5."
+            )
         read[int(found[1]), int(found[2])] = probability
     return read
 
@@ -104,16 +89,13 @@ def sample_chunks(
 ) -> list[str]:
     """Cut a text into chunks of random length; joined they are the text again.
 
-    Near the end both bounds of a range are cut to what is left; what is shorter than every range is the last chunk.
+    Near the end both bounds of a range are cut to the rest of the text; a rest shorter than every range is the last chunk.
 
     Args:
-        text: to be cut.
+        text: the text to be cut.
         distribution: the probability of each range of lengths.
-        rng: draws one range and one length per chunk.
-        normalize: see `chunk_lengths`.
-
-    Raises:
-        UserError: the distribution is none.
+        rng: generator that draws one range and one length per chunk.
+        normalize: whether to divide the probabilities by their sum.
     """
     lengths = chunk_lengths(distribution, normalize)
     return list(_chunks(text, list(lengths), list(lengths.values()), rng))
@@ -148,26 +130,22 @@ def train_supertoken_bpe(
     Runs of seven equal characters are left out of the training text, as in the released trainer, lest they become tokens.
 
     Args:
-        texts: read once.
-        vocab_size: tokens, the 256 bytes and `<|endoftext|>` included.
-        distribution: see `sample_chunks`.
-        max_token_length: in bytes.
-        min_frequency: of a pair that is merged.
-        seed: of the cutting.
-        normalize: see `chunk_lengths`.
-
-    Raises:
-        UserError: a distribution that is none, a vocabulary without room for the bytes, or a length below 1.
+        texts: training texts, read once.
+        vocab_size: size of the vocabulary, with the 256 bytes and `<|endoftext|>`.
+        distribution: the probability of each range of chunk lengths.
+        max_token_length: maximum number of bytes of a token.
+        min_frequency: pairs seen less often are not merged.
+        seed: random seed of the chunks.
+        normalize: whether to divide the probabilities by their sum.
     """
     lengths = chunk_lengths(distribution, normalize)
     if vocab_size < 257:
         raise UserError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}.")
-    if max_token_length < 1:
-        raise UserError(f"max_token_length must be at least 1, got {max_token_length}.")
+    require_at_least(1, max_token_length=max_token_length)
     rng, ranges, probabilities = random.Random(seed), list(lengths), list(lengths.values())
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    # Chunks reach the trainer one by one, so no separator has to be found that no text holds; nor is one split further.
+    # Chunks reach the trainer one by one, so that no separator is needed and no chunk is split further.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

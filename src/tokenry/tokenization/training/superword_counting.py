@@ -25,11 +25,11 @@ class AdjacentPairs:
     """Count and merge adjacent tokens; ties are decided by the tokens' names, the left one first.
 
     Args:
-        pieces: token ids, with -1 between pieces: no pair lies across it.
-        names: what each token id is ordered by, such as its number or its bytes.
-        disjoint: count a run of n equal tokens as n // 2 pairs, and not as the n − 1 windows in it.
-        locked: no token may be part of a pair until it is unlocked.
-        at_least: how many pairs are held after counting, if there are so many.
+        pieces: token ids, with -1 between pieces, across which no pair lies.
+        names: sort key of each token id, such as its number or its bytes.
+        disjoint: whether a run of n equal tokens counts as n // 2 pairs, and not as the n − 1 windows in it.
+        locked: whether no token may be part of a pair until it is unlocked.
+        at_least: number of pairs that are held after counting, if that many exist.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class AdjacentPairs:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the corpus has now."""
+        """Number of tokens that the corpus has now."""
         return int(np.count_nonzero(self._ids >= 0))
 
     def best(self, least: int = 1) -> tuple[int, int, int] | None:
@@ -84,10 +84,10 @@ class AdjacentPairs:
         """Merge the best pair wherever it occurs, from left to right.
 
         Args:
-            left: of the pair that `best` named.
-            right: of the pair.
-            name: of the merged token.
-            into: the id of the merged token, if there is one already.
+            left: first token of the pair that `best` named.
+            right: second token of the pair.
+            name: name of the merged token.
+            into: id of the merged token, if it has one already.
 
         Returns:
             The id of the merged token.
@@ -168,11 +168,7 @@ class AdjacentPairs:
         heapq.heappush(self._bounds, (-len(places), self._names[left], self._names[right], left, right))
 
     def _count_anew(self, least: int | None = None) -> None:
-        """Count all pairs and hold the most frequent ones.
-
-        Args:
-            least: the least count that is asked for; without it, the threshold stays as it is.
-        """
+        """Count all pairs and hold the most frequent ones; the threshold stays unless the `least` count that is asked for is given."""
         self._compact()
         left, right = self._ids[:-1], self._ids[1:]
         firsts = np.flatnonzero(self._may_pair(left) & self._may_pair(right)).astype(self._wide)
@@ -193,9 +189,9 @@ class AdjacentPairs:
             self._push(pair >> 32, pair & 0xFFFFFFFF, places.copy())
 
     def _lower_threshold(self, counts: Int[ndarray, "distinct"], least: int) -> int:
-        """The count that `at_least` pairs reach, if that is lower than now; down to half of what is asked for.
+        """The count that `at_least` pairs reach, if that is lower than the threshold now; at least half of `least`.
 
-        Half, so that a `least` that falls step by step does not make the corpus be counted at each.
+        Half, so that a `least` that falls step by step does not cause a recount at each step.
         """
         missing = len(counts) - self._at_least
         reached = int(np.partition(counts, missing)[missing]) if missing >= 0 else 0
@@ -227,7 +223,7 @@ class AdjacentPairs:
 def _disjoint_places(
     places: Int[ndarray, "occurrences"], after: Int[ndarray, "places"], equal: bool
 ) -> Int[ndarray, "disjoint"]:
-    """Of overlapping pairs of equal tokens every second one, from the left; other pairs never overlap."""
+    """Every second one of overlapping pairs of equal tokens, from the left; other pairs never overlap."""
     if not equal or len(places) < 2:
         return places
     begins = np.ones(len(places), dtype=bool)

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.core.text.round_trip import round_trip
-from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, require_tau, train_boundless_bpe
+from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
+from tokenry.tokenization.training.boundless_training import require_tau, train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
     byte_level_pieces,

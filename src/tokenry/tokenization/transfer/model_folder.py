@@ -1,4 +1,4 @@
-"""A model with its new tokenizer on disk, whole or not at all, and sure to cut texts as it did before."""
+"""A model with its new tokenizer on disk, written whole or not at all, and checked to cut texts as it did before."""
 
 from pathlib import Path
 from typing import Any

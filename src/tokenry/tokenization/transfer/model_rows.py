@@ -1,4 +1,4 @@
-"""The rows that a language model keeps per token: read them, run the model with others in their place, or give it others for good.
+"""The rows that a language model keeps per token: read, replaced for one forward pass, or replaced for good.
 
     source rows = [input ; output] of each token        input alone where both are one matrix
 
@@ -19,12 +19,12 @@ from tokenry.core.errors import UserError
 
 
 class ModelRows(NamedTuple):
-    """What a model keeps per token.
+    """The rows that a model keeps per token.
 
     Attributes:
-        input: of the input matrix.
-        output: of the output matrix; None where it is the same.
-        bias: of the output; None where there is none.
+        input: rows of the input matrix.
+        output: rows of the output matrix; None if it is the input matrix.
+        bias: bias of the output; None for none.
     """
 
     input: Float[Tensor, "tokens dim"]
@@ -32,21 +32,17 @@ class ModelRows(NamedTuple):
     bias: Float[Tensor, "tokens"] | None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "ModelRows":
-        """Change each of the three that there is."""
+        """Apply a function to each of the three that exists."""
         output, bias = (None if one is None else change(one) for one in self[1:])
         return ModelRows(change(self.input), output, bias)
 
     def there(self) -> list[Tensor]:
-        """Those of the three that there are."""
+        """The ones of the three that exist."""
         return [one for one in self if one is not None]
 
 
 def model_rows(model: PreTrainedModel) -> ModelRows:
-    """Read the rows, without a graph; they share memory with the model.
-
-    Raises:
-        UserError: there is no input or output matrix, they are quantised, or of two widths.
-    """
+    """Read the rows, without a graph; they share memory with the model."""
     embeddings, head = _modules(model)
     bias = getattr(head, "bias", None)
     tied = head.weight is embeddings.weight
@@ -58,11 +54,7 @@ def model_rows(model: PreTrainedModel) -> ModelRows:
 
 
 def source_rows(model: PreTrainedModel, vocabulary: int) -> Float[Tensor, "vocabulary width"]:
-    """The rows of the first `vocabulary` tokens side by side: [input ; output], in float32.
-
-    Raises:
-        UserError: as `model_rows`, or there are fewer rows than tokens.
-    """
+    """The rows of the first `vocabulary` tokens side by side: [input ; output], in float32."""
     rows = model_rows(model)
     if len(rows.input) < vocabulary:
         raise UserError(
@@ -84,7 +76,7 @@ def split_sides(
 def with_source_rows(
     rows: ModelRows, source: ModelRows, ids: Int[Tensor, "some"], source_ids: Int[Tensor, "some"]
 ) -> ModelRows:
-    """Overwrite the rows of some tokens by those of the source model."""
+    """Overwrite the rows of some tokens with those of the source model."""
 
     def overwritten(made: Tensor, of_source: Tensor) -> Tensor:
         there = source_ids.to(of_source.device)
@@ -100,7 +92,7 @@ def with_source_rows(
 def with_mean_rows(
     rows: ModelRows, source: ModelRows, ids: Sequence[int], trained: Sequence[int]
 ) -> ModelRows:
-    """Overwrite the rows of some tokens by the mean of the source model's trained rows."""
+    """Overwrite the rows of some tokens with the mean of the source model's trained rows."""
     if not ids:
         return rows
 
@@ -144,7 +136,7 @@ def write_rows(model: PreTrainedModel, rows: ModelRows) -> None:
 
 
 def set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model's configs the special ids of a tokenizer: what it lacks is its eos, and without one its bos token."""
+    """Give the model's configs the special ids of a tokenizer: its eos, or else its bos token stands in for a missing one."""
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     eos = bos if eos is None else eos
     pad = eos if pad is None else pad
@@ -181,7 +173,7 @@ def _parameter_names(model: PreTrainedModel) -> dict[str, str]:
     wanted = {"bias": getattr(head, "bias", None), "output": head.weight, "input": embeddings.weight}
     found = {}
     for name, parameter in model.named_parameters():
-        for what, each in wanted.items():
-            if parameter is each:
+        for what, weight in wanted.items():
+            if parameter is weight:
                 found[what] = name
     return found

@@ -5,30 +5,32 @@ OUTPUT/reference/model     the model trained on the trusted samples alone, where
 OUTPUT/NAME/checkpoint-N   while NAME trains
 OUTPUT/NAME/model          the adapter (or the weights) when it has
 OUTPUT/NAME/run.json       what it measured
+OUTPUT/NAME/rung-N.json    what it measured on the validation part at a rung of a race, before it was finished
 """
 
 import itertools
 import math
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
-from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
-from tokenry.core.stats import Estimate
-from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, verifier_accuracy
+from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, paired_difference, verifier_accuracy
 from tokenry.evaluation.generation import require_answers
-from tokenry.evaluation.verifiers import encode_prompts
+from tokenry.evaluation.verifiers import encode_prompts, is_right
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
@@ -41,22 +43,54 @@ from tokenry.models import (
 )
 from tokenry.verbs._chats import ANSWER_TOKENS, answerable
 from tokenry.verbs._stages import Stages, answers_cost
+from tokenry.verbs._tune.arguments import lora_config, sft_config
+from tokenry.verbs._tune.candidates import needs_reference
 from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
 from tokenry.verbs._tune.material import Material
-from tokenry.verbs._tune.plan import TunePlan
-from tokenry.verbs._tune.records import Run
+from tokenry.verbs._tune.plan import default_length, training_said
+from tokenry.verbs._tune.records import Answer, Retained, Run
 from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
-from tokenry.verbs._tune.stages import TellSteps, training_cost
+from tokenry.verbs._tune.stages import TRAINED, TellSteps, training_cost
 from tokenry.verbs._tune.training_length import (
     fitted_length,
     require_learning,
     require_ranges,
+    trained_epochs,
     training_steps,
 )
+from tokenry.verbs.tune import Plan
 
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped; the message says where."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of a training whose rate is constant up to `step`, and then falls to zero over `decay` steps.
+
+    What is saved at `step` is gone on from; what is trained behind it only serves to be judged.
+    """
+
+    step: int
+    decay: int
+
+    @property
+    def end(self) -> int:
+        """The last step."""
+        return self.step + self.decay
+
+
+class _EndOfLeg(TrainerCallback):
+    """Saves at the step that is gone on from, and stops at the end."""
+
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save, or stop."""
+        control.should_save |= state.global_step == self._leg.step
+        control.should_training_stop |= state.global_step >= self._leg.end
 
 
 class Bench:
@@ -69,29 +103,50 @@ class Bench:
         material: the data.
         weighings: by name, in the order in which they will be run.
         report: is told what is being done.
+        final_decay: in a race, the share of a full run over which the rate, else constant, falls to zero; 0 for the plan's schedule.
     """
 
     def __init__(
         self,
-        plan: TunePlan,
+        plan: Plan,
         output: Path,
         tokenizer: PreTrainedTokenizerBase,
         material: Material,
         weighings: Mapping[str, TokenWeighing],
         report: Progress,
+        final_decay: float = 0.0,
     ) -> None:
+        self.final_decay = final_decay
         self.plan, self.output, self.tokenizer, self.material = plan, output, tokenizer, material
         self.weighings = weighings
         self.args = self.training_of(material.train, output)
         self.items, self.prompts = answerable(material.held_out_rows, plan.answers)
         self.makes_reference = plan.reference is None and any(map(needs_reference, weighings.values()))
         self.costs = self._costs()
+        self.report = report
         self.stages = Stages(report, list(self.costs.values()))
+
+    @property
+    def whole(self) -> Leg | None:
+        """A full run in a race."""
+        decay = max(1, round(self.final_decay * self.steps))
+        return Leg(self.steps - decay, decay) if self.final_decay else None
+
+    def rows(self, data: Dataset) -> int:
+        """The rows that a step is made of: samples, or where they are packed about as many as their tokens fill."""
+        if not self.plan.training.get("packing"):
+            return len(data)
+        return math.ceil(_tokens(data) / self.plan.max_length)
 
     @property
     def steps(self) -> int:
         """The optimisation steps of a run."""
-        return training_steps(self.args, self._rows(self.material.train))
+        return training_steps(self.args, self.rows(self.material.train))
+
+    @property
+    def epochs(self) -> float:
+        """The epochs of a run."""
+        return trained_epochs(self.args, self.rows(self.material.train))
 
     @property
     def length(self) -> dict[str, Any]:
@@ -99,42 +154,24 @@ class Bench:
         return self._fitted(self.material.train)
 
     def training_of(self, data: Dataset, folder: Path) -> SFTConfig:
-        """The training arguments for some data.
-
-        Raises:
-            UserError: TRL does not accept an argument, or nothing would be learned under it.
-        """
+        """The training arguments for some data."""
         args = sft_config(self.plan, folder, self._fitted(data))
         require_ranges(args)
-        require_learning(args, self._rows(data))
+        require_learning(args, self.rows(data))
         return args
 
-    def _epochs(self) -> dict[str, float]:
-        per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        of_an_epoch = math.ceil(self._rows(self.material.train) / per_step)
-        return {"num_train_epochs": self.steps / of_an_epoch}
-
     def _fitted(self, data: Dataset) -> dict[str, Any]:
-        return fitted_length(self.plan.training, self.plan.default_length, self._rows(data))
-
-    def _rows(self, data: Dataset) -> int:
-        """The rows that a step is made of: samples, or where they are packed about as many as their tokens fill."""
-        if not self.plan.training.get("packing"):
-            return len(data)
-        return math.ceil(_tokens(data) / self.plan.max_length)
+        return fitted_length(self.plan.training, default_length(self.plan), self.rows(data))
 
     def rehearse(self) -> None:
-        """Build the trainer of every weighing on two samples: what will not work is refused before the first step.
-
-        Raises:
-            UserError: something that a weighing, the model or the training arguments do not allow.
-        """
+        """Build the trainer of every weighing on two samples: what will not work is refused before the first step."""
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
         lora = lora_config(self.plan, model)
         few = self.material.few
         # So few samples are gone through as often as all of them will be.
-        args = sft_config(self.plan, self.output, {**self.length, "max_steps": -1, **self._epochs()})
+        as_often = {**self.length, "max_steps": -1, "num_train_epochs": self.epochs}
+        args = sft_config(self.plan, self.output, as_often)
         self._require_readable(model)
         for weighing in self.weighings.values():
             # Where the reference is still to be made, the model itself stands in for it.
@@ -159,16 +196,12 @@ class Bench:
         except (ValueError, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "install" not in str(error):
                 raise
-            said = self.plan.training_said
+            said = training_said(self.plan)
             told = f" (with {', '.join(f'{name}={value}' for name, value in said.items())})" if said else ""
             raise UserError(f"this cannot be trained: {' '.join(str(error).split())}{told}") from error
 
     def _require_readable(self, model: PreTrainedModel) -> None:
-        """Refuse what this model cannot read, in all the data and in the questions that it will be asked.
-
-        Raises:
-            UserError: it is no causal language model, or an id, a length or a prompt does not fit it.
-        """
+        """Refuse what this model cannot read, in all the data and in the questions that it will be asked."""
         require_causal_lm(model, self.plan.model)
         material = self.material
         parts = {
@@ -186,9 +219,67 @@ class Bench:
         """Measure the model before training."""
         path = self.output / "untrained.json"
         self.stages.begin("the untrained model", self.costs["untrained"])
-        if not path.exists():
-            save_held_out(path, self.measure(self.load()))
+        missing = [name for name in self.material.retained if not self._untrained_on(name).exists()]
+        if missing or not path.exists():
+            model = self.load()
+            for name in missing:
+                save_held_out(self._untrained_on(name), held_out_nll(model, self.material.retained[name]))
+            save_held_out(path, self.measure(model))
         return load_held_out(path)
+
+    def branching(self, folder: Path, leg: Leg) -> SFTConfig:
+        """The training arguments of a leg: those of the whole run, whose schedule is constant up to the leg's decay."""
+        warmup = self.args.get_warmup_steps(self.steps)
+        schedule = {
+            "num_stable_steps": max(0, leg.step - warmup),
+            "num_decay_steps": leg.decay,
+            "decay_type": "linear",
+        }
+        changed = {
+            "max_steps": self.steps,
+            "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": schedule,
+        }
+        return sft_config(self.plan, folder, {**self.length, "warmup_steps": warmup, **changed})
+
+    def advance(self, name: str, leg: Leg) -> HeldOut:
+        """Train a weighing to the end of a leg, and measure it on the validation part, or read what was measured."""
+        folder = self.output / folder_name(name)
+        done = folder / f"rung-{leg.step}.json"
+        if not done.exists():
+            trainer = self._train(self.weighings[name], self.material.train, folder, leg=leg)
+            validation = self._validate(trainer.model)
+            _remove_checkpoints(folder, but=leg.step)
+            save_held_out(done, validation)
+        return load_held_out(done)
+
+    def branch(self, name: str, trunk: str, step: int) -> None:
+        """Let a weighing go on from the state of another at a step at which both have learned the same."""
+        folder, source = self.output / folder_name(name), self.output / folder_name(trunk)
+        if _has_reached(folder, step):
+            return
+        if not _has_reached(source, step):
+            self._train(self.weighings[trunk], self.material.train, source, leg=Leg(step, 0))
+        there = f"checkpoint-{step}"
+        partial = folder / ".branch.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source / there, partial)
+        columns = load_file(partial / STATE_FILE)
+        if self.weighings[name].history_source.from_last_epoch:
+            columns["history_nll"] = columns[
+                "nll"
+            ].clone()  # what each token cost in the epoch that is just over
+        save_file(columns, partial / STATE_FILE)
+        shutil.rmtree(folder / there, ignore_errors=True)
+        partial.rename(folder / there)
+
+    def forget(self, name: str) -> None:
+        """Remove what a weighing that has lost would go on from."""
+        _remove_checkpoints(self.output / folder_name(name))
+
+    def _validate(self, model: torch.nn.Module) -> HeldOut:
+        assert self.material.validation is not None
+        return held_out_nll(model, self.material.validation)
 
     def train_reference(self) -> None:
         """Train the reference model on the trusted samples alone, where a weighing needs one.
@@ -217,20 +308,29 @@ class Bench:
             return finished
         training, measuring, answering = parts
         clock = StepClock()
-        self.stages.begin(training, self.costs[training])
+        done = (
+            max((_step(path) for path in folder.glob("checkpoint-*")), default=0) if self.final_decay else 0
+        )
+        self.stages.begin(training, self.costs[training] * (1 - done / self.steps))
         with PeakMemory() as memory:
-            trainer = self._train(self.weighings[name], self.material.train, folder, clock)
+            trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
         self.stages.begin(measuring, self.costs[measuring])
+        if self.material.validation is not None:
+            save_held_out(folder / "validation.json", self._validate(trainer.model))
         held_out = self.measure(trainer.model)
+        retained = self._retained(trainer.model)
         self.stages.begin(answering, self.costs[answering])
+        answers = self._answers(trainer.model)
         run = describe_run(
             name,
             trainer,
             held_out,
-            accuracy=self._accuracy(trainer.model),
+            accuracy=verifier_accuracy([answer.answer for answer in answers], self.items)
+            if answers
+            else None,
             classes=self.material.classes,
             peak_memory_mb=memory.peak_mb if clock.steps else None,
-        )
+        ).model_copy(update={"retained": retained, "answers": answers})
         save_run(folder, run, held_out)
         _remove_checkpoints(folder)
         return run, held_out
@@ -245,17 +345,45 @@ class Bench:
         """Measure a model on the held-out data."""
         return held_out_nll(model, self.material.held_out, tokenizer=self.tokenizer)
 
-    def _accuracy(self, model: torch.nn.Module) -> Estimate | None:
+    def validation_of(self, name: str) -> HeldOut:
+        """What a finished run measured on the validation part."""
+        return load_held_out(self.output / folder_name(name) / "validation.json")
+
+    def _retained(self, model: torch.nn.Module) -> list[Retained]:
+        """What is left on data that were not trained on, beside what there was before training."""
+        found = []
+        for name, rows in self.material.retained.items():
+            before, after = load_held_out(self._untrained_on(name)), held_out_nll(model, rows)
+            paired = paired_difference(after, before, to="before training")
+            figures = {"before": before.nll_per_token, "after": after.nll_per_token, "paired": paired}
+            found.append(Retained(name=name, **figures))
+        return found
+
+    def _untrained_on(self, name: str) -> Path:
+        return self.output / "untrained" / f"{folder_name(name)}.json"
+
+    def _answers(self, model: torch.nn.Module) -> list[Answer]:
         """Let a model answer the items that carry a verifier."""
         if not self.items:
-            return None
+            return []
         answers = generate_answers(model, self.tokenizer, self.prompts, max_new_tokens=ANSWER_TOKENS)
-        return verifier_accuracy(answers, self.items)
+        return [
+            Answer(
+                question=str(prompt[-1]["content"]), answer=answer, right=is_right(answer, item["verifier"])
+            )
+            for prompt, answer, item in zip(self.prompts, answers, self.items, strict=True)
+        ]
 
     def _train(
-        self, weighing: TokenWeighing, data: Dataset, folder: Path, *callbacks: TrainerCallback
+        self,
+        weighing: TokenWeighing,
+        data: Dataset,
+        folder: Path,
+        *callbacks: TrainerCallback,
+        leg: Leg | None = None,
     ) -> TokenWeighingTrainer:
-        """Train, from the last checkpoint where there is one; the result is saved in `folder`/model."""
+        """Train, from the last checkpoint where there is one; the result of a full run is saved in `folder`/model."""
+        last = leg is None or leg == self.whole
         stop = StopAfterStep(told=lambda: self.stages.say("stopping after this step (Ctrl-C: at once)"))
         model = self.load()
         reference = None
@@ -265,17 +393,18 @@ class Bench:
             weighing,
             model,
             data,
-            self.training_of(data, folder),
+            self.training_of(data, folder) if leg is None else self.branching(folder, leg),
             lora_config(self.plan, model),
             reference,
-            [stop, TellSteps(self.stages), *callbacks],
+            [stop, TellSteps(self.stages, leg and leg.end), *([_EndOfLeg(leg)] if leg else []), *callbacks],
         )
         with stop:
-            trainer.train(resume_from_checkpoint=_checkpoint(folder))
+            trainer.train(resume_from_checkpoint=_checkpoint(folder, None if last else leg and leg.step))
         if stop.stopped:
             step, steps = trainer.state.global_step, trainer.state.max_steps
             raise Interrupted(f"stopped after step {step} of {steps} of {self.stages.what}")
-        _save_model(trainer, folder / "model")
+        if last:
+            _save_model(trainer, folder / "model")
         return trainer
 
     def _trainer(
@@ -305,6 +434,31 @@ class Bench:
         trainer.remove_callback(PrinterCallback)
         return trainer
 
+    def report_of_seed(self, seed: int) -> Progress:
+        """What another seed reports: its stages by name; the share that is done stays what it is here."""
+        return lambda what, share: self.stages.say(f"seed {seed}, {what}")
+
+    def training_cost(self, data: Dataset) -> float:
+        """What plain fine-tuning on some data costs."""
+        return training_cost(AllTokens(), self.training_of(data, self.output), _tokens(data), len(data))
+
+    def timed_step(self) -> tuple[float, float | None]:
+        """Seconds per unit of cost, and the peak memory in megabytes, of one plain step on the longest samples."""
+        longest = sorted(
+            range(len(self.material.train)), key=lambda row: -len(self.material.train[row]["input_ids"])
+        )
+        rows = self.material.train.select(sorted(longest[: self.args.per_device_train_batch_size]))
+        model = self.load()
+        args = sft_config(self.plan, self.output, {**self.length, "gradient_accumulation_steps": 1})
+        trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan, model), None)
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.model.train()
+        with PeakMemory() as memory:
+            begun = time.perf_counter()
+            trainer.training_step(trainer.model, batch)
+            seconds = time.perf_counter() - begun
+        return seconds / (TRAINED * _tokens(rows)), memory.peak_mb
+
     def _costs(self) -> dict[str, float]:
         material = self.material
         held_out = float(_tokens(material.held_out))
@@ -312,8 +466,7 @@ class Bench:
         costs = {"untrained": held_out}
         if self.makes_reference and material.trusted is not None:
             trusted = material.trusted
-            args = self.training_of(trusted, self.output)
-            costs["reference"] = training_cost(AllTokens(), args, _tokens(trusted), len(trusted))
+            costs["reference"] = self.training_cost(trusted)
         for name, weighing in self.weighings.items():
             costs[name] = training_cost(weighing, self.args, size, samples)
             costs[f"{name}: held-out loss"] = held_out
@@ -321,76 +474,9 @@ class Bench:
         return costs
 
 
-def needs_reference(weighing: TokenWeighing) -> bool:
-    """Tell whether a weighing compares with a reference model that it does not name itself."""
-    return "reference_nll" in weighing.needs and weighing.share < 1 and weighing.reference_model is None
-
-
 def folder_name(name: str) -> str:
     """Write the name of a run as that of a folder."""
     return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
-
-
-def sft_config(plan: TunePlan, folder: Path, training: Mapping[str, Any]) -> SFTConfig:
-    """Make the training arguments of a run.
-
-    Args:
-        plan: of the run.
-        folder: of its checkpoints.
-        training: what the plan says of training, completed by how long.
-
-    Raises:
-        UserError: TRL does not accept an argument.
-    """
-    options = {
-        "output_dir": str(folder),
-        "max_length": plan.max_length if training.get("packing") else None,  # the data fits already
-        "seed": plan.seed,
-        "bf16": False,  # the model itself runs in the dtype of the plan
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": 0.1,
-        "save_total_limit": 2,  # the newest may not be whole yet
-        "report_to": [],
-        "disable_tqdm": True,
-        "log_level": "error",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **training,
-    }
-    try:
-        return SFTConfig(**options)
-    except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
-        raise UserError(f"a training argument is not right: {' '.join(str(error).split())}") from error
-
-
-def lora_config(plan: TunePlan, model: PreTrainedModel) -> LoraConfig | None:
-    """Adapt every linear map but the output head, from the first layer asked for.
-
-    Raises:
-        UserError: the model has no such layer.
-    """
-    if plan.lora is None:
-        return None
-    layers = model.config.get_text_config().num_hidden_layers
-    if plan.lora.first_layer >= layers:
-        raise UserError(
-            f"lora.first_layer must be below the model's {layers} layers, got {plan.lora.first_layer}."
-        )
-    head = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    }
-    return LoraConfig(
-        r=plan.lora.rank,
-        lora_alpha=plan.lora.alpha,
-        lora_dropout=plan.lora.dropout,
-        target_modules=sorted(linear),
-        layers_to_transform=list(range(plan.lora.first_layer, layers)) if plan.lora.first_layer else None,
-        task_type="CAUSAL_LM",
-    )
 
 
 def _require_rows(model: PreTrainedModel, rows: Dataset, what: str, name: str) -> None:
@@ -402,8 +488,22 @@ def _tokens(dataset: Dataset) -> int:
     return sum(map(len, dataset["input_ids"]))
 
 
-def _checkpoint(folder: Path) -> str | None:
+def _checkpoint(folder: Path, most: int | None = None) -> str | None:
+    """The newest whole checkpoint, if there is one; those behind `most` steps are removed, as they are of a decay."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if most is not None and _step(checkpoint) > most:
+            shutil.rmtree(checkpoint)
     return str(last_whole_checkpoint(folder)) if any(folder.glob(f"checkpoint-*/{STATE_FILE}")) else None
+
+
+def _has_reached(folder: Path, step: int) -> bool:
+    """Whether a weighing was trained to a step, or beyond and perhaps to its end."""
+    states = folder.glob(f"checkpoint-*/{STATE_FILE}")
+    return any(folder.glob("*.json")) or any(_step(state.parent) >= step for state in states)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _save_model(trainer: TokenWeighingTrainer, folder: Path) -> None:
@@ -416,6 +516,7 @@ def _save_model(trainer: TokenWeighingTrainer, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _remove_checkpoints(folder: Path) -> None:
+def _remove_checkpoints(folder: Path, but: int | None = None) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        if _step(checkpoint) != but:
+            shutil.rmtree(checkpoint, ignore_errors=True)

@@ -12,13 +12,15 @@ interrupted comparison goes on where it stopped:
 import datetime
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.files import read_json, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_ITEMS
@@ -29,17 +31,25 @@ from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer, require_same_tokenizer
 from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
-from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name, needs_reference, sft_config
+from tokenry.verbs._stages import Stages
+from tokenry.verbs._tune.arguments import sft_config
+from tokenry.verbs._tune.bench import Bench, Interrupted, folder_name
+from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, needs_reference
+from tokenry.verbs._tune.course import FINAL_DECAY, Course
+from tokenry.verbs._tune.forecast import forecast, in_words
 from tokenry.verbs._tune.material import gather
-from tokenry.verbs._tune.plan import TunePlan, stored_plan
+from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan
+from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
 from tokenry.verbs._tune.records import Comparison, Run, read_comparison
+from tokenry.verbs._tune.seeds import run_seeds
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
+from tokenry.verbs.tune import Plan
 
 logger = logging.getLogger(__name__)
 
 
 @quiet_libraries()
-def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
+def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
     """Carry out a plan in `output`, or go on with it there; a finished one is read.
 
     Args:
@@ -51,9 +61,9 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
         UserError: something in the plan, the data or the model cannot work; said before training begins.
         Interrupted: the user stopped it; what was finished is kept.
     """
-    weighings = weighings_of(plan)
+    weighings_of(plan)
     stored = output / "plan.json"
-    if stored.exists() and stored_plan(stored) != plan:
+    if stored.exists() and stored_plan(stored).settings != plan.settings:
         raise UserError(f"{output} holds a run with other settings: choose another output.")
     result = output / "result.json"
     if result.exists():
@@ -62,8 +72,9 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
     try:
         with _alone_in(output):
             report("reading the model and the data", 0.0)
-            bench = _prepare(plan, output, weighings, report)
-            comparison = _carry_out(bench)
+            bench, course = assemble(plan, output, report)
+            _begin(bench, course)
+            comparison = _carry_out(bench, course)
             write_json(result, comparison.model_dump(mode="json"))
     except KeyboardInterrupt as stop:
         what = bench.stages.what if bench else "reading the model and the data"
@@ -74,58 +85,108 @@ def compare(plan: TunePlan, output: Path, report: Progress) -> Comparison:
     return comparison
 
 
-def weighings_of(plan: TunePlan) -> dict[str, TokenWeighing]:
-    """Make the weighings of a plan by name, the control first and the one asked for second.
-
-    Raises:
-        UserError: an unknown weighing or option, or an option that none of them has.
-    """
-    descriptions = dict.fromkeys([*plan.compare[:1], plan.weighing, *plan.compare[1:]])
-    asked = {"share": plan.share, "balance": plan.balance}
-    asked = {option: value for option, value in asked.items() if value is not None}
+def weighings_of(plan: Plan) -> dict[str, TokenWeighing]:
+    """Make the weighings that a plan names, the control first and the one asked for second; those of a race are chosen by the data."""
+    asked_for = (
+        [CONTROL, *plan.controls]
+        if plan.weighing == AUTO
+        else [*plan.controls[:1], plan.weighing, *plan.controls[1:]]
+    )
+    asked = _options(plan)
     made: dict[str, TokenWeighing] = {}
-    for description in descriptions:
+    for description in dict.fromkeys(asked_for):
         selects = make_weighing(description).share < 1
         made[description.replace(":", " ")] = make_weighing(description, **(asked if selects else {}))
     for option in asked:
-        if not any(weighing.share < 1 and hasattr(weighing, option) for weighing in made.values()):
+        selecting = (weighing for weighing in made.values() if weighing.share < 1)
+        if plan.weighing != AUTO and not any(hasattr(weighing, option) for weighing in selecting):
             raise UserError(f"{option} is set, but none of {', '.join(made)} has one: leave it out.")
-    if len({folder_name(name) for name in made}) < len(made):
-        raise UserError(f"{', '.join(made)} are too much alike to be kept apart: leave one of them out.")
+    for description in split_descriptions(plan.candidates or ""):
+        make_weighing(description)
+    _require_apart(made)
     return made
 
 
-def _prepare(plan: TunePlan, output: Path, weighings: dict[str, TokenWeighing], report: Progress) -> Bench:
-    """Read everything and refuse what cannot work; only then is the output that of this plan."""
-    require_ranges(sft_config(plan, output, {**plan.default_length, **plan.training}))
+def _options(plan: Plan) -> dict[str, float]:
+    """The options for weighings that select and do not say their own."""
+    asked = {"share": plan.share, "balance": plan.balance}
+    return {option: value for option, value in asked.items() if value is not None}
+
+
+def _require_apart(weighings: Iterable[str]) -> None:
+    names = list(weighings)
+    if len({folder_name(name) for name in names}) < len(names):
+        raise UserError(f"{', '.join(names)} are too much alike to be kept apart: leave one of them out.")
+
+
+def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course | None]:
+    """Read everything, refuse what cannot work, and plan the race where one was asked for."""
+    require_ranges(sft_config(plan, output, {**default_length(plan), **plan.training}))
     tokenizer = load_tokenizer(plan.model)
     material = gather(plan, tokenizer)
-    if any(map(needs_reference, weighings.values())) and material.trusted is None and plan.reference is None:
-        raise UserError(
-            "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
+    weighings, course, final_decay = weighings_of(plan), None, 0.0
+    if plan.weighing == AUTO and material.validation is None:
+        samples = len(material.train)
+        note = (
+            f"a race needs at least {FEWEST_SAMPLES} samples, so that a part to judge by can be set aside, and there are {samples}: "
+            "plain fine-tuning is run."
         )
-    if plan.reference is not None and any(map(needs_reference, weighings.values())):
-        require_same_tokenizer(tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}")
-    bench = Bench(plan, output, tokenizer, material, weighings, report)
+        logger.warning("%s", note)
+        material = replace(material, notes=(*material.notes, note))
+    elif plan.weighing == AUTO:
+        plain = Bench(plan, output, tokenizer, material, {CONTROL: weighings[CONTROL]}, report)
+        reference_steps = 0.0
+        if material.trusted is not None and plan.reference is None:
+            reference_steps = plain.training_cost(material.trusted) / plain.costs[CONTROL] * plain.steps
+        length = Length(plain.steps, plain.epochs)
+        course, racing = planned_course(plan, material, length, reference_steps, _options(plan))
+        weighings, final_decay = {**racing, **weighings}, FINAL_DECAY
+        _require_apart(weighings)
+    if any(map(needs_reference, weighings.values())):
+        if material.trusted is None and plan.reference is None:
+            raise UserError(
+                "a weighing compares with a reference model: give --trusted a file of clean samples, or --reference a model."
+            )
+        if plan.reference is not None:
+            require_same_tokenizer(
+                tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}"
+            )
+    bench = Bench(plan, output, tokenizer, material, weighings, report, final_decay)
+    if course:
+        others = {entry.name for entry in course.entries}
+        beside = [
+            cost
+            for name, cost in bench.costs.items()
+            if name.partition(": held-out")[0].partition(": answers")[0] not in others
+        ]
+        bench.stages = Stages(report, [*beside, (course.price - 1) * bench.costs[CONTROL]])
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})
-    data, stored = output / "data.json", output / "plan.json"
+    return bench, course
+
+
+def _begin(bench: Bench, course: Course | None) -> None:
+    """Rehearse a new run and say what it will be; only then is the output that of this plan."""
+    data, stored = bench.output / "data.json", bench.output / "plan.json"
+    fingerprint = bench.material.fingerprint
     if not stored.exists():
         bench.rehearse()
         _say_what_is_few(bench)
-        write_json(data, {"fingerprint": material.fingerprint})
-        write_json(stored, plan.model_dump())
-    elif read_json(data) != {"fingerprint": material.fingerprint}:
+        if course:
+            logger.info("%s", price_in_words(course))
+        logger.info("%s", in_words(forecast(bench, course)))
+        write_json(data, {"fingerprint": fingerprint})
+        write_json(stored, bench.plan.settings)
+    elif read_json(data) != {"fingerprint": fingerprint}:
         raise UserError(
-            f"the data has changed since the run in {output} began: choose another --output for a new run."
+            f"the data has changed since the run in {bench.output} began: choose another --output for a new run."
         )
-    return bench
 
 
 def _say_what_is_few(bench: Bench) -> None:
     """Say before the run what the amount of data means for it."""
     samples, held_out = len(bench.material.train), len(bench.material.held_out)
-    fitted = length_in_words(bench.length, bench.plan.default_length, samples)
+    fitted = length_in_words(bench.length, default_length(bench.plan), samples)
     if fitted:
         logger.info("%s: %d optimisation steps (--set says otherwise).", fitted, bench.steps)
     if bench.steps < FEW_STEPS:
@@ -143,36 +204,52 @@ def _say_what_is_few(bench: Bench) -> None:
         )
 
 
-def _carry_out(bench: Bench) -> Comparison:
+def _carry_out(bench: Bench, course: Course | None) -> Comparison:
     untrained = bench.untrained()
     bench.train_reference()
+    race = run_race(bench, course) if course else None
+    names = list(bench.weighings)
+    if race and course:
+        others = {entry.name for entry in course.entries}
+        asked_for = weighings_of(bench.plan)
+        challenger = [race.final.name] if race.final else []
+        names = list(
+            dict.fromkeys(
+                [
+                    race.control,
+                    *challenger,
+                    *(name for name in names if name in asked_for or name not in others),
+                ]
+            )
+        )
     runs: list[Run] = []
-    control: HeldOut | None = None
-    for name in bench.weighings:
-        run, held_out = bench.run(name)
-        if control is not None:
-            run = run.model_copy(update={"paired": paired_difference(held_out, control, to=runs[0].name)})
-        control = control or held_out
+    measured: dict[str, HeldOut] = {}
+    for name in names:
+        run, measured[name] = bench.run(name)
+        if runs:
+            paired = paired_difference(measured[name], measured[names[0]], to=names[0])
+            run = run.model_copy(update={"paired": paired})
         runs.append(run)
+    found = race.winner if race else bench.plan.weighing.replace(":", " ")
     return Comparison(
         model=bench.plan.model,
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
         notes=list(bench.material.notes),
-        settings={**bench.plan.model_dump(), "training": bench.length},
+        settings={**bench.plan.settings, "training": bench.length},
         environment=environment(bench.args.device, "trl", "peft", "datasets"),
         runs=runs,
+        race=race,
+        seeds=run_seeds(bench, names[0], found, measured)
+        if found in measured and found != names[0]
+        else None,
     )
 
 
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
-    """Hold a lock on the folder, so that no second process works there; a killed one lets it go.
-
-    Raises:
-        UserError: another process is at work there, or it cannot be a folder.
-    """
+    """Hold a lock on the folder, so that no second process works there; a killed one lets it go."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / ".lock", timeout=0)

@@ -28,11 +28,7 @@ def save_run(folder: Path, run: Run, held_out: HeldOut) -> None:
 
 
 def load_run(folder: Path) -> tuple[Run, HeldOut] | None:
-    """Read both back; None when there is no finished run.
-
-    Raises:
-        UserError: a file is damaged.
-    """
+    """Read both back; None when there is no finished run."""
     if not (folder / "run.json").exists():
         return None
     try:
@@ -55,11 +51,7 @@ def save_held_out(path: Path, held_out: HeldOut) -> None:
 
 
 def load_held_out(path: Path) -> HeldOut:
-    """Read what was measured on held-out items.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read what was measured on held-out items."""
     try:
         stored = _Items.model_validate(read_json(path))
     except (ValidationError, UserError) as error:

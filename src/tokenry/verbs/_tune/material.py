@@ -1,9 +1,9 @@
 """The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
 
-import hashlib
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -13,10 +13,17 @@ from transformers import PreTrainedTokenizerBase
 from tokenry.core.chat.conversations import Encoding, class_names, encode_with_notes, weighs
 from tokenry.core.chat.template import training_template
 from tokenry.core.errors import UserError
+from tokenry.core.io.descriptions import split_descriptions
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
+from tokenry.verbs._tune.candidates import FEWEST_SAMPLES
 from tokenry.verbs._tune.noisy_tasks import noisy_tasks
-from tokenry.verbs._tune.plan import TunePlan
+from tokenry.verbs._tune.plan import AUTO
+from tokenry.verbs._tune.retained import refuse_overlap, retained_rows
+from tokenry.verbs.tune import Plan
+
+_LONGEST_RETAINED = 256
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,12 @@ class Material:
     Attributes:
         train: tokens that are trained on.
         trusted: tokens of the trusted samples alone.
-        held_out: tokens that are measured on.
+        held_out: tokens that are measured on, once and at the end.
+        validation: tokens that a race is judged on; None where there is none.
+        validation_is_trusted: whether they were made of trusted samples.
         held_out_rows: the rows that these were made of, and perhaps some more.
         notes: what of the data was cut, skipped or not read.
+        retained: tokens that are not trained on, by name, to measure what is forgotten.
     """
 
     train: Dataset
@@ -36,6 +46,9 @@ class Material:
     held_out: Dataset
     held_out_rows: Rows
     notes: tuple[str, ...] = ()
+    validation: Dataset | None = None
+    validation_is_trusted: bool = False
+    retained: Mapping[str, Dataset] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
@@ -51,20 +64,17 @@ class Material:
     @property
     def fingerprint(self) -> str:
         """A hash of all tokens and labels."""
-        digest = hashlib.sha256()
-        for dataset in (self.train, self.held_out):
-            for name in ("input_ids", "labels"):
-                for row in dataset[name]:
-                    digest.update(np.asarray(row, dtype=np.int64).tobytes() + b"|")
-        return digest.hexdigest()[:24]
+        rows = (
+            np.asarray(row, dtype=np.int64).tobytes() + b"|"
+            for dataset in filter(None, (self.train, self.held_out, self.validation))
+            for name in ("input_ids", "labels")
+            for row in dataset[name]
+        )
+        return fingerprint(*rows, length=24)
 
 
-def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
-    """Read and encode the data of a plan.
-
-    Raises:
-        UserError: data that cannot be read or learned from.
-    """
+def gather(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Material:
+    """Read and encode the data of a plan."""
     if plan.chat_template:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
     data = _rows(plan)
@@ -75,6 +85,9 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
             rows, tokenizer, plan.max_length, plan.chat_template, plan.too_long, numbers=names
         )
 
+    validation, trusted_there = Rows(), False
+    if plan.weighing == AUTO and len(data.train) + len(data.trusted) >= FEWEST_SAMPLES:
+        data, validation, trusted_there = _with_validation(data, plan.seed)
     held_out = encode(data.held_out)
     if len(held_out.dataset) < 2:
         raise UserError("one held-out sample has no standard error: give --held-out at least two.")
@@ -82,7 +95,8 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
     notes = [f"training data: {note}" for note in train.notes] + [
         f"held-out data: {note}" for note in held_out.notes
     ]
-    learns_by_weights = any(name.startswith("dataset-weights") for name in (plan.weighing, *plan.compare))
+    named = (plan.weighing, *plan.controls, *split_descriptions(plan.candidates or ""))
+    learns_by_weights = any(name.startswith("dataset-weights") for name in named)
     if learns_by_weights and not weighs(train.dataset):
         raise UserError(
             "every weight of a token to learn is 0 in the training data: there is nothing to learn from."
@@ -98,7 +112,23 @@ def gather(plan: TunePlan, tokenizer: PreTrainedTokenizerBase) -> Material:
         held_out=held_out.dataset.select_columns(["input_ids", "labels"]),
         held_out_rows=data.held_out,
         notes=tuple(notes),
+        validation=encode(validation).dataset.select_columns(["input_ids", "labels"]) if validation else None,
+        validation_is_trusted=trusted_there,
+        retained=_retained(plan, tokenizer, train.dataset),
     )
+
+
+def _retained(plan: Plan, tokenizer: PreTrainedTokenizerBase, train: Dataset) -> dict[str, Dataset]:
+    """Encode what may be forgotten, no longer than what is trained on, which is known to fit the model."""
+    longest = max(map(len, train["input_ids"]))
+    found = {}
+    for source, rows in retained_rows(plan).items():
+        limit = longest if plan.retain else min(longest, _LONGEST_RETAINED)
+        encoded = encode_with_notes(rows, tokenizer, limit, plan.chat_template)
+        if plan.retain:
+            refuse_overlap(encoded, train, source)
+        found[source] = encoded.dataset.select_columns(["input_ids", "labels"])
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,10 +141,11 @@ class _Rows:
     names: dict[int, str]
 
 
-def _rows(plan: TunePlan) -> _Rows:
+def _rows(plan: Plan) -> _Rows:
     """Read the rows to train on, the trusted and the held-out ones."""
     if plan.data == DEMO:
-        tasks = noisy_tasks(samples=plan.demo_samples, seed=plan.seed)
+        races = {"trusted": 72} if plan.weighing == AUTO else {}  # a third of them judges
+        tasks = noisy_tasks(samples=plan.demo_samples, seed=plan.seed, **races)
         return _Rows(tasks.train, tasks.trusted, tasks.held_out, {})
     read = {source: read_checked(source) for source in (plan.data, plan.trusted, plan.held_out) if source}
     names = {
@@ -129,12 +160,18 @@ def _rows(plan: TunePlan) -> _Rows:
     return _Rows(train, trusted, held_out, names)
 
 
-def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference.
+def _with_validation(data: _Rows, seed: int) -> tuple[_Rows, Rows, bool]:
+    """Set rows aside to judge a race by: a third of the trusted ones, or where these are few as many of the others as for evaluation."""
+    count = len(data.trusted) // 3
+    if count >= FEWEST_ITEMS:
+        trusted = random.Random(f"{seed}:validation").sample(data.trusted, len(data.trusted))
+        return replace(data, trusted=trusted[count:]), trusted[:count], True
+    train, validation = set_aside(data.train, seed + 1)
+    return replace(data, train=train), validation, False
 
-    Raises:
-        UserError: there are too few rows for that.
-    """
+
+def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference."""
     if len(rows) < 4:
         raise UserError(
             f"{len(rows)} samples are too few to train on and to set some aside: give more, or --held-out a file."

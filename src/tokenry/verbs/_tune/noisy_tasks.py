@@ -107,10 +107,6 @@ def noisy_tasks(
         held_out: clean samples to measure on.
         seed: of everything.
         noise: level of the training samples' noise: strong, moderate or none (see `NOISE_LEVELS`).
-
-    Raises:
-        UserError: an unknown level, a negative size, more samples than there are different questions or fragments,
-            or reasoning-gym is not installed.
     """
     if noise not in NOISE_LEVELS:
         raise UserError(f"noise is one of {', '.join(NOISE_LEVELS)}, got {noise!r}.")

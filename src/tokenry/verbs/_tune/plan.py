@@ -1,20 +1,22 @@
-"""What `tokenry tune` is asked to do: one plain record, made of defaults, a YAML file and options, in this order.
+"""The plan of `tokenry tune`: the options, and what a run records; made of defaults, a YAML file and options, in this order.
 
-The plan is stored beside the results, and a resumed run follows the stored one.
+An option that is not typed is None until the plan is complete. The complete plan is stored beside the results, and a resumed run
+follows the stored one.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trl import SFTConfig
+from pydantic import TypeAdapter, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import nearest
 from tokenry.core.io.files import read_json
 from tokenry.core.io.settings import of_kind, parse_yaml
-from tokenry.models import EMBEDDED
 from tokenry.verbs._chats import DEMO
+from tokenry.verbs.tune import RECORDED, Lora, Plan
 
 # The paper's hyper-parameters (ssToken, arXiv 2510.18250), for whoever brings own data.
 PAPER_TRAINING: dict[str, Any] = {
@@ -30,108 +32,69 @@ PAPER_LENGTH: dict[str, Any] = {
     "warmup_steps": 0.03,
 }
 # Few samples and a small model: a high rate for three epochs, one micro-batch per step.
-DEMO_TRAINING: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 6,
-    "lr_scheduler_type": "linear",
-    "weight_decay": 0.0,
-}
+DEMO_TRAINING: dict[str, Any] = {**PAPER_TRAINING, "learning_rate": 1e-3, "per_device_train_batch_size": 6}
 DEMO_LENGTH: dict[str, Any] = {
     "num_train_epochs": 3,
     "gradient_accumulation_steps": 1,
     "warmup_steps": 0.06,
 }
+AUTO = "auto"
+"""The weighing that is found by a race."""
 # What the plan itself says of training; said twice, it could be said differently.
 _SAID_BY_PLAN = ("output_dir", "seed", "max_length", "resume_from_checkpoint")
+_EMBEDDED = "embedded"
 
 
-class LoraPlan(BaseModel):
-    """The adapter: rank, scaling and where it sits. `first_layer` leaves the layers below as they are."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rank: int = Field(default=64, gt=0)
-    alpha: int = Field(default=16, gt=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    first_layer: int = Field(default=0, ge=0)
-
-
-class TunePlan(BaseModel):
-    """A model, data, a weighing, the weighings it is compared with, and how to train.
-
-    Attributes:
-        model: `embedded`, a folder or a hub name.
-        data: `demo`, a file, a folder or a hub name.
-        held_out: data for evaluation; None sets a tenth of `data` aside.
-        trusted: a few dozen clean samples: they make the reference model and are training data of every run.
-        reference: path or name of a reference model, where there is no trusted set.
-        weighing: the weighing asked for, `name` or `name:option=value,...`.
-        compare: weighings trained beside it, on the same data with the same seed; the first is the control.
-        share: share of the selecting weighings that do not say their own.
-        balance: balance of ssToken, where it does not say its own.
-        lora: the adapter; None trains all weights.
-        dtype: of the model; None is bfloat16 where the hardware has it.
-        answers: held-out items answered and verified, where the data carries verifiers.
-        demo_samples: noisy training samples of `demo`.
-        training: any argument of TRL's `SFTConfig`; what is left open of `default_length` follows the data.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = EMBEDDED
-    data: str = DEMO
-    held_out: str | None = None
-    trusted: str | None = None
-    reference: str | None = None
-    weighing: str = "sstoken"
-    compare: list[str] = Field(default_factory=lambda: ["full"])
-    share: float | None = None
-    balance: float | None = None
-    lora: LoraPlan | None = Field(default_factory=lambda: LoraPlan())
-    dtype: str | None = None
-    chat_template: str | None = None
-    max_length: int = Field(2048, gt=1)
-    too_long: str = "truncate"
-    answers: int = Field(45, ge=0)
-    demo_samples: int = Field(default=150, gt=1)
-    seed: int = Field(42, ge=0, lt=2**32)
-    training: dict[str, Any] = Field(default_factory=lambda: dict(PAPER_TRAINING))
-
-    @property
-    def default_length(self) -> dict[str, Any]:
-        """Epochs, gradient accumulation and warm-up where the data are many."""
-        return DEMO_LENGTH if self.data == DEMO else PAPER_LENGTH
-
-    @property
-    def training_said(self) -> dict[str, Any]:
-        """The training arguments that are not defaults."""
-        defaults = DEMO_TRAINING if self.data == DEMO else PAPER_TRAINING
-        return {name: value for name, value in self.training.items() if defaults.get(name) != value}
+def said_by(plan: Plan) -> dict[str, Any]:
+    """What the options say, as a run file says it."""
+    said = {name: value for name, value in plan.settings.items() if value is not None}
+    said |= {"lora": None} if plan.full_weights else {}
+    more = parse_settings(list(plan.set_))
+    if twice := sorted(said.keys() & more.keys()):
+        raise UserError(f"{twice[0]} is set by an option and by --set: leave one of them out.")
+    return said | more
 
 
-def make_plan(options: dict[str, Any], config: Path | None = None) -> TunePlan:
-    """Make a plan: defaults (the demo's own for `demo`), then the file, then `options`.
+def default_length(plan: Plan) -> dict[str, Any]:
+    """Epochs, gradient accumulation and warm-up where the data are many."""
+    return DEMO_LENGTH if plan.data == DEMO else PAPER_LENGTH
+
+
+def training_said(plan: Plan) -> dict[str, Any]:
+    """The training arguments that are not defaults."""
+    defaults = DEMO_TRAINING if plan.data == DEMO else PAPER_TRAINING
+    return {name: value for name, value in plan.training.items() if defaults.get(name) != value}
+
+
+def make_plan(said: Mapping[str, Any], config: Path | None = None) -> Plan:
+    """Make a complete plan: defaults (the demo's own for `demo`), then the file, then what is said.
 
     Args:
-        options: plan fields, `lora` and `training` as dicts of what differs.
-        config: a YAML file with plan fields and arguments of `SFTConfig`.
-
-    Raises:
-        UserError: the file cannot be read, or a field is unknown or out of range.
+        said: recorded fields, `lora` and `training` as dicts of what differs.
+        config: a YAML file with such fields and arguments of `SFTConfig`.
     """
-    asked = merge(read_config(config) if config else {}, options)
-    plan = _validated(merge(_defaults(asked), asked))
+    from trl import SFTConfig
+
+    asked = merge(read_config(config) if config else {}, said)
+    plan = validated(merge(_defaults(asked), asked))
     known = get_type_hints(SFTConfig)
     for name, value in plan.training.items():
         if name in _SAID_BY_PLAN:
             raise UserError(f"{name} is no training argument here: tokenry has an option of its own for it.")
         if name not in known:
-            everything = [*known, *TunePlan.model_fields]
             raise UserError(
-                f"there is no setting {name!r}{nearest(name, everything)}: settings are the options of `tokenry tune`, lora.rank "
+                f"there is no setting {name!r}{nearest(name, [*known, *RECORDED])}: settings are the options of `tokenry tune`, lora.rank "
                 "and the like, and the arguments of TRL's SFTConfig."
             )
         plan.training[name] = of_kind(known[name], value, name)
+    if plan.candidates and plan.weighing != AUTO:
+        raise UserError(
+            f"candidates race under --weighing auto only, and {plan.weighing} was asked for: leave one of them out."
+        )
+    if plan.weighing == AUTO and "lr_scheduler_type" in training_said(plan):
+        raise UserError(
+            "a race needs a schedule of its own, which branches: leave lr_scheduler_type out, or name one --weighing."
+        )
     if plan.data == DEMO and (plan.trusted or plan.held_out):
         raise UserError(
             "the demo brings trusted and held-out samples of its own: leave --trusted and --held-out out, or name DATA of yours."
@@ -139,59 +102,42 @@ def make_plan(options: dict[str, Any], config: Path | None = None) -> TunePlan:
     return plan
 
 
-def stored_plan(path: Path) -> TunePlan:
-    """Read the plan of a run.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+def stored_plan(path: Path) -> Plan:
+    """Read the plan of a run."""
     try:
-        return TunePlan.model_validate(read_json(path))
-    except (ValidationError, UserError) as error:
+        stored = read_json(path)
+        if not isinstance(stored, dict) or not {"model", "data", "training"} <= stored.keys():
+            raise UserError("it holds no plan")
+        return validated(merge(_defaults(stored), stored))
+    except UserError as error:
         raise UserError(
             f"{path} is damaged, so the run cannot go on: choose another --output for a new one."
         ) from error
 
 
-def resume_or_start(output: Path, options: dict[str, Any], config: Path | None, resume: bool) -> TunePlan:
-    """Make the plan of a new run in `output`, or read the plan of the one to go on with.
-
-    Args:
-        output: folder of the results.
-        options: as for `make_plan`.
-        config: as for `make_plan`.
-        resume: whether a run that is already there may go on.
-
-    Raises:
-        UserError: there is a run already and `resume` is not asked for, or it was made with other settings.
-    """
-    stored = output / "plan.json"
+def resume_or_start(plan: Plan) -> Plan:
+    """Complete the plan of a new run, or read the plan of the one to go on with."""
+    stored = plan.output / "plan.json"
     if not stored.exists():
-        return make_plan(options, config)
-    if not resume:
+        return make_plan(said_by(plan), plan.config)
+    if not plan.resume:
         raise UserError(
-            f"{output} already holds a run: go on with it by --resume, or choose another --output for a new one."
+            f"{plan.output} already holds a run: go on with it by --resume, or choose another --output for a new one."
         )
-    plan = stored_plan(stored)
-    as_stored = plan.model_dump()
-    asked = merge(read_config(config) if config else {}, options)
-    for name, value in asked.items():
-        there = as_stored.get(name)
+    begun = stored_plan(stored)
+    for name, value in merge(read_config(plan.config) if plan.config else {}, said_by(plan)).items():
+        there = begun.settings.get(name)
         same = value.items() <= there.items() if isinstance(value, dict) and there else value == there
         if not same:
             raise UserError(
-                f"the run in {output} was made with {name}={there!r}, not {value!r}: leave it out to go on, or choose "
+                f"the run in {plan.output} was made with {name}={there!r}, not {value!r}: leave it out to go on, or choose "
                 "another --output for a new run."
             )
-    return plan
+    return begun
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a run file: plan fields, and anything else as an argument of `SFTConfig`.
-
-    Raises:
-        UserError: it is missing, is not YAML, or is not a mapping.
-    """
+    """Read a run file: recorded fields, and anything else as an argument of `SFTConfig`."""
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"), f"the run file {path}")
     except (OSError, UnicodeDecodeError) as error:
@@ -203,72 +149,78 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_settings(written: list[str]) -> dict[str, Any]:
-    """Turn `key=value` texts into plan fields.
-
-    Raises:
-        UserError: a text without `=`, or a value that is not YAML.
-    """
+    """Turn `key=value` texts into recorded fields."""
     settings = {}
-    for setting in written:
-        key, equals, value = setting.partition("=")
+    for written_setting in written:
+        key, equals, value = written_setting.partition("=")
         if not equals:
-            raise UserError(f"--set takes KEY=VALUE, such as learning_rate=1e-4, got {setting!r}.")
+            raise UserError(f"--set takes KEY=VALUE, such as learning_rate=1e-4, got {written_setting!r}.")
         settings[key.strip()] = parse_yaml(value, f"--set {key}")
     return sorted_settings(settings)
 
 
-def add_settings(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Add what `--set` says to what the options say.
-
-    Raises:
-        UserError: the same is said by both.
-    """
-    twice = sorted(options.keys() & settings.keys())
-    if twice:
-        raise UserError(f"{twice[0]} is set by an option and by --set: leave one of them out.")
-    return {**options, **settings}
-
-
-def sorted_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Sort settings: plan fields, `lora.rank` into its group, all else is an argument of `SFTConfig`."""
+def sorted_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort settings: recorded fields, `lora.rank` into its group, all else is an argument of `SFTConfig`."""
     plan: dict[str, Any] = {}
     for key, value in settings.items():
         group, dot, name = key.partition(".")
         if dot:
             plan = merge(plan, {group: {name: value}})
-        elif key in TunePlan.model_fields:
-            plan = merge(plan, {key: value})
         else:
-            plan = merge(plan, {"training": {key: value}})
+            plan = merge(plan, {key: value} if key in RECORDED else {"training": {key: value}})
     return plan
 
 
-def merge(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Let `more` override `settings`; groups are merged name by name."""
+def merge(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add settings to others, group by group."""
     merged = dict(settings)
     for name, value in more.items():
         there = merged.get(name)
-        both = isinstance(there, dict) and isinstance(value, dict)
-        merged[name] = {**there, **value} if both else value  # type: ignore[dict-item]
+        merged[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _defaults(asked: dict[str, Any]) -> dict[str, Any]:
+def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {
+        "model": _EMBEDDED,
+        "data": DEMO,
+        "weighing": AUTO,
+        "seeds": 1,
+        "too_long": "truncate",
+        "answers": 45,
+        "demo_samples": 150,
+        "seed": 42,
+    }
     if asked.get("data", DEMO) != DEMO:
-        return {"training": PAPER_TRAINING}
-    embedded = asked.get("model", EMBEDDED) == EMBEDDED
-    return {
+        return defaults | {"compare": ["full"], "max_length": 2048, "lora": {}, "training": PAPER_TRAINING}
+    embedded = asked.get("model", _EMBEDDED) == _EMBEDDED
+    return defaults | {
         "training": DEMO_TRAINING,
-        "compare": ["full", "token-cleaning:dropped_weight=0.1"],
+        "compare": ["full", "sstoken"],
         "lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "first_layer": 10 if embedded else 0},
         "max_length": 512,
     }
 
 
-def _validated(settings: dict[str, Any]) -> TunePlan:
+def validated(settings: Mapping[str, Any]) -> Plan:
+    """A plan of settings as they are recorded."""
+    for name in settings:
+        if name not in RECORDED:
+            raise UserError(f"there is no setting {name!r}{nearest(name, RECORDED)}.")
+    of_lora = settings["lora"]
+    if isinstance(of_lora, dict):
+        for name in of_lora.keys() - {field.name for field in dataclasses.fields(Lora)}:
+            raise UserError(f"lora.{name} is not right: there is no such setting of the adapter.")
+    lists = {
+        name: settings[name] for name in ("compare", "candidates") if isinstance(settings.get(name), list)
+    }
+    written = {name: ",".join(map(str, descriptions)) for name, descriptions in lists.items()}
+    retain = settings.get("retain") or ()
+    named = (retain,) if isinstance(retain, str) else tuple(retain)
     try:
-        return TunePlan.model_validate(settings)
+        plan: Plan = TypeAdapter(Plan).validate_python({**settings, **written, "retain": named})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{name} is not right: {first['msg'].lower()}, got {first['input']!r}.") from error
+    return plan

@@ -49,6 +49,23 @@ class Example(_Record):
     tokens: list[ReportToken]
 
 
+class Retained(_Record):
+    """NLL on data that were not trained on: before training, after it, and their paired difference (above 0: forgotten)."""
+
+    name: str
+    before: Estimate
+    after: Estimate
+    paired: Paired
+
+
+class Answer(_Record):
+    """The answer to a held-out question, and whether its verifier calls it right."""
+
+    question: str
+    answer: str
+    right: bool
+
+
 class Run(_Record):
     """One weighing: what it cost, what it learned from, and what came of it on held-out data."""
 
@@ -63,10 +80,67 @@ class Run(_Record):
     bits_per_byte: float | None = None
     accuracy: Estimate | None = None
     paired: Paired | None = None
+    retained: list[Retained] = Field(default_factory=list)
+    answers: list[Answer] = Field(default_factory=list)
     curves: list[dict[str, float]] = Field(default_factory=list)
     share_by_class: dict[str, ClassShare] = Field(default_factory=dict)
     histograms: dict[str, Histogram] = Field(default_factory=dict)
     examples: list[Example] = Field(default_factory=list)
+
+
+class Judgement(_Record):
+    """An entry of a race at a rung: its NLL on the validation part, and its difference to the leader there.
+
+    `trimmed` leaves out the fifth of the items that differ most either way; `out` says why it goes, if it goes.
+    """
+
+    name: str
+    nll: Estimate
+    mean: Estimate
+    trimmed: Estimate
+    out: Literal["", "worse", "no seat"] = ""
+
+
+class Heat(_Record):
+    """One rung of a race: every entry was judged after `decay` steps of its own behind `step`."""
+
+    step: int
+    decay: int
+    leader: str
+    disagreeing: str = ""
+    judged: list[Judgement]
+
+
+class Race(_Record):
+    """How the weighing was found. `price` is in plain runs, `spent` what it came to by the same count.
+
+    `robust` says that the validation items are as noisy as the training data, so that the trimmed mean decides.
+    """
+
+    entries: dict[str, str]
+    left_out: list[str]
+    begins: int
+    validation: int
+    robust: bool
+    price: float
+    spent: float
+    heats: list[Heat]
+    winner: str
+    control: str
+    final: Judgement | None = None
+
+
+class Seeds(_Record):
+    """Differences of held-out NLL between a weighing and the control under several seeds and orders.
+
+    `estimate` holds the variance over seeds and over items together.
+    """
+
+    name: str
+    to: str
+    seeds: list[int]
+    paired: list[Paired]
+    estimate: Estimate
 
 
 class Comparison(_Record):
@@ -86,6 +160,8 @@ class Comparison(_Record):
     settings: dict[str, Any]
     environment: dict[str, str]
     runs: list[Run]
+    race: Race | None = None
+    seeds: Seeds | None = None
 
 
 def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
@@ -94,9 +170,6 @@ def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
     Args:
         data: what `result.json` holds.
         where: its name, for the error message.
-
-    Raises:
-        UserError: it is not such a record.
     """
     try:
         return Comparison.model_validate(data)

@@ -1,6 +1,7 @@
 """What a finished run tells: from the trainer and its token store to a `Run` for the report."""
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.dataset_pass import samples_of
-from tokenry.finetuning.nll_cache import Sample
+from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
@@ -111,7 +112,7 @@ def _examples(
     tokenizer = trainer.processing_class
     return [
         Example(
-            title=f"training sample {number}",
+            title=f"training sample {number}, as chosen in epoch {max(1, math.ceil(trainer.state.epoch or 1))}",
             tokens=_tokens(sample, columns, weights, classes, tokenizer),
         )
         for number, sample in enumerate(samples, start=1)
@@ -119,7 +120,7 @@ def _examples(
 
 
 def _tokens(
-    sample: Sample,
+    sample: IndexedSample,
     columns: dict[str, Tensor],
     weights: Tensor,
     classes: Sequence[str],

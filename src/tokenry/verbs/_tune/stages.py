@@ -11,9 +11,9 @@ from trl import SFTConfig
 
 from tokenry.finetuning import TokenWeighing
 from tokenry.verbs._stages import Stages
-from tokenry.verbs._tune.training_length import training_steps
+from tokenry.verbs._tune.training_length import trained_epochs
 
-_TRAINED = 3.0
+TRAINED = 3.0
 _READ_BEFORE_TRAINING = {"history_nll", "base_nll", "reference_nll"}
 
 
@@ -27,15 +27,23 @@ def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples
         samples: of the data.
     """
     passes = len(weighing.needs & _READ_BEFORE_TRAINING) if weighing.share < 1 else 0
-    epochs = training_steps(args, samples) * _samples_per_step(args) / samples
-    return (passes + _TRAINED * epochs) * tokens
+    return (passes + TRAINED * trained_epochs(args, samples)) * tokens
 
 
 class TellSteps(TrainerCallback):
-    """Tells the share of the optimisation steps that is done as that of the present stage, with step and loss."""
+    """Tells the share of the optimisation steps that is done as that of the present stage, with step and loss.
 
-    def __init__(self, stages: Stages) -> None:
-        self._stages, self._loss = stages, ""
+    Args:
+        stages: told.
+        last: the last step of the stage; None for all of them.
+    """
+
+    def __init__(self, stages: Stages, last: int | None = None) -> None:
+        self._stages, self._loss, self._first, self._last = stages, "", 0, last
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin where a resumed training does, if it is one of several stages."""
+        self._first = state.global_step if self._last else 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the step."""
@@ -49,8 +57,5 @@ class TellSteps(TrainerCallback):
 
     def _tell(self, state: Any) -> None:
         details = f"step {state.global_step:,} of {state.max_steps:,}{self._loss}"
-        self._stages.tell(state.global_step / max(1, state.max_steps), details)
-
-
-def _samples_per_step(args: SFTConfig) -> int:
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps
+        steps = (self._last or state.max_steps) - self._first
+        self._stages.tell((state.global_step - self._first) / max(1, steps), details)

@@ -52,17 +52,21 @@ def fitted_length(training: Mapping[str, Any], defaults: Mapping[str, Any], samp
 
 
 def training_steps(args: SFTConfig, samples: int) -> int:
-    """Tell how many optimisation steps are made on `samples` samples."""
-    of_an_epoch = math.ceil(samples / (args.per_device_train_batch_size * args.gradient_accumulation_steps))
-    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_an_epoch)
+    """The number of optimisation steps on `samples` samples."""
+    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * _epoch(args, samples))
+
+
+def trained_epochs(args: SFTConfig, samples: int) -> float:
+    """The number of epochs that these steps make."""
+    return training_steps(args, samples) / _epoch(args, samples)
+
+
+def _epoch(args: SFTConfig, samples: int) -> int:
+    return math.ceil(samples / (args.per_device_train_batch_size * args.gradient_accumulation_steps))
 
 
 def require_ranges(args: SFTConfig) -> None:
-    """Refuse training arguments under which nothing is learned, whatever the data.
-
-    Raises:
-        UserError: a rate, a length or a size that is out of range.
-    """
+    """Refuse training arguments under which nothing is learned, whatever the data."""
     for name in (
         "per_device_train_batch_size",
         "per_device_eval_batch_size",
@@ -86,11 +90,7 @@ def require_ranges(args: SFTConfig) -> None:
 
 
 def require_learning(args: SFTConfig, samples: int) -> None:
-    """Refuse a training on so many samples whose only step is one of warm-up.
-
-    Raises:
-        UserError: it is.
-    """
+    """Refuse a training on so many samples whose only step is one of warm-up."""
     one_step = training_steps(args, samples) == 1
     if one_step and args.lr_scheduler_type != "constant" and args.get_warmup_steps(1) >= 1:
         raise UserError(

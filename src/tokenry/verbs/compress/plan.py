@@ -1,10 +1,9 @@
-"""How large a language model and how many visual tokens a budget of FLOPs per query is best spent on.
+"""The model size and the number of visual tokens on which a budget of FLOPs per query is best spent.
 
 A table of scores has one row per measured pair: the size in billions of parameters, the visual tokens, the score in [0, 1]. As CSV with
 the columns `size`, `tokens` and `score`, or as JSON, a list of objects with these keys.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import read_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.reading import read_csv
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
@@ -68,17 +68,13 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Fit the law and choose for each budget.
-
-    Raises:
-        UserError: a table that cannot be read or fitted, or a budget, size or number that cannot be.
-    """
+    """Fit the law and choose for each budget."""
+    from tokenry.compression.vision.published_scaling import published_scores
     from tokenry.compression.vision.vlm_scaling import (
         ScalingFit,
         compute_optimal,
         fit_vlm_scaling,
         optimal_tokens_closed_form,
-        published_scores,
     )
 
     paper = plan.table or "reasoning"
@@ -167,11 +163,7 @@ def _choice(best: Mapping[str, Any] | None) -> tuple[Any, ...]:
 
 
 def numbers(listed: str | None, name: str, kind: type) -> list[Any]:
-    """Read `1,4,16`; nothing where nothing is listed.
-
-    Raises:
-        UserError: these are not such numbers.
-    """
+    """Read `1,4,16`; an empty list where nothing is given."""
     try:
         return [kind(number) for number in listed.split(",")] if listed is not None else []
     except ValueError as error:
@@ -201,15 +193,11 @@ def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
 
 
 def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            _require_columns(table.fieldnames or (), path)
-            return [(table.line_num, row) for row in table]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}).") from error
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    columns, rows = read_csv(path)
+    _require_columns(columns, path)
+    return rows
 
 
 def _json_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:

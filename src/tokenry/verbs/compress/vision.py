@@ -1,7 +1,6 @@
 """Fewer tokens through an image encoder, on a user's own images, beside the unpatched model."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +30,8 @@ if TYPE_CHECKING:
     from tokenry.verbs.compress._vision.records import Panel, Picture, Reduced, Unpatched, VisionRun
 
     _Measured = Sequence[tuple[Column, Sequence[Value | Cell]]]
-    _Measure = Callable[[Reduced], Estimate | None]
-    _Quantity = Callable[[Reduced], float]
 
 UNPATCHED = "unpatched"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,11 +89,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Measure the model with every setting; what can be seen to be wrong without the model is refused before it is loaded.
-
-    Raises:
-        UserError: something in the plan, the images or the model cannot work.
-    """
+    """Measure the model with every setting; whatever can be checked without the model is checked before it is loaded."""
     import datetime
 
     import torch
@@ -121,19 +112,14 @@ def run(plan: Plan, progress: Progress) -> Result:
     check_methods(plan)
     mean, std = parse_colours(plan.mean, "mean"), parse_colours(plan.std, "std")
     notes: list[str] = []
-
-    def note(words: str) -> None:
-        logger.warning("%s", words)
-        notes.append(words)
-
     known = find_images(plan.images)
-    files = pick_readable(known, plan.limit, note)
+    files = pick_readable(known, plan.limit, notes.append)
     if plan.sweep and len(pick_readable(files, 2, note=lambda words: None)) < 2:
         raise UserError("a sweep compares how often the model says the same: give at least two images.")
     rows = None if plan.labels is None else read_label_rows(plan.labels)
     device = plan.hardware.place()
     progress("reading the model", 0.0)
-    # Random reductions draw from torch's generator: a run can be repeated, and the caller's draws go on as if it had not been.
+    # Random reductions draw from torch's generator: a run can be repeated, and leaves the caller's draws unchanged.
     with quiet_libraries(), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         dtype = plan.hardware.dtype or preferred_dtype(device)
@@ -141,8 +127,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         encoder.model.to(device)
         labels: Sequence[int | None] = [None] * len(files)
         if rows:
-            labels = match_labels(rows, files, known, encoder.classes, note)
-        bench = VisionBench(plan, encoder, files, labels, note, progress)
+            labels = match_labels(rows, files, known, encoder.classes, notes.append)
+        bench = VisionBench(plan, encoder, files, labels, notes.append, progress)
         unpatched, results, pictures = bench.measure()
     decided = {
         "device": str(device),
@@ -179,11 +165,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay a run out: what came of it, what it costs, and which tokens are left of each image.
-
-    Raises:
-        UserError: the data are not those of such a run.
-    """
+    """Lay a run out: its outcome, its cost, and the tokens left of each image."""
     from tokenry.verbs.compress._vision.records import read_run
 
     run = read_run(data)
@@ -264,7 +246,7 @@ def _table(
     columns: "_Measured",
     folded: bool = False,
 ) -> Table:
-    """Rows of settings, the unpatched model first; a measure that the run has not is left out."""
+    """Rows of settings, the unpatched model first; a measure that the run does not have is left out."""
     measured = [(column, cells) for column, cells in columns if any(cell is not None for cell in cells)]
     names = [UNPATCHED, *(variant.name for variant in run.results)]
     rows = zip(names, *(cells for _, cells in measured), strict=True)
@@ -294,58 +276,49 @@ def _token_counts(run: "VisionRun") -> Figure:
 def _trade_offs(run: "VisionRun") -> list[Figure]:
     """What is left of accuracy and agreement against the FLOPs saved and against the measured speed-up, a line per method."""
     dense = run.unpatched
-    factor, agreement, unit = {
-        "top-1": (100.0, "same class as unpatched", "same class, %"),
-        "features": (1.0, "cosine to the unpatched features", "cosine"),
+    # From many FLOPs to few: measured speed may go to and fro, and the line shows it.
+    variants = sorted(run.results, key=lambda variant: -variant.flops)
+    agreement = {
+        "top-1": ("same class as unpatched", "same class, %", 100.0),
+        "features": ("cosine to the unpatched features", "cosine", 1.0),
     }[run.agreement_of]
-    at_first = dense.accuracy.value if dense.accuracy else 1.0
-    measures: list[tuple[str, str, _Measure, float, float]] = [
-        ("accuracy", "accuracy, %", lambda variant: variant.accuracy, 100.0, at_first),
-        (agreement, unit, lambda variant: variant.agreement, factor, 1.0),
+    measures = [
+        ("accuracy", "accuracy, %", 100.0, dense.accuracy, [variant.accuracy for variant in variants]),
+        (*agreement, None, [variant.agreement for variant in variants]),
     ]
-    quantities: list[tuple[str, _Quantity, float]] = [
-        ("FLOPs saved, %", lambda variant: 100 * (1 - variant.flops / dense.flops), 0.0),
-        ("times as fast, measured", lambda variant: variant.speedup.median, 1.0),
+    axes = [
+        ("FLOPs saved, %", 0.0, [100 * (1 - variant.flops / dense.flops) for variant in variants]),
+        ("times as fast, measured", 1.0, [variant.speedup.median for variant in variants]),
     ]
-    return [
-        Figure(f"{what} by {across.partition(',')[0]}", "lines", series, across, unit)
-        for what, unit, measure, factor, unpatched in measures
-        for across, quantity, start in quantities
-        if (series := _by_method(run.results, measure, factor, unpatched, quantity, start))
-    ]
-
-
-def _by_method(
-    results: "Sequence[Reduced]",
-    measure: "_Measure",
-    factor: float,
-    unpatched: float,
-    quantity: "_Quantity",
-    start: float,
-) -> list[Series]:
-    lines = []
-    for method in dict.fromkeys(variant.method for variant in results):
-        # From much to little: measured speed may go to and fro, and the line shows it.
-        settings = sorted(
-            (variant for variant in results if variant.method == method), key=lambda variant: -variant.flops
-        )
-        points = [
-            (quantity(variant), estimate.scaled(factor))
-            for variant in settings
-            if (estimate := measure(variant)) is not None
-        ]
-        if points:
-            first, estimates = factor * unpatched, [estimate for _, estimate in points]
-            lines.append(
-                Series(
-                    method,
-                    [start, *(x for x, _ in points)],
-                    [first, *(estimate.value for estimate in estimates)],
-                    [first, *(estimate.value - estimate.standard_error for estimate in estimates)],
-                    [first, *(estimate.value + estimate.standard_error for estimate in estimates)],
+    figures = []
+    for what, unit, factor, unpatched, measured in measures:
+        for axis, origin, places in axes:
+            start = (origin, Estimate(unpatched.value if unpatched else 1.0, 0.0, 1))
+            lines = [
+                _line(method, [start, *points], factor)
+                for method in dict.fromkeys(variant.method for variant in run.results)
+                if (
+                    points := [
+                        (place, estimate)
+                        for variant, place, estimate in zip(variants, places, measured, strict=True)
+                        if variant.method == method and estimate is not None
+                    ]
                 )
-            )
-    return lines
+            ]
+            if lines:
+                figures.append(Figure(f"{what} by {axis.partition(',')[0]}", "lines", lines, axis, unit))
+    return figures
+
+
+def _line(method: str, points: Sequence[tuple[float, Estimate]], factor: float) -> Series:
+    estimates = [estimate.scaled(factor) for _, estimate in points]
+    return Series(
+        method,
+        [place for place, _ in points],
+        [estimate.value for estimate in estimates],
+        [estimate.value - estimate.standard_error for estimate in estimates],
+        [estimate.value + estimate.standard_error for estimate in estimates],
+    )
 
 
 def _picture(picture: "Picture") -> Patches:

@@ -1,6 +1,5 @@
-"""How well a model adds, by the number of digits and by how numbers are written."""
+"""Accuracy of a model's additions, by the number of digits and the number format."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.stats import Estimate
-from tokenry.report.blocks import Block, Cell, Column, Table
+from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import interval_cell, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ _PROBE = "1234567890123"
 
 @dataclass(frozen=True)
 class Plan:
-    """Let a model add the same problems in several number formats, and say what is wrong with wrong sums.
+    """Let a model add the same problems in several number formats, and report the patterns of wrong sums.
 
     Attributes:
         model: `embedded`, a folder (adapters too), or a hub name.
@@ -41,7 +41,7 @@ class Plan:
         spaces: spaces around + and before =.
         trailing_spaces: spaces after =.
         system: system message; empty for none.
-        chat: ask in the chat template; by default where there is one.
+        chat: ask in the chat template; by default if the tokenizer has one.
         retokenize: regroup the tokenizer's numbers first.
         batch_size: prompts per batch.
         seed: random seed of the problems and shots.
@@ -72,11 +72,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Measure the model on the same problems in every format.
-
-    Raises:
-        UserError: a model that cannot be read, or problems that cannot be posed.
-    """
+    """Measure the model on the same problems in every format."""
     from tokenry.core.text.number_tokens import digit_cuts
     from tokenry.evaluation.arithmetic.addition import accuracy_table, evaluate_addition
     from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
@@ -125,7 +121,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "answers": [answer.as_row() for answer in answers],
     }
     progress("done", 1.0)
-    return Result(f"Additions by {plan.model}", data, lay_out(data))
+    return Result(f"Additions by {model_title(plan.model)}", data, lay_out(data))
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
@@ -156,13 +152,13 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _measured(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    error = math.nan if row["standard_error"] is None else row["standard_error"]
-    return Estimate(row["accuracy"], error, row["problems"]), row["formatted"], row["valid"], row["problems"]
+    accuracy = stored_estimate(row, "accuracy", "problems")
+    return accuracy, row["formatted"], row["valid"], row["problems"]
 
 
 def _pattern(pattern: Mapping[str, Any]) -> tuple[Any, ...]:
-    interval = f"{pattern['low']:.1%} to {pattern['high']:.1%}"
-    return pattern["pattern"], Cell(pattern["share"], interval), pattern["chance"], pattern["of"]
+    share = interval_cell(pattern["share"], pattern["low"], pattern["high"], ".1%")
+    return pattern["pattern"], share, pattern["chance"], pattern["of"]
 
 
 def _addition_format(plan: Plan, name: str) -> "AdditionFormat":
@@ -180,7 +176,7 @@ def _addition_format(plan: Plan, name: str) -> "AdditionFormat":
 def patterns_of(
     answers: "Sequence[AdditionAnswer]", fmt: "NumberFormat", tokenizer: "PreTrainedTokenizerBase"
 ) -> "list[ErrorPattern]":
-    """The patterns of errors, and of token frequencies where numbers are cut into groups that are tokens."""
+    """The patterns of errors, and those of token frequencies if all groups of digits are tokens."""
     import numpy as np
 
     from tokenry.core.text.number_tokens import number_token_ids
@@ -200,7 +196,7 @@ def patterns_of(
 
 
 def cut_mode(fmt: "NumberFormat", tokenizer: "PreTrainedTokenizerBase") -> str:
-    """How written numbers are cut: by their separators, or by the tokenizer where there are none."""
+    """How written numbers are cut: by their separators, or else by the tokenizer."""
     from tokenry.core.text.digit_groups import GroupMode, cut
     from tokenry.core.text.number_tokens import digit_cuts
 
@@ -212,11 +208,7 @@ def cut_mode(fmt: "NumberFormat", tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def read_signature(text: str) -> tuple[int, int, int]:
-    """Read `7,7,8`.
-
-    Raises:
-        UserError: it is not three numbers.
-    """
+    """Read `7,7,8`."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise UserError(

@@ -1,7 +1,5 @@
-"""Character-level questions about words, and what tokenization has to do with the answers."""
+"""Character-level questions about words, and the correlation of correct answers with tokenization."""
 
-import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
-from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -92,11 +88,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Ask every model all items, and see how its tokenizer cuts their words.
-
-    Raises:
-        UserError: words of which no benchmark can be made, or a model that cannot be loaded or asked.
-    """
+    """Ask every model all items, and see how its tokenizer cuts their words."""
     from tokenry.core.text.round_trip import round_trip
     from tokenry.evaluation.charbench import charbench_report, evaluate_charbench, join_records
     from tokenry.models import load_tokenizer
@@ -106,9 +98,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     words = list(dict.fromkeys(items["word"]))
     predictions, features, text_back = {}, {}, {}
     with quiet_libraries():
-        tokenizers = {
-            name: load_tokenizer(name) for name in plan.models
-        }  # all, before the first model is asked
+        # All of them before the first model is asked.
+        tokenizers = {name: load_tokenizer(name) for name in plan.models}
         for place, (name, tokenizer) in enumerate(tokenizers.items()):
             progress(f"reading {name}", place / len(plan.models))
             if (back := round_trip(tokenizer, words)) is not None:
@@ -129,8 +120,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | {"words": source, "items": len(items)},
         **charbench_report(items, predictions, features, text_back=text_back).as_json(),
     }
-    for sentence in _not_given_back(data):
-        logger.warning("%s", sentence)
     records = join_records(items, predictions, features)
     progress("done", 1.0)
     return Result(
@@ -142,7 +131,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def _items(plan: Plan) -> "tuple[DataFrame, str]":
-    """The items, and where their words are from."""
+    """The items, and the source of their words."""
     from tokenry.evaluation.charbench import build_charbench, load_word_list, read_word_list, sample_items
     from tokenry.evaluation.charbench.words import SOURCES
 
@@ -155,7 +144,7 @@ def _items(plan: Plan) -> "tuple[DataFrame, str]":
 
 
 def _features(items: "DataFrame", tokenizer: Any) -> "DataFrame":
-    """How the words are cut, and how frequent they are in English where the package that knows it is installed."""
+    """How the words are cut, and how frequent they are in English, if wordfreq is installed."""
     from tokenry.evaluation.charbench import tokenization_features, word_frequencies
 
     features = tokenization_features(items, tokenizer)
@@ -187,17 +176,13 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _not_given_back(data: Mapping[str, Any]) -> list[str]:
-    """What is said of each tokenizer that does not give all words back."""
-    lossy = {model: back for model, back in data.get("text_back", {}).items() if not back["gives_text_back"]}
-    if not lossy:
-        return []
+    """A warning for each tokenizer that does not give all words back."""
     from tokenry.core.text.round_trip import RoundTrip
 
     return [
-        RoundTrip(
-            back["texts"], changed=back["changed"], unknown=back["unknown_tokens"], **back["example"]
-        ).sentence(f"the tokenizer of {model_title(model)}", "words")
-        for model, back in lossy.items()
+        RoundTrip.from_json(back).sentence(f"the tokenizer of {model_title(model)}", "words")
+        for model, back in data.get("text_back", {}).items()
+        if not back["gives_text_back"]
     ]
 
 
@@ -227,9 +212,9 @@ def _accuracy(data: Mapping[str, Any], models: Sequence[str]) -> Table:
         ),
         [
             (
-                _named(row["task"].replace("_", " "), row["model"], models),
+                _named(row["task"].replace("_", " "), row, models),
                 row["n"],
-                Estimate(row["accuracy"], row["standard_error"], row["n"]),
+                stored_estimate(row, "accuracy", "n"),
                 row["valid"],
                 bias.get((row["task"], row["model"])),
             )
@@ -258,18 +243,20 @@ def _correlation(row: Mapping[str, Any]) -> Cell:
 def _task(rows: Mapping[str, Any], models: Sequence[str]) -> list[Block]:
     defined = [row for row in rows["correlations"] if row["r"] is not None]
     known = [row for row in defined if row["low"] is not None]
-    blocks: list[Block] = []
-    if known:
-        blocks.append(_correlation_figure(known, models))
-    else:
-        blocks.append(Text("No correlation is defined: every answer is correct, or none is."))
-    blocks += _curve_figures(rows["curves"], models)
-    blocks += [_correlation_table(defined, models)] if defined else []
-    blocks += [_curve_table(rows["curves"], models)]
-    blocks += [_regression_table(rows["regression"], models)] if rows["regression"] else []
-    blocks += [_mixed_table(rows["mixed_case"], models)]
-    blocks += [_overlap_table(rows["overlap"])] if len(rows["overlap"]) > 1 else []
-    return blocks
+    tables = {
+        _correlation_table: defined,
+        _curve_table: rows["curves"],
+        _regression_table: rows["regression"],
+        _mixed_table: rows["mixed_case"],
+    }
+    return [
+        _correlation_figure(known, models)
+        if known
+        else Text("No correlation is defined: every answer is correct, or none is."),
+        *_curve_figures(rows["curves"], models),
+        *(table(shown, models) for table, shown in tables.items() if shown),
+        *([_overlap_table(rows["overlap"])] if len(rows["overlap"]) > 1 else []),
+    ]
 
 
 def _correlation_figure(rows: Rows, models: Sequence[str]) -> Figure:
@@ -322,7 +309,7 @@ def _correlation_table(rows: Rows, models: Sequence[str]) -> Table:
         ("property", Column("r", "", "+.3f"), "95 % interval", Column("p", "", ".2g"), Column("p", "adjusted", ".2g"), "items"),
         [
             (
-                _named(_PROPERTIES[row["property"]], row["model"], models),
+                _property(row, models),
                 row["r"],
                 _interval(row["low"], row["high"]),
                 row["p"],
@@ -341,9 +328,9 @@ def _curve_table(rows: Rows, models: Sequence[str]) -> Table:
         ("property", "value", Column("correct", "%"), "items"),
         [
             (
-                _named(_PROPERTIES[row["property"]], row["model"], models),
+                _property(row, models),
                 row["value"],
-                Estimate(row["accuracy"], row["standard_error"], row["n"]),
+                stored_estimate(row, "accuracy", "n"),
                 row["n"],
             )
             for row in rows
@@ -358,8 +345,8 @@ def _regression_table(rows: Rows, models: Sequence[str]) -> Table:
         ("property", Column("log odds", "per s.d.", "+.3f"), Column("p", "", ".2g"), Column("partial r", "", "+.3f")),
         [
             (
-                _named(_PROPERTIES[row["property"]], row["model"], models),
-                Estimate(row["coefficient"], _or_nan(row["standard_error"]), row["n"]),
+                _property(row, models),
+                stored_estimate(row, "coefficient", "n"),
                 row["p"],
                 row["partial_r"],
             )
@@ -375,9 +362,9 @@ def _mixed_table(rows: Rows, models: Sequence[str]) -> Table:
         ("case", "items", Column("correct", "%")),
         [
             (
-                _named("mixed" if row["mixed"] else "not mixed", row["model"], models),
+                _named("mixed" if row["mixed"] else "not mixed", row, models),
                 row["n"],
-                Estimate(row["accuracy"], row["standard_error"], row["n"]),
+                stored_estimate(row, "accuracy", "n"),
             )
             for row in rows
         ],
@@ -395,18 +382,18 @@ def _overlap_table(overlap: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def _by_model(rows: Rows, models: Sequence[str]) -> Iterable[tuple[str, list[Mapping[str, Any]]]]:
-    """All models, those without rows too: a model has the same colour in every chart."""
+    """The rows of every model, also of one without rows, so that a model has the same colour in every chart."""
     return [(model, [row for row in rows if row["model"] == model]) for model in models]
 
 
-def _named(name: str, model: str, models: Sequence[str]) -> Cell:
-    """The name of a row, with that of its model where there are several."""
-    return Cell(name, model_title(model) if len(models) > 1 else "")
+def _property(row: Mapping[str, Any], models: Sequence[str]) -> Cell:
+    return _named(_PROPERTIES[row["property"]], row, models)
+
+
+def _named(name: str, row: Mapping[str, Any], models: Sequence[str]) -> Cell:
+    """The name of a row, with that of its model if there are several."""
+    return Cell(name, model_title(row["model"]) if len(models) > 1 else "")
 
 
 def _interval(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:+.3f} to {high:+.3f}".replace("-", "−")
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

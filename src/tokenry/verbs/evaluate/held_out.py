@@ -1,7 +1,6 @@
-"""How well a model predicts held-out answers, and how many it gives right."""
+"""A model's loss on held-out answers, and the accuracy of its own."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.core.stats import Estimate
-from tokenry.report.blocks import Block, Column, Findings, Table
+from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, UNREAD, answerable, read_checked, say
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
+from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._stages import Stages, answers_cost
@@ -50,11 +49,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Measure the model on the data, or hand it to lm-evaluation-harness.
-
-    Raises:
-        UserError: a model or data that cannot be read, a model that is no causal language model, or a task that is not known.
-    """
+    """Measure the model on the data, or hand it to lm-evaluation-harness."""
     from tokenry.models.quiet import quiet_libraries
 
     plan.hardware.place()
@@ -84,7 +79,6 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
         tokenizer.chat_template = training_template(tokenizer, plan.chat_template)
     rows = noisy_tasks(seed=plan.seed).held_out if plan.data == DEMO else read_checked(plan.data)
     encoding = encode_with_notes(rows, tokenizer, plan.max_length, plan.chat_template)
-    say(encoding.notes)
     items, prompts = answerable(rows, plan.answers)
     model = plan.hardware.load(plan.model)
     if items:
@@ -110,11 +104,7 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
 
 
 def measured_by_harness(plan: Plan, progress: Progress) -> dict[str, Any]:
-    """Hand the model to lm-evaluation-harness (extra `lm-eval`), and read its figures.
-
-    Raises:
-        UserError: the harness is not installed, or does not know a task.
-    """
+    """Hand the model to lm-evaluation-harness (extra `lm-eval`), and read its figures."""
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -150,21 +140,15 @@ def measured_by_harness(plan: Plan, progress: Progress) -> dict[str, Any]:
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """One row per measure, and what of the data was cut, skipped or not read."""
-    rows = [(row["measure"], _estimate(row), row["samples"]) for row in data["measures"]]
+    """One row per measure, and the parts of the data that were cut, skipped or not read."""
+    rows = [(row["measure"], stored_estimate(row), row["samples"]) for row in data["measures"]]
     table = Table(
         f"{model_title(data['model'])} on {data['data']}",
         ("measure", "value", Column("n", "items")),
         rows,
         notes=["A value ± its standard error over the n items."],
     )
-    notes = Findings([("data", note) for note in data.get("notes", ())], UNREAD)
-    return [table, notes] if notes.sentences else [table]
-
-
-def _estimate(row: Mapping[str, Any]) -> Estimate:
-    error = row["standard_error"]
-    return Estimate(row["value"], math.nan if error is None else error, row["samples"] or 0)
+    return [*(Text(f"data: {note}", "warning") for note in data.get("notes", ())), table]
 
 
 def _standard_error(figures: Mapping[str, Any], metric: str) -> float | None:

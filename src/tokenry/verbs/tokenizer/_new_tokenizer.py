@@ -1,6 +1,5 @@
-"""What the verbs share that give a model another tokenizer: the texts that are measured, and how they are laid out."""
+"""Shared by the verbs that give a model another tokenizer: measured texts and their layout."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 from tokenry.core.errors import require_at_least
 from tokenry.core.plans import option
-from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Table
+from tokenry.verbs._estimates import stored_estimate
 
 _SHOWN = 8
 
@@ -30,11 +29,7 @@ class MeasuredTexts:
         require_at_least(1, most_characters=self.most_characters)
 
     def read(self) -> list[str]:
-        """The texts; one ends at an empty line.
-
-        Raises:
-            UserError: a file that cannot be read, or holds no text.
-        """
+        """The texts of all files; one ends at an empty line."""
         from tokenry.core.text.passages import read_texts
 
         return [text for file in self.texts for text in read_texts(file, self.most_characters)]
@@ -44,9 +39,11 @@ NO_TEXTS = MeasuredTexts()
 
 
 def bits_per_byte(measured: Mapping[str, Mapping[str, Any] | None]) -> list[Block]:
-    """A table of what texts cost before and after, where they were measured."""
+    """A table of bits per byte before and after, if texts were measured."""
     rows = [
-        (f"bits per byte {when}", _estimate(loss), loss["tokens"]) for when, loss in measured.items() if loss
+        (f"bits per byte {when}", stored_estimate(loss, samples="texts"), loss["tokens"])
+        for when, loss in measured.items()
+        if loss
     ]
     return [Table("Texts", ("", Column("bits", "per byte"), "tokens"), rows)] if rows else []
 
@@ -62,8 +59,3 @@ def some(names: Sequence[str], none: str = "none") -> str:
         return none
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(map(repr, names[:_SHOWN])) + more
-
-
-def _estimate(loss: Mapping[str, Any]) -> Estimate:
-    error = math.nan if loss["standard_error"] is None else loss["standard_error"]
-    return Estimate(loss["value"], error, loss.get("texts", 1))

@@ -15,7 +15,7 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 
 if TYPE_CHECKING:
-    from tokenry.tokenization.segmentation import Segmentation as Cut
+    from tokenry.tokenization.segmentation import TextSegmentation
 
 SHOWN = 600
 
@@ -56,11 +56,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Cut every text with every tokenizer.
-
-    Raises:
-        UserError: a text or a tokenizer that cannot be read, or a text that a tokenizer cannot encode.
-    """
+    """Cut every text with every tokenizer."""
     from tokenry.tokenization.segmentation import compare_segmentations
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
 
@@ -78,7 +74,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def _read_texts(plan: Plan) -> dict[str, str]:
-    """The texts by name: that of the file, or of the language."""
+    """The texts by name, which is that of the file or of the language."""
     from tokenry.tokenization.premiums.parallel_text import load_for_measuring, names_of
     from tokenry.tokenization.tokenizer_files import TextLines
 
@@ -93,7 +89,7 @@ def _read_texts(plan: Plan) -> dict[str, str]:
 
 
 def short_names(tokenizers: Sequence[str]) -> dict[str, str]:
-    """What each is called: the last part of a path, where that is not the name of another."""
+    """A short name for each tokenizer: the last part of its path, unless another has the same."""
     last = [Path(name).name for name in tokenizers]
     return {
         name: short if Path(name).exists() and last.count(short) == 1 else name
@@ -101,7 +97,7 @@ def short_names(tokenizers: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _text_as_json(name: str, columns: "Sequence[Cut]") -> dict[str, Any]:
+def _text_as_json(name: str, columns: "Sequence[TextSegmentation]") -> dict[str, Any]:
     return {
         "text": name,
         "bytes": columns[0].size,
@@ -129,8 +125,8 @@ def _text_as_json(name: str, columns: "Sequence[Cut]") -> dict[str, Any]:
     }
 
 
-def kinds(column: "Cut", first: "Cut") -> list[str]:
-    """Of each piece: whether the first tokenizer cuts before it too (`same`) or not (`other`), or whether it stands for no text (`lost`)."""
+def kinds(column: "TextSegmentation", first: "TextSegmentation") -> list[str]:
+    """The kind of each piece: the first tokenizer cuts before it too (`same`) or not (`other`), or it stands for no text (`lost`)."""
     known = set(_starts(first))
     return [
         "lost"
@@ -142,8 +138,8 @@ def kinds(column: "Cut", first: "Cut") -> list[str]:
     ]
 
 
-def _starts(column: "Cut") -> list[int]:
-    """Where each piece begins, in bytes."""
+def _starts(column: "TextSegmentation") -> list[int]:
+    """The byte at which each piece begins."""
     return [0, *accumulate(len(piece.data) for piece in column.pieces)][: len(column.pieces)]
 
 
@@ -151,7 +147,7 @@ def _starts(column: "Cut") -> list[int]:
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out what each text costs with each tokenizer, and where each cuts."""
+    """Lay out the cost of each text with each tokenizer, and its cuts."""
     texts = data["texts"]
     shown = data.get("settings", {}).get("shown", SHOWN)
     names = [column["tokenizer"] for column in texts[0]["tokenizers"]]

@@ -11,6 +11,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,11 +44,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Regroup the numbers, show the texts before and after, and save the tokenizer where a folder is named.
-
-    Raises:
-        UserError: no such tokenizer, one whose numbers cannot be regrouped, or a folder that exists.
-    """
+    """Regroup the numbers, show the texts before and after, and save the tokenizer where a folder is named."""
     from tokenry.core.text.number_tokens import token_texts
     from tokenry.core.text.round_trip import round_trip
     from tokenry.models.quiet import quiet_libraries
@@ -94,7 +91,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | {"texts": shown},
     }
     progress("done", 1.0)
-    return Result(f"Numbers of {plan.tokenizer}", data, lay_out(data))
+    return Result(f"Numbers of {model_title(plan.tokenizer)}", data, lay_out(data))
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

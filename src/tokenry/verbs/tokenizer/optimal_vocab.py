@@ -1,6 +1,6 @@
-"""A vocabulary for each language, so that the same text costs the same everywhere."""
+"""A vocabulary for each language, so that the same text costs the same in all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Cell, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._estimates import interval_cell
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Plan:
         vocab_sizes: at least four sizes to measure, increasing.
         target: tokens that the text should cost in all languages; by default the median at --base-size.
         budget: sum of all vocabularies, shared as evenly as possible instead of aiming at a target.
-        base_size: the vocabulary for all that is compared with; by default the middle one.
+        base_size: vocabulary size for all languages that the result is compared with; by default the middle one.
         largest: largest vocabulary of one language.
         train: folder of training text, one LANGUAGE.txt each; by default, without --parallel too, the Universal Declaration of Human Rights.
         parallel: folder of parallel text, one LANGUAGE.txt each, line by line.
@@ -45,11 +46,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Fit, choose, train, count.
-
-    Raises:
-        UserError: texts that cannot be read, or sizes, a target or a budget that cannot be.
-    """
+    """Fit a curve per language, choose the sizes, train the tokenizers, and count their tokens."""
     from tokenry.tokenization.premiums.equal_cost import equal_cost
     from tokenry.tokenization.premiums.parallel_text import load_train_and_parallel
     from tokenry.tokenization.tokenizer_files import save_tokenizer
@@ -80,7 +77,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out what each language costs with one vocabulary size for all, and with its own."""
+    """Lay out the tokens of each language with one vocabulary size for all, and with its own."""
     base, target = data["base_vocab_size"], data["target"]
     languages = dict(
         sorted(data["languages"].items(), key=lambda item: -item[1]["trained_vocab_size"]),
@@ -135,10 +132,6 @@ def _row(language: str, found: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _spread(spread: Mapping[str, Any], base: int) -> Table:
-    def cell(figure: Sequence[float], style: str) -> Cell:
-        value, low, high = figure
-        return Cell(value, f"{low:{style}} to {high:{style}}")
-
     names = {"fixed": f"V = {base} for all", "own": "own V"}
     return Table(
         "spread over the languages",
@@ -152,8 +145,8 @@ def _spread(spread: Mapping[str, Any], base: int) -> Table:
             (
                 names[when],
                 figures["mean"][0],
-                cell(figures["std"], ",.1f"),
-                cell(figures["max_min"], ".2f"),
+                interval_cell(*figures["std"], style=",.1f"),
+                interval_cell(*figures["max_min"], style=".2f"),
             )
             for when, figures in spread.items()
         ],

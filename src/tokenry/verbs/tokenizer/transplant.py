@@ -1,6 +1,5 @@
 """Another tokenizer for a model, without training."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,10 @@ from tokenry.verbs.tokenizer._new_tokenizer import NO_TEXTS, MeasuredTexts, bits
 if TYPE_CHECKING:
     from tokenry.tokenization.transfer.transplant.auxiliary_space import Auxiliary
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """Replace a model's tokenizer without training, and say what that did to it.
+    """Replace a model's tokenizer without training, and report the effect.
 
     Attributes:
         model: `embedded`, a folder (adapters too), or a hub name.
@@ -50,11 +47,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Load, measure, compose, and save to the new folder.
-
-    Raises:
-        UserError: any of it cannot be read, used or written.
-    """
+    """Load, measure, compose, and save to the new folder."""
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
@@ -87,14 +80,12 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | found["settings"],
         "notes": [as_typed(note, Plan) for note in found["notes"]],
     }
-    for note in data["notes"]:
-        logger.warning("%s", note)
     progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out what became of the tokens, how well known ones are composed, and what texts cost."""
+    """Lay out what became of the tokens, the errors of composed shared tokens, and the cost of texts."""
     counts = data["counts"]
     rows: list[tuple[str, str | Cell]] = [
         ("tokens", f"{data['old_tokens']:,} → {data['new_tokens']:,} ({data['rows']:,} rows)"),

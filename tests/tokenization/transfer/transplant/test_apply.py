@@ -18,14 +18,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.tokenization.tiny_vocabularies import (
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import (
     CODE,
     ENGLISH,
     TEMPLATE,
     byte_level,
     permuted,
     sentencepiece,
-    tiny_model,
     unigram,
     word_piece,
 )

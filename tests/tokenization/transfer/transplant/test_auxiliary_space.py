@@ -5,10 +5,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.transplant.auxiliary_space import (
-    Tokens,
+    SpelledTokens,
     auxiliary_space,
     character_ngrams,
     sentence_encoder,
@@ -23,7 +24,7 @@ UNIQUE = [number for number, text in enumerate(MATCHED.new_texts) if text and MA
 
 def tokens(ids):
     pieces = [[piece for piece in MATCHED.pieces[number].tolist() if piece >= 0] for number in ids]
-    return Tokens([MATCHED.new_texts[number] for number in ids], pieces, ids)
+    return SpelledTokens([MATCHED.new_texts[number] for number in ids], pieces, ids)
 
 
 def space(auxiliary, **options):
@@ -88,7 +89,7 @@ def test_a_function_sees_every_text_once_and_in_batches_of_about_one_length():
 def test_the_same_text_has_one_vector_in_both_vocabularies():
     made = space(lambda strings: np.array([[hash(string) % 1000, 1.0] for string in strings]))
     shared = [n for n in range(len(NEW)) if MATCHED.shared[n] >= 0 and MATCHED.new_texts[n]]
-    known = Tokens([MATCHED.new_texts[n] for n in shared], [[0]] * len(shared), shared)
+    known = SpelledTokens([MATCHED.new_texts[n] for n in shared], [[0]] * len(shared), shared)
     assert made.vectors(known).equal(made.old[MATCHED.shared[shared]])
 
 
@@ -103,7 +104,7 @@ def test_an_array_of_a_donor_gives_old_tokens_the_vectors_of_the_new_ones_they_e
 
 def test_vectors_that_were_computed_before_are_used_again():
     computed = space("characters")
-    every = Tokens(MATCHED.new_texts, [[0]] * len(NEW), range(len(NEW)))
+    every = SpelledTokens(MATCHED.new_texts, [[0]] * len(NEW), range(len(NEW)))
     again = space((computed.old, computed.vectors(every)))
     assert again.vectors(tokens(UNIQUE)).equal(computed.vectors(tokens(UNIQUE)))
 

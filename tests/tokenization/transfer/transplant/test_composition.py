@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.transplant import composition
 from tokenry.tokenization.transfer.transplant.auxiliary_space import auxiliary_space
@@ -104,7 +105,7 @@ def test_without_shared_tokens_only_pieces_and_neighbours_are_left(method):
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"atoms": 0}, "atoms must be at least 1, got 0"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be at least 1, got 0"),
-        ({"leave_one_out": -1}, "leave_one_out must be 0 or more, got -1"),
+        ({"leave_one_out": -1}, "leave_one_out must be at least 0, got -1"),
         ({"match": "ids"}, "match must be one of bytes, string"),
         ({"fallback": "zero"}, "fallback must be one of mean, random"),
     ],

@@ -1,15 +1,13 @@
 """TokenAdapt's estimates: the released code's numbers, and what must hold for any vectors."""
 
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays, golden_json
 from tokenry.tokenization.transfer.transplant.embedding_heuristics import (
     Mixture,
     Wanted,
@@ -22,9 +20,8 @@ from tokenry.tokenization.transfer.transplant.embedding_heuristics import (
     nearest,
 )
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "15-tokenadapt"
-ARRAYS = np.load(GOLDEN / "dev-heuristics.npz")
-CASES = range(len(json.loads((GOLDEN / "dev-heuristics-strings.json").read_text())))
+ARRAYS = golden_arrays("15-tokenadapt", "dev-heuristics.npz")
+CASES = range(len(golden_json("15-tokenadapt", "dev-heuristics-strings.json")))
 TOLERANCE = 2e-5
 
 seeds = st.integers(0, 2**31 - 1)
@@ -32,7 +29,7 @@ quick = settings(max_examples=25, deadline=None)
 
 
 def golden(case, name):
-    return torch.tensor(ARRAYS[f"c{case}_{name}"])
+    return ARRAYS[f"c{case}_{name}"].clone()
 
 
 def golden_estimates(case):

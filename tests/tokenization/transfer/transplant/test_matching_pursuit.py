@@ -1,26 +1,25 @@
 """Orthogonal matching pursuit and interpolation: tokensurgeon's numbers, and what least squares must give."""
 
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import golden_arrays
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.transplant.embedding_heuristics import Mixture
 from tokenry.tokenization.transfer.transplant.matching_pursuit import interpolation, omp
 
-ARRAYS = np.load(Path(__file__).parents[3] / "golden" / "15-tokenadapt" / "dev-omp.npz")
+ARRAYS = golden_arrays("15-tokenadapt", "dev-omp.npz")
 CASES = range(3)
 
 quick = settings(max_examples=25, deadline=None)
 
 
 def golden(case, name):
-    return torch.tensor(ARRAYS[f"c{case}_{name}"])
+    return ARRAYS[f"c{case}_{name}"].clone()
 
 
 def close(ours, theirs):

@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level
 from tokenry.core.text.bits_per_byte import text_loss
 from tokenry.tokenization.probes import round_trip_failures
 from tokenry.tokenization.transfer.transplant.apply import transplant_tokenizer

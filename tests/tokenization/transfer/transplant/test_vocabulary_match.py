@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import (
-    CODE,
-    byte_level,
-    permuted,
-    sentencepiece,
-    unigram,
-    word_piece,
-)
+from tests.tiny.tokenizers import CODE, byte_level, permuted, sentencepiece, unigram, word_piece
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.core.text.byte_pairs import BytePairEncoder

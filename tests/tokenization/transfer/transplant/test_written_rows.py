@@ -8,7 +8,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import CODE, byte_level, permuted, sentencepiece, tiny_model
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level, permuted, sentencepiece
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.transplant import match_vocabularies, transplant_tokenizer
 from tokenry.tokenization.transfer.transplant.settings import METHODS

@@ -1,18 +1,13 @@
 """The reference numbers of sheet 38."""
 
-import json
-from pathlib import Path
-
-import numpy as np
 import torch
 
-FOLDER = Path(__file__).parents[3] / "golden" / "38-zett"
+from tests.golden import golden_arrays, golden_json
 
 
 def arrays(name: str) -> dict[str, torch.Tensor]:
-    with np.load(FOLDER / f"dev-{name}.npz") as loaded:
-        return {key: torch.from_numpy(loaded[key]) for key in loaded}
+    return golden_arrays("38-zett", f"dev-{name}.npz")
 
 
 def content(name: str) -> object:
-    return json.loads((FOLDER / f"dev-{name}.json").read_text(encoding="utf-8"))
+    return golden_json("38-zett", f"dev-{name}.json")

@@ -1,7 +1,6 @@
 """Any tokenizer over bytes: the same tokens at the same ids, and any text comes back."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import byte_level, permuted, sentencepiece, unigram, word_piece
+from tests.golden import golden_json
+from tests.tiny.tokenizers import byte_level, permuted, sentencepiece, unigram, word_piece
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import (
     BYTE_CHARACTERS,
@@ -25,7 +25,7 @@ from tokenry.tokenization.transfer.zett.byte_conversion import (
     whitespace_tokens,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[3] / "golden/38-zett/dev-bytelevel.json").read_text())
+GOLDEN = golden_json("38-zett", "dev-bytelevel.json")
 KINDS = [byte_level, sentencepiece, word_piece, unigram]
 MIXED = " a naïve 東京 \n\n\n  foo 😀\t\t\tx हिन्दी"
 

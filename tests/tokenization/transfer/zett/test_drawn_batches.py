@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.tokenization.transfer.zett.tiny import DRAWING, TEXTS, tokenizer
+from tokenry.core.train.numbered import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.byte_conversion import to_byte_level
 from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig, DrawnBatches, masked, next_tokens
-from tokenry.tokenization.transfer.zett.resumable import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
 
 SOURCE = to_byte_level(tokenizer(mask_token="<mask>"))

@@ -2,20 +2,20 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenization.tiny_vocabularies import byte_level, sentencepiece, unigram, word_piece
+from tests.golden import golden_json
+from tests.tiny.tokenizers import byte_level, sentencepiece, unigram, word_piece
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import BYTE_CHARACTERS
 from tokenry.tokenization.transfer.zett.byte_conversion import to_byte_level
 from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
 
-GOLDEN = json.loads((Path(__file__).parents[3] / "golden/38-zett/dev-surface.json").read_text())
+GOLDEN = golden_json("38-zett", "dev-surface.json")
 PAD = 2
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from tests.tokenization.tiny_vocabularies import tiny_model
+from tests.tiny.models import tiny_model
 from tests.tokenization.transfer.zett.tiny import DRAWING, TEXTS, causal, config, masked_lm, tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.train.adamw import AdamWSettings
 from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
 from tokenry.tokenization.transfer.zett.hypernetwork import EmbeddingHyperNetwork
-from tokenry.tokenization.transfer.zett.resumable import AdamWSettings
 from tokenry.tokenization.transfer.zett.training import (
     HyperNetworkTrainer,
     HyperNetworkTrainingConfig,

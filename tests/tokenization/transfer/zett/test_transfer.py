@@ -18,15 +18,8 @@ from transformers import (
     ViTModel,
 )
 
-from tests.tokenization.tiny_vocabularies import (
-    CODE,
-    byte_level,
-    permuted,
-    sentencepiece,
-    tiny_model,
-    unigram,
-    word_piece,
-)
+from tests.tiny.models import tiny_model
+from tests.tiny.tokenizers import CODE, byte_level, permuted, sentencepiece, unigram, word_piece
 from tests.tokenization.transfer.zett.tiny import SPECIAL, TEXTS, causal, masked_lm, tokenizer
 from tokenry.core.errors import UserError
 from tokenry.tokenization.transfer.model_rows import ModelRows, logits_with, model_rows

@@ -1,8 +1,6 @@
 """Substrings are counted exactly, and the most probable ones make a vocabulary that writes any text."""
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenization.tiny_vocabularies import CODE, ENGLISH, byte_level
+from tests.golden import golden_json
+from tests.tiny.tokenizers import CODE, ENGLISH, byte_level
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import BYTE_CHARACTERS, to_byte_characters
 from tokenry.tokenization.training.byte_level_training import byte_level_pieces
 from tokenry.tokenization.transfer.zett.byte_conversion import LOWEST_SCORE, PATTERN, whitespace_tokens
 from tokenry.tokenization.transfer.zett.unigram_sampler import UnigramSampler, unigram_pieces
 
-GOLDEN = json.loads((Path(__file__).parents[3] / "golden/38-zett/dev-sampler.json").read_text())
+GOLDEN = golden_json("38-zett", "dev-sampler.json")
 FIXED = 256 + 135
 
 

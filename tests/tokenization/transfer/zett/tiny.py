@@ -2,10 +2,10 @@
 
 import itertools
 
-import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
-from tests.tokenization.tiny_vocabularies import byte_level, tiny_model
+from tests.tiny.models import bert, tiny_model
+from tests.tiny.tokenizers import byte_level
 from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
 from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
 
@@ -42,17 +42,8 @@ def causal(tied=True, **settings):
 
 
 def masked_lm():
-    torch.manual_seed(0)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=330,
-            hidden_size=24,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-        )
-    ).eval()
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "max_position_embeddings": 64}
+    return bert(BertForMaskedLM, vocab_size=330, **sizes)
 
 
 def config(**changed):

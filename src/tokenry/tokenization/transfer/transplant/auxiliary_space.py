@@ -34,15 +34,15 @@ Auxiliary = str | Encoder | np.ndarray | Tensor | tuple[Any, Any]
 
 NAMES = ("hidden", "embeddings", "characters")
 HIDDEN_LAYER = 2
-"""After which layer `hidden` reads. Deeper ones cost more and compared tokens no better on the embedded model."""
+"""The layer after which `hidden` reads. Deeper ones cost more and compared tokens no better on the embedded model."""
 
 _BATCH = 512
 _DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Tokens that want a vector: what they stand for (None for no text), old ids that spell them, new ids (-1 for none)."""
+class SpelledTokens:
+    """Tokens that need a vector: what they stand for (None for no text), old ids that spell them, new ids (-1 for none)."""
 
     texts: Sequence[str | None]
     pieces: Sequence[Sequence[int]]
@@ -60,7 +60,7 @@ class AuxiliarySpace(Protocol):
 
     old: Float[Tensor, "old dim"]
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         """One row per token."""
         ...
 
@@ -71,16 +71,13 @@ def auxiliary_space(
     model: PreTrainedModel,
     centred: bool = True,
 ) -> AuxiliarySpace:
-    """Make an auxiliary space of what a user gave.
+    """Make an auxiliary space.
 
     Args:
-        auxiliary: see the top of this page.
+        auxiliary: a name, a function, an array, or a pair of arrays (the module's docstring describes them).
         matched: the two vocabularies.
-        model: the old one.
-        centred: whether vectors that come from the model are taken relative to their mean: cosines need it, sums of rows forbid it.
-
-    Raises:
-        UserError: an unknown name, a wrong number of vectors, different dimensions, or vectors that are not finite.
+        model: the old model.
+        centred: whether vectors of the model are taken relative to their mean: cosines need it, sums of rows forbid it.
     """
     if isinstance(auxiliary, str):
         require_one_of(auxiliary, NAMES, "auxiliary")
@@ -107,18 +104,14 @@ def character_ngrams(texts: Sequence[str], dimensions: int = _DIMENSIONS, seed: 
 
     counts = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, min_df=min(2, len(texts)))
     table = counts.fit_transform(texts)
-    # The solver asks for fewer dimensions than n-grams, and there are no more directions than texts.
+    # The solver requires fewer dimensions than n-grams, and the texts span at most as many directions as there are texts.
     reduced = TruncatedSVD(max(1, min(dimensions, table.shape[1] - 1, len(texts))), random_state=seed)
     reduced.fit(table)
     return lambda strings: reduced.transform(counts.transform(strings))
 
 
 def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder:
-    """Load a sentence encoder from a local folder: mean over the tokens of the last hidden states; safetensors only.
-
-    Raises:
-        UserError: the folder holds none.
-    """
+    """Load a sentence encoder from a local folder: mean over the tokens of the last hidden states; safetensors only."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModel.from_pretrained(
@@ -144,7 +137,7 @@ def sentence_encoder(folder: str | os.PathLike, max_length: int = 64) -> Encoder
 
 
 class _ModelSpace:
-    """Hidden states of the model itself, relative to their mean over the old tokens where that is asked for."""
+    """Hidden states of the model itself, relative to their mean over the old tokens if centred."""
 
     def __init__(
         self,
@@ -155,28 +148,30 @@ class _ModelSpace:
     ) -> None:
         self._model, self._layer = model, layer
         ids = range(len(old_texts))
-        every = Tokens(old_texts, [[number] for number in ids], ids)
+        every = SpelledTokens(old_texts, [[number] for number in ids], ids)
         raw = self._states(every)
-        # What all states have in common would make all of them look alike.
+        # The component that all states share would make all of them look alike.
         self._centre = raw[every.known].mean(dim=0) * centred
         self.old = self._centred(raw, every)
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._centred(self._states(tokens), tokens)
 
-    def _centred(self, raw: Tensor, tokens: Tokens) -> Tensor:
+    def _centred(self, raw: Tensor, tokens: SpelledTokens) -> Tensor:
         vectors = torch.zeros_like(raw)
         vectors[tokens.known] = raw[tokens.known] - self._centre
         return vectors
 
     @torch.no_grad()
-    def _states(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def _states(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         rows = self._model.get_input_embeddings().weight
         states = torch.zeros(len(tokens.texts), rows.shape[1])
         for places in _batches(tokens.known, lambda place: len(tokens.pieces[place])):
             spelled = [torch.tensor(tokens.pieces[place]) for place in places]
             ids = nn.utils.rnn.pad_sequence(spelled, batch_first=True)
-            mask = nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in spelled], batch_first=True)
+            mask = nn.utils.rnn.pad_sequence(
+                [torch.ones_like(pieces) for pieces in spelled], batch_first=True
+            )
             found = _states_after(self._model, self._layer, ids.to(rows.device), mask.to(rows.device))
             mean = (found.float().cpu() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states[places] = mean
@@ -184,14 +179,14 @@ class _ModelSpace:
 
 
 class _TextSpace:
-    """What a function makes of the texts; equal ones are encoded once."""
+    """Vectors that a function makes of the texts; equal texts are encoded once."""
 
     def __init__(self, encoder: Encoder, old_texts: Sequence[str | None]) -> None:
         self._encoder = encoder
         self._found: dict[str, Tensor] = {}
         self.old = self._vectors(old_texts)
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._vectors(tokens.texts)
 
     def _vectors(self, texts: Sequence[str | None]) -> Float[Tensor, "tokens dim"]:
@@ -222,12 +217,12 @@ class _GivenSpace:
                 "must come from one space."
             )
 
-    def vectors(self, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+    def vectors(self, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
         return self._new[torch.tensor(tokens.new_ids, dtype=torch.long)]
 
 
 class _Enough(Exception):  # noqa: N818  (it is no error)
-    """Ends a forward whose later layers nobody asked for."""
+    """Ends a forward whose later layers are not needed."""
 
 
 def _states_after(
@@ -265,11 +260,7 @@ def _batches(items: Sequence[Any], length: Callable[[Any], int]) -> Iterator[lis
 
 
 def _checked(vectors: Any, expected: int) -> Float[Tensor, "rows dim"]:
-    """Vectors as a float32 matrix.
-
-    Raises:
-        UserError: not one row for each of `expected` tokens, or numbers that are not finite.
-    """
+    """Vectors as a float32 matrix, refused unless they are finite and one for each of the `expected` tokens."""
     matrix = torch.as_tensor(vectors).detach().float().cpu()
     if matrix.ndim != 2 or len(matrix) != expected:
         raise UserError(

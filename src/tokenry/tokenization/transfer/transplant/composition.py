@@ -1,8 +1,4 @@
-"""How each method composes the tokens that an old vocabulary lacks; what is known of one token here is never its own row.
-
-    tokenadapt   its pieces and its neighbours among all old tokens        retok          the mean of its pieces
-    focus        a sparse mean of the shared tokens                        omp            a sparse combination of the shared tokens
-    mean         every such token has the mean row                         random         every such token has a random row
+"""Compose the tokens that an old vocabulary lacks, by each of the methods of `settings`.
 
 Leave-one-out composes shared tokens as if they were new: spelled by others, and never their own neighbour.
 """
@@ -14,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.tokenization.transfer.transplant.auxiliary_space import AuxiliarySpace, Tokens
+from tokenry.tokenization.transfer.transplant.auxiliary_space import AuxiliarySpace, SpelledTokens
 from tokenry.tokenization.transfer.transplant.embedding_heuristics import (
     Mixture,
     Wanted,
@@ -34,13 +30,13 @@ _OMP_BLOCK = 512
 
 @dataclass(frozen=True)
 class OldTokens:
-    """What new rows are composed of: auxiliary vectors of all old tokens, and the ids of those that are shared."""
+    """The old tokens as material: auxiliary vectors of all of them, and the ids of those that are shared."""
 
     vectors: Float[Tensor, "old dim"]
     shared: Int[Tensor, "shared"]
 
     def place(self, ids: Int[Tensor, "tokens"]) -> Int[Tensor, "tokens"]:
-        """Where old ids stand among the shared ones; -1 for those that do not."""
+        """Places of old ids among the shared ones; -1 for those that are not shared."""
         places = torch.full((len(self.vectors) + 1,), -1, device=ids.device)
         places[self.shared] = torch.arange(len(self.shared), device=ids.device)
         return places[ids]
@@ -51,7 +47,7 @@ class Composition:
     """Rows of tokens in terms of old rows.
 
     Attributes:
-        mixture: one row per token.
+        mixture: weighted sum of old rows for each token.
         estimates: tokens with a `local` estimate alone, a `global` one alone, and `both`; empty for methods without them.
     """
 
@@ -60,11 +56,7 @@ class Composition:
 
 
 def compose(wanted: Wanted, old: OldTokens, settings: TransplantSettings) -> Composition:
-    """Compose tokens by the method of the settings.
-
-    Raises:
-        UserError: the method combines shared tokens, and there are none.
-    """
+    """Compose tokens by the method of the settings."""
     if not len(wanted.pieces):
         return _nothing(wanted, old, settings)
     return _COMPOSERS[settings.method](wanted, old, settings)
@@ -73,7 +65,7 @@ def compose(wanted: Wanted, old: OldTokens, settings: TransplantSettings) -> Com
 def wanted_new(ids: Int[Tensor, "tokens"], matched: VocabularyMatch, space: AuxiliarySpace | None) -> Wanted:
     """Describe new tokens that no old one equals."""
     pieces = matched.pieces[ids]
-    tokens = Tokens(
+    tokens = SpelledTokens(
         [matched.new_texts[number] for number in ids.tolist()],
         [row[row >= 0].tolist() for row in pieces],
         ids.tolist(),
@@ -84,7 +76,7 @@ def wanted_new(ids: Int[Tensor, "tokens"], matched: VocabularyMatch, space: Auxi
 def wanted_left_out(
     matched: VocabularyMatch, space: AuxiliarySpace | None, most: int, seed: int
 ) -> tuple[Int[Tensor, "tokens"], Wanted]:
-    """Describe at most so many shared tokens, drawn at random, as if they were new; also returns their new ids."""
+    """Describe at most `most` shared tokens, drawn at random, as if they were new; also returns their new ids."""
     old, shared = matched.old_bytes, matched.shared_written.tolist()
     spelled = {}
     for number in shared:
@@ -100,12 +92,12 @@ def wanted_left_out(
     texts = [matched.new_texts[number] for number in ids.tolist()]
     return ids, Wanted(
         *padded(pieces, [lengths[number] for number in itself.tolist()], lengths),
-        _vectors(space, Tokens(texts, pieces, ids.tolist())),
+        _vectors(space, SpelledTokens(texts, pieces, ids.tolist())),
         itself,
     )
 
 
-def _vectors(space: AuxiliarySpace | None, tokens: Tokens) -> Float[Tensor, "tokens dim"]:
+def _vectors(space: AuxiliarySpace | None, tokens: SpelledTokens) -> Float[Tensor, "tokens dim"]:
     return torch.zeros(len(tokens.texts), 1) if space is None else space.vectors(tokens)
 
 
@@ -124,7 +116,7 @@ def _tokenadapt(wanted: Wanted, old: OldTokens, settings: TransplantSettings) ->
     counts = {"local": local & ~other, "global": other & ~local, "both": local & other}
     return Composition(
         hybrid(of_pieces, of_neighbours, settings.global_weight),
-        {name: int(each.sum()) for name, each in counts.items()},
+        {name: int(counted.sum()) for name, counted in counts.items()},
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-# Queries are compared with all old tokens in blocks of so many similarities.
+# Maximum number of similarities held in memory at once.
 _BLOCK_ELEMENTS = 1 << 24
 _LEAST_TEMPERATURE = 1e-5
 
@@ -27,8 +27,8 @@ class Mixture:
     """Weighted sums of the rows of a matrix: row i is Σ_j weights[i, j] · matrix[indices[i, j]].
 
     Attributes:
-        indices: of rows; any where the weight is 0.
-        weights: all 0 for a token that could not be composed.
+        indices: indices of rows; arbitrary where the weight is 0.
+        weights: weights of the rows, all 0 for a token that could not be composed.
     """
 
     indices: Int[Tensor, "tokens slots"]
@@ -62,15 +62,19 @@ class Wanted:
 
     Attributes:
         pieces: old ids that spell each token; -1 after the last.
-        length_ratio: length of each piece as a share of the token's.
-        vectors: in the auxiliary space; zeros where there is none.
-        itself: old id of the same token, which takes no part in its own estimate; -1 where there is none.
+        length_ratio: length of each piece as a share of the token's length.
+        vectors: vectors in the auxiliary space; a row of zeros stands for none.
+        itself: old id of the same token, which takes no part in its own estimate; -1 for none.
     """
 
     pieces: Int[Tensor, "tokens pieces"]
     length_ratio: Float[Tensor, "tokens pieces"]
     vectors: Float[Tensor, "tokens dim"]
     itself: Int[Tensor, "tokens"]
+
+    def to(self, device: torch.device) -> "Wanted":
+        """The same on a device."""
+        return Wanted(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 def local_weights(
@@ -118,10 +122,10 @@ def local_mixture(
 
     Args:
         wanted: the tokens.
-        old_vectors: of the old tokens in the auxiliary space; zeros where there is none.
-        temperature: of the last softmax; small ones let the best piece win.
-        needs_vectors: leave out pieces and tokens without a vector, as the released code does; else their similarity counts as 0,
-            so that length alone decides.
+        old_vectors: vectors of the old tokens in the auxiliary space; a row of zeros stands for none.
+        temperature: temperature of the last softmax; at a low one the best piece wins.
+        needs_vectors: whether pieces and tokens without a vector are left out, as in the released code; otherwise their similarity
+            counts as 0, so that length alone decides.
     """
     mask, ids = wanted.pieces >= 0, wanted.pieces.clamp(min=0)
     tokens, old = _unit(wanted.vectors), _unit(old_vectors)
@@ -135,13 +139,13 @@ def local_mixture(
 def global_mixture(
     wanted: Wanted, old_vectors: Float[Tensor, "old dim"], k: int, temperature: float, threshold: float
 ) -> Mixture:
-    """Compose each token of the k old tokens nearest to it in the auxiliary space (of all of them where there are fewer).
+    """Compose each token of the k old tokens nearest to it in the auxiliary space.
 
     Args:
         wanted: the tokens.
-        old_vectors: of the old tokens in the auxiliary space; zeros where there is none.
-        k: neighbours.
-        temperature: of the softmax over the neighbours.
+        old_vectors: vectors of the old tokens in the auxiliary space; a row of zeros stands for none.
+        k: number of neighbours; fewer where there are fewer old tokens.
+        temperature: temperature of the softmax over the neighbours.
         threshold: cosine below which a neighbour does not count.
     """
     similarity, ids = nearest(wanted.vectors, old_vectors, k, wanted.itself)
@@ -168,10 +172,10 @@ def nearest(
     """Find the k vectors with the largest cosine, in blocks of one matrix product each.
 
     Args:
-        queries: compared with all `vectors`; a query of zeros is near to nothing.
-        vectors: to be found; those of zeros never are.
-        k: at most; fewer where there are fewer vectors.
-        without: one that each query may not find; -1 for none.
+        queries: vectors whose neighbours are searched; a query of zeros has none.
+        vectors: candidates; those of zeros are never found.
+        k: number of neighbours; fewer where there are fewer vectors.
+        without: index of a candidate that each query may not find; -1 for none.
 
     Returns:
         Cosines, descending, −inf where there are fewer than k; and indices.
@@ -192,7 +196,7 @@ def nearest(
 
 
 def has_vector(vectors: Float[Tensor, "tokens dim"]) -> Bool[Tensor, "tokens"]:
-    """Tell which rows are vectors; a row of zeros stands for none."""
+    """Whether each row is a vector; a row of zeros stands for none."""
     return (vectors != 0).any(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""FOCUS-like rows: each new token is a sparse mean of the shared tokens that are nearest to it in an auxiliary space.
+"""FOCUS-like rows: each new token is a sparse mean of the shared tokens nearest to it in an auxiliary space.
 
     weights = sparsemax(cos(token, every shared token))        row = Σ weights · rows of the shared tokens
 
@@ -40,12 +40,9 @@ def focus_mixture(
     """Compose each token of shared ones; the indices count shared tokens.
 
     Args:
-        vectors: of the wanted tokens; zeros where there is none, and then nothing is composed.
-        shared_vectors: of the shared tokens.
-        without: a shared token that each token may not use; -1 for none.
-
-    Raises:
-        UserError: no shared token has a vector.
+        vectors: vectors of the wanted tokens; a token with a row of zeros is not composed.
+        shared_vectors: vectors of the shared tokens.
+        without: shared token that each token may not use; -1 for none.
     """
     usable = int(has_vector(shared_vectors).sum())
     if not usable:
@@ -61,7 +58,7 @@ def focus_mixture(
 
 
 def _sparsemax_offset(ordered: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
-    """What is taken from every score, found from the scores in descending order."""
+    """The offset that sparsemax subtracts from every score, computed from the scores in descending order."""
     ranks = torch.arange(1, ordered.shape[-1] + 1, dtype=ordered.dtype, device=ordered.device)
     sums = ordered.cumsum(dim=-1)
     support = (1 + ranks * ordered > sums).sum(dim=-1, keepdim=True).clamp(min=1)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError, require_at_least, require_one_of
 from tokenry.tokenization.transfer.transplant.embedding_heuristics import NO_SHARED
 
 METRICS = ("euclidean", "cosine")
@@ -31,17 +31,14 @@ def omp(
     """Approximate each target by k atoms, which are not normalised: those of larger norm are preferred.
 
     Args:
-        targets: to be approximated; their dtype is computed in.
-        atoms: to choose from.
-        k: atoms per target; all of them where there are fewer.
-        without: an atom that each target may not use; -1 for none.
+        targets: vectors to be approximated; the computation uses their dtype.
+        atoms: vectors to choose from.
+        k: number of atoms per target; all of them where there are fewer.
+        without: index of an atom that each target may not use; -1 for none.
 
     Returns:
-        Indices of atoms in the order in which they were chosen, and their coefficients (least squares over all that were chosen; 0
-        for an atom that others explain entirely).
-
-    Raises:
-        UserError: k below 1, or no atom to choose from.
+        Indices of atoms in the order in which they were chosen, and their coefficients (least squares over all chosen atoms; 0 for an
+        atom that the others explain entirely).
     """
     _require_atoms(atoms, k)
     forbidden = without is not None and bool((without >= 0).any())
@@ -60,7 +57,7 @@ def omp(
         atom = atoms[chosen]
         direction, along = _orthogonal(atom, basis[:, :step])
         norm = direction.norm(dim=-1)
-        # What is left of an atom inside the span of the others is rounding: it adds no direction.
+        # The rest of an atom inside the span of the others is rounding error: it adds no direction.
         new = norm > torch.finfo(atom.dtype).eps * 16 * atom.norm(dim=-1)
         basis[:, step] = torch.where(new[:, None], direction / norm[:, None], 0.0)
         triangle[:, :step, step] = along
@@ -79,20 +76,17 @@ def interpolation(
     metric: str = "cosine",
     without: Int[Tensor, "targets"] | None = None,
 ) -> tuple[Int[Tensor, "targets k"], Float[Tensor, "targets k"]]:
-    """Weigh the k nearest atoms of each target by how near they are.
+    """Weigh the k nearest atoms of each target by their proximity.
 
     Args:
-        targets: as for `omp`.
-        atoms: as for `omp`.
-        k: neighbours; all atoms where there are fewer.
+        targets: vectors to be approximated.
+        atoms: vectors to choose from.
+        k: number of neighbours; all atoms where there are fewer.
         metric: `euclidean` (weights ∝ 1 / distance) or `cosine` (weights ∝ cosine).
-        without: an atom that each target may not use; -1 for none.
+        without: index of an atom that each target may not use; -1 for none.
 
     Returns:
         Indices from near to far, and weights that sum to one.
-
-    Raises:
-        UserError: k below 1, no atom to choose from, or an unknown metric.
     """
     _require_atoms(atoms, k)
     require_one_of(metric, METRICS, "metric")
@@ -112,7 +106,7 @@ def interpolation(
 def _orthogonal(
     atom: Float[Tensor, "targets dim"], basis: Float[Tensor, "targets step dim"]
 ) -> tuple[Float[Tensor, "targets dim"], Float[Tensor, "targets step"]]:
-    """Take from the atoms what the basis explains. Twice: once loses half of the digits where little is left."""
+    """Subtract the projection of the atoms onto the basis. Twice: once loses half of the digits where the rest is small."""
     along = atom.new_zeros(basis.shape[:2])
     for _ in range(2):
         again = torch.einsum("tsd,td->ts", basis, atom)
@@ -124,5 +118,4 @@ def _orthogonal(
 def _require_atoms(atoms: Tensor, k: int) -> None:
     if not len(atoms):
         raise UserError(NO_SHARED)
-    if k < 1:
-        raise UserError(f"the number of atoms must be at least 1, got {k}.")
+    require_at_least(1, k=k)

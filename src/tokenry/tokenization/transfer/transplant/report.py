@@ -1,6 +1,6 @@
-"""What a transplant did, for whoever has to decide whether to use it.
+"""The report of a transplant, from which a user decides whether to use it.
 
-counts              tokens that were copied, composed, left to a fallback that knows nothing of them, or that no text has
+counts              tokens that were copied, composed, left to the fallback, or that no text has
 leave-one-out       shared tokens composed as if they were new: 1 − cosine to the true row, and |composed − true| / |true|
 bits per byte       of texts before and after: fair between tokenizers
 round trip          whether the old and the new tokenizer give texts back
@@ -20,15 +20,15 @@ from tokenry.core.text.round_trip import RoundTrip
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """How well shared tokens are composed of the others.
+    """Errors of shared tokens that were composed as if they were new.
 
     Attributes:
-        tokens: the shared tokens that were tried, by new id.
-        names: how the new tokenizer writes them.
+        tokens: new ids of the shared tokens that were tried.
+        names: names of these tokens in the new vocabulary.
         cosine_error: 1 − cosine between composed and true row.
-        relative_error: distance between them, relative to the norm of the true row.
-        mean_row_cosine_error: the same for the mean of all rows, which knows nothing of the token.
-        mean_row_relative_error: likewise.
+        relative_error: distance between composed and true row, relative to the norm of the true row.
+        mean_row_cosine_error: 1 − cosine between the mean of all rows and the true row.
+        mean_row_relative_error: distance between the mean of all rows and the true row, relative to the norm of the true row.
     """
 
     tokens: Int[Tensor, "tokens"]
@@ -69,24 +69,24 @@ class TransplantReport:
     """What became of a model's vocabulary.
 
     Attributes:
-        method: how the rows were made.
-        settings: everything that they depend on.
+        method: method that composed the rows.
+        settings: everything that the rows depend on.
         old_tokens: size of the old vocabulary.
-        new_tokens: size of the new one.
-        rows: of the new matrices, padding included.
+        new_tokens: size of the new vocabulary.
+        rows: number of rows of the new matrices, with padding.
         tied: whether one matrix serves input and output.
-        counts: tokens `copied`, `composed`, left to the `fallback`, and, where there are any, those `never_written` that got its row
+        counts: tokens `copied`, `composed`, left to the `fallback`, and, if any, `never_written` ones, which got the fallback's row
             because no text has them.
-        estimates: of the composed tokens, those with a `local`, a `global` estimate alone and with `both`; empty for other methods.
-        pieces_per_token: old tokens that spell a new one that is not shared, on average.
+        estimates: composed tokens with a `local` estimate alone, a `global` one alone, and `both`; empty for other methods.
+        pieces_per_token: mean number of old tokens that spell a new token that is not shared.
         fallback: names of the tokens that were left to the fallback.
         never_written: names of the tokens that no text has and that no old token like them was copied to.
-        notes: what the user should know.
-        round_trip_failures: of the sample texts, those that the new tokenizer changes.
+        notes: warnings for the user.
+        round_trip_failures: sample texts that the new tokenizer changes.
         text_back: whether the `old` and the `new` tokenizer give texts back: the given ones, or else the sample texts.
         leave_one_out: None where nothing could be tried.
-        before: what the old model says about the given texts; None without texts.
-        after: the same for the new model.
+        before: loss of the old model on the given texts; None without texts.
+        after: loss of the new model on the given texts; None without texts.
     """
 
     method: str

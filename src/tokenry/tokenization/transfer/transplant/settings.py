@@ -1,4 +1,4 @@
-"""What new rows depend on.
+"""The settings of a transplant.
 
 tokenadapt   its pieces and its neighbours among all old tokens        retok          the mean of its pieces
 focus        a sparse mean of the shared tokens                        omp            a sparse combination of the shared tokens
@@ -17,7 +17,7 @@ FALLBACKS = ("mean", "random")
 
 @dataclass(frozen=True)
 class TransplantSettings:
-    """What new rows depend on; the defaults are the paper's, but for `match` and `fallback`.
+    """Everything that new rows depend on; the defaults are the paper's, except for `match` and `fallback`.
 
     Attributes:
         method: how new tokens are composed: tokenadapt, retok, focus, omp, mean or random.
@@ -54,13 +54,12 @@ class TransplantSettings:
             raise UserError(f"temperature must be 0 or more, got {self.temperature}.")
         if math.isnan(self.threshold):
             raise UserError(f"threshold must be a cosine, got {self.threshold}.")
-        if self.leave_one_out < 0:
-            raise UserError(f"leave_one_out must be 0 or more, got {self.leave_one_out}.")
+        require_at_least(0, leave_one_out=self.leave_one_out)
         require_at_least(1, top_k=self.top_k, atoms=self.atoms, pad_to_multiple_of=self.pad_to_multiple_of)
 
     @property
     def random_rows(self) -> bool:
-        """Whether rows that nothing is known of are drawn at random."""
+        """Whether rows of tokens that cannot be composed are drawn at random."""
         return self.method == "random" or (self.fallback == "random" and self.method != "mean")
 
     @property

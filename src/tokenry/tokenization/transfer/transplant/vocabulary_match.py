@@ -1,4 +1,4 @@
-"""What two vocabularies have in common: the old token of each new one, or the old tokens that spell it.
+"""The match of two vocabularies: the old token of each new one, or the old tokens that spell it.
 
     match="bytes"    tokens are equal if they stand for the same bytes, whatever kind of tokenizer wrote them ("Ġthe" = "▁the")
     match="string"   tokens are equal if they are written alike, and spelled by encoding what they decode to: the released code's rule
@@ -12,7 +12,7 @@ other tokenizer calls special is the same token.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,10 +23,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.text.byte_level import ByteVocabulary, backend_tokenizer, to_byte_characters
+from tokenry.tokenization.special_roles import TEXT_ROLES
 from tokenry.tokenization.transfer.transplant.settings import MATCHES
 from tokenry.tokenization.written import WrittenVocabulary
-
-_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ class VocabularyMatch:
     """The tokens of a new vocabulary in terms of an old one.
 
     Attributes:
-        shared: old id of each new one; -1 where there is none.
+        shared: old id of each new token; -1 for none.
         pieces: old ids that spell each new token that is not shared; -1 after the last.
         length_ratio: length of each piece as a share of the token's (bytes, or characters with `match="string"`).
-        old_texts: what each old token stands for; None where that is no text (special tokens, parts of characters, no token).
-        new_texts: the same for new tokens.
-        special: old id of each special token of the new vocabulary, by its name; None where there is none.
+        old_texts: text that each old token stands for; None for special tokens, parts of characters, and ids without a token.
+        new_texts: text that each new token stands for.
+        special: old id of each special token of the new vocabulary, by its name; None for none.
         absent: ids below the largest that the new vocabulary has no token for.
         old_bytes: the old vocabulary in bytes, without the ids that are never written.
-        old_never: old ids that are never written, those without a token among them.
-        new_never: new ids that are never written, those without a token among them.
+        old_never: old ids that are never written, including those without a token.
+        new_never: new ids that are never written, including those without a token.
     """
 
     shared: Int[Tensor, "new"]
@@ -64,20 +63,35 @@ class VocabularyMatch:
 
     @cached_property
     def shared_written(self) -> Int[Tensor, "some"]:
-        """Those of them that are written, so that their rows mean something."""
-        return torch.tensor(
-            [number for number in self.copied.tolist() if number not in self.new_never], dtype=torch.long
-        )
+        """Those of them that texts can hold, so that their rows mean something."""
+        return _ids(token for token in self.copied.tolist() if token not in self.new_never)
+
+    @cached_property
+    def composable(self) -> Int[Tensor, "some"]:
+        """New ids that no old one equals and that texts can hold: their rows are composed of old rows."""
+        return _ids(token for token in self._unequalled if token not in self.new_never)
+
+    @cached_property
+    def never_copied(self) -> Int[Tensor, "some"]:
+        """New ids with a token that no old one equals and that no text holds."""
+        never = self.new_never - self.absent
+        return _ids(token for token in self._unequalled if token in never)
+
+    @property
+    def pieces_per_token(self) -> float:
+        """Old tokens that spell a composable token, on average over those that can be spelled."""
+        counts = (self.pieces[self.composable] >= 0).sum(dim=1).float()
+        return float(counts[counts > 0].mean()) if bool((counts > 0).any()) else 0.0
+
+    @property
+    def _unequalled(self) -> list[int]:
+        return (self.shared < 0).nonzero()[:, 0].tolist()
 
 
 def match_vocabularies(
     old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, match: str = "bytes"
 ) -> VocabularyMatch:
-    """Find for each new token the old one, or the old ones that spell it.
-
-    Raises:
-        UserError: an empty new vocabulary, or a slow tokenizer.
-    """
+    """Find for each new token the old one, or the old ones that spell it."""
     require_one_of(match, MATCHES, "match")
     if not token_names(new):
         raise UserError(
@@ -87,7 +101,7 @@ def match_vocabularies(
 
 
 def token_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """How each token is written in the vocabulary."""
+    """The name of each token in the vocabulary, by id."""
     vocabulary = backend_tokenizer(tokenizer).get_vocab(with_added_tokens=True)
     return {number: name for name, number in vocabulary.items()}
 
@@ -97,8 +111,8 @@ def longest_first(data: bytes, vocabulary: ByteVocabulary, whole: bool = True) -
 
     Args:
         data: the bytes.
-        vocabulary: to spell with.
-        whole: whether one token may spell them all.
+        vocabulary: the vocabulary to spell with.
+        whole: whether one token may spell all bytes.
     """
     ids, start = [], 0
     while start < len(data):
@@ -126,8 +140,12 @@ def padded(
     return ids, ratios
 
 
+def _ids(ids: Iterable[int]) -> Int[Tensor, "some"]:
+    return torch.tensor([*ids], dtype=torch.long)
+
+
 def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    old_written, new_written = (WrittenVocabulary.of(tokenizer) for tokenizer in (old, new))
     old_view, new_view = old_written.written, new_written.view
     new_names = new_written.names
     by_name = {name: number for number, name in old_written.names.items()}
@@ -163,7 +181,7 @@ def _match_bytes(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
 
 
 def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> VocabularyMatch:
-    old_written, new_written = (WrittenVocabulary.of(each) for each in (old, new))
+    old_written, new_written = (WrittenVocabulary.of(tokenizer) for tokenizer in (old, new))
     by_name = {name: number for number, name in old_written.names.items()}
     new_names = new_written.names
     old_texts, new_texts = _decoded(old), _decoded(new)
@@ -179,7 +197,7 @@ def _match_strings(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
     old_lengths, lengths = ([len(text or "") for text in texts] for texts in (old_texts, new_texts))
     special = sorted(new_written.view.special)
     return VocabularyMatch(
-        torch.tensor([-1 if each is None else each for each in counterparts]),
+        torch.tensor([-1 if old_id is None else old_id for old_id in counterparts]),
         *padded(pieces, lengths, old_lengths),
         old_texts,
         new_texts,
@@ -195,7 +213,7 @@ def _special_tokens(
     old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, special: frozenset[int]
 ) -> dict[str, int | None]:
     by_name = {name: number for number, name in token_names(old).items()}
-    by_role = {getattr(new, role): getattr(old, role) for role in reversed(_ROLES)}
+    by_role = {getattr(new, f"{role}_id"): getattr(old, f"{role}_id") for role in reversed(TEXT_ROLES)}
     new_names = token_names(new)
     return {
         new_names[number]: by_name.get(new_names[number], by_role.get(number)) for number in sorted(special)
@@ -203,10 +221,10 @@ def _special_tokens(
 
 
 def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Callable[[bytes], list[int]]:
-    """How a tokenizer spells bytes in the middle of a text: added tokens are cut out, the rest is spelled as its model does, else by the
-    longest token that fits.
+    """A function that spells bytes as a tokenizer does in the middle of a text.
 
-    The model is asked alone, for normaliser and pre-tokenizer treat a token as a text of its own and may put a space before it.
+    Added tokens are cut out, the rest is spelled as the tokenizer's model does, else by the longest token that fits. Normaliser and
+    pre-tokenizer are left out: they treat a token as a text of its own and may put a space before it.
     """
     model = backend_tokenizer(tokenizer).model
     added = _added_tokens(view)
@@ -235,8 +253,8 @@ def _byte_cutter(tokenizer: PreTrainedTokenizerBase, view: ByteVocabulary) -> Ca
 
 
 def _added_tokens(view: ByteVocabulary) -> "re.Pattern[bytes] | None":
-    """What is cut out of a text before all else, the longest of those that begin at one place; not what depends on its neighbours."""
-    cut = [each.data for each in view.cut if each.id in view.cut_ids and not each.single_word]
+    """The added tokens that are cut out of a text first, the longest at each place; not those that depend on their neighbours."""
+    cut = [added.data for added in view.cut if added.id in view.cut_ids and not added.single_word]
     longest_first = sorted(cut, key=len, reverse=True)
     return re.compile(b"(" + b"|".join(map(re.escape, longest_first)) + b")") if cut else None
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from tokenry.core.train.adamw import AdamWSettings
     from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer, to_byte_level
     from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
     from tokenry.tokenization.transfer.zett.hypernetwork import (
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         single_piece,
     )
     from tokenry.tokenization.transfer.zett.n_shot import NShotConfig, NShotTrainer
-    from tokenry.tokenization.transfer.zett.resumable import AdamWSettings
     from tokenry.tokenization.transfer.zett.schedule import two_stage_schedule
     from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
     from tokenry.tokenization.transfer.zett.task_vector import apply_task_vector

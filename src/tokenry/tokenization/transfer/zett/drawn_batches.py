@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenry.core.errors import UserError, require_fraction
 from tokenry.core.tensors.alignment import IGNORED
+from tokenry.core.train.numbered import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer
-from tokenry.tokenization.transfer.zett.resumable import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
 from tokenry.tokenization.transfer.zett.unigram_sampler import UnigramSampler
 

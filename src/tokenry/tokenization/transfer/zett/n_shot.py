@@ -5,27 +5,27 @@
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 4 (n-shot transfer, fewer than a billion tokens); defaults are the paper's.
 """
 
-import hashlib
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.text.byte_level import backend_tokenizer
+from tokenry.core.train.adamw import AdamWSettings
+from tokenry.core.train.numbered import TextBatches
+from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import model_rows
 from tokenry.tokenization.transfer.zett.losses import clm_loss, lexical_loss
-from tokenry.tokenization.transfer.zett.resumable import (
-    AdamWSettings,
-    Progress,
-    ResumableTraining,
-    TextBatches,
-)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,21 @@ class NShotTrainer:
             raise UserError("training needs texts, and none that is empty.")
         self.model, self.tokenizer = model, tokenizer
         self._initial = [None if each is None else each.float().clone() for each in model_rows(model)]
-        self._batches = TextBatches(texts, self.config.batch_size, self.config.seed)
-        self._training = ResumableTraining(
+        batches = _MicroBatches(texts, tokenizer, self.config)
+        self._training = Training(
             model,
-            self._step,
-            lambda step: self.config.learning_rate,
-            self.config.steps,
+            self._loss,
+            batches,
+            LoopConfig(
+                self.config.steps,
+                lambda step: self.config.learning_rate,
+                self.config.adamw,
+                batches_per_step=batches.per_step,
+                bfloat16=self.config.bfloat16,
+                seed=self.config.seed,
+                save_every=self.config.save_every,
+            ),
             self._fingerprint(texts),
-            self.config.adamw,
-            self.config.save_every,
         )
 
     def train(
@@ -121,9 +127,8 @@ class NShotTrainer:
             UserError: the folder holds a training that is another, or not to be resumed.
         """
         training = self.model.training
-        self.model.train()
         try:
-            self._training.run(folder, resume, progress, lambda step: "training")
+            self._training.run(folder, resume, progress)
         finally:
             self.model.train(training)
         return self.model
@@ -133,32 +138,13 @@ class NShotTrainer:
         """Of each step: learning_rate, loss, language_model (nats per token) and lexical."""
         return self._training.history
 
-    def _step(self, number: int) -> dict[str, float]:
-        device = self.model.device
-        encoded = self.tokenizer(self._batches[number], truncation=True, max_length=self.config.block_size)[
-            "input_ids"
-        ]
-        rows = [torch.tensor(each, device=device) for each in encoded]
-        ids = pad_sequence(rows, batch_first=True)
-        mask = pad_sequence([torch.ones_like(each) for each in rows], batch_first=True)
-        labels = torch.where(mask.bool(), ids, IGNORED)
-        labels[:, 0] = IGNORED
-        size, count, total = self.config.micro_batch_size or len(ids), int((labels >= 0).sum()), 0.0
-        for part in zip(ids.split(size), labels.split(size), mask.split(size), strict=True):
-            share = int((part[1] >= 0).sum()) / max(1, count)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bfloat16):
-                logits = self.model(input_ids=part[0], attention_mask=part[2], use_cache=False).logits
-            loss = share * clm_loss(logits.float(), part[1], part[2])
-            loss.backward()
-            total += float(loss.detach())
+    def _loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        language_model = batch["weight"] * clm_loss(logits.float(), batch["labels"], mask)
         lexical = self._lexical()
-        (self.config.lexical_weight * lexical).backward()
-        lexical_value = float(lexical.detach())
-        return {
-            "loss": total + self.config.lexical_weight * lexical_value,
-            "language_model": total,
-            "lexical": lexical_value,
-        }
+        loss = language_model + self.config.lexical_weight * lexical
+        return {"loss": loss, "language_model": language_model, "lexical": lexical}
 
     def _lexical(self) -> torch.Tensor:
         embeddings, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
@@ -172,11 +158,31 @@ class NShotTrainer:
 
     def _fingerprint(self, texts: Sequence[str]) -> str:
         settings = {**asdict(self.config), "save_every": None}
-        described = json.dumps([settings, backend_tokenizer(self.tokenizer).to_str()], sort_keys=True)
-        digest = hashlib.sha256(described.encode())
-        for text in texts:
-            digest.update(text.encode(errors="surrogatepass") + b"\0")
-        for each in self._initial:
-            if each is not None:
-                digest.update(each.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        rows = [side for side in self._initial if side is not None]
+        return fingerprint([settings, backend_tokenizer(self.tokenizer).to_str()], *texts, *rows)
+
+
+class _MicroBatches:
+    """The texts of a step in parts, weighed so that the mean of their losses is the loss over all tokens of the step."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: NShotConfig) -> None:
+        self._texts = TextBatches(texts, config.batch_size, config.seed)
+        self._tokenizer, self._block_size = tokenizer, config.block_size
+        self._size = config.micro_batch_size or config.batch_size
+        self.per_step = math.ceil(config.batch_size / self._size)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        step, part = divmod(number, self.per_step)
+        encoded = self._tokenizer(self._texts[step], truncation=True, max_length=self._block_size)
+        rows = [torch.tensor(ids) for ids in encoded["input_ids"]]
+        ids = pad_sequence(rows, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        labels = torch.where(mask.bool(), ids, IGNORED)
+        labels[:, 0] = IGNORED
+        learned = [int((some >= 0).sum()) for some in labels.split(self._size)]
+        return {
+            "input_ids": ids.split(self._size)[part],
+            "attention_mask": mask.split(self._size)[part],
+            "labels": labels.split(self._size)[part],
+            "weight": self.per_step * learned[part] / max(1, sum(learned)),
+        }

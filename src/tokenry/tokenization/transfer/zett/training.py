@@ -9,8 +9,6 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3 and appendix;
 The language model sees micro-batches on detached rows; their summed gradients go through the hypernetwork once.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +20,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.workspace import fingerprint
 from tokenry.core.text.byte_level import backend_tokenizer
+from tokenry.core.train.adamw import AdamWSettings
+from tokenry.core.train.numbered import step_generator
+from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import (
     ModelRows,
     logits_with,
@@ -45,12 +48,6 @@ from tokenry.tokenization.transfer.zett.hypernetwork import (
     own_forms,
 )
 from tokenry.tokenization.transfer.zett.losses import clm_loss, identity_loss, lexical_loss, masked_lm_loss
-from tokenry.tokenization.transfer.zett.resumable import (
-    AdamWSettings,
-    Progress,
-    ResumableTraining,
-    step_generator,
-)
 from tokenry.tokenization.transfer.zett.schedule import require_schedule, two_stage_schedule
 from tokenry.tokenization.transfer.zett.surface_forms import mask_id
 from tokenry.tokenization.written import WrittenVocabulary
@@ -214,14 +211,19 @@ class HyperNetworkTrainer:
         )
         if self.config.identity_steps < self.config.steps:
             self._drawn.tokenizer(self.config.identity_steps)  # texts that are too few show now
-        self._training = ResumableTraining(
+        self._training = Training(
             self.network,
-            self._step,
-            self.config.learning_rate_of,
-            self.config.steps,
+            self._loss,
+            range(self.config.steps),
+            LoopConfig(
+                self.config.steps,
+                self.config.learning_rate_of,
+                self.config.adamw,
+                bfloat16=self.config.bfloat16,
+                seed=self.config.seed,
+                save_every=self.config.save_every,
+            ),
             self._fingerprint(tokenizer, of_language),
-            self.config.adamw,
-            self.config.save_every,
         )
 
     def train(
@@ -263,12 +265,11 @@ class HyperNetworkTrainer:
     def _stage(self, number: int) -> str:
         return "warm-up on single tokens" if number < self.config.identity_steps else "training"
 
-    def _step(self, number: int) -> dict[str, float]:
-        step = self._identity_step if number < self.config.identity_steps else self._main_step
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            return step(number)
+    def _loss(self, number: int) -> dict[str, Tensor | float]:
+        stage = self._identity_stage if number < self.config.identity_steps else self._main_stage
+        return stage(number)
 
-    def _identity_step(self, number: int) -> dict[str, float]:
+    def _identity_stage(self, number: int) -> dict[str, Tensor | float]:
         config = self.network.config
         generator = step_generator(self.config.seed, number, "tokens")
         ids = torch.randperm(config.vocabulary, generator=generator)
@@ -277,10 +278,9 @@ class HyperNetworkTrainer:
         predicted = self.network(own_forms(ids, config), self._embeddings, self._language(number))
         source_input, source_output = self._sides()
         loss = identity_loss(predicted.input, source_input, ids, predicted.output, source_output)
-        loss.backward()
-        return {"loss": float(loss.detach()), "language_model": math.nan, "lexical": math.nan}
+        return {"loss": loss, "language_model": math.nan, "lexical": math.nan}
 
-    def _main_step(self, number: int) -> dict[str, float]:
+    def _main_stage(self, number: int) -> dict[str, Tensor | float]:
         batch = self._drawn[number]
         if self.config.predicted_tokens:
             generator = step_generator(self.config.seed, number, "others")
@@ -304,10 +304,9 @@ class HyperNetworkTrainer:
             source_output,
             self.config.lexical_distance,
         )
-        weighted = self.config.lexical_weight * lexical
-        torch.autograd.backward([weighted, *rows.there()], [None, *gradients])
-        loss = language_model + float(weighted.detach())
-        return {"loss": loss, "language_model": language_model, "lexical": float(lexical.detach())}
+        known: Tensor = _KnownLoss.apply(language_model, gradients, *rows.there())
+        loss = known + self.config.lexical_weight * lexical
+        return {"loss": loss, "language_model": language_model, "lexical": lexical}
 
     def _language_model(self, rows: ModelRows, batch: DrawnBatch, number: int) -> tuple[list[Tensor], float]:
         """The language model's loss, and its gradients with respect to the rows."""
@@ -345,16 +344,23 @@ class HyperNetworkTrainer:
 
     def _fingerprint(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[str]]) -> str:
         settings = {**asdict(self.config), "save_every": None}
-        described = json.dumps(
+        spoken = [text for language, of_language in texts.items() for text in (language, *of_language)]
+        fixed = [weight for weight in self.network.parameters() if not weight.requires_grad]
+        return fingerprint(
             [settings, asdict(self.network.config), backend_tokenizer(tokenizer).to_str()],
-            sort_keys=True,
-            default=str,
+            *spoken,
+            *(weight.float() for weight in (self._embeddings, *fixed)),
         )
-        digest = hashlib.sha256(described.encode())
-        for language, of_language in texts.items():
-            for text in (language, *of_language):
-                digest.update(text.encode(errors="surrogatepass") + b"\0")
-        fixed = [each for each in self.network.parameters() if not each.requires_grad]
-        for rows in (self._embeddings, *fixed):
-            digest.update(rows.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+
+
+class _KnownLoss(torch.autograd.Function):
+    """A loss whose value and gradients were computed before, in micro-batches."""
+
+    @staticmethod
+    def forward(ctx: Any, value: float, gradients: list[Tensor], *rows: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return rows[0].new_tensor(value, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(upstream[0] * gradient for gradient in ctx.saved_tensors)

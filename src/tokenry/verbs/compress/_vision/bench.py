@@ -6,9 +6,9 @@ Every batch is decoded once and run through all variants, and all are timed by t
     accuracy    share of the labelled images whose class is correct, with and without reduction
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -23,13 +23,12 @@ from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
-from tokenry.core.stats import Estimate, estimate_of_mean
+from tokenry.core.stats import Estimate, estimate_of_mean, paired_difference
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs._stages import Stages
-from tokenry.verbs.compress._vision.findings import finding, outcome
+from tokenry.verbs.compress._vision.findings import finding
 from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick_readable
 from tokenry.verbs.compress._vision.measure import (
-    Patched,
     Seconds,
     peak_memory,
     reads_patches,
@@ -39,7 +38,7 @@ from tokenry.verbs.compress._vision.measure import (
     take_turns,
 )
 from tokenry.verbs.compress._vision.pictures import follow_patches
-from tokenry.verbs.compress._vision.records import Picture, Reduced, Unpatched
+from tokenry.verbs.compress._vision.records import Picture, Reduced, Speed, Unpatched
 from tokenry.verbs.compress._vision.settings import Setting, settings_of
 
 if TYPE_CHECKING:
@@ -50,21 +49,15 @@ _ON_CPU, _ON_ACCELERATOR = 8, 64
 
 
 @dataclass
-class _Tally:
-    """What one variant of the model said of the images seen so far."""
+class _Variant:
+    """The model with one setting, or without any: how it is patched, and what it said of the images seen so far."""
 
+    name: str
+    patch: Callable[[], AbstractContextManager[TokenReduction | None]]
     agreement: list[float] = field(default_factory=list)
     correct: list[float] = field(default_factory=list)
     token_counts: tuple[int, ...] = ()
     flops: int = 0
-
-
-@dataclass
-class _Drawn:
-    """The images of which pictures are drawn."""
-
-    titles: list[str] = field(default_factory=list)
-    pixels: list[Tensor] = field(default_factory=list)
 
 
 class VisionBench:
@@ -75,8 +68,8 @@ class VisionBench:
         encoder: the model.
         files: the images.
         labels: class of each image; None for those without a label.
-        note: is told what is left out or worth knowing.
-        progress: is told what is being done.
+        note: called with what is left out or worth knowing.
+        progress: called with what is being done.
 
     Raises:
         UserError: the model gives no numbers, or a method does not fit it.
@@ -96,12 +89,14 @@ class VisionBench:
         on_cpu = encoder.model.device.type == "cpu"
         self._batch_size = plan.batch_size or (_ON_CPU if on_cpu else _ON_ACCELERATOR)
         self._first, self._tokens, self.restore_length = self._look_at_first()
-        self._settings, left_out = settings_of(plan, encoder.encoder, self._tokens)
+        settings, left_out = settings_of(plan, encoder.encoder, self._tokens)
         for words in left_out:
             note(words)
-        self._tallies = {
-            name: _Tally() for name in (UNPATCHED, *(setting.name for setting in self._settings))
-        }
+        self._unpatched = _Variant(UNPATCHED, nullcontext)
+        self._settings = [
+            (setting, _Variant(setting.name, partial(self._patch, setting.reducer))) for setting in settings
+        ]
+        self._variants = [self._unpatched, *(variant for _, variant in self._settings)]
         self.images_seen, self.batch_size = 0, len(self._first)
         forwards = {
             "looking at the images": len(files),
@@ -109,30 +104,27 @@ class VisionBench:
             "memory, and where the time goes": 2 * self.batch_size,
             "pictures": plan.pictures,
         }
-        self._costs = {what: float(images * len(self._tallies)) for what, images in forwards.items()}
+        self._costs = {what: float(images * len(self._variants)) for what, images in forwards.items()}
         self._stages = Stages(progress, list(self._costs.values()))
 
     @property
     def agreement_of(self) -> Literal["top-1", "features"]:
-        """What agreement is."""
+        """What agreement is the share or the mean of."""
         return "top-1" if self._encoder.classes else "features"
 
     def measure(self) -> tuple[Unpatched, list[Reduced], list[Picture]]:
-        """Measure everything.
-
-        Returns:
-            The unpatched model, every setting, and the pictures.
-        """
+        """Measure the unpatched model and every setting, and follow the patches of the images to be drawn."""
         self._begin("looking at the images")
         drawn = self._look()
         self._begin("timing, by turns")
-        taken = self._time()
+        patches = {variant.name: variant.patch for variant in self._variants}
+        taken = take_turns(self._forward, patches, self._plan.timed_rounds, self._stages.tell)
         self._begin("memory, and where the time goes")
-        unpatched = self._unpatched(taken[UNPATCHED])
+        unpatched = self._measured_unpatched(taken[UNPATCHED])
         results = []
-        for number, setting in enumerate(self._settings):
+        for number, (setting, variant) in enumerate(self._settings):
             self._stages.tell(number / len(self._settings))
-            results.append(self._reduced(setting, taken, unpatched))
+            results.append(self._measured(setting, variant, unpatched, taken))
         self._begin("pictures")
         return unpatched, results, self._draw(drawn)
 
@@ -140,7 +132,7 @@ class VisionBench:
         self._stages.begin(what, self._costs[what])
 
     def _look_at_first(self) -> tuple[Tensor, int, bool]:
-        """See on the first batch how many tokens the model has, and whether its head needs them all."""
+        """The first batch, the number of tokens the model makes of an image, and whether its head needs them all."""
         _, images = next(batches(self._files, self._batch_size, note=lambda words: None))
         pixels = self._encoder.pixels(images)
         if not torch.isfinite(self._encoder(pixels)).all():
@@ -164,59 +156,58 @@ class VisionBench:
 
     # --- the images ------------------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> _Drawn:
-        """Run all images through the model with and without each setting."""
-        drawn, names = _Drawn(), set()
-        if self._plan.pictures:
-            pictured = pick_readable(self._files, self._plan.pictures, note=lambda words: None)
-            names = {file.name for file in pictured}
+    def _look(self) -> dict[str, Tensor]:
+        """Run all images through every variant; returns the pixels of those to be drawn, by name."""
+        drawn: dict[str, Tensor] = {}
+        pictured = (
+            pick_readable(self._files, self._plan.pictures, lambda _: None) if self._plan.pictures else ()
+        )
+        names = {file.name for file in pictured}
         for files, images in batches(self._files, self._batch_size, self._note):
             pixels = self._encoder.pixels(images)
             self._look_at(pixels, [self._labels[file.name] for file in files])
-            for file, one in zip(files, pixels.split(1), strict=True):
-                if file.name in names:
-                    drawn.titles.append(file.name)
-                    drawn.pixels.append(one)
+            rows = zip(files, pixels.split(1), strict=True)
+            drawn |= {file.name: row for file, row in rows if file.name in names}
             self.images_seen += len(files)
         return drawn
 
     def _look_at(self, pixels: Tensor, labels: Sequence[int | None]) -> None:
         unpatched = self._encoder(pixels).float()
-        self._judge(self._tallies[UNPATCHED], unpatched, unpatched, labels)
-        for number, setting in enumerate(self._settings, start=1):
-            seen = self.images_seen + len(pixels) * number / len(self._tallies)
+        self._judge(self._unpatched, unpatched, unpatched, labels)
+        for number, (_, variant) in enumerate(self._settings, start=1):
+            seen = self.images_seen + len(pixels) * number / len(self._variants)
             self._stages.tell(seen / len(self._files))
-            tally = self._tallies[setting.name]
-            with self._patch(setting.reducer) as reduction:
+            with variant.patch() as reduction:
                 answered = self._encoder(pixels).float()
-                tally.token_counts, tally.flops = reduction.token_counts, reduction.flops
-            self._judge(tally, answered, unpatched, labels)
+                assert reduction is not None
+                variant.token_counts, variant.flops = reduction.token_counts, reduction.flops
+            self._judge(variant, answered, unpatched, labels)
 
     def _judge(
         self,
-        tally: _Tally,
+        variant: _Variant,
         answered: Float[Tensor, "batch outputs"],
         unpatched: Float[Tensor, "batch outputs"],
         labels: Sequence[int | None],
     ) -> None:
         if not self._encoder.classes:
-            tally.agreement += cosine_similarity(answered, unpatched, dim=-1).nan_to_num(0.0).tolist()
+            variant.agreement += cosine_similarity(answered, unpatched, dim=-1).nan_to_num(0.0).tolist()
             return
         answers = answered.argmax(dim=-1)
-        tally.agreement += (answers == unpatched.argmax(dim=-1)).float().tolist()
+        variant.agreement += (answers == unpatched.argmax(dim=-1)).float().tolist()
         labelled = zip(answers.tolist(), labels, strict=True)
-        tally.correct += [float(answer == label) for answer, label in labelled if label is not None]
+        variant.correct += [float(answer == label) for answer, label in labelled if label is not None]
 
-    def _draw(self, drawn: _Drawn) -> list[Picture]:
-        if not drawn.titles:
+    def _draw(self, drawn: dict[str, Tensor]) -> list[Picture]:
+        if not drawn:
             return []
         shown = {
             setting.name: partial(self._patch, setting.reducer)
-            for setting in self._settings
+            for setting, _ in self._settings
             if setting.pictured
         }
-        pixels = torch.cat(drawn.pixels)
-        pictures = follow_patches(self._encoder, pixels, drawn.titles, shown, self._plan.every_layer)
+        pixels = torch.cat(list(drawn.values()))
+        pictures = follow_patches(self._encoder, pixels, list(drawn), shown, self._plan.every_layer)
         if not pictures:
             self._note("no pictures are drawn: the tokens of this model are not a grid of patches.")
         return pictures
@@ -226,58 +217,48 @@ class VisionBench:
     def _forward(self) -> Tensor:
         return self._encoder(self._first)
 
-    def _memory(self) -> float:
-        return peak_memory(self._forward, self._encoder.model.device)
+    def _speed(self, variant: _Variant, taken: Sequence[Seconds]) -> Speed:
+        with variant.patch():
+            memory = peak_memory(self._forward, self._encoder.model.device)
+        return speed(taken, self.batch_size, memory)
 
-    def _time(self) -> Mapping[str, Sequence[Seconds]]:
-        variants: dict[str, Patched] = {UNPATCHED: nullcontext}
-        variants |= {setting.name: partial(self._patch, setting.reducer) for setting in self._settings}
-        return take_turns(self._forward, variants, self._plan.timed_rounds, self._stages.tell)
-
-    def _unpatched(self, taken: Sequence[Seconds]) -> Unpatched:
+    def _measured_unpatched(self, taken: Sequence[Seconds]) -> Unpatched:
         tokens = [self._tokens] * len(self._encoder.encoder.layers)
         return Unpatched(
             tokens=self._tokens,
             flops=encoder_flops(layer_costs(self._encoder.encoder), tokens, tokens),
-            speed=speed(taken, self.batch_size, self._memory()),
-            accuracy=_estimate(self._tallies[UNPATCHED].correct),
+            speed=self._speed(self._unpatched, taken),
+            accuracy=_estimate(self._unpatched.correct),
         )
 
-    def _reduced(
-        self, setting: Setting, taken: Mapping[str, Sequence[Seconds]], unpatched: Unpatched
+    def _measured(
+        self,
+        setting: Setting,
+        variant: _Variant,
+        unpatched: Unpatched,
+        taken: Mapping[str, Sequence[Seconds]],
     ) -> Reduced:
-        tally, seconds = self._tallies[setting.name], taken[setting.name]
-        with self._patch(setting.reducer):
-            memory = self._memory()
-        wall, cpu = speedup(taken[UNPATCHED], seconds)
-        share = reduction_share(self._forward, self._patch, setting.reducer)
-        before = self._tallies[UNPATCHED].correct
-        changes = [now - then for now, then in zip(tally.correct, before, strict=True)]
-        agreement, change = _estimate(tally.agreement), _estimate(changes)
-        return Reduced(
+        wall, cpu = speedup(taken[UNPATCHED], taken[setting.name])
+        labelled = len(variant.correct) > 1
+        measured = Reduced(
             name=setting.name,
             method=setting.method,
             options=setting.options,
-            token_counts=list(tally.token_counts),
-            flops=tally.flops,
-            speed=speed(seconds, self.batch_size, memory),
+            token_counts=list(variant.token_counts),
+            flops=variant.flops,
+            speed=self._speed(variant, taken[setting.name]),
             speedup=wall,
             cpu_speedup=cpu,
-            reduction_share=share,
-            agreement=agreement,
-            accuracy=_estimate(tally.correct),
-            accuracy_change=change,
-            finding=finding(
-                share=tally.flops / unpatched.flops,
-                speedup=wall,
-                reduction_share=share,
-                memory=memory / unpatched.speed.peak_memory_mb,
-                batch_size=self.batch_size,
-                outcome=outcome(agreement, change, self.agreement_of),
-            ),
+            reduction_share=reduction_share(self._forward, self._patch, setting.reducer),
+            finding="",
+            agreement=_estimate(variant.agreement),
+            accuracy=_estimate(variant.correct),
+            accuracy_change=paired_difference(variant.correct, self._unpatched.correct) if labelled else None,
         )
+        words = finding(measured, unpatched, self.batch_size, self.agreement_of)
+        return replace(measured, finding=words)
 
 
 def _estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and standard error; None where there are too few to tell one."""
+    """Mean and standard error; None where there are too few values for one."""
     return estimate_of_mean(values) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""What a reduction brought, in words: what it saves, whether it pays in time here, and why not where it does not.
+"""The outcome of a reduction in words: what it saves, whether it pays in time here, and if not, why.
 
 A setting pays when the lower quartile of its speed-up is above 1, and does not when the upper one is not.
 """
@@ -6,71 +6,54 @@ A setting pays when the lower quartile of its speed-up is above 1, and does not 
 from collections.abc import Sequence
 
 from tokenry.core.stats import Estimate
-from tokenry.verbs.compress._vision.records import Reduced, Spread
+from tokenry.verbs.compress._vision.records import Reduced, Spread, Unpatched
 
 _FEW_FLOPS = 0.10
 _MUCH_TIME = 0.15
 _MORE_MEMORY = 1.1
 _NOISY = 1.25
 AGREES = 0.95
-"""From this agreement on, a setting changes little."""
+"""A setting with at least this agreement changes little."""
 
 
-def finding(
-    *,
-    share: float,
-    speedup: Spread,
-    reduction_share: float,
-    memory: float,
-    batch_size: int,
-    outcome: str,
-) -> str:
-    """Say what one setting saves, whether it pays, and what it does to the answers.
-
-    Args:
-        share: of the dense FLOPs.
-        speedup: of the rounds, wall time.
-        reduction_share: part of the patched model's time that goes into the reduction itself.
-        memory: peak memory over that of the unpatched model.
-        batch_size: of the timed forward.
-        outcome: from `outcome`.
-    """
-    return "; ".join(filter(None, (_pays(share, speedup, reduction_share, memory, batch_size), outcome)))
+def finding(setting: Reduced, unpatched: Unpatched, batch_size: int, agreement_of: str) -> str:
+    """What one setting saves, whether it pays, and what it does to the answers, in words."""
+    return "; ".join(filter(None, (_pays(setting, unpatched, batch_size), _outcome(setting, agreement_of))))
 
 
-def outcome(agreement: Estimate | None, accuracy_change: Estimate | None, agreement_of: str) -> str:
-    """Say what a setting does to the answers; nothing where there are too few images to tell."""
-    if agreement is None:
-        return ""
-    if agreement_of == "top-1":
-        said = f"same class on {agreement.value:.1%} of the images"
-    else:
-        said = f"cosine to the unpatched features {agreement.value:.3f}"
-    return said + _accuracy(accuracy_change)
-
-
-def _pays(share: float, speedup: Spread, reduction_share: float, memory: float, batch_size: int) -> str:
-    saves = f"saves {1 - share:.0%} of the FLOPs"
+def _pays(setting: Reduced, unpatched: Unpatched, batch_size: int) -> str:
+    saved = 1 - setting.flops / unpatched.flops
+    memory = setting.speed.peak_memory_mb / unpatched.speed.peak_memory_mb
+    saves, times = f"saves {saved:.0%} of the FLOPs", _times(setting.speedup)
     more = f", with {memory - 1:.0%} more memory" if memory > _MORE_MEMORY else ""
-    times = _times(speedup)
-    if speedup.lower > 1:
+    if setting.speedup.lower > 1:
         return f"{saves} and runs {times}{more}"
-    why = _why(share, reduction_share, batch_size)
-    if speedup.upper <= 1:
+    if saved < _FEW_FLOPS:
+        why = "so few FLOPs are saved that there is little to gain"
+    elif setting.reduction_share >= _MUCH_TIME:
+        why = f"choosing and merging tokens takes {setting.reduction_share:.0%} of its time"
+    else:
+        why = (
+            f"at batch size {batch_size} the time of this model does not follow its FLOPs: try a larger batch"
+        )
+    if setting.speedup.upper <= 1:
         return f"does not pay here: it {saves}, but runs {times}{more}; {why}"
     return f"{saves}, but no speed-up is measurable: {times}{more}; {why}"
 
 
-def _why(share: float, reduction_share: float, batch_size: int) -> str:
-    if 1 - share < _FEW_FLOPS:
-        return "so few FLOPs are saved that there is little to gain"
-    if reduction_share >= _MUCH_TIME:
-        return f"choosing and merging tokens takes {reduction_share:.0%} of its time"
-    return f"at batch size {batch_size} the time of this model does not follow its FLOPs: try a larger batch"
+def _outcome(setting: Reduced, agreement_of: str) -> str:
+    """What a setting does to the answers; empty where there are too few images to say."""
+    if setting.agreement is None:
+        return ""
+    if agreement_of == "top-1":
+        agreement = f"same class on {setting.agreement.value:.1%} of the images"
+    else:
+        agreement = f"cosine to the unpatched features {setting.agreement.value:.3f}"
+    return agreement + _accuracy(setting.accuracy_change)
 
 
 def sweep_findings(results: Sequence[Reduced], dense: int, agreement_of: str) -> list[tuple[str, str]]:
-    """Say how far each method can go before it changes what the model says."""
+    """How far each method can go before it changes what the model says, in words."""
     by_method: dict[str, list[Reduced]] = {}
     for setting in results:
         by_method.setdefault(setting.method, []).append(setting)
@@ -92,10 +75,10 @@ def _how_far(settings: Sequence[Reduced], dense: int, agreement_of: str) -> str:
 
 
 def _times(speedup: Spread) -> str:
-    said = f"{speedup.median:.2f}× as fast"
+    times = f"{speedup.median:.2f}× as fast"
     if speedup.upper <= _NOISY * speedup.lower:
-        return said
-    return f"{said} ({speedup.lower:.2f} to {speedup.upper:.2f}: the machine was busy with other work)"
+        return times
+    return f"{times} ({speedup.lower:.2f} to {speedup.upper:.2f}: the machine was busy with other work)"
 
 
 def _accuracy(change: Estimate | None) -> str:

@@ -3,7 +3,6 @@
 What cannot be used (a damaged image, a row without an image) is named in a note and left out.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,17 @@ from PIL import Image, ImageOps
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import nearest
+from tokenry.core.io.reading import read_csv
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5
-"""So many of a long list are named in a note."""
+"""Maximum number of names in a note."""
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on a damaged image."""
 
 Note = Callable[[str], None]
-"""Is told, in a sentence, what is left out."""
+"""Called with a sentence on what is left out."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ImageFile:
     """One image.
 
     Attributes:
-        path: where it is.
-        name: its path relative to the folder, as the labels and the report call it.
+        path: its path.
+        name: its path relative to the folder, by which labels and report call it.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class ImageFile:
 
 
 def find_images(folder: Path) -> list[ImageFile]:
-    """Find the images of a folder and of the folders in it, by name.
+    """The images of a folder and of the folders in it, sorted by name.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -55,26 +55,17 @@ def find_images(folder: Path) -> list[ImageFile]:
 
 
 def pick(files: Sequence[ImageFile], limit: int | None) -> list[ImageFile]:
-    """Take `limit` images at equal distances: folders are often sorted by class, and the first ones would be of one class only.
-
-    Raises:
-        UserError: the limit is below 1.
-    """
+    """`limit` images at equal distances: folders are often sorted by class, and the first ones would be of one class only."""
     if limit is None:
         return list(files)
-    if limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}: it is the number of images to look at.")
     places = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int)
     return [files[place] for place in places]
 
 
 def pick_readable(files: Sequence[ImageFile], limit: int | None, note: Note) -> list[ImageFile]:
-    """Pick as `pick` does, but images that can be decoded: the place of one that cannot goes to the nearest that can.
+    """Pick as `pick` does, but only images that can be decoded: the nearest that can takes the place of one that cannot.
 
     Without a limit nothing is decoded here: `batches` leaves out what it cannot decode.
-
-    Raises:
-        UserError: the limit is below 1, or none can be decoded.
     """
     picked = pick(files, limit)
     if limit is None:
@@ -87,11 +78,7 @@ def pick_readable(files: Sequence[ImageFile], limit: int | None, note: Note) -> 
                 tried[place] = _can_be_read(files[place])
                 if tried[place]:
                     break
-    broken = [files[place].name for place in sorted(tried) if not tried[place]]
-    if len(broken) == len(tried):
-        raise UserError(f"none of the {len(broken)} images can be read, such as {broken[0]}.")
-    if broken:
-        note(f"left out, as they cannot be read as images: {_some(broken)}.")
+    _leave_out([files[place].name for place in sorted(tried) if not tried[place]], len(tried), note)
     return [files[place] for place in sorted(tried) if tried[place]]
 
 
@@ -100,6 +87,18 @@ def _outwards(place: int, count: int) -> Iterator[int]:
     yield place
     for distance in range(1, count):
         yield from (near for near in (place + distance, place - distance) if 0 <= near < count)
+
+
+def _leave_out(broken: Sequence[str], tried: int, note: Note) -> None:
+    """Name the images that cannot be read in a note.
+
+    Raises:
+        UserError: none of those tried can be read.
+    """
+    if len(broken) == tried:
+        raise UserError(f"none of the {tried} images can be read, such as {broken[0]}.")
+    if broken:
+        note(f"left out, as they cannot be read as images: {_some(broken)}.")
 
 
 def _can_be_read(file: ImageFile) -> bool:
@@ -113,11 +112,7 @@ def _can_be_read(file: ImageFile) -> bool:
 def batches(
     files: Sequence[ImageFile], size: int, note: Note
 ) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
-    """Decode images, `size` at a time; those that cannot be decoded are left out, and named in a note at the end.
-
-    Raises:
-        UserError: none can be decoded.
-    """
+    """Decode images, `size` at a time; those that cannot be decoded are left out, and named in a note at the end."""
     broken: list[str] = []
     read: list[tuple[ImageFile, Image.Image]] = []
     for file in files:
@@ -126,14 +121,11 @@ def batches(
         except _UNREADABLE:
             broken.append(file.name)
         if len(read) == size:
-            yield [each for each, _ in read], [image for _, image in read]
+            yield [file for file, _ in read], [image for _, image in read]
             read = []
-    if len(broken) == len(files):
-        raise UserError(f"none of the {len(files)} images can be read, such as {broken[0]}.")
     if read:
-        yield [each for each, _ in read], [image for _, image in read]
-    if broken:
-        note(f"left out, as they cannot be read as images: {_some(broken)}.")
+        yield [file for file, _ in read], [image for _, image in read]
+    _leave_out(broken, len(files), note)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -146,29 +138,22 @@ def read_label_rows(path: Path) -> dict[str, str]:
     """Read a CSV file with the columns `file` and `label`.
 
     Returns:
-        The label as it is written, by file.
+        The label as written, by file.
 
     Raises:
         UserError: no such file, other columns, no row, or two labels for one file.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            columns = [name.strip() for name in rows.fieldnames or ()]
-            rows.fieldnames = columns
-            if not {"file", "label"} <= set(columns):
-                raise UserError(
-                    f"{path} has the columns {', '.join(columns) or 'none'}: its first line must be `file,label`."
-                )
-            labels: dict[str, str] = {}
-            for row in rows:
-                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-                if labels.setdefault(name, label) != label:
-                    raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
-    except OSError as error:
-        raise UserError(f"the labels {path} cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({error}).") from error
+    columns, rows = read_csv(path, name=f"the labels {path}")
+    named = {column.strip(): column for column in columns}
+    if not {"file", "label"} <= set(named):
+        raise UserError(
+            f"{path} has the columns {', '.join(named) or 'none'}: its first line must be `file,label`."
+        )
+    labels: dict[str, str] = {}
+    for _, row in rows:
+        name, label = (str(row[named[column]] or "").strip() for column in ("file", "label"))
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
     if not labels:
         raise UserError(f"{path} has no row below its first line.")
     return labels
@@ -181,14 +166,14 @@ def match_labels(
     classes: Sequence[str],
     note: Note,
 ) -> list[int | None]:
-    """Tell the class of each image; None for those without a label.
+    """The class of each image; None for those without a label.
 
     Args:
-        rows: label by file, relative to the folder, or by its bare name where that is clear.
+        rows: label by file name, relative to the folder, or bare where that is unambiguous.
         files: the images looked at.
         known: all images of the folder; a row that names none of them is named in a note.
-        classes: of the model. A label is one of these names, or an index.
-        note: is told of strangers.
+        classes: the model's; a label is one of these names, or an index.
+        note: called with the rows that name no image.
 
     Raises:
         UserError: the model has no classes, a label is none of them, or no row matches an image.
@@ -215,7 +200,7 @@ def match_labels(
 
 
 def _names(files: Sequence[ImageFile]) -> dict[str, str]:
-    """All that an image may be called, and its name."""
+    """Every name by which labels may call an image, and its own."""
     bare: dict[str, list[str]] = {}
     for file in files:
         bare.setdefault(file.path.name, []).append(file.name)

@@ -2,7 +2,7 @@
 
     speed-up = wall time unpatched / wall time patched, round by round: their median and quartiles
 
-Wall time is what a user waits for. CPU time, which other programs on the machine hardly change, is told beside it.
+Wall time is what a user waits for. CPU time, which other programs on the machine hardly change, is reported beside it.
 """
 
 import gc
@@ -33,7 +33,7 @@ Patched = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one forward."""
+    """Seconds of one forward pass."""
 
     wall: float
     cpu: float
@@ -42,19 +42,19 @@ class Seconds:
 def take_turns(
     forward: Callable[[], object], variants: Mapping[str, Patched], rounds: int, tell: Callable[[float], None]
 ) -> dict[str, list[Seconds]]:
-    """Time one forward of every variant in each round, by turns, after one round that warms up.
+    """Time one forward pass of every variant in each round, in turns, after a round that warms up.
 
     Args:
         forward: runs the model once.
-        variants: how the model is patched for it; patching is not timed.
-        rounds: that count.
-        tell: is told the share that is done.
+        variants: by name, how the model is patched; patching is not timed.
+        rounds: timed rounds.
+        tell: called with the share that is done.
     """
     taken: dict[str, list[Seconds]] = {name: [] for name in variants}
     names = list(variants)
     with _no_collections():
         for number in range(rounds + 1):
-            turn = number % len(names)  # nobody always follows the same neighbour
+            turn = number % len(names)  # no variant always follows the same neighbour
             for place, name in enumerate(names[turn:] + names[:turn]):
                 tell((number + place / len(names)) / (rounds + 1))
                 with variants[name]():
@@ -66,7 +66,7 @@ def take_turns(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Python's garbage collector waits, so that no forward pays for what another left."""
+    """Python's garbage collector waits, so that no forward pass pays for what another left."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
@@ -91,16 +91,16 @@ def _wait_for_device() -> None:
 
 
 def speed(taken: Sequence[Seconds], images: int, peak_memory_mb: float) -> Speed:
-    """Sum up the rounds of one variant."""
+    """Medians over the rounds of one variant."""
     return Speed(
-        images_per_second=images / statistics.median(each.wall for each in taken),
-        images_per_cpu_second=images / max(1e-9, statistics.median(each.cpu for each in taken)),
+        images_per_second=images / statistics.median(seconds.wall for seconds in taken),
+        images_per_cpu_second=images / max(1e-9, statistics.median(seconds.cpu for seconds in taken)),
         peak_memory_mb=peak_memory_mb,
     )
 
 
 def speedup(unpatched: Sequence[Seconds], patched: Sequence[Seconds]) -> tuple[Spread, float]:
-    """Compare two variants round by round: the spread in wall time, and the median in CPU time."""
+    """Speed-ups round by round: the spread in wall time, and the median in CPU time."""
     rounds = list(zip(unpatched, patched, strict=True))
     lower, median, upper = np.percentile([one.wall / other.wall for one, other in rounds], [25, 50, 75])
     cpu = statistics.median(one.cpu / max(1e-9, other.cpu) for one, other in rounds)
@@ -111,10 +111,10 @@ def speedup(unpatched: Sequence[Seconds], patched: Sequence[Seconds]) -> tuple[S
 
 
 def peak_memory(forward: Callable[[], object], device: torch.device) -> float:
-    """Megabytes of tensors that one forward needs at once, beyond those that are there before it.
+    """Megabytes of tensors that one forward pass needs at once, beyond those that are there before it.
 
-    On CUDA the allocator tells. Elsewhere the storages that operations make are counted while they live, which is exact but for what
-    kernels need inside; the memory of the process would count what an allocator keeps for later.
+    On CUDA the allocator counts. Elsewhere the storages that operations make are counted while they live, which is exact but for the
+    workspace inside kernels; the memory of the process would include what an allocator keeps for later.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -127,7 +127,7 @@ def peak_memory(forward: Callable[[], object], device: torch.device) -> float:
 
 
 class _LivingStorages(TorchDispatchMode):
-    """Counts the bytes of the storages that were made under it and still live."""
+    """Counts the bytes of storages that were made under it and still live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,11 +141,11 @@ class _LivingStorages(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        before = {self._storage(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        before = {self._storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
-            if isinstance(each, Tensor) and self._storage(each) not in before:
-                self._count(each.untyped_storage())
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and self._storage(leaf) not in before:
+                self._count(leaf.untyped_storage())
         return made
 
     @staticmethod
@@ -169,10 +169,10 @@ def reduction_share(
     patched: Callable[[TokenReducer], AbstractContextManager[Any]],
     reducer: TokenReducer,
 ) -> float:
-    """Measure which part of the time of a patched model goes into choosing, merging and dropping tokens.
+    """Share of a patched model's time that goes into choosing, merging and dropping tokens.
 
     Args:
-        forward: runs the model once; it has run before, so nothing of this is a first time.
+        forward: runs the model once; it has run before, so nothing happens for the first time.
         patched: patches the model with a method while it is entered.
         reducer: the method.
     """
@@ -184,18 +184,18 @@ def reduction_share(
 
 @dataclass
 class TimedReducer:
-    """A reduction method that counts the seconds that it takes to choose, merge and drop; a `TokenReducer`."""
+    """A `TokenReducer` that counts the seconds another one takes to choose, merge and drop."""
 
     reducer: TokenReducer
     seconds: float = 0.0
 
     @property
     def proportional_attention(self) -> bool:
-        """As the method has it."""
+        """That of the method."""
         return self.reducer.proportional_attention
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
-        """The method's own, each with a clock."""
+        """Those of the method, each with a clock."""
         reducers = self.reducer.layer_reducers(encoder)
         return [reducer and _TimedLayer(reducer, self) for reducer in reducers]
 
@@ -222,24 +222,15 @@ class _TimedLayer(LayerReducer):
 
 @torch.no_grad()
 def reads_patches(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width"]) -> bool:
-    """Tell whether the output depends on the patch tokens that leave the last layer, or on the special ones alone.
+    """Whether the output depends on the patch tokens that leave the last layer, and not on the special ones alone.
 
-    A head that reads patches wants all of them: merged ones would count too little, and their number would change its mean.
+    A head that reads patches needs all of them: merged ones would count too little, and their number would change its mean.
     """
     special = encoder.encoder.special_tokens
-    with _hooked(encoder.encoder.layers[-1], lambda out: _without_patches(out, special)):
+
+    def without_patches(module: nn.Module, arguments: Any, hidden_states: Tensor) -> Tensor:
+        return torch.cat([hidden_states[:, :special], torch.zeros_like(hidden_states[:, special:])], dim=1)
+
+    with encoder.encoder.layers[-1].register_forward_hook(without_patches):
         without = encoder(pixels)
     return not torch.allclose(without, encoder(pixels), rtol=1e-3, atol=1e-5)
-
-
-def _without_patches(hidden_states: Tensor, special: int) -> Tensor:
-    return torch.cat([hidden_states[:, :special], torch.zeros_like(hidden_states[:, special:])], dim=1)
-
-
-@contextmanager
-def _hooked(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    hook = layer.register_forward_hook(lambda module, arguments, output: change(output))
-    try:
-        yield
-    finally:
-        hook.remove()

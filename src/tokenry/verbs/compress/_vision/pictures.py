@@ -1,4 +1,4 @@
-"""What became of the patches of a few images, ready to be drawn."""
+"""The fate of the patches of a few images, ready to be drawn."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs.compress._vision.records import Panel, Picture
 
 Reduce = Callable[[], AbstractContextManager[TokenReduction]]
-"""Patches the model while it is entered, and tells what became of the tokens."""
+"""Patches the model while it is entered, and yields the reduction."""
 
 
 def follow_patches(
@@ -29,13 +29,13 @@ def follow_patches(
 
     Args:
         encoder: the model.
-        pixels: of the images, as the model takes them.
-        titles: of the images.
-        reductions: by the name of the setting; each patches the model while it is entered.
-        every_layer: after each layer that changed the tokens, not only after the last.
+        pixels: the images, as the model takes them.
+        titles: titles of the images.
+        reductions: by name of the setting; each patches the model while it is entered.
+        every_layer: follow them after each layer that changed the tokens, not only after the last.
 
     Returns:
-        A picture per image; none where the tokens of the model are not a grid of patches.
+        A picture per image; none at all where the tokens of the model are not a grid of patches.
     """
     height, width = _patch_size(encoder)
     rows, columns = pixels.shape[2] // height, pixels.shape[3] // width

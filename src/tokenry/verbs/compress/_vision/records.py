@@ -1,4 +1,4 @@
-"""What one run measured, as typed data: the unpatched model, and one `Reduced` per method and setting, timed by turns in one run.
+"""The measurements of one run, as typed data: the unpatched model, and one `Reduced` per method and setting, timed by turns in one run.
 
 FLOPs are multiply-adds of the layers for one image, memory is in megabytes, time in seconds.
 """
@@ -24,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Speed:
-    """Images per second of wall time and of CPU time (medians), and the most memory that the tensors of one forward take."""
+    """Images per second of wall time and of CPU time (medians), and the peak memory of the tensors of one forward pass."""
 
     images_per_second: float
     images_per_cpu_second: float
@@ -33,7 +33,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Unpatched:
-    """The model as it is: what everything is compared with."""
+    """The unpatched model, with which every setting is compared."""
 
     tokens: int
     flops: int
@@ -46,16 +46,16 @@ class Reduced:
     """The model with one method at one setting.
 
     Attributes:
-        name: method and setting, as a person would write them.
-        method: its name on the command line.
-        options: everything it was made with.
-        token_counts: tokens that enter each layer, and those that leave the last.
+        name: method and setting as a person would write them.
+        method: name of the method on the command line.
+        options: all options of the method.
+        token_counts: number of tokens that enter each layer, and that leave the last.
         flops: multiply-adds of the layers for one image.
         speed: speed of the patched model.
         speedup: unpatched over patched wall time, round by round.
-        cpu_speedup: the same for CPU time, median.
-        reduction_share: part of the patched model's time that goes into choosing, merging and dropping tokens.
-        finding: what came of it, in words.
+        cpu_speedup: speed-up in CPU time, median.
+        reduction_share: share of the patched model's time that goes into choosing, merging and dropping tokens.
+        finding: the outcome in words.
         agreement: agreement with the unpatched model, see `VisionRun.agreement_of`; None for a single image.
         accuracy: share of the labelled images whose class is correct.
         accuracy_change: patched minus unpatched on the same images.
@@ -78,7 +78,7 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Panel:
-    """What became of the patches of one image after one layer: the place each went to, -1 for dropped ones."""
+    """The patches of one image after one layer: the place each went to, -1 for dropped ones."""
 
     setting: str
     layer: int
@@ -87,7 +87,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image as the model sees it (base64 of a JPEG), its patches row by row, and what became of them."""
+    """One image as the model sees it (base64 of a JPEG), its grid of patches, and their fate in each panel."""
 
     title: str
     image: str
@@ -98,10 +98,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class VisionRun:
-    """Everything that was measured.
+    """All measurements of a run.
 
-    `agreement_of` says what agreement is: the share of images with the same `top-1` class, or the mean cosine of the `features`.
-    `findings` names a setting (in a sweep a method) and says what came of it.
+    `agreement_of` names the agreement: the share of images with the same `top-1` class, or the mean cosine of the `features`.
+    `findings` pairs a setting (in a sweep a method) with its outcome in words.
     """
 
     model: str
@@ -120,11 +120,7 @@ class VisionRun:
 
 
 def read_run(data: Mapping[str, Any]) -> VisionRun:
-    """Read what was stored.
-
-    Raises:
-        UserError: it is not the record of such a run.
-    """
+    """Read a stored run; anything else raises `UserError`."""
     try:
         return TypeAdapter(VisionRun).validate_python({"notes": [], "pictures": [], **data})
     except ValidationError as error:

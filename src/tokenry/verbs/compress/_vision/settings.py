@@ -1,7 +1,7 @@
 """The methods of a plan at their settings: checked before a model is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHARES = (0.8, 0.65, 0.5, 0.35)
 """Shares of the dense FLOPs at which a sweep compares the methods."""
 
-# Any model will do to see whether the options of a sweep can be used.
+# Any shape will do to check the options of a sweep.
 _ANY_SHAPE = EncoderShape([LayerCost(4 * 384**2, 8 * 384**2, 384)] * 12, 197, 1)
 
 
@@ -27,7 +27,7 @@ class Setting:
     """One method at one setting.
 
     Attributes:
-        name: as a person would say it.
+        name: method and setting as a person would write them.
         method: its name on the command line.
         reducer: the method, ready for use.
         pictured: whether pictures of it are drawn.
@@ -40,16 +40,15 @@ class Setting:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything it was made with, as plain values."""
-        made: dict[str, Any] = (
-            asdict(self.reducer) if is_dataclass(self.reducer) and not isinstance(self.reducer, type) else {}
-        )
-        plain: dict[str, Any] = json.loads(json.dumps(made))
+        """All options of the method, as plain values."""
+        if not is_dataclass(self.reducer) or isinstance(self.reducer, type):
+            return {}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.reducer)))
         return plain
 
 
 def check_methods(plan: "Plan") -> None:
-    """Refuse methods and options that cannot work, whatever the model.
+    """Refuse methods and options that cannot work with any model.
 
     Raises:
         UserError: an unknown method, an option that it does not have, or one that is out of range.
@@ -69,12 +68,12 @@ def settings_of(plan: "Plan", encoder: Encoder, tokens: int) -> tuple[list[Setti
     """Make the settings of a plan for a model.
 
     Args:
-        plan: what is asked for.
-        encoder: of the model.
-        tokens: that enter its first layer.
+        plan: the methods and options asked for.
+        encoder: the model's.
+        tokens: number of tokens that enter its first layer.
 
     Returns:
-        The settings, and what had to be left out of a sweep over all methods, in words.
+        The settings, and in words what had to be left out of a sweep over all methods.
 
     Raises:
         UserError: a method that was asked for does not fit the model.
@@ -97,14 +96,8 @@ def settings_of(plan: "Plan", encoder: Encoder, tokens: int) -> tuple[list[Setti
 
 
 def parse_colours(written: str | None, what: str) -> list[float] | None:
-    """Read `0.5,0.5,0.5`.
-
-    Raises:
-        UserError: these are no numbers.
-    """
-    if written is None:
-        return None
-    return of_kind(list[float], written.split(","), what)
+    """Read `0.5,0.5,0.5`; None where nothing is written."""
+    return None if written is None else of_kind(list[float], written.split(","), what)
 
 
 def _asked(plan: "Plan") -> list[Setting]:
@@ -118,11 +111,13 @@ def _asked(plan: "Plan") -> list[Setting]:
         options = REDUCERS[method].kinds()
         more = {option: value for option, value in shared.items() if option in options and option not in own}
         unused -= more.keys()
-        said = ", ".join(f"{option}={_short(value)}" for option, value in (own | more).items())
-        settings.append(Setting(f"{method} {said}".strip(), method, REDUCERS.make(description, **more)))
+        name = f"{method} {', '.join(_written(own | more))}".strip()
+        settings.append(Setting(name, method, REDUCERS.make(description, **more)))
     for option in sorted(unused):
+        methods = [setting.method for setting in settings]
+        none_has = f"{methods[0]} has" if len(methods) == 1 else f"none of {', '.join(methods)} has"
         raise UserError(
-            f"{option}={_short(shared[option])} is given, but {_none_of([setting.method for setting in settings])} no such option: leave it out."
+            f"{_written({option: shared[option]})[0]} is given, but {none_has} no such option: leave it out."
         )
     names = [setting.name for setting in settings]
     for name in names:
@@ -133,7 +128,7 @@ def _asked(plan: "Plan") -> list[Setting]:
 
 def _swept(description: str, shape: EncoderShape, encoder: Encoder) -> list[Setting]:
     method, own = REDUCERS.parse(description)
-    label = ", ".join([method, *(f"{option}={_short(value)}" for option, value in own.items())])
+    label = ", ".join([method, *_written(own)])
     settings = []
     for share in SHARES:
         reducer = _at_share(description, share, shape)
@@ -151,9 +146,9 @@ def _at_share(description: str, share: float, shape: EncoderShape) -> TokenReduc
     return REDUCERS.make(description, **at(share, shape))
 
 
-def _short(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _none_of(methods: Sequence[str]) -> str:
-    return f"{methods[0]} has" if len(methods) == 1 else f"none of {', '.join(methods)} has"
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """`option=value` as on the command line; a list is written with commas."""
+    return [
+        f"{option}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for option, value in options.items()
+    ]

@@ -1,7 +1,6 @@
 """A hypernetwork that predicts the rows of any tokenizer, trained for one model."""
 
 import itertools
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,8 +27,6 @@ _STAGE = 0.05
 _CHARACTERS_PER_TOKEN = 4
 _BEGINNING_AND_END = 20
 _POINTS = 50
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         )
         trainer.train(plan.output, plan.resume, progress)
     back, notes = texts_back({"model's": tokenizer}, together)
-    for note in notes:
-        logger.warning("%s", note)
     data = {
         "kind": "zett train",
         "model": plan.model,

@@ -1,6 +1,5 @@
 """Another tokenizer for a model, by a trained hypernetwork."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from tokenry.verbs._models import model_title
 from tokenry.verbs.tokenizer._new_tokenizer import NO_TEXTS, MeasuredTexts, bits_per_byte, text_back
 
 _COUNTS = ("tokens", "special", "shared", "composed", "never_written", "truncated", "bytes_with_a_token")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "notes": notes,
         }
         save_transfer(model, new, predicted.report, plan.output, measured)
-    for note in notes:
-        logger.warning("%s", note)
     data = {
         "kind": "zett transfer",
         "model": plan.model,

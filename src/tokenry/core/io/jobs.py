@@ -1,0 +1,70 @@
+"""Independent jobs, done one after another in this process or side by side on a Ray cluster."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+from tokenry.core.errors import UserError
+from tokenry.core.io.progress import Progress
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
+
+
+def over(
+    jobs: Sequence[Job],
+    run: Callable[..., Iterable[Found]],
+    arguments: Callable[[Job], tuple[Any, ...]],
+    name: Callable[[Job], str],
+    progress: Progress,
+    ray: bool = False,
+) -> Iterator[Found]:
+    """Yield what each job finds: as soon as it is found in this process, when the job is done on Ray.
+
+    Args:
+        jobs: the jobs.
+        run: does one job; a function of a module, given the job's arguments.
+        arguments: makes the arguments of a job when it begins, so that only what is being worked on is in memory.
+        name: names a job for the progress.
+        progress: called after each job with the share of jobs that are done.
+        ray: use the running Ray cluster, else a local one (extra `tokenry[ray]`).
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    running = (_on_ray if ray else _here)(jobs, run, arguments)
+    for done, (job, found) in enumerate(running, start=1):
+        yield from found
+        progress(name(job), done / len(jobs))
+
+
+def _here(
+    jobs: Sequence[Job], run: Callable[..., Iterable[Found]], arguments: Callable[[Job], tuple[Any, ...]]
+) -> Iterator[tuple[Job, Iterable[Found]]]:
+    return ((job, run(*arguments(job))) for job in jobs)
+
+
+def _on_ray(
+    jobs: Sequence[Job], run: Callable[..., Iterable[Found]], arguments: Callable[[Job], tuple[Any, ...]]
+) -> Iterator[tuple[Job, Iterable[Found]]]:
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise UserError("Ray is not installed: pip install 'tokenry[ray]', or run without it.") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}})
+    remote = ray.remote(_whole)
+    room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = deque(jobs)
+    running: dict[Any, Job] = {}
+    while waiting or running:
+        while waiting and len(running) < room:
+            job = waiting.popleft()
+            running[remote.remote(run, *arguments(job))] = job
+        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+        yield running.pop(ready), ray.get(ready)
+
+
+def _whole(run: Callable[..., Iterable[Found]], *given: Any) -> list[Found]:
+    return list(run(*given))

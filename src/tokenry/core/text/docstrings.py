@@ -1,0 +1,61 @@
+"""Text that every user has: the docstrings of installed packages, read from their sources without importing them.
+
+Whole files are held out, so that no held-out text stands in the same file as a training text.
+"""
+
+import ast
+import importlib.util
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenry.core.errors import UserError
+
+_SHORTEST = 200
+
+
+@dataclass(frozen=True)
+class Docstrings:
+    """Docstrings of some packages.
+
+    Attributes:
+        train: docstrings of most files.
+        held_out: docstrings of the other files that do not occur in the training files.
+    """
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def read_docstrings(packages: Sequence[str], held_out_share: float = 0.05, seed: int = 0) -> Docstrings:
+    """Read the docstrings of at least 200 characters of installed packages, without their tests."""
+    files = [docstrings for package in packages for docstrings in _of_package(package)]
+    random.Random(seed).shuffle(files)
+    aside = round(held_out_share * len(files))
+    train = tuple(text for file in files[aside:] for text in file)
+    known = set(train)
+    held_out = tuple(dict.fromkeys(text for file in files[:aside] for text in file if text not in known))
+    return Docstrings(train, held_out)
+
+
+def _of_package(package: str) -> Iterator[list[str]]:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"the package {package} is not installed, and its docstrings are needed: pip install {package}."
+        )
+    folder = Path(spec.origin).parent
+    for path in sorted(folder.rglob("*.py")):
+        if "tests" in path.relative_to(folder).parts:
+            continue
+        found = [text for text in _of_file(path) if len(text) >= _SHORTEST]
+        if found:
+            yield found
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)):
+            yield text

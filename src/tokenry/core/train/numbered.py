@@ -1,0 +1,42 @@
+"""Batches and random numbers that depend on the number of a step alone, so that training can begin at any step."""
+
+from collections.abc import Iterable
+
+import torch
+
+
+class TextBatches:
+    """An endless sequence of batches of texts, each epoch in another order: batch `n` is always the same.
+
+    Args:
+        texts: texts, none of them empty.
+        batch_size: texts per batch.
+        seed: random seed of the orders.
+    """
+
+    def __init__(self, texts: Iterable[str], batch_size: int, seed: int) -> None:
+        self._texts, self._batch_size, self._seed = list(texts), batch_size, seed
+        self._orders: dict[int, list[int]] = {}
+
+    def __getitem__(self, number: int) -> list[str]:
+        size = len(self._texts)
+        places = range(number * self._batch_size, (number + 1) * self._batch_size)
+        return [self._texts[self._order(place // size)[place % size]] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = torch.randperm(
+                len(self._texts), generator=step_generator(self._seed, epoch, "order")
+            ).tolist()
+        return self._orders[epoch]
+
+
+def step_generator(seed: int, number: int, what: str) -> torch.Generator:
+    """Random numbers for one purpose of one step."""
+    mixed = torch.Generator().manual_seed(seed)
+    salt = int.from_bytes(what.encode()[:6], "little")
+    first = int(torch.randint(2**62, (1,), generator=mixed))
+    return torch.Generator().manual_seed(
+        (first ^ (salt * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9)) % 2**63
+    )

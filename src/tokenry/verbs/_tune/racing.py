@@ -1,0 +1,176 @@
+"""A race that is run: what `course` planned is trained on a `Bench`, judged on the validation part, and recorded.
+
+Everything that was measured lies in the runs' folders, so a race that was stopped makes the same decisions again without training.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tokenry.core.errors import UserError
+from tokenry.core.stats import FEWEST_ITEMS
+from tokenry.evaluation import HeldOut
+from tokenry.finetuning import AllTokens, TokenWeighing
+from tokenry.verbs._tune.bench import Bench, Leg
+from tokenry.verbs._tune.candidates import CONTROL, Length, default_candidates, make_entry
+from tokenry.verbs._tune.course import (
+    Course,
+    Entry,
+    Judged,
+    Measured,
+    Verdict,
+    differences,
+    judge,
+    plan_course,
+)
+from tokenry.verbs._tune.material import Material
+from tokenry.verbs._tune.records import Heat, Judgement, Race
+from tokenry.verbs.tune import Plan
+
+
+def planned_course(
+    plan: Plan, material: Material, length: Length, reference_steps: float, options: Mapping[str, float]
+) -> tuple[Course, dict[str, TokenWeighing]]:
+    """Choose who runs and for how long, by the data and the price.
+
+    Args:
+        plan: may name the candidates.
+        material: may hold trusted samples.
+        length: of a full run.
+        reference_steps: what training the reference model costs, in steps of the control.
+        options: such as `share`, for candidates that do not say their own.
+    """
+    with_reference = material.trusted is not None or plan.reference is not None
+    named = plan.settings["candidates"]
+    descriptions = named or default_candidates(length, with_reference, plan.lora is not None)
+    descriptions = [description for description in dict.fromkeys(descriptions) if description != CONTROL]
+    made = [make_entry(description, length, reference_steps, **options) for description in descriptions]
+    usable = [(entry, weighing) for entry, weighing in made if with_reference or not _compares(weighing)]
+    if not usable:
+        raise UserError(
+            f"{', '.join(descriptions)} compare with a reference model: give --trusted a file of clean samples, or --reference a model."
+        )
+    assert material.validation is not None
+    per_step = sum(map(len, material.train["input_ids"])) * length.epochs / length.steps
+    judging = 0.4 * sum(map(len, material.validation["input_ids"])) / per_step
+    course = plan_course(Entry(CONTROL), [entry for entry, _ in usable], length.steps, judging)
+    running = {entry.name for entry in course.entries}
+    without = tuple(entry.name for entry, weighing in made if (entry, weighing) not in usable)
+    weighings = {CONTROL: AllTokens()} | {
+        entry.name: weighing for entry, weighing in usable if entry.name in running
+    }
+    return replace(course, left_out=course.left_out + without), weighings
+
+
+def _compares(weighing: TokenWeighing) -> bool:
+    return "reference_nll" in weighing.needs and weighing.reference_model is None
+
+
+def price_in_words(course: Course) -> str:
+    """What a race will cost, before it starts."""
+    rungs = ", ".join(str(rung.step) for rung in course.rungs)
+    judged = f", judged at step {rungs} of {course.steps}" if rungs else ""
+    left_out = f"; left out for the price: {', '.join(course.left_out)}" if course.left_out else ""
+    return f"a race of {len(course.entries) + 1} weighings{judged}: it costs at most {course.price:.2f} times one plain run{left_out}."
+
+
+def run_race(bench: Bench, course: Course) -> Race:
+    """Run the rungs, and then the winner and the control to their end; the better one on the validation part has won."""
+    robust = not bench.material.validation_is_trusted
+    control, standing = course.control.name, [entry.name for entry in course.entries]
+    spent = {entry.name: entry.begins for entry in course.entries} | {control: 0}
+    branched: set[str] = set()
+    heats: list[Heat] = []
+    extra = 0.0
+    costs = {entry.name: entry.step_cost for entry in (course.control, *course.entries)}
+    for rung in course.rungs:
+        leg, measured = Leg(rung.step, rung.decay), dict[str, HeldOut]()
+        racing = course.racing(rung, standing)
+        _branch(bench, course, [name for name in racing if name not in branched], spent)
+        branched |= set(racing)
+        for name in racing:
+            bench.stages.begin(
+                f"race to step {rung.step}: {name}",
+                bench.costs[control] * costs[name] * (leg.end - spent[name]) / course.steps,
+            )
+            found = bench.advance(name, leg)
+            assert found is not None
+            measured[name] = found
+            spent[name] = rung.step
+            extra += rung.decay * costs[name]
+        verdict = judge(_numbers(measured), control, rung.seats, robust)
+        heats.append(_heat(leg, verdict, measured))
+        for row in verdict.judged:
+            if row.out:
+                standing.remove(row.name)
+                bench.forget(row.name)
+    _branch(bench, course, [name for name in standing if name not in branched], spent)
+    for name in (control, *standing):
+        bench.run(name)
+        spent[name] = course.steps
+    begun = {entry.name: entry.begins for entry in course.entries}
+    ahead = {what: cost for entry in course.entries for what, cost in entry.ahead.items()}
+    trained = sum((steps - begun.get(name, 0)) * costs[name] for name, steps in spent.items())
+    winner, final = _finish(bench, control, standing, robust)
+    assert bench.material.validation is not None
+    return Race(
+        entries={name: weighing.describe() for name, weighing in bench.weighings.items() if name in costs},
+        left_out=list(course.left_out),
+        begins=max((entry.begins for entry in course.entries), default=0),
+        validation=len(bench.material.validation),
+        robust=robust,
+        price=course.price,
+        spent=(trained + extra + sum(ahead.values())) / course.steps,
+        heats=heats,
+        winner=winner,
+        control=control,
+        final=final,
+    )
+
+
+def _branch(bench: Bench, course: Course, names: Sequence[str], spent: dict[str, int]) -> None:
+    """Take the control to where entries begin to differ from it, and let them begin there."""
+    begins, control = {entry.name: entry.begins for entry in course.entries}, course.control.name
+    for name in sorted(names, key=lambda name: begins.get(name, 0)):
+        if step := begins.get(name, 0):
+            untrained = max(0, step - spent[control])
+            bench.stages.begin(
+                f"race to step {step}: {control}", bench.costs[control] * untrained / course.steps
+            )
+            bench.branch(name, control, step)
+            spent[control] = max(spent[control], step)
+
+
+def _finish(
+    bench: Bench, control: str, standing: Sequence[str], robust: bool
+) -> tuple[str, Judgement | None]:
+    """The winner: the one that is left if its interval lies below the control, else the control."""
+    if not standing:
+        return control, None
+    (challenger,) = standing
+    validated = {name: bench.validation_of(name) for name in (control, challenger)}
+    mean, trimmed = differences(_numbers(validated), challenger, control)
+    decisive = trimmed if robust else mean
+    better = decisive.samples >= FEWEST_ITEMS and decisive.high < 0
+    row = _judgement(Judged(challenger, mean, trimmed), validated[challenger])
+    return (challenger if better else control), row
+
+
+def _numbers(measured: Mapping[str, HeldOut]) -> Measured:
+    return {name: (found.nll, found.tokens) for name, found in measured.items()}
+
+
+def _heat(leg: Leg, verdict: Verdict, measured: Mapping[str, HeldOut]) -> Heat:
+    return Heat(
+        step=leg.step,
+        decay=leg.decay,
+        leader=verdict.leader,
+        disagreeing=verdict.disagreeing,
+        judged=[_judgement(row, measured[row.name]) for row in verdict.judged],
+    )
+
+
+def _judgement(row: Judged, found: HeldOut) -> Judgement:
+    nll = found.nll_per_token
+    return Judgement.model_validate(
+        {"name": row.name, "nll": nll, "mean": row.mean, "trimmed": row.trimmed, "out": row.out}
+    )
