@@ -1,5 +1,6 @@
 """Every test runs with the shapes in `tokenry`'s signatures checked (jaxtyping + beartype)."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,3 +35,9 @@ def pytest_configure(config):
     config.pluginmanager.register(FrozenFields(config.getoption("--store-names")), "frozen_fields")
     if config.getoption("--store-capabilities") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(CapabilityMatrix())
+
+
+def pytest_collection_finish():
+    """Every training run collects garbage; looking through all imported modules each time would take most of a test."""
+    gc.collect()
+    gc.freeze()

@@ -64,7 +64,7 @@ class FrozenFields:
         kind, fields = result["kind"], set(fields_of(json.loads(json.dumps(result, default=str))))
         self.seen[kind] = self.seen.get(kind, fields) & fields
         if not self.storing:
-            gone = set(frozen(FIELDS)[kind]) - fields
+            gone = set(frozen(FIELDS).get(kind, ())) - fields
             assert not gone, (
                 f"{kind}: {', '.join(sorted(gone))} no longer in result.json (see tests/frozen.py)"
             )

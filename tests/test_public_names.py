@@ -7,7 +7,7 @@ import torch
 
 from tests.frozen import FIELDS, NAMES, PUBLISHED, fields_of, frozen, public_names
 from tokenry.finetuning import Rho1, Signals, rho1_mask
-from tokenry.verbs._catalogue import verb_of
+from tokenry.verbs._catalogue import verb_modules, verb_of
 
 
 def test_names_are_frozen_for_every_published_module():
@@ -26,6 +26,12 @@ def test_a_public_name_stays_where_it_is(module):
 def test_a_kind_of_result_has_its_verb_and_says_what_it_is(kind):
     assert verb_of(kind)
     assert {"kind", "title", "settings"} <= set(frozen(FIELDS)[kind])
+
+
+def test_the_fields_of_every_verb_that_measures_are_frozen():
+    frozen_verbs = {verb_of(kind).__name__ for kind in frozen(FIELDS)}
+    others = {module.removeprefix("tokenry.verbs.") for module in {*verb_modules().values()} - frozen_verbs}
+    assert others == {"report", "cache.list_", "cache.clean"}
 
 
 def test_a_list_has_the_fields_that_all_its_items_have():

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
+from tests.capabilities import weighings
 from tests.tiny.models import llama as tiny_llama
 from tests.tiny.tokenizers import VOCABULARY
 from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
@@ -105,6 +106,9 @@ CASES = {
     ),
     "PromptResponseWeights": Case(PromptResponseWeights(), ACCUMULATION, batch=2),
 }  # fmt: skip
+CASES |= {
+    name: Case(make(), ACCUMULATION, batch=2) for name, make in weighings().items() if name not in CASES
+}
 
 
 def run(name: str, folder: Path, ranks: int = 1, strategy: str = "ddp") -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from tests.core.text.test_byte_level import TEXTS, byte_level, sentencepiece
 from tests.golden import golden_json
+from tests.tiny.backends import TEXTS, byte_level, sentencepiece
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import ByteVocabulary, from_byte_characters
 from tokenry.core.text.byte_pairs import BytePairEncoder

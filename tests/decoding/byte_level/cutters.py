@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tests.core.text.test_byte_level import sentencepiece
 from tests.golden import golden_json
+from tests.tiny.backends import sentencepiece
 from tokenry.core.text.byte_level import to_byte_characters
 from tokenry.decoding.byte_level.byte_lm import ByteLM
 

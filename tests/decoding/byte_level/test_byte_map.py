@@ -5,8 +5,8 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tests.core.text.test_byte_level import sentencepiece
 from tests.decoding.byte_level.cutters import TOKENIZERS, byte_level
+from tests.tiny.backends import sentencepiece
 from tokenry.decoding.byte_level.byte_map import check_byte_map
 
 
