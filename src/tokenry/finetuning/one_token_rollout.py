@@ -220,4 +220,4 @@ def otr_loss(
     loss = loss_of_logits(logits, labels, of_rows, reduction)
     assert loss.rows.weight is not None
     columns = (loss.rows.loss, hits, (-loss.rows.nll).exp(), loss.rows.weight)
-    return loss.mean, RolloutTokens(*(at_tokens(column, loss.tokens, fill=0) for column in columns))
+    return loss.mean, RolloutTokens(*(at_tokens(column, loss.tokens, fill=0.0) for column in columns))

@@ -193,11 +193,13 @@ class WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        """Pass the loss on, and keep its gradient."""
         ctx.save_for_backward(gradient)
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient of each row."""
         (gradient,) = ctx.saved_tensors
         return gradient * grad_loss[:, None], None, None

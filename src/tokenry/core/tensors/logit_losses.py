@@ -65,6 +65,6 @@ def loss_of_logits(
     if reduction == "token":
         mean = loss.sum() / counts.sum().clamp(min=1)
     else:
-        per_token = (1 / counts.clamp(min=1))[:, None].expand_as(tokens)[tokens]
+        per_token = (1 / counts.clamp(min=1).to(loss.dtype))[:, None].expand_as(tokens)[tokens]
         mean = (loss * per_token).sum() / (counts > 0).sum().clamp(min=1)
     return LogitLoss(mean, values, tokens)
