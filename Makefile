@@ -56,7 +56,7 @@ $(READY_LOWEST): pyproject.toml constraints-lowest.txt
 
 setup: $(READY) ## install tokenry into $(VENV); every other target does it by itself
 
-demo: $(READY) ## fine-tune a real language model on the tokens that matter, and see which ones they were
+demo: $(READY) ## race six weighings on a real language model, and see what the winner learned from
 	$(BIN)/tokenry tune --resume --output runs/demo
 	@echo "The report, token by token: $(CURDIR)/runs/demo/report.html"
 

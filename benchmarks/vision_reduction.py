@@ -175,7 +175,7 @@ class Timed:
 
     def layer_reducers(self, encoder: Encoder) -> list[LayerReducer | None]:
         """Those of the reducer, each with the clock around it."""
-        return [each and _TimedLayer(each, self) for each in self.reducer.layer_reducers(encoder)]
+        return [layer and _TimedLayer(layer, self) for layer in self.reducer.layer_reducers(encoder)]
 
 
 class _TimedLayer(LayerReducer):

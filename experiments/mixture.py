@@ -101,7 +101,8 @@ class Mixture:
             for text in self._corpus("inaugural")
             for start in (400, 2400)
         ]
-        return [{"text": passage} for passage in Random("retained").sample(passages, items)]
+        whole = [passage for passage in passages if len(passage) == 400]
+        return [{"text": passage} for passage in Random("retained").sample(whole, items)]
 
     def _corpus(self, name: str) -> list[str]:
         with zipfile.ZipFile(self.folder / "nltk" / f"{name}.zip") as archive:

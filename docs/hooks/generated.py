@@ -8,6 +8,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     measured       the same                         three of them, for the front page
     papers         tokenry.papers                   the catalogue
     scalinglaw     docs/results/one-visual-token.json   fits of the published scores of vision-language models
+    regimes        docs/results/regimes.json        written by experiments/regimes.py
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so. `python docs/hooks/generated.py` writes what else is made from stored results: the figures
@@ -24,12 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.cli import reproduce
-from tokenry.compression.vision.vlm_scaling import (
-    PUBLISHED_SIZES,
-    PUBLISHED_TOKENS,
-    ScalingFit,
-    compute_optimal,
-)
+from tokenry.compression.vision.published_scaling import PUBLISHED_SIZES, PUBLISHED_TOKENS
+from tokenry.compression.vision.vlm_scaling import ScalingFit, compute_optimal
 from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.papers import catalogue, outcome
 from tokenry.report.blocks import Block, Column, Section, Table
@@ -300,6 +297,44 @@ def sweep_section(record: dict[str, Any]) -> str:
     return head + written(vision.lay_out(record)) + settings
 
 
+def regimes(root: Path) -> str:
+    """The map of experiments/regimes.py: differences to plain fine-tuning, regimes in rows and weighings in columns."""
+    path = root / "docs/results/regimes.json"
+    if not path.exists():
+        return missing("regimes", "python experiments/regimes.py --data FOLDER")
+    record = read_json(path)
+    control, *others = record["settings"]["weighings"]
+    cells = {(cell["regime"], cell["weighing"]): cell for cell in record["map"]}
+
+    def one_map(metric: str) -> str:
+        rows = (
+            [regime, regime_cell(cells[regime, control], metric)]
+            + [regime_cell(cells[regime, weighing], metric) for weighing in others]
+            for regime in record["settings"]["regimes"]
+        )
+        return table(["regime", f"{control} (mean)", *others], rows)
+
+    return (
+        "Difference in held-out NLL to plain fine-tuning on the same samples, nats per token, with its 95 % interval over seeds "
+        "(below 0: better). An empty cell was not run yet.\n\n"
+        + one_map("task NLL")
+        + details("Forgetting: the same on text that was not trained on", one_map("forgetting"))
+        + details("Accuracy of generated answers", one_map("accuracy"))
+        + settings_details(record["settings"])
+    )
+
+
+def regime_cell(cell: dict[str, Any], metric: str) -> str:
+    """A difference with its interval, or the mean of the control; empty where nothing was run."""
+    found = cell[metric]
+    if found is None:
+        return ""
+    if "difference" not in found:
+        return f"{found['mean']:.3f}"
+    interval = f" ({found['low']:+.3f} to {found['high']:+.3f})" if "low" in found else ", one seed"
+    return f"{found['difference']:+.3f}{interval}"
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "capabilities": capabilities,
     "comparisons": comparisons,
@@ -308,6 +343,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "measured": measured,
     "papers": papers,
     "scalinglaw": scalinglaw,
+    "regimes": regimes,
     "sweep": sweep,
 }
 

@@ -42,7 +42,12 @@ def on_config(config: Any) -> Any:
         *({_title(DOCS / f"{page}.md"): f"{page}.md"} for page in GUIDES),
         *({title: methods[family]} for family, title in FAMILIES.items() if family in methods),
         {"Proof": [{_title(DOCS / f"{page}.md"): f"{page}.md"} for page in PROOF]},
-        {"Reference": [{"Command line": "cli.md"}, *({name: _api(name)} for name in _packages())]},
+        {
+            "Reference": [
+                {"Command line": "cli.md"},
+                *({name.removeprefix("tokenry."): _api(name)} for name in _packages()),
+            ]
+        },
         {"Changelog": "changelog.md"},
     ]
     return config

@@ -6,7 +6,7 @@ An old path is the same module as the new one, not a copy: a class imported from
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -35,7 +35,7 @@ class MovedModules(MetaPathFinder, Loader):
     """Finds a module at its old path; `tokenization.transplant` and `zett` are packages of their own and only lend their parts."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Describe a module that moved; nothing is known about others."""
         return ModuleSpec(fullname, self) if new_path(fullname) else None

@@ -1,7 +1,7 @@
-"""The catalogue: the forty papers, where each one lives, whether it can be reproduced today, and what came of it.
+"""The catalogue: the forty papers, their modules, whether they can be reproduced today, and the outcome of the stored run.
 
 A paper is available when its recipe exists (`tokenry.recipes`); no flag is kept by hand. `module` names the package, or the packages
-separated by a comma, that hold its methods or will. What came of the stored run of a recipe stands in `reproduced.json`, which
+separated by a comma, that hold its methods, now or later. The outcome of the stored run of a recipe is in `reproduced.json`, which
 `docs/hooks/generated.py` writes from docs/results.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tokenry.core.errors import UserError
 
 Scale = Literal["laptop", "paper"]
-"""At which a recipe is run: minutes on two CPU cores, or the paper's models and data."""
+"""Scale of a recipe: minutes on two CPU cores, or the paper's models and data."""
 
 # fmt: off
 _ENTRIES = (
@@ -72,13 +72,13 @@ class Paper:
     Attributes:
         number: 1 to 40.
         slug: its name on the command line.
-        title: in full.
-        arxiv: its number there.
+        title: full title.
+        arxiv: arXiv identifier.
         module: the packages that hold its methods, separated by commas; empty until they exist.
         available: whether it has a recipe.
-        verdict: of the headline claim in the stored run; None where no run is stored.
-        shown: claims shown in it.
-        of: claims made in it.
+        verdict: verdict on the headline claim in the stored run; None if no run is stored.
+        shown: number of claims shown in that run.
+        of: number of claims made in it.
     """
 
     number: int
@@ -93,7 +93,7 @@ class Paper:
 
     @property
     def outcome(self) -> str:
-        """What came of the stored run, in words; empty where there is none."""
+        """Outcome of the stored run in words; empty if there is none."""
         return outcome(self.verdict, self.shown, self.of)
 
 

@@ -4,16 +4,19 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from tokenry.cli import app
+from tokenry.cli.commands import plan_app
 from tokenry.cli.console import command, print_json, show_blocks
 from tokenry.cli.progress import progress
 from tokenry.core.errors import UserError
-from tokenry.report.blocks import Table
+from tokenry.report.blocks import Table, Text
+from tokenry.report.result import Result
 
 
 def run(function, *arguments):
@@ -156,3 +159,34 @@ def test_quiet_jobs_say_nothing():
             report("reading", 0.0)
 
     assert run(told).stderr == ""
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """Measure something with a tokenizer that is not lossless."""
+
+
+def warned(plan, progress):
+    sentence = "the tokenizer does not give the text back"
+    return Result("t", {"kind": "lossy", "notes": [sentence]}, [Text(sentence, "warning")])
+
+
+@pytest.mark.parametrize(
+    ("options", "stdout", "stderr"),
+    [
+        ((), "Warning: the tokenizer does not give the text back\n", ""),
+        (("--quiet",), "Warning: the tokenizer does not give the text back\n", ""),
+        (("--json", "--quiet"), None, ""),
+        (("--json",), None, "warning: the tokenizer does not give the text back\n"),
+    ],
+)
+def test_a_warning_is_said_once_in_the_result_or_where_only_json_is_printed_on_stderr(
+    options, stdout, stderr
+):
+    result = CliRunner().invoke(plan_app("lossy", Lossy, warned), options)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == stderr
+    if stdout is None:
+        assert json.loads(result.stdout)["notes"] == ["the tokenizer does not give the text back"]
+    else:
+        assert result.stdout == stdout

@@ -11,6 +11,7 @@ from tokenry.core.plans import (
     argument,
     as_typed,
     build_plan,
+    embedded,
     option,
     plan_options,
     plan_settings,
@@ -72,6 +73,44 @@ def test_the_words_of_a_field_are_its_help():
     assert option_of("batch_size").help == "Samples per batch, all of one length."
     assert option_of("mode").help == "What is asked."
     assert summary(Plan) == "Measure a model.\n\nOn anything."
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop.
+
+    Attributes:
+        steps: number of steps.
+        rate: learning rate.
+    """
+
+    steps: int = 10
+    rate: float = 1.0
+    batches: Batches = Batches()
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Train.
+
+    Attributes:
+        rate: how often to look.
+    """
+
+    loop: Loop = embedded(Loop(rate=0.5), only=("batch_size", "steps"), prefix="loop: ")
+    rate: int | None = None
+
+
+def test_of_an_embedded_config_only_the_named_fields_are_options():
+    options = plan_options(Embedding)
+    assert [option.flag for option in options] == ["--batch-size", "--steps", "--rate"]
+    assert [option.help for option in options][1:] == ["Loop: number of steps.", "How often to look."]
+
+
+def test_a_field_that_is_no_option_keeps_its_value_whatever_else_has_its_name():
+    plan = build_plan(Embedding, {"rate": 3, "steps": 5, "batch_size": 2})
+    assert plan == Embedding(Loop(5, 0.5, Batches(2)), rate=3)
+    assert plan_settings(plan) == {"batch_size": 2, "steps": 5, "rate": 3}
 
 
 def test_an_unfolded_config_keeps_the_defaults_of_the_plan():

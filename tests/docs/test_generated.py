@@ -77,7 +77,8 @@ COMPARISON = {
 
 
 @pytest.mark.parametrize(
-    "section", ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw"]
+    "section",
+    ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw", "regimes"],
 )
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
@@ -273,3 +274,32 @@ def test_a_sweep_is_drawn_with_what_came_of_each_method(generated, root):
     assert markdown.count("<svg") == 2
     assert "- tome: down to 80%" in markdown
     assert "80.0" in markdown
+
+
+def test_a_map_of_regimes_shows_differences_with_intervals_and_leaves_what_was_not_run_empty(generated, root):
+    def cell(regime, weighing, figures):
+        return {"regime": regime, "weighing": weighing, "seeds": 3} | dict.fromkeys(
+            ("task NLL", "forgetting", "accuracy"), figures
+        )
+
+    store(
+        root / "docs/results/regimes.json",
+        {
+            "kind": "regimes",
+            "settings": {
+                "weighings": {"full": "full", "ssToken": "sstoken"},
+                "regimes": {"middle": {}, "no noise": {}},
+            },
+            "map": [
+                cell("middle", "full", {"mean": 1.25}),
+                cell("middle", "ssToken", {"mean": 1.3, "difference": 0.05, "low": -0.01, "high": 0.11}),
+                cell("no noise", "full", {"mean": 1.1}),
+                cell("no noise", "ssToken", None),
+            ],
+        },
+    )
+    head, middle, clean = rows(generated.regimes(root).split("???")[0])
+    assert head == ["regime", "full (mean)", "ssToken"]
+    assert middle == ["middle", "1.250", "+0.050 (-0.010 to +0.110)"]
+    assert clean[:2] == ["no noise", "1.100"]
+    assert "0." not in clean[2]

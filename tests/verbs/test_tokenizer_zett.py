@@ -11,6 +11,7 @@ from tests.tiny.tokenizers import CODE, byte_level
 from tests.tokenization.transfer.zett.tiny import TEXTS, causal, tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
 from tokenry.cli import app
+from tokenry.core.plans import build_plan
 from tokenry.tokenization.transfer.zett import HyperNetworkTrainingConfig
 from tokenry.verbs.tokenizer.zett.train import Plan, lay_out, loss_curve, stage_losses
 
@@ -18,6 +19,8 @@ FAST = (
     *("--steps", 4, "--batch-size", 8, "--block-size", 16, "--vocabulary-size", 410),
     *("--layers", 1, "--hidden-size", 16, "--heads", 2, "--save-every", 2),
 )
+
+PLACES = {"model": "model", "texts": (), "output": Path("net")}
 
 
 def tokenry(*arguments):
@@ -61,12 +64,12 @@ def test_training_tells_its_losses_and_leaves_a_hypernetwork(desk, tmp_path):
     ],
 )
 def test_stages_follow_the_steps_where_they_are_not_given(options, stages):
-    config = Plan("model", (), Path("net"), **options).training()
+    config = build_plan(Plan, {**PLACES, **options}).training_config()
     assert (config.identity_steps, config.warmup_steps) == stages
 
 
 def test_without_options_the_training_is_the_papers():
-    assert Plan("model", (), Path("net")).training() == HyperNetworkTrainingConfig()
+    assert build_plan(Plan, PLACES).training_config() == HyperNetworkTrainingConfig()
 
 
 def test_the_losses_of_a_stage_are_means_of_its_beginning_and_its_end():

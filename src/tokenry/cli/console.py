@@ -29,13 +29,11 @@ from tokenry.core.io.progress import Progress
 if TYPE_CHECKING:
     from tokenry.report.result import Result
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print nothing but JSON on stdout.", rich_help_panel="Output")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", help="No progress and no notes, only the result.", rich_help_panel="Output"
+        "--quiet", "-q", help="Print only the result: no progress, no notes.", rich_help_panel="Output"
     ),
 ]
 Debug = Annotated[
@@ -46,7 +44,7 @@ LogFile = Annotated[
     typer.Option(
         "--log-file",
         metavar="FILE",
-        help="Append everything that is logged to this file, with times.",
+        help="Append the complete log to this file, with timestamps.",
         rich_help_panel="Output",
     ),
 ]
@@ -138,8 +136,9 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
     require_output(output)
     with progress(_streams.get().quiet) as report:
         result = run(plan, report)
-    kept = output is not None and not getattr(plan, "dry_run", False)
-    written = result.save(output) if kept else []
+    if getattr(plan, "dry_run", False):
+        output = None
+    written = result.save(output) if output is not None else []
     if as_json:
         print_json(result.printed)
         for warning in warnings_in(result.blocks):

@@ -69,6 +69,17 @@ def setting(default: Any = None) -> Any:
     return dataclasses.field(default=default, metadata={"hidden": True})
 
 
+def embedded(config: Any, only: tuple[str, ...], prefix: str = "") -> Any:
+    """Declare a field of a plan that holds a config of which only some fields are options.
+
+    Args:
+        config: the instance whose values are the defaults.
+        only: names of the fields that are options, in their order; fields of configs inside it too.
+        prefix: begins the help of each of them.
+    """
+    return dataclasses.field(default=config, metadata={"only": only, "prefix": prefix})
+
+
 @cache
 def plan_options(plan: type) -> tuple[PlanOption, ...]:
     """The options of a plan in the order of its fields, configs unfolded.
@@ -76,21 +87,27 @@ def plan_options(plan: type) -> tuple[PlanOption, ...]:
     Raises:
         TypeError: a field has no documentation, or two have one name.
     """
-    options = tuple(_options(plan, None, ()))
+    options = tuple(_options(plan, None))
     names = [option.name for option in options]
     if twice := {name for name in names if names.count(name) > 1}:
         raise TypeError(f"{plan.__qualname__} has several options named {', '.join(sorted(twice))}")
     return options
 
 
-def _options(plan: type, instance: Any, holder: tuple[str, ...]) -> Iterator[PlanOption]:
+def _options(
+    plan: type, instance: Any, holder: tuple[str, ...] = (), prefix: str = ""
+) -> Iterator[PlanOption]:
     hints, words = typing.get_type_hints(plan), _documented(plan)
     for field in dataclasses.fields(plan):
         if not field.init or field.metadata.get("hidden"):
             continue
         default = getattr(instance, field.name) if instance is not None else _default(field)
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from _options(hints[field.name], default, (*holder, field.name))
+            inside = _options(
+                hints[field.name], default, (*holder, field.name), field.metadata.get("prefix", prefix)
+            )
+            options = {option.name: option for option in inside}
+            yield from (options[name] for name in field.metadata.get("only", options))
             continue
         if field.name not in words:
             raise TypeError(f"{plan.__qualname__}.{field.name} has no documentation under Attributes:")
@@ -102,7 +119,7 @@ def _options(plan: type, instance: Any, holder: tuple[str, ...]) -> Iterator[Pla
             flag=told.get("flag") or (dashed.upper() if positional else f"--{dashed}"),
             kind=hints[field.name],
             default=default,
-            help=words[field.name],
+            help=_sentence(prefix + words[field.name]),
             positional=positional,
             metavar=told.get("metavar", ""),
             commas=bool(told.get("commas")),
@@ -115,10 +132,13 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _documented(plan: type) -> dict[str, str]:
-    """The entries under `Attributes:` of a docstring, a sentence each."""
+    """The entries under `Attributes:` of a docstring."""
     body = (inspect.getdoc(plan) or "").partition("Attributes:")[2]
-    found = {name: " ".join(text.split()) for name, text in _DOCUMENTED.findall(body)}
-    return {name: text[:1].upper() + text[1:] for name, text in found.items()}
+    return {name: " ".join(text.split()) for name, text in _DOCUMENTED.findall(body)}
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def summary(plan: type) -> str:
@@ -133,19 +153,21 @@ def build_plan(plan: type, values: Mapping[str, Any]) -> Any:
         UserError: a value is refused; the sentence names options as they are typed.
     """
     try:
-        return _built(plan, None, (), values)
+        return _built(plan, None, values)
     except UserError as error:
         raise UserError(as_typed(str(error), plan)) from error
 
 
-def _built(plan: type, instance: Any, holder: tuple[str, ...], values: Mapping[str, Any]) -> Any:
+def _built(plan: type, instance: Any, values: Mapping[str, Any]) -> Any:
     hints, arguments = typing.get_type_hints(plan), {}
     for field in dataclasses.fields(plan):
         if not field.init:
             continue
         default = getattr(instance, field.name) if instance is not None else _default(field)
         if dataclasses.is_dataclass(hints[field.name]):
-            arguments[field.name] = _built(hints[field.name], default, (*holder, field.name), values)
+            only = field.metadata.get("only", values)
+            given = {name: value for name, value in values.items() if name in only}
+            arguments[field.name] = _built(hints[field.name], default, given)
         else:
             arguments[field.name] = values.get(field.name, default)
     return plan(**arguments)

@@ -164,6 +164,19 @@ class IndexingCollator:
         return getattr(self._collate, "__name__", type(self._collate).__name__)
 
 
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a batch that the model reads, without a mask that only hides padding on the right.
+
+    No token of a causal model sees what follows it. Without the mask, attention needs no (seq, seq) mask in any layer and
+    skips the upper triangle.
+    """
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "token_index")}
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        del inputs["attention_mask"]
+    return inputs
+
+
 def lays_out_as_trl(collate: Collate) -> bool:
     """Whether it is TRL's own collator, not a subclass."""
     return collate.__class__ is DataCollatorForLanguageModeling

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from tokenry.core.chat.template import content_mask
-from tokenry.core.tensors.alignment import IGNORED, segment_ids
+from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.forward import ReadSignals, add_token_loss
@@ -25,6 +25,9 @@ from tokenry.finetuning.token_index import RUNS, expanded, flat, parts_of
 from tokenry.finetuning.token_store import TokenStore
 
 Value = TypeVar("Value")
+
+# A batch of this many tokens keeps a processor busy; a sample of similar length has at least this fraction of the longest.
+_FEWEST_TOKENS, _SIMILAR = 512, 0.85
 
 
 def samples_of(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterator[IndexedSample]:
@@ -174,32 +177,36 @@ def read_dataset(
     batches = list(_batches(samples, tokens_per_batch))
     with evaluation_mode(model), torch.no_grad():
         for batch in track(batches, title, console=Console(stderr=True)) if progress else batches:
-            ids, mask, labels, index = (tensor.to(device) for tensor in _padded(batch))
+            ids, segments, labels, index = (tensor.to(device) for tensor in _padded(batch))
             content = content_mask(ids, template) if template else None
-            reading = ReadSignals(Signals(labels, segment_ids(ids, mask)), needed, probe, content)
-            model(input_ids=ids, attention_mask=mask, token_loss=reading)
+            reading = ReadSignals(Signals(labels, segments), needed, probe, content)
+            model(input_ids=ids, token_loss=reading)  # padding follows the tokens, which do not see it
             for name, values in reading.values.items():
                 store.record(name, index, values, reading.signals.learnable)
 
 
 def _padded(batch: Sequence[IndexedSample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lay samples out as right-padded ids, mask, labels and token indices."""
+    """Lay samples out as right-padded ids, segments, labels and token indices."""
     shape = (len(batch), max(len(sample.input_ids) for sample in batch))
-    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    ids, segments = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
     labels, index = torch.full(shape, IGNORED), torch.full(shape, -1)
     for row, sample in enumerate(batch):
         end = len(sample.input_ids)
         ids[row, :end] = torch.from_numpy(np.array(sample.input_ids))  # it may lie in read-only memory
-        mask[row, :end] = 1
+        segments[row, :end] = row
         labels[row, :end] = torch.from_numpy(np.where(sample.targets, sample.input_ids, IGNORED))
         index[row, :end] = sample.index
-    return ids, mask, labels, index
+    return ids, segments, labels, index
 
 
 def _batches(samples: Sequence[IndexedSample], tokens_per_batch: int) -> Iterator[list[IndexedSample]]:
+    """Batches of similar length, the longest first: a batch that is worth a forward takes no sample much shorter than its first."""
     batch: list[IndexedSample] = []
     for sample in sorted((s for s in samples if s.targets.any()), key=lambda s: -len(s.input_ids)):
-        if batch and (len(batch) + 1) * len(batch[0].input_ids) > tokens_per_batch:
+        longest = len(batch[0].input_ids) if batch else 0
+        full = (len(batch) + 1) * longest > tokens_per_batch
+        worth = len(batch) * longest >= _FEWEST_TOKENS
+        if batch and (full or (worth and len(sample.input_ids) < _SIMILAR * longest)):
             yield batch
             batch = []
         batch.append(sample)

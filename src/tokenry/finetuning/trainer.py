@@ -29,7 +29,7 @@ from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.checkpoints import STATE_FILE, Memory, last_whole_checkpoint
-from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl
+from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl, model_inputs
 from tokenry.finetuning.dataset_pass import samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.monitor import TokenMonitor
@@ -257,15 +257,12 @@ class TokenWeighingTrainer(SFTTrainer):
                 inputs.pop("token_index", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         token_index = inputs.get("token_index")
-        model_inputs = {
-            name: value for name, value in inputs.items() if name not in ("labels", "token_index")
-        }
-        known = self._known_signals(inputs, token_index)
-        known = self._with_live_history(model, model_inputs, known)
+        read = model_inputs(inputs)
+        known = self._with_live_history(model, read, self._known_signals(inputs, token_index))
         content = content_mask(inputs["input_ids"], self._template) if self._template else None
         recorded = self.weighing.needs & {"nll", "prompt_attention"} if self.record_signals else frozenset()
         weighed = WeighedLoss(self.weighing, known, content, extra=recorded)
-        loss = model(**model_inputs, token_loss=weighed).loss
+        loss = model(**read, token_loss=weighed).loss
         if num_items_in_batch is None:
             loss = loss / self.weighing.weight_sum(known).to(loss.device).clamp(min=1e-8)
         else:  # the weight over all ranks, whose gradients are averaged
@@ -274,7 +271,7 @@ class TokenWeighingTrainer(SFTTrainer):
         if not return_outputs:
             return loss
         with torch.no_grad():
-            return loss, model(**model_inputs, use_cache=False)
+            return loss, model(**read, use_cache=False)
 
     def _known_signals(self, inputs: MutableMapping[str, Any], token_index: Tensor | None) -> Signals:
         real, positions = inputs.get("attention_mask"), inputs.get("position_ids")
@@ -299,16 +296,14 @@ class TokenWeighingTrainer(SFTTrainer):
                 "trainer was built; build a new trainer for other data (a selection of trainer.train_dataset keeps its numbers)."
             )
 
-    def _with_live_history(
-        self, model: nn.Module, model_inputs: MutableMapping[str, Any], known: Signals
-    ) -> Signals:
+    def _with_live_history(self, model: nn.Module, read: MutableMapping[str, Any], known: Signals) -> Signals:
         """Add the history from one more forward, under earlier weights."""
         if not (self._needs_history and self.history.live and self.weighing.selects(known.epoch)):
             return known
         scored = ReadSignals(known)
         whole = self.accelerator.unwrap_model(model)
         with torch.no_grad(), evaluation_mode(model), self.history.earlier_weights(whole):
-            model(**model_inputs, token_loss=scored)
+            model(**read, token_loss=scored)
         return known.with_values(history_nll=scored.values["nll"])
 
     def _observe(self, weighed: WeighedLoss, token_index: Tensor | None) -> None:

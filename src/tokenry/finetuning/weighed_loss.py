@@ -26,6 +26,7 @@ from tokenry.core.tensors.gate import has_whole_weights
 from tokenry.core.tensors.losses import causal_lm, check_output_head, output_head
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import LIVE_SIGNALS, Signals
+from tokenry.finetuning.collation import model_inputs
 from tokenry.finetuning.dataset_pass import dataset_nll, samples_of
 from tokenry.finetuning.forward import ReadSignals, WeighedLoss, add_token_loss
 from tokenry.finetuning.history import MovingAverage
@@ -98,7 +99,7 @@ def weighed_loss(
     """
     _prepare(model, batch)
     signals = _known_signals(batch, weighing, known, progress, epoch)
-    inputs = _model_inputs(batch)
+    inputs = model_inputs(batch)
     signals = _with_live_history(model, inputs, weighing, signals)
     _require_known(weighing, signals)
     weighed = WeighedLoss(weighing, signals, content)
@@ -171,7 +172,7 @@ def token_losses(model: nn.Module, batch: Batch) -> Float[Tensor, "batch seq"]:
     labels, segments = _targets(batch)
     reading = ReadSignals(Signals(labels, segments))
     with torch.no_grad(), evaluation_mode(model):
-        model(**_model_inputs(batch), token_loss=reading)
+        model(**model_inputs(batch), token_loss=reading)
     return reading.values["nll"]
 
 
@@ -218,10 +219,6 @@ def _prepare(model: nn.Module, batch: Batch) -> None:
         if has_whole_weights(model):
             check_output_head(model)
         add_token_loss(model)
-
-
-def _model_inputs(batch: Batch) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in ("labels", "token_index")}
 
 
 def _targets(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from tokenry.core.tensors.gate import require_causal_lm, require_readable, requi
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
 from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype
+from tokenry.models.merging import save_merged
 
 __all__ = [
     "EMBEDDED",
@@ -17,4 +18,5 @@ __all__ = [
     "require_readable",
     "require_reference",
     "require_same_tokenizer",
+    "save_merged",
 ]

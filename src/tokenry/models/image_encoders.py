@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -35,22 +34,22 @@ from tokenry.models.checkpoint import (
     require_config,
     require_weights,
 )
-from tokenry.models.loading import MODEL_PATTERNS, WEIGHTS
+from tokenry.models.loading import MODEL_PATTERNS, WEIGHTS, load_weights, require_complete
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """An image encoder with what it needs to read images.
+    """An image encoder with its image processor.
 
     Attributes:
-        name: under which it was loaded.
+        name: name under which it was loaded.
         model: a classifier, or the tower that makes features.
         processor: the image processor of transformers.
         classes: names of the classes in the order of the logits; empty where the model is no classifier.
         has_pooler: the model pools its features itself, with weights that were loaded.
-        encoder: its layers.
+        encoder: the layers of the model.
     """
 
     name: str
@@ -96,7 +95,7 @@ class ImageEncoder:
         return tokens[:, 0] if self.encoder.special_tokens else tokens.mean(dim=1)
 
     def visible(self, pixels: Float[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
-        """Undo the normalisation, to show what the model sees."""
+        """Undo the normalisation, to show the images as the model sees them."""
         shown = pixels.float().cpu()
         if getattr(self.processor, "do_normalize", False):
             mean, std = (
@@ -120,9 +119,9 @@ def load_image_encoder(
         name: a local folder, or a name on the Hugging Face hub.
         dtype: a torch dtype or its name; None keeps the type in which the weights are stored.
         revision: a branch, tag or commit; for names on the hub.
-        mean: of each colour over the training data, in [0, 1]; with `std`, stands in for a processor: images are resized to the model's
-            image_size and normalised with them.
-        std: the same for the standard deviation.
+        mean: mean of each colour over the training data, in [0, 1]; with `std`, it replaces a processor: images are resized to the
+            model's image_size and normalised with both.
+        std: standard deviation of each colour.
 
     Raises:
         UserError: no such model, one that reads no images, writes text or has layers of no supported family; weights or processor
@@ -134,14 +133,14 @@ def load_image_encoder(
     processor = _load_processor(name, folder, config, mean, std)
     require_weights(name, folder, WEIGHTS)
     classifies = any("ForImageClassification" in kind for kind in config.architectures or ())
-    model, missing = _load(name, folder, AutoModelForImageClassification if classifies else AutoModel, wanted)
+    kind = AutoModelForImageClassification if classifies else AutoModel
+    model, loading = load_weights(
+        kind, name, folder, "an image encoder", dtype=wanted, trust_remote_code=False
+    )
+    missing = loading["missing_keys"]
     # A tower that was trained without its pooler is saved without one, and gets a random one here.
     random_pooler = {key for key in missing if "pooler" in key and not classifies}
-    if lacking := sorted(set(missing) - random_pooler):
-        raise UserError(
-            f"the weights of {name} lack {len(lacking)} of the tensors of {type(model).__name__} ({lacking[0]}, …): "
-            "they belong to another kind of model, or the file is incomplete."
-        )
+    require_complete(model, name, set(missing) - random_pooler)
     tower = model if classifies else getattr(model, "vision_model", model)
     if not isinstance(tower, PreTrainedModel):
         raise UserError(
@@ -209,20 +208,3 @@ def _plain_processor(
     size = _vision_config(config).image_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return ViTImageProcessor(size={"height": height, "width": width}, image_mean=mean, image_std=std)
-
-
-def _load(
-    name: str | os.PathLike, folder: Path, kind: Any, dtype: torch.dtype | str
-) -> tuple[PreTrainedModel, list[str]]:
-    try:
-        model, loading = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name} cannot be loaded as an image encoder: {first_sentence(error)}") from error
-    return model, list(loading["missing_keys"])

@@ -1,11 +1,11 @@
 """Load a causal language model or its tokenizer by name: `embedded`, a local folder, or a name on the Hugging Face hub.
 
-Whatever the name, what is loaded is one local folder that was looked at first: safetensors only, nothing missing.
-A folder with a PEFT adapter gives its base model with the adapter merged in: a plain model to everything that follows.
+Every name leads to one local folder that is checked before loading: safetensors only, nothing missing.
+A folder with a PEFT adapter gives its base model with the adapter merged in: a plain model from then on.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tokenry.models.checkpoint import as_dtype, find_folder, first_sentence, req
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -43,7 +43,7 @@ def load_model(
         dtype: a torch dtype or its name; None keeps the type in which the weights are stored.
         revision: a branch, tag or commit; for names on the hub.
         trust_remote_code: run Python code that comes with the model.
-        **kwargs: handed to transformers' `from_pretrained` (`attn_implementation`, `device_map`, …).
+        **kwargs: passed to transformers' `from_pretrained` (`attn_implementation`, `device_map`, …).
 
     Raises:
         UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype, or a
@@ -52,34 +52,51 @@ def load_model(
     wanted = as_dtype(dtype)
     patterns = MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
     folder = find_folder(name, patterns, revision)
-    if (folder / _ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         base = load_model(
             _base_of_adapter(name, folder), wanted, trust_remote_code=trust_remote_code, **kwargs
         )
         return _merge_adapter(base, name, folder)
     require_config(name, folder)
     require_weights(name, folder, WEIGHTS)
+    kwargs |= {"dtype": wanted, "trust_remote_code": trust_remote_code}
+    model, loading = load_weights(AutoModelForCausalLM, name, folder, "a causal language model", **kwargs)
+    require_language_model_head(model.config, str(name), loading["unexpected_keys"])
+    require_complete(model, name, loading["missing_keys"])
+    return _named(model, name, folder)
+
+
+def load_weights(
+    kind: Any, name: str | os.PathLike, folder: Path, what: str, **kwargs: Any
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Load a model of one auto class from the safetensors of a folder.
+
+    Args:
+        kind: the auto class of transformers.
+        name: name of the model in error messages.
+        folder: its local folder.
+        what: description of `kind` in error messages.
+        **kwargs: passed to `from_pretrained`.
+
+    Returns:
+        The model, and the report of transformers on `missing_keys` and `unexpected_keys`.
+    """
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=wanted,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **kwargs,
+        model, loading = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **kwargs
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name} cannot be loaded as {what}: {first_sentence(error)}") from error
+    return model, loading
+
+
+def require_complete(model: PreTrainedModel, name: str | os.PathLike, missing: Iterable[str]) -> None:
+    """Raise `UserError` if tensors of the model are missing from its weights."""
+    if lacking := sorted(missing):
         raise UserError(
-            f"{name} cannot be loaded as a causal language model: {first_sentence(error)}"
-        ) from error
-    require_language_model_head(model.config, str(name), loading["unexpected_keys"])
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"the weights of {name} lack {len(missing)} of the tensors of {type(model).__name__} ({missing[0]}, …): "
+            f"the weights of {name} lack {len(lacking)} of the tensors of {type(model).__name__} ({lacking[0]}, …): "
             "they belong to another kind of model, or the file is incomplete."
         )
-    return _named(model, name, folder)
 
 
 def load_tokenizer(
@@ -88,7 +105,7 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model `name` (see `load_model`); an adapter without one has that of its base model.
+    """Load the tokenizer of the model `name` (see `load_model`); an adapter without one uses that of its base model.
 
     Raises:
         UserError: no such model, or one without a tokenizer.
@@ -96,7 +113,7 @@ def load_tokenizer(
     patterns = _TOKENIZER_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
     folder = find_folder(name, patterns, revision)
     has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    if not has_tokenizer and (folder / _ADAPTER_CONFIG).is_file():
+    if not has_tokenizer and (folder / ADAPTER_CONFIG).is_file():
         return load_tokenizer(_base_of_adapter(name, folder), trust_remote_code=trust_remote_code, **kwargs)
     if not has_tokenizer:
         raise UserError(
@@ -112,19 +129,19 @@ def load_tokenizer(
 
 
 def preferred_device() -> torch.device:
-    """Choose the accelerator that torch finds, else the CPU."""
+    """The accelerator that torch finds, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 
 
 def preferred_dtype(device: str | torch.device = "cpu") -> torch.dtype:
-    """Choose bfloat16 where the hardware computes in it natively, else float32."""
+    """bfloat16 where the hardware computes in it natively, else float32."""
     native = {"cpu": _cpu_has_bfloat16, "cuda": _cuda_has_bfloat16}.get(torch.device(device).type)
     return torch.bfloat16 if native is not None and native() else torch.float32
 
 
 def _cpu_has_bfloat16() -> bool:
-    # torch has no public question for this; where the private one goes away, float32 is right, only slower.
+    # torch has no public function for this; if the private one disappears, float32 is correct, only slower.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())
 
@@ -134,10 +151,10 @@ def _cuda_has_bfloat16() -> bool:
 
 
 def _base_of_adapter(name: str | os.PathLike, folder: Path) -> str:
-    base = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise UserError(
-            f"{name} is an adapter whose {_ADAPTER_CONFIG} names no base model (base_model_name_or_path)."
+            f"{name} is an adapter whose {ADAPTER_CONFIG} names no base model (base_model_name_or_path)."
         )
     # The embedded model is recorded as its folder in a cache, which another machine or a cleared cache does not have.
     is_embedded = not Path(base).is_dir() and Path(base).name.startswith(f"{EMBEDDED_TITLE}-")
@@ -170,7 +187,7 @@ def _merge_adapter(base: PreTrainedModel, name: str | os.PathLike, folder: Path)
 
 
 def _token_shapes(base: PreTrainedModel, weights: Path) -> dict[str, list[int]]:
-    """The shapes of what an adapter holds of the embeddings (`in.…`) and the output head (`out.…`) of its base model."""
+    """Shapes of an adapter's tensors for the embeddings (`in.…`) and the output head (`out.…`) of its base model."""
     ends = {"in": base.get_input_embeddings(), "out": base.get_output_embeddings()}
     places = {
         f"base_model.model.{place}.": end
@@ -190,7 +207,7 @@ def _token_shapes(base: PreTrainedModel, weights: Path) -> dict[str, list[int]]:
 def _resize_to_adapter(
     base: PreTrainedModel, name: str | os.PathLike, shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    """Give `base` as many token rows as the adapter was trained with, where the adapter says how many these are.
+    """Give `base` as many token rows as the adapter was trained with, where the adapter holds token rows.
 
     Raises:
         UserError: it says two numbers, or does not hold all rows that the base model lacks.
@@ -218,7 +235,7 @@ def _is_tied(model: PreTrainedModel) -> bool:
 
 
 def _untie(base: PreTrainedModel) -> None:
-    """Part embeddings and head that share their rows: merged into one of them, an adapter would change the other too."""
+    """Untie embeddings and head: merged into one of them, an adapter would change the other too."""
     if not _is_tied(base):
         return
     head = base.get_output_embeddings()
@@ -228,13 +245,13 @@ def _untie(base: PreTrainedModel) -> None:
 
 
 def _mismatch(error: Exception) -> str:
-    """What an error of loading says; of tensors that do not fit, the first one with both its sizes."""
+    """The message of a loading error; of tensors that do not fit, the first one with both its sizes."""
     lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
     return lines[0] if lines else first_sentence(error)
 
 
 def _named(model: PreTrainedModel, name: str | os.PathLike, folder: Path) -> PreTrainedModel:
-    """Let the model bear a name by which it is found again: an adapter trained on it records that as its base."""
+    """Set the name by which the model is found again: an adapter trained on it records that as its base."""
     is_local = name == EMBEDDED or Path(name).expanduser().is_dir()
     model.name_or_path = model.config._name_or_path = str(folder.resolve()) if is_local else str(name)
     return model

@@ -52,13 +52,13 @@ UNIFORM: dict[str, By] = {HALF: "both", PRUNE: "prune", MERGE: "merge"}
 
 @dataclass(frozen=True)
 class Testbed:
-    """What is searched, and how.
+    """The model, the data and the options of a search.
 
     Attributes:
         classifier: the model with its test images.
         loader: training images in batches, with labels.
-        shares: of the dense FLOPs, mild to strong.
-        official: the one of them that is searched with the official gradient too.
+        shares: shares of the dense FLOPs, mild to strong.
+        official: the share that is searched with the official gradient too.
         search: options of `search_rates`.
     """
 
@@ -186,7 +186,7 @@ def judge(budgets: Mapping[float, Budget], official: float, without_bound: Reduc
     Args:
         budgets: by share of the dense FLOPs; that of the headline first.
         official: the share that was searched with the official gradient too.
-        without_bound: what came of that.
+        without_bound: the measurement of that search.
     """
     for share, budget in budgets.items():
         yield Claim.above(
@@ -203,9 +203,9 @@ def judge(budgets: Mapping[float, Budget], official: float, without_bound: Reduc
     yield Claim(
         "the search ends within 1.5 % of its FLOPs target",
         "2.905 of 2.9 and 11.517 of 11.5 GFLOPs",
-        measured=", ".join(f"{each:+.2%}" for each in missed),
+        measured=", ".join(f"{miss:+.2%}" for miss in missed),
         control=f"{without_bound.flops / official - 1:+.2%} (official gradient, at {official:.2f})",
-        verdict=exactly(all(abs(each) < 0.015 for each in missed)),
+        verdict=exactly(all(abs(miss) < 0.015 for miss in missed)),
     )
     yield _above(
         budgets,
@@ -230,7 +230,7 @@ def draw(
     budgets: Mapping[float, Budget],
     schedules: Mapping[float, Schedule],
 ) -> None:
-    """Accuracy against FLOPs, and how many tokens each layer goes on with."""
+    """Accuracy against FLOPs, and the number of tokens that leave each layer."""
     styles = {
         LEARNED: ("o-", "C0"),
         HALF: ("s-", "C1"),
@@ -265,6 +265,6 @@ def draw(
         pruned = [min(pair) for pair in zip(entering, kept, strict=True)]
         right.plot(layers, pruned, marker, color="C0", fillstyle="none", label=f"after pruning, {share:.0%}")
         right.set_xticks(list(layers))
-    right.set(xlabel="layer", ylabel="tokens that it goes on with", title="Schedules")
+    right.set(xlabel="layer", ylabel="tokens that leave it", title="Schedules")
     right.set_ylim(bottom=0)
     right.legend(fontsize=8)

@@ -64,7 +64,7 @@ class VisualTokenSizes:
 
 
 def digit_settings(base: QuadrantSetting | None = None) -> dict[str, QuadrantSetting]:
-    """The three ways of reading the token: by name, what differs from `base`; four numbers are one per digit of the image."""
+    """The three ways of reading the token, by name; a token of four numbers has one per digit of the image."""
     base = base or QuadrantSetting()
     return {
         "linear read-out": replace(base, read_out="linear"),
@@ -98,7 +98,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 
 def held_out_sizes() -> dict[str, float]:
-    """RMSE on each size that was left out of the fit, averaged: of the law, and of the nearest size that was not left out."""
+    """Mean RMSE on sizes left out of the fit: of the law, and of the nearest size that was not left out."""
     size, tokens, error = published_scores("reasoning")
     of_law, of_nearest = [], []
     for left_out in PUBLISHED_SIZES:
@@ -111,7 +111,7 @@ def held_out_sizes() -> dict[str, float]:
 
 
 def scaling_claims(reasoning: ScalingFit, ocr: ScalingFit) -> Iterator[Claim]:
-    """What the fitted laws say; the best choice under a law is exact."""
+    """Claims on the fitted laws; the best choice under a law is exact."""
     chosen = [compute_optimal(reasoning, CANDIDATES, PUBLISHED_TOKENS, budget) for budget in BUDGETS]
     of_ocr = compute_optimal(ocr, CANDIDATES, PUBLISHED_TOKENS, BUDGETS[-1])
     affordable = [max(n for n in CANDIDATES if inference_flops(n * 1e9, 1) <= budget) for budget in BUDGETS]
@@ -188,16 +188,15 @@ def draw(figure: Figure, fits: Mapping[Table, ScalingFit], accuracies: Accuracie
     tokens = np.geomspace(PUBLISHED_TOKENS[0], PUBLISHED_TOKENS[-1], 60)
     for axis, table in zip(axes[:2], TABLES, strict=True):
         size, count, error = published_scores(table)
-        for place, each in enumerate(PUBLISHED_SIZES):
-            here, grey = size == each, str(0.65 - 0.2 * place)
+        for place, billions in enumerate(PUBLISHED_SIZES):
+            here, grey = size == billions, str(0.65 - 0.2 * place)
+            flops = inference_flops(billions * 1e9, count[here])
+            axis.plot(flops, error[here], "osD^"[place], color=grey, markersize=4)
             axis.plot(
-                inference_flops(each * 1e9, count[here]), error[here], "osD^"[place], color=grey, markersize=4
-            )
-            axis.plot(
-                inference_flops(each * 1e9, tokens),
-                fits[table].predict(each, tokens),
+                inference_flops(billions * 1e9, tokens),
+                fits[table].predict(billions, tokens),
                 color=grey,
-                label=f"{each:g}B",
+                label=f"{billions:g}B",
             )
         budgets = np.geomspace(1e9, 8e12, 80)
         best = [
@@ -205,7 +204,7 @@ def draw(figure: Figure, fits: Mapping[Table, ScalingFit], accuracies: Accuracie
             for budget in budgets
         ]
         axis.step(
-            budgets, [each.error for each in best if each], where="post", color="black", linewidth=0.8,
+            budgets, [choice.error for choice in best if choice], where="post", color="black", linewidth=0.8,
             linestyle="--", label="best choice",
         )  # fmt: skip
         axis.set(

@@ -36,12 +36,12 @@ PITOME, CORE, OFFICIAL = "PiToMe", "PiToMe, core everywhere", "PiToMe without pr
 TOME, RANDOM, CLASS = "ToMe", "random drop", "class-attention drop"
 
 Curves = Mapping[str, Sequence[ReductionTrial]]
-"""Of each method one measurement per ratio."""
+"""By method, one measurement per ratio."""
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """What is reduced, and how much.
+    """The model and the strengths of reduction.
 
     Attributes:
         load: the classifier.

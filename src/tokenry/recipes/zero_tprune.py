@@ -67,12 +67,12 @@ class PruningStrength:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is pruned how.
+    """The model and the schedules that prune it.
 
     Attributes:
         classifier: the model with its test images.
         schedules: by name; that of the headline first.
-        ink: how much of the object each patch holds, where that is known.
+        ink: amount of the object in each patch, where known.
     """
 
     classifier: Classifier
@@ -119,12 +119,12 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "votes_and_ink": ()
         if subject.ink is None
         else votes_and_ink(classifier.model, classifier.images, subject.ink),
-        "schedules": {name: asdict(each.config) for name, each in subject.schedules.items()},
+        "schedules": {name: asdict(schedule.config) for name, schedule in subject.schedules.items()},
         "counts": {name: row[EIR_S].counts for name, row in table.items()},
         "flops": {name: row[EIR_S].flops for name, row in table.items()},
         "accuracy": {
             name: {
-                method: [each.estimate.value, each.estimate.standard_error] for method, each in row.items()
+                method: [trial.estimate.value, trial.estimate.standard_error] for method, trial in row.items()
             }
             for name, row in table.items()
         },
@@ -155,7 +155,7 @@ def methods(config: ZeroTPruneConfig, tokens: int, layers: int, special: int) ->
     return {
         RANDOM: RandomDrop(counts=counts[1:], after="layer"),
         CLASS: ClassAttentionDrop(counts=counts[1:], after="layer"),
-        **{name: ZeroTPrune(each) for name, each in pruned.items()},
+        **{name: ZeroTPrune(changed) for name, changed in pruned.items()},
     }
 
 
@@ -208,7 +208,7 @@ def votes_and_ink(
     ink: Float[Tensor, "n patches"],
     iterations: int = 20,
 ) -> tuple[float, ...]:
-    """Of each layer of the unpruned model: the correlation, within an image, of the votes for a patch with the ink in it."""
+    """For each layer of the unpruned model, the correlation within an image of the votes for a patch with the ink in it."""
     special = find_encoder(model).special_tokens
     with torch.inference_mode():
         attentions = model(pixel_values=images, output_attentions=True).attentions
@@ -229,8 +229,9 @@ def draw(figure: Figure, dense: ReductionTrial, table: Table) -> None:
     names = list(next(iter(table.values())))
     panels = figure.subplots(1, len(table) + 1, sharey=True)
     for panel, (schedule, row) in zip(panels, table.items(), strict=False):
-        estimates = [each.estimate for each in row.values()]
-        values, errors = [each.value for each in estimates], [each.high - each.value for each in estimates]
+        estimates = [trial.estimate for trial in row.values()]
+        values = [estimate.value for estimate in estimates]
+        errors = [estimate.high - estimate.value for estimate in estimates]
         panel.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="C0", markersize=5, capsize=2)
         _unpruned(panel, dense.accuracy)
         counts, flops = row[EIR_S].counts, row[EIR_S].flops
@@ -247,7 +248,7 @@ def draw(figure: Figure, dense: ReductionTrial, table: Table) -> None:
         panel.legend(fontsize=8, frameon=False)
     panels[0].set_yticks(np.arange(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    lowest = min(each.estimate.low for row in table.values() for each in row.values())
+    lowest = min(trial.estimate.low for row in table.values() for trial in row.values())
     for panel in panels[:-1]:
         panel.set_xlim(lowest - 3, 100)
 

@@ -1,12 +1,12 @@
-"""ZOO-Prune (arXiv 2509.24837): is the projector's sensitivity measured well, chosen from well, and is it relevance?
+"""ZOO-Prune (arXiv 2509.24837): is the projector's sensitivity well estimated, does choosing by it help, and is it relevance?
 
     accuracy    from k visual tokens, against DivPrune (the same choice without sensitivity) and random tokens; and the premise,
                 that sensitive tokens are the relevant ones
     estimate    rank correlation of sampled sensitivity with the exact norm of the Jacobian; control: one direction
 
 Headline: above DivPrune at every budget, as in the paper. Laptop: the digits ViT with a projector and a reader, trained with several
-seeds. Paper: LLaVA-1.5-7B on POPE. Accuracies are compared digit by digit (question by question). How much faster fewer tokens are is
-measured by benchmarks/zoo_prune.py. The paper's average performances are those of its project page.
+seeds. Paper: LLaVA-1.5-7B on POPE. Accuracies are compared digit by digit (question by question). The speed-up is measured by
+benchmarks/zoo_prune.py. The paper's average performances are those of its project page.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +86,7 @@ def _more_accurate(measured: ChoiceTrial, control: str, paper: str | None) -> Cl
 
 
 def draw(figure: Figure, measured: ChoiceTrial) -> None:
-    """Accuracy over kept tokens, the estimate over directions, and one image with what was kept of it."""
+    """Accuracy over kept tokens, the estimate over directions, and one image with its kept tokens."""
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.5, 1))
     top, bottom = parts
     left, right = top.subplots(1, 2, width_ratios=(2, 1))
@@ -102,8 +102,8 @@ def draw(figure: Figure, measured: ChoiceTrial) -> None:
         estimates = [estimate_of_mean(choice.right) for choice in by_k.values()]
         left.errorbar(
             list(by_k),
-            [each.value for each in estimates],
-            yerr=[each.high - each.value for each in estimates],
+            [estimate.value for estimate in estimates],
+            yerr=[estimate.high - estimate.value for estimate in estimates],
             marker=marker,
             linestyle=line,
             capsize=2,

@@ -11,7 +11,7 @@ from typing import Literal
 from tokenry.core.stats import Estimate
 
 Value = str | int | float | Estimate | None
-"""What stands in a table: None where there is nothing to say."""
+"""A value in a table; None for a missing one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, one sentence each: the name of what it is about, and the sentence."""
+    """Findings in one sentence each, with the name of their subject."""
 
     sentences: Sequence[tuple[str, str]]
     title: str = ""
@@ -139,8 +139,8 @@ class Token:
 
     Attributes:
         text: the token's text.
-        state: what became of it; `open` where nothing was chosen.
-        signals: value of every signal known about it, by name.
+        state: outcome of the choice; `open` if nothing was chosen.
+        signals: values of its signals, by name.
         weight: its weight in the loss; None where it has none.
         token_class: its class in the data; None where it has none.
     """
@@ -216,7 +216,7 @@ Block = Text | Findings | Table | Figure | Heatmap | Segmentation | Patches | Se
 
 
 def warnings_in(blocks: Sequence[Block]) -> Iterator[str]:
-    """What must not be missed."""
+    """The texts of all warnings in blocks."""
     for block in blocks:
         if isinstance(block, Section):
             yield from warnings_in(block.blocks)

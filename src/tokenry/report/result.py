@@ -1,4 +1,4 @@
-"""What a verb hands back: its measurements as JSON, and the blocks that lay them out.
+"""The result of a verb: its measurements as JSON, and the blocks that lay them out.
 
 `--json` prints the measurements and `result.json` holds them; everything that is drawn can be laid out again from them.
 """
@@ -19,10 +19,10 @@ class Result:
     """The outcome of a verb.
 
     Attributes:
-        title: what was measured on what; heading of the page.
+        title: subject of the measurement; heading of the page.
         data: the measurements as JSON knows them: `kind`, `settings` and whatever the verb measured.
         blocks: the measurements laid out.
-        ok: False where what was examined failed; the command then ends with exit code 1.
+        ok: False if the examined thing failed; the command then ends with exit code 1.
         files: further files of the folder, text by name.
         only_saved: names in `data` that `--json` leaves out, such as pictures.
         printed_part: the one name in `data` whose value `--json` prints; empty where it prints all.
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything it was measured with: options, software and machine."""
+        """Options, software and hardware of the measurement."""
         return {**self.data.get("settings", {}), **self.data.get("environment", {})}
 
     def save(self, output: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How values are written, the same on a page, in a terminal and in the documentation.
+"""Formatting of values, the same on a page, in a terminal and in the documentation.
 
 A mean stands beside its standard error, with as many decimals as the smallest error of its column needs; a minus is a minus sign,
 what is missing is a dash.
@@ -26,7 +26,7 @@ def written_rows(table: Table) -> list[list[tuple[str, str]]]:
 
 
 def setting_pairs(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Settings as names and words; what was not set is left out."""
+    """Settings as names and words, without those that are None."""
     return [
         (name.replace("_", " "), written_setting(value))
         for name, value in settings.items()
@@ -89,6 +89,6 @@ def written_number(value: float | int, style: str) -> str:
 
 
 def decimals_of(errors: Iterable[float]) -> int:
-    """As many decimals as the smallest error needs to be seen."""
+    """Number of decimals at which the smallest error is visible."""
     smallest = min((error for error in errors if error > 0 and math.isfinite(error)), default=1.0)
     return max(_LEAST_DECIMALS, min(_MOST_DECIMALS, -math.floor(math.log10(smallest))))

@@ -1,4 +1,4 @@
-"""All verbs by the words that are typed, and the verb that draws a stored result."""
+"""All verbs by their words on the command line, and the verb that draws a stored result."""
 
 import importlib
 import pkgutil
@@ -20,12 +20,12 @@ _OTHERWISE_NAMED = {
     "evaluation": "evaluate held-out",
     "lm-eval": "evaluate held-out",
 }
-"""Kinds of results that are not the words of their verb."""
+"""Kinds of results that are not named after their verb."""
 _ABOVE: dict[str, str] = {}
 
 
 def command_name(module: str) -> str:
-    """The name of a verb as it is typed; `list_` is `list`."""
+    """The name of a verb on the command line; `list_` is `list`."""
     return module.rstrip("_").replace("_", "-")
 
 
@@ -42,7 +42,7 @@ def modules_in(package: str) -> list[pkgutil.ModuleInfo]:
 
 @cache
 def verb_modules(package: str = ROOT) -> dict[str, str]:
-    """The modules of all verbs by the words that are typed: `evaluate arithmetic`. Nothing but packages is imported."""
+    """The modules of all verbs by their words, such as `evaluate arithmetic`; imports packages only."""
     modules: dict[str, str] = {}
     for module in modules_in(package):
         path = f"{package}.{module.name}"
@@ -52,12 +52,12 @@ def verb_modules(package: str = ROOT) -> dict[str, str]:
 
 
 def add_verbs(modules: Mapping[str, str]) -> None:
-    """Make verbs known that stand on floors above this one, by the words that are typed, so that their results are drawn too."""
+    """Register verbs of the layers above, by their words, so that their results are drawn too."""
     _ABOVE.update(modules)
 
 
 def all_verbs() -> dict[str, str]:
-    """The modules of all verbs, those of the floors above included."""
+    """The modules of all verbs, including those of the layers above."""
     return {**verb_modules(), **_ABOVE}
 
 

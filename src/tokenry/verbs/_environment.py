@@ -1,4 +1,4 @@
-"""What a run stood on: versions and hardware, recorded with its result."""
+"""Versions and hardware, recorded with every result."""
 
 import platform
 from importlib.metadata import version

@@ -14,6 +14,6 @@ def stored_estimate(row: Mapping[str, Any], value: str = "value", samples: str =
     return Estimate(row[value], math.nan if error is None else error, row.get(samples) or 0)
 
 
-def interval_cell(value: float | int, low: float | int, high: float | int, style: str) -> Cell:
+def interval_cell(value: float | int, low: float | int, high: float | int, *, style: str) -> Cell:
     """A figure with its interval under it, in the style of the figure."""
     return Cell(value, f"{low:{style}} to {high:{style}}")

@@ -1,4 +1,4 @@
-"""Where a verb runs its models, and in which type: two options that every such verb unfolds."""
+"""Device and type of the models that a verb runs: two options of every such verb."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -50,7 +50,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class StoredHardware(Hardware):
-    """Device and type of a model's weights, which keep the type in which they are stored.
+    """Device and type of a model's weights; by default the type in which they are stored.
 
     Attributes:
         device: where models run, such as cpu, cuda, cuda:1 or mps; by default an accelerator if there is one.

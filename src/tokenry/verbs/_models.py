@@ -1,4 +1,4 @@
-"""How a result calls the model that it is about."""
+"""Names of models in results."""
 
 
 def model_title(name: str) -> str:

@@ -1,7 +1,7 @@
-"""How much of a long job is done, so that the time that went tells the time that remains.
+"""Progress of a long job, such that elapsed time predicts remaining time.
 
-A job is a row of stages, each as long as what it costs, counted in forward passes over one token; an answer costs five per token:
-written one at a time, tokens wait for the weights to be read.
+A job is a sequence of stages, each as long as its cost, counted in forward passes over one token; an answer costs five per token:
+generated one at a time, tokens wait for the weights to be read.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ def answers_cost(answers: int, tokens: int) -> float:
 
 
 class Stages:
-    """Tells `report` what is being done, and the share of all stages that is done.
+    """Reports the present stage, and the share of all stages that is done.
 
     Args:
-        report: is told.
-        costs: of all stages.
+        report: receives both.
+        costs: costs of all stages.
     """
 
     def __init__(self, report: Progress, costs: Sequence[float]) -> None:
@@ -30,7 +30,7 @@ class Stages:
         self.what = "starting"
 
     def begin(self, what: str, cost: float) -> None:
-        """End the stage before, and begin one."""
+        """End the previous stage and begin one."""
         self._done += self._cost
         self.what, self._cost = what, cost
         self.tell(0.0)
@@ -41,14 +41,14 @@ class Stages:
         return self._total
 
     def skip(self, cost: float) -> None:
-        """Count a stage as done that need not be."""
+        """Count a stage that is not needed as done."""
         self._done += cost
 
     def tell(self, share: float, details: str = "") -> None:
-        """Tell that a share of the present stage is done, and perhaps more about it."""
+        """Report the share of the present stage that is done, with details."""
         self._share = min(1.0, (self._done + share * self._cost) / self._total)
         self._report(f"{self.what}{DETAILS}{details}" if details else self.what, self._share)
 
     def say(self, words: str) -> None:
-        """Add words to what is being done."""
+        """Add words to the present stage."""
         self._report(f"{self.what}: {words}", self._share)

@@ -1,4 +1,4 @@
-"""Draw the result of any verb again from what it saved."""
+"""Draw the saved result of any verb again."""
 
 import logging
 import shlex
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """Write the page of a saved result again, and show its tables.
+    """Draw the saved result of any verb again: its tables here, and its page.
 
     Attributes:
-        run: the folder that a verb wrote, or its result.json.
-        page: the page; by default report.html in the folder.
+        run: the output folder of a verb, or its result.json.
+        page: file to write the page to; by default report.html in the folder.
     """
 
     run: Path = argument()
@@ -30,7 +30,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Read the result, and draw it as its verb does.
+    """Read the result and draw it as its verb does.
 
     Raises:
         UserError: there is no result, its run is not finished, or it is damaged.
@@ -46,10 +46,10 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def stored_result(file: Path) -> Result:
-    """Read a saved result, and lay it out as its verb does.
+    """Read a saved result and lay it out as its verb does.
 
     Raises:
-        UserError: there is none, its run is not finished, or it is damaged.
+        UserError: there is no result, its run is not finished, or it is damaged.
     """
     from tokenry.verbs._catalogue import verb_of
 

@@ -21,7 +21,7 @@ from tokenry.report.token_maps import signal_values
 from tokenry.report.writing import plural
 from tokenry.verbs._chats import read_checked
 from tokenry.verbs._environment import environment
-from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
 
@@ -40,20 +40,10 @@ _ATTENTION: dict[str, Literal["prompt", "content"]] = {
 _OF_REFERENCE = ("reference_nll", "excess_nll")
 SIGNALS = (*_LOSSES, *_ATTENTION, *_OF_REFERENCE)
 
-# A single word with one of these endings is the name of a file, also where there is no such file.
+# A single word with one of these endings names a file, even if no such file exists.
 _TEXT_FILES = (
-    ".txt",
-    ".text",
-    ".md",
-    ".rst",
-    ".tex",
-    ".html",
-    ".htm",
-    ".xml",
-    ".log",
-    ".py",
-    ".yaml",
-    ".yml",
+    *(".txt", ".text", ".md", ".rst", ".tex", ".html", ".htm"),
+    *(".xml", ".log", ".py", ".yaml", ".yml"),
 )
 _SHOWN = 20
 _BINS = 32
@@ -67,15 +57,13 @@ class Plan:
 
     Attributes:
         source: a text, a text file, or conversations: a file (JSONL, JSON, CSV, Parquet), a folder, or a hub name.
-        signals: of nll, entropy, prompt_attention, content_attention, reference_nll, excess_nll, separated by commas; by default nll,entropy, and excess_nll with --reference.
+        signals: names separated by commas: nll, entropy, prompt_attention, content_attention, reference_nll, excess_nll; by default nll,entropy, and excess_nll with --reference.
         model: `embedded`, a folder, or a hub name.
-        reference: a second model of the same tokenizer.
-        layers: attention layers: -1, `deep`, or 10,20.
-        max_length: maximum number of tokens of a sample; longer ones are cut.
-        samples: maximum number of samples of a data set.
+        reference: a second model with the same tokenizer.
+        layers: attention layers: -1, `deep`, or numbers such as 10,20.
+        max_length: maximum tokens per sample; longer samples are truncated.
+        samples: maximum number of samples from a data set.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
-        device: where models run, such as cpu, cuda, cuda:1 or mps; by default an accelerator if there is one.
-        dtype: type of the weights; by default the one in which they are stored.
         output: folder for result.json, scores.json and report.html, or a .json file.
     """
 
@@ -87,8 +75,7 @@ class Plan:
     max_length: int = 2048
     samples: int = 20
     chat_template: str | None = None
-    device: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    hardware: StoredHardware = AS_STORED
     output: Path | None = Path("runs/score")
 
     def __post_init__(self) -> None:
@@ -124,7 +111,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models.quiet import quiet_libraries
 
-    device = Hardware(plan.device).place()
+    device = plan.hardware.place()
     with quiet_libraries():
         found = scored(plan, progress)
     data = {
@@ -303,9 +290,9 @@ def _indexed(rows: Any) -> "tuple[list[IndexedSample], int]":
 
 def _load(plan: Plan, name: str, parts: "Sequence[IndexedSample]") -> "PreTrainedModel":
     """Load a model that can read all samples."""
-    from tokenry.models import load_model, require_causal_lm, require_readable
+    from tokenry.models import require_causal_lm, require_readable
 
-    model = load_model(name, dtype=plan.dtype).to(Hardware(plan.device).place())
+    model = plan.hardware.load(name)
     require_causal_lm(model, name)
     ids = np.concatenate([part.input_ids for part in parts])
     require_readable(model, ids, [len(part.input_ids) for part in parts], "the text", name)

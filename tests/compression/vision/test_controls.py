@@ -180,7 +180,7 @@ def test_an_unknown_place_in_the_layer_is_refused():
     control = RandomDrop(r=2)
     # As from a command line: the test run would check the annotation first.
     object.__setattr__(control, "after", "mlp")
-    with pytest.raises(UserError, match='after must be "attention" or "layer", got \'mlp\''):
+    with pytest.raises(UserError, match="after must be one of attention, layer, got 'mlp'"):
         control.__post_init__()
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenry.compression.vision.plan import DROPPED, MergePlan, compose_places, source_map
+from tokenry.compression.vision.reducer import per_length
 from tokenry.core.errors import UserError
 
 
@@ -223,3 +224,26 @@ def test_merging_leaves_the_tokens_before_as_they_were(plan, reduce):
     plan.merge(x, reduce)
     plan.merge_weighted(x)
     assert torch.equal(x, before)
+
+
+def test_texts_of_different_lengths_are_planned_as_if_alone_and_filled_with_padding():
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    asked = []
+
+    def plan(rows, real):
+        asked.append((rows.tolist(), real.tolist()))
+        half = real.shape[1] // 2
+        index = torch.arange(real.shape[1]).expand(len(rows), -1)
+        return MergePlan(real.shape[1], index[:, :half], index[:, half:], index[:, :half])
+
+    together = per_length(mask, plan)
+    assert asked == [([1], [[0, 1]]), ([0], [[0, 1, 2, 3]])]
+    assert together.kept.tolist() == [[0, 1], [0, 2]]
+    assert together.place().tolist() == [[0, 1, 0, 1], [0, 0, 1, DROPPED]]
+    assert together.merge_mask(mask).tolist() == [[True, True], [True, False]]
+
+
+def test_texts_that_only_drop_merge_nothing():
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    together = per_length(mask, lambda rows, real: MergePlan.keep(real[:, :1] * 0, real.shape[1]))
+    assert (together.kept.tolist(), together.merged.shape[1]) == ([[0], [0]], 0)

@@ -97,7 +97,7 @@ def test_a_granularity_above_all_patches_leaves_one_candidate():
     [
         ((0,), "num_patches must be at least 1, got 0"),
         ((9, 0), "granularity must be at least 1, got 0"),
-        ((9, 1, -1), "special_tokens must not be negative"),
+        ((9, 1, -1), "special_tokens must be at least 0, got -1"),
     ],
 )
 def test_a_proxy_without_candidates_is_refused(arguments, words):

@@ -255,7 +255,7 @@ def test_given_directions_fit_the_features(shape):
 
 def test_a_chunk_has_at_least_one_direction():
     for call in both(torch.randn(5, 6), make_mlp(), chunk=0):
-        with pytest.raises(UserError, match="chunk must be at least 1 direction at once, got 0"):
+        with pytest.raises(UserError, match="chunk must be at least 1, got 0"):
             call()
 
 
@@ -303,5 +303,5 @@ def test_features_have_the_width_of_the_projector():
 
 
 def test_methods_are_known_by_name():
-    with pytest.raises(UserError, match="method must be sampled or closed_form, got 'exact'"):
+    with pytest.raises(UserError, match="method must be one of sampled, closed_form, got 'exact'"):
         mlp_sensitivity(torch.randn(5, 6), *weights(make_mlp()), method="exact")

@@ -60,14 +60,21 @@ def test_an_error_inside_the_context_restores_the_model(model):
 
 
 def test_what_was_put_on_last_comes_off_first(model):
+    class Twice(Doubling):
+        def __init__(self, model):
+            super().__init__(model)
+            self._on_removal(replaced(model, "extra_repr", partial(str, "twice")))
+
+    with Twice(model):
+        assert model.extra_repr() == "twice"
+    assert "extra_repr" not in vars(model)
+
+
+def test_what_stood_on_the_instance_itself_comes_back(model):
+    own = model.extra_repr = partial(str, "own")
     with Doubling(model):
-        inner = replaced(model, "extra_repr", partial(str, "inner"))
-        outer = replaced(model, "extra_repr", partial(str, "outer"))
-        assert model.extra_repr() == "outer"
-        outer()
-        assert model.extra_repr() == "inner"
-        inner()
         assert model.extra_repr() == "doubled"
+    assert model.extra_repr is own
 
 
 def test_an_attribute_that_somebody_else_has_replaced_since_is_left_to_them(model):

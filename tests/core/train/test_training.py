@@ -39,7 +39,7 @@ class Rows:
         return {"rows": torch.full((2, 4), float(number + 1))}
 
 
-def made(module=None, fingerprint="one", callbacks=(), **changed):
+def made(module=None, fingerprint="one", callbacks=(), arguments=None, **changed):
     module = module or Tied()
     config = LoopConfig(
         **({"steps": 6, "learning_rate": lambda step: 0.01 / (step + 1), "save_every": 2} | changed)
@@ -49,7 +49,7 @@ def made(module=None, fingerprint="one", callbacks=(), **changed):
         rows = module(batch["rows"])
         return {"loss": rows.square().mean(), "largest": rows.max()}
 
-    return module, Training(module, loss, Rows(), config, fingerprint, callbacks)
+    return module, Training(module, loss, Rows(), config, fingerprint, callbacks, **(arguments or {}))
 
 
 def same(one, other):
@@ -69,7 +69,7 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path):
         killed.run(tmp_path, progress=stopped)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
     resumed, again = made()
-    again.run(tmp_path, resume=True)
+    again.run(str(tmp_path), resume=True)
     assert same(whole, resumed)
     assert again.history == training.history
     assert list(again.history) == ["learning_rate", "loss", "largest"]
@@ -149,6 +149,21 @@ def test_mixed_precision_and_the_trainer_leave_no_trace():
     full.run()
     assert training.history["loss"] != full.history["loss"]
     assert training.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
+
+
+def test_what_is_recorded_is_told_to_trackers():
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            seen.append(dict(logs))
+
+    told_every_two = {"logging_strategy": "steps", "logging_steps": 2}
+    _, training = made(callbacks=[Tracker()], arguments=told_every_two, steps=4)
+    training.run()
+    losses, largest = training.history["loss"], training.history["largest"]
+    assert [told["loss"] for told in seen[:2]] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2])
+    assert [told["largest"] for told in seen[:2]] == largest[1::2]
 
 
 def test_callbacks_are_called_between_steps():

@@ -30,9 +30,9 @@ def run_file(tmp_path):
 
 def test_nothing_said_is_the_demo_on_the_embedded_model():
     plan = make_plan({})
-    assert (plan.model, plan.data, plan.weighing) == ("embedded", "demo", "sstoken")
+    assert (plan.model, plan.data, plan.weighing) == ("embedded", "demo", "auto")
     assert plan.training == DEMO_TRAINING
-    assert plan.controls == ["full", "token-cleaning:dropped_weight=0.1"]
+    assert plan.controls == ["full", "sstoken"]
     assert plan.lora.first_layer == 10
 
 

@@ -55,6 +55,7 @@ from tokenry.compression.vision.reducer import (
     TokenReducer,
     Tokens,
     make_reducer,
+    per_length,
 )
 from tokenry.compression.vision.relevance import relevance_correlation
 from tokenry.compression.vision.searched_rates import SearchedRates
@@ -155,6 +156,7 @@ __all__ = [
     "optimal_tokens_closed_form",
     "parse_r",
     "partition_by_importance",
+    "per_length",
     "pitome_matching",
     "pitome_text_matching",
     "projector_interaction",

@@ -5,8 +5,8 @@
     reduction.remove()
 
 Every layer: attention (with log(size) on the keys), then what the method does with its tokens, then the MLP on those that are left.
-What is known about the tokens is kept at each boundary between layers, anew for each forward, so that a layer that gradient
-checkpointing runs again starts from the same state.
+The state of the tokens is kept at each boundary between layers, anew for each forward, so that a layer that gradient checkpointing
+runs again starts from the same state.
 
 Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) + log size).
 """
@@ -28,12 +28,12 @@ from tokenry.core.tensors.handles import Handle
 from tokenry.core.tensors.patching import Encoder, Patch, SplitLayer, find_encoder, key_mask
 
 LEAST_SIZE = 1e-6
-"""Sizes that a method scaled down to nothing count as this much, where their logarithm is taken."""
+"""Floor of a size before its logarithm is taken: a method may scale sizes down to nothing."""
 
 
 @dataclass
 class _Boundary:
-    """What stands before a layer, in one forward."""
+    """The state before a layer, in one forward."""
 
     tokens: Tokens | None = None
     count: int = 0
@@ -43,7 +43,7 @@ class _Boundary:
 
 @dataclass
 class _Stream:
-    """What the layers of one encoder share: options, and the boundaries of the last forward."""
+    """State that the layers of one encoder share: options, and the boundaries of the last forward."""
 
     layers: int
     special: int
@@ -124,7 +124,7 @@ class _Owner:
 
 
 def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
-    """Copy the tokens back to where they came from; a dropped one has the value that it was dropped with."""
+    """Copy the tokens back to where they came from; a dropped one gets its last value."""
     for boundary in reversed(boundaries[1:]):
         if boundary.tokens is not None and boundary.tokens.plan is not None:
             hidden_states = boundary.tokens.plan.unmerge(hidden_states, boundary.before_drop)
@@ -168,12 +168,12 @@ class TokenReduction(Handle):
 
     @property
     def token_counts(self) -> tuple[int, ...]:
-        """How many tokens entered each layer, and how many left the last."""
+        """Number of tokens that entered each layer, and that left the last."""
         return tuple(boundary.count for boundary in self._ran())
 
     @property
     def plans(self) -> tuple[MergePlan | None, ...]:
-        """What each layer did with its tokens."""
+        """The plan of each layer; None where it left its tokens alone."""
         return tuple(boundary.tokens.plan if boundary.tokens else None for boundary in self._ran()[1:])
 
     @property
@@ -186,30 +186,30 @@ class TokenReduction(Handle):
 
     @property
     def dense_flops(self) -> int:
-        """The same without the reduction."""
+        """Multiply-adds of the layers without the reduction."""
         tokens = [self._ran()[0].count] * len(self._costs)
         return encoder_flops(self._costs, tokens, tokens)
 
     @property
     def size(self) -> Float[Tensor, "batch kept 1"] | None:
-        """How many of the first tokens each one that is left stands for; None where sizes were not followed."""
+        """Number of first tokens that each remaining token stands for; None where sizes were not followed."""
         tokens = self._ran()[-1].tokens
         return None if tokens is None else tokens.size
 
     def places(self, layers: int | None = None) -> Int[Tensor, "batch tokens"]:
-        """Tell where each of the first tokens is after so many layers (default: all); -1 for those that were dropped."""
+        """Place of each of the first tokens after `layers` layers (default: all); -1 for dropped ones."""
         boundaries = self._ran()
         plans = self._stream.plans(len(boundaries) - 1)
         if not plans:
             raise UserError(
-                "no token was merged or dropped in the last forward, so there are no places to tell."
+                "no token was merged or dropped in the last forward, so there are no places to report."
             )
         first = plans[0].kept
         plans = self._stream.plans(len(boundaries) - 1 if layers is None else layers)
         return compose_places(plans, boundaries[0].count, first.shape[0], first.device)
 
     def source_map(self, layers: int | None = None) -> Bool[Tensor, "batch kept tokens"]:
-        """Mark of which first tokens each one is made that is left after so many layers (default: all)."""
+        """Mask of the first tokens that each token remaining after `layers` layers (default: all) is made of."""
         kept = self.token_counts[-1 if layers is None else layers]
         return source_map(self.places(layers), kept)
 
@@ -242,12 +242,12 @@ def apply_token_reduction(
     Args:
         model: the model or tower; of a CLIP or SigLIP model with two towers the vision tower is patched.
         reducer: the method with its options, such as `ToMe(r=13)` or `PiToMe(ratio=0.9)`.
-        proportional_attention: whether a token counts in attention as often as it stands for one; None as the reducer says.
+        proportional_attention: whether attention counts a merged token by its size; None leaves it to the reducer.
         restore_length: give the last layer's output the full length again, each token with the value of the one it was merged into (a
             dropped one with its last value). Heads that pool over the tokens or predict densely need it; a class token does not.
 
     Returns:
-        The handle that tells counts, FLOPs and sources, and undoes it.
+        The handle, with counts, FLOPs and sources; its `remove()` undoes the patch.
 
     Raises:
         UserError: the model is a decoder, of no supported family, patched already, or does not fit the reducer.

@@ -11,7 +11,6 @@ row's last image and its answer, read by the language model itself without gradi
 Source: Inference Optimal VLMs Need Only One Visual Token but Larger Models (arXiv 2411.03312), QueCC; any number of images per row.
 """
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import GenerationConfig
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from tokenry.compression.vision.placeholders import (
@@ -39,11 +37,11 @@ from tokenry.compression.vision.quecc import (
     TokenPackerCompressor,
     WindowCompressor,
 )
-from tokenry.compression.vision.short_generation import generate_from_short
+from tokenry.compression.vision.short_generation import ShortPrompts
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.alignment import IGNORED
-from tokenry.core.tensors.handles import Handle, replaced
+from tokenry.core.tensors.handles import replaced
 
 QuestionEncoder = Literal["last_hidden_state", "mean_embedding"]
 
@@ -64,7 +62,7 @@ def question_tokens(
         input_ids: the prompt, with or without an answer.
         attention_mask: 0 at padding.
         labels: -100 where nothing is learned; None while generating.
-        image_token_id: the placeholder.
+        image_token_id: id of the placeholder.
         end_ids: tokens that end the question, such as those of "ASSISTANT".
     """
     placeholders = input_ids == image_token_id
@@ -80,10 +78,11 @@ def question_tokens(
     return question if attention_mask is None else question & attention_mask.bool()
 
 
-class AttachedCompressor(Handle):
+class AttachedCompressor(ShortPrompts):
     """A compressor in a model, from `attach_compressor`; also a context manager that removes it at the end.
 
-    While it is attached it is a submodule of the model (`visual_compressor`): the optimizer, `to` and `train` see it.
+    While attached, the compressor is a submodule of the model (`visual_compressor`): the optimizer, `to` and `train` see it. Removed, it keeps
+    what it has learned.
     """
 
     def __init__(
@@ -102,10 +101,7 @@ class AttachedCompressor(Handle):
         self._question_end_ids = tuple(question_end_ids)
         self._tower_states: Sequence[Tensor] = ()
         self._text: Tensor | None = None
-        self._generating = False
         self._any_resolution = hasattr(self._inner, "pack_image_features")
-        self._forward_signature = inspect.signature(self._model.forward)
-        self._generate = self._model.generate
         tower, projector = self._inner.vision_tower, self._inner.multi_modal_projector
         self._inner.add_module(_NAME, compressor)
         self._on_removal(
@@ -113,8 +109,6 @@ class AttachedCompressor(Handle):
             tower.register_forward_pre_hook(_ask_for_hidden_states, with_kwargs=True).remove,
             tower.register_forward_hook(self._remember_hidden_states).remove,
             projector.register_forward_pre_hook(self._compress).remove,
-            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove,
-            replaced(self._model, "generate", self._generate_from_short_prompt),
         )
         if self._any_resolution:
             self._pack = self._inner.pack_image_features
@@ -132,8 +126,8 @@ class AttachedCompressor(Handle):
         """Give every image of a prompt its number of compressed tokens, as `model(**inputs)` does by itself.
 
         Args:
-            inputs: what the processor returned (and labels); a prompt that is short already is returned as it is.
-            padding_side: where rows are padded if they come to differ in length and are not padded yet.
+            inputs: the processor's output (and labels); a prompt that is short already is returned unchanged.
+            padding_side: side on which rows are padded if they come to differ in length and are not padded yet.
 
         Raises:
             UserError: the number of placeholders does not fit the images.
@@ -173,7 +167,7 @@ class AttachedCompressor(Handle):
         return int(self._model.config.image_token_id)
 
     def _tiles(self, inputs: Mapping[str, Any]) -> list[int]:
-        """How many images the tower sees for each image of the prompt."""
+        """Number of images that the tower sees for each image of the prompt."""
         if not self._any_resolution:
             return [1] * len(inputs["pixel_values"])
         config = self._model.config
@@ -184,12 +178,12 @@ class AttachedCompressor(Handle):
         ]
 
     def _images(self, inputs: Mapping[str, Any]) -> list[int]:
-        """How many placeholders each image has in this prompt: those of the processor, or the compressed ones."""
+        """Number of placeholders of each image in this prompt: those of the processor, or the compressed ones."""
         tiles = self._tiles(inputs)
         grid = self.compressor.config.grid_size
         kept = [number * self.compressor.config.num_tokens for number in tiles]
         if self._any_resolution:
-            # What the model would make of its tiles without a compressor, at a width of one.
+            # What the model would make of its tiles without a compressor, in features of width one.
             blank = [torch.zeros(number, grid**2, 1) for number in tiles]
             packed, _ = self._pack(
                 blank,
@@ -239,52 +233,26 @@ class AttachedCompressor(Handle):
         tiles = torch.tensor(self._tiles(inputs), device=place.device)
         return self.encode_question(ids, keep)[place].repeat_interleave(tiles, 0)
 
-    def _prepare(self, inputs: Mapping[str, Any], padding_side: Side) -> dict[str, Any]:
+    def _shortened(self, inputs: dict[str, Any], generating: bool) -> dict[str, Any] | None:
+        if inputs.get("pixel_values") is None:
+            return None
         if inputs.get("input_ids") is None:
             raise UserError(
                 "a compressed image needs the prompt's input_ids, got none: its placeholders and its question are read there."
             )
-        prompt = self.short_prompt(inputs, padding_side)
+        prompt = self.short_prompt(inputs, "left" if generating else "right")
         self._text = self._question(inputs, prompt)
         return {
             name: value for name, value in prompt.items() if name not in ("question_ids", "question_mask")
         }
 
-    def _before_forward(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        given = dict(self._forward_signature.bind(*args, **kwargs).arguments)
-        given |= given.pop("kwargs", {})
-        if self._generating or given.get("pixel_values") is None:
-            return None
-        return (), self._prepare(given, "right")
-
-    def _generate_from_short_prompt(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate, and give the prompt back as it came, so that what follows it is found where it is looked for."""
-        if kwargs.get("pixel_values") is None:
-            return self._generate(inputs, generation_config, *args, **kwargs)
-        given = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
-        prompt = self._prepare(given, "left")
-        configs = (generation_config, self._model.generation_config)
-        self._generating = True
-        try:
-            return generate_from_short(self._generate, given, prompt, configs, *args)
-        finally:
-            self._generating = False
-
     def _remember_hidden_states(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         self._tower_states = output.hidden_states
 
     def _compress(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
-        """Compress what the projector is about to read."""
+        """Compress the features that the projector is about to read."""
         (features,) = args
-        # Each is used once: features that are asked for outside a forward have no question.
+        # Both are used once: features requested outside a forward have no question.
         states, self._tower_states = self._tower_states, ()
         text, self._text = self._text, None
         tokens, dtype = self.compressor.config.grid_size**2, next(self.compressor.parameters()).dtype

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.plan import MergePlan, special_first
 from tokenry.compression.vision.precision import precise_dtype
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.compression.vision.tome import parse_r
-from tokenry.core.errors import UserError, require_share
+from tokenry.core.errors import UserError, require_one_of, require_share
 from tokenry.core.tensors.choices import top_k_indices
 from tokenry.core.tensors.patching import Encoder
 
@@ -31,18 +31,17 @@ def keep_highest(signal: Float[Tensor, "batch tokens"], keep: int, tokens: Token
 
     Args:
         signal: higher is more worth keeping; not read at special tokens and padding.
-        keep: how many tokens stay besides the special ones.
+        keep: number of tokens that stay besides the special ones.
         tokens: which of them are special, and which padding.
     """
     if tokens.mask is not None:
         signal = signal.masked_fill(~tokens.mask, -torch.inf)
-    special = torch.arange(tokens.special, device=signal.device).expand(signal.shape[0], -1)
-    kept = torch.cat([special, top_k_indices(signal[:, tokens.special :], keep) + tokens.special], dim=1)
-    return MergePlan.keep(kept, signal.shape[1])
+    kept = top_k_indices(signal[:, tokens.special :], keep)
+    return MergePlan.keep(special_first(kept, tokens.special), signal.shape[1])
 
 
 Keep = Callable[[int, int], int]
-"""Tells how many tokens stay besides the special ones, of how many that come in and how many of these are special."""
+"""Maps the number of tokens that come in, and of special ones among them, to the number of others that stay."""
 
 
 def _keep_all_but(r: int, tokens: int, special: int) -> int:
@@ -85,7 +84,7 @@ class _Control:
     Attributes:
         r: tokens that a layer drops, as ToMe takes it (see `parse_r`); at most half of those that are not special.
         ratio: fraction of the tokens that are not special that each layer keeps, as PiToMe takes it.
-        counts: how many tokens leave each layer, special ones included.
+        counts: number of tokens that leave each layer, special ones included.
         after: whether tokens are dropped between attention and MLP, or after both.
     """
 
@@ -105,8 +104,7 @@ class _Control:
             parse_r(1000, self.r)
         if self.ratio is not None:
             require_share(self.ratio, "ratio")
-        if self.after not in ("attention", "layer"):
-            raise UserError(f'after must be "attention" or "layer", got {self.after!r}.')
+        require_one_of(self.after, ("attention", "layer"), "after")
 
     @classmethod
     def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
@@ -115,7 +113,7 @@ class _Control:
 
     @property
     def proportional_attention(self) -> bool:
-        """Off: what is dropped is counted nowhere."""
+        """Off: dropped tokens are not counted."""
         return False
 
     def signal(

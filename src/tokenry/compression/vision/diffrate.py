@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tokenry.compression.vision.flops import LayerCost
-from tokenry.compression.vision.plan import MergePlan
+from tokenry.compression.vision.plan import MergePlan, special_first
 from tokenry.compression.vision.precision import precise
 from tokenry.compression.vision.published_rates import PUBLISHED_RATES, RELEASED_NAMES
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
@@ -43,7 +43,7 @@ By = Literal["both", "prune", "merge"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many tokens stay in each layer, special tokens included; a count above the tokens that are there changes nothing.
+    """Number of tokens that stay in each layer, special tokens included; a count above the tokens that are there changes nothing.
 
     Attributes:
         prune_kept: tokens left by pruning, one count per layer.
@@ -89,12 +89,12 @@ class Schedule:
             gflops: multiply-adds of the model with it, in 1e9, as `vit_flops` counts them.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none for this model and this number of GFLOPs.
         """
         name = RELEASED_NAMES.get(model, model)
         if (name, gflops) not in PUBLISHED_RATES:
             of_model = [pair for pair in PUBLISHED_RATES if pair[0] == name] or list(PUBLISHED_RATES)
-            known = ", ".join(f"{each} at {target}" for each, target in of_model)
+            known = ", ".join(f"{model_name} at {target}" for model_name, target in of_model)
             raise UserError(
                 f"there is no published schedule for {model} at {gflops} GFLOPs: choose from {known}, or learn one with search_rates."
             )
@@ -118,14 +118,14 @@ def uniform_schedule(
 ) -> Schedule:
     """Keep the same fraction of the patches in every layer but the first, at a share of the dense FLOPs.
 
-    What a learned schedule is to be compared with; that leaves the first layer alone too.
+    The control of a learned schedule, which leaves the first layer alone too.
 
     Args:
-        costs: of each layer.
-        tokens: tokens that enter the first layer.
-        special: how many of them are special.
-        share: of the FLOPs of the layers; met as nearly as whole numbers allow.
-        by: whether half of what goes is pruned and the other half merged, or all of it is pruned or merged.
+        costs: cost of each layer.
+        tokens: number of tokens that enter the first layer.
+        special: number of special ones among them.
+        share: share of the layers' dense FLOPs; met as nearly as whole numbers allow.
+        by: prune half of the tokens to remove and merge the others, prune all, or merge all.
     """
     dense = scheduled_flops(costs, tokens, [tokens] * len(costs), [tokens] * len(costs))
 
@@ -209,9 +209,7 @@ def vit_flops(
 
 def importance_order(importance: Float[Tensor, "batch tokens"], special: int) -> Int[Tensor, "batch tokens"]:
     """Special tokens first, then the others by importance, descending; of equals the first."""
-    patches = importance[:, special:].argsort(dim=1, descending=True, stable=True) + special
-    first = torch.arange(special, device=importance.device).expand(importance.shape[0], -1)
-    return torch.cat([first, patches], dim=1)
+    return special_first(importance[:, special:].argsort(dim=1, descending=True, stable=True), special)
 
 
 def diffrate_merge(
@@ -220,12 +218,12 @@ def diffrate_merge(
     """Merge each token from position `kept` on into the most similar one before it.
 
     Args:
-        x: tokens, sorted by importance; compared as they are.
-        kept: how many stay; all of them if that is more than there are.
+        x: tokens, sorted by importance; compared by cosine.
+        kept: number of tokens that stay; all if there are fewer.
         special: leading tokens into which nothing is merged.
 
     Returns:
-        The plan, and how similar (cosine) each merged token is to where it goes.
+        The plan, and the cosine of each merged token with the token it goes into.
 
     Source: DiffRate, token merging.
     """
@@ -242,7 +240,7 @@ def diffrate_merge(
 def scale_merged(
     plan: MergePlan, similarity: Float[Tensor, "batch merged"]
 ) -> Float[Tensor, "batch tokens 1"]:
-    """What the sizes before a plan are scaled by: how similar a token is to where it goes, and 1 where nothing is merged."""
+    """Factors of the sizes before a plan: the similarity of a merged token to the one it goes into, and 1 elsewhere."""
     scale = similarity.new_ones((similarity.shape[0], plan.tokens))
     return scale.scatter(1, plan.merged, similarity)[..., None]
 
@@ -250,7 +248,7 @@ def scale_merged(
 def take(
     x: Shaped[Tensor, "batch tokens *channels"], index: Int[Tensor, "batch taken"]
 ) -> Shaped[Tensor, "batch taken *channels"]:
-    """Take tokens in another order, or some of them."""
+    """Select tokens, in the order of `index`."""
     return MergePlan.keep(index, x.shape[1]).merge(x)
 
 
@@ -260,15 +258,15 @@ def masked_softmax(
     eps: float = 1e-6,
     bounded: bool = False,
 ) -> Float[Tensor, "batch heads queries tokens"]:
-    """Attention over the tokens that are alive, differentiable in who is; a token always sees itself.
+    """Attention over the living tokens, differentiable in which are alive; a token always sees itself.
 
     The derivative for a dead key is exp(logit) / sum over the living: where attention is sharp and the dead key would have had it all,
     that has no bound, though bringing the key back could not change attention by more than 1.
 
     Args:
-        logits: of the first queries, or of all.
+        logits: logits of the first queries, or of all.
         policy: 1 for a living key, 0 for a dead one.
-        eps: keeps what a dead token gets above 0.
+        eps: keeps the attention to a dead token above 0.
         bounded: take for a dead key the change that bringing it back would make, instead of the derivative; the values are the same.
 
     Source: DiffRate, attention in training (after DynamicViT); `bounded` is not in it.
@@ -313,13 +311,13 @@ class DiffRate:
     """Prune and merge by a schedule, in the order of class attention.
 
     Attributes:
-        schedule: how many tokens stay in each layer; see `search_rates` and `Schedule.load_published`.
-        merge: "mean" is the paper's plain mean; "weighted" counts a token as often as it stands for one.
+        schedule: number of tokens that stay in each layer; see `search_rates` and `Schedule.load_published`.
+        merge: "mean" is the paper's plain mean; "weighted" weighs each token by its size.
         size_clamp: "min1" keeps every size at 1 or more before sizes are added, as the search does; "none" is the official
             evaluation, where dissimilar tokens can make a size smaller.
         importance: "class" is the attention that the class token pays; "received" is what all tokens pay, on average, for models
             without class token: merging only, and sizes are not scaled by similarity (the paper's CAFormer variant).
-        proportional_attention: keys count by their size.
+        proportional_attention: attention counts keys by their size.
 
     Source: DiffRate (arXiv 2305.17997).
     """

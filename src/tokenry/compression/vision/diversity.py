@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.compression.vision.precision import precise
+from tokenry.compression.vision.precision import precise, require_features, require_finite
 from tokenry.core.errors import UserError
 
 NEWLINE = -9999
@@ -37,10 +37,10 @@ def sensitivity_diverse_select(
 
     Args:
         features: projected features, (tokens, dim) or (batch, tokens, dim); halves are computed in float32.
-        sensitivity: of every token, any unit; see `zoo_prune`. Not read at newline tokens.
-        k: tokens to choose; with groups, from every group (all of a smaller one).
-        groups: frame of every token of one AnyRes image, `NEWLINE` where there is none. Weights are relative to the frame;
-            the result goes through the frames in ascending order. Newline tokens are not in it, see `with_newlines`.
+        sensitivity: sensitivity of every token, in any unit; see `zoo_prune`. Not read at newline tokens.
+        k: number of tokens to choose; with groups, from every group (all of a smaller one).
+        groups: frame of every token of one AnyRes image, `NEWLINE` for tokens of no frame. Weights are relative to the frame;
+            the result lists the frames in ascending order, without newline tokens (see `with_newlines`).
 
     Raises:
         UserError: features or sensitivities are not finite, have the wrong rank or length; k < 1; k > tokens.
@@ -68,7 +68,7 @@ def farthest_point_select(
 
     Args:
         features: projected features, (tokens, dim) or (batch, tokens, dim); halves are computed in float32.
-        k: tokens to choose; with groups, from every group (all of a smaller one).
+        k: number of tokens to choose; with groups, from every group (all of a smaller one).
         groups: see `sensitivity_diverse_select`.
 
     Raises:
@@ -94,7 +94,7 @@ def minmax_weight(sensitivity: Float[Tensor, "*batch tokens"]) -> Float[Tensor, 
 
     Source: ZOO-Prune, step 3.
     """
-    _require_finite(sensitivity, "sensitivity")
+    require_finite(sensitivity, "sensitivity")
     values = precise(sensitivity)
     lowest, highest = values.aminmax(dim=-1, keepdim=True)
     return torch.where(highest > lowest, (values - lowest) / (highest - lowest + 1e-8), 1.0)
@@ -103,9 +103,9 @@ def minmax_weight(sensitivity: Float[Tensor, "*batch tokens"]) -> Float[Tensor, 
 def coverage_radius(
     features: Float[Tensor, "*batch tokens dim"], kept: Int[Tensor, "*batch kept"]
 ) -> Float[Tensor, "*batch"]:
-    """Tell how far, in cosine distance, the worst represented token is from its nearest kept one: 0 when all are kept.
+    """Cosine distance of the worst represented token from its nearest kept one: 0 when all are kept.
 
-    A user who sets k by quality raises it until the radius is small.
+    To choose k by quality, raise it until the radius is small.
     """
     directions = _normalised(features)
     chosen = directions.gather(-2, kept[..., None].expand(*kept.shape, directions.shape[-1]))
@@ -117,15 +117,15 @@ def coverage_radius(
 def select_in_groups(
     groups: Int[Tensor, "tokens"], k: int, select: Callable[[Tensor, int], Tensor]
 ) -> Int[Tensor, "selected"]:
-    """Choose in every frame by itself.
+    """Choose k tokens of every frame, independently of the other frames.
 
     Args:
-        groups: frame of every token, `NEWLINE` where there is none.
-        k: tokens to choose from every frame; a frame that has no more keeps them all.
-        select: given the tokens of a frame and how many of them to choose, returns the places of the chosen ones among them.
+        groups: frame of every token, `NEWLINE` for tokens of no frame.
+        k: tokens to choose from every frame; a smaller frame keeps all of its tokens.
+        select: maps the tokens of a frame and the number to choose to the places of the chosen ones among them.
 
     Returns:
-        The chosen tokens, frames ascending, in the order of choice.
+        The chosen tokens, frames in ascending order, each in the order of choice.
     """
     selected = [groups.new_empty(0, dtype=torch.long)]
     for group in groups.unique().tolist():
@@ -140,16 +140,21 @@ def with_newlines(selected: Int[Tensor, "selected"], groups: Int[Tensor, "tokens
     return torch.cat((selected, (groups == NEWLINE).nonzero()[:, 0])).sort().values
 
 
-def token_budget(tokens: int, ratio: float) -> int:
-    """Tell how many of an image's tokens a ratio keeps: int(ratio · tokens).
-
-    Raises:
-        UserError: the ratio is not in (0, 1], or keeps none.
-    """
+def require_kept_fraction(ratio: float) -> None:
+    """Raise `UserError` unless the ratio is in (0, 1]."""
     if not 0.0 < ratio <= 1.0:
         raise UserError(
             f"ratio must be in (0, 1], got {ratio}: it is the fraction of visual tokens that is kept."
         )
+
+
+def token_budget(tokens: int, ratio: float) -> int:
+    """Number of an image's tokens that a ratio keeps: int(ratio · tokens).
+
+    Raises:
+        UserError: the ratio is not in (0, 1], or keeps none.
+    """
+    require_kept_fraction(ratio)
     budget = int(ratio * tokens)
     if budget < 1:
         raise UserError(f"ratio {ratio} keeps none of {tokens} visual tokens: use at least {1 / tokens:.4g}.")
@@ -157,7 +162,7 @@ def token_budget(tokens: int, ratio: float) -> int:
 
 
 def frame_budget(frames: int, tokens_per_frame: int, ratio: float) -> int:
-    """Tell how many tokens a ratio keeps in every frame of an AnyRes image: int(ratio · all tokens) // frames.
+    """Number of tokens that a ratio keeps in every frame of an AnyRes image: int(ratio · all tokens) // frames.
 
     Raises:
         UserError: the ratio is not in (0, 1], or keeps none.
@@ -233,8 +238,7 @@ def _normalised(features: Tensor) -> Tensor:
 
 
 def _check(features: Tensor, k: int) -> None:
-    _require_rank(features)
-    _require_finite(features, "features")
+    require_features(features)
     tokens = features.shape[-2]
     if not 1 <= k <= tokens:
         raise UserError(f"k must be from 1 to the number of visual tokens, {tokens}, got {k}.")
@@ -245,20 +249,4 @@ def _check_groups(features: Tensor, groups: Tensor) -> None:
         raise UserError(
             f"groups are the frames of one image, so features must be (tokens, dim) with one group per token, got features "
             f"{tuple(features.shape)} and groups {tuple(groups.shape)}: go through the images one by one."
-        )
-
-
-def _require_rank(features: Tensor) -> None:
-    if features.ndim not in (2, 3):
-        raise UserError(
-            f"features must be (tokens, dim) or (batch, tokens, dim), got shape {tuple(features.shape)}."
-        )
-
-
-def _require_finite(values: Tensor, name: str) -> None:
-    if not all(bool(torch.isfinite(extreme)) for extreme in values.aminmax()):
-        broken = int((~torch.isfinite(values)).sum())
-        raise UserError(
-            f"{name} must be finite, got {broken} of {values.numel()} values that are not: run the vision encoder in bfloat16 "
-            "or float32 if it overflows."
         )

@@ -1,8 +1,8 @@
-"""One account of what an encoder computes: multiply-adds, attention at the tokens that enter a layer, the MLP at those it goes on with.
+"""FLOPs of an encoder in multiply-adds: attention at the tokens that enter a layer, the MLP at those that remain before it.
 
     flops = sum over layers of  N_in · (weights of attention) + 2 · N_in² · width  +  N_mlp · (weights of the MLP)
 
-For a plain ViT that is 4 N C² + 2 N² C and 8 N C². All methods and all reports use this account.
+For a plain ViT that is 4 N C² + 2 N² C and 8 N C². All methods and all reports count this way.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class LayerCost:
     """What one token costs in one layer.
 
     Attributes:
-        attention_weights: weights of the projections, so multiply-adds per token.
-        mlp_weights: the same of the MLP.
-        width: of queries and values together over the heads; an attended pair costs twice this.
+        attention_weights: number of weights of the projections, and so multiply-adds per token.
+        mlp_weights: number of weights of the MLP.
+        width: width of the queries over all heads; an attended pair costs twice this, for its logit and its value.
     """
 
     attention_weights: int
@@ -31,7 +31,7 @@ class LayerCost:
     width: int
 
     def flops(self, attention_tokens: Count, mlp_tokens: Count) -> Count:
-        """Multiply-adds of one image or text in this layer; of counts that are tensors, differentiable."""
+        """Multiply-adds of one image or text in this layer; differentiable in counts that are tensors."""
         attention = attention_tokens * self.attention_weights + 2 * attention_tokens**2 * self.width
         return attention + mlp_tokens * self.mlp_weights
 
@@ -61,9 +61,9 @@ def encoder_flops(
     """Multiply-adds of one image or text in all layers.
 
     Args:
-        costs: of each layer, from `layer_costs`.
-        attention_tokens: tokens that enter each layer.
-        mlp_tokens: tokens that its MLP sees.
+        costs: cost of each layer, from `layer_costs`.
+        attention_tokens: number of tokens that enter each layer.
+        mlp_tokens: number of tokens that its MLP sees.
     """
     counts = zip(costs, attention_tokens, mlp_tokens, strict=True)
     return sum(cost.flops(entering, seen) for cost, entering, seen in counts)

@@ -1,7 +1,7 @@
 """The image features of a vision-language model, token by token: what entered the projector for each, and the frame it is from.
 
 One description per architecture says where its projector is; everything else is read off the model's own `get_image_features`
-while it runs: a number rides along with every row through the projector, so a model may reorder, crop and pack them as it likes.
+while it runs: every row carries its number through the projector, so a model may reorder, crop and pack rows freely.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from tokenry.compression.vision.diversity import NEWLINE
 from tokenry.compression.vision.zoo_prune import mlp_sensitivity, projector_interaction
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.handles import replaced
 
 Layers = tuple[nn.Module, nn.Module, nn.Module]
 
@@ -65,7 +66,7 @@ class Frames:
 
     Attributes:
         labels: the frame of every token (0 = the whole image), `NEWLINE` at newline tokens.
-        tokens: of a frame, before unpadding.
+        tokens: number of tokens of a frame, before unpadding.
     """
 
     labels: Int[Tensor, "tokens"]
@@ -77,8 +78,8 @@ class ImageTokens:
     """The visual tokens of one image, as the language model would get them.
 
     Attributes:
-        features: projected.
-        rows: for every token its row in `Encoded.entering`, -1 at newline tokens; None if they were not asked for.
+        features: projected features.
+        rows: row of every token in `Encoded.entering`, -1 at newline tokens; None if not requested.
         frames: None for images that are not cut into frames.
     """
 
@@ -89,7 +90,7 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The images of a batch and, if asked for, everything that entered the projector."""
+    """The images of a batch and, if requested, everything that entered the projector."""
 
     images: tuple[ImageTokens, ...]
     entering: Float[Tensor, "rows width"] | None
@@ -99,7 +100,7 @@ def supported_model(model: nn.Module) -> tuple[PreTrainedModel, Architecture]:
     """Find the vision-language model, also inside PEFT or DDP, and its description.
 
     Raises:
-        UserError: it is none of the supported ones.
+        UserError: it is not supported.
     """
     for module in model.modules():
         for kind in type(module).__mro__:
@@ -119,7 +120,7 @@ def encode_images(
         model: the outer model.
         architecture: its description.
         inputs: the processor's output.
-        with_rows: also tell what entered the projector for every token.
+        with_rows: also return what entered the projector for every token.
     """
     inner: Any = model.model
     given = {name: inputs[name] for name in names(inner.get_image_features) if inputs.get(name) is not None}
@@ -146,7 +147,7 @@ def names(function: Callable[..., Any]) -> list[str]:
 
 
 class Sensitivity:
-    """The sensitivity of every visual token; what the closed form needs of the weights is computed once."""
+    """The sensitivity of every visual token; the closed form's product of the weights is computed once."""
 
     def __init__(self, model: PreTrainedModel, architecture: Architecture, seed: int) -> None:
         self._model, self._architecture, self._seed = model, architecture, seed
@@ -183,7 +184,7 @@ class Sensitivity:
 
 
 def _plain(layer: nn.Module) -> nn.Linear:
-    # A subclass (quantised, adapted) computes something else than its weight says.
+    # A subclass (quantised, adapted) does not compute a product with its weight.
     if type(layer) is not nn.Linear:
         raise UserError(
             f"sensitivity needs the projector's plain weights but it has a {type(layer).__name__}: leave the projector out of "
@@ -197,7 +198,7 @@ _DIGITS = 3
 
 
 def _tagged(projected: Tensor) -> Tensor:
-    """Let the number of its row ride along with every projected feature."""
+    """Append to every projected row its number, digit by digit."""
     numbers = torch.arange(projected.shape[:-1].numel(), device=projected.device).view(projected.shape[:-1])
     digits = torch.stack([(numbers >> 8 * place) & 255 for place in range(_DIGITS)], dim=-1)
     return torch.cat((projected, digits.to(projected.dtype)), dim=-1)
@@ -221,11 +222,8 @@ def _watched(projector: nn.Module, with_rows: bool) -> Iterator[dict[str, Any]]:
     if not with_rows:
         yield seen
         return
-    handle = projector.register_forward_hook(hook)
-    try:
+    with projector.register_forward_hook(hook):
         yield seen
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -236,7 +234,7 @@ def _watched_packing(inner: Any, seen: dict[str, Any]) -> Iterator[list[tuple[Te
     if pack is None:
         yield packed
         return
-    seen["numbered"] = False  # newline tokens have no numbers to ride along with
+    seen["numbered"] = False  # newline tokens have no numbers to carry
 
     def pack_both(frames: Any, *args: Any, image_newline: Any = None, **kwargs: Any) -> Any:
         newline = None if image_newline is None else image_newline.new_full((1,), -1, dtype=torch.float64)
@@ -250,11 +248,11 @@ def _watched_packing(inner: Any, seen: dict[str, Any]) -> Iterator[list[tuple[Te
         packed.extend((row[:, 0].long(), frames[0].shape[1]) for row in rows)
         return pack(frames, *args, image_newline=image_newline, **kwargs)
 
-    inner.pack_image_features = pack_both
+    restore = replaced(inner, "pack_image_features", pack_both)
     try:
         yield packed
     finally:
-        del inner.pack_image_features
+        restore()
 
 
 def _framed(features: Tensor, rows: Tensor, tokens_per_frame: int) -> ImageTokens:

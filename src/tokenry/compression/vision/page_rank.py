@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.compression.vision.precision import precise
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError, require_at_least, require_one_of
 
 Aggregation = Literal["rms", "mean"]
 
@@ -32,12 +32,12 @@ def weighted_page_rank(
 
     Args:
         attn: (batch, heads, tokens, tokens), attention weights after softmax, row = query.
-        iterations: rounds; None goes on until `tol` is reached (at most 1000 rounds).
-        tol: stop when the sum of absolute changes is at most this in every head; None does so at 1e-6 if `iterations` is None too.
+        iterations: number of rounds; None continues until `tol` is reached (at most 1000 rounds).
+        tol: stop when the sum of absolute changes is at most this in every head; None means 1e-6 if `iterations` is None too, and else never.
         initial: votes to begin with; None for 1 / tokens.
 
     Returns:
-        The votes (float32 or better), and the rounds that were made.
+        The votes (float32 or better), and the number of rounds.
 
     Raises:
         UserError: `attn` is no stack of square matrices of weights whose rows sum to 1, or there is no round to make.
@@ -45,8 +45,7 @@ def weighted_page_rank(
     Source: Zero-TPrune (arXiv 2305.17328), weighted page rank, s^{t+1} = A^T s^t.
     """
     require_graph(attn)
-    if iterations is not None and iterations < 1:
-        raise UserError(f"iterations must be at least 1, got {iterations}.")
+    require_at_least(1, iterations=iterations)
     if iterations is None and tol is None:
         tol = 1e-6
     return page_rank(attn, iterations or _MOST_ITERATIONS, tol, initial)
@@ -71,7 +70,7 @@ def require_graph(attn: Tensor) -> None:
 
 
 def page_rank(attn: Tensor, iterations: int, tol: float | None, initial: Tensor | None) -> tuple[Tensor, int]:
-    """`weighted_page_rank` of attention that is known to be one."""
+    """`weighted_page_rank` of attention that has been checked."""
     attn = precise(attn)
     votes = torch.full_like(attn[:, :, 0], 1 / attn.shape[-1]) if initial is None else initial.to(attn.dtype)
     # A row vector times A walks through memory in order; A^T times a column is several times slower.
@@ -100,12 +99,12 @@ def aggregate_heads(
     v_max: float | None = 0.7,
     mode: Aggregation = "rms",
 ) -> tuple[Float[Tensor, "batch tokens"], Bool[Tensor, "batch heads"]]:
-    """Put the heads' votes together: the importance of each token.
+    """Aggregate the votes of the heads to the importance of each token.
 
     Args:
         scores: votes of the tokens that can be pruned.
         v_min: a head takes part if its `head_variance` is at least this; None for no bound.
-        v_max: and at most this. If no head of an image does, all take part.
+        v_max: and at most this. If no head of an image qualifies, all take part.
         mode: root mean square (the paper's EIR), or mean.
 
     Returns:

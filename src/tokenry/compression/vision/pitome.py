@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import elu
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.plan import DROPPED, MergePlan, special_first
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
-from tokenry.compression.vision.tome import MERGED, PADDING, arrange, match_even_odd, unit_vectors
+from tokenry.compression.vision.tome import MERGED, PADDING, arrange, keep_all, match_even_odd, unit_vectors
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.patching import Encoder
 
@@ -207,7 +207,7 @@ def _match_core(
     patches = metric[:, special:]
     r = removed_tokens(patches.shape[1], ratio)
     if r == 0:
-        return _keep_all(metric)
+        return keep_all(metric)
     order = _by_rank(energy.score(patches))
     merged, partners, protected = order[:, 0 : 2 * r : 2], order[:, 1 : 2 * r : 2], order[:, 2 * r :]
     target = _cosine(patches, merged, partners).argmax(dim=2) + protected.shape[1]
@@ -221,7 +221,7 @@ def _match_all(
     patches = metric[:, special:]
     r = removed_tokens(patches.shape[1], ratio)
     if r == 0:
-        return _keep_all(metric)
+        return keep_all(metric)
     order = _by_rank(energy.score(patches))
     sources, partners = order[:, ::2], order[:, 1::2]
     best, partner = _cosine(patches, sources, partners).max(dim=2)
@@ -254,7 +254,7 @@ def _match_text(
     counts = [removed_tokens(own, ratio) for own in length[:, 0].tolist()]
     r = max(counts)
     if r == 0:
-        return _keep_all(metric)
+        return keep_all(metric)
     removed = torch.tensor(counts, device=metric.device)[:, None]
     order = _by_rank(score)
     rank = torch.arange(words.shape[1], device=metric.device)
@@ -279,11 +279,6 @@ _MATCHINGS: dict[str, Callable[[Tensor, float, int, _LayerEnergy, Tensor | None]
 }
 
 
-def _keep_all(metric: Tensor) -> MergePlan:
-    batch, tokens, _ = metric.shape
-    return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
-
-
 def _cosine(metric: Tensor, these: Tensor, those: Tensor) -> Float[Tensor, "batch these those"]:
     width = metric.shape[2]
     left, right = (
@@ -294,10 +289,9 @@ def _cosine(metric: Tensor, these: Tensor, those: Tensor) -> Float[Tensor, "batc
 
 def _plan(special: int, kept: Tensor, merged: Tensor, target: Tensor, ragged: bool = False) -> MergePlan:
     """Put the special tokens in front of a plan for the others."""
-    first = torch.arange(special, device=kept.device).expand(kept.shape[0], -1)
     place = torch.where(target == DROPPED, DROPPED, target + special) if ragged else target + special
     tokens = special + kept.shape[1] + merged.shape[1]
-    return MergePlan(tokens, torch.cat([first, kept + special], dim=1), merged + special, place, ragged)
+    return MergePlan(tokens, special_first(kept, special), merged + special, place, ragged)
 
 
 # --- the method ----------------------------------------------------------------------------------------------------------------------

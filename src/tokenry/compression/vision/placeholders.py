@@ -1,7 +1,7 @@
-"""Placeholders: rebuild a prompt so that every image has as many image tokens as are carried on.
+"""Placeholders: rebuild a prompt so that every image has as many placeholders as visual tokens that remain.
 
 A processor writes one `image_token_id` per visual token; the model puts the features there, image after image in row-major
-order. Whoever carries fewer features on (a pruner, a compressor) must shorten the prompt to match:
+order. A pruner or compressor that leaves fewer features must shorten the prompt to match:
 
     keep   = kept_columns(input_ids, image_token_id, tokens_per_image, kept)     which columns stay, (batch, seq) bool
     prompt = rebuild_prompt(inputs, keep)                                        every per-token entry, shortened alike
@@ -22,7 +22,7 @@ from tokenry.core.tensors.alignment import IGNORED
 
 Side = Literal["left", "right"]
 
-# What a processor (or the model's own code) gives per token, and what stands there at padding.
+# Entries that a processor (or the model's own code) makes per token, with their value at padding.
 PER_TOKEN = {
     "input_ids": 0,
     "attention_mask": 0,
@@ -39,7 +39,7 @@ class ShortPrompt:
     """A prompt with fewer image tokens.
 
     Attributes:
-        inputs: what was given, every per-token entry shortened.
+        inputs: the given inputs, every per-token entry shortened.
         columns: the column of the unshortened prompt that each token comes from, -1 at padding.
     """
 
@@ -87,13 +87,13 @@ def kept_columns(
     tokens_per_image: Sequence[int],
     kept: Sequence[Int[Tensor, "_"]],
 ) -> Bool[Tensor, "batch seq"]:
-    """Tell which tokens of the prompt stay: all text, and of image j its placeholders number `kept[j]`.
+    """Mask of the prompt's tokens that stay: all text, and of image j its placeholders number `kept[j]`.
 
     Args:
         input_ids: the prompt as the processor wrote it.
         image_token_id: the placeholder.
         tokens_per_image: visual tokens of each image, in the order of the images.
-        kept: for each image, which of its tokens stay, in any order.
+        kept: for each image, its tokens that stay, in any order.
 
     Raises:
         UserError: see `placeholder_images`; or a kept token that the image does not have.

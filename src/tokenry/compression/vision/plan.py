@@ -1,9 +1,9 @@
-"""What becomes of each token when a layer goes on with fewer: kept in place, merged into a kept one, or dropped.
+"""The fate of each token where a layer reduces their number: kept in place, merged into a kept one, or dropped.
 
     merged(x)[j]   = reduce of x over {kept[j]} and the tokens whose target is j
-    unmerged(y)[i] = y at the place where token i is now
+    unmerged(y)[i] = y at the place of token i
 
-Every reduction method ends in one of these plans; merging, masks, sources and undoing are the same for all.
+Every reduction method ends in such a plan; merging, masks, sources and undoing are shared.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tokenry.core.tensors.choices import top_k_indices
 Reduce = Literal["mean", "sum", "amax"]
 
 DROPPED = -1
-"""The place of a token that is nowhere any more."""
+"""The place of a dropped token."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class MergePlan:
 
     Attributes:
         tokens: number of tokens before.
-        kept: token that stands at each place afterwards.
-        merged: tokens that are merged into a kept one.
-        target: the place each of these goes to; several may share one, and `DROPPED` drops it (where rows of a batch merge
+        kept: the token at each place afterwards.
+        merged: the tokens that are merged into a kept one.
+        target: the place that each of these goes to; several may share one, and `DROPPED` drops the token (where rows of a batch merge
             different numbers).
-        ragged: whether a target is `DROPPED`.
+        ragged: whether a target may be `DROPPED`.
     """
 
     tokens: int
@@ -75,7 +75,7 @@ class MergePlan:
         kept, merged = _take(x, self.kept), _take(x, self.merged)
         if not self.ragged:
             return _scatter(kept, self.target, merged, reduce)
-        # What is dropped goes to one more place, which is cut off.
+        # Dropped tokens go to one more place, which is cut off.
         aside = torch.cat([kept, kept[:, :1]], dim=1)
         target = torch.where(self.target == DROPPED, kept.shape[1], self.target)
         return _scatter(aside, target, merged, reduce)[:, :-1]
@@ -83,14 +83,14 @@ class MergePlan:
     def merge_weighted(
         self, x: Float[Tensor, "batch tokens channels"], size: Float[Tensor, "batch tokens 1"] | None = None
     ) -> tuple[Float[Tensor, "batch kept channels"], Float[Tensor, "batch kept 1"]]:
-        """Merge by the mean that is weighted with sizes, so that a token counts as often as it stands for one.
+        """Merge by the mean weighted with sizes, so that every first token counts once.
 
         Args:
             x: the tokens.
-            size: how many tokens each of them stands for; None means one.
+            size: number of first tokens that each stands for; None means one.
 
         Returns:
-            The merged tokens and their sizes, the sums of what was merged (float32 or better).
+            The merged tokens and their sizes, which add up (float32 or better).
 
         Source: ToMe (arXiv 2210.09461), weighted average of merged patches.
         """
@@ -98,12 +98,12 @@ class MergePlan:
         if size is None:
             size = wide.new_ones((*x.shape[:2], 1))
         total = self.merge(size, "sum")
-        # Shares before the sum, so that a token that nothing is merged into (share 1) stays as it is to the last bit.
+        # Shares before the sum, so that a token that nothing is merged into (share 1) stays the same to the last bit.
         share = size / self.unmerge(total, size)
         return self.merge(wide * share, "sum").to(x.dtype), total
 
     def place(self) -> Int[Tensor, "batch tokens"]:
-        """Tell where each token is afterwards; `DROPPED` for those that are nowhere."""
+        """Place of each token afterwards; `DROPPED` for dropped ones."""
         places = torch.full(
             (self.kept.shape[0], self.tokens), DROPPED, dtype=torch.long, device=self.kept.device
         )
@@ -115,11 +115,11 @@ class MergePlan:
         y: Float[Tensor, "batch kept channels"],
         dropped: Float[Tensor, "batch tokens channels"] | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Go back to all tokens: each gets a copy of what stands where it went.
+        """Go back to all tokens: each gets a copy of the token at its place.
 
         Args:
             y: the tokens afterwards.
-            dropped: what dropped tokens get, usually the tokens before; None means 0.
+            dropped: values of dropped tokens, usually the tokens before; None means 0.
         """
         place = self.place()[..., None]
         copied = _take(y, place[..., 0].clamp_min(0))
@@ -139,7 +139,7 @@ class MergePlan:
 def compose_places(
     plans: Sequence[MergePlan], tokens: int, batch: int, device: torch.device
 ) -> Int[Tensor, "batch tokens"]:
-    """Tell where each of the first tokens is after all plans; `DROPPED` for those that are nowhere."""
+    """Place of each of the first tokens after all plans; `DROPPED` for dropped ones."""
     places = torch.arange(tokens, device=device).expand(batch, -1)
     for plan in plans:
         ahead = plan.place().gather(1, places.clamp_min(0))
@@ -150,6 +150,14 @@ def compose_places(
 def source_map(places: Int[Tensor, "batch tokens"], kept: int) -> Bool[Tensor, "batch kept tokens"]:
     """Write places as rows: row j marks the tokens that place j is made of."""
     return places[:, None, :] == torch.arange(kept, device=places.device)[:, None]
+
+
+def special_first(
+    index: Int[Tensor, "batch chosen"], special: int
+) -> Int[Tensor, "batch special_and_chosen"]:
+    """The special tokens, then the tokens with these indices among the others."""
+    first = torch.arange(special, device=index.device).expand(index.shape[0], -1)
+    return torch.cat([first, index + special], dim=1)
 
 
 # Whole rows of a table with one row per token: to gather and to scatter number by number takes six times as long.

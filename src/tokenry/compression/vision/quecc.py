@@ -27,11 +27,11 @@ class CompressorConfig:
         hidden_size: width of the vision tower.
         text_hidden_size: width of the question's embedding (QueCC).
         grid_size: tokens along one side of the image, class token not counted.
-        kernel_size: of the convolution that makes the queries.
-        stride: of the same; equal to `kernel_size` if None.
-        num_levels: layers of the tower whose features, side by side, are keys and values.
-        num_attention_heads: of the attention within a window.
-        layer_norm_eps: of every layer norm.
+        kernel_size: kernel of the convolution that makes the queries.
+        stride: stride of this convolution; `kernel_size` if None.
+        num_levels: number of the tower's layers whose concatenated features are keys and values.
+        num_attention_heads: heads of the attention within a window.
+        layer_norm_eps: epsilon of every layer norm.
 
     Raises:
         UserError: the heads do not divide the width, or the windows would not tile the grid.
@@ -83,7 +83,7 @@ class CompressorConfig:
 
 
 class WindowCompressor(nn.Module):
-    """What both compressors share: each query attends to its own window of the image.
+    """The common part of both compressors: each query attends to its own window of the image.
 
     The parameters have the names of the released QueCC, so that its weights load as they are.
     """
@@ -99,7 +99,7 @@ class WindowCompressor(nn.Module):
 
     @property
     def takes_text(self) -> bool:
-        """Whether the compressor is told the question."""
+        """Whether the compressor reads the question."""
         return False
 
     def queries(
@@ -119,8 +119,8 @@ class WindowCompressor(nn.Module):
         """Compress the tokens of each image to `config.num_tokens`, row by row.
 
         Args:
-            features: of one layer of the tower, without class token, row by row.
-            features_multi: of `config.num_levels` layers, side by side.
+            features: features of one layer of the tower, without class token, row by row.
+            features_multi: concatenated features of `config.num_levels` layers.
             text: the question's embedding (QueCC).
 
         Raises:
@@ -184,7 +184,7 @@ class QueCC(WindowCompressor):
 
     @property
     def takes_text(self) -> bool:
-        """Whether the compressor is told the question."""
+        """Whether the compressor reads the question."""
         return True
 
     def queries(

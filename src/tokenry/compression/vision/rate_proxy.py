@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_at_least
 
 
 class RateProxy(nn.Module):
@@ -48,8 +48,7 @@ class RateProxy(nn.Module):
             raise UserError(
                 f"granularity must be at least 1, got {granularity}: it is the step between counts of kept tokens."
             )
-        if special_tokens < 0:
-            raise UserError(f"special_tokens must not be negative, got {special_tokens}.")
+        require_at_least(0, special_tokens=special_tokens)
         candidates = torch.arange(num_patches, 0, -granularity)
         position = torch.arange(num_patches + special_tokens)
         # The smallest candidate that keeps a position; all larger ones, before it in the list, keep it too.

@@ -52,14 +52,14 @@ class Batches(Iterable[Batch], Sized, Protocol):
 
 @dataclass(frozen=True)
 class SearchStep:
-    """What a search is at, told after every step.
+    """The state of a search after a step.
 
     Attributes:
-        step: steps that are done.
-        steps: steps of the whole search.
+        step: number of steps done.
+        steps: number of steps of the whole search.
         loss: cross-entropy of this batch, in nats.
         gflops: multiply-adds of the model at the counts of this step, in 1e9, patch embedding and head included.
-        target_gflops: what they should be.
+        target_gflops: target for them.
         lr: learning rate of this step.
     """
 
@@ -72,16 +72,16 @@ class SearchStep:
 
 
 class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a search: it stops as any program does, and what was learned so far is here.
+    """Ctrl-C during a search: a `KeyboardInterrupt` that carries what was learned so far.
 
     Attributes:
-        schedule: the counts after the last step; `search_rates(..., init=schedule)` goes on from them.
+        schedule: the counts after the last step; `search_rates(..., init=schedule)` resumes from them.
     """
 
     def __init__(self, schedule: Schedule, step: int, steps: int) -> None:
         super().__init__(
             f"the search was stopped after {step} of {steps} steps, so this schedule is not the final one: {schedule}; "
-            "search_rates(..., init=schedule) goes on from it."
+            "search_rates(..., init=schedule) resumes from it."
         )
         self.schedule = schedule
 
@@ -102,28 +102,28 @@ def search_rates(
     gradient: Literal["bounded", "official"] = "bounded",
     progress: Callable[[SearchStep], None] = lambda step: None,
 ) -> Schedule:
-    """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model are afterwards as they were.
+    """Learn how many tokens each layer keeps; weights, modes and gradient flags of the model stay as they were.
 
-    The model runs as in evaluation (no dropout). Augmentation is the loader's business. Ctrl-C raises `SearchInterrupted`, which holds
+    The model runs in evaluation mode (no dropout). Augmentation is left to the loader. Ctrl-C raises `SearchInterrupted`, which holds
     what was learned so far. A schedule that ends more than 1.5 % off its target is returned with a warning.
 
     Args:
-        model: a classifier whose head reads the class token; is called with `pixel_values` and gives `logits`.
+        model: a classifier whose head reads the class token; called with `pixel_values`, it returns `logits`.
         loader: batches of `pixel_values` and `labels`, or pairs of them; labels are class numbers, or probabilities (batch, classes) as
             mixup makes them.
         target_gflops: multiply-adds of the whole model, in 1e9, patch embedding and head included as the paper counts them.
-        target_share: instead of it, the share of the layers' multiply-adds, as `TokenReduction.flops / dense_flops` tells.
+        target_share: alternatively, the share of the layers' multiply-adds: `TokenReduction.flops / dense_flops`.
         granularity: step between the counts to choose from; 1 for small images.
-        flops_weight: of the FLOPs term.
-        lr: of AdamW on the logits, without weight decay; falls to `min_lr` by a cosine, from step to step (officially from epoch to
-            epoch, which is no fall at all for one epoch).
-        min_lr: see `lr`.
+        flops_weight: weight of the FLOPs term.
+        lr: learning rate of AdamW on the logits, without weight decay; decays to `min_lr` by a cosine, from step to step (officially from
+            epoch to epoch, which for one epoch is no decay at all).
+        min_lr: final learning rate.
         epochs: passes over the loader.
-        init: where to start: the uniform schedule of the target, zero logits (official), or a schedule.
-        flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" as it is (official).
+        init: starting point: the uniform schedule of the target, zero logits (official), or a schedule.
+        flops_unit: "share" measures the distance to the target relative to the dense model (times 4.6), "gflops" in GFLOPs (official).
         gradient: "bounded" takes for a dead token the change that bringing it back would make in attention, "official" the derivative
             there, which explodes where attention is sharp and then drowns the FLOPs term.
-        progress: told after every step.
+        progress: called after every step.
 
     Raises:
         UserError: an argument is out of range, the model does not fit, the target cannot be reached, or the loss is not finite.
@@ -167,7 +167,7 @@ def search_rates(
 
 @dataclass(frozen=True)
 class _Account:
-    """FLOPs of one image: of the layers as they depend on the counts, and of the rest of the model, which does not."""
+    """FLOPs of one image: of the layers, which depend on the counts, and of the rest of the model, which does not."""
 
     costs: list[LayerCost]
     tokens: int
@@ -179,7 +179,7 @@ class _Account:
         return self.with_kept(self.tokens)
 
     def with_kept(self, count: int) -> float:
-        """FLOPs of the layers when so many tokens leave the first and every later one."""
+        """FLOPs of the layers when `count` tokens leave every one of them."""
         counts = [self.tokens] + [count] * (len(self.costs) - 1)
         return float(scheduled_flops(self.costs, self.tokens, counts, counts))
 
@@ -202,14 +202,14 @@ def _account(model: PreTrainedModel, encoder: Encoder, images: Tensor) -> _Accou
 
 
 def _target(account: _Account, gflops: float | None, share: float | None, proxy: RateProxy) -> float:
-    """FLOPs of the layers to be met."""
+    """The FLOPs target of the layers."""
     target = account.dense * share if share is not None else gflops * 1e9 - account.rest  # type: ignore[operator]
     least = account.with_kept(int(proxy.candidates[-1]) + account.special)
     if not least <= target <= account.dense:
         low, high = ((flops + account.rest) / 1e9 for flops in (least, account.dense))
-        told = f"target_share={share}" if share is not None else f"target_gflops={gflops}"
+        given = f"target_share={share}" if share is not None else f"target_gflops={gflops}"
         raise UserError(
-            f"{told} is out of reach: this model takes {high:.4g} GFLOPs dense and at least {low:.4g} (a share of "
+            f"{given} is out of reach: this model takes {high:.4g} GFLOPs dense and at least {low:.4g} (a share of "
             f"{least / account.dense:.3f} of its layers) when all layers but the first keep the smallest count that granularity allows."
         )
     return target
@@ -252,12 +252,12 @@ def _first_images(loader: Batches) -> Tensor:
 def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Mapping):
         pair = [batch[name] for name in ("pixel_values", "labels") if name in batch]
-        told = f"only {', '.join(batch)}"
+        content = f"only {', '.join(batch)}"
     else:
-        pair, told = list(batch), f"{len(batch)} tensors"
+        pair, content = list(batch), f"{len(batch)} tensors"
     if len(pair) != 2:
         raise UserError(
-            f"a batch must hold pixel_values and labels, or be a pair of them, but it has {told}."
+            f"a batch must hold pixel_values and labels, or be a pair of them, but it has {content}."
         )
     return pair[0], pair[1]
 

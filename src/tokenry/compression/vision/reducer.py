@@ -1,8 +1,8 @@
-"""What a reduction method is to a patched encoder: for each layer, how its tokens become fewer.
+"""The interface of a reduction method to a patched encoder: for each layer, how it reduces its tokens.
 
     hidden_states, tokens = layer_reducer.reduce(hidden_states, tokens, attention)
 
-A method plans (`MergePlan`) and says how the plan is carried out; counting, sizes in attention, masks, sources and undoing are shared.
+A method makes a plan (`MergePlan`) and chooses how it is carried out; counting, sizes in attention, masks, sources and undoing are shared.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ from tokenry.core.tensors.patching import Encoder, run_call
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known about the tokens of a batch, besides their hidden states.
+    """The tokens of a batch, besides their hidden states.
 
     Attributes:
-        special: leading tokens that are no patch or word (class, distillation, registers).
-        size: how many of the first tokens each stands for; None while each stands for itself.
+        special: number of leading tokens that are no patch or word (class, distillation, registers).
+        size: number of first tokens that each stands for; None while each stands for itself.
         mask: False for padding; None where nothing is padding.
-        plan: how these came from the tokens before; None where nothing changed.
+        plan: how they came from the tokens before; None where nothing changed.
     """
 
     special: int
@@ -45,9 +45,9 @@ class Tokens:
         """Carry out a plan.
 
         Args:
-            hidden_states: of these tokens.
-            plan: what becomes of each.
-            reduce: how the merged are put together; None for the mean weighted with sizes, which then add up.
+            hidden_states: hidden states of these tokens.
+            plan: the plan.
+            reduce: how tokens are merged; None for the mean weighted with sizes, which then add up.
         """
         mask = None if self.mask is None else plan.merge_mask(self.mask)
         if reduce is not None:
@@ -65,7 +65,7 @@ class Tokens:
 
 
 class Attention:
-    """The attention call of the layer at hand, with what methods read from it, computed each time it is asked for."""
+    """The attention call of a layer, with what methods read from it, computed at each access."""
 
     def __init__(self, call: AttentionCall) -> None:
         self.call = call
@@ -97,10 +97,10 @@ class Attention:
 
 
 class LayerReducer:
-    """What one layer does with its tokens: nothing here; a method overrides `reduce`.
+    """The reduction in one layer: none here; a method overrides `reduce`.
 
     Attributes:
-        after: where in the layer it happens: between attention and MLP, or after both.
+        after: its place in the layer: between attention and MLP, or after both.
     """
 
     after: Literal["attention", "layer"] = "attention"
@@ -112,7 +112,7 @@ class LayerReducer:
     def reduce(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], tokens: Tokens, attention: Attention
     ) -> tuple[Float[Tensor, "batch kept hidden"], Tokens]:
-        """Return the hidden states and what is known about the tokens afterwards; here, as they came."""
+        """Return the hidden states and the tokens after the reduction; here, unchanged."""
         return hidden_states, tokens
 
 
@@ -153,7 +153,7 @@ class TokenReducer(Protocol):
     """A reduction method: an object with the method's options.
 
     Attributes:
-        proportional_attention: whether keys get the bias log(size), so that a token counts as often as it stands for one.
+        proportional_attention: whether keys get the bias log(size), so that attention counts a merged token by its size.
     """
 
     @property
@@ -162,7 +162,7 @@ class TokenReducer(Protocol):
         ...
 
     def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
-        """Say for each layer how it reduces; None where it does not.
+        """The reducer of each layer; None where the layer does not reduce.
 
         Raises:
             UserError: the method does not fit this encoder.
@@ -183,8 +183,8 @@ def make_reducer(description: str, **options: Any) -> TokenReducer:
     """Make a reduction method from `name` or `name:option=value,...`; values are YAML.
 
     Args:
-        description: what is asked for.
-        **options: more of its options.
+        description: name and options of the method.
+        **options: further options.
 
     Raises:
         UserError: an unknown method or option (the nearest is suggested), an option given twice, or a value of the wrong kind or out of

@@ -1,4 +1,4 @@
-"""Does a projector's sensitivity point at what the answer depends on? A check on a few of the user's own images.
+"""Does a projector's sensitivity mark the tokens that the answer depends on? A check on a few of the user's own images.
 
 ZOO-Prune (arXiv 2509.24837) keeps tokens for which the projector is steep. That is a property of the projector: in some models it
 goes with relevance, in others against it. To first order, relevance = |gradient of the log-probability · embedding|.
@@ -32,7 +32,7 @@ from tokenry.core.errors import UserError
 
 
 def relevance_correlation(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[float, ...]:
-    """Ask on a few of your own images whether the projector's sensitivity points at what the model's answer depends on.
+    """Check on a few of your own images whether the projector's sensitivity marks the tokens that the answer depends on.
 
     Relevance of a visual token, to first order: by how much the log-probability of the likeliest next token (of the labels,
     where `inputs` has them) changes if the token's embedding becomes zero, |gradient · embedding|. One forward and backward of

@@ -1,7 +1,7 @@
-"""Methods at the same FLOPs, so that what is compared is the choice of tokens and not their number.
+"""Methods at the same FLOPs, so that the choice of tokens is compared and not their number.
 
-A method's `at(share, shape)` gives the options with which it costs nearest to a share of the dense FLOPs. Methods that thin out every
-layer keep the same number of tokens in each: those of PiToMe's ratio.
+A method's `at(share, shape)` returns the options whose cost is nearest to a share of the dense FLOPs. Methods that reduce in every layer
+keep the same number of tokens in each: those of PiToMe's ratio.
 """
 
 import math
@@ -20,8 +20,8 @@ class EncoderShape:
 
     Attributes:
         costs: cost of each layer.
-        tokens: tokens that enter the first layer.
-        special: how many of them are not patches.
+        tokens: number of tokens that enter the first layer.
+        special: number of these that are no patches.
     """
 
     costs: Sequence[LayerCost]
@@ -42,7 +42,7 @@ def nearest_strength(share: float, cost: Callable[[float], float]) -> float:
 
 
 def counts_at_ratio(tokens: int, layers: int, ratio: float, special: int) -> list[int]:
-    """Tokens that leave each layer when each keeps this ratio of the tokens that are not special."""
+    """Number of tokens that leave each layer when each keeps this ratio of the tokens that are not special."""
     left = []
     for _ in range(layers):
         free = tokens - special
@@ -52,7 +52,7 @@ def counts_at_ratio(tokens: int, layers: int, ratio: float, special: int) -> lis
 
 
 def ratio_at(share: float, shape: EncoderShape) -> float:
-    """The ratio, in [0.5, 1], with which every layer together costs nearest to a share of the dense FLOPs."""
+    """The ratio in [0.5, 1] at which the layers together cost nearest to a share of the dense FLOPs."""
 
     def cost(strength: float) -> float:
         left = counts_at_ratio(shape.tokens, len(shape.costs), 1 - strength / 2, shape.special)
@@ -62,5 +62,5 @@ def ratio_at(share: float, shape: EncoderShape) -> float:
 
 
 def counts_at(share: float, shape: EncoderShape) -> list[int]:
-    """Tokens that leave each layer at this ratio."""
+    """Number of tokens that leave each layer at the ratio of this share."""
     return counts_at_ratio(shape.tokens, len(shape.costs), ratio_at(share, shape), shape.special)

@@ -1,16 +1,64 @@
-"""Generate from a prompt that was made shorter, and answer as if it had not been.
+"""Give a model shorter prompts than its caller does, and return what the caller expects of the whole prompt.
 
-    sequences = the prompt as it was given + what was generated
+    forward      runs on the short prompt; its output has the short length
+    sequences  = the prompt as it was given + the generated tokens
 
-so that what follows the prompt is found where it is looked for, and limits on the length of the whole mean what they say.
+so that the answer begins after the given prompt, and limits on the length of the whole sequence keep their meaning.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
+
+from tokenry.core.tensors.handles import Handle, replaced
+
+
+class ShortPrompts(Handle):
+    """A model whose `forward` and `generate` get shorter prompts; a subclass says how a prompt that brings images is shortened."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._generate = self._model.generate
+        self._arguments = tuple(inspect.signature(self._model.forward).parameters)
+        self._generating = False
+        self._on_removal(
+            replaced(self._model, "generate", self._generate_from_short),
+            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove,
+        )
+
+    def _shortened(self, inputs: dict[str, Any], generating: bool) -> dict[str, Any] | None:
+        """The arguments with the short prompt; None where no image is to be encoded."""
+        raise NotImplementedError
+
+    def _before_forward(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._generating:
+            return None
+        short = self._shortened(dict(zip(self._arguments, args, strict=False)) | kwargs, generating=False)
+        return None if short is None else ((), short)
+
+    def _generate_from_short(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        given = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
+        short = self._shortened(given, generating=True)
+        if short is None:
+            return self._generate(inputs, generation_config, *args, **kwargs)
+        configs = (generation_config, self._model.generation_config)
+        self._generating = True
+        try:
+            return generate_from_short(self._generate, given, short, configs, *args)
+        finally:
+            self._generating = False
 
 
 def generate_from_short(
@@ -25,7 +73,7 @@ def generate_from_short(
     Args:
         generate: the model's own.
         given: the arguments of the call, with the long prompt.
-        short: the same with the short one.
+        short: the same arguments with the short prompt.
         configs: the call's generation config, if it has one, and the model's.
         args: further positional arguments.
     """

@@ -2,7 +2,7 @@
 
 Source: Token Merging (arXiv 2210.09461). A = tokens 0, 2, 4, ...; B = tokens 1, 3, 5, ...; each token of A looks for its most similar
 token of B (cosine of the keys, mean over heads), and the r best of A are merged into theirs.
-In text, padding matches nothing: what becomes of a text does not depend on how much it is padded.
+In text, padding matches nothing: the result for a text does not depend on how much it is padded.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from tokenry.core.tensors.patching import Encoder
 
 
 def parse_r(num_layers: int, r: int | Sequence[int] | tuple[int, float]) -> list[int]:
-    """Tell how many tokens each layer merges.
+    """Number of tokens that each layer merges.
 
     Args:
-        num_layers: L.
+        num_layers: number of layers, L.
         r: the same number in every layer; a list, one per layer (missing ones are 0); or (r, inflection) with a float inflection in
             [-1, 1]: from r·(1 - inflection) to r·(1 + inflection) in equal steps, so -1 merges most in the first layers.
 
@@ -67,9 +67,9 @@ def bipartite_soft_matching(
 
     Args:
         metric: what tokens are compared by (cosine).
-        r: tokens to remove; at most half of those that are not protected are.
+        r: number of tokens to remove; at most half of those that are not protected.
         class_token: token 0 is never merged.
-        distill_token: neither is token 1.
+        distill_token: token 1 is never merged either.
 
     Source: ToMe, bipartite soft matching.
     """
@@ -79,10 +79,10 @@ def bipartite_soft_matching(
 @torch.no_grad()
 def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: int) -> MergePlan:
     """`bipartite_soft_matching` for any number of leading special tokens, which stay where they are."""
-    batch, tokens, _ = metric.shape
+    tokens = metric.shape[1]
     r = max(0, min(r, (tokens - special) // 2))
     if tokens < 2:
-        return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
+        return keep_all(metric)
     best, partner = _even_odd_similarity(metric, special).max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
     merged, left = order[:, :r], order[:, r:]
@@ -92,6 +92,12 @@ def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: i
     # Special tokens of B stand among the first places; the others of B follow what is left of A.
     target = partner.gather(1, merged) + left.shape[1]
     return MergePlan(tokens, kept, 2 * merged, target)
+
+
+def keep_all(metric: Float[Tensor, "batch tokens dim"]) -> MergePlan:
+    """The plan that keeps every token where it is."""
+    batch, tokens, _ = metric.shape
+    return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
 
 
 def _even_odd_similarity(metric: Tensor, special: int) -> Float[Tensor, "batch even odd"]:
@@ -114,17 +120,17 @@ def _special_first(left: Tensor, tokens: int, special: int) -> Tensor:
 def match_even_odd_padded(
     metric: Float[Tensor, "batch tokens dim"], r: int, special: int, mask: Bool[Tensor, "batch tokens"]
 ) -> MergePlan:
-    """`match_even_odd` for texts padded on the right: each merges what it would alone, and padding nobody needs is dropped.
+    """`match_even_odd` for texts padded on the right: each merges what it would alone, and padding that no text needs is dropped.
 
     Args:
         metric: what tokens are compared by (cosine).
-        r: tokens to remove from each text; at most half of those that are not special are.
-        special: leading special tokens.
+        r: number of tokens to remove from each text; at most half of those that are not special.
+        special: number of leading special tokens.
         mask: False for padding.
     """
-    batch, tokens, _ = metric.shape
+    tokens = metric.shape[1]
     if tokens < 2:
-        return MergePlan.keep(torch.arange(tokens, device=metric.device).expand(batch, -1), tokens)
+        return keep_all(metric)
     seen_together = mask[:, ::2, None] & mask[:, None, 1::2]
     best, partner = _even_odd_similarity(metric, special).masked_fill_(~seen_together, -torch.inf).max(dim=2)
     lengths = mask.sum(dim=1)
@@ -148,13 +154,15 @@ def arrange(
 ) -> tuple[Int[Tensor, "batch left"], Int[Tensor, "batch gone"], Int[Tensor, "batch gone"]]:
     """Put the tokens of each row in the order of their groups, `left` of them kept: rows may merge different numbers.
 
+    Example with left = 3: groups (0, MERGED, 1, PADDING) keep tokens 0, 2 and 3; token 1 goes to the place of the token it is merged into.
+
     Args:
-        group: of each token: 0 and 1 are kept, then `PADDING` as far as there is room, and `MERGED` goes.
-        into: the token that each of the merged goes into; not read elsewhere.
-        left: tokens kept in every row; no row has more of groups 0 and 1, or fewer with padding.
+        group: group of each token: 0 and 1 are kept, then `PADDING` as far as there is room; `MERGED` goes.
+        into: the token that each merged one goes into; not read elsewhere.
+        left: number of tokens kept in every row; no row has more of groups 0 and 1, or fewer with padding.
 
     Returns:
-        The kept, those that go, and the place of each of these afterwards (`DROPPED` for padding).
+        The kept tokens, those that go, and the place of each of these afterwards (`DROPPED` for padding).
     """
     order = group.argsort(dim=1, stable=True)
     place = order.argsort(dim=1)

@@ -9,7 +9,6 @@ Works on transformers' LLaVA, LLaVA-NeXT, Qwen2-VL and Qwen2.5-VL with what thei
 Sources: ZOO-Prune (arXiv 2509.24837, step 6), DivPrune (arXiv 2503.02175). No attention is read or patched.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tokenry.compression.vision.diversity import (
     coverage_radius,
     farthest_point_select,
     frame_budget,
+    require_kept_fraction,
     select_in_groups,
     sensitivity_diverse_select,
     token_budget,
@@ -38,7 +38,7 @@ from tokenry.compression.vision.image_features import (
     supported_model,
 )
 from tokenry.compression.vision.placeholders import ShortPrompt, Side, kept_columns, rebuild_prompt
-from tokenry.compression.vision.short_generation import generate_from_short
+from tokenry.compression.vision.short_generation import ShortPrompts
 from tokenry.compression.vision.vlm_prompt import (
     attention_mask_of,
     brings_images,
@@ -49,19 +49,18 @@ from tokenry.compression.vision.vlm_prompt import (
     refuse_positions,
     refuse_pruned_cache,
 )
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.choices import top_k_indices
-from tokenry.core.tensors.handles import Handle, replaced
 
 
 @dataclass(frozen=True)
 class PrunedImage:
-    """What was kept of one image.
+    """The tokens kept of one image.
 
     Attributes:
-        tokens: visual tokens before pruning.
-        kept: which of them were kept, ascending.
-        sensitivity: of every token (output units per input unit), nan at newline tokens; None where the method needs none.
+        tokens: number of visual tokens before pruning.
+        kept: the kept ones, ascending.
+        sensitivity: sensitivity of every token (output units per input unit), nan at newline tokens; None where the method needs none.
         frames: the AnyRes frame of every token (0 = the whole image), -9999 at newline tokens; None for other images.
         coverage: cosine distance of the worst represented token to its nearest kept one.
     """
@@ -75,12 +74,12 @@ class PrunedImage:
 
 @dataclass(frozen=True)
 class PrunedPrompt:
-    """What became of a prompt.
+    """A pruned prompt.
 
     Attributes:
         images: one entry per image, in the order of the images.
         columns: the column of the processor's prompt that each token comes from, -1 at padding.
-        attention_mask: of the shortened prompt, None if it has none; a hand-written decoding loop goes on from it.
+        attention_mask: mask of the shortened prompt, None if it has none; a hand-written decoding loop continues from it.
     """
 
     images: tuple[PrunedImage, ...]
@@ -124,7 +123,7 @@ METHODS: Mapping[str, _Selection] = {
 
 @dataclass(frozen=True)
 class _Budget:
-    """How many tokens are kept: a fraction or a number of every image's."""
+    """The tokens to keep: a fraction or a number of every image's."""
 
     ratio: float | None
     keep: int | None
@@ -135,10 +134,8 @@ class _Budget:
                 f"give either ratio (the fraction of visual tokens to keep) or keep (their number), got ratio={self.ratio} and "
                 f"keep={self.keep}."
             )
-        if self.ratio is not None and not 0.0 < self.ratio <= 1.0:
-            raise UserError(
-                f"ratio must be in (0, 1], got {self.ratio}: it is the fraction of visual tokens that is kept."
-            )
+        if self.ratio is not None:
+            require_kept_fraction(self.ratio)
         if self.keep is not None and self.keep < 1:
             raise UserError(
                 f"keep must be at least 1 visual token, got {self.keep}: leave images out instead of keeping none of them."
@@ -148,11 +145,11 @@ class _Budget:
         return f"ratio={self.ratio}" if self.keep is None else f"keep={self.keep}"
 
     def of_image(self, tokens: int) -> int:
-        """Tokens to keep of an image."""
+        """Number of tokens to keep of an image."""
         return min(self.keep, tokens) if self.keep is not None else token_budget(tokens, self.ratio or 0.0)
 
     def of_frame(self, frames: int, tokens: int) -> int:
-        """Tokens to keep of every frame of an AnyRes image; at least one."""
+        """Number of tokens to keep of every frame of an AnyRes image; at least one."""
         if self.keep is not None:
             return max(self.keep // frames, 1)
         return frame_budget(frames, tokens, self.ratio or 0.0)
@@ -172,7 +169,7 @@ def prune_visual_tokens(
         model: LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, Qwen2VLForConditionalGeneration or
             Qwen2_5_VLForConditionalGeneration; also inside a PEFT model. Videos are not pruned.
         ratio: fraction of the visual tokens to keep; 0.1112 keeps 64 of 576. Or:
-        keep: number of tokens to keep of every image; an image that has no more keeps them all. AnyRes images divide either
+        keep: number of tokens to keep of every image; a smaller image keeps all of its tokens. AnyRes images divide either
             budget equally among their frames and keep their newline tokens on top of it.
         method: `divprune` (mutually different tokens: the safe default), `zoo` (ZOO-Prune with the closed-form sensitivity),
             `zoo-sampled` (as published, 64 random directions), or the controls `sensitivity` (the most sensitive tokens) and
@@ -180,10 +177,10 @@ def prune_visual_tokens(
         keep_positions: whether kept tokens and the text after them keep the positions they have in the unpruned prompt. None
             is the model's default: True for Qwen-VL, whose positions are the image's grid and cannot be numbered afresh; False
             for LLaVA, where the published figures were measured so and the shortened prompt is an ordinary one.
-        seed: of `random` and `zoo-sampled`.
+        seed: random seed of `random` and `zoo-sampled`.
 
     Returns:
-        The handle: `.last` tells what was kept, `.remove()` restores the model; also a context manager.
+        The handle: `.last` holds what was kept, `.remove()` restores the model; also a context manager.
 
     Raises:
         UserError: the model is not supported or pruned already, the budget or the method is not valid, or positions must be
@@ -192,11 +189,11 @@ def prune_visual_tokens(
     return VisualTokenPruning(model, ratio, keep, method, keep_positions, seed)
 
 
-class VisualTokenPruning(Handle):
-    """A model that is being pruned; made by `prune_visual_tokens`.
+class VisualTokenPruning(ShortPrompts):
+    """The pruning of one model, from `prune_visual_tokens`; also a context manager that removes it at the end.
 
     Attributes:
-        last: what was kept in the last forward or generate with images; None before.
+        last: the prompt as pruned in the last forward or generate with images; None before.
     """
 
     last: PrunedPrompt | None = None
@@ -210,21 +207,16 @@ class VisualTokenPruning(Handle):
         keep_positions: bool | None,
         seed: int,
     ) -> None:
-        pruned, self._architecture = supported_model(model)
-        super().__init__(pruned)
-        _check(self._model, self._architecture, method, keep_positions)
+        target, self._architecture = supported_model(model)
+        _check(target, self._architecture, method, keep_positions)
         self._budget = _Budget(ratio, keep)
+        super().__init__(target)
         self._name, self._selection = method, METHODS[method]
         self._keep_positions = (
             self._architecture.keeps_positions if keep_positions is None else keep_positions
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._sensitivity = Sensitivity(self._model, self._architecture, seed)
-        self._generate = self._model.generate
-        self._on_removal(
-            replaced(self._model, "generate", self._generate_short),
-            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove,
-        )
 
     def _method(self) -> str:
         return f"{self._name}, {self._budget}"
@@ -235,34 +227,18 @@ class VisualTokenPruning(Handle):
             tokens, kept = sum(image.tokens for image in images), sum(len(image.kept) for image in images)
             yield f"{tokens} to {kept} tokens in {len(images)} image{'s' * (len(images) != 1)}"
 
-    def _before_forward(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Replace the arguments of a forward that brings images; every other one passes."""
-        inputs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
+    def _shortened(self, inputs: dict[str, Any], generating: bool) -> dict[str, Any] | None:
         if not brings_images(inputs):
+            if generating:
+                refuse_pruned_cache(self._model, inputs)
             return None
-        short = self._shorten(inputs, "right").inputs
-        return (), {name: value for name, value in short.items() if name != "input_ids"}
-
-    def _generate_short(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate from the short prompt; the result begins with the prompt that was given, as without pruning."""
-        given = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
-        if not brings_images(given):
-            refuse_pruned_cache(self._model, given)
-            return self._generate(inputs, generation_config, *args, **kwargs)
+        if not generating:
+            short = self._shorten(inputs, "right").inputs
+            return {name: value for name, value in short.items() if name != "input_ids"}
         if self._keep_positions:
             refuse_generation_without_positions(self._model)
         with torch.no_grad():
-            short = self._shorten(given, "left").inputs
-        configs = (generation_config, self._model.generation_config)
-        return generate_from_short(self._generate, given, short, configs, *args)
+            return self._shorten(inputs, "left").inputs
 
     def _shorten(self, inputs: dict[str, Any], padding_side: Side) -> ShortPrompt:
         """Turn the processor's output into embeddings of the short prompt, with everything that is per token."""
@@ -344,7 +320,7 @@ def _alike(images: Sequence[ImageTokens]) -> list[list[int]]:
 
 
 def _rope_deltas(short: Mapping[str, Any]) -> Tensor:
-    """What decoding adds to the number of a token to get its position (M-RoPE): highest position + 1 − tokens."""
+    """Offset of a new token's position from its number (M-RoPE): highest position + 1 − tokens."""
     mask, positions = short["attention_mask"].bool(), short["position_ids"]
     highest = positions.view(-1, *mask.shape)[-3:].amax(0).masked_fill(~mask, 0).amax(1)
     return (highest + 1 - mask.sum(1))[:, None]
@@ -360,8 +336,7 @@ def _check(
         raise UserError(
             f"this {type(model).__name__} is pruned already: call .remove() on the first handle before pruning it anew."
         )
-    if method not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    require_one_of(method, tuple(METHODS), "method")
     if keep_positions is False and architecture.keeps_positions:
         raise UserError(
             f"keep_positions=False is not possible with {type(model).__name__}: its visual tokens have positions on the image's "

@@ -1,4 +1,4 @@
-"""The prompt of a vision-language model: what a processor returned, refused or read, and merged with features.
+"""The prompt of a vision-language model: a processor's output, refused or read, and merged with features.
 
 embeddings = embeddings of the text, with the features of image after image at the placeholders
 positions  = those given, those of the image's grid (M-RoPE), or counted
@@ -37,7 +37,7 @@ def prompt_ids(inputs: Mapping[str, Any]) -> Int[Tensor, "batch seq"]:
     """The ids in which placeholders are looked for.
 
     Raises:
-        UserError: there are none, or the prompt goes on from a cache.
+        UserError: there are none, or the prompt continues a cache.
     """
     input_ids: Tensor | None = inputs.get("input_ids")
     if input_ids is None or inputs.get("inputs_embeds") is not None:
@@ -55,11 +55,7 @@ def prompt_ids(inputs: Mapping[str, Any]) -> Int[Tensor, "batch seq"]:
 
 
 def refuse_pruned_cache(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
-    """Refuse to go on from a cache with a prompt whose images are in it already, with fewer tokens than the prompt says.
-
-    Raises:
-        UserError: that is what the inputs do.
-    """
+    """Refuse to continue a cache that already holds the images of the prompt, with fewer tokens than the prompt has."""
     cache, input_ids = inputs.get("past_key_values"), inputs.get("input_ids")
     if cache is None or input_ids is None or cache.get_seq_length() == 0:
         return

@@ -3,7 +3,7 @@
     error(N, V) = A / N^alpha / V^beta + D        N parameters in billions, V visual tokens, error = 1 - average score
     FLOPs(N, V) = 2 N (Q + V)                     N in parameters, Q text tokens that no cache holds
 
-Fitted by least squares with all four constants >= 0, with bootstrap intervals and a word on what the data cannot tell apart.
+Fitted by least squares with all four constants >= 0, with bootstrap intervals and warnings on constants that the data do not determine.
 
 Source: Inference Optimal VLMs Need Only One Visual Token but Larger Models (arXiv 2411.03312). The paper writes T = Q + V in the law;
 its code fits T = V and has Q in the cost only, as here.
@@ -42,14 +42,14 @@ class ScalingFit:
     """The fitted law.
 
     Attributes:
-        A: factor; the paper's A times B, of which only the product can be told.
+        A: factor; the paper's A times B, of which only the product can be identified.
         alpha: exponent of the size of the language model.
         beta: exponent of the number of visual tokens.
         D: error that no size and no number of tokens removes.
         sse: sum of squared errors over the points.
-        points: how many were fitted.
-        ci: 95 % bootstrap interval of each constant and of `alpha_beta_ratio`; empty where none was asked for or none can be had.
-        warnings: sentences on what the data cannot tell; empty if all is well.
+        points: number of fitted points.
+        ci: 95 % bootstrap interval of each constant and of `alpha_beta_ratio`; empty without bootstrap or without residuals.
+        warnings: sentences on constants that the data do not determine; empty if there are none.
     """
 
     A: float
@@ -63,7 +63,7 @@ class ScalingFit:
 
     @property
     def alpha_beta_ratio(self) -> float:
-        """How much more a doubling of the model is worth than a doubling of the visual tokens; inf if tokens are worth nothing."""
+        """Worth of doubling the model over that of doubling the visual tokens; inf if tokens are worth nothing."""
         return _ratio(self.alpha, self.beta)
 
     def predict(self, n_billion: Numbers, tokens: Numbers) -> Any:
@@ -132,7 +132,7 @@ def fit_vlm_scaling(
         error: 1 - average score, in [0, 1], per point.
         fix_d: hold D at this value instead of fitting it.
         bootstrap: samples; 0 for no intervals.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Source: arXiv 2411.03312, equation of the scaling law; the released code searches a grid in random order instead.
     """
@@ -171,7 +171,7 @@ class _Problem:
         return 4 if self.fix_d is None else 3
 
     def constants(self, x: np.ndarray) -> dict[str, float]:
-        """Name the solution; the solver stays a hair inside the bounds, so what is at a bound is put there."""
+        """The solution by name; the solver stays just inside the bounds, so a value next to a bound is set to it."""
         values = [*x, self.fix_d] if self.fix_d is not None else x
         return {
             name: 0.0 if value < _AT_BOUND else float(value)
@@ -185,7 +185,7 @@ class _Problem:
         return fit_nonnegative(self.curve, target, starts, jacobian=self._jacobian, tolerance=tolerance)
 
     def starts(self, target: np.ndarray) -> list[np.ndarray]:
-        """Solve the logarithm of the law, which is linear once D is given: D = none, half and nearly all of the least error."""
+        """Solutions of the law's logarithm, which is linear once D is given: D = 0, half and nearly all of the least error."""
         held = [0.0, 0.5, 0.9] if self.fix_d is None else [1.0]
         least = float(target.min()) if self.fix_d is None else self.fix_d
         design = np.stack([np.ones_like(self.log_size), -self.log_size, -self.log_tokens], axis=1)
@@ -235,7 +235,7 @@ def _warnings(problem: _Problem, best: Fit, target: np.ndarray) -> tuple[str, ..
 
 
 def _warning_of_d(problem: _Problem, best: Fit, target: np.ndarray) -> list[str]:
-    """Say so if D can be moved, without a significantly worse fit, so far that alpha moves by a tenth."""
+    """A warning if D can move without a significantly worse fit, and far enough to move alpha by a tenth."""
     spare = len(target) - problem.unknowns
     allowed = best.sse * (1 + f_distribution.ppf(_CONFIDENCE, 1, spare) / spare)
     *others, d = map(float, best.parameters)
@@ -271,8 +271,8 @@ def inference_flops(
         text_tokens: prompt tokens that no cache holds (0: the text is cached; the paper also plots 50).
         decode_tokens: tokens of the answer.
     """
-    size, *counts = (np.asarray(each) for each in (n_params, text_tokens, visual_tokens, decode_tokens))
-    return 2 * size * sum(counts)
+    tokens = sum(np.asarray(count) for count in (text_tokens, visual_tokens, decode_tokens))
+    return 2 * np.asarray(n_params) * tokens
 
 
 def compute_optimal(
@@ -309,7 +309,7 @@ def compute_optimal(
         raise UserError(f"the budget must be at least 0 FLOPs per query, got {budget_flops}.")
     require_at_least(0, text_tokens=text_tokens, decode_tokens=decode_tokens)
     _require_design(size, count)
-    size, count = (each.ravel() for each in np.meshgrid(size, count, indexing="ij"))
+    size, count = (axis.ravel() for axis in np.meshgrid(size, count, indexing="ij"))
     price = np.asarray(cost(size * 1e9, count, text_tokens, decode_tokens), dtype=float)
     error = np.asarray(fit.predict(size, count), dtype=float)
     for place in np.lexsort((count, -size, error)):
@@ -319,10 +319,10 @@ def compute_optimal(
 
 
 def optimal_tokens_closed_form(alpha: float | int, beta: float | int, text_tokens: float | int) -> float:
-    """Give the best number of visual tokens when any size can be had: V* = beta Q / (alpha - beta), at least 1.
+    """The best number of visual tokens if models of any size exist: V* = beta Q / (alpha - beta), at least 1.
 
     With FLOPs = 2 N x and x = Q + V, the error at a given budget goes as x^alpha V^-beta. It is 1 for cached text (Q = 0) and
-    alpha > beta, and inf (as many tokens as there are) where tokens are worth as much as size.
+    alpha > beta, and inf (all tokens there are) where tokens are worth as much as size.
 
     Raises:
         UserError: an exponent or the number of text tokens is negative.

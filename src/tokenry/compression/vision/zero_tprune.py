@@ -24,7 +24,7 @@ from tokenry.compression.vision.page_rank import (
     require_graph,
     require_window,
 )
-from tokenry.compression.vision.plan import DROPPED, MergePlan
+from tokenry.compression.vision.plan import DROPPED, MergePlan, special_first
 from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens, per_length
 from tokenry.compression.vision.shares import EncoderShape, nearest_strength
 from tokenry.compression.vision.zero_tprune_stages import Partition, kept_by_both, most_similar
@@ -41,20 +41,20 @@ class ZeroTPruneConfig:
 
     Attributes:
         layers: prune after these layers; the first is 1.
-        keep_rates: fraction that the I-stage keeps, for each of them.
-        r: tokens that the S-stage removes, for each of them.
-        iterations: rounds of votes, for each of them: many in early layers, where the votes have not settled, one in the last.
+        keep_rates: fraction that the I-stage keeps, per pruning layer.
+        r: number of tokens that the S-stage removes, per pruning layer.
+        iterations: rounds of votes, per pruning layer: many in early layers, where the votes have not settled, one in the last.
         tol: stop earlier when a round moves less than this (sum of absolute changes); None never does.
         v_min: least variance of a head's votes that lets it take part (votes rescaled to mean 1); None for no bound.
         v_max: highest such variance. The bounds depend on the backbone: the paper's [0.01, 0.7] suit DeiT and reject good heads of others.
         aggregation: "rms" favours tokens that one head is sure of; "mean" is the control.
         partition: which tokens the S-stage may remove; see `partition_by_importance`.
         metric_heads: compare tokens by the mean of the keys over heads, or by the keys of all heads.
-        pre_vote: what the importance of both stages is; "one_step" is one round on attention sharpened with temperature 0.1.
+        pre_vote: the importance of both stages; "one_step" is one round on attention sharpened with temperature 0.1.
         rescore: vote again on what the S-stage left before the I-stage.
         merge_similar: average what the S-stage removes into the token it is similar to, instead of dropping it.
         warm_start: begin the votes with those of the pruning layer before.
-        seed: of the "random" partition.
+        seed: random seed of the "random" partition.
     """
 
     layers: Sequence[int] = (1, 3, 6, 9, 11)
@@ -74,7 +74,7 @@ class ZeroTPruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        lengths = [len(each) for each in (self.layers, self.keep_rates, self.r, self.iterations)]
+        lengths = [len(entries) for entries in (self.layers, self.keep_rates, self.r, self.iterations)]
         if len(set(lengths)) != 1:
             raise UserError(
                 "layers, keep_rates, r and iterations must have one entry per pruning layer, got "
@@ -132,7 +132,7 @@ class _Step:
         left = top_k_indices(alive, free - self.r)
         importance = self._vote_again(attn, left, special) if config.rescore else importance.gather(1, left)
         chosen = left.gather(1, top_k_indices(importance, keep))
-        plan = MergePlan.keep(_after_special(chosen, special), attn.shape[-1])
+        plan = MergePlan.keep(special_first(chosen, special), attn.shape[-1])
         if config.merge_similar:
             # What the S-stage removed goes where its partner is, or is dropped where the I-stage dropped the partner.
             place = plan.place()
@@ -145,7 +145,7 @@ class _Step:
         return aggregate_heads(votes[:, :, special:], config.v_min, config.v_max, config.aggregation)[0]
 
     def _vote_again(self, attn: Tensor, left: Tensor, special: int) -> Tensor:
-        graph = _normalised(_subgraph(attn, _after_special(left, special)))
+        graph = _normalised(_subgraph(attn, special_first(left, special)))
         votes, _ = page_rank(graph, self.iterations, self.config.tol, None)
         return self._aggregate(votes, special)
 
@@ -153,12 +153,6 @@ class _Step:
         """This step for a text of `tokens` words: the S-stage removes at most half of them, and one is always left."""
         r = min(self.r, tokens // 2)
         return replace(self, r=r, keep_rate=max(self.keep_rate, 1 / max(1, tokens - r)))
-
-
-def _after_special(index: Tensor, special: int) -> Tensor:
-    """The special tokens, then those with an index among the others."""
-    first = torch.arange(special, device=index.device).expand(index.shape[0], -1)
-    return torch.cat([first, index + special], dim=1)
 
 
 def _subgraph(attn: Tensor, index: Tensor) -> Tensor:
@@ -234,7 +228,7 @@ def token_trace(
     """Number of tokens that enter each layer, and that leave the last; nothing has to run for it.
 
     Raises:
-        UserError: a pruning layer does not exist, or cannot remove so many tokens.
+        UserError: a pruning layer does not exist, or would remove too many tokens.
     """
     steps = _steps(config)
     _require_layers(config, num_layers)
@@ -346,7 +340,7 @@ class ZeroTPrune:
     Attention weights are computed in the pruning layers only. On text, each row is pruned as if it stood alone, without its padding.
 
     Attributes:
-        config: the schedule, and what tokens are ranked by.
+        config: the schedule, and how tokens are ranked.
 
     Source: Zero-TPrune (arXiv 2305.17328).
     """

@@ -20,7 +20,7 @@ from tokenry.core.tensors.patching import find_encoder
 
 Batches = Sequence[Mapping[str, Tensor]]
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, in [0, 1]."""
+"""Called with a description of the work and the share that is done, in [0, 1]."""
 
 _RATES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _MOST_DRAWS = 20_000
@@ -32,7 +32,7 @@ class Trial:
 
     Attributes:
         config: the schedule.
-        accuracy: share of the images that are classified right (without labels: as the unpruned model does).
+        accuracy: share of the images that are classified correctly (without labels: as by the unpruned model).
         flops: its multiply-adds as a share of the unpruned encoder's.
     """
 
@@ -59,13 +59,13 @@ def search_config(
 
     Args:
         model: a classifier.
-        batches: what it is called with; `labels` in them are compared with its logits, without them its own unpruned answers are.
+        batches: its inputs; its answers are compared with the `labels` in them, or with its own unpruned answers where there are none.
         target_flops: share of the unpruned encoder's FLOPs, in (0, 1).
-        trials: schedules to try.
-        options: everything besides the schedule; None for the defaults.
+        trials: number of schedules to try.
+        options: all options but the schedule; None for the defaults.
         tolerance: a schedule counts as meeting the target if its FLOPs are at most this much below it.
-        seed: of the draws.
-        progress: told how far it is.
+        seed: random seed of the draws.
+        progress: called with the progress.
 
     Raises:
         UserError: there is nothing to try, or no schedule was found that meets the target.
@@ -91,10 +91,10 @@ def search_config(
                 progress(f"schedule {number + 1} of {trials}", number / trials)
             config, flops = schedules.draw(target_flops, tolerance)
             with apply_token_reduction(model, ZeroTPrune(config)):
-                right = [
+                correct = [
                     _answers(model, batch) == answer for batch, answer in zip(batches, answers, strict=True)
                 ]
-            tried.append(Trial(config, float(torch.cat(right).float().mean()), flops))
+            tried.append(Trial(config, float(torch.cat(correct).float().mean()), flops))
     return sorted(tried, key=lambda trial: (-trial.accuracy, trial.flops))
 
 

@@ -25,7 +25,7 @@ def partition_by_importance(
     """Divide the tokens into A, whose tokens may be removed (half of all, rounded down), and B, which they are compared with.
 
     Args:
-        importance: of the tokens that can be pruned.
+        importance: importance of the tokens that can be pruned.
         mode: A = the least important half ("sequential-u"), the most important half ("sequential-i"), every second token in the order
             of importance ("alternate"), or any half ("random").
         seed: random seed of the permutation, which is the same for every image.
@@ -76,7 +76,7 @@ def similarity_prune(
     """The S-stage: the r tokens of group A that are most similar to one of group B, ascending.
 
     Args:
-        importance: of the tokens that can be pruned.
+        importance: importance of the tokens that can be pruned.
         metric: what they are compared by.
         r: number to remove; at most half of the tokens.
         mode: see `partition_by_importance`.

@@ -1,4 +1,4 @@
-"""ZOO-Prune: how far does the projector's output move when a visual token is jiggled?
+"""ZOO-Prune: how far does the projector's output move when a visual token is perturbed?
 
 Source: Training-Free Token Pruning via Zeroth-Order Gradient Estimation (arXiv 2509.24837, CVPR 2026). For the projector P, token x:
 
@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
-from tokenry.core.errors import UserError
+from tokenry.compression.vision.precision import precise, require_features
+from tokenry.core.errors import UserError, require_at_least, require_one_of
 
 Projector = Callable[[Tensor], Tensor]
 
@@ -36,7 +37,7 @@ def zeroth_order_sensitivity(
     generator: Generator | None = None,
     chunk: int = 8,
 ) -> Float[Tensor, "*batch tokens"]:
-    """Estimate how strongly each token's projection reacts to a small step, for any projector.
+    """Estimate the sensitivity of each token's projection to a small step, for any projector.
 
     Args:
         features: what enters the projector, (tokens, dim) or (batch, tokens, dim). Halves are computed in float32, also when
@@ -83,7 +84,7 @@ def mlp_sensitivity(
     activation: Projector = gelu,
     interaction: Float[Tensor, "hidden hidden"] | None = None,
 ) -> Float[Tensor, "*batch tokens"]:
-    """Tell how strongly each token's projection reacts to a small step, for the projector w2 · activation(w1 x + b1) + b2.
+    """Sensitivity of each token's projection to a small step, for the projector w2 · activation(w1 x + b1) + b2.
 
     `sampled` equals `zeroth_order_sensitivity` up to rounding, with one product per direction instead of four. `closed_form` is
     what the root mean square over infinitely many directions tends to for a small step: no sampling, deterministic.
@@ -94,11 +95,11 @@ def mlp_sensitivity(
         b1: its bias; None if it has none.
         w2: weight of the second linear layer; its bias cancels.
         method: `sampled` or `closed_form`.
-        num_directions: see `zeroth_order_sensitivity`; read by `sampled`, as the next four.
-        step: see there.
-        directions: see there.
-        generator: see there.
-        chunk: see there.
+        num_directions: this and the next four are read by `sampled`; see `zeroth_order_sensitivity`.
+        step: length of the step to either side.
+        directions: use these, made unit length.
+        generator: draws the directions.
+        chunk: directions evaluated at once.
         activation: between the layers, element by element.
         interaction: `projector_interaction(w1, w2)`, computed once and used for many images; read by `closed_form`.
 
@@ -115,8 +116,7 @@ def mlp_sensitivity(
             "not what leaves it."
         )
     hidden = nn.functional.linear(features, w1, None if b1 is None else b1.to(features.dtype))
-    if method not in ("sampled", "closed_form"):
-        raise UserError(f"method must be sampled or closed_form, got {method!r}.")
+    require_one_of(method, ("sampled", "closed_form"), "method")
     if method == "closed_form":
         if interaction is None:
             interaction = projector_interaction(w1, w2)
@@ -134,7 +134,7 @@ def projector_interaction(
     w1: Float[Tensor, "hidden dim"], w2: Float[Tensor, "out hidden"]
 ) -> Float[Tensor, "hidden hidden"]:
     """Compute (w2ᵀ w2) ∘ (w1 w1ᵀ): all that the closed form needs to know of a projector's weights, in float32 or float64."""
-    w1, w2 = (weight if weight.dtype == torch.float64 else weight.float() for weight in (w1, w2))
+    w1, w2 = precise(w1), precise(w2)
     return (w2.T @ w2).mul_(w1 @ w1.T)
 
 
@@ -201,8 +201,7 @@ def _unit_directions(
         )
     width = features.shape[-1]
     if directions is None:
-        if number < 1:
-            raise UserError(f"num_directions must be at least 1, got {number}.")
+        require_at_least(1, num_directions=number)
         device = features.device if generator is None else generator.device
         directions = torch.randn(number, width, generator=generator, dtype=features.dtype, device=device)
     elif len(directions) < 1 or directions.shape[1] != width:
@@ -214,23 +213,13 @@ def _unit_directions(
 
 
 def _chunks(directions: Tensor, chunk: int) -> tuple[Tensor, ...]:
-    if chunk < 1:
-        raise UserError(f"chunk must be at least 1 direction at once, got {chunk}.")
+    require_at_least(1, chunk=chunk)
     return directions.split(chunk)
 
 
 def _checked(features: Tensor) -> Tensor:
-    if features.ndim not in (2, 3):
-        raise UserError(
-            f"features must be (tokens, dim) or (batch, tokens, dim), got shape {tuple(features.shape)}."
-        )
-    if not bool(torch.isfinite(features).all()):
-        broken = int((~torch.isfinite(features)).sum())
-        raise UserError(
-            f"features must be finite, got {broken} of {features.numel()} values that are not: run the vision encoder in "
-            "bfloat16 or float32 if it overflows."
-        )
-    return features if features.dtype == torch.float64 else features.float()
+    require_features(features)
+    return precise(features)
 
 
 def _in_dtype(projector: Projector, dtype: torch.dtype) -> Projector:

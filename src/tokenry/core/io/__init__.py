@@ -1,1 +1,1 @@
-"""What comes in and goes out: settings, descriptions, files written whole, the cache, registries, progress."""
+"""What comes in and goes out: files read and written, settings, registries, the cache, folders of a run, jobs, progress."""

@@ -1,4 +1,4 @@
-"""The cache folder: what is expensive to make and can always be made again.
+"""The cache folder: results that are expensive to compute and can always be computed again.
 
 `TOKENRY_CACHE` names the folder, else `XDG_CACHE_HOME/tokenry`, else `~/.cache/tokenry`.
 A folder in it is either whole or absent, however many processes ask for it at once and whenever one of them is killed.
@@ -16,7 +16,7 @@ from tokenry.core.errors import UserError
 
 
 def cache_folder(*parts: str) -> Path:
-    """Name the cache folder, or a place inside it; nothing is created."""
+    """The cache folder, or a place inside it; nothing is created."""
     chosen = os.environ.get("TOKENRY_CACHE")
     if chosen:
         return Path(chosen).expanduser().joinpath(*parts)
@@ -26,12 +26,12 @@ def cache_folder(*parts: str) -> Path:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing that is kept.
+    """One entry of the cache.
 
     Attributes:
-        name: its place below the cache folder.
-        bytes: its size on disk.
-        modified: when it was last written, in seconds since the epoch.
+        name: name in the cache folder.
+        bytes: size on disk.
+        modified: time of the last change, in seconds since the epoch.
     """
 
     name: str
@@ -40,7 +40,7 @@ class CacheEntry:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """What stands in the cache folder, largest first."""
+    """The entries of the cache, largest first."""
     root = cache_folder()
     places = [place for place in root.glob("*") if place.suffix != ".lock"]
     entries = []
@@ -59,7 +59,7 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def remove_entry(entry: CacheEntry) -> None:
-    """Remove what is kept under a name; what is being built by another process stays."""
+    """Remove an entry; one that another process is building stays."""
     place = cache_folder(entry.name)
     with FileLock(place.with_name(f"{place.name}.lock")):
         if place.is_dir():
@@ -74,12 +74,12 @@ def build_once(folder: Path, build: Callable[[Path], None], needed_bytes: int = 
     One process builds, in a folder beside it that is renamed when complete; the others wait for it.
 
     Args:
-        folder: where the result belongs; it exists only when it is complete.
+        folder: folder of the result; it exists only when it is complete.
         build: fills the empty folder it is given.
-        needed_bytes: free space without which building is not begun.
+        needed_bytes: free space that building needs.
 
     Raises:
-        UserError: the place cannot be written, or has not enough space.
+        UserError: the cache cannot be written, or has too little space.
     """
     if folder.is_dir():
         return folder

@@ -11,10 +11,10 @@ _COMMA = re.compile(r",(?![^\[]*\])")
 
 
 def parse_description(description: str) -> tuple[str, dict[str, str]]:
-    """Split `name:option=value,...` into the name and what is written for each option.
+    """Split `name:option=value,...` into the name and the text of each option.
 
     Raises:
-        UserError: an option is not written so.
+        UserError: a part is not option=value.
     """
     name, _, written = description.partition(":")
     options: dict[str, str] = {}
@@ -38,6 +38,6 @@ def split_descriptions(written: str) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest what may have been meant by an unknown name; empty when nothing comes near."""
+    """The known name that was perhaps meant, as words for an error sentence; empty when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""

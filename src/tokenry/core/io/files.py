@@ -20,23 +20,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    try:
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): free some space or choose another folder."
-        ) from error
     os.close(handle)
     partial = Path(name)
     partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
     try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): free some space or choose another folder."
-        ) from error
+        with _written(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -50,13 +43,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     require_new(folder)
-    try:
+    with _written(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): free some space or choose another folder."
-        ) from error
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner reads
@@ -66,14 +55,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def require_new(folder: Path) -> None:
-    """Raise `UserError` where there is something already, or where nothing can be made."""
+    """Raise `UserError` where the folder exists, or cannot be made."""
     if Path(folder).exists():
         raise UserError(f"{folder} exists already: name a new folder, so that nothing is overwritten.")
     _require_writable(Path(folder).parent, folder)
 
 
 def require_output_file(path: Path | None) -> None:
-    """Raise `UserError` where no file can be written, before the work that it is to hold; None is no file."""
+    """Raise `UserError`, before any work is done, where a file cannot be written; None is no file."""
     if path is None:
         return
     if Path(path).is_dir():
@@ -82,7 +71,7 @@ def require_output_file(path: Path | None) -> None:
 
 
 def require_output_folder(folder: Path | None) -> None:
-    """Raise `UserError` where a folder cannot be made or written, before the work that it is to hold; None is no folder."""
+    """Raise `UserError`, before any work is done, where a folder cannot be made or written; None is no folder."""
     if folder is not None:
         _require_writable(Path(folder), folder)
 
@@ -98,21 +87,26 @@ def is_result_file(output: Path | None) -> bool:
 
 
 def require_folder_name(output: Path | None, holds: str) -> None:
-    """Raise `UserError` where the name is that of a single file, but `holds` is written beside the result."""
+    """Raise `UserError` where the output is a single file, but `holds` is written beside the result."""
     if is_result_file(output):
         raise UserError(f"output must name a folder, which holds {holds} too, got {output}.")
 
 
 def _require_writable(folder: Path, named: Path) -> None:
-    """Try a file in the folder, or in the nearest one above it that is there: what a folder's mode says is not all there is."""
+    """Try a file in the folder, or in the nearest one above it that exists: a folder's mode alone does not tell."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
         raise UserError(f"{named} cannot be written ({there} is a file): choose another place.")
+    with _written(named), tempfile.TemporaryFile(dir=there):
+        pass
+
+
+@contextmanager
+def _written(named: Path) -> Iterator[None]:
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        yield
     except OSError as error:
         raise UserError(
             f"{named} cannot be written ({error.strerror}): free some space or choose another folder."
@@ -144,7 +138,7 @@ def read_json(path: Path) -> Any:
 
 
 def _umask() -> int:
-    """Read the mask of the process; the system can only tell it by setting another."""
+    """The mask of the process, which the system only returns when another is set."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,12 +1,12 @@
-"""How a long job tells how far it is: `progress("training", 0.4)`."""
+"""How a long job reports its progress: `progress("training", 0.4)`."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done, and the share of the whole that is done, in [0, 1]."""
+"""Called with the name of the current stage and the share of the whole that is done, in [0, 1]."""
 
 DETAILS = " · "
-"""What stands behind it changes from call to call and is no news: `training · step 3 of 99, loss 1.210`."""
+"""Separates a stage from details that change at every call: `training · step 3 of 99, loss 1.210`."""
 
 
 def part(progress: Progress, begin: float, end: float) -> Progress:

@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tokenry.core.errors import UserError
 
-CsvRow = dict[str | None, str | list[str] | None]
+CsvRow = dict[Any, Any]
 """Cells by column: None for a missing cell, and under None the cells beyond the last column."""
 
 
@@ -65,7 +65,7 @@ def read_csv(path: Path, name: str | None = None) -> tuple[list[str], list[tuple
         rows: list[tuple[int, CsvRow]] = [(table.line_num, row) for row in table]
         return list(table.fieldnames or ()), rows
     except csv.Error as error:
-        raise UserError(f"{name or path}, line {table.line_num} is not valid CSV: {error}.") from error
+        raise UserError(f"{name or path}, line {table.reader.line_num} is not valid CSV: {error}.") from error
     finally:
         csv.field_size_limit(limit)
 

@@ -1,7 +1,7 @@
 """Settings as people write them: YAML 1.2, in which `no` is a word and `1e-4` a number.
 
-YAML 1.1, which PyYAML reads, takes `no`, `on` and their like for truth values, `1e-4` for text, `010` for 8, `1:30` for 90 and
-`2024-01-01` for a date; none of that is meant in a setting.
+PyYAML reads YAML 1.1, in which `no` and `on` are truth values, `1e-4` is a text, `010` is 8, `1:30` is 90 and `2024-01-01` is a date;
+none of that is meant in a setting.
 """
 
 import re

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.handles import replaced
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
@@ -60,10 +61,10 @@ def interface_forward(module: nn.Module) -> FunctionType | None:
     return None
 
 
-# What is tapped now. The interface is replaced only while `_readers` is not empty; `_intercepted` remembers what stood there.
+# The open taps. The interface is replaced only while `_readers` is not empty; `_intercepted` holds what restores it.
 _lock = threading.Lock()
 _readers: dict[nn.Module, tuple[Reader, ...]] = {}
-_intercepted: list[tuple[Any, Callable[..., Any] | None]] = []
+_intercepted: list[tuple[Any, Callable[[], None]]] = []
 _autograd = ModuleTracker()
 
 
@@ -100,16 +101,14 @@ def _tapped_lookup(
 def _intercept(interface: Any) -> None:
     if any(interface is known for known, _ in _intercepted):
         return
-    _intercepted.append((interface, vars(interface).get("get_interface")))
-    interface.get_interface = partial(_tapped_lookup, interface.get_interface)
+    lookup = partial(_tapped_lookup, interface.get_interface)
+    _intercepted.append((interface, replaced(interface, "get_interface", lookup)))
 
 
 def _restore() -> None:
     while _intercepted:
-        interface, before = _intercepted.pop()
-        del interface.get_interface
-        if before is not None:
-            interface.get_interface = before
+        _, restore = _intercepted.pop()
+        restore()
 
 
 @contextmanager
@@ -121,7 +120,7 @@ def tap_attention(readers: Mapping[nn.Module, Reader]) -> Iterator[None]:
     several; the attention interface is as it was when the last one is closed, also after an exception.
 
     Args:
-        readers: attention module (see `attention_layers`) -> what to do with its calls.
+        readers: by attention module (see `attention_layers`), the reader of its calls.
 
     Raises:
         UserError: a module does not use the transformers attention interface.
@@ -211,7 +210,7 @@ def resolve_layers(layers: int | str | Sequence[int], total: int) -> tuple[int, 
 
 @dataclass
 class AttentionMass:
-    """What `attention_mass` read: layer number -> mass that each query row of each head pays to each set of columns, in [0, 1].
+    """By layer number, the attention mass in [0, 1] that each query row of each head pays to each set of columns.
 
     Rows of padding tokens hold junk (finite); ignore them.
     """
@@ -233,7 +232,7 @@ def attention_mass(
     Args:
         model: a decoder-only model, plain or wrapped.
         layers: see `resolve_layers`.
-        columns: which key positions belong to each set, at most as many sets as a head has dimensions.
+        columns: key positions of each set, at most as many sets as a head has dimensions.
 
     Yields:
         An `AttentionMass`, filled by the forward; a second forward replaces what the first one left.
@@ -271,7 +270,7 @@ class _OneKeyHeadPerQueryHead:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """That of the module: a patched model (core.patching) finds its attention function by it."""
+        """The module's class, by which a patched model (`core.tensors.patching`) finds its attention function."""
         return type(self._module)
 
     def __getattr__(self, name: str) -> Any:
@@ -295,7 +294,7 @@ def _mass_on_columns(
     module: Any = call.module
     query, key, attention_mask, kwargs = call.query, call.key, call.attention_mask, call.kwargs
     if not flash:
-        # Fused float32 kernels on GPUs know no grouped heads: left grouped, they fall back to a seq x seq matrix.
+        # Fused float32 kernels on GPUs support no grouped heads and would fall back to a seq x seq matrix.
         module = _OneKeyHeadPerQueryHead(module)
         query, attention_mask = _widened(query), _widened(attention_mask)
         key = _widened(key).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
@@ -310,7 +309,7 @@ def _mass_on_columns(
 
 
 def _widened(tensor: Any) -> Any:
-    """Floating-point tensors in float32 (float64 stays); anything else as it is."""
+    """Floating-point tensors in float32 (float64 stays); anything else unchanged."""
     if isinstance(tensor, Tensor) and tensor.is_floating_point():
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     return tensor
@@ -325,7 +324,7 @@ def prompt_attention(
 
     Args:
         by_layer: from `attention_mass` with one set of columns, the prompt.
-        query_mask: the rows that are asked about (the response).
+        query_mask: the query rows of interest (the response).
 
     Source: ssToken (arXiv 2510.18250), attention score.
     """
@@ -343,7 +342,7 @@ def sink_aware_prompt_attention(
 
     Args:
         by_layer: from `attention_mass` with two disjoint sets of columns: content, sink.
-        query_mask: the rows that are asked about (the response).
+        query_mask: the query rows of interest (the response).
     """
     scores = []
     for mass in by_layer.values():

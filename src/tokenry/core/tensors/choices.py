@@ -30,9 +30,6 @@ def kept_counts(
 
     `ceil`: k = ceil(share · R − 1e-9), at least one (ssToken). `floor`: int(share · R), which can be none (TokenCleaning).
     `floor_at_least_one`: max(1, int(share · R)) (RHO-1).
-
-    Raises:
-        UserError: `share` is not in (0, 1].
     """
     require_share(share)
     kept = _ROUNDING[rounding](counts.double() * share).long()
@@ -42,7 +39,7 @@ def kept_counts(
 def group_counts(
     among: Bool[Tensor, "batch seq"], groups: Int[Tensor, "batch seq"] | None = None
 ) -> Int[Tensor, "groups"]:
-    """Count the tokens `among` which is chosen, per group (one group when `groups` is None)."""
+    """Number of candidates (`among`) per group; one group when `groups` is None."""
     if groups is None:
         return among.sum().reshape(1)
     number = int(groups.max()) + 1 if groups.numel() else 0
@@ -62,11 +59,11 @@ def top_share(
         signal: any unit; only its order counts. Values outside `among` are not read.
         among: the tokens that may be chosen.
         share: fraction in (0, 1].
-        groups: group of every token, -1 where there is none; None ranks all tokens together.
+        groups: group of every token, -1 for tokens of no group; None ranks all tokens together.
         rounding: how a share becomes a number of tokens, see `kept_counts`.
 
     Raises:
-        UserError: `share` is out of range, or the signal is not finite at a token that may be chosen.
+        UserError: the signal is not finite at a token that may be chosen.
     """
     candidates = signal[among]
     if not bool(torch.isfinite(candidates).all()):
@@ -136,11 +133,7 @@ def window_mean(
     groups: Int[Tensor, "batch seq"],
     window: int,
 ) -> Float[Tensor, "batch seq"]:
-    """Average a signal over the tokens `among` in a window of `window` positions around each, within its group.
-
-    Raises:
-        UserError: `window` is not a positive odd number.
-    """
+    """Average a signal over the tokens `among` in a window of `window` (odd) positions around each, within its group."""
     require_window(window)
     total = torch.zeros_like(signal)
     count = torch.zeros_like(signal)

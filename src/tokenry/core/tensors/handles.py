@@ -57,8 +57,8 @@ class Handle:
         return f"<{name}: {', '.join([f'{self._method()} on {model}', *self._details()])}>"
 
 
-def replaced(owner: nn.Module, name: str, value: Any) -> Callable[[], None]:
-    """Set an attribute of one module over that of its class, and return what restores it.
+def replaced(owner: Any, name: str, value: Any) -> Callable[[], None]:
+    """Set an attribute of one instance over that of its class, and return what restores it.
 
     Restoring does nothing once somebody else has replaced the attribute in turn: theirs calls ours, which by then does nothing.
     """
@@ -67,7 +67,7 @@ def replaced(owner: nn.Module, name: str, value: Any) -> Callable[[], None]:
     return partial(_put_back, owner, name, value, before)
 
 
-def _put_back(owner: nn.Module, name: str, value: Any, before: dict[str, Any]) -> None:
+def _put_back(owner: Any, name: str, value: Any, before: dict[str, Any]) -> None:
     if vars(owner).get(name) == value:
         delattr(owner, name)
         vars(owner).update(before)

@@ -1,6 +1,6 @@
 """Own the layers of a transformers encoder: each in two halves, the residual stream between them and the attention call in the owner's hand.
 
-    layer(x) = feed_forward(attend(x))        what happens between, before and after is the owner's
+    layer(x) = feed_forward(attend(x))        the owner decides what happens before, between and after
 
 Hooks reach neither the residual stream inside a layer nor the queries and keys; so a layer's class is swapped for a subclass with
 another `forward` (a class, because gradient checkpointing wraps the class's `forward` and would miss one that is set on the instance),
@@ -77,8 +77,8 @@ class _Family:
         feed_forward: (layer, hidden_states) -> hidden_states of the next layer.
         attention: name of the layer's attention part, with its projections.
         kernel: name of the module in it that calls the attention function.
-        special_tokens: from the config, how many leading tokens are no patch or word (class, distillation, registers).
-        modality: what a token stands for.
+        special_tokens: number of leading tokens that are no patch or word (class, distillation, registers), from the config.
+        modality: the input that tokens stand for.
     """
 
     attend: Callable[[Any, Tensor, dict[str, Any]], Tensor]
@@ -184,8 +184,8 @@ class SplitLayer:
     Attributes:
         module: the layer.
         attention_mask: as the model made it for this call: None, or bool or additive (batch, 1, 1 or tokens, tokens).
-        kwargs: what else the model hands to its attention.
-        state: what the owner's `begin` returned for this call.
+        kwargs: further arguments of the model for its attention.
+        state: the result of the owner's `begin` for this call.
     """
 
     module: nn.Module
@@ -223,8 +223,8 @@ class Encoder:
     Attributes:
         model: the model or tower they belong to.
         layers: the layers.
-        special_tokens: leading tokens that are no patch or word.
-        modality: what the other tokens stand for.
+        special_tokens: number of leading tokens that are no patch or word.
+        modality: the input that the other tokens stand for.
         attention: the layers' attention parts.
     """
 
@@ -275,12 +275,12 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
 
 @runtime_checkable
 class LayerOwner(Protocol):
-    """What a patched layer does in place of its `forward`."""
+    """The behaviour of a patched layer in place of its `forward`."""
 
     def begin(self) -> Any:
-        """Say what this call of the layer is to know, as `layer.state`; a run again by gradient checkpointing gets the same.
+        """Return the state of this call of the layer, `layer.state`; a second run by gradient checkpointing gets the same.
 
-        By then other forwards may have begun, so what belongs to one forward must not be looked up anywhere else.
+        By then other forwards may have begun, so the state of one forward must not be looked up anywhere else.
         """
         ...
 
@@ -361,8 +361,8 @@ class Patch(Handle):
 
 
 def _drop_bound_forward(layer: nn.Module) -> None:
-    """Before 5.2, transformers leaves the forward of a layer's class on the layer where it recorded hidden states: another class's would
-    not be run.
+    """Before 5.2, transformers leaves the `forward` of a layer's class on layers whose hidden states it recorded, where it would hide that of
+    another class.
     """
     if getattr(vars(layer).get("forward"), "__func__", None) is type(layer).forward:
         del layer.forward
@@ -375,10 +375,10 @@ def _interface_modules(encoder: Encoder) -> Iterator[nn.Module]:
 
 @cache
 def _owned_class(layer_class: type[nn.Module]) -> type[nn.Module]:
-    """A subclass with the owner's forward, which still looks like the original one to who asks its name."""
+    """A subclass with the owner's forward that keeps the name of the original class."""
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        # Outside what gradient checkpointing runs again, inside what it remembers: the arguments.
+        # Gradient checkpointing runs `forward` again, but not this; the state is among the arguments, which it remembers.
         owner: LayerOwner = getattr(self, _OWNER)
         return layer_class.__call__(self, *args, **kwargs, **{_STATE: owner.begin()})
 
@@ -392,7 +392,7 @@ def _owned_class(layer_class: type[nn.Module]) -> type[nn.Module]:
 
 
 def key_mask(attention_mask: Tensor | None) -> Bool[Tensor, "batch keys"] | None:
-    """Which keys a bidirectional mask lets every query see; None when it lets it see all.
+    """Keys that a bidirectional mask lets every query see; None if all.
 
     Args:
         attention_mask: bool or additive, (batch, 1, 1 or queries, keys).

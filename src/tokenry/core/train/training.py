@@ -10,6 +10,7 @@ Several processes (DDP through accelerate), trackers, callbacks and every other 
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -79,7 +80,7 @@ class Training:
     """A training of the trainable parameters of a module.
 
     Args:
-        module: any module, in the mode that it is to be trained in and on its device.
+        module: any module, on the device on which it is to be trained.
         loss: computes the values of one batch with the module.
         batches: step `n` takes the batches from `n * batches_per_step`; with several processes each takes its share of the numbers.
         config: the loop.
@@ -99,9 +100,9 @@ class Training:
         **arguments: Any,
     ) -> None:
         self._stepped = _Stepped(module, loss)
-        self._batches, self._config, self._fingerprint = batches, config, fingerprint
+        self._batches, self._config = batches, config
         self._callbacks, self._arguments = callbacks, arguments
-        self._record = _Record(config.batches_per_step)
+        self._record = _Record(config.batches_per_step, fingerprint)
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -110,7 +111,7 @@ class Training:
 
     def run(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike | None = None,
         resume: bool = False,
         progress: Progress = lambda what, share: None,
         stage: Callable[[int], str] = lambda step: "training",
@@ -126,15 +127,14 @@ class Training:
         Raises:
             UserError: the folder holds a checkpoint and `resume` is off, or one that is damaged or of another training.
         """
-        checkpoint = None if folder is None else self._begin(folder, resume)
-        with _own_randomness(), nullcontext(folder) if folder else TemporaryDirectory() as output:
+        checkpoint = None if folder is None else self._begin(Path(folder), resume)
+        with _own_randomness(), TemporaryDirectory() if folder is None else nullcontext(folder) as output:
             arguments = self._training_arguments(Path(output), keep=folder is not None)
             trainer = _Trainer(self._stepped, self._batches, self._config, self._record, arguments)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Told(progress, stage))
             for callback in self._callbacks:
                 trainer.add_callback(callback)
-            trainer.fingerprint = self._fingerprint
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self._stepped.zero_grad()
         progress("done", 1.0)
@@ -154,7 +154,7 @@ class Training:
             raise UserError(
                 f"{earlier} was written by an earlier version, which alone can resume it: name a new folder."
             )
-        if _read_record(finished[-1] / _RECORD)[0].get("fingerprint") != self._fingerprint:
+        if _read_record(finished[-1] / _RECORD)[0].get("fingerprint") != self._record.fingerprint:
             raise UserError(
                 f"{finished[-1]} belongs to a training with another model, tokenizer, texts or settings: give the same ones, or name a "
                 "new folder."
@@ -212,9 +212,10 @@ class _Stepped(nn.Module):
 
 
 class _Record:
-    """What was recorded of each step: the means over its batches."""
+    """What was recorded of each step, the means over its batches; a file of it stands in every checkpoint."""
 
-    def __init__(self, batches_per_step: int) -> None:
+    def __init__(self, batches_per_step: int, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self.history: dict[str, list[float]] = {}
         self._batches_per_step = batches_per_step
         self._batches: list[dict[str, float]] = []
@@ -227,8 +228,8 @@ class _Record:
                 self.history.setdefault(name, []).append(mean)
             self._batches = []
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        metadata = {"names": json.dumps(list(self.history)), "fingerprint": fingerprint}
+    def save(self, path: Path) -> None:
+        metadata = {"names": json.dumps(list(self.history)), "fingerprint": self.fingerprint}
         columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.history.items()}
         with atomic_write(path) as partial:
             save_file(columns, partial, metadata)
@@ -236,6 +237,7 @@ class _Record:
     def load(self, path: Path) -> None:
         metadata, columns = _read_record(path)
         self.history = {name: columns[name].tolist() for name in json.loads(metadata["names"])}
+        self._batches = []
 
 
 def _read_record(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -265,8 +267,6 @@ def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 class _Trainer(Trainer):
     """The Trainer with numbered batches, one learning rate per step, and a record of every step."""
-
-    fingerprint = ""
 
     def __init__(
         self,
@@ -299,15 +299,18 @@ class _Trainer(Trainer):
         )
         if self.args.world_size > 1:
             numbers = self.accelerator.reduce(numbers.float().to(self.args.device), "mean").double()
-        rate = self.lr_scheduler.get_last_lr()[0]
+        rate = float(self.lr_scheduler.get_last_lr()[0])
         self._record.add({"learning_rate": rate, **dict(zip(values, numbers.tolist(), strict=True))})
         return values["loss"]
 
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        if "loss" in logs:
+            logs |= {name: values[-1] for name, values in self._record.history.items() if name not in logs}
+        super().log(logs, *args, **options)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Tied weights are written once for each name: safetensors refuses tensors that share memory.
-        weights = state_dict or {name: weight.clone() for name, weight in self.model.state_dict().items()}
-        super()._save(output_dir, weights)
-        self._record.save(Path(output_dir or self.args.output_dir) / _RECORD, self.fingerprint)
+        super()._save(output_dir, state_dict or _apart(self.model.state_dict()))
+        self._record.save(Path(output_dir or self.args.output_dir) / _RECORD)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
@@ -318,12 +321,24 @@ class _Trainer(Trainer):
         self._record.load(checkpoint / _RECORD)
 
 
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that share no memory, which safetensors refuses: tied ones are written once for each name."""
+    seen: set[int] = set()
+    apart = {}
+    for name, weight in weights.items():
+        memory = weight.untyped_storage().data_ptr()
+        apart[name] = weight.clone() if memory in seen else weight.contiguous()
+        seen.add(memory)
+    return apart
+
+
 class _Told(TrainerCallback):
     def __init__(self, progress: Progress, stage: Callable[[int], str]) -> None:
         self._progress, self._stage = progress, stage
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        self._progress(self._stage(state.global_step), state.global_step / state.max_steps)
+        if state.is_world_process_zero:
+            self._progress(self._stage(state.global_step), state.global_step / state.max_steps)
 
 
 @contextmanager

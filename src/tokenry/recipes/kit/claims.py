@@ -1,4 +1,4 @@
-"""What a reproduction says: its headline claim, the other claims, and what each measurement shows of them.
+"""The result of a reproduction: its headline claim, the other claims, and the verdict on each.
 
 The headline is the main claim of the paper's abstract, named before the run; its verdict is that of the reproduction. Every claim is
 judged from a measurement against a fair control in the same run, by `core.stats`.
@@ -31,7 +31,7 @@ class Claim:
 
     Attributes:
         claim: the sentence.
-        paper: the paper's own figure, with its unit; marked when it could not be checked against the paper; None if it gives none.
+        paper: the paper's own figure, with its unit; None if the paper gives none.
         measured: the figure measured here, in the same unit, with its standard error where there is one.
         control: the figure of the fair control, measured in the same run.
         verdict: what the measurement shows.
@@ -69,11 +69,11 @@ class Claim:
             ours: one value per sampling unit.
             theirs: the control's.
             against: name of the control.
-            least: by how much the claim says they are above, in the unit of the values.
-            lower: the claim is that they are below.
-            fewest: units below which nothing is said.
+            least: margin that the claim states, in the unit of the values.
+            lower: whether the claim is that our values are below.
+            fewest: number of units below which the verdict is `too few`.
             spec: format of the figures.
-            unit: written after them.
+            unit: unit written after the figures.
             paper: the paper's own figure.
         """
         difference = paired_difference(ours, theirs)
@@ -116,7 +116,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a recipe measured.
+    """The measurements of a recipe.
 
     Attributes:
         slug: the paper's slug in the catalogue.
@@ -143,12 +143,12 @@ class Reproduction:
 
     @property
     def verdict(self) -> Verdict:
-        """That of the headline."""
+        """Verdict of the headline."""
         return self.headline.verdict
 
     @property
     def shown(self) -> int:
-        """How many claims are shown, the headline among them."""
+        """Number of claims that are shown, including the headline."""
         return sum(claim.verdict == "shown" for claim in self.claims)
 
     @property

@@ -19,7 +19,7 @@ _REPORTS = 100
 
 
 def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Up to the learning rate and down to nothing."""
+    """Rise to the learning rate, then fall to nothing."""
     return OneCycleLR(optimizer, optimizer.defaults["lr"], total_steps=steps)
 
 
@@ -29,14 +29,14 @@ def cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 def linear(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """From the learning rate straight to nothing."""
+    """Fall from the learning rate to nothing in a straight line."""
     return get_linear_schedule_with_warmup(optimizer, 0, steps)
 
 
 def batches_of_epochs(
     number: int, batch_size: int, epochs: int, generator: Generator
 ) -> Iterator[Int[Tensor, "batch"]]:
-    """Draw the places of all samples in a new order in every epoch; a last, smaller batch is left out."""
+    """The indices of all samples in batches, in a new order in every epoch; a last, smaller batch is left out."""
     whole = number - number % batch_size
     for _ in range(epochs):
         yield from torch.randperm(number, generator=generator)[:whole].split(batch_size)
@@ -59,17 +59,17 @@ def fit(
     """Train all parameters of a model in place and return the loss of every step.
 
     Args:
-        model: in the mode it is to be trained in.
-        batches: as many as there are steps, or more.
-        loss: of one batch.
-        steps: of the optimiser.
-        learning_rate: the highest.
-        schedule: optimiser and steps to the schedule; stepped after every step.
-        weight_decay: of AdamW.
-        betas: of AdamW.
+        model: the model, in the mode in which it is to be trained.
+        batches: at least as many batches as there are steps.
+        loss: computes the loss of one batch.
+        steps: steps of the optimiser.
+        learning_rate: the highest learning rate.
+        schedule: makes the schedule of the learning rate from the optimiser and the number of steps.
+        weight_decay: weight decay of AdamW.
+        betas: decay rates of AdamW's moments.
         clip: largest norm of the gradients; None for no limit.
-        fused: whether AdamW is to use its fused kernel.
-        progress: told the share of the steps that is done, about a hundred times.
+        fused: whether AdamW uses its fused kernel.
+        progress: called about a hundred times with the share of the steps that is done.
     """
     optimizer = AdamW(
         model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused or None

@@ -2,10 +2,10 @@
 
     @recipe("pitome", laptop=..., paper=...)
     def reproduce(run):
-        ...                                   measure run.sizes, tell run.progress, fill run.settings, draw with run.figure
+        ...                                   measure run.sizes, report run.progress, fill run.settings, draw with run.figure
         yield Claim.above(...)                the headline first, then at most five more
 
-The file's name registers it; title and number come from the catalogue; time is taken and the result is written around it.
+The file's name registers it; title and number come from the catalogue; the kit measures time and writes the result.
 """
 
 import time
@@ -28,13 +28,13 @@ class RecipeRun:
     """One run of a recipe.
 
     Attributes:
-        slug: of the paper.
+        slug: slug of the paper.
         scale: `laptop` (minutes on two CPU cores) or `paper` (the paper's models and data, on GPUs).
-        sizes: what the recipe runs at this scale.
+        sizes: sizes of the experiment at this scale.
         output: an existing folder.
-        progress: told what is being done; see `Progress`.
-        settings: to be filled: everything needed to run it again, and the figures behind the claims.
-        plots: the files drawn, relative to `output`.
+        progress: receives the present stage and the share done; see `Progress`.
+        settings: filled by the experiment: everything needed to repeat it, and the figures behind the claims.
+        plots: files drawn, relative to `output`.
     """
 
     slug: str
@@ -63,9 +63,9 @@ class Recipe:
     """The experiment for one paper.
 
     Attributes:
-        slug: of the paper in the catalogue.
-        experiment: yields the claims, the headline first.
-        scales: what it runs at each scale.
+        slug: slug of the paper in the catalogue.
+        experiment: function that yields the claims, the headline first.
+        scales: sizes of the experiment at each scale.
     """
 
     slug: str
@@ -74,7 +74,7 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """Of the paper."""
+        """Title of the paper."""
         return paper(self.slug).title
 
     def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
@@ -94,11 +94,11 @@ class Recipe:
 
 
 def recipe(slug: str, *, laptop: Any, paper: Any) -> Callable[[Experiment], Recipe]:
-    """Make a function of a run that yields claims the recipe of a paper.
+    """Turn a function that yields the claims of a run into the recipe of a paper.
 
     Args:
-        slug: of the paper in the catalogue.
-        laptop: what is run in minutes on two CPU cores.
-        paper: the paper's models and data.
+        slug: slug of the paper in the catalogue.
+        laptop: sizes that take minutes on two CPU cores.
+        paper: sizes of the paper's models and data.
     """
     return lambda experiment: Recipe(slug, experiment, {"laptop": laptop, "paper": paper})

@@ -11,8 +11,7 @@ from tokenry.core.text.docstrings import read_docstrings
 from tokenry.core.text.passages import passages
 from tokenry.models import load_model, load_tokenizer, preferred_device
 from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
-from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
-from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
+from tokenry.tokenization.transfer.zett.settings import DrawingConfig, HyperNetworkTrainingConfig
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def ask(
         assert pruning.last is not None
         kept = pruning.last.images[0].kept[None]
         values = (relative_sensitivity(sensitivity[None], kept), spacing(gathered(projected, kept)))
-        return Choice(answered, *(each.cpu() for each in values))
+        return Choice(answered, *(value.cpu() for value in values))
 
     def estimate(number: int) -> float:
         sampled = mlp_sensitivity(entering, *weights, num_directions=number)

@@ -31,17 +31,17 @@ PATCH = 4
 
 @dataclass(frozen=True)
 class QuadrantSetting:
-    """How the models are made and trained.
+    """Sizes and training of the models.
 
     Attributes:
         read_out: `linear`, or `mlp` with one hidden layer, which can use the question.
-        token_size: numbers that the read-out gets of the token.
+        token_size: width of the token that the read-out gets.
         hidden_size: width of the encoder and of the compressor.
         text_hidden_size: width of the question's embedding.
-        steps: of AdamW, on fresh images.
+        steps: steps of AdamW, on fresh images.
         batch_size: images per step.
-        learning_rate: the highest, of a one-cycle schedule.
-        held_out: test images.
+        learning_rate: peak of a one-cycle schedule.
+        held_out: number of test images.
     """
 
     read_out: Literal["linear", "mlp"] = "mlp"
@@ -87,7 +87,7 @@ class QuadrantReader(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch side side"], quadrants: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch digits"]:
-        """Give the logits of the digit in the quadrant that is asked for."""
+        """Logits of the digit in the quadrant that is asked for."""
         cells = images.unflatten(1, (GRID, PATCH)).unflatten(3, (GRID, PATCH)).transpose(2, 3)
         embedded = cells.flatten(3).flatten(1, 2) @ self.patches + self.positions
         features = self.encoder(embedded)

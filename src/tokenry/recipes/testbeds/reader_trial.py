@@ -79,8 +79,8 @@ def measure_reader(
         reader: trained on all tokens.
         tokens: what enters its projector.
         labels: classes of the images.
-        views: so many images in a row show the same digit.
-        seed: of directions and of random choices.
+        views: number of consecutive images that show the same digit.
+        seed: random seed of directions and random choices.
         budgets: numbers of tokens to keep.
     """
     generator = Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ def measure_reader(
         chosen = gathered(projected, kept)
         right = 100 * (reader.read(chosen).argmax(-1) == labels).float()
         values = (right, relative_sensitivity(sensitivity, kept), spacing(chosen))
-        return Choice(*(of_object(each) for each in values))
+        return Choice(*map(of_object, values))
 
     chosen = {
         method: {k: select(projected, sensitivity, k, generator) for k in budgets}

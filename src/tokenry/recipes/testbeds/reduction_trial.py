@@ -33,7 +33,7 @@ class Classifier:
         model: takes `pixel_values`; has a class token.
         images: test images.
         labels: their classes.
-        views: so many images in a row show the same object, and are not independent.
+        views: number of consecutive images that show the same object, and so are not independent.
     """
 
     model: PreTrainedModel
@@ -47,9 +47,9 @@ class ReductionTrial:
     """One method at one strength.
 
     Attributes:
-        counts: tokens that enter each layer, and leave the last.
-        flops: as a share of the unreduced encoder's.
-        right: for each object the share of its views that are classified right, in percent; with chance, the mean over its seeds.
+        counts: number of tokens that enter each layer, and that leave the last.
+        flops: share of the unreduced encoder's FLOPs.
+        right: for each object, the percentage of its views that are classified correctly; of random methods, the mean over the seeds.
     """
 
     counts: tuple[int, ...]
@@ -73,7 +73,7 @@ def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Red
     Args:
         classifier: the model and its images.
         method: the reduction.
-        seeds: of a method that draws at random: so many runs, of which the mean counts.
+        seeds: number of runs to average, for a method that draws at random.
     """
     right = []
     with torch.random.fork_rng(), apply_token_reduction(classifier.model, method) as reduction:

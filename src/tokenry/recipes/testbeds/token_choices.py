@@ -39,15 +39,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChoiceTrial:
-    """What a testbed measured.
+    """The measurements of a testbed.
 
     Attributes:
         unpruned: as `Choice.right`, with all tokens.
         choices: by method and number of tokens.
         estimates: rank correlation of sampled sensitivity with the exact one, by directions.
         relevance: rank correlation of sensitivity with first-order relevance, nan where either is constant.
-        pictures: what is to be seen of one image: sensitivity of its tokens, and the tokens kept by a method.
-        settings: of the testbed.
+        pictures: one image, the sensitivity of its tokens, and the tokens kept by each method.
+        settings: settings of the testbed.
     """
 
     unpruned: Float[Tensor, "objects"]
@@ -77,14 +77,14 @@ def spacing(kept: Float[Tensor, "images kept dim"]) -> Float[Tensor, "images"]:
 
 
 def combined(runs: Sequence[ChoiceTrial], combine: Callable[[list[Tensor]], Tensor]) -> ChoiceTrial:
-    """Combine what was measured several times, or of several objects, figure by figure."""
+    """Combine the measurements of several runs or objects, figure by figure."""
 
     def choice(method: str, k: int) -> Choice:
-        of_runs = [run.choices[method][k] for run in runs]
+        choices = [run.choices[method][k] for run in runs]
         return Choice(
-            combine([each.right for each in of_runs]),
-            combine([each.sensitivity for each in of_runs]),
-            combine([each.spacing for each in of_runs]),
+            combine([choice.right for choice in choices]),
+            combine([choice.sensitivity for choice in choices]),
+            combine([choice.spacing for choice in choices]),
         )
 
     first = runs[0]

@@ -19,7 +19,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
-from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
+from tokenry.tokenization.premiums.grid_config import SIZES, require_increasing
 from tokenry.tokenization.token_counts import Segments, corpus_token_count, per_segment, require_text
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
@@ -28,9 +28,6 @@ from tokenry.tokenization.training.byte_level_training import (
     train_unigram,
 )
 from tokenry.tokenization.training.merge_lists import Merges, bpe_state, merges_at
-
-SIZES = (8192, 16384, 32768, 49152, 65536, 98304, 114688)
-"""Vocabulary sizes of the grid."""
 
 
 def ctc_curve(

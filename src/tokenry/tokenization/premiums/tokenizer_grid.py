@@ -4,10 +4,10 @@
     scaled      bytes × byte premium: the same content in every language
 
 A job is one language with one algorithm on one amount of text: it trains once for all sizes where that is exact (BPE, BoundlessBPE;
-the first stage of SuperBPE). Every cell becomes one small file as soon as it is measured, so that a grid that was stopped goes on.
+the first stage of SuperBPE). Every cell becomes one small file as soon as it is measured, so that an interrupted grid resumes.
 
 Source: Explaining and Mitigating Crosslingual Tokenizer Inequities (arXiv 2510.21909): 97 languages, about 7,000 tokenizers. The full
-list of its vocabulary sizes was not readable for us; ours are those of the published files and what lies between them.
+list of its vocabulary sizes was not readable for us; ours are those of the published files and some in between.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,8 @@ from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.core.io.jobs import over
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import Workspace, fingerprint
-from tokenry.tokenization.premiums.many_sizes import SIZES, segment_counts_by_size
-from tokenry.tokenization.premiums.vocabulary_curve import require_increasing
+from tokenry.tokenization.premiums.grid_config import GridConfig
+from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.token_counts import (
     Segments,
     byte_premium,
@@ -37,83 +37,16 @@ from tokenry.tokenization.token_counts import (
     utf8_bytes,
 )
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
-from tokenry.tokenization.training.byte_level_training import PATTERN
 from tokenry.tokenization.training.merge_lists import smaller_bpe
-from tokenry.tokenization.training.train_any import ALGORITHMS, TrainingPlan, train_any, train_sizes
-
-AMOUNTS = ("scaled", "unscaled")
+from tokenry.tokenization.training.train_any import train_any, train_sizes
 
 _SETTINGS = "grid.json"
 _CELLS, _TOKENIZERS = "cells", "tokenizers"
 
 
 @dataclass(frozen=True)
-class GridConfig:
-    """What is trained.
-
-    Attributes:
-        algorithms: bpe, unigram, superbpe, boundless.
-        vocab_sizes: increasing.
-        amounts: scaled, unscaled.
-        reference: the language that byte premiums and premiums are relative to.
-        train_bytes: training text of the reference language; by default as much as every language has.
-        pattern: cuts a text into pieces.
-        special_tokens: part of every vocabulary.
-        transition_share: of the vocabulary, for the first stage of SuperBPE.
-        tau: deletions of BoundlessBPE.
-        min_frequency: pairs seen less often are not merged; of use where the text is small (not for Unigram).
-        save_tokenizers: keep the tokenizers too, not only what they cost.
-    """
-
-    algorithms: tuple[str, ...] = ("bpe", "unigram", "superbpe")
-    vocab_sizes: tuple[int, ...] = SIZES
-    amounts: tuple[str, ...] = ("scaled", "unscaled")
-    reference: str = "eng"
-    train_bytes: int | None = None
-    pattern: str = PATTERN
-    special_tokens: tuple[str, ...] = ()
-    transition_share: float = 0.8
-    tau: float | None = 0.9
-    min_frequency: int = 0
-    save_tokenizers: bool = False
-
-    def __post_init__(self) -> None:
-        for given, allowed, name in (
-            (self.algorithms, ALGORITHMS, "algorithm"),
-            (self.amounts, AMOUNTS, "amount"),
-        ):
-            unknown = [word for word in given if word not in allowed]
-            if unknown or not given:
-                raise UserError(
-                    f"the {name} must be one of {', '.join(allowed)}, got {', '.join(map(repr, unknown)) or 'none'}."
-                )
-        if not self.vocab_sizes:
-            raise UserError("there is no vocabulary size: give at least one.")
-        require_increasing(self.vocab_sizes)
-        if self.train_bytes is not None and self.train_bytes < 1:
-            raise UserError(f"the training text must hold at least one byte, got {self.train_bytes}.")
-        self.training(self.algorithms[0], self.vocab_sizes[0])
-
-    def training(self, algorithm: str, vocab_size: int) -> TrainingPlan:
-        """How a tokenizer of the grid is trained.
-
-        Raises:
-            UserError: settings that cannot be.
-        """
-        return TrainingPlan(
-            algorithm,
-            vocab_size,
-            self.pattern,
-            self.special_tokens,
-            self.min_frequency,
-            tau=self.tau,
-            transition_share=self.transition_share,
-        )
-
-
-@dataclass(frozen=True)
 class Job:
-    """What is trained in one go."""
+    """Tokenizers that are trained together."""
 
     language: str
     algorithm: str
@@ -125,12 +58,12 @@ class Cell:
     """One tokenizer of the grid, and what the evaluation text costs with it.
 
     Attributes:
-        language: of the text and the tokenizer.
-        algorithm: that trained it.
+        language: language of the text and the tokenizer.
+        algorithm: algorithm that trained it.
         amount: scaled or unscaled training text.
-        vocab_size: as asked for.
-        trained_vocab_size: as it came out: smaller where the text was too small.
-        train_bytes: of the training text.
+        vocab_size: vocabulary size that was asked for.
+        trained_vocab_size: vocabulary size that came out: smaller where the text was too small.
+        train_bytes: bytes of the training text.
         counts: tokens of each segment of the evaluation text.
     """
 
@@ -166,13 +99,13 @@ def run_grid(
     Args:
         train: training texts of each language.
         evaluation: parallel segments of the same languages.
-        folder: of the results; a stopped grid goes on there.
+        folder: folder of the results; an interrupted grid resumes there.
         config: what is trained.
-        progress: told what was done, and the share of the jobs that are done.
+        progress: called after each job with the share of jobs that are done.
         ray: run the jobs on a Ray cluster (the running one, else a local one); the extra `tokenry[ray]`.
 
     Returns:
-        All cells, those of earlier runs too.
+        All cells, also those of earlier runs.
 
     Raises:
         UserError: the texts are not parallel or empty, a language has no training text, the reference is missing, the folder holds
@@ -241,7 +174,7 @@ def train_cells(
 
 
 def load_grid(folder: Path) -> list[Cell]:
-    """Read the cells of a folder, in the order of their names; none if it is not there."""
+    """Read the cells of a folder, in the order of their names; none if the folder does not exist."""
     files = sorted((Path(folder) / _CELLS).glob("*.json"))
     contents = (read_json(file) for file in files)
     return [Cell(**{**content, "counts": tuple(content["counts"])}) for content in contents]
@@ -275,7 +208,7 @@ def training_budgets(
 ) -> dict[str, int]:
     """Bytes of training text for each language.
 
-    Without `train_bytes`, as much as all have: the same bytes, or the same content by their byte premiums.
+    Without `train_bytes`, as much as every language has: the same bytes, or the same content by their byte premiums.
     """
     flat = {language: _flat(segments) for language, segments in evaluation.items()}
     premiums = {language: byte_premium(texts, flat[config.reference]) for language, texts in flat.items()}
@@ -285,7 +218,7 @@ def training_budgets(
 
 
 def taken(texts: Sequence[str], budget: int) -> list[str]:
-    """The first texts that together have no more bytes than the budget; one at least."""
+    """The first texts that together have no more bytes than the budget; at least one."""
     sizes = np.cumsum([len(text.encode()) for text in texts])
     return list(texts[: max(1, int(np.searchsorted(sizes, budget, side="right")))])
 

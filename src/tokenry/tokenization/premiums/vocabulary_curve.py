@@ -12,7 +12,6 @@ the curve could not be checked, the power law with a floor is our reading.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from scipy.optimize import nnls
 
 from tokenry.core.errors import UserError
 from tokenry.core.stats import fit_nonnegative
+from tokenry.tokenization.premiums.grid_config import require_increasing
 
 Number = int | float
 
@@ -108,12 +108,6 @@ def require_points(sizes: Sequence[Number]) -> None:
             f"{len(sizes)} points cannot fit a curve of three parameters: measure at least 4 vocabulary sizes."
         )
     require_increasing(sizes)
-
-
-def require_increasing(sizes: Sequence[Number]) -> None:
-    """Raise `UserError` unless vocabulary sizes are positive and increase."""
-    if not all(size > 0 for size in sizes) or any(b <= a for a, b in pairwise(sizes)):
-        raise UserError(f"vocabulary sizes must be positive and increase, got {', '.join(map(str, sizes))}.")
 
 
 def _linear_part(

@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import from_byte_characters
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, Event
 from tokenry.tokenization.training.byte_level_training import PATTERN, byte_level_pieces, require_vocab_size
+from tokenry.tokenization.training.settings import require_tau
 from tokenry.tokenization.training.superword_counting import AdjacentPairs
 
 
@@ -58,14 +58,6 @@ def train_boundless_bpe(
     while len(training.vocabulary) < room and training.step(max(1, min_frequency)):
         pass
     return BoundlessBPE(tuple(training.events), pattern, tuple(special_tokens), free_deleted)
-
-
-def require_tau(tau: float | None) -> None:
-    """Raise `UserError` unless `tau` can be a share of occurrences, or stands for no deletions."""
-    if tau is not None and not tau > 0:
-        raise UserError(
-            f"tau must be positive, got {tau}: give a share such as 0.9, or None for no deletions."
-        )
 
 
 def may_join(piece: bytes) -> bool:

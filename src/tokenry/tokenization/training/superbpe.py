@@ -12,8 +12,7 @@ Source: SuperBPE (arXiv 2503.13423) and its released trainer, whose rules on wor
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,58 +20,21 @@ from jaxtyping import Int
 from numpy import ndarray
 from tokenizers import Tokenizer, pre_tokenizers
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import BYTE_CHARACTERS
 from tokenry.core.text.passages import in_batches
 from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import (
-    PATTERN,
     byte_level_pieces,
     require_vocab_size,
     train_bpe,
 )
 from tokenry.tokenization.training.merge_lists import bpe_state, smaller_bpe, with_merges
+from tokenry.tokenization.training.settings import SuperBPEConfig, default_transition, require_transition
 from tokenry.tokenization.training.superword_counting import AdjacentPairs
 
-SUPERWORD_PATTERN = r"\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{2,}[\r\n/]*| +(?!\S)"
-"""Where a text is cut in stage 2: up to three digits, two or more signs, spaces before white space or the end."""
-
-TRANSITION_SHARE = 0.8
 _TEXTS_AT_ONCE = 256
 _SPACE = "Ġ"
-
-
-@dataclass(frozen=True)
-class SuperBPEConfig:
-    """How the second stage merges.
-
-    Attributes:
-        max_words: maximum number of words of a token, counted between its spaces.
-        forbid: strings that no token made in stage 2 holds, in byte-level characters (a space is `Ġ`).
-        allow: function that is asked for every token before stage 2 makes it, in byte-level characters; False drops the merge for good.
-        min_frequency: pairs seen less often are not merged.
-        pattern: regular expression that cuts a text in stage 1.
-        superword_pattern: regular expression that cuts a text in stage 2.
-    """
-
-    max_words: int = 4
-    forbid: tuple[str, ...] = (":Ġ",)
-    allow: Callable[[str], bool] | None = None
-    min_frequency: int = 0
-    pattern: str = PATTERN
-    superword_pattern: str = SUPERWORD_PATTERN
-
-    def __post_init__(self) -> None:
-        require_at_least(1, max_words=self.max_words)
-        for pattern in (self.pattern, self.superword_pattern):
-            byte_level_pieces(pattern)
-
-    def may_be_made(self, token: str) -> bool:
-        """Whether stage 2 may make this token, given in byte-level characters."""
-        words = sum(1 for word in token.split(_SPACE) if word)
-        if words > self.max_words or any(banned in token for banned in self.forbid):
-            return False
-        return self.allow is None or self.allow(token)
 
 
 def train_superbpe(
@@ -174,22 +136,6 @@ def choose_transition(
         tokenizer = extend_to_superwords(smaller_bpe(stage1, transition), texts, vocab_size, config)
         found[transition] = corpus_token_count(tokenizer, held_out)
     return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def default_transition(
-    vocab_size: int, special_tokens: Sequence[str] = (), share: float = TRANSITION_SHARE
-) -> int:
-    """A share of the vocabulary, at least all bytes and special tokens."""
-    return max(256 + len(special_tokens), round(share * vocab_size))
-
-
-def require_transition(transition: int, vocab_size: int, special_tokens: Sequence[str] = ()) -> None:
-    """Raise `UserError` unless the transition lies between the bytes and the vocabulary."""
-    least = 256 + len(special_tokens)
-    if not least <= transition <= vocab_size:
-        raise UserError(
-            f"the transition must lie between {least} (bytes and special tokens) and the vocabulary of {vocab_size}, got {transition}."
-        )
 
 
 def inherited_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[ndarray, "places"]:

@@ -1,4 +1,4 @@
-"""Any of the four algorithms by its name, and what came of it: the one place that knows them all.
+"""Any of the four algorithms by its name, and measurements of the result: the one place that knows them all.
 
 bpe, unigram    tokens inside words
 superbpe        two stages, tokens across words; stock
@@ -12,83 +12,24 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import ByteVocabulary
 from tokenry.core.text.round_trip import round_trip
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
-from tokenry.tokenization.training.boundless_training import require_tau, train_boundless_bpe
-from tokenry.tokenization.training.byte_level_training import (
-    PATTERN,
-    byte_level_pieces,
-    require_vocab_size,
-    train_bpe,
-    train_unigram,
-)
+from tokenry.tokenization.training.boundless_training import train_boundless_bpe
+from tokenry.tokenization.training.byte_level_training import train_bpe, train_unigram
 from tokenry.tokenization.training.merge_lists import smaller_bpe
-from tokenry.tokenization.training.superbpe import (
-    TRANSITION_SHARE,
-    SuperBPEConfig,
-    default_transition,
-    extend_to_superwords,
-    require_transition,
-    rereadable,
-)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train.
-
-    Attributes:
-        algorithm: bpe, unigram, superbpe or boundless.
-        vocab_size: special tokens and the 256 bytes included.
-        pattern: cuts a text into pieces.
-        special_tokens: they get the lowest ids.
-        min_frequency: pairs seen less often are not merged (not for unigram).
-        transition: superbpe: vocabulary after the first stage; by default a share of the vocabulary.
-        transition_share: superbpe: that share, in (0, 1].
-        max_words: superbpe: most words of a token.
-        tau: boundless: share of its occurrences from which a part is deleted.
-    """
-
-    algorithm: str = "bpe"
-    vocab_size: int = 32768
-    pattern: str = PATTERN
-    special_tokens: tuple[str, ...] = ()
-    min_frequency: int = 0
-    transition: int | None = None
-    max_words: int = 4
-    tau: float | None = 0.9
-    transition_share: float = TRANSITION_SHARE
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise UserError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {self.algorithm!r}.")
-        require_vocab_size(self.vocab_size, self.special_tokens)
-        if self.transition is not None:
-            require_transition(self.transition, self.vocab_size, self.special_tokens)
-        if not 0 < self.transition_share <= 1:
-            raise UserError(f"the transition share must lie in (0, 1], got {self.transition_share}.")
-        SuperBPEConfig(max_words=self.max_words)
-        require_tau(self.tau)
-        byte_level_pieces(self.pattern)
-        require_at_least(0, min_frequency=self.min_frequency)
-
-    @property
-    def first_stage(self) -> int:
-        """superbpe: vocabulary after the first stage; it holds all bytes and special tokens."""
-        if self.transition is not None:
-            return self.transition
-        return default_transition(self.vocab_size, self.special_tokens, self.transition_share)
+from tokenry.tokenization.training.settings import SuperBPEConfig, TrainingPlan
+from tokenry.tokenization.training.superbpe import extend_to_superwords, rereadable
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How tokenizers of one kind are trained.
+    """How tokenizers of one kind are trained, in two parts, of which the first is shared by all sizes.
 
     Attributes:
-        begin: from a plan with the largest size and the texts, what the trainings to all sizes share; exactly so.
-        finish: from that, a plan of any size and the texts, the tokenizer.
+        begin: does what trainings to all sizes have in common, given a plan with the largest size and the texts.
+        finish: makes the tokenizer of one size, given the result of `begin`, a plan with that size and the texts.
     """
 
     begin: Callable[[TrainingPlan, Iterable[str]], Any]
@@ -96,7 +37,7 @@ class Algorithm:
 
 
 def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | BoundlessBPE, float]:
-    """Train by the plan; the tokenizer and the seconds that training took.
+    """Train by the plan, and return the tokenizer and the seconds that training took.
 
     Raises:
         UserError: there is no text, or what training refuses.
@@ -112,12 +53,12 @@ def train_any(plan: TrainingPlan, texts: Iterable[str]) -> tuple[Tokenizer | Bou
 def train_sizes(
     plan: TrainingPlan, texts: Iterable[str], sizes: Sequence[int]
 ) -> Iterator[Tokenizer | BoundlessBPE]:
-    """Train tokenizers of several sizes, each as it would be alone: from one training where that is exact.
+    """Train tokenizers of several sizes, each as if it were trained alone: from one training where that is exact.
 
     Args:
-        plan: all but the size.
-        texts: read several times.
-        sizes: increasing.
+        plan: what to train, but for the size.
+        texts: training texts, which are read several times.
+        sizes: vocabulary sizes, increasing.
     """
     algorithm = ALGORITHMS[plan.algorithm]
     shared = algorithm.begin(replace(plan, vocab_size=sizes[-1]), texts)
@@ -126,9 +67,7 @@ def train_sizes(
 
 
 def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) -> dict[str, Any]:
-    """Count texts with a trained tokenizer: texts, bytes, tokens, bytes per token, how many tokens span words, and whether the texts come
-    back.
-    """
+    """Measure a trained tokenizer on texts: bytes, tokens, bytes per token, number of tokens that span words, and whether the texts come back."""
     number = size = 0
 
     def counted() -> Iterator[str]:
@@ -157,7 +96,7 @@ def measure_training(tokenizer: Tokenizer | BoundlessBPE, texts: Iterable[str]) 
     }
 
 
-# One algorithm each: what all sizes share, and the tokenizer of one size.
+# One pair of functions per algorithm: what all sizes share, and the tokenizer of one size.
 
 
 def _begin_bpe(plan: TrainingPlan, texts: Iterable[str]) -> Tokenizer:

@@ -355,8 +355,8 @@ class Bench:
         for name, rows in self.material.retained.items():
             before, after = load_held_out(self._untrained_on(name)), held_out_nll(model, rows)
             paired = paired_difference(after, before, to="before training")
-            figures = {"before": before.nll_per_token, "after": after.nll_per_token, "paired": paired}
-            found.append(Retained(name=name, **figures))
+            lost = Retained(name=name, before=before.nll_per_token, after=after.nll_per_token, paired=paired)
+            found.append(lost)
         return found
 
     def _untrained_on(self, name: str) -> Path:
@@ -396,10 +396,17 @@ class Bench:
             self.training_of(data, folder) if leg is None else self.branching(folder, leg),
             lora_config(self.plan, model),
             reference,
-            [stop, TellSteps(self.stages, leg and leg.end), *([_EndOfLeg(leg)] if leg else []), *callbacks],
+            [
+                stop,
+                TellSteps(self.stages, leg.end if leg else None),
+                *([_EndOfLeg(leg)] if leg else []),
+                *callbacks,
+            ],
         )
         with stop:
-            trainer.train(resume_from_checkpoint=_checkpoint(folder, None if last else leg and leg.step))
+            trainer.train(
+                resume_from_checkpoint=_checkpoint(folder, None if leg is None or last else leg.step)
+            )
         if stop.stopped:
             step, steps = trainer.state.global_step, trainer.state.max_steps
             raise Interrupted(f"stopped after step {step} of {steps} of {self.stages.what}")

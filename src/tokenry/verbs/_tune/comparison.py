@@ -38,7 +38,7 @@ from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, need
 from tokenry.verbs._tune.course import FINAL_DECAY, Course
 from tokenry.verbs._tune.forecast import forecast, in_words
 from tokenry.verbs._tune.material import gather
-from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan
+from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan, training_said
 from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
 from tokenry.verbs._tune.records import Comparison, Run, read_comparison
 from tokenry.verbs._tune.seeds import run_seeds
@@ -101,8 +101,8 @@ def weighings_of(plan: Plan) -> dict[str, TokenWeighing]:
         selecting = (weighing for weighing in made.values() if weighing.share < 1)
         if plan.weighing != AUTO and not any(hasattr(weighing, option) for weighing in selecting):
             raise UserError(f"{option} is set, but none of {', '.join(made)} has one: leave it out.")
-    for description in split_descriptions(plan.candidates or ""):
-        make_weighing(description)
+    for description in split_descriptions(plan.candidates or ("sstoken" if plan.weighing == AUTO else "")):
+        make_weighing(description, **asked)
     _require_apart(made)
     return made
 
@@ -134,6 +134,10 @@ def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course 
         logger.warning("%s", note)
         material = replace(material, notes=(*material.notes, note))
     elif plan.weighing == AUTO:
+        if "lr_scheduler_type" in training_said(plan):
+            raise UserError(
+                "a race needs a schedule of its own, which branches: leave lr_scheduler_type out, or name one --weighing."
+            )
         plain = Bench(plan, output, tokenizer, material, {CONTROL: weighings[CONTROL]}, report)
         reference_steps = 0.0
         if material.trusted is not None and plan.reference is None:

@@ -150,20 +150,23 @@ def _rungs(entries: Sequence[Entry], apart: int) -> tuple[Rung, ...]:
 def _price(
     control: Entry, entries: Sequence[Entry], steps: int, rungs: Sequence[Rung], judging: float | int
 ) -> float:
-    """What the race costs at most: at every rung those stay that cost the most."""
+    """What the race costs at most: those that stay are taken to be as costly as the costliest."""
     shared = {what: cost for entry in (control, *entries) for what, cost in entry.ahead.items()}
-    spent = steps * control.step_cost + sum(shared.values())
-    standing = sorted(entries, key=lambda entry: (-entry.step_cost, entry.begins))
-    reached = {entry.name: entry.begins for entry in entries}
+    spent = steps * control.step_cost + judging + sum(shared.values())
+    costliest = max(entry.step_cost for entry in entries)
+    staying, before = 0, 0
     for rung in rungs:
-        racing = [entry for entry in standing if entry.begins < rung.step]
-        for entry in racing:
-            spent += (rung.step - reached[entry.name] + rung.decay) * entry.step_cost + judging
-            reached[entry.name] = rung.step
-        spent += rung.decay * control.step_cost + judging
-        standing = racing[: rung.seats] + [entry for entry in standing if entry.begins >= rung.step]
-    spent += sum((steps - reached[entry.name]) * entry.step_cost + judging for entry in standing[:1])
-    return (spent + judging) / steps
+        new = [entry for entry in entries if before <= entry.begins < rung.step]
+        spent += sum((rung.step - entry.begins) * entry.step_cost for entry in new)
+        spent += staying * (rung.step - before) * costliest
+        spent += rung.decay * (
+            control.step_cost + staying * costliest + sum(entry.step_cost for entry in new)
+        )
+        spent += judging * (1 + staying + len(new))
+        staying, before = min(rung.seats, staying + len(new)), rung.step
+    if not rungs:
+        return float(spent + (steps - entries[0].begins) * costliest + judging) / steps
+    return float(spent + (steps - before) * costliest + judging) / steps
 
 
 @dataclass(frozen=True)

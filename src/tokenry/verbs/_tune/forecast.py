@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tokenry.report.blocks import Block, Column, Findings, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Table
 from tokenry.verbs._tune.bench import Bench, folder_name
 from tokenry.verbs._tune.course import Course
 from tokenry.verbs._tune.racing import price_in_words
@@ -58,9 +58,14 @@ def lay_out_forecast(found: dict[str, Any]) -> list[Block]:
         ("estimated minutes", found["minutes"]),
         ("estimated peak memory, MB", found["memory_mb"]),
     ]
-    blocks: list[Block] = [Text("Nothing was trained. " + in_words(found).capitalize(), "lead")]
-    if found["race"]:
-        blocks.append(Text(found["race"].capitalize()))
+    sentences = [
+        "nothing was trained",
+        in_words(found).rstrip("."),
+        *filter(None, [found["race"].rstrip(".")]),
+    ]
+    blocks: list[Block] = [
+        Findings([("", f"{sentence[:1].upper()}{sentence[1:]}.") for sentence in sentences])
+    ]
     blocks.append(Table("The plan", (Column("what"), Column("how much", "", ",.1f")), rows))
     weighings = [("trained", name) for name in found["weighings"]]
     return [

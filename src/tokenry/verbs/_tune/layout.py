@@ -26,7 +26,7 @@ from tokenry.verbs._tune.race_layout import answer_blocks, race_blocks, race_lea
 
 if TYPE_CHECKING:
     from tokenry.core.stats import Estimate, Paired
-    from tokenry.verbs._tune.records import Comparison, Histogram, Run
+    from tokenry.verbs._tune.records import Comparison, Histogram, Retained, Run
 
     _Measured = tuple[Column, Sequence[Value | Cell]]
 
@@ -54,8 +54,9 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     comparison = read_comparison(data)
     runs = comparison.runs
     findings = comparison_findings(comparison)
-    lead = race_lead(comparison) if comparison.race else _lead(comparison)
-    blocks: list[Block] = [Text(lead, "lead")]
+    blocks: list[Block] = [Text(_lead(comparison), "lead")]
+    if comparison.race:
+        blocks = [Findings([("", race_lead(comparison))])]
     if findings:
         blocks.append(Findings(findings, "Held-out NLL against the control; lower is better"))
     if comparison.notes:
@@ -171,12 +172,13 @@ def _comparison_table(comparison: "Comparison") -> Table:
 def _forgetting(runs: "Sequence[Run]", before: list[Value | Cell]) -> "Iterator[_Measured]":
     """By how much the NLL rose on data that were not trained on."""
     for name in dict.fromkeys(found.name for run in runs for found in run.retained):
-        of_run = [next((found for found in run.retained if found.name == name), None) for run in runs]
-        cells = [
-            found and Cell(found.paired.estimate, f"to {found.after.value:.3f}, n = {found.after.samples:,}")
-            for found in of_run
-        ]
+        of_runs = [{found.name: found for found in run.retained}.get(name) for run in runs]
+        cells: list[Value | Cell] = [_forgotten(found) if found else None for found in of_runs]
         yield Column(f"forgetting: {name}", "nats per token", "+,.3f"), [*before, *cells]
+
+
+def _forgotten(found: "Retained") -> Cell:
+    return Cell(found.paired.estimate, f"to {found.after.value:.3f}, n = {found.after.samples:,}")
 
 
 def _counted(found: "Estimate | None") -> Cell | None:

@@ -91,10 +91,6 @@ def make_plan(said: Mapping[str, Any], config: Path | None = None) -> Plan:
         raise UserError(
             f"candidates race under --weighing auto only, and {plan.weighing} was asked for: leave one of them out."
         )
-    if plan.weighing == AUTO and "lr_scheduler_type" in training_said(plan):
-        raise UserError(
-            "a race needs a schedule of its own, which branches: leave lr_scheduler_type out, or name one --weighing."
-        )
     if plan.data == DEMO and (plan.trusted or plan.held_out):
         raise UserError(
             "the demo brings trusted and held-out samples of its own: leave --trusted and --held-out out, or name DATA of yours."

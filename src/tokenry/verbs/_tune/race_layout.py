@@ -168,7 +168,7 @@ def answer_blocks(runs: "list[Run]") -> Iterator[Block]:
         return
     questions = range(min(len(run.answers) for run in answered))
     differing = sorted(questions, key=lambda place: len({run.answers[place].right for run in answered}) == 1)
-    rows = [
+    rows: list[tuple[str | Cell, ...]] = [
         (
             answered[0].answers[place].question,
             *(

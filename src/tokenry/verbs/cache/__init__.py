@@ -1,1 +1,1 @@
-"""What is kept for later runs: models made ready, losses computed before training."""
+"""The cache: converted models, and losses computed before training."""

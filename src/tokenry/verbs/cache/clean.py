@@ -14,10 +14,10 @@ from tokenry.report.result import Result
 
 @dataclass(frozen=True)
 class Plan:
-    """Free the space that the cache takes; everything in it can be made again.
+    """Remove entries of the cache; all of them can be made again.
 
     Attributes:
-        names: what to remove, as `tokenry cache list` names it; everything if nothing is named.
+        names: entries to remove, by the names of `tokenry cache list`; all if none is named.
     """
 
     names: tuple[str, ...] = argument(())

@@ -1,4 +1,4 @@
-"""What the cache holds."""
+"""Contents of the cache."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from tokenry.report.result import Result
 
 @dataclass(frozen=True)
 class Plan:
-    """Show what the cache holds, where, and how large it is."""
+    """List the contents of the cache, where it is, and its size."""
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -5,7 +5,7 @@ the columns `size`, `tokens` and `score`, or as JSON, a list of objects with the
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,7 +192,7 @@ def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
     return size, tokens, 1 - score
 
 
-def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+def _csv_rows(path: Path) -> Sequence[tuple[int, Mapping[str, Any]]]:
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     columns, rows = read_csv(path)
@@ -200,7 +200,7 @@ def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     return rows
 
 
-def _json_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+def _json_rows(path: Path) -> Sequence[tuple[int, Mapping[str, Any]]]:
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} must hold a list of objects with the keys {', '.join(COLUMNS)}.")

@@ -157,7 +157,7 @@ def _measured(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _pattern(pattern: Mapping[str, Any]) -> tuple[Any, ...]:
-    share = interval_cell(pattern["share"], pattern["low"], pattern["high"], ".1%")
+    share = interval_cell(pattern["share"], pattern["low"], pattern["high"], style=".1%")
     return pattern["pattern"], share, pattern["chance"], pattern["of"]
 
 

@@ -4,25 +4,27 @@ premium(language) = tokens(language) / tokens(reference)        the same text
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_folder_name
 from tokenry.core.io.progress import Progress
-from tokenry.core.plans import argument, option, plan_settings, values_for
+from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.tokenization.premiums.grid_config import GridConfig
 
 if TYPE_CHECKING:
     from tokenry.tokenization.premiums.premium_table import PremiumTable
-    from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
     from tokenry.tokenization.token_counts import Segments
 
     _Tables = list[PremiumTable]
     _Texts = Mapping[str, Segments]
+
+_OPTIONS = ("algorithms", "vocab_sizes", "amounts", "train_bytes", "min_frequency", "save_tokenizers")
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,8 @@ class Plan:
         train: grid: folder of training text, one LANGUAGE.txt each.
         languages: languages to measure; by default all.
         reference: the language that premiums are relative to.
-        algorithms: grid: bpe, unigram, superbpe or boundless; can be repeated.
-        vocab_sizes: grid: vocabulary sizes, increasing.
-        amounts: grid: scaled (same content) or unscaled (same bytes) training text; can be repeated.
-        train_bytes: grid: training text of the reference language; by default as much as every language has.
-        min_frequency: grid: pairs seen less often are not merged.
-        save_tokenizers: grid: keep the tokenizers too.
         ray: grid: run on a Ray cluster (extra ray).
-        output: folder for result.json and report.html; a stopped grid goes on there.
+        output: folder for result.json and report.html; an interrupted grid resumes there.
     """
 
     tokenizers: tuple[str, ...] = argument((), metavar="TOKENIZER")
@@ -52,33 +48,19 @@ class Plan:
     train: Path | None = None
     languages: tuple[str, ...] = option((), metavar="eng,deu_1996,hin", commas=True)
     reference: str = "eng"
-    algorithms: tuple[str, ...] = option(("bpe", "unigram", "superbpe"), flag="--algorithm", metavar="NAME")
-    vocab_sizes: tuple[int, ...] = option(
-        (8192, 16384, 32768, 49152, 65536, 98304, 114688), metavar="512,1024", commas=True
-    )
-    amounts: tuple[str, ...] = option(("scaled", "unscaled"), flag="--amount", metavar="NAME")
-    train_bytes: int | None = None
-    min_frequency: int = 0
-    save_tokenizers: bool = False
+    cells: GridConfig = embedded(GridConfig(), only=_OPTIONS, prefix="grid: ")
     ray: bool = False
     output: Path = Path("runs/premiums")
 
     def __post_init__(self) -> None:
         if bool(self.tokenizers) == self.grid:
             raise UserError("name tokenizers to measure, or give --grid to train them: one of the two.")
-        require_at_least(0, min_frequency=self.min_frequency)
         if self.grid:
             require_folder_name(self.output, "the cells of the grid")
 
-    def grid_config(self) -> "GridConfig":
-        """What the grid trains.
-
-        Raises:
-            UserError: settings that cannot be.
-        """
-        from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
-
-        return GridConfig(**values_for(GridConfig, self))
+    def grid_config(self) -> GridConfig:
+        """What the grid trains."""
+        return replace(self.cells, reference=self.reference)
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -136,7 +118,7 @@ def _measure_grid(plan: Plan, progress: Progress) -> "tuple[_Tables, _Texts]":
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out who pays more, how far all spread, and each language."""
+    """Lay out which languages cost most, how far costs spread, and each language."""
     tables, names = data["tables"], data["names"]
     languages = plural(len(tables[0]["languages"]), "language")
     segments = plural(data["segments"], "parallel segment")
@@ -267,7 +249,7 @@ def _is_changed(row: Mapping[str, Any]) -> bool:
 
 
 def _not_given_back(table: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """What is said of each language whose texts do not all come back."""
+    """A sentence on each language whose texts do not all come back."""
     from tokenry.core.text.round_trip import RoundTrip
 
     return [

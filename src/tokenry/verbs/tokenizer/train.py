@@ -13,7 +13,7 @@ from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 
 if TYPE_CHECKING:
-    from tokenry.tokenization.training.train_any import TrainingPlan
+    from tokenry.tokenization.training.settings import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Plan:
         vocab_size: size of the vocabulary, special tokens and the 256 bytes included; a small text gives fewer tokens.
         transition: superbpe: vocabulary after the first stage; by default 80 %.
         max_words: superbpe: largest number of words in a token.
-        tau: boundless: a part is deleted when merges use up this share of it; above 1: never.
+        tau: boundless: share of its occurrences from which a part is deleted; above 1 for no deletions.
         special_tokens: a special token; the first has id 0; can be repeated.
         pattern: regular expression that cuts a text into words; by default letters stay together with their vowel signs.
         min_frequency: pairs seen less often are not merged (not for unigram).
@@ -54,12 +54,12 @@ class Plan:
         require_folder_name(self.output, "the tokenizer")
 
     def training(self) -> "TrainingPlan":
-        """What is trained.
+        """The training that the options describe.
 
         Raises:
             UserError: settings that cannot be.
         """
-        from tokenry.tokenization.training.train_any import TrainingPlan
+        from tokenry.tokenization.training.settings import TrainingPlan
 
         given = {field.name: getattr(self, field.name, None) for field in fields(TrainingPlan)}
         return TrainingPlan(**{name: value for name, value in given.items() if value is not None})
@@ -99,7 +99,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out what came of the training, and what text costs with the tokenizer."""
+    """Lay out the vocabulary, and what text costs with the tokenizer."""
     size, asked = data["vocab_size"], data["asked_vocab_size"]
     row = (
         data["counted"],

@@ -7,7 +7,6 @@ from tokenry.core.lazy import export_lazily
 if TYPE_CHECKING:
     from tokenry.core.train.adamw import AdamWSettings
     from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer, to_byte_level
-    from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
     from tokenry.tokenization.transfer.zett.hypernetwork import (
         EmbeddingHyperNetwork,
         HyperNetworkConfig,
@@ -21,16 +20,17 @@ if TYPE_CHECKING:
         nats_per_byte,
         single_piece,
     )
-    from tokenry.tokenization.transfer.zett.n_shot import NShotConfig, NShotTrainer
+    from tokenry.tokenization.transfer.zett.n_shot import NShotTrainer
     from tokenry.tokenization.transfer.zett.schedule import two_stage_schedule
+    from tokenry.tokenization.transfer.zett.settings import (
+        DrawingConfig,
+        HyperNetworkTrainingConfig,
+        NShotConfig,
+    )
     from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
     from tokenry.tokenization.transfer.zett.task_vector import apply_task_vector
     from tokenry.tokenization.transfer.zett.token_report import TokenReport
-    from tokenry.tokenization.transfer.zett.training import (
-        HyperNetworkTrainer,
-        HyperNetworkTrainingConfig,
-        hypernetwork_for,
-    )
+    from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainer, hypernetwork_for
     from tokenry.tokenization.transfer.zett.transfer import (
         PredictedVocabulary,
         predict_vocabulary,

@@ -52,8 +52,8 @@ class ConvertedTokenizer:
         tokenizer: cuts texts; all its tokens are byte characters, but for the special ones.
         tokens: the token of each id, in byte characters. Two ids may have the same one; the tokenizer then writes the one that the
             original writes.
-        extra_tokens: how many tokens were appended to the original vocabulary: missing bytes, white space, tokens between bytes and
-            characters.
+        extra_tokens: number of tokens that were appended to the original vocabulary: missing bytes, white space, tokens between bytes
+            and characters.
         special_ids: ids of the special tokens, which keep their names in `tokens`.
     """
 
@@ -115,8 +115,8 @@ class SpecialTokens:
     """The special tokens of a tokenizer and what goes with them.
 
     Attributes:
-        entries: as its file has them (`id`, `content`, …).
-        post_processor: what puts them around a text, as its file has it.
+        entries: their entries in its file (`id`, `content`, …).
+        post_processor: entry of the post-processor, which puts them around a text.
         settings: their roles (bos, eos, …), the chat template, the longest input and the side of the padding.
     """
 
@@ -135,7 +135,7 @@ class SpecialTokens:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The id of each."""
+        """Ids by token."""
         return {entry["content"]: entry["id"] for entry in self.entries}
 
     def placed_in(self, tokens: Sequence[str]) -> list[str]:
@@ -156,7 +156,7 @@ def assemble(model: dict[str, Any], special: SpecialTokens) -> PreTrainedTokeniz
     """Build the tokenizer around a model over byte characters.
 
     Args:
-        model: as a `tokenizer.json` has it; the special tokens are in its vocabulary, at their ids.
+        model: entry of the model in a `tokenizer.json`; the special tokens are in its vocabulary, at their ids.
         special: the special tokens.
     """
     state = {
@@ -231,7 +231,7 @@ def _scores(model: dict[str, Any], tokens: Sequence[str], view: ByteVocabulary) 
 
 
 def holds_whitespace(token: str) -> bool:
-    """Tell whether several characters of a token are white space."""
+    """Whether several characters of a token are white space."""
     return sum(map(token.count, WHITESPACE)) > 1
 
 

@@ -3,7 +3,7 @@
     vocabulary size ~ Normal(vocabulary_size, vocabulary_std), within its bounds
     noise           ~ LogNormal(ln noise_median, noise_sigma), at most `most_noise`
 
-Batch `n` is always the same, whatever was asked for before: training can begin anywhere.
+Batch `n` is always the same, whatever was asked for before, so that training can begin at any step.
 
 Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 3.2 and appendix.
 """
@@ -18,64 +18,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.core.errors import UserError, require_fraction
+from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.train.numbered import TextBatches, step_generator
 from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer
+from tokenry.tokenization.transfer.zett.settings import DrawingConfig
 from tokenry.tokenization.transfer.zett.surface_forms import surface_forms
 from tokenry.tokenization.transfer.zett.unigram_sampler import UnigramSampler
 
 _MASKED, _NOT_REPLACED, _REPLACED_AT_RANDOM = 0.15, 0.1, 0.1
 _MOST_SPELLINGS = 1 << 20
-
-
-@dataclass(frozen=True)
-class DrawingConfig:
-    """How tokenizers are drawn, and what texts they cut; the defaults are the paper's.
-
-    Attributes:
-        batch_size: texts per step.
-        block_size: tokens per text; the rest of a text is cut off.
-        vocabulary_size: tokens of a drawn tokenizer besides the special ones: the mean.
-        vocabulary_std: its standard deviation.
-        least_vocabulary: the fewest; fewer are never drawn.
-        most_vocabulary: the most.
-        noise_median: of the standard deviation of the noise, which is log-normal.
-        noise_sigma: standard deviation of its logarithm.
-        most_noise: larger ones are cut to it.
-        max_substring: bytes of a token, plus one.
-        stride: characters between the starts of substrings.
-        pool: texts back from which tokenizers are drawn.
-        language_exponent: with several languages each step draws one, in proportion to its number of texts to this power.
-    """
-
-    batch_size: int = 128
-    block_size: int = 128
-    vocabulary_size: int = 32_768
-    vocabulary_std: float = 0.0
-    least_vocabulary: int = 16_384
-    most_vocabulary: int = 32_768
-    noise_median: float = 1e-5
-    noise_sigma: float = 4.0
-    most_noise: float = math.inf
-    max_substring: int = 16
-    stride: int = 4
-    pool: int = 2048
-    language_exponent: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "block_size", "least_vocabulary", "pool", "stride"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("noise_median", "noise_sigma", "most_noise", "vocabulary_std"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}: use 0 for none.")
-        if not self.least_vocabulary <= self.vocabulary_size <= self.most_vocabulary:
-            raise UserError(
-                f"vocabulary_size must lie between least_vocabulary ({self.least_vocabulary}) and most_vocabulary "
-                f"({self.most_vocabulary}), got {self.vocabulary_size}."
-            )
-        require_fraction(self.language_exponent, "language_exponent")
 
 
 @dataclass(frozen=True)
@@ -86,7 +38,7 @@ class DrawnBatch:
         forms: surface forms of its tokens.
         special: ids of its special tokens.
         special_in_source: the same tokens' ids in the source tokenizer.
-        input_ids: of the texts, padded on the right.
+        input_ids: ids of the texts, padded on the right.
         attention_mask: 0 for padding.
         language: number of the texts' language.
     """
@@ -99,7 +51,7 @@ class DrawnBatch:
     language: int
 
     def only(self, others: int, generator: torch.Generator) -> "DrawnBatch":
-        """Keep of the vocabulary the tokens of the texts, special ones, and so many others at random.
+        """Keep of the vocabulary the tokens of the texts, the special ones, and `others` more at random.
 
         Source: released code, `n_token_subsample`.
         """
@@ -123,10 +75,10 @@ class DrawnBatches:
 
     Args:
         source: the model's tokenizer over bytes.
-        texts: of each language.
-        config: of the drawing.
+        texts: texts of each language.
+        config: how tokenizers and texts are drawn.
         max_length: pieces of a surface form.
-        seed: of everything random.
+        seed: random seed of everything that is drawn.
 
     Raises:
         UserError: a language without texts, or with an empty one.
@@ -140,15 +92,15 @@ class DrawnBatches:
         max_length: int,
         seed: int,
     ) -> None:
-        for language, each in texts.items():
-            if not each or not all(each):
+        for language, spoken in texts.items():
+            if not spoken or not all(spoken):
                 raise UserError(
-                    f"training needs texts, and none that is empty: those of {language!r} are {len(each)}, "
-                    f"{sum(not text for text in each)} of them empty."
+                    f"training needs texts, and none that is empty: those of {language!r} are {len(spoken)}, "
+                    f"{sum(not text for text in spoken)} of them empty."
                 )
         self._source, self._config, self._seed = source, config, seed
-        self._batches = [TextBatches(each, config.batch_size, seed) for each in texts.values()]
-        sizes = torch.tensor([len(each) for each in texts.values()], dtype=torch.float64)
+        self._batches = [TextBatches(spoken, config.batch_size, seed) for spoken in texts.values()]
+        sizes = torch.tensor(list(map(len, texts.values())), dtype=torch.float64)
         self._shares = sizes**config.language_exponent
         self._spelled = _Spellings(source.tokenizer, max_length)
         self._special = {source.tokens[number]: number for number in source.special_ids}
@@ -164,13 +116,13 @@ class DrawnBatches:
             truncation=True,
             max_length=self._config.block_size,
         )["input_ids"]
-        ids = [torch.tensor(each) for each in encoded]
+        ids = [torch.tensor(row) for row in encoded]
         return DrawnBatch(
             self._spelled(names),
             torch.tensor(list(special.values()), dtype=torch.long),
             torch.tensor([self._special[name] for name in special], dtype=torch.long),
             pad_sequence(ids, batch_first=True),
-            pad_sequence([torch.ones_like(each) for each in ids], batch_first=True),
+            pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
             language,
         )
 
@@ -226,9 +178,9 @@ def masked(
     """Hide 15 % of the tokens: 8 of 10 behind the mask, 1 behind another token, 1 not at all.
 
     Args:
-        batch: to be hidden from.
-        mask_id: the mask token in the drawn vocabulary.
-        generator: of random numbers.
+        batch: texts whose tokens are hidden.
+        mask_id: id of the mask token in the drawn vocabulary.
+        generator: random numbers.
 
     Returns:
         Input ids, and labels of the hidden tokens (-100 elsewhere).

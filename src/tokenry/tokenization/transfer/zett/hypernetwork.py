@@ -38,21 +38,21 @@ class HyperNetworkConfig:
     """What a hypernetwork reads and writes, and its size.
 
     Attributes:
-        vocabulary: tokens of the source tokenizer; larger ids are fallback rows.
+        vocabulary: number of tokens of the source tokenizer; larger ids are fallback rows.
         embedding_size: width of the model's embeddings.
-        pad_id: the source id that fills a surface form up.
+        pad_id: source id that pads a surface form.
         tied: whether the model has one matrix for input and output; else it reads and predicts both.
         max_length: pieces of a surface form.
-        hidden_size: 0 for `embedding_size`.
-        intermediate_size: 0 for twice `hidden_size`.
-        layers: of the encoder.
-        heads: 0 for one per 64 of `hidden_size`, at least one.
-        fallback_rows: trainable rows for ids that the source model has no row for.
-        rescale: fixed scales and shifts at both ends.
-        single_head: one head of twice the width for input and output.
+        hidden_size: width of the encoder; 0 for `embedding_size`.
+        intermediate_size: width of the feed-forward blocks; 0 for twice `hidden_size`.
+        layers: layers of the encoder.
+        heads: attention heads of the encoder; 0 for one per 64 of `hidden_size`, at least one.
+        fallback_rows: number of trainable rows for ids without a row in the source model.
+        rescale: whether rows are scaled and shifted by fixed numbers at both ends.
+        single_head: whether one head of twice the width serves input and output.
         predict_bias: whether an output bias is predicted.
-        languages: that an extra position tells apart; 0 for none.
-        residual: predict the difference to the mean of the pieces' rows (FVT), from zero.
+        languages: number of languages that an extra position tells apart; 0 for none.
+        residual: whether the difference to the mean of the pieces' rows (FVT) is predicted, which begins at zero.
     """
 
     vocabulary: int
@@ -110,9 +110,9 @@ class PredictedEmbeddings(NamedTuple):
     """Rows for a vocabulary.
 
     Attributes:
-        input: of the input matrix.
-        output: of the output matrix; None for a tied model.
-        bias: of the output; zeros where none is predicted.
+        input: rows of the input matrix.
+        output: rows of the output matrix; None for a tied model.
+        bias: output bias; zeros where none is predicted.
     """
 
     input: Float[Tensor, "tokens dim"]
@@ -168,7 +168,7 @@ class EmbeddingHyperNetwork(nn.Module):
         Args:
             surface_forms: source ids of each token's pieces, then the pad id.
             source_embeddings: rows of the source model by id, [in ; out] where it is untied.
-            language: which, where the hypernetwork tells them apart.
+            language: number of the language, where the hypernetwork tells languages apart.
 
         Raises:
             UserError: no tokens, surface forms of another length, ids without a row, rows of another width, a missing language.
@@ -237,7 +237,7 @@ class EmbeddingHyperNetwork(nn.Module):
     ) -> None:
         """Set the fixed scales: pieces get std 0.02 and mean 0, predictions the std and mean of the source rows.
 
-        Predictions are made of (at most) so many source tokens, each its own surface form. In the residual form the scale of what
+        Predictions are made for at most `tokens` source tokens, each its own surface form. In the residual form the scale of what
         is added is the std of the source columns. Rows of `untrained` ids take no part.
 
         Source: arXiv 2405.07883, appendix; released code, `Rescaler.scale_to`.
@@ -250,7 +250,7 @@ class EmbeddingHyperNetwork(nn.Module):
         real = source_embeddings[trained.to(source_embeddings.device)]
         columns = real.std(dim=0, unbiased=False, keepdim=True), real.mean(0, True)
         scalers = [self.scaler] if config.tied else [self.scaler, self.out_scaler]
-        std, mean = (list(each.split(config.embedding_size, dim=1)) for each in columns)
+        std, mean = (list(statistic.split(config.embedding_size, dim=1)) for statistic in columns)
         for scaler in scalers:
             scaler.reset()
         self.in_scaler.fit(real, _INPUT_STD, 0.0)
@@ -275,7 +275,9 @@ class EmbeddingHyperNetwork(nn.Module):
         folder = Path(folder)
         write_json(folder / _CONFIG_FILE, asdict(self.config))
         with atomic_write(folder / _WEIGHTS_FILE) as partial:
-            save_file({name: each.contiguous().cpu() for name, each in self.state_dict().items()}, partial)
+            save_file(
+                {name: weight.contiguous().cpu() for name, weight in self.state_dict().items()}, partial
+            )
         if self.source_tokenizer is not None:
             self.source_tokenizer.save_pretrained(folder)
 
@@ -307,17 +309,17 @@ class EmbeddingHyperNetwork(nn.Module):
         return network.eval()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take weights by the names of the released PyTorch checkpoints.
+        """Load weights by the names of the released PyTorch checkpoints.
 
-        What those hold beside is left out: the word embeddings of the encoder, positions beyond `max_length`, unused fallback rows.
+        What this hypernetwork does not use is left out: the word embeddings of the encoder, positions beyond `max_length`, fallback rows.
 
         Raises:
             UserError: weights are missing or of another shape.
         """
         own = self.state_dict()
         cut = {
-            name: each[: len(own[name])] if name.endswith("embeddings.weight") else each
-            for name, each in weights.items()
+            name: weight[: len(own[name])] if name.endswith("embeddings.weight") else weight
+            for name, weight in weights.items()
             if name in own
         }
         optional = set() if self.config.fallback_rows else {"fallback_embeddings.weight"}
@@ -327,10 +329,10 @@ class EmbeddingHyperNetwork(nn.Module):
             raise UserError(
                 f"the weights of the hypernetwork lack {name}: they belong to another configuration."
             )
-        for name, each in cut.items():
-            if each.shape != own[name].shape:
+        for name, weight in cut.items():
+            if weight.shape != own[name].shape:
                 raise UserError(
-                    f"{name} has the shape {tuple(each.shape)} but {tuple(own[name].shape)} is wanted: the weights belong to another "
+                    f"{name} has the shape {tuple(weight.shape)} but {tuple(own[name].shape)} is wanted: the weights belong to another "
                     "configuration."
                 )
         self.load_state_dict({**own, **cut})

@@ -33,7 +33,7 @@ def lexical_loss(
     source_output: Float[Tensor, "vocabulary dim"] | None = None,
     distance: str = "mse",
 ) -> Float[Tensor, ""]:
-    """Keep tokens that the source vocabulary has near their source rows.
+    """Distance of predicted rows to source rows, over the tokens that the source vocabulary has.
 
     Tokens whose first piece has no source row (fallback ids) take no part.
 
@@ -41,9 +41,9 @@ def lexical_loss(
         predicted: input rows.
         source: input rows of the source model.
         surface_forms: source ids of each token's pieces.
-        pad_id: fills them up.
-        predicted_output: output rows; None for a tied model.
-        source_output: likewise.
+        pad_id: id that pads surface forms.
+        predicted_output: predicted output rows; None for a tied model.
+        source_output: output rows of the source model; None for a tied model.
         distance: `mse` (squared L2), `rmse` (L2) or `huber`.
 
     Returns:
@@ -72,7 +72,7 @@ def _lexical(predicted: Tensor, targets: Tensor, single: Tensor, known: Tensor, 
 
 
 def single_piece(surface_forms: Int[Tensor, "tokens pieces"], pad_id: int) -> Bool[Tensor, "tokens"]:
-    """Tell which tokens the source vocabulary spells with one piece."""
+    """Which tokens the source vocabulary spells with one piece."""
     return (surface_forms[:, 1:] == pad_id).all(dim=1)
 
 
@@ -83,7 +83,7 @@ def identity_loss(
     predicted_output: Float[Tensor, "tokens dim"] | None = None,
     source_output: Float[Tensor, "vocabulary dim"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Give source tokens, each spelled by itself, their own rows back.
+    """Distance of the rows that are predicted for source tokens, each spelled by itself, to their own rows.
 
     Source: arXiv 2405.07883, section 3.3 (MIMICK-style warm-up).
     """
@@ -134,7 +134,7 @@ def _next_token_nll(logits: Tensor, labels: Tensor, attention_mask: Tensor) -> t
 def masked_lm_loss(
     logits: Float[Tensor, "batch seq vocabulary"], labels: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, ""]:
-    """Mean NLL in nats of the labelled tokens, each predicted where it stands; 0 where none is."""
+    """Mean NLL in nats of the labelled tokens, each predicted where it stands; 0 without labels."""
     labelled = labels >= 0
     nll = functional.cross_entropy(logits[labelled], labels[labelled], reduction="sum")
     return nll / labelled.sum().clamp(min=1)
@@ -151,8 +151,8 @@ def _euclidean(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _huber(predicted: Tensor, target: Tensor) -> Tensor:
-    each = functional.huber_loss(predicted, target, reduction="none", delta=_HUBER_DELTA)
-    return each.sum(dim=1) / _HUBER_DELTA / _HUBER_SCALE
+    distances = functional.huber_loss(predicted, target, reduction="none", delta=_HUBER_DELTA)
+    return distances.sum(dim=1) / _HUBER_DELTA / _HUBER_SCALE
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -6,9 +6,9 @@ Source: Zero-Shot Tokenizer Transfer (arXiv 2405.07883), section 4 (n-shot trans
 """
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,66 +16,26 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.text.byte_level import backend_tokenizer
-from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.numbered import TextBatches
 from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import model_rows
 from tokenry.tokenization.transfer.zett.losses import clm_loss, lexical_loss
-
-
-@dataclass(frozen=True)
-class NShotConfig:
-    """How a transferred model is trained on.
-
-    Attributes:
-        steps: in all.
-        learning_rate: constant.
-        batch_size: texts per step.
-        micro_batch_size: texts at once, whose logits are in memory together; 0 for all of a batch.
-        block_size: tokens per text.
-        lexical_weight: of the distance to the predicted rows.
-        lexical_distance: `mse`, `rmse` or `huber`.
-        adamw: the optimiser.
-        bfloat16: run in mixed precision.
-        seed: of the order of texts, and of dropout.
-        save_every: steps between checkpoints.
-    """
-
-    steps: int = 50_000
-    learning_rate: float = 3e-6
-    batch_size: int = 32
-    micro_batch_size: int = 8
-    block_size: int = 512
-    lexical_weight: float = 0.5
-    lexical_distance: str = "mse"
-    adamw: AdamWSettings = field(default_factory=AdamWSettings)
-    bfloat16: bool = False
-    seed: int = 0
-    save_every: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "block_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "lexical_weight", "micro_batch_size"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        require_one_of(self.lexical_distance, ("mse", "rmse", "huber"), "lexical_distance")
+from tokenry.tokenization.transfer.zett.settings import NShotConfig
 
 
 class NShotTrainer:
     """Trains a transferred causal language model, its rows near what was predicted.
 
     Args:
-        model: as `transfer_tokenizer` left it; it is trained in place.
-        tokenizer: its new one.
-        texts: of about `block_size` tokens each.
-        config: of the training.
+        model: the model as `transfer_tokenizer` left it; it is trained in place.
+        tokenizer: its new tokenizer.
+        texts: texts of about `block_size` tokens.
+        config: how it is trained.
 
     Raises:
         UserError: no texts, or empty ones.
@@ -92,7 +52,7 @@ class NShotTrainer:
         if not texts or not all(texts):
             raise UserError("training needs texts, and none that is empty.")
         self.model, self.tokenizer = model, tokenizer
-        self._initial = [None if each is None else each.float().clone() for each in model_rows(model)]
+        self._initial = [None if side is None else side.float().clone() for side in model_rows(model)]
         batches = _MicroBatches(texts, tokenizer, self.config)
         self._training = Training(
             model,
@@ -112,19 +72,19 @@ class NShotTrainer:
 
     def train(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike | None = None,
         resume: bool = False,
         progress: Progress = lambda what, share: None,
     ) -> PreTrainedModel:
         """Train the model, and return it.
 
         Args:
-            folder: for checkpoints; None to write nothing.
-            resume: go on from the checkpoint in the folder, if there is one; the trainer is given the model as it was at first.
-            progress: told what is being done.
+            folder: folder of the checkpoints; None to write nothing.
+            resume: resume from the last checkpoint in the folder, if there is one; the trainer is given the model as it was at first.
+            progress: called before each step.
 
         Raises:
-            UserError: the folder holds a training that is another, or not to be resumed.
+            UserError: the folder holds another training, or one that is not to be resumed.
         """
         training = self.model.training
         try:
@@ -135,7 +95,7 @@ class NShotTrainer:
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Of each step: learning_rate, loss, language_model (nats per token) and lexical."""
+        """One value per step of learning_rate, loss, language_model (nats per token) and lexical."""
         return self._training.history
 
     def _loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -22,11 +22,11 @@ def two_stage_schedule(
     """Compute the learning rate of one step.
 
     Args:
-        step: from 0.
-        boundaries: where each stage ends; a stage may be empty.
-        learning_rates: at the end of each.
-        steps: where the cosine ends.
-        alpha: what remains of the last rate there.
+        step: number of the step, from 0.
+        boundaries: step at which each stage ends; a stage may be empty.
+        learning_rates: learning rate at the end of each stage.
+        steps: step at which the cosine ends.
+        alpha: share of the last rate that remains there.
 
     Raises:
         UserError: boundaries that do not ascend up to `steps`, another number of rates, or an alpha outside [0, 1].

@@ -27,14 +27,14 @@ def surface_forms(
     """Spell tokens by the model of a byte-level tokenizer, without its pre-tokenizer: a token is one piece.
 
     Args:
-        target_tokens: in byte characters, as `ConvertedTokenizer.tokens` has them. What is written in other characters (a special token that
-            the source does not have) is spelled by its UTF-8 bytes.
-        source: over bytes (see `to_byte_level`), with a pad or an eos token.
+        target_tokens: tokens in byte characters, as in `ConvertedTokenizer.tokens`. A token with other characters (a special one that the
+            source does not have) is spelled by its UTF-8 bytes.
+        source: a tokenizer over bytes (see `to_byte_level`), with a pad or an eos token.
         max_length: pieces per token; longer tokens keep their first ones.
         special_tokens: tokens of the source that stand for themselves; its special tokens unless given.
 
     Returns:
-        Ids of the source, padded with its pad id (its eos id if it has none), and how many tokens were cut short.
+        Ids of the source, padded with its pad id (its eos id if it has none), and the number of tokens that were cut short.
 
     Raises:
         UserError: `max_length` below 1, no tokens, a source without pad and eos, or one that has no token for a byte of the target.
@@ -57,7 +57,7 @@ def surface_forms(
 
 
 def mask_id(source: PreTrainedTokenizerBase) -> int:
-    """The id that fills surface forms up: that of the pad token, else of the eos token.
+    """The id that pads surface forms: that of the pad token, else of the eos token.
 
     Raises:
         UserError: the source has neither.
@@ -71,7 +71,7 @@ def mask_id(source: PreTrainedTokenizerBase) -> int:
 
 
 class _Speller:
-    """Token to ids of the source."""
+    """From a token to the ids that spell it."""
 
     def __init__(self, source: PreTrainedTokenizerBase, special_tokens: Iterable[str] | None) -> None:
         backend = backend_tokenizer(source)

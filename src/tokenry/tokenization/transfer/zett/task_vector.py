@@ -19,9 +19,9 @@ def apply_task_vector(
 
     Args:
         finetuned: a variant of the base, transferred or not; changed in place.
-        base: before.
-        adapted: the base, transferred and trained on (`NShotTrainer`).
-        lam: how much of it.
+        base: the base model before its transfer.
+        adapted: the base model, transferred and trained on (`NShotTrainer`).
+        lam: share of the change that is added.
 
     Returns:
         The fine-tuned model.
@@ -30,16 +30,16 @@ def apply_task_vector(
         UserError: the models are not variants of one another.
     """
     parts = [_without_rows(model) for model in (finetuned, base, adapted)]
-    names = [{name: tuple(each.shape) for name, each in part.items()} for part in parts]
+    names = [{name: tuple(weight.shape) for name, weight in part.items()} for part in parts]
     if not names[0] == names[1] == names[2]:
-        different = sorted({name for each in names for name in each.items() ^ names[0].items()})
+        different = sorted({name for shapes in names for name in shapes.items() ^ names[0].items()})
         raise UserError(
             f"the three models have different weights (such as {different[0][0]}): give a base and variants of it."
         )
     of_finetuned, of_base, of_adapted = parts
-    for name, each in of_finetuned.items():
-        change = of_adapted[name].to(each.device).float() - of_base[name].to(each.device).float()
-        each.copy_(each.float() + lam * change)
+    for name, weight in of_finetuned.items():
+        change = of_adapted[name].to(weight.device).float() - of_base[name].to(weight.device).float()
+        weight.copy_(weight.float() + lam * change)
     return finetuned
 
 
@@ -47,5 +47,7 @@ def _without_rows(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     head = model.get_output_embeddings()
     rows = [model.get_input_embeddings().weight]
     if head is not None:
-        rows += [each for each in (head.weight, getattr(head, "bias", None)) if each is not None]
-    return {name: each for name, each in model.named_parameters() if not any(each is one for one in rows)}
+        rows += [side for side in (head.weight, getattr(head, "bias", None)) if side is not None]
+    return {
+        name: weight for name, weight in model.named_parameters() if not any(weight is side for side in rows)
+    }

@@ -2,7 +2,7 @@
 
 byte coverage    bytes of the pieces that fit into the surface form / bytes of the token           (below 1: cut short)
 cosine error     1 − cosine between the predicted row and the source row, for tokens that the source vocabulary has
-relative error   |predicted − source row| / |source row|, likewise
+relative error   |predicted − source row| / |source row|, for the same tokens
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class TokenReport:
     """One entry per new token, by id.
 
     Attributes:
-        tokens: in byte characters.
+        tokens: the new tokens in byte characters.
         pieces: source tokens in its surface form.
         byte_coverage: share of its bytes that these spell.
         special: special tokens, which keep the source model's rows.
         shared: other tokens that the source vocabulary has.
-        cosine_error: of the predicted input row; nan where not shared.
-        relative_error: likewise.
+        cosine_error: cosine error of the predicted input row; nan where not shared.
+        relative_error: relative error of the predicted input row; nan where not shared.
         never_written: tokens that no text has, which get the source model's mean row.
     """
 
@@ -58,13 +58,13 @@ class TokenReport:
         """Compare predictions with the source model.
 
         Args:
-            tokens: in byte characters.
+            tokens: the new tokens in byte characters.
             forms: their surface forms.
             special: ids of tokens that keep the source model's rows.
             predicted: input rows before those are put back.
             source: input rows of the source model.
-            source_tokens: in byte characters.
-            pad_id: fills surface forms up.
+            source_tokens: tokens of the source in byte characters.
+            pad_id: id that pads surface forms.
             never_written: ids of tokens that no text has.
         """
         never = torch.zeros(len(tokens), dtype=torch.bool)

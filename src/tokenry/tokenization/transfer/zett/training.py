@@ -10,20 +10,19 @@ The language model sees micro-batches on detached rows; their summed gradients g
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.text.byte_level import backend_tokenizer
-from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.numbered import step_generator
 from tokenry.core.train.training import LoopConfig, Training
 from tokenry.tokenization.transfer.model_rows import (
@@ -35,90 +34,16 @@ from tokenry.tokenization.transfer.model_rows import (
     with_source_rows,
 )
 from tokenry.tokenization.transfer.zett.byte_conversion import ConvertedTokenizer, to_byte_level
-from tokenry.tokenization.transfer.zett.drawn_batches import (
-    DrawingConfig,
-    DrawnBatch,
-    DrawnBatches,
-    masked,
-    next_tokens,
-)
+from tokenry.tokenization.transfer.zett.drawn_batches import DrawnBatch, DrawnBatches, masked, next_tokens
 from tokenry.tokenization.transfer.zett.hypernetwork import (
     EmbeddingHyperNetwork,
     HyperNetworkConfig,
     own_forms,
 )
 from tokenry.tokenization.transfer.zett.losses import clm_loss, identity_loss, lexical_loss, masked_lm_loss
-from tokenry.tokenization.transfer.zett.schedule import require_schedule, two_stage_schedule
+from tokenry.tokenization.transfer.zett.settings import HyperNetworkTrainingConfig
 from tokenry.tokenization.transfer.zett.surface_forms import mask_id
 from tokenry.tokenization.written import WrittenVocabulary
-
-OBJECTIVES = ("causal", "masked")
-
-
-@dataclass(frozen=True)
-class HyperNetworkTrainingConfig:
-    """How a hypernetwork is trained; the defaults are the paper's.
-
-    Attributes:
-        steps: in all.
-        identity_steps: of the warm-up stage; 0 for none, which is enough for the residual form.
-        warmup_steps: where the second rise of the learning rate ends.
-        identity_learning_rate: reached at the end of the warm-up stage.
-        learning_rate: reached at `warmup_steps`, falling from there.
-        alpha: what remains of it at the end.
-        identity_tokens: source tokens per step of the warm-up stage.
-        drawing: of tokenizers and texts.
-        micro_batch_size: texts that the language model sees at once, whose logits are in memory together; 0 for all of a batch.
-        predicted_tokens: rows predicted per step: those of the batch's tokens and so many others; 0 for the whole vocabulary.
-        lexical_weight: of the lexical loss.
-        lexical_distance: `mse`, `rmse` or `huber`.
-        objective: `causal`, or `masked` for a masked language model.
-        adamw: the optimiser.
-        bfloat16: run in mixed precision.
-        seed: of everything random.
-        save_every: steps between checkpoints.
-    """
-
-    steps: int = 200_000
-    identity_steps: int = 10_000
-    warmup_steps: int = 20_000
-    identity_learning_rate: float = 3e-4
-    learning_rate: float = 6e-5
-    alpha: float = 0.1
-    identity_tokens: int = 16_384
-    drawing: DrawingConfig = field(default_factory=DrawingConfig)
-    micro_batch_size: int = 32
-    predicted_tokens: int = 0
-    lexical_weight: float = 0.5
-    lexical_distance: str = "mse"
-    objective: str = "causal"
-    adamw: AdamWSettings = field(default_factory=AdamWSettings)
-    bfloat16: bool = False
-    seed: int = 0
-    save_every: int = 1000
-
-    def __post_init__(self) -> None:
-        require_schedule(self._stages, self._rates, self.steps, self.alpha)
-        for name in ("steps", "identity_tokens", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("micro_batch_size", "predicted_tokens", "lexical_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        require_one_of(self.lexical_distance, ("mse", "rmse", "huber"), "lexical_distance")
-        require_one_of(self.objective, OBJECTIVES, "objective")
-
-    def learning_rate_of(self, step: int) -> float:
-        """The two-stage schedule with these settings."""
-        return two_stage_schedule(step, self._stages, self._rates, self.steps, self.alpha)
-
-    @property
-    def _stages(self) -> tuple[int, int]:
-        return self.identity_steps, self.warmup_steps
-
-    @property
-    def _rates(self) -> tuple[float, float]:
-        return self.identity_learning_rate, self.learning_rate
 
 
 def hypernetwork_for(
@@ -131,10 +56,10 @@ def hypernetwork_for(
     """Make an untrained hypernetwork that fits a model.
 
     Args:
-        model: tied or untied, with or without an output bias.
-        tokenizer: its own.
-        seed: of the weights.
-        **settings: of `HyperNetworkConfig`, beside those that follow from model and tokenizer.
+        model: a language model, tied or untied, with or without an output bias.
+        tokenizer: its tokenizer.
+        seed: random seed of the weights.
+        **settings: fields of `HyperNetworkConfig` that do not follow from model and tokenizer.
 
     Raises:
         UserError: a tokenizer without pad and eos, with more tokens than the model has rows, or that cannot be written in bytes.
@@ -165,10 +90,10 @@ class HyperNetworkTrainer:
 
     Args:
         model: any causal (or masked) language model of transformers, tied or untied; its weights stay as they are.
-        tokenizer: its own.
-        texts: of about `block_size` tokens each; by language for a hypernetwork that tells languages apart.
-        config: of the training.
-        hypernetwork: to be trained, see `hypernetwork_for`; None for the paper's sizes.
+        tokenizer: its tokenizer.
+        texts: texts of about `block_size` tokens; by language for a hypernetwork that tells languages apart.
+        config: how it is trained.
+        hypernetwork: the hypernetwork to train, see `hypernetwork_for`; None for one of the paper's sizes.
 
     Raises:
         UserError: no texts, or too few for the vocabularies; languages that do not fit the hypernetwork; a masked objective without a
@@ -228,21 +153,21 @@ class HyperNetworkTrainer:
 
     def train(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike | None = None,
         resume: bool = False,
         progress: Progress = lambda what, share: None,
     ) -> EmbeddingHyperNetwork:
         """Train the hypernetwork, and return it.
 
         Args:
-            folder: for checkpoints and, in the end, the hypernetwork; None to write nothing.
-            resume: go on from the checkpoint in the folder, if there is one.
-            progress: told what is being done.
+            folder: folder of the checkpoints and, in the end, of the hypernetwork; None to write nothing.
+            resume: resume from the last checkpoint in the folder, if there is one.
+            progress: called before each step.
 
         Raises:
-            UserError: the folder holds a training that is another, or not to be resumed.
+            UserError: the folder holds another training, or one that is not to be resumed.
         """
-        wanted_gradients = [each for each in self.model.parameters() if each.requires_grad]
+        trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
         training = self.model.training
         self.model.eval().requires_grad_(False)
         self.network.train()
@@ -251,15 +176,15 @@ class HyperNetworkTrainer:
         finally:
             self.network.eval()
             self.model.train(training)
-            for each in wanted_gradients:
-                each.requires_grad_(True)
+            for weight in trainable:
+                weight.requires_grad_(True)
         if folder is not None:
             self.network.save(folder)
         return self.network
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Of each step: learning_rate, loss, language_model (nats per token) and lexical (nan in the warm-up stage)."""
+        """One value per step of learning_rate, loss, language_model (nats per token) and lexical (nan in the warm-up stage)."""
         return self._training.history
 
     def _stage(self, number: int) -> str:
@@ -311,14 +236,14 @@ class HyperNetworkTrainer:
     def _language_model(self, rows: ModelRows, batch: DrawnBatch, number: int) -> tuple[list[Tensor], float]:
         """The language model's loss, and its gradients with respect to the rows."""
         shown, labels = self._task(batch, number)
-        detached = rows.each(lambda each: each.detach().requires_grad_())
-        in_model = detached.each(lambda each: each.to(self._rows.input.dtype))
+        detached = rows.each(lambda side: side.detach().requires_grad_())
+        in_model = detached.each(lambda side: side.to(self._rows.input.dtype))
         leaves = detached.there()
         count = int((labels >= 0).sum())
         size = self.config.micro_batch_size or len(shown)
         total = 0.0
         for part in zip(shown.split(size), labels.split(size), batch.attention_mask.split(size), strict=True):
-            ids, of_part, mask = (each.to(self.model.device) for each in part)
+            ids, of_part, mask = (tensor.to(self.model.device) for tensor in part)
             logits = logits_with(self.model, in_model, {"input_ids": ids, "attention_mask": mask}).float()
             share = int((of_part >= 0).sum()) / max(1, count)
             if self.config.objective == "masked":
@@ -327,7 +252,7 @@ class HyperNetworkTrainer:
                 loss = share * clm_loss(logits, of_part, mask)
             loss.backward(inputs=leaves, retain_graph=True)
             total += float(loss.detach())
-        return [torch.zeros_like(each) if each.grad is None else each.grad for each in leaves], total
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves], total
 
     def _task(self, batch: DrawnBatch, number: int) -> tuple[Tensor, Tensor]:
         """What the model is shown, and what it is to predict."""

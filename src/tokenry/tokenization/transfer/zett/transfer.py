@@ -47,9 +47,9 @@ class PredictedVocabulary:
     """Rows for a new tokenizer.
 
     Attributes:
-        rows: by new id, special tokens included.
-        forms: surface forms.
-        report: token by token.
+        rows: rows by new id, special tokens included.
+        forms: surface forms by new id.
+        report: what could be known of each token.
     """
 
     rows: ModelRows
@@ -69,12 +69,12 @@ def transfer_tokenizer(
     """Replace the vocabulary of a model; its other weights stay as they are.
 
     Args:
-        model: the one that the hypernetwork was trained for, or a fine-tuned variant; changed in place once all rows are known.
-        hypernetwork: trained.
-        new_tokenizer: of any kind that can be written in bytes; the model's ids are its ids.
+        model: the model that the hypernetwork was trained for, or a fine-tuned variant; changed in place once all rows are known.
+        hypernetwork: a trained hypernetwork.
+        new_tokenizer: any tokenizer that can be written in bytes; its ids become those of the model.
         base: the model whose rows are read; None for `model`.
-        source_tokenizer: of the base; None for the one that was saved with the hypernetwork.
-        language: for a hypernetwork that tells languages apart.
+        source_tokenizer: tokenizer of the base; None for the one that was saved with the hypernetwork.
+        language: number of the language, for a hypernetwork that tells languages apart.
 
     Returns:
         The model, which `save_pretrained` and `from_pretrained` know how to store.
@@ -109,16 +109,16 @@ def predict_vocabulary(
     language: int | None = None,
     batch_size: int = 16_384,
 ) -> PredictedVocabulary:
-    """Predict what `transfer_tokenizer` writes, and change nothing.
+    """Predict what `transfer_tokenizer` writes, and change nothing; its arguments, and one more.
 
     Args:
-        model: see `transfer_tokenizer`, as for the others.
-        hypernetwork: trained.
-        new_tokenizer: any.
-        base: the model whose rows are read.
-        source_tokenizer: of the base.
-        language: which.
-        batch_size: tokens predicted at once.
+        model: see `transfer_tokenizer`.
+        hypernetwork: see `transfer_tokenizer`.
+        new_tokenizer: see `transfer_tokenizer`.
+        base: see `transfer_tokenizer`.
+        source_tokenizer: see `transfer_tokenizer`.
+        language: see `transfer_tokenizer`.
+        batch_size: number of tokens that are predicted at once.
 
     Raises:
         UserError: see `transfer_tokenizer`.
@@ -160,7 +160,7 @@ def predict_vocabulary(
         never,
     )
     dtype = of_base.input.dtype
-    return PredictedVocabulary(rows.each(lambda each: each.to(dtype)), forms, report)
+    return PredictedVocabulary(rows.each(lambda side: side.to(dtype)), forms, report)
 
 
 def save_transfer(
@@ -218,8 +218,8 @@ def _vocabulary(
 
 def _require_fit(model: PreTrainedModel, rows: ModelRows, hypernetwork: EmbeddingHyperNetwork) -> None:
     own, config = model_rows(model), hypernetwork.config
-    for each in (own, rows):
-        width, tied = each.input.shape[1], each.output is None
+    for sides in (own, rows):
+        width, tied = sides.input.shape[1], sides.output is None
         if width != config.embedding_size or tied != config.tied:
             raise UserError(
                 f"the hypernetwork is for {'tied' if config.tied else 'untied'} embeddings of width {config.embedding_size}, but the "

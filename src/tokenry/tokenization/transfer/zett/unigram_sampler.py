@@ -1,4 +1,4 @@
-"""Vocabularies by chance: Unigram tokenizers of the substrings that recent texts are made of, each time with other noise.
+"""Random vocabularies: Unigram tokenizers of the substrings of recent texts, with new noise at each draw.
 
     score(substring) = times seen from every `stride`-th character of a word on * its length    over the last `pool` texts
     log-probability = ln(score / total + noise),   noise ~ Normal(0, noise_std)                the vocabulary = the most probable ones
@@ -42,11 +42,11 @@ def unigram_pieces(
     """Choose a vocabulary: the 256 bytes, white space, and the substrings that are most probable with the noise.
 
     Args:
-        substrings: in byte characters, all different.
-        scores: of each, positive.
-        noise: added to each one's share of all scores.
-        vocabulary_size: how many pieces; the bytes are in it always, white space as far as there is room.
-        max_length: white-space tokens have up to this many characters.
+        substrings: substrings in byte characters, all different.
+        scores: score of each substring, positive.
+        noise: noise that is added to its share of all scores.
+        vocabulary_size: number of pieces, among them always the bytes, and white space as far as there is room.
+        max_length: largest number of characters of a white-space token.
 
     Returns:
         Pieces and their log-probabilities. Bytes have the least of all substrings without noise, white space has 0.
@@ -73,14 +73,14 @@ def unigram_pieces(
 
 
 class UnigramSampler:
-    """Draws Unigram tokenizers from the substrings of the texts it was last shown.
+    """Draws Unigram tokenizers from the substrings of the latest texts.
 
-    What it draws depends on the generator and the texts in the pool alone.
+    A draw depends on the generator and the texts in the pool alone.
 
     Args:
         max_length: substrings have fewer bytes than this.
         stride: substrings begin at every `stride`-th character of a word.
-        pool: how many texts back substrings are counted; whole batches leave it.
+        pool: number of texts, the latest ones, whose substrings are counted; whole batches leave the pool.
         exact_offsets: False counts as the released code does: words break at combining marks, substrings begin in wrong places after a first
             character of several bytes, and those at the start of a text count twice.
         special_tokens: a tokenizer whose special tokens, roles and template the drawn ones get, at the same ids; they come on top of the
@@ -108,7 +108,7 @@ class UnigramSampler:
         self._known = _Substrings(max_length, stride, exact_offsets)
 
     def update(self, texts: Sequence[str]) -> None:
-        """Show it a batch of texts; the oldest batches leave the pool when it is full."""
+        """Add a batch of texts; the oldest batches leave the pool when it is full."""
         number, words = self._known.number, []
         for text in texts:
             first, *others = self._cut.pre_tokenize_str(f" {text}")
@@ -129,9 +129,9 @@ class UnigramSampler:
         """Draw a tokenizer.
 
         Args:
-            vocabulary_size: tokens besides the special ones; the 256 bytes are in it always.
+            vocabulary_size: number of tokens besides the special ones; the 256 bytes are always among them.
             noise_std: standard deviation of the noise on each substring's share of all scores.
-            generator: of the noise.
+            generator: random numbers for the noise.
 
         Raises:
             UserError: negative noise, a vocabulary size below 1, or more than the texts in the pool have substrings for.
@@ -175,7 +175,7 @@ class UnigramSampler:
 
 @dataclass(frozen=True)
 class _Batch:
-    """How many texts, the numbers of their words, and how often each word is in them."""
+    """The number of texts, the numbers of their words, and how often each word occurs."""
 
     texts: int
     words: Int[np.ndarray, "words"]
@@ -195,7 +195,7 @@ class _Substrings:
 
     @property
     def words(self) -> int:
-        """How many words were cut."""
+        """Number of words that were cut."""
         return len(self._spelled)
 
     def word(self, number: int) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,11 +40,8 @@ from tokenry.verbs.compress._vision.measure import (
 from tokenry.verbs.compress._vision.pictures import follow_patches
 from tokenry.verbs.compress._vision.records import Picture, Reduced, Speed, Unpatched
 from tokenry.verbs.compress._vision.settings import Setting, settings_of
+from tokenry.verbs.compress.vision import UNPATCHED, Plan
 
-if TYPE_CHECKING:
-    from tokenry.verbs.compress.vision import Plan
-
-UNPATCHED = "unpatched"
 _ON_CPU, _ON_ACCELERATOR = 8, 64
 
 
@@ -77,7 +74,7 @@ class VisionBench:
 
     def __init__(
         self,
-        plan: "Plan",
+        plan: Plan,
         encoder: ImageEncoder,
         files: Sequence[ImageFile],
         labels: Sequence[int | None],

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.reducer import REDUCERS, TokenReducer
@@ -11,9 +11,7 @@ from tokenry.compression.vision.shares import EncoderShape
 from tokenry.core.errors import UserError
 from tokenry.core.io.settings import of_kind, parse_yaml
 from tokenry.core.tensors.patching import Encoder
-
-if TYPE_CHECKING:
-    from tokenry.verbs.compress.vision import Plan
+from tokenry.verbs.compress.vision import Plan
 
 SHARES = (0.8, 0.65, 0.5, 0.35)
 """Shares of the dense FLOPs at which a sweep compares the methods."""
@@ -47,7 +45,7 @@ class Setting:
         return plain
 
 
-def check_methods(plan: "Plan") -> None:
+def check_methods(plan: Plan) -> None:
     """Refuse methods and options that cannot work with any model.
 
     Raises:
@@ -64,7 +62,7 @@ def check_methods(plan: "Plan") -> None:
         _at_share(description, SHARES[0], _ANY_SHAPE)
 
 
-def settings_of(plan: "Plan", encoder: Encoder, tokens: int) -> tuple[list[Setting], list[str]]:
+def settings_of(plan: Plan, encoder: Encoder, tokens: int) -> tuple[list[Setting], list[str]]:
     """Make the settings of a plan for a model.
 
     Args:
@@ -100,7 +98,7 @@ def parse_colours(written: str | None, what: str) -> list[float] | None:
     return None if written is None else of_kind(list[float], written.split(","), what)
 
 
-def _asked(plan: "Plan") -> list[Setting]:
+def _asked(plan: Plan) -> list[Setting]:
     r = None if plan.r is None else parse_yaml(f"[{plan.r}]" if "," in plan.r else plan.r, "r")
     shared = {"r": r, "ratio": plan.ratio, "schedule": plan.schedule}
     shared = {option: value for option, value in shared.items() if value is not None}

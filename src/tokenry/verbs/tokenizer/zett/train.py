@@ -3,22 +3,20 @@
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenry.core.errors import require_at_least
 from tokenry.core.io.files import require_folder_name, write_json
 from tokenry.core.io.progress import Progress
-from tokenry.core.plans import argument, option, plan_settings, values_for
+from tokenry.core.plans import argument, embedded, option, plan_settings, values_for
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.tokenization.transfer.zett.settings import DrawingConfig, HyperNetworkTrainingConfig
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs.tokenizer._new_tokenizer import text_back
-
-if TYPE_CHECKING:
-    from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
 
 TRAINING_FILE = "training.json"
 
@@ -27,6 +25,15 @@ _STAGE = 0.05
 _CHARACTERS_PER_TOKEN = 4
 _BEGINNING_AND_END = 20
 _POINTS = 50
+
+_OPTIONS = (
+    *("steps", "identity_learning_rate", "learning_rate", "batch_size", "micro_batch_size", "block_size"),
+    *("vocabulary_size", "vocabulary_std", "predicted_tokens", "lexical_weight"),
+    *("bfloat16", "save_every", "seed"),
+)
+_STAGES_TO_FOLLOW = HyperNetworkTrainingConfig(
+    identity_steps=0, warmup_steps=0, drawing=DrawingConfig(least_vocabulary=1, most_vocabulary=2**31)
+)
 
 
 @dataclass(frozen=True)
@@ -40,25 +47,12 @@ class Plan:
         resume: resume from the last checkpoint.
         by_language: each file is a language, which the hypernetwork is given.
         residual: predict the difference from the mean of the pieces' rows; needs no warm-up.
-        steps: number of steps, all stages together.
         identity_steps: steps of the warm-up on single tokens; by default 5 % of the steps, with --residual none.
         warmup_steps: step at which the second rise of the learning rate ends; by default 5 % of the steps after the warm-up.
-        identity_learning_rate: learning rate at the end of the warm-up stage.
-        learning_rate: learning rate of the main stage.
-        batch_size: texts per step.
-        micro_batch_size: texts that the model sees at once; 0 for all.
-        block_size: tokens per text.
-        vocabulary_size: mean number of tokens of a drawn tokenizer, special tokens aside.
-        vocabulary_std: standard deviation of that number.
-        predicted_tokens: rows predicted per step beside those of the texts; 0 for all.
-        lexical_weight: weight of the distance to known rows.
         layers: layers of the hypernetwork.
         hidden_size: width of the hypernetwork; 0 for the model's.
         heads: attention heads of the hypernetwork; 0 for one per 64 of its width.
         max_length: number of pieces of a token that it reads.
-        bfloat16: train in mixed precision.
-        save_every: steps between checkpoints.
-        seed: random seed of everything that is drawn.
     """
 
     model: str = argument()
@@ -67,48 +61,34 @@ class Plan:
     resume: bool = False
     by_language: bool = False
     residual: bool = False
-    steps: int = 200_000
+    training: HyperNetworkTrainingConfig = embedded(_STAGES_TO_FOLLOW, only=_OPTIONS)
     identity_steps: int | None = None
     warmup_steps: int | None = None
-    identity_learning_rate: float = 3e-4
-    learning_rate: float = 6e-5
-    batch_size: int = 128
-    micro_batch_size: int = 32
-    block_size: int = 128
-    vocabulary_size: int = 32_768
-    vocabulary_std: float = 0.0
-    predicted_tokens: int = 0
-    lexical_weight: float = 0.5
     layers: int = 3
     hidden_size: int = 0
     heads: int = 0
     max_length: int = 7
     hardware: StoredHardware = AS_STORED
-    bfloat16: bool = False
-    save_every: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(0, seed=self.seed)
+        require_at_least(0, seed=self.training.seed)
         require_folder_name(self.output, "the hypernetwork")
 
-    def training(self) -> "HyperNetworkTrainingConfig":
-        """The config of the training: stages follow the steps, the bounds of a vocabulary its size, as the paper's do."""
-        from tokenry.tokenization.transfer.zett.drawn_batches import DrawingConfig
-        from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainingConfig
+    def training_config(self) -> HyperNetworkTrainingConfig:
+        """The config of the training: stages follow the steps, the bounds of a vocabulary its size, as the paper's do.
 
-        stage = round(_STAGE * self.steps)
+        Raises:
+            UserError: stages that do not fit into the steps.
+        """
+        stage = round(_STAGE * self.training.steps)
         identity = (0 if self.residual else stage) if self.identity_steps is None else self.identity_steps
-        decided = {
-            "identity_steps": identity,
-            "warmup_steps": identity + stage if self.warmup_steps is None else self.warmup_steps,
-            "drawing": DrawingConfig(
-                **values_for(DrawingConfig, self),
-                least_vocabulary=max(1, self.vocabulary_size // 2),
-                most_vocabulary=self.vocabulary_size,
-            ),
-        }
-        return HyperNetworkTrainingConfig(**values_for(HyperNetworkTrainingConfig, self) | decided)
+        size = self.training.drawing.vocabulary_size
+        return replace(
+            self.training,
+            identity_steps=identity,
+            warmup_steps=identity + stage if self.warmup_steps is None else self.warmup_steps,
+            drawing=replace(self.training.drawing, least_vocabulary=max(1, size // 2), most_vocabulary=size),
+        )
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -123,7 +103,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.tokenization.transfer.zett.hypernetwork import HyperNetworkConfig
     from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainer, hypernetwork_for
 
-    config = plan.training()
+    config = plan.training_config()
     texts = _read(plan)
     together = [text for of_file in texts.values() for text in of_file]
     with quiet_libraries():
@@ -134,7 +114,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         network = hypernetwork_for(
             model,
             tokenizer,
-            seed=plan.seed,
+            seed=config.seed,
             **values_for(HyperNetworkConfig, plan),
             languages=len(texts) if plan.by_language else 0,
         )
@@ -229,7 +209,7 @@ def _read(plan: Plan) -> dict[str, list[str]]:
     stems = [file.stem for file in plan.texts]
     return {
         file.stem if stems.count(file.stem) == 1 else str(file): passages(
-            read_texts(file), _CHARACTERS_PER_TOKEN * plan.block_size
+            read_texts(file), _CHARACTERS_PER_TOKEN * plan.training.drawing.block_size
         )
         for file in plan.texts
     }

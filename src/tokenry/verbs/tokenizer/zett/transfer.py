@@ -19,7 +19,7 @@ _COUNTS = ("tokens", "special", "shared", "composed", "never_written", "truncate
 
 @dataclass(frozen=True)
 class Plan:
-    """Replace a model's tokenizer in one pass, and say what the hypernetwork could know of each token.
+    """Replace a model's tokenizer in one pass, and report what the hypernetwork could know of each token.
 
     Attributes:
         model: the hypernetwork's model, or a fine-tuned variant of it.

@@ -1,0 +1,64 @@
+"""Who races: by what the data allow."""
+
+import pytest
+
+from tokenry.core.errors import UserError
+from tokenry.verbs._tune.candidates import CHANCE, NUMBER, Length, default_candidates, make_entry
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_six_by_default_with_the_controls_and_each_can_be_run(epochs, with_reference):
+    length = Length(100, epochs)
+    found = default_candidates(length, with_reference, lora=True)
+    assert len(found) == NUMBER - 1
+    assert found[-1] == CHANCE
+    assert any(name.startswith("token-cleaning") for name in found) == with_reference
+    for description in found:
+        entry, weighing = make_entry(description, length, 10)
+        assert entry.begins == (length.begins if entry.begins else 0)
+        assert weighing.selects(length.begins / 100 * epochs + 1e-9)
+
+
+def test_the_history_of_an_epoch_needs_one():
+    assert not [name for name in default_candidates(Length(90, 2), False, True) if "previous_epoch" in name]
+    assert Length(90, 3).begins == 30
+
+
+@pytest.mark.parametrize("steps", range(20, 60))
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_an_entry_begins_exactly_where_it_is_said_to(steps, epochs):
+    length = Length(steps, epochs)
+    entry, weighing = make_entry("small-loss", length, 0)
+    at = entry.begins * epochs / steps
+    assert entry.begins == length.begins
+    assert weighing.selects(at)
+    assert not weighing.selects(at - epochs / steps)
+
+
+def test_what_two_need_has_one_name():
+    ours, theirs = (make_entry(name, Length(99, 3), 12)[0] for name in ("token-cleaning", "sstoken"))
+    assert theirs.ahead.items() <= ours.ahead.items()
+    assert set(ours.ahead) - set(theirs.ahead) == {
+        "a pass of the reference model",
+        "training the reference model",
+    }
+
+
+@pytest.mark.parametrize(
+    "description", ["sstoken:history=ema", "random:reduction=sample", "prompt-response-weights"]
+)
+def test_what_differs_from_the_first_step_begins_there(description):
+    assert make_entry(description, Length(99, 3), 0)[0].begins == 0
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ("random:share=1.0", "learns from all tokens, as the control does"),
+        ("small-loss:warmup_epochs=3", "would select nothing in 3 epochs"),
+    ],
+)
+def test_what_cannot_race_is_refused(description, words):
+    with pytest.raises(UserError, match=words):
+        make_entry(description, Length(99, 3), 0)
