@@ -2,13 +2,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl import SFTTrainer
 
+from tests import tiny
+from tests.finetuning.check_weighing import assert_same_weights
 from tests.golden import golden_arrays
+from tests.tiny.tokenizers import word_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.logit_losses import loss_of_logits
 from tokenry.core.tensors.losses import OutputHead, weighted_loss
 from tokenry.core.tensors.row_losses import cross_entropy
-from tokenry.finetuning import DynamicFineTuning, OneTokenRollout, dft_loss, otr_loss
+from tokenry.finetuning import DynamicFineTuning, OneTokenRollout, TokenWeighingTrainer, dft_loss, otr_loss
 from tokenry.finetuning.dft import dynamic_cross_entropy
 from tokenry.finetuning.one_token_rollout import Rollout
 
@@ -144,7 +149,7 @@ def test_a_fused_head_gives_the_gradients_of_whole_logits(form, chunk_elements):
     weights = torch.rand(2, 5, generator=draw, dtype=torch.float64)
     weights[:, 0] = 0
     loss = weighted_loss(
-        hidden, labels, weights, OutputHead(linear), row_loss=form, chunk_elements=chunk_elements
+        hidden, labels, weights, OutputHead(linear, 21), row_loss=form, chunk_elements=chunk_elements
     )
     ours = torch.autograd.grad(loss.total, [hidden, linear.weight])
     whole = loss_of_logits(linear(hidden), labels, form)
@@ -206,3 +211,26 @@ def test_a_reduction_that_does_not_exist():
 def test_they_are_not_plain():
     assert not OneTokenRollout().is_plain
     assert not DynamicFineTuning().is_plain
+
+
+def test_dynamic_fine_tuning_is_that_of_trl(tmp_path):
+    rows = token_rows(multi_turn=True)
+    options = {"train_dataset": rows, "processing_class": word_tokenizer()}
+    theirs = SFTTrainer(tiny.llama(), args=sft_config(tmp_path / "theirs", loss_type="dft"), **options)
+    ours = TokenWeighingTrainer(
+        tiny.llama(), args=sft_config(tmp_path / "ours"), weighing=DynamicFineTuning(), **options
+    )
+    assert_same_weights(theirs, ours)
+
+
+def test_during_the_warm_up_it_is_plain(tmp_path):
+    rows = token_rows(multi_turn=True)
+    options = {"train_dataset": rows, "processing_class": word_tokenizer()}
+    theirs = SFTTrainer(tiny.llama(), args=sft_config(tmp_path / "theirs"), **options)
+    ours = TokenWeighingTrainer(
+        tiny.llama(),
+        args=sft_config(tmp_path / "ours"),
+        weighing=OneTokenRollout(warmup_epochs=5.0),
+        **options,
+    )
+    assert_same_weights(theirs, ours)
