@@ -18,6 +18,7 @@ from trl import SFTTrainer
 from tests import tiny
 from tests.tiny.tokenizers import word_tokenizer
 from tests.tiny.training import sft_config, token_rows
+from tokenry.core.tensors.row_losses import cross_entropy
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
@@ -49,7 +50,7 @@ def check_weighing(
         weighing: it, with options that select in an epoch of two steps.
         folder: where it may write.
         plain: options with which it learns from every response token alike; `share=1.0` when None.
-        expected: the weights that it gives; None for one that chooses a share.
+        expected: the weights that it gives; None for one that chooses a share, or has a row loss of its own.
     """
     for setup in SETUPS:
         check_training(weighing, setup, folder / setup, expected)
@@ -81,14 +82,17 @@ def check_training(
 
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    own_loss = weighing.row_loss is not cross_entropy
+    assert all(math.isfinite(loss) and (loss > 0 or own_loss) for loss in losses)
     trainable = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert moved
     assert moved <= trainable
     assert setup != "LoRA" or all("lora" in name for name in moved)
     weights = trainer.store.columns["weight"]
     learned = ~weights.isnan()
-    if expected is None:
+    if own_loss:
+        assert ((weights[learned] > 0) & (weights[learned] < 2)).all()
+    elif expected is None:
         _assert_share_kept(trainer, len(rows), weights, int(learned.sum()))
     else:
         torch.testing.assert_close(weights[learned], expected(rows)[learned])

@@ -8,6 +8,7 @@ from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.cross_fitted import CrossFitted
 from tokenry.finetuning.dataset_weights import DatasetWeights
+from tokenry.finetuning.dft import DynamicFineTuning, dft_loss
 from tokenry.finetuning.diagnose import Diagnosis, diagnose, judge
 from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import (
@@ -20,6 +21,7 @@ from tokenry.finetuning.history import (
     PreviousEpoch,
     moving_average,
 )
+from tokenry.finetuning.one_token_rollout import OneTokenRollout, otr_loss
 from tokenry.finetuning.prompt_response import PromptResponseWeights
 from tokenry.finetuning.random_tokens import RandomTokens, random_token_labels
 from tokenry.finetuning.rho1 import Rho1, excess_loss, rho1_mask
@@ -48,11 +50,13 @@ __all__ = [
     "CrossFitted",
     "DatasetWeights",
     "Diagnosis",
+    "DynamicFineTuning",
     "Encoding",
     "Folds",
     "GivenWeights",
     "HistorySource",
     "MovingAverage",
+    "OneTokenRollout",
     "PreviousEpoch",
     "PromptResponseWeights",
     "RandomTokens",
@@ -64,6 +68,7 @@ __all__ = [
     "TokenWeighing",
     "TokenWeighingTrainer",
     "WeighedTokens",
+    "dft_loss",
     "diagnose",
     "encode_rows",
     "encode_with_notes",
@@ -72,6 +77,7 @@ __all__ = [
     "judge",
     "minmax_within",
     "moving_average",
+    "otr_loss",
     "prompt_attention_mass",
     "random_token_labels",
     "retrospective_excess_loss",

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tokenry.core.tensors.alignment import first_tokens, prompt_tokens
 from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
 from tokenry.core.tensors.losses import output_head, token_entropy, token_nll, weighted_loss
+from tokenry.core.tensors.row_losses import cross_entropy
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.core.tensors.token_loss import Backbone
 from tokenry.core.tensors.token_loss import TokenLoss as TokenLoss
@@ -54,6 +55,7 @@ class ReadSignals:
 class WeighedLoss(ReadSignals):
     """The loss of one batch under a weighing: Σ weights · nll, with gradients only through weighted tokens.
 
+    With another `row_loss` than cross-entropy the sum is over that loss, and `weights` is what the token's own NLL weighs in it.
     Afterwards `weights` holds the choice, `signals` what it was made from, `nll` every NLL that was computed, and `entropy` and
     `accuracy` those of the weighted tokens.
 
@@ -85,7 +87,10 @@ class WeighedLoss(ReadSignals):
         self.signals = self.signals.with_values(**self.values)
         self.weights = self.weighing.weigh(self.signals)
         reduced = self.weighing.reduce(self.weights, self.signals)
-        loss = weighted_loss(hidden_states, self.signals.labels, reduced, output_head(model))
+        rule = self.weighing.row_loss if self.weighing.selects(self.signals.epoch) else cross_entropy
+        loss = weighted_loss(hidden_states, self.signals.labels, reduced, output_head(model), row_loss=rule)
+        if rule is not cross_entropy:
+            self.weights = self.weights * loss.weight.nan_to_num(0.0)
         self.nll = self.values.get("nll", loss.nll)
         self.entropy, self.accuracy = loss.entropy, loss.accuracy
         return loss.total

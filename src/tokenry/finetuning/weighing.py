@@ -18,6 +18,7 @@ from torch import Tensor
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of, require_share
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.choices import Rounding, group_counts, kept_counts, top_share
+from tokenry.core.tensors.row_losses import RowLoss, cross_entropy
 from tokenry.core.tensors.signals import LIVE_SIGNALS, STATIC_SIGNALS, AttentionProbe, Signals
 from tokenry.finetuning.folds import Folds
 from tokenry.finetuning.history import HistorySource, parse_history
@@ -25,7 +26,7 @@ from tokenry.finetuning.history import HistorySource, parse_history
 WEIGHINGS: "Registry[TokenWeighing]" = Registry(
     "weighing",
     "tokenry.finetuning",
-    first=("full", "random", "sstoken", "rho1", "token-cleaning", "cross-fitted", "small-loss"),
+    first=("full", "random", "sstoken", "rho1", "token-cleaning", "cross-fitted", "small-loss", "otr", "dft"),
 )
 """The weighings by name; a weighing registers itself in its own file."""
 
@@ -139,7 +140,13 @@ class TokenWeighing:
     def is_plain(self) -> bool:
         """Whether this is plain fine-tuning: all tokens have the same weight at all times."""
         own = type(self).weigh is not TokenWeighing.weigh or type(self).reduce is not TokenWeighing.reduce
+        own = own or self.row_loss is not cross_entropy
         return not (own or self.learns_from_prompt or self.reduction != "token" or self.selects(math.inf))
+
+    @property
+    def row_loss(self) -> RowLoss:
+        """What is minimised at each token, times its weight."""
+        return cross_entropy
 
     @property
     def static_needs(self) -> frozenset[str]:

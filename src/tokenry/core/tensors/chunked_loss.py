@@ -21,8 +21,14 @@ from tokenry.core.tensors.row_losses import RowLoss
 # 16 million logits (64 MB in float32) are enough to keep every matrix product busy on CPU and GPU alike.
 CHUNK_ELEMENTS = 1 << 24
 
-Losses = tuple[Float[Tensor, ""], Float[Tensor, "rows"], Float[Tensor, "rows"], Float[Tensor, "rows"]]
-"""The weighted sum; NLL, entropy and accuracy of every row."""
+Losses = tuple[
+    Float[Tensor, ""],
+    Float[Tensor, "rows"],
+    Float[Tensor, "rows"],
+    Float[Tensor, "rows"],
+    Float[Tensor, "rows"],
+]
+"""The weighted sum; NLL, entropy and accuracy of every row, and the weight of its target within the row loss."""
 
 
 def chunks(rows: int, vocabulary: int, chunk_elements: int) -> Iterator[slice]:
@@ -51,8 +57,8 @@ def matrix_loss(
         return total
 
     total = head.in_forward(rows, compute)
-    nll, entropy, accuracy = values
-    return total, nll, entropy, accuracy
+    nll, entropy, accuracy, weight = values
+    return total, nll, entropy, accuracy, weight
 
 
 class _MatrixLoss(torch.autograd.Function):
@@ -84,13 +90,16 @@ class _MatrixLoss(torch.autograd.Function):
             torch.zeros_like(bias, dtype=accumulate) if bias is not None and bias.requires_grad else None
         )
         is_multiple = head.softcap is None and bias is None and grad_rows is not None
-        loss, nll, entropy, accuracy = torch.empty(4, *targets.shape, dtype=accumulate, device=rows.device)
+        loss, nll, entropy, accuracy, weight_in_loss = torch.empty(
+            5, *targets.shape, dtype=accumulate, device=rows.device
+        )
         for part in list(chunks(rows.shape[0], weight.shape[0], chunk_elements)) or [slice(0, 0)]:
             chunk = rows[part].to(matrix.dtype)
             logits = head.matrix_logits(chunk, matrix, bias)
             bend = None if head.softcap is None else _softcap_derivative(logits, head)
             values = row_loss(logits, targets[part], entropy=not is_multiple)
             loss[part], nll[part], accuracy[part] = values.loss, values.nll, values.is_best
+            weight_in_loss[part] = 1.0 if values.weight is None else values.weight
             gradient = logits
             gradient *= (weights[part] * (head.scale / head.temperature))[:, None]
             if bend is not None:
@@ -111,8 +120,8 @@ class _MatrixLoss(torch.autograd.Function):
                 grad_weight = _add_product(grad_weight, gradient.t(), chunk, accumulate)
         ctx.gradients = (grad_rows, grad_weight, grad_bias)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
-        ctx.mark_non_differentiable(nll, entropy, accuracy)
-        return (weights * loss).sum(), nll, entropy, accuracy
+        ctx.mark_non_differentiable(nll, entropy, accuracy, weight_in_loss)
+        return (weights * loss).sum(), nll, entropy, accuracy, weight_in_loss
 
     @staticmethod
     @once_differentiable
@@ -168,25 +177,29 @@ def module_loss(
             gradient = logits.clone()
             values = row_loss(gradient, chunk_targets, entropy=True)
         assert values.entropy is not None
-        loss = _WithGradient.apply(logits, values.loss, gradient)
-        return loss, values.nll, values.entropy, values.is_best.to(loss.dtype)
+        loss = WithGradient.apply(logits, values.loss, gradient)
+        weight = torch.ones_like(values.nll) if values.weight is None else values.weight
+        return loss, values.nll, values.entropy, values.is_best.to(loss.dtype), weight
 
     parts = list(chunks(rows.shape[0], head.vocabulary, chunk_elements)) or [slice(0, 0)]
     computed = [checkpoint(of_chunk, rows[part], targets[part], use_reentrant=False) for part in parts]
-    loss, nll, entropy, accuracy = (torch.cat(values) for values in zip(*computed, strict=True))
-    return (weights * loss).sum(), nll, entropy, accuracy
+    loss, *values = (torch.cat(values) for values in zip(*computed, strict=True))
+    nll, entropy, accuracy, weight = values
+    return (weights * loss).sum(), nll, entropy, accuracy, weight
 
 
-class _WithGradient(torch.autograd.Function):
+class WithGradient(torch.autograd.Function):
     """A loss of every row of logits whose gradient is known: that of Σ logits · gradient, and no NaN where a logit is −inf."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        """Pass the loss on, and keep its gradient."""
         ctx.save_for_backward(gradient)
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient of each row."""
         (gradient,) = ctx.saved_tensors
         return gradient * grad_loss[:, None], None, None

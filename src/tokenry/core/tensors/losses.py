@@ -106,12 +106,14 @@ class WeightedLoss(NamedTuple):
         nll: of the weighted tokens, in nats.
         entropy: of the distributions that predict them, in nats.
         accuracy: 1 where no token has a higher logit than the label, 0 elsewhere.
+        weight: of the label's own NLL in the row loss: 1 in cross-entropy.
     """
 
     total: Float[Tensor, ""]
     nll: Float[Tensor, "batch seq"]
     entropy: Float[Tensor, "batch seq"]
     accuracy: Float[Tensor, "batch seq"]
+    weight: Float[Tensor, "batch seq"]
 
 
 def weighted_cross_entropy(

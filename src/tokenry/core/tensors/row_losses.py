@@ -24,6 +24,7 @@ class RowLosses(NamedTuple):
         entropy: of the predicted distribution in nats; None where it was not asked for.
         slope: c of each row where ∂loss/∂logits = c · ∂nll/∂logits, c > 0: the entropy then follows from the gradient of the hidden
             state and is not asked for. None for a gradient in another direction.
+        weight: of the target's own NLL in the loss; None where it is 1.
     """
 
     loss: Float[Tensor, "rows"]
@@ -31,6 +32,7 @@ class RowLosses(NamedTuple):
     is_best: Bool[Tensor, "rows"]
     entropy: Float[Tensor, "rows"] | None = None
     slope: Float[Tensor, "rows"] | float | None = None
+    weight: Float[Tensor, "rows"] | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,33 @@
+"""What each token or response is worth in preference and reinforcement learning, and what a preference loss says."""
+
+from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
+from tokenry.alignment.formulas import Formula, parse_formula
+from tokenry.alignment.preference_logic import (
+    NAMED_LOSSES,
+    Lattice,
+    Structure,
+    add_reference,
+    decompile,
+    describe,
+    lattice,
+    name_of,
+    relation,
+    witness,
+)
+
+__all__ = [
+    "NAMED_LOSSES",
+    "CompiledLoss",
+    "Formula",
+    "Lattice",
+    "Structure",
+    "add_reference",
+    "compile_loss",
+    "decompile",
+    "describe",
+    "lattice",
+    "name_of",
+    "parse_formula",
+    "relation",
+    "witness",
+]
