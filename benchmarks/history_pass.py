@@ -33,7 +33,7 @@ LORA = LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-lin
 def measure(smoke: bool) -> Iterator[Result]:
     """Every kind of data with every kind of training."""
     shape = Shape(model=TINY) if smoke else Shape(dtype=preferred_dtype())
-    longest, samples = (32, 4) if smoke else (512, 24)
+    longest, samples = (32, 12) if smoke else (512, 24)
     lengths = {
         "equal lengths": [longest] * (samples // 3),
         "spread lengths": spread_lengths(samples, longest),

@@ -312,15 +312,15 @@ def regimes(root: Path) -> str:
             + [regime_cell(cells[regime, weighing], metric) for weighing in others]
             for regime in record["settings"]["regimes"]
         )
-        return table(["regime", f"{control} (mean)", *others], rows)
+        return markdown_table(Table("", ("regime", f"{control} (mean)", *others), list(rows)))
 
     return (
         "Difference in held-out NLL to plain fine-tuning on the same samples, nats per token, with its 95 % interval over seeds "
         "(below 0: better). An empty cell was not run yet.\n\n"
         + one_map("task NLL")
-        + details("Forgetting: the same on text that was not trained on", one_map("forgetting"))
-        + details("Accuracy of generated answers", one_map("accuracy"))
-        + settings_details(record["settings"])
+        + folded("Forgetting: the same on text that was not trained on", one_map("forgetting"))
+        + folded("Accuracy of generated answers", one_map("accuracy"))
+        + markdown_settings(record["settings"])
     )
 
 

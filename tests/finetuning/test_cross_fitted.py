@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from trl import SFTTrainer
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.finetuning import CrossFit, CrossFitted, Folds, Signals, SSToken, TokenWeighingTrainer, diagnose
 from tokenry.finetuning.dataset_pass import dataset_nll, samples_of

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.finetuning.tiny import tiny_llama
+from tests.tiny.models import llama as tiny_llama
 from tokenry.finetuning import token_losses
 from tokenry.finetuning.collation import model_inputs
 from tokenry.finetuning.dataset_pass import _batches, dataset_nll

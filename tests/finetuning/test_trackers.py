@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.finetuning.tiny import sft_config, tiny_llama, tiny_tokenizer, token_rows
+from tests.tiny.models import llama as tiny_llama
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
+from tests.tiny.training import sft_config, token_rows
 from tokenry.finetuning import SSToken, TokenWeighingTrainer
 
 

@@ -95,7 +95,7 @@ def test_a_tensor_of_another_size_is_named_with_both_sizes(tmp_path):
     weights = load_file(folder / "adapter_model.safetensors")
     save_file({name: torch.zeros(3, 5) for name in weights}, folder / "adapter_model.safetensors")
     with pytest.raises(
-        UserError, match=r"does not fit its base model .*: size mismatch for .*\[3, 5\].*\[2, 8\]"
+        UserError, match=r"does not fit its base model .*: size mismatch for .*\[3, 5\].*\[2, \d+\]"
     ):
         load_model(folder)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.finetuning.tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models.test_adapters import ADAPTERS, ROWS, write_adapter
+from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
 from tokenry.core.errors import UserError
 from tokenry.models import save_merged
 

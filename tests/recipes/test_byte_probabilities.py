@@ -14,8 +14,8 @@ from tokenry.recipes.byte_probabilities import (
     EXACT,
     HEALED,
     NAIVE,
-    Answer,
     ByteSizes,
+    WordAnswer,
     cuts_inside_words,
     judge,
     measure,
@@ -35,7 +35,7 @@ def lm():
 
 def answers(bits, first=24, completed=24):
     """Of 24 cuts the first so many are right."""
-    return [Answer(bits + 0.01 * number, number < first, number < completed) for number in range(24)]
+    return [WordAnswer(bits + 0.01 * number, number < first, number < completed) for number in range(24)]
 
 
 def verdicts(**changed):

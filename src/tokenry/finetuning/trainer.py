@@ -270,8 +270,9 @@ class TokenWeighingTrainer(SFTTrainer):
         self._observe(weighed, token_index)
         if not return_outputs:
             return loss
+        given = {name: value for name, value in inputs.items() if name not in ("labels", "token_index")}
         with torch.no_grad():
-            return loss, model(**read, use_cache=False)
+            return loss, model(**given, use_cache=False)
 
     def _known_signals(self, inputs: MutableMapping[str, Any], token_index: Tensor | None) -> Signals:
         real, positions = inputs.get("attention_mask"), inputs.get("position_ids")

@@ -53,7 +53,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WordAnswer:
     """What one method says about one cut.
 
     Attributes:
@@ -67,7 +67,7 @@ class Answer:
     completed: bool
 
 
-Answers = Mapping[str, Sequence[Answer]]
+Answers = Mapping[str, Sequence[WordAnswer]]
 """Of each method one answer per cut."""
 
 
@@ -128,7 +128,7 @@ def _cut(text: str, place: int) -> Cut:
 
 def measure(lms: Sequence[ByteLM], cuts: Sequence[Cut], progress: Progress) -> Answers:
     """Ask every method about every cut; the first model alone, and all of them together where there are several."""
-    answers: dict[str, list[Answer]] = {}
+    answers: dict[str, list[WordAnswer]] = {}
     for start in range(0, len(cuts), _TOGETHER):
         progress(f"cut {start + 1} of {len(cuts)}", start / len(cuts))
         for name, some in _answers(lms, cuts[start : start + _TOGETHER]).items():
@@ -179,9 +179,9 @@ def _by_tokens(lm: ByteLM, prompt: bytes, length: int, back: int) -> bytes:
     return written[len(given) :][:length]
 
 
-def _answer(cut: Cut, logprobs: np.ndarray, rest: bytes) -> Answer:
+def _answer(cut: Cut, logprobs: np.ndarray, rest: bytes) -> WordAnswer:
     true = cut.rest.encode()
-    return Answer(
+    return WordAnswer(
         bits=float(-logprobs[true[0]] / np.log(2)),
         first=int(logprobs.argmax()) == true[0],
         completed=rest == true,
@@ -242,11 +242,11 @@ def _more(answers: Answers, what: str, words: str, paper: str | None) -> Claim:
     )
 
 
-def _bits(answers: Sequence[Answer]) -> Float[np.ndarray, "cuts"]:
+def _bits(answers: Sequence[WordAnswer]) -> Float[np.ndarray, "cuts"]:
     return np.array([answer.bits for answer in answers])
 
 
-def _mean(answers: Sequence[Answer], what: str) -> float:
+def _mean(answers: Sequence[WordAnswer], what: str) -> float:
     return float(np.mean([getattr(answer, what) for answer in answers]))
 
 

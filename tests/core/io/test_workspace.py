@@ -8,7 +8,7 @@ from datasets import Dataset
 from tokenry.core.errors import UserError
 from tokenry.core.io.workspace import Workspace, fingerprint
 from tokenry.evaluation.held_out import _item_hash
-from tokenry.finetuning.nll_cache import Sample, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample, model_fingerprint
 from tokenry.recipes.testbeds.digits_vit import DigitsViTSetting
 from tokenry.verbs._tune.material import Material
 
@@ -44,7 +44,7 @@ def test_the_items_of_a_measurement_are_found():
 
 
 def test_the_losses_of_a_sample_and_of_a_model_are_found():
-    sample = Sample(np.array([1, 2, 3]), np.array([False, True, True]), range(3))
+    sample = IndexedSample(np.array([1, 2, 3]), np.array([False, True, True]), range(3))
     assert sample.key.hex() == "3e57e09b45c4d9ea740561203727e152"
     model = torch.nn.Linear(3, 2)
     with torch.no_grad():

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
 from tokenry.core.stats import Estimate
-from tokenry.verbs._tune.course import FINAL_DECAY, LIMIT, Entry, items_needed, judge, plan_course
+from tokenry.verbs._tune.course import FINAL_DECAY, LIMIT, Entrant, items_needed, judge, plan_course
 
-CONTROL = Entry("full")
+CONTROL = Entrant("full")
 costs = st.floats(0.8, 1.6)
 entries = st.lists(st.tuples(costs, st.floats(0, 30), st.integers(0, 30)), min_size=1, max_size=7).map(
     lambda rows: [
-        Entry(f"entry {number}", cost, {f"pass {number}": ahead}, begins)
+        Entrant(f"entry {number}", cost, {f"pass {number}": ahead}, begins)
         for number, (cost, ahead, begins) in enumerate(rows)
     ]
 )
@@ -67,14 +67,14 @@ def test_a_race_with_one_candidate_is_a_plain_comparison(entries, steps):
 
 
 def test_what_is_done_for_several_is_paid_once():
-    shared = [Entry(name, ahead={"a pass": 30.0}) for name in ("a", "b")]
-    apart = [Entry(name, ahead={f"a pass for {name}": 30.0}) for name in ("a", "b")]
+    shared = [Entrant(name, ahead={"a pass": 30.0}) for name in ("a", "b")]
+    apart = [Entrant(name, ahead={f"a pass for {name}": 30.0}) for name in ("a", "b")]
     both = [plan_course(CONTROL, entries, 100, limit=9).price for entries in (shared, apart)]
     assert both[0] < both[1]
 
 
 def test_the_least_promising_are_left_out_and_chance_last():
-    entries = [Entry("a"), Entry("b"), Entry("c"), Entry("random", always=True)]
+    entries = [Entrant("a"), Entrant("b"), Entrant("c"), Entrant("random", always=True)]
     for judging in (0, 2, 3, 5):
         left_out = plan_course(CONTROL, entries, 40, judging).left_out
         assert left_out in (("c", "b", "a", "random")[:number] for number in range(5))
@@ -83,9 +83,9 @@ def test_the_least_promising_are_left_out_and_chance_last():
 
 def test_what_is_too_expensive_alone_does_not_keep_the_others_out():
     entries = [
-        Entry("far too expensive", ahead={"passes": 90.0}),
-        Entry("a", begins=25),
-        Entry("b", begins=25),
+        Entrant("far too expensive", ahead={"passes": 90.0}),
+        Entrant("a", begins=25),
+        Entrant("b", begins=25),
     ]
     assert plan_course(CONTROL, entries, 100).left_out == ("far too expensive",)
 

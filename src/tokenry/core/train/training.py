@@ -102,7 +102,7 @@ class Training:
         self._stepped = _Stepped(module, loss)
         self._batches, self._config = batches, config
         self._callbacks, self._arguments = callbacks, arguments
-        self._record = _Record(config.batches_per_step, fingerprint)
+        self._record = _Recorder(config.batches_per_step, fingerprint)
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -211,7 +211,7 @@ class _Stepped(nn.Module):
         return dict(self._loss(batch))
 
 
-class _Record:
+class _Recorder:
     """What was recorded of each step, the means over its batches; a file of it stands in every checkpoint."""
 
     def __init__(self, batches_per_step: int, fingerprint: str) -> None:
@@ -273,7 +273,7 @@ class _Trainer(Trainer):
         stepped: _Stepped,
         batches: NumberedBatches,
         config: LoopConfig,
-        record: _Record,
+        record: _Recorder,
         arguments: TrainingArguments,
     ) -> None:
         items = config.steps * config.batches_per_step * arguments.world_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tokenry.core.errors import UserError
 from tokenry.finetuning import GivenWeights, MovingAverage, TokenWeighing
 from tokenry.finetuning.weighing import make_weighing
-from tokenry.verbs._tune.course import Entry
+from tokenry.verbs._tune.course import Entrant
 
 CONTROL, CHANCE = "full", "random"
 NUMBER = 6
@@ -78,7 +78,7 @@ def _with_live_history(description: str) -> str:
 
 def make_entry(
     description: str, length: Length, reference_steps: float | int, **options: float | int
-) -> tuple[Entry, TokenWeighing]:
+) -> tuple[Entrant, TokenWeighing]:
     """Make an entry of a race and its weighing, which begins as the control where it can.
 
     Args:
@@ -120,7 +120,7 @@ def make_entry(
         ahead["cross-fitting"] = weighing.cross_fit.epochs * length.steps / length.epochs + a_pass
     live = _FORWARD * (weighing.history_source.live and "history_nll" in needs and not from_last)
     step_cost = 1 + live + _PROBE * ("prompt_attention" in needs)
-    return Entry(name, step_cost, ahead, begins, always=description.partition(":")[0] == CHANCE), weighing
+    return Entrant(name, step_cost, ahead, begins, always=description.partition(":")[0] == CHANCE), weighing
 
 
 def _begins_plain(weighing: TokenWeighing) -> bool:

@@ -36,7 +36,7 @@ _TRIMMED = 0.2
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entrant:
     """A weighing in a race.
 
     Attributes:
@@ -78,8 +78,8 @@ class Course:
         left_out: names for which the price had no room.
     """
 
-    control: Entry
-    entries: tuple[Entry, ...]
+    control: Entrant
+    entries: tuple[Entrant, ...]
     steps: int
     rungs: tuple[Rung, ...]
     price: float
@@ -94,8 +94,8 @@ class Course:
 
 
 def plan_course(
-    control: Entry,
-    entries: Sequence[Entry],
+    control: Entrant,
+    entries: Sequence[Entrant],
     steps: int,
     judging: float | int = 0.0,
     limit: float | int = LIMIT,
@@ -109,7 +109,7 @@ def plan_course(
         judging: cost of one judgement of one entry, in steps of the control.
         limit: highest price, in plain runs.
     """
-    running, left_out = list[Entry](), list[str]()
+    running, left_out = list[Entrant](), list[str]()
     for entry in entries:
         fits = _longest(control, [entry], steps, judging, limit)
         running += [entry] if fits else []
@@ -124,7 +124,7 @@ def plan_course(
 
 
 def _longest(
-    control: Entry, entries: Sequence[Entry], steps: int, judging: float | int, limit: float | int
+    control: Entrant, entries: Sequence[Entrant], steps: int, judging: float | int, limit: float | int
 ) -> tuple[tuple[Rung, ...], float] | None:
     """The rungs farthest apart that the limit allows, and their price."""
     for apart in range(steps // 4, max(0, int(_NEAREST * steps) - 1), -1):
@@ -137,7 +137,7 @@ def _longest(
     return None
 
 
-def _rungs(entries: Sequence[Entry], apart: int) -> tuple[Rung, ...]:
+def _rungs(entries: Sequence[Entrant], apart: int) -> tuple[Rung, ...]:
     """Rungs after every step at which entries begin, of whom at each one half stays until one is left."""
     rungs: list[Rung] = []
     competing = 0
@@ -152,7 +152,7 @@ def _rungs(entries: Sequence[Entry], apart: int) -> tuple[Rung, ...]:
 
 
 def _price(
-    control: Entry, entries: Sequence[Entry], steps: int, rungs: Sequence[Rung], judging: float | int
+    control: Entrant, entries: Sequence[Entrant], steps: int, rungs: Sequence[Rung], judging: float | int
 ) -> float:
     """What the race costs at most: those that stay are taken to be as costly as the costliest."""
     shared = {what: cost for entry in (control, *entries) for what, cost in entry.ahead.items()}

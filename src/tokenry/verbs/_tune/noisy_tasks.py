@@ -28,7 +28,7 @@ from tokenry.core.chat.conversations import NO_CLASS, class_names, encode_rows
 from tokenry.core.errors import UserError, require_fraction
 
 Row = dict[str, Any]
-Entry = Mapping[str, Any]
+Entrant = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ class _Task:
     """One dataset of reasoning-gym: how its question is put, how it is answered, and what in the answer can be wrong."""
 
     settings: dict[str, int]
-    question: Callable[[Entry], str]
-    sentences: Callable[[Entry], list[str]]
-    fact: Callable[[Entry], str]
-    replacement: Callable[[str, Entry, Random], str]
+    question: Callable[[Entrant], str]
+    sentences: Callable[[Entrant], list[str]]
+    fact: Callable[[Entrant], str]
+    replacement: Callable[[str, Entrant, Random], str]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Case:
     """One question with its right answer, sentence by sentence."""
 
     task: str
-    entry: Entry
+    entry: Entrant
     question: str
     sentences: tuple[str, ...]
 
@@ -304,7 +304,7 @@ def _tagged(sentence: str, probability: float, draws: Random) -> str:
     return f"<{tag}>{sentence}</{tag}>"
 
 
-def _chain_sum_sentences(entry: Entry) -> list[str]:
+def _chain_sum_sentences(entry: Entrant) -> list[str]:
     first, *rest = entry["metadata"]["expression"].split(" ")
     total = int(first)
     sentences: list[str] = []
@@ -314,7 +314,7 @@ def _chain_sum_sentences(entry: Entry) -> list[str]:
     return [*sentences, f"The answer is {total}."]
 
 
-def _letter_counting_sentences(entry: Entry) -> list[str]:
+def _letter_counting_sentences(entry: Entrant) -> list[str]:
     letter, words = entry["metadata"]["target_letter"], entry["metadata"]["span"]
     counts = [word.lower().count(letter) for word in words]
     by_word = ", ".join(f"{word} has {number}" for word, number in zip(words, counts, strict=True))
@@ -325,16 +325,16 @@ def _letter_counting_sentences(entry: Entry) -> list[str]:
     ]
 
 
-def _statements(entry: Entry) -> list[str]:
+def _statements(entry: Entrant) -> list[str]:
     return entry["question"].split("\n")[0].strip().removesuffix(".").split(". ")
 
 
-def _needle_question(entry: Entry) -> str:
+def _needle_question(entry: Entrant) -> str:
     asked = entry["metadata"]["question"].split("?")[0]
     return f"{'. '.join(_statements(entry))}.\n{asked}?"
 
 
-def _needle_sentences(entry: Entry) -> list[str]:
+def _needle_sentences(entry: Entrant) -> list[str]:
     fact = entry["metadata"]["question"].split("?")[0].removeprefix("Who ")
     return [
         f"We look for who {fact}.",
@@ -343,14 +343,14 @@ def _needle_sentences(entry: Entry) -> list[str]:
     ]
 
 
-def _other_number(found: str, entry: Entry, draws: Random) -> str:
+def _other_number(found: str, entry: Entrant, draws: Random) -> str:
     number = int(found)
     return str(
         draws.choice([number + step for step in (-3, -2, -1, 1, 2, 3) if number < 0 or number + step >= 0])
     )
 
 
-def _other_name(found: str, entry: Entry, draws: Random) -> str:
+def _other_name(found: str, entry: Entrant, draws: Random) -> str:
     names = {statement.split(" ")[0] for statement in _statements(entry)} - {found}
     return draws.choice(sorted(names))
 

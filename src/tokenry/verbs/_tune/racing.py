@@ -14,7 +14,7 @@ from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL, Length, default_candidates, make_entry
 from tokenry.verbs._tune.course import (
     Course,
-    Entry,
+    Entrant,
     Judged,
     Measured,
     Verdict,
@@ -53,7 +53,7 @@ def planned_course(
     assert material.validation is not None
     per_step = sum(map(len, material.train["input_ids"])) * length.epochs / length.steps
     judging = 0.4 * sum(map(len, material.validation["input_ids"])) / per_step
-    course = plan_course(Entry(CONTROL), [entry for entry, _ in usable], length.steps, judging)
+    course = plan_course(Entrant(CONTROL), [entry for entry, _ in usable], length.steps, judging)
     running = {entry.name for entry in course.entries}
     without = tuple(entry.name for entry, weighing in made if (entry, weighing) not in usable)
     weighings = {CONTROL: AllTokens()} | {
