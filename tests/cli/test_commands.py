@@ -162,3 +162,12 @@ def test_a_kind_of_result_names_its_verb():
 def test_an_unknown_kind_of_result_is_refused():
     with pytest.raises(UserError, match="results of the kind 'dance' are not known"):
         verb_of("dance")
+
+
+@pytest.mark.parametrize("group", ["", "compress", "cache"])
+def test_help_shows_no_value_beside_a_flag(group):
+    from tokenry.cli import app
+
+    shown = CliRunner().invoke(app, [*group.split(), "--help"]).output
+    assert "--help" in shown
+    assert "<bool>" not in shown

@@ -60,6 +60,14 @@ class Verbs(TyperGroup):
         """Names in the order in which the package names them, the others after."""
         return list(self.commands)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options; a flag takes no value, so none is shown beside it."""
+        options = super().get_params(ctx)
+        for option in options:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+        return options
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default verb in, where the group has one and no other verb is named."""
         if self.default and args and args[0] not in {*self.commands, "--help", "-h"}:
