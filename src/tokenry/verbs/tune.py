@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
+from tokenry.core.io.files import require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
@@ -62,6 +63,7 @@ class Plan:
         config: YAML file with any of these and training arguments; the command line overrides it.
         set_: any argument of TRL's SFTConfig, or lora.rank and the like; can be repeated.
         output: folder for result.json, report.html, and what every weighing trained.
+        merge: new folder for the model of the winner, or of the weighing asked for, with its adapter merged: loads without PEFT.
         resume: resume the run in --output if one exists.
         dry_run: print the plan (steps, tokens, estimated time and memory, files), and train nothing.
         lora: the adapter; None trains all weights.
@@ -92,6 +94,7 @@ class Plan:
     config: Path | None = option(None, metavar="FILE")
     set_: tuple[str, ...] = option((), metavar="KEY=VALUE")
     output: Path = Path("runs/tune")
+    merge: Path | None = option(None, metavar="FOLDER")
     resume: bool = False
     dry_run: bool = False
     lora: Lora | None = setting(None)
@@ -103,6 +106,10 @@ class Plan:
         if self.output.suffix == ".json":
             raise UserError(
                 f"--output must name a folder, in which every run keeps its model, got {self.output}."
+            )
+        if self.merge and self.full_weights:
+            raise UserError(
+                "--merge is for adapters, and --full-weights trains none: the models in --output load as they are."
             )
 
     @property
@@ -122,7 +129,7 @@ class Plan:
         return split_descriptions(self.compare)
 
 
-_UNRECORDED = {"full_weights", "config", "set_", "output", "resume", "dry_run"}
+_UNRECORDED = {"full_weights", "config", "set_", "output", "merge", "resume", "dry_run"}
 RECORDED = [field.name for field in dataclasses.fields(Plan) if field.name not in _UNRECORDED]
 
 
@@ -133,13 +140,19 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: something in the plan, the data or the model cannot work; said before training begins.
         Interrupted: the user stopped it; what was finished is kept.
     """
+    from tokenry.models import save_merged
     from tokenry.verbs._tune.comparison import compare
     from tokenry.verbs._tune.plan import resume_or_start
+    from tokenry.verbs._tune.records import folder_name
 
     require_own(plan.output)
+    if plan.merge:
+        require_new(plan.merge)
     if plan.dry_run:
         return _dry_run(plan, progress)
     comparison = compare(resume_or_start(plan), plan.output, progress)
+    if plan.merge:
+        save_merged(plan.output / folder_name(comparison.chosen) / "model", plan.merge)
     data = comparison.model_dump(mode="json")
     blocks = lay_out(data)
     title = f"{model_title(comparison.model)} on {comparison.data}"

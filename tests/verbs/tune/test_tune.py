@@ -1,10 +1,12 @@
 import json
 
 import pytest
-from transformers import TrainerState
+import torch
+from transformers import AutoModelForCausalLM, TrainerState
 
 from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.tune.record import load
+from tokenry.models import load_model
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.stages import TellSteps
 
@@ -26,6 +28,8 @@ def everything(desk):
         "lora.rank=4",
         "--output",
         output,
+        "--merge",
+        desk.folder / "merged",
         "--json",
     )
     return desk.tokenry("tune", desk.model, desk.data, *QUICK, *options), output
@@ -39,6 +43,24 @@ def comparison(everything):
 def test_a_run_ends_well(everything):
     result, _ = everything
     assert result.exit_code == 0, result.stderr
+
+
+def test_the_weighing_asked_for_is_merged_into_one_folder(desk, everything):
+    model = AutoModelForCausalLM.from_pretrained(desk.folder / "merged")
+    adapted = load_model(everything[1] / "token-cleaning-dropped-weight=0.1" / "model", "float32")
+    ids = torch.tensor([[5, 6, 7]])
+    assert not (desk.folder / "merged" / "adapter_config.json").exists()
+    torch.testing.assert_close(model(ids).logits, adapted(ids).logits)
+
+
+def test_a_folder_to_merge_into_is_looked_at_before_the_work(desk):
+    for options, words in (
+        (("--merge", desk.folder), "exists already: name a new folder"),
+        (("--merge", desk.folder / "new", "--full-weights"), "--merge is for adapters"),
+    ):
+        result = desk.tokenry("tune", desk.model, desk.data, *options, "--output", desk.folder / "unused")
+        assert result.exit_code == 2
+        assert words in " ".join(result.stderr.split())
 
 
 def test_json_is_the_record_and_nothing_else_reaches_stdout(everything, comparison):

@@ -164,6 +164,11 @@ class Comparison(_Record):
     race: Race | None = None
     seeds: Seeds | None = None
 
+    @property
+    def chosen(self) -> str:
+        """Name of the run whose model is the result: the winner of the race, else the weighing asked for."""
+        return self.race.winner if self.race else self.settings["weighing"].replace(":", " ")
+
 
 def folder_name(name: str) -> str:
     """Write the name of a run as that of its folder."""
