@@ -19,6 +19,7 @@ from tokenry.finetuning.one_token_rollout import Rollout
 
 FILES = ["dev-otr", "dev-otr-edge", "dev-otr-peaky", "dev-otr-kappa1"]
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+NAMED = lambda form: getattr(form, "__name__", str(form))  # noqa: E731
 ROLLOUTS = [
     Rollout(),
     Rollout(anchor=0.3),
@@ -123,7 +124,7 @@ def test_permuting_the_vocabulary_permutes_the_gradient(order):
     torch.testing.assert_close(other, one[:, order])
 
 
-@pytest.mark.parametrize("form", [*ROLLOUTS, Rollout(samples=5), dynamic_cross_entropy], ids=str)
+@pytest.mark.parametrize("form", [*ROLLOUTS, Rollout(samples=5), dynamic_cross_entropy], ids=NAMED)
 def test_columns_of_padding_give_no_nan(form):
     rows = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     rows[:, 6:] = -torch.inf
@@ -139,7 +140,7 @@ def test_columns_of_padding_give_no_nan(form):
             torch.testing.assert_close(wide, small)
 
 
-@pytest.mark.parametrize("form", [Rollout(), dynamic_cross_entropy], ids=str)
+@pytest.mark.parametrize("form", [Rollout(), dynamic_cross_entropy], ids=NAMED)
 @pytest.mark.parametrize("chunk_elements", [1, 100, 1 << 20])
 def test_a_fused_head_gives_the_gradients_of_whole_logits(form, chunk_elements):
     draw = torch.Generator().manual_seed(2)
