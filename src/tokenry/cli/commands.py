@@ -1,7 +1,7 @@
-"""A command made of a verb's file: the fields of its `Plan` are its arguments and options, `run` does it.
+"""A command made from a verb's file: the fields of its `Plan` are its arguments and options, and `run` carries it out.
 
 Every verb also takes `--config FILE` (YAML of its options, which the command line overrides), `--json`, `--quiet`, `--debug` and
-`--log-file`. Its `Result` is saved where the plan's `output` says, and drawn in the terminal.
+`--log-file`. Its `Result` is saved to the plan's `output` and printed in the terminal.
 """
 
 import inspect

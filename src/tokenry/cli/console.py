@@ -1,6 +1,6 @@
-"""What every command shares: results on stdout, all else on stderr, errors in one sentence.
+"""Shared by every command: results on stdout, all else on stderr, errors in one sentence.
 
-`command` wraps a plain function with `--quiet`, `--debug` and `--log-file`; `run_verb` runs a verb and hands its result over.
+`command` wraps a plain function with `--quiet`, `--debug` and `--log-file`; `run_verb` runs a verb, saves its result and prints it.
 Exit codes: 0 ok, 1 failed or stopped by the user, 2 bad usage or bad input (`UserError`).
 """
 

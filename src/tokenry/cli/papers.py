@@ -1,4 +1,4 @@
-"""`tokenry papers`: the forty papers, and which of them can be reproduced today."""
+"""`tokenry papers`: the forty papers, and which are implemented."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

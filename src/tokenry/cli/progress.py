@@ -1,4 +1,4 @@
-"""How far a long job is, on stderr: a bar in a terminal, lines elsewhere."""
+"""The progress of a long job, on stderr: a bar in a terminal, lines elsewhere."""
 
 import contextlib
 import sys

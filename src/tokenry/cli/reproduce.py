@@ -1,4 +1,4 @@
-"""`tokenry reproduce SLUG`: run the recipe of a paper and say, claim by claim, what it shows."""
+"""`tokenry reproduce SLUG`: run the recipe of a paper and report, claim by claim, what it shows."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ class Plan:
 
     Attributes:
         slug: the paper's slug; `tokenry papers` lists them.
-        list_: list what can be reproduced, and stop.
+        list_: list the papers that can be reproduced, and stop.
         scale: `laptop` takes minutes on two CPU cores; `paper` runs the paper's models and data.
         output: folder for result.json, report.html and plots; by default runs/reproduce-SLUG.
     """

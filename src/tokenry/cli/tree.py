@@ -1,6 +1,6 @@
 """The tree of commands: every file in `tokenry.verbs` is a verb, every package in it a group.
 
-A verb's file is imported when that verb is asked for; its line in the help is read from the file.
+A verb's file is imported when that verb is requested; its line in the help is read from the file.
 """
 
 import ast
@@ -40,9 +40,9 @@ class Verbs(TyperGroup):
     """A group made of a package: its modules are verbs, its packages groups.
 
     Args:
-        package: the package.
+        package: import name of the package.
         further: commands beside those of the package.
-        **settings: as for a group of typer.
+        **settings: settings of a typer group.
     """
 
     def __init__(self, package: str, further: Mapping[str, Verb] | None = None, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tune a language model on the tokens that matter, beside the controls, and report what came of each."""
+"""Fine-tune a language model on the tokens that matter, train the controls beside it, and report the results."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -43,33 +43,33 @@ class Plan:
     Attributes:
         model: `embedded` (default), a folder, or a hub name.
         data: `demo` (default), a JSONL, JSON, CSV or Parquet file, a folder, or a hub name.
-        weighing: `auto` (default): a race of several; or one: `sstoken`, `small-loss`, … or NAME:option=value,….
-        candidates: weighings that race under `auto`, such as sstoken,small-loss; by default six, by what the data allow.
-        compare: weighings trained beside it, such as full,random; the first is the control, the one compared with.
+        weighing: `auto` (default) races several; or name one: `sstoken`, `small-loss`, … or NAME:option=value,….
+        candidates: weighings that race under `auto`, such as sstoken,small-loss; by default six that the data allow.
+        compare: weighings trained beside it, such as full,random; the first is the control that all others are compared with.
         share: share of the response tokens to learn from.
         balance: weight of ssToken's loss signal against its attention, in [0, 1].
         held_out: data for evaluation; by default a tenth is set aside.
-        trusted: a few dozen clean samples: data of the reference model, training data, and in a race a third to judge by.
-        retain: data that are not trained on, to measure what is forgotten; can be repeated; by default Python's own documentation.
-        reference: a reference model, where there is no trusted set.
+        trusted: a few dozen clean samples: they train the reference model and the runs; a race sets a third of them aside for judging.
+        retain: data to measure forgetting on, never trained on; can be repeated; by default Python's own documentation.
+        reference: a reference model, if there is no trusted set.
         full_weights: train all weights, without LoRA.
         device: where to train, such as cpu, cuda or mps; by default an accelerator if there is one.
-        dtype: type of the weights: float32, bfloat16 or float16; by default bfloat16 where the hardware computes in it, else float32.
+        dtype: data type of the weights: float32, bfloat16 or float16; by default bfloat16 where the hardware computes in it, else float32.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
-        max_length: maximum number of tokens of a sample; by default 2048, of the demo 512.
-        too_long: what becomes of longer samples: truncate (default), drop or error.
+        max_length: maximum number of tokens per sample; by default 2048, for the demo 512.
+        too_long: handling of longer samples: truncate (default), drop or error.
         seed: random seed of data, adapter and order; by default 42.
         seeds: number of seeds for the control and the weighing asked for, or the winner of the race; by default 1.
         config: YAML file with any of these and training arguments; the command line overrides it.
-        set_: any argument of TRL's SFTConfig, or lora.rank and the like; can be repeated.
-        output: folder for result.json, report.html, and what every weighing trained.
+        set_: an argument of TRL's SFTConfig, or lora.rank and the like; can be repeated.
+        output: folder for result.json, report.html and the trained models.
         merge: new folder for the model of the winner, or of the weighing asked for, with its adapter merged: loads without PEFT.
         resume: resume the run in --output if one exists.
         dry_run: print the plan (steps, tokens, estimated time and memory, files), and train nothing.
         lora: the adapter; None trains all weights.
-        answers: held-out items answered and verified, where the data carries verifiers.
+        answers: number of held-out items to answer and verify, if the data has verifiers.
         demo_samples: noisy training samples of `demo`.
-        training: any argument of TRL's `SFTConfig`; what is left open of `default_length` follows the data.
+        training: arguments of TRL's `SFTConfig`; those of `default_length` that are not set follow the data.
     """
 
     model: Open[str] = argument(None)

@@ -1,1 +1,1 @@
-"""The parts of `tokenry tune`: what is trained, measured, kept and resumed."""
+"""The parts of `tokenry tune`: data, training, measurement, records and resumption."""

@@ -1,4 +1,4 @@
-"""What a plan means for TRL and PEFT: the training arguments and the adapter."""
+"""From a plan to TRL and PEFT: the training arguments and the adapter."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ def sft_config(plan: Plan, folder: Path, training: Mapping[str, Any]) -> SFTConf
     """Make the training arguments of a run.
 
     Args:
-        plan: of the run.
-        folder: of its checkpoints.
-        training: what the plan says of training, completed by how long.
+        plan: plan of the run.
+        folder: folder of the checkpoints.
+        training: training arguments of the plan, with the training length filled in.
     """
     options = {
         "output_dir": str(folder),

@@ -1,11 +1,11 @@
-"""One model, one data set, one seed: every run of a comparison is made here, in the same way, and measured.
+"""One model, one data set, one seed: makes and measures every run of a comparison in the same way.
 
-OUTPUT/untrained.json      the model before training, on held-out data
-OUTPUT/reference/model     the model trained on the trusted samples alone, where a weighing compares with one
-OUTPUT/NAME/checkpoint-N   while NAME trains
-OUTPUT/NAME/model          the adapter (or the weights) when it has
-OUTPUT/NAME/run.json       what it measured
-OUTPUT/NAME/rung-N.json    what it measured on the validation part at a rung of a race, before it was finished
+OUTPUT/untrained.json      measurements of the model before training, on held-out data
+OUTPUT/reference/model     the model trained on the trusted samples alone, if a weighing compares with one
+OUTPUT/NAME/checkpoint-N   checkpoints while NAME trains
+OUTPUT/NAME/model          the adapter (or the weights) after training
+OUTPUT/NAME/run.json       measurements of the run
+OUTPUT/NAME/rung-N.json    measurements on the validation part at a rung of a race, before the run was finished
 """
 
 import itertools
@@ -74,12 +74,12 @@ class Bench:
     """Trains and measures the weighings of a plan, and keeps what is finished in the output folder.
 
     Args:
-        plan: model and training.
+        plan: plan with the model and the training.
         output: folder of the results.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         material: the data.
-        weighings: by name, in the order in which they will be run.
-        report: is told what is being done.
+        weighings: weighings by name, in the order in which they will be run.
+        report: called with the current step.
         final_decay: in a race, the share of a full run over which the rate, else constant, falls to zero; 0 for the plan's schedule.
     """
 

@@ -1,7 +1,8 @@
-"""The weighings that a race is run with: by what the data allow, and what each costs in steps of plain fine-tuning.
+"""The weighings of a race: a choice by what the data allow, and their cost in steps of plain fine-tuning.
 
-All but the control begin with `begins` steps of plain fine-tuning, which are trained once for all of them: an epoch of three or more
-(the history of `previous_epoch` is a whole one, and a model that has seen the data once tells noise better), else a quarter of the run.
+All but the control begin with `begins` steps of plain fine-tuning, which are trained once for all of them. That is one epoch out of
+three or more, else a quarter of the run: the history of `previous_epoch` needs a whole epoch, and a model that has seen the data once
+tells noise better.
 """
 
 import math
@@ -41,7 +42,7 @@ class Length:
 
     Attributes:
         steps: optimisation steps of a full run.
-        epochs: epochs that these make.
+        epochs: number of epochs in these steps.
     """
 
     steps: int
@@ -83,9 +84,9 @@ def make_entry(
 
     Args:
         description: `name:option=value,...`; a `warmup_epochs` that it names is kept.
-        length: of a full run.
-        reference_steps: what training the reference model costs.
-        **options: such as `share`, for those that select and do not say their own.
+        length: length of a full run.
+        reference_steps: cost of training the reference model, in steps of the control.
+        **options: options such as `share`, for weighings that select and do not set their own.
     """
     given = make_weighing(description)
     asked = options if given.share < 1 else {}

@@ -1,11 +1,11 @@
-"""Train weighings side by side on the same model, data and seed, and measure what came of each on held-out data.
+"""Train weighings side by side on the same model, data and seed, and measure each on held-out data.
 
-The first weighing is the control: every other run is compared with it, item by item. What is finished is kept, so an
-interrupted comparison goes on where it stopped:
+The first weighing is the control: every other run is compared with it, item by item. Finished work is kept, so an interrupted
+comparison resumes where it stopped:
 
-    OUTPUT/plan.json      what was asked
-    OUTPUT/data.json      a fingerprint of the data it was asked for
-    OUTPUT/...            what `tokenry.verbs._tune.bench` keeps of every run
+    OUTPUT/plan.json      the plan
+    OUTPUT/data.json      a fingerprint of its data
+    OUTPUT/...            the records of every run, see `tokenry.verbs._tune.bench`
     OUTPUT/result.json    everything (`Comparison`)
 """
 
@@ -53,9 +53,9 @@ def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
     """Carry out a plan in `output`, or go on with it there; a finished one is read.
 
     Args:
-        plan: what to do.
+        plan: the plan to carry out.
         output: folder of the results.
-        report: is told what is being done, and the share that is done.
+        report: called with the current step and the share that is done.
 
     Raises:
         UserError: something in the plan, the data or the model cannot work; said before training begins.

@@ -1,15 +1,15 @@
-"""A race of weighings as arithmetic: how long each is trained, who stays, and what it costs. Nothing here trains.
+"""A race of weighings as arithmetic: how long each is trained, which ones stay, and the price. Nothing here trains.
 
 Successive halving under a schedule that branches. All entries begin as the control, plain fine-tuning, and leave its trunk at step
-`begins`; they are trained at a constant rate. At every rung each is judged after a short decay of its own, and those that stay go
-on from before that decay:
+`begins`; they are trained at a constant rate. At every rung each entry is judged after a short decay of its own, and those that stay
+continue from before that decay:
 
     step     0 ─────────── 33 ───── 37 ───── 41 ────────── … ────────── 66 ──╲ 99
     trunk    the control    │ each by its own weighing: the winner, and the control
     decays                            ╲ 38     ╲ 42                             final decay
 
-What all have in common is trained once. The price is what is trained and judged in all, in steps of the control, over the steps of
-one plain run, and the rungs stand as far apart as a price of at most `LIMIT` allows, whoever stays:
+The part that all have in common is trained once. The price is the sum of all training and judging, in steps of the control, over the
+steps of one plain run. The rungs stand as far apart as a price of at most `LIMIT` allows, whoever stays:
 
     price = (Σ ahead + Σ steps trained · step_cost + Σ judging) / steps
 """
@@ -40,12 +40,12 @@ class Entrant:
     """A weighing in a race.
 
     Attributes:
-        name: its name.
+        name: name of the entry.
         step_cost: cost of a step, in steps of the control.
-        ahead: what is done before its first step, such as a pass of another model over the data, and its cost in steps of the
+        ahead: work before its first step, such as a pass of another model over the data, and its cost in steps of the
             control; done once for all entries that need it.
         begins: the step before which it learns from all tokens, as the control does.
-        always: whether it is the last to be left out, such as the control by chance.
+        always: whether it is the last to be left out, such as the random control.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Course:
     Attributes:
         control: plain fine-tuning, which is never dropped.
         entries: all others.
-        steps: of a full run.
-        rungs: in order.
-        price: of the whole race in plain runs, at most.
-        left_out: names for which the price had no room.
+        steps: optimisation steps of a full run.
+        rungs: the judgements, in order.
+        price: highest price of the whole race, in plain runs.
+        left_out: names of the entries for which the price had no room.
     """
 
     control: Entrant
@@ -178,10 +178,10 @@ class Judged:
     """One entry at a rung.
 
     Attributes:
-        name: its name.
-        mean: difference of its NLL per token to the leader's, paired item by item; negative is lower.
+        name: name of the entry.
+        mean: difference of its NLL per token from the leader's, paired item by item; negative is lower.
         trimmed: the same without the fifth of the items that differ most in either direction.
-        out: why it goes: `worse` (its interval lies above the leader), `no seat` (undecided, and the price has no room), or empty.
+        out: reason for leaving: `worse` (its interval lies above the leader), `no seat` (undecided, and the price has no room), or empty.
     """
 
     name: str
@@ -196,7 +196,7 @@ class Verdict:
 
     Attributes:
         leader: the entry with the lowest NLL, by the trimmed mean where that decides.
-        disagreeing: the leader by the plain mean, where the trimmed one decides and leads another.
+        disagreeing: the leader by the plain mean, if the trimmed mean decides and another entry leads by it.
         judged: every entry, the best first.
     """
 
@@ -221,9 +221,9 @@ def judge(measured: Measured, control: str, seats: int, robust: bool) -> Verdict
     the best: with the highest lower end of the interval. The control always stays, and takes no seat.
 
     Args:
-        measured: what was measured on the validation items.
+        measured: measurements on the validation items.
         control: name of plain fine-tuning.
-        seats: how many may stay beside it.
+        seats: number of entries that may stay beside it.
         robust: decide by the trimmed mean, since the items are as noisy as the training data.
     """
     leaders = {

@@ -1,6 +1,6 @@
-"""What a finished run leaves in its folder: what it measured in all, and on every held-out item.
+"""The records of a finished run in its folder: its measurements in all, and on every held-out item.
 
-It is read back when a comparison goes on, so that no run is made twice.
+A resumed comparison reads them, so that no run is made twice.
 """
 
 from pathlib import Path

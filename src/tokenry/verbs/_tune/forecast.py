@@ -1,4 +1,4 @@
-"""What a run will take, before anything is trained: steps, tokens, time and memory by one timed step, and the files it writes."""
+"""The cost of a run before anything is trained: steps, tokens, time and memory by one timed step, and the files it writes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A comparison laid out: what came of every run and what it cost, how it learned, what from, and what was dropped."""
+"""The layout of a comparison: the results and cost of every run, its learning curve, the tokens it learned from, and those it dropped."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

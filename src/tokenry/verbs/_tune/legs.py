@@ -1,4 +1,4 @@
-"""A training in legs: at a constant rate, with a decay at the end of each that serves to judge and is not gone on from.
+"""A training in legs: at a constant rate, with a decay at the end of each leg that serves judging and is not continued.
 
 rate     ╱‾‾‾‾‾‾‾‾‾‾‾●‾‾‾‾‾‾‾‾‾●‾‾‾ …
 decay                 ╲         ╲

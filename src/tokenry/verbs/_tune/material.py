@@ -1,4 +1,4 @@
-"""The data of a comparison, as rows and as tokens: what is trained on, what is trusted, what is held out."""
+"""The data of a comparison, as rows and as tokens: the training, trusted, held-out and validation parts."""
 
 import math
 import random
@@ -31,14 +31,14 @@ class Material:
     """Data of a comparison. The trusted samples are training data too.
 
     Attributes:
-        train: tokens that are trained on.
+        train: tokens to train on.
         trusted: tokens of the trusted samples alone.
-        held_out: tokens that are measured on, once and at the end.
+        held_out: tokens to measure on, once and at the end.
         validation: tokens that a race is judged on; None where there is none.
-        validation_is_trusted: whether they were made of trusted samples.
-        held_out_rows: the rows that these were made of, and perhaps some more.
-        notes: what of the data was cut, skipped or not read.
-        retained: tokens that are not trained on, by name, to measure what is forgotten.
+        validation_is_trusted: whether the validation tokens come from trusted samples.
+        held_out_rows: the rows of the held-out tokens, and perhaps some more.
+        notes: the parts of the data that were cut, skipped or not read.
+        retained: tokens that are not trained on, by name, to measure forgetting.
     """
 
     train: Dataset

@@ -1,4 +1,4 @@
-"""Verifiable tasks with worked answers, a stated share of which is noise, recorded character by character.
+"""Verifiable tasks with worked answers, of which a stated share is noise, recorded character by character.
 
 Three tasks of reasoning-gym, each with a verifier: `chain_sum` (2-3 one-digit terms), `letter_counting` (3-4 words) and
 `needle_haystack` (3-4 statements: find the one asked for and copy its name). The last is the copy task a 135 M model can
@@ -39,8 +39,8 @@ class NoiseLevel:
         wrong: probability that facts of a sample are wrong.
         fragment: probability that off-topic sentences stand between its sentences.
         truncated: probability that it breaks off before its answer.
-        wrong_facts: probability of each number or name of a wrong sample to be wrong (one is in any case).
-        tagged: probability of a fragment to stand in HTML tags.
+        wrong_facts: probability that each number or name of a wrong sample is wrong (at least one is).
+        tagged: probability that a fragment stands in HTML tags.
     """
 
     wrong: float
@@ -102,10 +102,10 @@ def noisy_tasks(
     The held-out and trusted samples do not depend on `samples` or `noise`, and the training questions not on `noise`.
 
     Args:
-        samples: noisy training samples.
-        trusted: clean samples that may be trained on.
-        held_out: clean samples to measure on.
-        seed: of everything.
+        samples: number of noisy training samples.
+        trusted: number of clean samples that may be trained on.
+        held_out: number of clean samples to measure on.
+        seed: random seed.
         noise: level of the training samples' noise: strong, moderate or none (see `NOISE_LEVELS`).
     """
     if noise not in NOISE_LEVELS:

@@ -1,7 +1,7 @@
-"""The plan of `tokenry tune`: the options, and what a run records; made of defaults, a YAML file and options, in this order.
+"""The plan of `tokenry tune`: its options and the record of a run, made of defaults, a YAML file and options, in this order.
 
 An option that is not typed is None until the plan is complete. The complete plan is stored beside the results, and a resumed run
-follows the stored one.
+follows the stored plan.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def make_plan(said: Mapping[str, Any], config: Path | None = None) -> Plan:
     """Make a complete plan: defaults (the demo's own for `demo`), then the file, then what is said.
 
     Args:
-        said: recorded fields, `lora` and `training` as dicts of what differs.
+        said: recorded fields; `lora` and `training` as dicts of the values that differ.
         config: a YAML file with such fields and arguments of `SFTConfig`.
     """
     from trl import SFTConfig

@@ -1,4 +1,4 @@
-"""A race laid out: the sentence that a report opens with, rung by rung who led and who went, seeds, and answers side by side."""
+"""The layout of a race: the opening sentence of a report, leaders and dropouts rung by rung, seeds, and answers side by side."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
-"""A race that is run: what `course` planned is trained on a `Bench`, judged on the validation part, and recorded.
+"""A race in progress: the entries that `course` planned are trained on a `Bench`, judged on the validation part, and recorded.
 
-Everything that was measured lies in the runs' folders, so a race that was stopped makes the same decisions again without training.
+All measurements lie in the runs' folders, so an interrupted race makes the same decisions again without training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,11 +34,11 @@ def planned_course(
     """Choose who runs and for how long, by the data and the price.
 
     Args:
-        plan: may name the candidates.
-        material: may hold trusted samples.
-        length: of a full run.
-        reference_steps: what training the reference model costs, in steps of the control.
-        options: such as `share`, for candidates that do not say their own.
+        plan: the plan; it may name the candidates.
+        material: the data; it may hold trusted samples.
+        length: length of a full run.
+        reference_steps: cost of training the reference model, in steps of the control.
+        options: options such as `share`, for candidates that do not set their own.
     """
     with_reference = material.trusted is not None or plan.reference is not None
     named = plan.settings["candidates"]

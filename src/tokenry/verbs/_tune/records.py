@@ -1,6 +1,6 @@
-"""What `tokenry tune` leaves on disk (`result.json`, `run.json`), parsed and written by one description of the format.
+"""The files that `tokenry tune` leaves on disk (`result.json`, `run.json`), parsed and written by one description of the format.
 
-A comparison holds one run per weighing on the same model, data and seed; everything that is drawn is drawn from it.
+A comparison holds one run per weighing on the same model, data and seed; tables and charts are made from it alone.
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
@@ -179,7 +179,7 @@ def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
     """Understand a record.
 
     Args:
-        data: what `result.json` holds.
+        data: content of `result.json`.
         where: its name, for the error message.
     """
     try:

@@ -1,6 +1,6 @@
-"""What a model forgets: its NLL on text and tasks that it was not trained on, before and after.
+"""Forgetting: a model's NLL on text and tasks that it was not trained on, before and after.
 
-By default a fixed sample of the docstrings of Python's own library, and for the demo its tasks of another seed.
+By default this is a fixed sample of the docstrings of Python's own library, and for the demo its tasks under another seed.
 """
 
 import random

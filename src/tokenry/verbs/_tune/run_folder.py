@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, and the model that it leaves."""
+"""The folder of a run: its checkpoints and its trained model."""
 
 import shutil
 from pathlib import Path

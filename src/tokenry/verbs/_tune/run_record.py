@@ -1,4 +1,4 @@
-"""What a finished run tells: from the trainer and its token store to a `Run` for the report."""
+"""The record of a finished run: from the trainer and its token store to a `Run` for the report."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""The control and one weighing again under other seeds, which draw another adapter and another order of the same data.
+"""The control and one weighing again under other seeds, each with another adapter and another order of the same data.
 
 value = mean of the seeds' differences
 error = √(error over items² + error over seeds²)        the items' differences averaged over seeds; the seeds' differences

@@ -1,4 +1,4 @@
-"""What a training run costs, counted in forward passes over one token, and how far it is.
+"""The cost of a training run, counted in forward passes over one token, and its progress.
 
 a pass over data     1 per token
 training             3 per token (forward, and backward through activations and weights)
@@ -21,10 +21,10 @@ def training_cost(weighing: TokenWeighing, args: SFTConfig, tokens: int, samples
     """Estimate what a training run costs.
 
     Args:
-        weighing: its static signals are a pass each.
-        args: how long is trained.
-        tokens: of the data.
-        samples: of the data.
+        weighing: the weighing; each of its static signals costs a pass.
+        args: training arguments, for the length.
+        tokens: number of tokens in the data.
+        samples: number of samples in the data.
     """
     selects = weighing.share < 1
     passes = len(weighing.needs & _READ_BEFORE_TRAINING) if selects else 0
@@ -36,8 +36,8 @@ class TellSteps(TrainerCallback):
     """Tells the share of the optimisation steps that is done as that of the present stage, with step and loss.
 
     Args:
-        stages: told.
-        last: the last step of the stage; None for all of them.
+        stages: the stages to tell.
+        last: the last step of the stage; None for all steps.
     """
 
     def __init__(self, stages: Stages, last: int | None = None) -> None:

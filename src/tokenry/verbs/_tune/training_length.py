@@ -1,10 +1,10 @@
-"""How long is trained, and with how much warm-up: the defaults, or less of each where the data are few.
+"""The length of training and of its warm-up: the defaults, or less of each if there is little data.
 
-What the user says is left alone. What is left open follows the data, until there are `FEW_STEPS` optimisation steps:
+Arguments that the user sets are left alone. The others follow the data, until there are `FEW_STEPS` optimisation steps:
 
-    gradient accumulation   as much as leaves so many steps, else none
-    epochs                  as many as make so many steps, at most `MOST_EPOCHS`
-    warm-up                 none where its share of the steps is less than one step: the first step would be at a rate of 0
+    gradient accumulation   as much as leaves that many steps, else 1
+    epochs                  as many as make that many steps, at most `MOST_EPOCHS`
+    warm-up                 0 where its share of the steps is less than one step: the first step would be at a rate of 0
 """
 
 import math
@@ -24,9 +24,9 @@ def fitted_length(training: Mapping[str, Any], defaults: Mapping[str, Any], samp
     """Complete what is said of training by how long it takes on so many samples.
 
     Args:
-        training: the arguments of `SFTConfig` that are said.
-        defaults: `num_train_epochs`, `gradient_accumulation_steps` and `warmup_steps` (a share of the steps) for data in plenty.
-        samples: that are trained on.
+        training: the arguments of `SFTConfig` that are set.
+        defaults: `num_train_epochs`, `gradient_accumulation_steps` and `warmup_steps` (a share of the steps) for plentiful data.
+        samples: number of training samples.
     """
     fitted = {**defaults, **training}
     said = fitted.get("max_steps", -1) > 0
