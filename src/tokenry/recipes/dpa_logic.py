@@ -237,9 +237,8 @@ def _random_logps(names: Iterable[str], rows: int) -> dict[str, Tensor]:
 def draw(figure: Figure, chosen: Mapping[str, Tensor]) -> None:
     """The lattice of the core losses: the strictest below, coloured by the probability of the chosen response at the margin."""
     core, axes = lattice(fixed_rows=CORE_ROWS), figure.subplots()
-    heights = [
-        sum("x-bv".replace("b", "").find(mark.replace("b", "-")) for mark in marks) for marks in core.marks
-    ]
+    rank_of = {"x": 0, "-": 1, "b": 1, "v": 2}
+    heights = [sum(rank_of[mark] for mark in marks) for marks in core.marks]
     rows = {height: [i for i, other in enumerate(heights) if other == height] for height in set(heights)}
     places = {
         index: (rank - (len(row) - 1) / 2, height)

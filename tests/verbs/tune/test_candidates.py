@@ -3,7 +3,7 @@
 import pytest
 
 from tokenry.core.errors import UserError
-from tokenry.verbs._tune.candidates import CHANCE, NUMBER, Length, default_candidates, make_entry
+from tokenry.verbs._tune.candidates import CHANCE, Length, default_candidates, make_entry
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
@@ -11,7 +11,7 @@ from tokenry.verbs._tune.candidates import CHANCE, NUMBER, Length, default_candi
 def test_six_by_default_with_the_controls_and_each_can_be_run(epochs, with_reference):
     length = Length(100, epochs)
     found = default_candidates(length, with_reference, lora=True)
-    assert len(found) == NUMBER - 1
+    assert len(found) == 5
     assert found[-1] == CHANCE
     assert any(name.startswith("token-cleaning") for name in found) == with_reference
     for description in found:
@@ -20,9 +20,9 @@ def test_six_by_default_with_the_controls_and_each_can_be_run(epochs, with_refer
         assert weighing.selects(length.begins / 100 * epochs + 1e-9)
 
 
-def test_the_history_of_an_epoch_needs_one():
-    assert not [name for name in default_candidates(Length(90, 2), False, True) if "previous_epoch" in name]
+def test_a_race_begins_after_an_epoch_or_a_quarter():
     assert Length(90, 3).begins == 30
+    assert Length(90, 2).begins == 22
 
 
 @pytest.mark.parametrize("steps", range(20, 60))

@@ -14,22 +14,17 @@ from tokenry.finetuning.weighing import make_weighing
 from tokenry.verbs._tune.course import Entrant
 
 CONTROL, CHANCE = "full", "random"
-NUMBER = 6
-"""Entries of a race by default, the control and the control by chance among them."""
 FEWEST_SAMPLES = 40
 
 _WITH_REFERENCE = (
     "token-cleaning:dropped_weight=0.1",
     "token-cleaning:share=0.8,dropped_weight=0.1",
-    "rho1:dropped_weight=0.1",
 )
 _ALONE = (
     "small-loss",
     "sstoken",
     "cross-fitted",
     "sstoken:attention=content,layers=deep,dropped_weight=0.1",
-    "sstoken:history=previous_epoch,balance=1,dropped_weight=0.1",
-    "small-loss:share=0.8",
 )
 # A forward alone beside a step of training: measured with LoRA at equal lengths; backward through frozen weights is half a backward.
 _FORWARD = 0.4
@@ -59,14 +54,11 @@ class Length:
 
 
 def default_candidates(length: Length, with_reference: bool, lora: bool) -> list[str]:
-    """Descriptions of the weighings that the data allow, the most promising first: `NUMBER` with the control and chance."""
-    known = [
-        description for description in _ALONE if length.epochs >= 3 or "previous_epoch" not in description
-    ]
-    # TokenCleaning at two shares and RHO-1 need the same passes: the second costs steps only.
-    chosen = [_WITH_REFERENCE[0], *known[:2], *_WITH_REFERENCE[1:]] if with_reference else known
+    """Descriptions of the weighings that the data allow, the most promising first: six with the control and chance."""
+    # TokenCleaning at two shares needs the same passes: the second costs steps only.
+    chosen = (_WITH_REFERENCE[0], *_ALONE[:2], _WITH_REFERENCE[1]) if with_reference else _ALONE
     live = lora and length.epochs < 2
-    return [_with_live_history(name) if live else name for name in chosen[: NUMBER - 2]] + [CHANCE]
+    return [_with_live_history(name) if live else name for name in chosen] + [CHANCE]
 
 
 def _with_live_history(description: str) -> str:
