@@ -6,4 +6,4 @@ from tokenry._moved import MovedModules
 
 __version__ = "0.1.0"
 
-sys.meta_path.append(MovedModules())
+sys.meta_path.insert(0, MovedModules())

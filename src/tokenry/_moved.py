@@ -26,13 +26,16 @@ MOVED = {
     "finetuning.rows": "core.chat.rows",
     "finetuning.signals": "core.tensors.signals",
     "finetuning.template": "core.chat.template",
+}
+LENT = {
     "tokenization.transplant": "tokenization.transfer.transplant",
     "tokenization.zett": "tokenization.transfer.zett",
 }
+"""Packages that stay at their published paths beside the rooms they stand in: only their parts have moved."""
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module at its old path; `tokenization.transplant` and `zett` are packages of their own and only lend their parts."""
+    """Finds a module at its old path, before anyone looks for a file there."""
 
     def find_spec(
         self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
@@ -51,7 +54,8 @@ class MovedModules(MetaPathFinder, Loader):
 
 def new_path(old: str) -> str | None:
     """The path at which a module stands today, if it has moved."""
-    head, _, rest = old.removeprefix("tokenry.").rpartition(".")
-    if (new := MOVED.get(f"{head}.{rest}")) is not None:
-        return f"tokenry.{new}"
-    return f"tokenry.{MOVED[head]}.{rest}" if head in MOVED else None
+    name = old.removeprefix("tokenry.")
+    head, _, rest = name.rpartition(".")
+    if name in MOVED:
+        return f"tokenry.{MOVED[name]}"
+    return f"tokenry.{LENT[head]}.{rest}" if head in LENT else None

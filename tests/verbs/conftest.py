@@ -8,7 +8,7 @@ from tokenry.report.result import Result
 __all__ = ["desk"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _every_saved_result_keeps_its_fields(pytestconfig):
     looks, save = pytestconfig.pluginmanager.get_plugin("frozen_fields"), Result.save
 
