@@ -1,6 +1,7 @@
 """What each token or response is worth in preference and reinforcement learning, and what a preference loss says."""
 
 from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
+from tokenry.alignment.credit import CREDITS, GroupCredit, MixedCredit, Rollouts, TokenCredit, make_credit
 from tokenry.alignment.formulas import Formula, parse_formula
 from tokenry.alignment.preference_logic import (
     NAMED_LOSSES,
@@ -16,16 +17,22 @@ from tokenry.alignment.preference_logic import (
 )
 
 __all__ = [
+    "CREDITS",
     "NAMED_LOSSES",
     "CompiledLoss",
     "Formula",
+    "GroupCredit",
     "Lattice",
+    "MixedCredit",
+    "Rollouts",
     "Structure",
+    "TokenCredit",
     "add_reference",
     "compile_loss",
     "decompile",
     "describe",
     "lattice",
+    "make_credit",
     "name_of",
     "parse_formula",
     "relation",
