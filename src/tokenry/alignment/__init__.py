@@ -3,6 +3,7 @@
 from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
 from tokenry.alignment.credit import CREDITS, GroupCredit, MixedCredit, Rollouts, TokenCredit, make_credit
 from tokenry.alignment.formulas import Formula, parse_formula
+from tokenry.alignment.hapo import HeterogeneousCredit
 from tokenry.alignment.preference_logic import (
     NAMED_LOSSES,
     Lattice,
@@ -22,6 +23,7 @@ __all__ = [
     "CompiledLoss",
     "Formula",
     "GroupCredit",
+    "HeterogeneousCredit",
     "Lattice",
     "MixedCredit",
     "Rollouts",
