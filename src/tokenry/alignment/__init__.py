@@ -1,5 +1,7 @@
 """What each token or response is worth in preference and reinforcement learning, and what a preference loss says."""
 
+from typing import TYPE_CHECKING
+
 from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
 from tokenry.alignment.credit import CREDITS, GroupCredit, MixedCredit, Rollouts, TokenCredit, make_credit
 from tokenry.alignment.formulas import Formula, parse_formula
@@ -16,6 +18,10 @@ from tokenry.alignment.preference_logic import (
     relation,
     witness,
 )
+from tokenry.core.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from tokenry.alignment.credit_trainer import TokenCreditTrainer
 
 __all__ = [
     "CREDITS",
@@ -29,6 +35,7 @@ __all__ = [
     "Rollouts",
     "Structure",
     "TokenCredit",
+    "TokenCreditTrainer",
     "add_reference",
     "compile_loss",
     "decompile",
@@ -40,3 +47,5 @@ __all__ = [
     "relation",
     "witness",
 ]
+
+export_lazily(__name__)
