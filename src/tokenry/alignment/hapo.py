@@ -135,8 +135,8 @@ def token_level_group_advantage(
         scale: whether advantages are divided by the standard deviation over the same tokens.
         cap: a group in which an advantage is this large takes the mean (and the deviation) over its responses instead.
     """
-    valid = mask.to(torch.float64)
-    length, reward = valid.sum(-1), rewards.to(torch.float64)
+    valid = mask.bool()
+    length, reward = valid.sum(-1, dtype=torch.int32).double(), rewards.double()
     ids, group = group_ids.unique(return_inverse=True)
 
     def per_row(values: Tensor) -> Tensor:
@@ -152,9 +152,9 @@ def token_level_group_advantage(
 
     one = torch.ones_like(length)
     by_token = centred(length, per_row(length))
-    exceeds = ((by_token.abs() >= cap) & (length > 0)).to(torch.float64)
+    exceeds = ((by_token.abs() >= cap) & (length > 0)).double()
     advantage = torch.where(per_row(exceeds) > 0, centred(one, per_row(one) - 1), by_token)
-    return (advantage[:, None] * valid).to(rewards.dtype)
+    return torch.where(valid, advantage.to(rewards.dtype)[:, None], 0.0)
 
 
 def adaptive_clip_range(

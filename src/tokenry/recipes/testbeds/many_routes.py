@@ -11,17 +11,21 @@ Source: the small-scale check of HAPO (arXiv 2509.16591) that this follows is ou
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_constant_schedule
 
 from tokenry.alignment import Rollouts, TokenCredit
 from tokenry.recipes.kit import fit, linear
+from tokenry.recipes.testbeds.policy_trial import Arm, Curve, Measured
 
 DIGITS = 10
 COPIES = ((), (0,), (0, 1), (1, 0, 1))
@@ -37,7 +41,7 @@ class RouteSetting:
     """What is trained how.
 
     Attributes:
-        right: share of right answers in what the base policy reads.
+        right: share of answers in what the base policy reads that are right by more than chance.
         base_steps: training steps of the base policy.
         base_batch_size: responses per such step.
         generations: generations of reinforcement learning.
@@ -52,55 +56,17 @@ class RouteSetting:
     right: float = 0.4
     base_steps: int = 400
     base_batch_size: int = 256
-    generations: int = 200
-    prompts: int = 8
-    samples: int = 12
-    minibatches: int = 4
+    generations: int = 60
+    prompts: int = 32
+    samples: int = 16
+    minibatches: int = 16
     learning_rate: float = 1e-3
-    every: int = 4
+    every: int = 2
     measured: int = 1000
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to learn from rewards.
-
-    Attributes:
-        credit: the credit rule.
-        low: how far below 1 a ratio is clipped, before the rule adapts it.
-        high: how far above 1.
-        delta: largest ratio where the advantage is negative.
-    """
-
-    credit: TokenCredit
-    low: float = 0.2
-    high: float = 0.2
-    delta: float = 10.0
-
-
-class Measured(NamedTuple):
-    """What a policy does when it is sampled at temperature 1.
-
-    Attributes:
-        reward: share of right answers.
-        entropy: nats per token.
-    """
-
-    reward: float
-    entropy: float
-
-
-@dataclass
-class Curve:
-    """A run of reinforcement learning.
-
-    Attributes:
-        points: the measurements, the base policy's first.
-        imbalance: of each generation, the largest sum of the advantages of a group's tokens, per token.
-    """
-
-    points: list[Measured] = field(default_factory=list)
-    imbalance: list[float] = field(default_factory=list)
+    def prepared(self, seed: int) -> Callable[[Arm], Curve]:
+        """Train the base policy; what is returned trains a copy of it in one way."""
+        return partial(learn, train_base(self, seed), setting=self, seed=seed)
 
 
 class Policy(nn.Module):
@@ -121,7 +87,16 @@ class Policy(nn.Module):
 
 
 class Batch(NamedTuple):
-    """A minibatch of a generation."""
+    """A minibatch of a generation.
+
+    Attributes:
+        prompts: the two digits.
+        ids: the responses.
+        mask: where they have a token.
+        old: log-probabilities under the policy that sampled them.
+        advantages: of each token.
+        h: the entropy signal of the credit rule, where it has one.
+    """
 
     prompts: Int[Tensor, "rows 2"]
     ids: Int[Tensor, "rows tokens"]
@@ -153,7 +128,8 @@ def train_base(setting: RouteSetting, seed: int) -> Policy:
 
 def learn(base: Policy, arm: Arm, setting: RouteSetting, seed: int) -> Curve:
     """Train a copy of the base policy by reinforcement and measure it on the way."""
-    policy, curve = copy.deepcopy(base), Curve()
+    policy = copy.deepcopy(base)
+    curve: list[Measured] = []
 
     def loss(batch: Batch) -> Tensor:
         logp, _ = score(policy, batch.prompts, batch.ids)
@@ -161,26 +137,23 @@ def learn(base: Policy, arm: Arm, setting: RouteSetting, seed: int) -> Curve:
 
     steps = setting.generations * setting.minibatches
     batches = _generations(policy, arm, setting, seed, curve)
-    fit(
-        policy,
-        batches,
-        loss,
-        steps,
-        setting.learning_rate,
-        lambda optimizer, _: get_constant_schedule(optimizer),
-        clip=1.0,
-    )
-    curve.points.append(measure(policy, setting))
-    return curve
+    fit(policy, batches, loss, steps, setting.learning_rate, _constant, clip=1.0)
+    return [*curve, measure(policy, setting)]
 
 
-def _generations(policy: Policy, arm: Arm, setting: RouteSetting, seed: int, curve: Curve) -> Iterator[Batch]:
+def _constant(optimizer: Optimizer, steps: int) -> LRScheduler:
+    return get_constant_schedule(optimizer)
+
+
+def _generations(
+    policy: Policy, arm: Arm, setting: RouteSetting, seed: int, curve: list[Measured]
+) -> Iterator[Batch]:
     """Sample a generation from the policy as it is now, and hand it out in minibatches."""
     generator = torch.Generator().manual_seed(2000 + seed)
     credit, statistics = arm.credit, None
     for number in range(setting.generations):
         if number % setting.every == 0:
-            curve.points.append(measure(policy, setting))
+            curve.append(measure(policy, setting))
         prompts = torch.randint(DIGITS, (setting.prompts, 2), generator=generator)
         prompts = prompts.repeat_interleave(setting.samples, 0)
         with torch.no_grad():
@@ -189,12 +162,10 @@ def _generations(policy: Policy, arm: Arm, setting: RouteSetting, seed: int, cur
             old, entropies = score(policy, prompts, ids)
         groups = torch.arange(setting.prompts).repeat_interleave(setting.samples)
         advantages = credit.advantages(Rollouts(ids, mask, reward(prompts, ids), groups))
-        sums = torch.zeros(setting.prompts).index_add_(0, groups, advantages.sum(-1))
-        curve.imbalance.append(float(sums.abs().max() / mask.sum() * setting.prompts))
-        h = credit.entropy_signal(entropies, mask) if credit.parts else torch.zeros_like(old)
         statistics = credit.entropy_statistics(entropies, mask) if "temperature" in credit.parts else None
         for rows in torch.randperm(len(ids), generator=generator).chunk(setting.minibatches):
-            yield Batch(prompts[rows], ids[rows], mask[rows], old[rows], advantages[rows], h[rows])
+            h = credit.entropy_signal(entropies[rows], mask[rows]) if credit.parts else entropies[rows]
+            yield Batch(prompts[rows], ids[rows], mask[rows], old[rows], advantages[rows], h)
 
 
 def clipped_loss(logp: Float[Tensor, "rows tokens"], batch: Batch, arm: Arm) -> Tensor:
