@@ -14,7 +14,9 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
 from tokenry.report.tables import tables_as_csv
+from tokenry.verbs._lora import Lora
 from tokenry.verbs._models import model_title
+from tokenry.verbs._side_by_side import SideBySide, folder_name
 from tokenry.verbs._tune.layout import lay_out
 
 __all__ = ["Lora", "Plan", "lay_out", "run"]
@@ -24,16 +26,6 @@ if TYPE_CHECKING:
     Open = Annotated[_Value, "None until the plan is complete"]
 else:
     Open = Optional
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapter: rank, scaling and where it sits. `first_layer` leaves the layers below as they are."""
-
-    rank: Annotated[int, Field(gt=0)] = 64
-    alpha: Annotated[int, Field(gt=0)] = 16
-    dropout: Annotated[float | int, Field(ge=0, lt=1)] = 0.1
-    first_layer: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -143,9 +135,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import save_merged
     from tokenry.verbs._tune.comparison import compare
     from tokenry.verbs._tune.plan import resume_or_start
-    from tokenry.verbs._tune.records import folder_name
 
-    require_own(plan.output)
+    SideBySide("tune", plan.output).require_own()
     if plan.merge:
         require_new(plan.merge)
     if plan.dry_run:
@@ -174,20 +165,3 @@ def _dry_run(plan: Plan, progress: Progress) -> Result:
     return Result(
         f"Plan of {model_title(bench.plan.model)} on {bench.plan.data}", data, lay_out_forecast(found)
     )
-
-
-def require_own(output: Path) -> None:
-    """Refuse a folder with files that no run wrote; logs, and what a run leaves that was refused, may be there.
-
-    Raises:
-        UserError: it is such a folder.
-    """
-    if not output.is_dir() or (output / "plan.json").exists():
-        return
-    if any(
-        not path.name.startswith(".") and path.suffix != ".log" and path.name != "data.json"
-        for path in output.iterdir()
-    ):
-        raise UserError(
-            f"{output} exists already and holds no run of `tokenry tune`: name a new folder, so that nothing is overwritten."
-        )

@@ -37,25 +37,26 @@ from tokenry.models import (
     require_reference,
 )
 from tokenry.verbs._chats import ANSWER_TOKENS, answerable
+from tokenry.verbs._lora import lora_config
+from tokenry.verbs._side_by_side import Interrupted, folder_name
 from tokenry.verbs._stages import Stages, answers_cost
-from tokenry.verbs._tune.arguments import lora_config, sft_config
+from tokenry.verbs._training import PeakMemory, StepClock, TellSteps, remove_checkpoints, save_model
+from tokenry.verbs._tune.arguments import sft_config
 from tokenry.verbs._tune.candidates import needs_reference
 from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
 from tokenry.verbs._tune.legs import EndOfLeg, Leg, branching_schedule
 from tokenry.verbs._tune.material import Material
 from tokenry.verbs._tune.plan import default_length, training_said
-from tokenry.verbs._tune.records import Answer, Retained, Run, folder_name
+from tokenry.verbs._tune.records import Answer, Retained, Run
 from tokenry.verbs._tune.run_folder import (
     checkpoint_in,
     copy_checkpoint,
     has_checkpoint,
     has_reached,
-    remove_checkpoints,
-    save_model,
     steps_in,
 )
-from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
-from tokenry.verbs._tune.stages import TRAINED, TellSteps, training_cost
+from tokenry.verbs._tune.run_record import describe_run
+from tokenry.verbs._tune.stages import TRAINED, training_cost
 from tokenry.verbs._tune.training_length import (
     fitted_length,
     require_learning,
@@ -64,10 +65,6 @@ from tokenry.verbs._tune.training_length import (
     training_steps,
 )
 from tokenry.verbs.tune import Plan
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped; the message says where."""
 
 
 class Bench:
@@ -144,7 +141,7 @@ class Bench:
         """Build the trainer of every weighing on two samples: what will not work is refused before the first step."""
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
-        lora = lora_config(self.plan, model)
+        lora = lora_config(self.plan.lora, model)
         few = self.material.few
         # So few samples are gone through as often as all of them will be.
         as_often = {**self.length, "max_steps": -1, "num_train_epochs": self.epochs}
@@ -350,7 +347,7 @@ class Bench:
             model,
             data,
             self.training_of(data, folder) if leg is None else self._of_leg(folder, leg),
-            lora_config(self.plan, model),
+            lora_config(self.plan.lora, model),
             reference,
             [
                 stop,
@@ -413,7 +410,7 @@ class Bench:
         rows = self.material.train.select(sorted(longest[: self.args.per_device_train_batch_size]))
         model = self.load()
         args = sft_config(self.plan, self.output, {**self.length, "gradient_accumulation_steps": 1})
-        trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan, model), None)
+        trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan.lora, model), None)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
         with PeakMemory() as memory:

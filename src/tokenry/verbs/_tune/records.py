@@ -4,7 +4,6 @@ A comparison holds one run per weighing on the same model, data and seed; tables
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -168,11 +167,6 @@ class Comparison(_Record):
     def chosen(self) -> str:
         """Name of the run whose model is the result: the winner of the race, else the weighing asked for."""
         return self.race.winner if self.race else self.settings["weighing"].replace(":", " ")
-
-
-def folder_name(name: str) -> str:
-    """Write the name of a run as that of its folder."""
-    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
 def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
