@@ -345,18 +345,18 @@ class LengthDiagnosis:
 def diagnose_lengths(score: Values, lengths: Values, q_small: Values, q_large: Values) -> LengthDiagnosis:
     """Compare how a score and the oracle's score depend on the number of tokens of the small model's answers."""
     scores, small, large = _examples(score, q_small, q_large)
-    tokens = array(lengths)
-    rankings = scores, oracle_score(small, large)
-    correlations = (rank_correlation(tokens, ranking) for ranking in rankings)
-    tenths = (
-        tuple(
-            float(part.mean())
-            for part in np.array_split(tokens[np.argsort(ranking, kind="stable")], 10)
-            if len(part)
-        )
-        for ranking in rankings
+    tokens, oracle = array(lengths), oracle_score(small, large)
+    return LengthDiagnosis(
+        rank_correlation(tokens, scores),
+        rank_correlation(tokens, oracle),
+        _means_of_tenths(tokens, scores),
+        _means_of_tenths(tokens, oracle),
     )
-    return LengthDiagnosis(*correlations, *tenths)
+
+
+def _means_of_tenths(tokens: ndarray, score: ndarray) -> tuple[float, ...]:
+    parts = np.array_split(tokens[np.argsort(score, kind="stable")], 10)
+    return tuple(float(part.mean()) for part in parts if len(part))
 
 
 def rank_correlation(one: Values, other: Values) -> float:
