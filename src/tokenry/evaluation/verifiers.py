@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.stats import Estimate, estimate_of_mean
-from tokenry.evaluation.generation import greedy_answers
+from tokenry.core.tensors.generation import greedy_answers
 
 Messages = Sequence[Mapping[str, Any]]
 Verifier = Mapping[str, Any]

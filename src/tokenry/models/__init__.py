@@ -5,16 +5,22 @@ from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
 from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.models.merging import save_merged
+from tokenry.models.text_model import Generated, LocalText, Sampling, TextModel, require_generated
 
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_TITLE",
+    "Generated",
+    "LocalText",
+    "Sampling",
+    "TextModel",
     "embedded_folder",
     "load_model",
     "load_tokenizer",
     "preferred_device",
     "preferred_dtype",
     "require_causal_lm",
+    "require_generated",
     "require_readable",
     "require_reference",
     "require_same_tokenizer",

@@ -6,7 +6,8 @@ or character of a text; `check_byte_map` names the tokens of a tokenizer that ca
 
 from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
 from tokenry.decoding.byte_level.byte_ensemble import ByteEnsemble, EnsembleStream
-from tokenry.decoding.byte_level.byte_generation import Generated, fill_in_middle
+from tokenry.decoding.byte_level.byte_generation import GeneratedBytes, fill_in_middle
+from tokenry.decoding.byte_level.byte_generation import GeneratedBytes as Generated
 from tokenry.decoding.byte_level.byte_lm import ByteLM, ByteStream, Cover
 from tokenry.decoding.byte_level.byte_map import ByteMap, Misread, check_byte_map
 from tokenry.decoding.byte_level.byte_surprisal import Surprisal, surprisal
@@ -19,6 +20,7 @@ __all__ = [
     "Cover",
     "EnsembleStream",
     "Generated",
+    "GeneratedBytes",
     "Misread",
     "Surprisal",
     "check_byte_map",

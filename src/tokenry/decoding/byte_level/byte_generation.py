@@ -22,7 +22,7 @@ _GREEDY_BELOW = 0.1
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedBytes:
     """Bytes that were sampled after a prompt.
 
     Attributes:

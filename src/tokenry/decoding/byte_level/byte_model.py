@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.decoding.byte_level.byte_generation import (
-    Generated,
+    GeneratedBytes,
     Why,
     draw,
     require_temperature,
@@ -75,7 +75,7 @@ class ByteModel(ABC, Generic[_Stream, _ContextIds]):
         stop: Sequence[bytes] = (),
         seed: int = 0,
         context_ids: _ContextIds | None = None,
-    ) -> Generated | list[Generated]:
+    ) -> GeneratedBytes | list[GeneratedBytes]:
         """Sample bytes after a prompt, which may end anywhere; for several prompts, each as it would be alone.
 
         Args:
@@ -112,7 +112,7 @@ class ByteModel(ABC, Generic[_Stream, _ContextIds]):
                 else:
                     streams[row].push(byte)
         generated = [
-            Generated(bytes(text), log_prob, reason)
+            GeneratedBytes(bytes(text), log_prob, reason)
             for text, log_prob, reason in zip(texts, log_probs, why, strict=True)
         ]
         return generated[0] if isinstance(prompt, bytes | str) else generated

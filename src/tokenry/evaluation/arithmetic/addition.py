@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.stats import estimate_of_mean
+from tokenry.core.tensors.generation import greedy_answers
 from tokenry.core.text.digit_groups import NumberFormat, cut
 from tokenry.core.text.number_tokens import digit_cuts
 from tokenry.evaluation.arithmetic.addition_answers import parse_answer
@@ -31,7 +32,6 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     addition_prompt,
     sample_problems,
 )
-from tokenry.evaluation.generation import greedy_answers
 
 _LEAST_NEW_TOKENS = 20
 # Room for an answer that is longer than the correct one.

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least, require_one_of
+from tokenry.core.tensors.generation import greedy_config, require_answers
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.evaluation.charbench.items import check_items
 from tokenry.evaluation.charbench.prompt import Asked, ask, parse_answer
-from tokenry.evaluation.generation import greedy_config, require_answers
 
 Mode = Literal["generate", "score"]
 MODES = ("generate", "score")

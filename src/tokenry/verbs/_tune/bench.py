@@ -24,8 +24,8 @@ from trl import SFTConfig
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
+from tokenry.core.tensors.generation import require_answers
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, paired_difference, verifier_accuracy
-from tokenry.evaluation.generation import require_answers
 from tokenry.evaluation.verifiers import encode_prompts, is_right
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
 from tokenry.finetuning.interruption import StopAfterStep

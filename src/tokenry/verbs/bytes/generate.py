@@ -53,7 +53,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: no text, sampling options out of range, or a model that cannot be read as one of bytes.
     """
-    from tokenry.decoding.byte_level.byte_generation import Generated, require_temperature, require_top_p
+    from tokenry.decoding.byte_level.byte_generation import GeneratedBytes, require_temperature, require_top_p
     from tokenry.models.quiet import quiet_libraries
 
     require_temperature(plan.temperature)
@@ -71,7 +71,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             [string.encode() for string in plan.stop],
             plan.seed,
         )
-    samples = [found] if isinstance(found, Generated) else found
+    samples = [found] if isinstance(found, GeneratedBytes) else found
     data = {
         "kind": "generated",
         "models": list(plan.models),

@@ -67,8 +67,8 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Measure NLL per response token, bits per byte, and accuracy where rows carry verifiers."""
     from tokenry.core.chat.conversations import encode_with_notes
     from tokenry.core.chat.template import training_template
+    from tokenry.core.tensors.generation import require_answers
     from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
-    from tokenry.evaluation.generation import require_answers
     from tokenry.evaluation.verifiers import encode_prompts
     from tokenry.models import load_tokenizer
     from tokenry.verbs._tune.noisy_tasks import noisy_tasks

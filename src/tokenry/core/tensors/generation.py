@@ -1,0 +1,173 @@
+"""Continue prompts in batches: what comes out depends neither on the rest of the batch nor on the model's own generation defaults.
+
+greedy_answers      one greedy text per prompt
+continue_prompts    token ids of each continuation, with their log-probabilities where asked: one gather per step, no second forward
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenry.core.tensors.gate import require_causal_lm, require_readable
+from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.step_loop import Decoder
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after one prompt.
+
+    Attributes:
+        token_ids: new tokens, the one that ended it included.
+        log_probs: of each in nats; None where the decoding computes none.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...] | None = None
+
+
+def greedy_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[str]:
+    """Generate one greedy answer per prompt; batches are padded on the left, which never changes an answer.
+
+    Args:
+        model: model with a method `generate`. Its mode is restored afterwards.
+        tokenizer: tokenizer of the model.
+        prompts: token ids of each prompt.
+        max_new_tokens: number of tokens after which an answer is cut off.
+        batch_size: number of prompts per batch.
+        progress: function that is told the share that is done.
+
+    Returns:
+        The generated texts without special tokens, in the order of the prompts.
+    """
+    require_answers(model, prompts, max_new_tokens)
+    greedy = greedy_config(model, tokenizer, max_new_tokens)
+    answers = continue_prompts(model, prompts, greedy, batch_size, progress=progress)
+    return tokenizer.batch_decode([list(answer.token_ids) for answer in answers], skip_special_tokens=True)
+
+
+def continue_prompts(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    generation_config: GenerationConfig,
+    batch_size: int,
+    decoder: Decoder | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+    **options: Any,
+) -> list[Continuation]:
+    """Continue each prompt, the longest first, so that a batch holds prompts of about one length.
+
+    Args:
+        model: model with a method `generate`. Its mode is restored afterwards.
+        prompts: token ids of each prompt.
+        generation_config: how to choose tokens, and when to end.
+        batch_size: number of prompts per batch.
+        decoder: the way to decode (`TokenByToken` tells log-probs); None for the model's own.
+        progress: function that is told the share that is done.
+        **options: passed to `generate`, such as `stopping_criteria`.
+
+    Returns:
+        The continuations in the order of the prompts.
+    """
+    found: dict[int, Continuation] = {}
+    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, len(by_length), batch_size):
+            batch = by_length[start : start + batch_size]
+            rows = [prompts[index] for index in batch]
+            found |= zip(batch, _continued(model, rows, generation_config, decoder, options), strict=True)
+            progress(min(1.0, (start + batch_size) / len(by_length)))
+    return [found[index] for index in range(len(prompts))]
+
+
+def require_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise `UserError` unless a model is a causal language model with room for each prompt and its answer, and knows all tokens.
+
+    A model that is not of transformers is left to its own limits.
+    """
+    if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
+        return
+    require_causal_lm(model)
+    read = list(itertools.chain.from_iterable(prompts))
+    lengths = [len(prompt) + max_new_tokens - 1 for prompt in prompts]  # the last one is not read again
+    require_readable(model, read, lengths, f"the prompts, with answers of up to {max_new_tokens} tokens")
+
+
+def greedy_config(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, ends: Iterable[int] = ()
+) -> GenerationConfig:
+    """Greedy decoding that ignores the model's own defaults: a shipped temperature or penalty would change the measurement.
+
+    The end tokens of the model, the eos token of the tokenizer and `ends` end an answer.
+    """
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    known = {*ends, *(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    last = sorted(end for end in known if end is not None)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=last or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (last or [0])[0],
+    )
+
+
+def _continued(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    generation_config: GenerationConfig,
+    decoder: Decoder | None,
+    options: dict[str, Any],
+) -> list[Continuation]:
+    device = next(model.parameters()).device
+    input_ids, attention_mask = _left_padded(prompts, int(generation_config.pad_token_id or 0))
+    inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), **options}
+    if decoder is None:
+        ends = generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        output = model.generate(**inputs, generation_config=generation_config)  # type: ignore[operator]
+        return [Continuation(_until(ends, row)) for row in output[:, input_ids.shape[1] :].tolist()]
+    generation_config = copy.copy(generation_config)
+    generation_config.return_dict_in_generate = True
+    output = model.generate(**inputs, generation_config=generation_config, custom_generate=decoder)  # type: ignore[operator]
+    tokens = output.sequences[:, input_ids.shape[1] :].tolist()
+    log_probs = [None] * len(tokens) if output.log_probs is None else output.log_probs.tolist()
+    return [
+        Continuation(tuple(row[:count]), None if values is None else tuple(values[:count]))
+        for row, values, count in zip(tokens, log_probs, output.new_tokens.tolist(), strict=True)
+    ]
+
+
+def _until(ends: Collection[int | None], row: Sequence[int]) -> tuple[int, ...]:
+    """The tokens up to the first end; padding follows it."""
+    end = next((place for place, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[: end + 1])
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], pad_token: int
+) -> tuple[Int[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
+    """Token ids and attention mask."""
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), pad_token)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = 1
+    return input_ids, attention_mask

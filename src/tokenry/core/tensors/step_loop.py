@@ -1,0 +1,311 @@
+"""The one loop of decoders: step, append, stop; every row of a batch grows at its own length.
+
+    for block in decoder.blocks(…):       what the decoder adds to each row in one step: a token, or several
+        batch.append(block)               as far as the first end of each row; it runs on while a row does
+
+A decoder is a callable for `model.generate(…, custom_generate=decoder)`: `generate` prepares logits processors, stopping criteria and
+the attention mask as for its own decoding. Processors and criteria are shown each row up to its own last token, so that what a row says
+depends neither on the lengths of the others nor on how many tokens a step adds.
+
+    log p(token) = logits[token] − logsumexp(logits)      of the model itself: before processors and temperature
+
+Source: transformers, custom generation methods (GenerationMixin.generate).
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from tokenry.core.errors import UserError
+
+# transformers before 5.3 cuts the input by the place in the cache instead.
+_LAST_ONLY = {"next_sequence_length": 1}
+_ONE_TOKEN = (
+    _LAST_ONLY
+    if _LAST_ONLY.keys() <= inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters.keys()
+    else {}
+)
+
+
+class Block(NamedTuple):
+    """What one step adds to each row of a batch.
+
+    Attributes:
+        tokens: new tokens of each row.
+        counts: how many of them belong to the row; None for all.
+        log_probs: of the tokens under the model, in nats; None where they are not computed.
+    """
+
+    tokens: Int[Tensor, "batch block"]
+    counts: Int[Tensor, "batch"] | None = None
+    log_probs: Float[Tensor, "batch block"] | None = None
+
+
+class GrowingBatch:
+    """The sequences of a batch while a decoder lengthens them: prompts, padded on the left, then the new tokens of each row.
+
+    Args:
+        input_ids: the prompts.
+        stopping_criteria: what ends a row; the maximum length among them.
+        pad_token: id that stands after the end of a row.
+        attention_mask: real tokens of the prompts; None where nothing is padding.
+
+    Attributes:
+        input_ids: prompts, new tokens, padding; with room for more.
+        prompt_length: tokens of the prompts, padding included.
+        lengths: tokens of each row so far, the padding of its prompt included.
+        length: tokens of the longest row.
+        running: rows that have not ended.
+        log_probs: of the new tokens, nan where there is none; None if no block had any.
+    """
+
+    def __init__(
+        self,
+        input_ids: Int[Tensor, "batch prompt"],
+        stopping_criteria: StoppingCriteriaList,
+        pad_token: int = 0,
+        attention_mask: Int[Tensor, "batch prompt"] | None = None,
+    ) -> None:
+        rows, self.prompt_length = input_ids.shape
+        self._criteria, self._pad_token = stopping_criteria, pad_token
+        self._prompt_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self.input_ids = input_ids
+        self.lengths = torch.full((rows,), self.prompt_length, device=input_ids.device)
+        self.length = self.prompt_length
+        self._limit = math.inf if stopping_criteria.max_length is None else stopping_criteria.max_length
+        self.running = torch.full_like(self.lengths, self._limit > self.prompt_length, dtype=torch.bool)
+        self.log_probs: Tensor | None = None
+
+    def attention_mask(self) -> Bool[Tensor, "batch length"]:
+        """The real tokens among `input_ids`, up to the end of the longest row."""
+        places = torch.arange(self.length, device=self.lengths.device)
+        mask = places < self.lengths[:, None]
+        mask[:, : self.prompt_length] = self._prompt_mask.bool()
+        return mask
+
+    def sequences(self) -> Int[Tensor, "batch length"]:
+        """Prompts and new tokens, up to the end of the longest row."""
+        return self.input_ids[:, : self.length]
+
+    def prefixes(
+        self, rows: Bool[Tensor, "batch"]
+    ) -> Iterator[tuple[Bool[Tensor, "batch"] | slice, Int[Tensor, "some length"]]]:
+        """Cut `rows` into those of one length each, and yield the tokens of each part.
+
+        Where all that run have one length the whole batch comes, as `generate` shows it to processors and criteria, ended rows padded.
+        """
+        lengths = self.lengths[rows].unique().tolist()
+        if len(lengths) == 1 and bool((self.lengths[self.running] == lengths[0]).all()):
+            yield slice(None), self.input_ids[:, : lengths[0]]
+            return
+        for length in lengths:
+            part = rows & (self.lengths == length)
+            yield part, self.input_ids[part, :length]
+
+    def append(self, block: Block) -> Int[Tensor, "batch"]:
+        """Add tokens to the rows that run, each until it ends; returns how many were kept of each row."""
+        columns = block.tokens.shape[1]
+        before, counts = (
+            self.lengths.clone(),
+            torch.full_like(self.lengths, columns) if block.counts is None else block.counts,
+        )
+        self._make_room(self.length + columns, block.log_probs)
+        for column in range(columns):
+            growing = self.running & (column < counts)
+            if not bool(growing.any()):
+                break
+            places = self.lengths[growing]
+            self.input_ids[growing, places] = block.tokens[growing, column]
+            if self.log_probs is not None and block.log_probs is not None:
+                self.log_probs[growing, places - self.prompt_length] = block.log_probs[growing, column]
+            self.lengths += growing
+            for rows, prefixes in self.prefixes(growing):
+                self.running[rows] &= ~self._criteria(prefixes, None)
+        self.length = int(self.lengths.max())
+        return self.lengths - before
+
+    def _make_room(self, length: int, log_probs: Tensor | None) -> None:
+        """Twice the room that is needed, as far as rows can grow, so that a long answer is copied a few times only."""
+        if length > self.input_ids.shape[1]:
+            room = max(length, int(min(2 * length, self._limit)))
+            self.input_ids = _widened(self.input_ids, room, self._pad_token)
+        if log_probs is not None:
+            empty = log_probs.new_empty(len(self.lengths), 0)
+            known = empty if self.log_probs is None else self.log_probs
+            self.log_probs = _widened(known, self.input_ids.shape[1] - self.prompt_length, float("nan"))
+
+
+class TokenChoice:
+    """What `generate` was asked for: processed scores, then the most probable token or a drawn one."""
+
+    def __init__(self, logits_processor: LogitsProcessorList, do_sample: bool = False) -> None:
+        self.logits_processor, self.do_sample = logits_processor, do_sample
+
+    def __call__(
+        self, batch: GrowingBatch, logits: Float[Tensor, "batch vocabulary"]
+    ) -> Int[Tensor, "batch"]:
+        """Choose the token after each row that runs, from the model's logits there; padding's id is of no meaning after the others."""
+        scores = logits.clone() if self.logits_processor else logits
+        if self.logits_processor:
+            for rows, prefixes in batch.prefixes(batch.running):
+                scores[rows] = self.logits_processor(prefixes, scores[rows])
+        return self.of_scores(scores)
+
+    def of_scores(self, scores: Float[Tensor, "rows vocabulary"]) -> Int[Tensor, "rows"]:
+        """Choose from scores that are processed already."""
+        return torch.multinomial(scores.softmax(-1), 1)[:, 0] if self.do_sample else scores.argmax(-1)
+
+
+def token_log_probs(
+    logits: Float[Tensor, "rows vocabulary"], tokens: Int[Tensor, "rows"]
+) -> Float[Tensor, "rows"]:
+    """The log-probability in nats of one token of each row of logits: one gather."""
+    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+class NextLogits:
+    """A model's logits after the last token of each row, all rows at one length; a call computes what is new since the last one.
+
+    Args:
+        model: causal language model of transformers.
+        generation_config: as `generate` prepared it.
+        model_kwargs: what `generate` hands on to the model: attention mask, positions, cache.
+
+    Attributes:
+        outputs: what the model returned last (hidden states too, where `generate` was asked for them).
+    """
+
+    def __init__(self, model: Any, generation_config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
+        self._model, self._config, self._kwargs = model, generation_config, dict(model_kwargs)
+        self.outputs: Any = None
+
+    def __call__(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch vocabulary"]:
+        """Read the whole prompt at first, then one token of each row."""
+        if self.outputs is None:
+            self.outputs = self._model._prefill(input_ids, self._config, self._kwargs)
+        else:
+            one_token = _ONE_TOKEN if self._kwargs.get("use_cache") else {}
+            inputs = self._model.prepare_inputs_for_generation(input_ids, **one_token, **self._kwargs)
+            self.outputs = self._model(**inputs, return_dict=True)
+        self._kwargs = self._model._update_model_kwargs_for_generation(self.outputs, self._kwargs)
+        return self.outputs.logits[:, -1].float()
+
+
+@dataclass
+class Decoded(GenerateDecoderOnlyOutput):
+    """What a decoder returns where `generate` is asked for a dictionary.
+
+    Attributes:
+        new_tokens: number of each row's new tokens, the one that ended it included.
+        log_probs: of the new tokens in nats, nan after the end of a row; None where the decoder computes none.
+    """
+
+    new_tokens: Tensor | None = None
+    log_probs: Tensor | None = None
+
+
+class Decoder(ABC):
+    """A way of decoding: `model.generate(…, custom_generate=decoder)`."""
+
+    @abstractmethod
+    def blocks(
+        self,
+        model: Any,
+        batch: GrowingBatch,
+        choose: TokenChoice,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Block]:
+        """Yield what each step adds; the loop has appended it to `batch` when the next one is asked for.
+
+        Args:
+            model: the model that generates.
+            batch: the rows as they stand; the decoder only reads them.
+            choose: chooses tokens as `generate` was asked to.
+            generation_config: as `generate` prepared it.
+            model_kwargs: what `generate` hands on to the model. Its cache was made from the model's config: a decoder that takes rows
+                back must make its own.
+        """
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Int[Tensor, "batch prompt"],
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs: Any,
+    ) -> Decoded | Int[Tensor, "batch length"]:
+        """Decode; called by `generate`.
+
+        Raises:
+            UserError: beam search, or an encoder-decoder.
+        """
+        self._require_single_sequences(model, generation_config)
+        pad_token = generation_config._pad_token_tensor
+        batch = GrowingBatch(
+            input_ids,
+            stopping_criteria,
+            0 if pad_token is None else int(pad_token),
+            model_kwargs.get("attention_mask"),
+        )
+        choose = TokenChoice(logits_processor, generation_config.do_sample)
+        if bool(batch.running.any()):
+            for block in self.blocks(model, batch, choose, generation_config, model_kwargs):
+                batch.append(block)
+                if not bool(batch.running.any()):
+                    break
+        if not generation_config.return_dict_in_generate:
+            return batch.sequences()
+        log_probs = batch.log_probs
+        return Decoded(
+            sequences=batch.sequences(),
+            new_tokens=batch.lengths - batch.prompt_length,
+            log_probs=None if log_probs is None else log_probs[:, : batch.length - batch.prompt_length],
+        )
+
+    def _require_single_sequences(self, model: Any, generation_config: GenerationConfig) -> None:
+        name = type(self).__name__
+        if generation_config.num_beams != 1:
+            raise UserError(
+                f"num_beams is {generation_config.num_beams}, and {name} follows one sequence per row: use num_beams=1 "
+                "(num_return_sequences with do_sample=True for several answers)."
+            )
+        if model.config.is_encoder_decoder:
+            raise UserError(
+                f"{type(model).__name__} is an encoder-decoder, and {name} needs a decoder-only model."
+            )
+
+
+class TokenByToken(Decoder):
+    """The decoding of `generate` itself, greedy or sampled, with the log-probability of every new token: no second forward."""
+
+    def blocks(
+        self,
+        model: Any,
+        batch: GrowingBatch,
+        choose: TokenChoice,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Block]:
+        """One token per row and step."""
+        next_logits = NextLogits(model, generation_config, model_kwargs)
+        while True:
+            logits = next_logits(batch.sequences())
+            tokens = choose(batch, logits)
+            yield Block(tokens[:, None], log_probs=token_log_probs(logits, tokens)[:, None])
+
+
+def _widened(values: Tensor, width: int, fill: float | int) -> Tensor:
+    wide = values.new_full((len(values), width), fill)
+    wide[:, : values.shape[1]] = values
+    return wide
