@@ -16,6 +16,7 @@ from tests.tiny.tokenizers import word_tokenizer as tiny_tokenizer
 from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
+from tokenry.core.tensors.fingerprints import model_fingerprint
 from tokenry.finetuning import (
     AllTokens,
     DatasetWeights,
@@ -32,7 +33,7 @@ from tokenry.finetuning import (
 )
 from tokenry.finetuning import dataset_pass as dataset_pass_module
 from tokenry.finetuning.dataset_pass import samples_of
-from tokenry.finetuning.nll_cache import IndexedSample, NllCache, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 from tokenry.finetuning.trainer import STATE_FILE, last_whole_checkpoint
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])

@@ -24,10 +24,11 @@ from trl import SFTConfig
 
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import IGNORED
+from tokenry.core.tensors.fingerprints import model_fingerprint
 from tokenry.finetuning.collation import lays_out_as_trl
 from tokenry.finetuning.dataset_pass import as_the_first_rank_says, dataset_nll, weight_holders
 from tokenry.finetuning.folds import Folds, scored_out_of_fold
-from tokenry.finetuning.nll_cache import IndexedSample, NllCache, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 
 if TYPE_CHECKING:
     from tokenry.finetuning.trainer import TokenWeighingTrainer

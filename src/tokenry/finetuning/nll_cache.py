@@ -6,7 +6,6 @@ order, packing or filtering; missing entries are computed and added.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
@@ -51,27 +50,6 @@ class IndexedSample:
     def index(self) -> Tensor:
         """The index of every token in the training set."""
         return torch.as_tensor(np.asarray(self.token_index))
-
-
-def model_fingerprint(model: nn.Module, adapters: bool = False) -> str:
-    """Hash the weights of a model: names, shapes, dtypes, sums and a few values of every parameter.
-
-    A step of training anywhere changes it; reading it costs one pass over the weights. Without `adapters`, a PEFT model has the
-    fingerprint of its base model.
-    """
-    adapter = None if adapters else getattr(getattr(model, "base_model", None), "prefix", None)
-    digest = hashlib.blake2b(digest_size=12)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if (adapter and adapter in name) or (not adapters and ".modules_to_save." in name):
-                continue
-            values = parameter.flatten()
-            some = values[:: max(1, values.numel() // 16)].double()
-            sums = torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
-            plain = re.sub(r"^base_model\.model\.|\.base_layer|\.original_module", "", name)
-            described = f"{plain} {tuple(parameter.shape)} {parameter.dtype}"
-            absorb(digest, described.encode(), torch.cat([sums, some]))
-    return digest.hexdigest()
 
 
 class NllCache:

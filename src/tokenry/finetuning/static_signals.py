@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.fingerprints import model_fingerprint
 from tokenry.core.tensors.gate import has_whole_weights
 from tokenry.finetuning.dataset_pass import dataset_nll, flat_signals, samples_of, weight_holders
 from tokenry.finetuning.fold_training import out_of_fold_nll
-from tokenry.finetuning.nll_cache import IndexedSample, NllCache, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample, NllCache
 from tokenry.finetuning.refusals import refuse_reference
 from tokenry.models import load_model
 

@@ -7,8 +7,9 @@ from datasets import Dataset
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.workspace import Workspace, fingerprint
+from tokenry.core.tensors.fingerprints import model_fingerprint
 from tokenry.evaluation.held_out import _item_hash
-from tokenry.finetuning.nll_cache import IndexedSample, model_fingerprint
+from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.recipes.testbeds.digits_vit import DigitsViTSetting
 from tokenry.verbs._tune.material import Material
 

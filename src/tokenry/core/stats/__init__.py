@@ -4,7 +4,7 @@
 shown    the 95 % interval of a difference lies above what the claim asks for
 """
 
-from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals
+from tokenry.core.stats.bootstrap import bootstrap_estimate, resampled_totals, times_drawn
 from tokenry.core.stats.estimate import (
     Estimate,
     Values,
@@ -16,6 +16,7 @@ from tokenry.core.stats.estimate import (
     ratio_estimate,
 )
 from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap
+from tokenry.core.stats.intervals import bootstrap, clopper_pearson, index_matrix
 from tokenry.core.stats.paired import Paired
 from tokenry.core.stats.verdicts import (
     FEWEST_ITEMS,
@@ -40,13 +41,16 @@ __all__ = [
     "Verdict",
     "absent",
     "all_of",
+    "bootstrap",
     "bootstrap_estimate",
+    "clopper_pearson",
     "estimate_of_correlation",
     "estimate_of_mean",
     "estimate_of_trimmed_mean",
     "exactly",
     "fit_nonnegative",
     "independent_difference",
+    "index_matrix",
     "more_often",
     "paired_difference",
     "profile",
@@ -54,4 +58,5 @@ __all__ = [
     "resampled_totals",
     "residual_bootstrap",
     "shown",
+    "times_drawn",
 ]

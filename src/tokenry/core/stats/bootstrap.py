@@ -7,8 +7,10 @@ All columns share their draws, so that figures of the same units (languages of p
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from tokenry.core.stats.estimate import Estimate
@@ -16,18 +18,19 @@ from tokenry.core.stats.estimate import Estimate
 _NUMBERS_AT_ONCE = 1 << 22
 
 
+def times_drawn(units: int, draws: int = 2000, seed: int = 0) -> Iterator[Int[ndarray, "draws units"]]:
+    """How often each unit occurs in each draw, in blocks of draws that fit into memory."""
+    generator, even = np.random.default_rng(seed), np.full(units, 1 / units)
+    at_once = max(1, _NUMBERS_AT_ONCE // units)
+    for start in range(0, draws, at_once):
+        yield generator.multinomial(units, even, size=min(at_once, draws - start))
+
+
 def resampled_totals(
     columns: Float[ndarray, "units columns"], draws: int = 2000, seed: int = 0
 ) -> Float[ndarray, "draws columns"]:
     """Add up the columns of the units of each draw."""
-    units, generator = len(columns), np.random.default_rng(seed)
-    even = np.full(units, 1 / units)
-    at_once = max(1, _NUMBERS_AT_ONCE // units)
-    drawn = [
-        generator.multinomial(units, even, size=min(at_once, draws - start)) @ columns
-        for start in range(0, draws, at_once)
-    ]
-    return np.concatenate(drawn)
+    return np.concatenate([times @ columns for times in times_drawn(len(columns), draws, seed)])
 
 
 def bootstrap_estimate(
