@@ -171,8 +171,8 @@ def _generations(
 def clipped_loss(logp: Float[Tensor, "rows tokens"], batch: Batch, arm: Arm) -> Tensor:
     """The clipped objective, a mean over tokens, with the parts of the arm's credit rule."""
     parts = arm.credit.parts
-    low: float | Tensor = arm.low
-    high: float | Tensor = arm.high
+    low: Any = arm.low
+    high: Any = arm.high
     if "clip_range" in parts:
         low, high = arm.credit.clip_range(batch.h, low, high)
     ratio, advantages = (logp - batch.old).exp(), batch.advantages
