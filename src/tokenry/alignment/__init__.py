@@ -18,6 +18,7 @@ from tokenry.alignment.preference_logic import (
     relation,
     witness,
 )
+from tokenry.alignment.tempo import PrefixTree, Tempo, branch_report, prefix_tree_values, tempo_advantages
 from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ __all__ = [
     "HeterogeneousCredit",
     "Lattice",
     "MixedCredit",
+    "PrefixTree",
     "Rollouts",
     "Structure",
+    "Tempo",
     "TokenCredit",
     "TokenCreditTrainer",
     "add_reference",
+    "branch_report",
     "compile_loss",
     "decompile",
     "describe",
@@ -44,7 +48,9 @@ __all__ = [
     "make_credit",
     "name_of",
     "parse_formula",
+    "prefix_tree_values",
     "relation",
+    "tempo_advantages",
     "witness",
 ]
 

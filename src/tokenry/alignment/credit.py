@@ -14,7 +14,7 @@ Everything here is pure tensor code without a trainer, so it serves any loop tha
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -161,6 +161,31 @@ class TokenCredit:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
+class GroupStatistics(NamedTuple):
+    """What a group says about each of its rows.
+
+    Attributes:
+        centred: reward minus the mean of the group, exactly 0 where all rewards are equal.
+        deviation: sample standard deviation of the group's rewards, 0 in a group of one.
+        size: responses of the group.
+    """
+
+    centred: Float[Tensor, "rows"]
+    deviation: Float[Tensor, "rows"]
+    size: Float[Tensor, "rows"]
+
+
+def group_statistics(rollouts: Rollouts) -> GroupStatistics:
+    """Centre the rewards of each group."""
+    rewards, (index, number) = rollouts.scores, rollouts.group_index
+    size = torch.bincount(index, minlength=number).to(rewards)
+    # Above the lowest reward of the group, so that equal rewards have a mean that is exactly theirs.
+    above = rewards - rewards.new_full((number,), torch.inf).scatter_reduce(0, index, rewards, "amin")[index]
+    centred = above - (rewards.new_zeros(number).index_add_(0, index, above) / size)[index]
+    squares = rewards.new_zeros(number).index_add_(0, index, centred.square())
+    return GroupStatistics(centred, (squares / (size - 1).clamp(min=1)).sqrt()[index], size[index])
+
+
 def group_advantages(
     rollouts: Rollouts, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4
 ) -> Float[Tensor, "rows"]:
@@ -168,18 +193,12 @@ def group_advantages(
 
     A group with a single response says nothing: its advantage is 0.
     """
-    rewards = rollouts.scores
-    index, number = rollouts.group_index
-    counts = torch.bincount(index, minlength=number).to(rewards)
-    means = rewards.new_zeros(number).index_add_(0, index, rewards) / counts
-    centred = rewards - means[index]
+    centred, deviation, _ = group_statistics(rollouts)
     if scale == "none":
         return centred
     if scale == "batch":
-        return centred / (rewards.std() + eps) if len(rewards) > 1 else centred
-    squares = rewards.new_zeros(number).index_add_(0, index, centred.square())
-    deviation = (squares / (counts - 1).clamp(min=1)).sqrt()
-    return centred / (deviation[index] + eps)
+        return centred / (rollouts.scores.std() + eps) if len(centred) > 1 else centred
+    return centred / (deviation + eps)
 
 
 @CREDITS.register("grpo")
