@@ -235,8 +235,10 @@ def test_entropies_that_do_not_differ_change_nothing(entropy):
 
 
 def test_a_single_response_and_equal_rewards_have_no_advantage():
-    mask = torch.ones(3, 4)
-    advantages = token_level_group_advantage(torch.tensor([3.0, 1.0, 1.0]), mask, torch.tensor([0, 1, 1]))
+    mask = torch.arange(4) < torch.tensor([4, 1, 3, 3])[:, None]
+    advantages = token_level_group_advantage(
+        torch.tensor([3.0, 0.1, 0.1, 0.1]), mask, torch.tensor([0, 1, 1, 1])
+    )
     assert not advantages.any()
 
 

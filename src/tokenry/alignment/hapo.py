@@ -142,6 +142,8 @@ def token_level_group_advantage(
     valid = mask.bool()
     length, reward = valid.sum(-1, dtype=torch.int32).double(), rewards.double()
     ids, group = group_ids.unique(return_inverse=True)
+    # Above the lowest reward of the group, so that equal rewards have a mean that is exactly theirs.
+    reward = reward - reward.new_full((len(ids),), torch.inf).scatter_reduce(0, group, reward, "amin")[group]
 
     def per_row(values: Tensor) -> Tensor:
         """The sum over each group, for each of its rows."""
