@@ -234,12 +234,12 @@ def test_entropies_that_do_not_differ_change_nothing(entropy):
     torch.testing.assert_close(high, torch.full((1, 3), 0.28))
 
 
-def test_a_single_response_and_equal_rewards_have_no_advantage():
-    mask = torch.arange(4) < torch.tensor([4, 1, 3, 3])[:, None]
-    advantages = token_level_group_advantage(
-        torch.tensor([3.0, 0.1, 0.1, 0.1]), mask, torch.tensor([0, 1, 1, 1])
-    )
-    assert not advantages.any()
+@given(responses())
+def test_equal_rewards_and_single_responses_have_no_advantage(case):
+    rewards, mask, groups = case
+    equal = rewards[:1].expand_as(rewards)
+    assert not token_level_group_advantage(equal, mask, groups).any()
+    assert not token_level_group_advantage(rewards, mask, torch.arange(len(rewards))).any()
 
 
 def test_group_average_with_unequal_lengths_is_not_that_of_grpo():
