@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
 from tokenry.alignment.credit import CREDITS, GroupCredit, MixedCredit, Rollouts, TokenCredit, make_credit
 from tokenry.alignment.formulas import Formula, parse_formula
+from tokenry.alignment.hapo import HeterogeneousCredit
 from tokenry.alignment.preference_logic import (
     NAMED_LOSSES,
     Lattice,
@@ -29,6 +30,7 @@ __all__ = [
     "CompiledLoss",
     "Formula",
     "GroupCredit",
+    "HeterogeneousCredit",
     "Lattice",
     "MixedCredit",
     "PrefixTree",
