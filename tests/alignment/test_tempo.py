@@ -184,12 +184,9 @@ def test_one_token_and_brain_floats():
 
 def test_leave_one_out_values_leave_the_response_out():
     ids = torch.tensor([[3, 4], [3, 5], [3, 4]])
-    rollouts = Rollouts(ids, torch.ones(3, 2), torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3))
-    assert prefix_tree(rollouts, leave_one_out=True).values.tolist() == [
-        [0, 0, 0],
-        [0.5, 0.5, 0],
-        [0.5, 0.5, 1],
-    ]
+    rollouts = Rollouts(ids, torch.ones(3, 2), torch.tensor([1.0, 0.5, 0.0]), torch.zeros(3))
+    values = prefix_tree(rollouts, leave_one_out=True).values.tolist()
+    assert values == [[0.25, 0.25, 0], [0.5, 0.5, 0.5], [0.75, 0.75, 1]]
 
 
 def test_shrinkage_draws_a_node_towards_its_shrunk_parent():

@@ -87,7 +87,7 @@ class TokenCreditTrainer(GRPOTrainer):
     def __init__(self, *args: Any, credit: TokenCredit | str = "grpo", **kwargs: Any) -> None:
         self.credit = make_credit(credit) if isinstance(credit, str) else credit
         given = inspect.signature(GRPOTrainer.__init__).bind_partial(self, *args, **kwargs)
-        _refuse(self.credit, given.arguments)
+        refuse(self.credit, given.arguments)
         if "reward_funcs" in given.arguments:
             given.arguments["reward_funcs"] = _checked_rewards(given.arguments["reward_funcs"])
         self.generation: Generation | None = None
@@ -126,10 +126,7 @@ class TokenCreditTrainer(GRPOTrainer):
         rows = slice(self.accelerator.process_index * len(learned), None)
         if "advantages" in self.credit.parts:
             of_all = self.credit.advantages(rollouts).to(output["advantages"].dtype)
-            advantages = of_all[rows][: len(learned), : learned.shape[1]]
-        else:
-            advantages = output["advantages"][:, None] * learned
-        output["advantages"] = advantages
+            output["advantages"] = of_all[rows][: len(learned), : learned.shape[1]]
         if self._old_policy_entropies is not None:
             output["entropies"], self._old_policy_entropies = self._old_policy_entropies, None
         for name, value in self.credit.report(rollouts).items():
@@ -138,6 +135,7 @@ class TokenCreditTrainer(GRPOTrainer):
             if "entropies" in output:
                 self._entropies.append((output["entropies"], learned))
             rewards = rollouts.rewards[rows][: len(learned)]
+            advantages = _of_tokens(output["advantages"], learned)
             self.generation = Generation(output["completion_ids"], learned, advantages, rewards)
         return output
 
@@ -239,12 +237,12 @@ class TokenCreditTrainer(GRPOTrainer):
         if self.importance_sampling_level == "sequence":
             log_ratio = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         ratio = log_ratio.exp()
+        advantages = _of_tokens(batch["advantages"], mask)
         if "redistribute" in self.credit.parts:
-            batch["advantages"] = self.credit.redistribute(
-                batch["advantages"], ratio, batch["entropy_signal"], self.epsilon_low, self.epsilon_high
+            advantages = batch["advantages"] = self.credit.redistribute(
+                advantages, ratio, batch["entropy_signal"], self.epsilon_low, self.epsilon_high
             )
         if self.loss_type in CLIPPED_LOSSES:
-            advantages = batch["advantages"]
             clipped = (ratio < 1 - self.epsilon_low) & (advantages < 0)
             clipped |= (ratio > 1 + self.epsilon_high) & (advantages > 0)
             counts = self.accelerator.reduce(clip_counts(entropies[mask], clipped[mask]), reduction="sum")
@@ -255,7 +253,10 @@ class TokenCreditTrainer(GRPOTrainer):
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:
         """The rows of all ranks in their order, padded with 0 to the longest."""
-        return self.accelerator.gather(self.accelerator.pad_across_processes(values, dim=1))
+        # Padding would turn the truth values of the shorter rank, and only these, into integers.
+        numbers = values.to(torch.uint8) if values.dtype == torch.bool else values
+        gathered = self.accelerator.gather(self.accelerator.pad_across_processes(numbers, dim=1))
+        return gathered.to(values.dtype)
 
 
 def clip_counts(
@@ -274,6 +275,11 @@ def _learned(batch: Mapping[str, Any]) -> Bool[Tensor, "rows tokens"]:
     """The tokens that the loss reads: those of the response, without the results of tools."""
     mask = batch["completion_mask"].bool()
     return mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask
+
+
+def _of_tokens(advantages: Tensor, learned: Tensor) -> Float[Tensor, "rows tokens"]:
+    """The advantage of each token, also where TRL has one for each response."""
+    return advantages[:, None] * learned if advantages.dim() == 1 else advantages
 
 
 @contextmanager
@@ -346,7 +352,7 @@ def _learns_in_steps(args: GRPOConfig) -> bool:
     return args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) != 0
 
 
-def _refuse(credit: Any, given: Mapping[str, Any]) -> None:
+def refuse(credit: Any, given: Mapping[str, Any]) -> None:
     """Refuse what cannot work, before any model is loaded."""
     if not isinstance(credit, TokenCredit):
         raise UserError(
