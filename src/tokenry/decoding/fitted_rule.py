@@ -162,7 +162,7 @@ class FittedRule:
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
         stored = asdict(self) | {"threshold": _INFINITE.get(self.threshold, self.threshold)}
-        return {"kind": KIND, **_without_nan(stored)}
+        return {"kind": KIND, **without_nan(stored)}
 
     def text(self) -> str:
         """The file as text."""
@@ -303,12 +303,12 @@ def _kept_wrong(score: ndarray, wrong: ndarray, threshold: float) -> KeptWrong:
     )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value with null for nan, which JSON has not."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
