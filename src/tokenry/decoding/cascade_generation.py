@@ -80,18 +80,19 @@ class Cascade:
         embed: Callable[[Sequence[Prompt]], Any] | None = None,
     ) -> None:
         self.small, self.large, self.embed = small, large, embed
-        fitted = isinstance(rule, FittedRule)
-        if fitted:
+        self.first: int | None = None
+        self.without_logprobs: WithoutLogprobs = without_logprobs or "refuse"
+        if isinstance(rule, FittedRule):
             rule.require_models(ModelIdentity.of(small), ModelIdentity.of(large))
             threshold = rule.threshold if threshold is None else threshold
+            self.first = rule.first
+            self.without_logprobs = without_logprobs or rule.without_logprobs
         if threshold is None:
             raise UserError(
                 "a rule that was not fitted has no threshold: give one, or fit the rule (`tokenry cascade fit`)."
             )
         self.scorer = _without_fitting(rule) if isinstance(rule, str) else rule
         self.threshold = float(threshold)
-        self.first: int | None = rule.first if fitted else None
-        self.without_logprobs = without_logprobs or (rule.without_logprobs if fitted else "refuse")
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling = GREEDY) -> list[CascadeAnswer]:
         """Answer each prompt.

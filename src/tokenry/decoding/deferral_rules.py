@@ -188,13 +188,11 @@ class DebiasedChow(DeferralRule):
         """Regress the scores on the lengths; answers with an impossible token are left out."""
         score = array(chow_score(examples.logprobs, examples.mask, self.of, empty="defer"))
         known = np.isfinite(score)
+        if not known.any():
+            raise UserError("no answer has a finite score, so nothing says what a length scores on average.")
         lengths, score = examples.lengths[known], score[known]
-        if len(np.unique(lengths)) < 2:
-            raise UserError(
-                "all answers have the same length, so no score depends on it: use the rule `sum` as it is."
-            )
         if self.curve == "linear":
-            slope, start = np.polyfit(lengths, score, 1)
+            slope, start = np.polyfit(lengths, score, 1) if np.ptp(lengths) else (0.0, score.mean())
             knots = np.array([0.0, 1e6])  # a straight line through two far knots
             return DebiasedScorer(self.of, tuple(knots.tolist()), tuple((start + slope * knots).tolist()))
         from sklearn.isotonic import IsotonicRegression

@@ -8,6 +8,7 @@ The file says on what it was fitted and for which two models; it refuses others.
 on new examples whether the budget holds.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.files import atomic_write, read_json
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, bootstrap_estimate, clopper_pearson
 from tokenry.decoding.cascades import (
@@ -161,11 +162,16 @@ class FittedRule:
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
         stored = asdict(self) | {"threshold": _INFINITE.get(self.threshold, self.threshold)}
-        return {"kind": KIND, **_without_nan(stored)}
+        return {"kind": KIND, **without_nan(stored)}
+
+    def text(self) -> str:
+        """The file as text."""
+        return json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        write_json(path, self.as_json())
+        with atomic_write(path) as partial:
+            partial.write_text(self.text(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "FittedRule":
@@ -218,8 +224,8 @@ def fit_rule(
     description = rule if isinstance(rule, str) else DEFERRAL_RULES.name_of(rule)
     made = DEFERRAL_RULES.make(rule) if isinstance(rule, str) else rule
     seen = examples.first(first)
-    order = np.random.default_rng(seed).permutation(len(examples))
-    learned, held = (seen.rows(np.sort(part)) for part in np.array_split(order, 2))
+    rows, others = halves(len(examples), seed)
+    learned, held = seen.rows(rows), seen.rows(others)
     scorer = made.fit(learned)
     score = array(scorer.score(held.logprobs, held.mask, held.embeddings))
     wrong = _wrong(held, target)
@@ -234,7 +240,6 @@ def fit_rule(
     found = auc_df(score, held.q_small, held.q_large)
     drawn = auc_draws(score[:, None], held.q_small, held.q_large, draws, seed)[:, 0]
     band = curve_band(score, held.q_small, held.q_large, RATES, draws, seed)
-    whole = examples.rows(np.sort(np.array_split(order, 2)[1]))
     return FittedRule(
         rule=description,
         scorer=scorer,  # type: ignore[arg-type]
@@ -253,10 +258,16 @@ def fit_rule(
         curve=tuple(
             CurvePoint(rate, point.value, point.low, point.high) for rate, point in zip(RATES, band, strict=True)
         ),
-        lengths=diagnose_lengths(score, whole.lengths, held.q_small, held.q_large),
+        lengths=diagnose_lengths(score, examples.lengths[others], held.q_small, held.q_large),
         kept_wrong=None if wrong is None else _kept_wrong(score, wrong, threshold),
         without_logprobs=without_logprobs,
     )  # fmt: skip
+
+
+def halves(count: int, seed: int) -> tuple[ndarray, ndarray]:
+    """The examples to learn from and those to measure on, at random."""
+    one, other = np.array_split(np.random.default_rng(seed).permutation(count), 2)
+    return np.sort(one), np.sort(other)
 
 
 def data_fingerprint(examples: Examples) -> str:
@@ -292,12 +303,12 @@ def _kept_wrong(score: ndarray, wrong: ndarray, threshold: float) -> KeptWrong:
     )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value with null for nan, which JSON has not."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
