@@ -166,7 +166,9 @@ def trained_parameters(
     given = model.parameters() if parameters is None else parameters
     found = [parameter for parameter in dict.fromkeys(given) if parameter.requires_grad]
     if not found:
-        raise UserError("the model has no trainable parameter, so it has no gradients: unfreeze some weights.")
+        raise UserError(
+            "the model has no trainable parameter, so it has no gradients: unfreeze some weights."
+        )
     return found
 
 

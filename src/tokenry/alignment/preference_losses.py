@@ -47,12 +47,12 @@ class Responses:
 
     @property
     def log_ratio(self) -> Float[Tensor, "batch"]:
-        """log π − log ref."""
+        """Log π − log ref."""
         return self.logp - self.reference
 
     @property
     def per_token(self) -> Float[Tensor, "batch"]:
-        """log π / length."""
+        """Log π / length."""
         return self.logp / self.length
 
 
@@ -127,6 +127,7 @@ class DPO(PreferenceLoss):
     beta: float | int = 0.1
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return -logsigmoid(self.beta * (chosen.log_ratio - rejected.log_ratio))
 
 
@@ -141,6 +142,7 @@ class RDPO(PreferenceLoss):
     length_weight: float | int = 0.2
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         longer = self.length_weight * (chosen.length - rejected.length)
         return -logsigmoid(self.beta * (chosen.log_ratio - rejected.log_ratio) + longer)
 
@@ -157,6 +159,7 @@ class IPO(PreferenceLoss):
     per_token: bool = False
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         won, lost = chosen.log_ratio, rejected.log_ratio
         if self.per_token:
             won, lost = won / chosen.length, lost / rejected.length
@@ -173,6 +176,7 @@ class Hinge(PreferenceLoss):
     beta: float | int = 0.1
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return relu(1 - self.beta * (chosen.log_ratio - rejected.log_ratio))
 
 
@@ -188,6 +192,7 @@ class SimPO(PreferenceLoss):
     margin: float | int = 0.5
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return -logsigmoid(self.beta * (chosen.per_token - rejected.per_token) - self.margin)
 
 
@@ -202,6 +207,7 @@ class SLiC(PreferenceLoss):
     sft_weight: float | int = 0.1
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return relu(self.margin - (chosen.logp - rejected.logp)) - self.sft_weight * chosen.logp
 
 
@@ -215,6 +221,7 @@ class RRHF(PreferenceLoss):
     sft_weight: float | int = 1.0
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return relu(rejected.per_token - chosen.per_token) - self.sft_weight * chosen.logp
 
 
@@ -229,6 +236,7 @@ class CPO(PreferenceLoss):
     sft_weight: float | int = 1.0
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return -logsigmoid(self.beta * (chosen.logp - rejected.logp)) - self.sft_weight * chosen.logp
 
 
@@ -242,6 +250,7 @@ class DPOP(PreferenceLoss):
     penalty: float | int = 50.0
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         below = relu(-chosen.log_ratio)
         return -logsigmoid(self.beta * (chosen.log_ratio - rejected.log_ratio - self.penalty * below))
 
@@ -251,13 +260,16 @@ class DPOP(PreferenceLoss):
 class KTO(PreferenceLoss):
     """Kahneman-Tversky optimisation of a pair, its baseline z0 taken as given (arXiv 2402.01306)."""
 
-    equation = "-chosen_weight s(beta r_w - baseline) - rejected_weight s(baseline - beta r_l), r = log pi - log ref"
+    equation = (
+        "-chosen_weight s(beta r_w - baseline) - rejected_weight s(baseline - beta r_l), r = log pi - log ref"
+    )
     beta: float | int = 0.1
     baseline: float | int = 0.1
     chosen_weight: float | int = 1.0
     rejected_weight: float | int = 1.0
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         won = torch.sigmoid(self.beta * chosen.log_ratio - self.baseline)
         lost = torch.sigmoid(self.baseline - self.beta * rejected.log_ratio)
         return -self.chosen_weight * won - self.rejected_weight * lost
@@ -272,6 +284,7 @@ class SPPO(PreferenceLoss):
     beta: float | int = 0.1
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         target = 1 / (2 * self.beta)
         return (chosen.log_ratio - target) ** 2 + (rejected.log_ratio + target) ** 2
 
@@ -286,6 +299,7 @@ class Unlikelihood(PreferenceLoss):
     weight: float | int = 0.1
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         return -chosen.logp - self.weight * torch.log1p(-rejected.per_token.exp())
 
 
@@ -301,7 +315,9 @@ class FormulaLoss(PreferenceLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.compiled  # noqa: B018  (refuses what cannot be read)
+        # The defaults of beta and per_token depend on the formula.
+        for name in ("beta", "per_token"):
+            object.__setattr__(self, name, getattr(self.compiled, name))
 
     @property
     def compiled(self) -> CompiledLoss:
@@ -317,7 +333,7 @@ class FormulaLoss(PreferenceLoss):
     @property
     def equation(self) -> str:  # type: ignore[override]
         """The link, of ρ."""
-        beta = f"{self.compiled.beta:g}"
+        beta = f"{self.beta:g}"
         forms = {
             "logistic": f"-log s({beta} rho)",
             "squared": f"(rho - 1 / (2 * {beta}))^2",
@@ -336,6 +352,7 @@ class FormulaLoss(PreferenceLoss):
         return self.compiled.per_token
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
+        """The loss of each pair."""
         logps = {
             "W": chosen.logp,
             "L": rejected.logp,

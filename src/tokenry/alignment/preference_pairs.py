@@ -4,11 +4,13 @@ A batch holds the chosen rows first and the rejected rows second, with `input_id
 tokens of the response), as TRL's `DataCollatorForPreference` makes it; padding may be on either side.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 
@@ -33,8 +35,6 @@ class PreferencePair:
     rejected: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "chosen", "rejected"):
-            object.__setattr__(self, name, tuple(int(token) for token in getattr(self, name)))
         for name in ("chosen", "rejected"):
             if not getattr(self, name):
                 raise UserError(f"the {name} response has no tokens: give both responses of every pair.")
@@ -105,3 +105,63 @@ def pairs_in(batch: Batch) -> Iterator[PreferencePair]:
         if prompts[0] != prompts[1]:
             raise UserError(f"the rows of pair {row + 1} have different prompts: pair the rows in order.")
         yield PreferencePair(tuple(prompts[0]), tuple(responses[0]), tuple(responses[1]))
+
+
+def require_pairs(rows: Iterable[Mapping[str, Any]], first: int = 1) -> None:
+    """Refuse rows of text or messages of which nothing can be learned; `first` is the number of the first.
+
+    Raises:
+        UserError: a row without `chosen` and `rejected`, one whose response is empty, or one whose responses are equal.
+    """
+    for number, row in enumerate(rows, start=first):
+        for name in ("chosen", "rejected"):
+            if name not in row:
+                raise UserError(
+                    f"row {number} has no {name!r}: a pair has a prompt, a chosen and a rejected response; there are {', '.join(row)}."
+                )
+            said = row[name]
+            last = said[-1].get("content") if isinstance(said, list) and said else said
+            if not last or (isinstance(last, str) and not last.strip()):
+                raise UserError(
+                    f"pair {number} has an empty {name} response: give both responses, or drop the pair."
+                )
+        if row["chosen"] == row["rejected"]:
+            raise UserError(
+                f"pair {number} has equal responses, so there is no preference to learn: drop the pair."
+            )
+
+
+def encode_pair(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, number: int = 1
+) -> PreferencePair:
+    """Encode a row of texts or messages; the prompt may be a column, or the beginning of both responses.
+
+    Texts are tokenised apart, so that no token spans prompt and response, and end with the tokenizer's end of text, as in TRL. Messages
+    are rendered by the chat template.
+
+    Args:
+        row: `chosen`, `rejected` and perhaps `prompt`.
+        tokenizer: the tokenizer of the model.
+        number: of the row, for error messages.
+
+    Raises:
+        UserError: as `require_pairs`, or the template renders the prompt alone in another way than before a response.
+    """
+    from trl.data_utils import extract_prompt, is_conversational
+
+    require_pairs([row], number)
+    row = row if row.get("prompt") else extract_prompt(dict(row))
+    if is_conversational(row):
+        prompt, chosen, rejected = (
+            tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=messages is row["prompt"], return_dict=True
+            )["input_ids"]
+            for messages in (row["prompt"], row["prompt"] + row["chosen"], row["prompt"] + row["rejected"])
+        )
+        return PreferencePair.from_whole(prompt, chosen, rejected)
+    end = tokenizer.eos_token or ""
+    responses = [row[name] if row[name].endswith(end) else row[name] + end for name in ("chosen", "rejected")]
+    return PreferencePair(
+        tuple(tokenizer(row["prompt"])["input_ids"]),
+        *(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in responses),
+    )

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -28,6 +29,7 @@ from trl import DPOConfig, DPOTrainer
 
 from tokenry.alignment.preference_logic import Structure
 from tokenry.alignment.preference_losses import PreferenceLoss, Responses, preference_loss
+from tokenry.alignment.preference_pairs import require_pairs
 from tokenry.alignment.preference_updates import UPDATES, contrastive_tokens
 from tokenry.alignment.token_gradients import cosines, head_gradients, head_products
 from tokenry.core.errors import UserError, require_one_of
@@ -81,16 +83,14 @@ class PreferenceTrainer(DPOTrainer):
         self.update, self.shared_above = update, shared_above
         given = inspect.signature(DPOTrainer.__init__).bind(self, *args, **kwargs)
         given.arguments["args"] = self._arguments(given.arguments.get("args"))
+        if isinstance(given.arguments.get("train_dataset"), Dataset):
+            require_pairs(given.arguments["train_dataset"])
         super().__init__(*given.args[1:], **given.kwargs)
         if self._is_vision_dataset:
             raise UserError("PreferenceTrainer reads text, and these data have images: use DPOTrainer.")
         if self.aux_loss_enabled:
             raise UserError(
                 "the load-balancing loss of experts is not computed here: set router_aux_loss_coef=0 in the arguments."
-            )
-        if (update != "plain" or shared_above is not None) and output_head(self.model).linear is None:
-            raise UserError(
-                "update and shared_above need an output head that is a plain matrix, without adapter: leave lm_head out of it."
             )
         add_token_loss(self.model)
 
@@ -106,7 +106,9 @@ class PreferenceTrainer(DPOTrainer):
                 f"the loss is given twice, as loss and as loss_type={args.loss_type}: leave one of them out."
             )
         if args.use_weighting or args.ld_alpha is not None or args.f_divergence_type != "reverse_kl":
-            raise UserError("use_weighting, ld_alpha and f_divergence_type change TRL's own losses: leave loss out.")
+            raise UserError(
+                "use_weighting, ld_alpha and f_divergence_type change TRL's own losses: leave loss out."
+            )
         args.beta = getattr(self.preference_loss, "beta", None) or args.beta
         # Without a reference model to load: references "precomputed" as 0.
         args.precompute_ref_log_probs |= not self.preference_loss.uses_reference
@@ -118,7 +120,9 @@ class PreferenceTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """Precompute as TRL does, where there is a reference."""
-        return dataset if self._is_reference_free else super()._precompute_ref_logps(dataset, name, batch_size)
+        return (
+            dataset if self._is_reference_free else super()._precompute_ref_logps(dataset, name, batch_size)
+        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The loss of a batch, formed inside the model's own forward."""
@@ -246,7 +250,7 @@ def score_tokens(
     def score(rows: Tensor) -> Tensor:
         for part in chunks(rows.shape[0], head.vocabulary, chunk_elements):
             logits = head.scratch_logits(rows[part])
-            mean, (largest, best) = logits.mean(-1), logits.max(-1)
+            mean, largest = logits.mean(-1), logits.amax(-1)
             own = logits.gather(-1, targets[part, None])[:, 0]
             normaliser = logits.logsumexp(-1)
             values = {

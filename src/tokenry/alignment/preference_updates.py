@@ -86,7 +86,9 @@ def normalised_preference_update(
     scales = torch.as_tensor(scale, dtype=torch.float64).expand(len(pairs))
     with evaluation_mode(model):
         found = [
-            _add_update(BothGradients(model, pair, trained), trained, float(strength) / len(pairs), pair.is_equal)
+            _add_update(
+                BothGradients(model, pair, trained), trained, float(strength) / len(pairs), pair.is_equal
+            )
             for pair, strength in zip(pairs, scales, strict=True)
         ]
     return gathered(found)

@@ -14,7 +14,7 @@ Source: A Common Pitfall of Margin-based Language Model Alignment: Gradient Enta
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +28,7 @@ from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks
 from tokenry.core.tensors.losses import OutputHead, backbone, causal_lm, output_head, row_nll
 from tokenry.core.tensors.modes import evaluation_mode
 
-Scope = Literal["head", "full"]
-SCOPES: tuple[Scope, ...] = ("head", "full")
+SCOPES = ("head", "full")
 
 # Elements of the per-token gradients that are held at once in the full scope (1 GB in float32).
 _GRADIENT_ELEMENTS = 1 << 28
@@ -52,7 +51,8 @@ def head_products(
     linear = head.linear
     if linear is None:
         raise UserError(
-            "the output head is no plain matrix (it has an adapter, is quantised, or has layers before it): take scope='full'."
+            "the output head is no plain matrix (it has an adapter, is quantised, or has layers before it), so there is no closed form: "
+            "take scope='full', or update='plain' in training."
         )
 
     def compute(rows: Tensor) -> Tensor:
@@ -102,8 +102,30 @@ def head_gradients(
     )
 
 
+class HeadReading(NamedTuple):
+    """What one forward per response says of a pair.
+
+    Attributes:
+        gradients: of the pair, by the output head.
+        products: of its tokens, as of `token_gradient_products`.
+    """
+
+    gradients: PairGradients
+    products: Float[Tensor, "tokens tokens"]
+
+
+@torch.no_grad()
+def read_head(model: nn.Module, pair: PreferencePair) -> HeadReading:
+    """Log-probabilities of a pair and its gradients by the output head, without a backward."""
+    with evaluation_mode(model):
+        rows, targets = _predicting(model, pair)
+        head = output_head(model)
+        products = head_products(rows, targets, head)
+        return HeadReading(head_gradients(products, row_nll(rows, targets, head), len(pair.chosen)), products)
+
+
 def token_gradient_products(
-    model: nn.Module, pair: PreferencePair, scope: Scope = "head"
+    model: nn.Module, pair: PreferencePair, scope: str = "head"
 ) -> Float[Tensor, "tokens tokens"]:
     """Inner products of the gradients of all tokens of both responses, the chosen first.
 
@@ -116,11 +138,9 @@ def token_gradient_products(
         UserError: an unknown scope, a head that is no plain matrix, or no trainable parameter.
     """
     require_one_of(scope, SCOPES, "scope")
+    if scope == "head":
+        return read_head(model, pair).products
     with evaluation_mode(model):
-        if scope == "head":
-            with torch.no_grad():
-                rows, targets = _predicting(model, pair)
-            return head_products(rows, targets, output_head(model))
         return _full_products(model, pair)
 
 
@@ -129,7 +149,7 @@ def token_gradient_cosine(
     ids_w: Sequence[int] | Int[Tensor, "chosen"],
     ids_l: Sequence[int] | Int[Tensor, "rejected"],
     prompt_len: int,
-    scope: Scope = "head",
+    scope: str = "head",
 ) -> Float[Tensor, "chosen_tokens rejected_tokens"]:
     """Cosine of the gradients of each token of the chosen response with each of the rejected one.
 
