@@ -205,13 +205,14 @@ class BothGradients:
     def products(self, preconditioner: Mapping[nn.Parameter, Tensor] | None = None) -> Float[Tensor, "5"]:
         """The fields of `PairGradients`: log-probabilities, ⟨g_w, P g_l⟩, and the roots of ⟨g_w, P g_w⟩ and ⟨g_l, P g_l⟩."""
         sums = torch.zeros(3, dtype=torch.float64, device=self.logps.device)
-        for parameter, won, lost in zip(self._trained, self.chosen, self.rejected, strict=True):
-            # Without a factor, a parameter is not in the optimiser's hands and does not move.
-            factor = 1.0 if preconditioner is None else preconditioner.get(parameter, 0.0)
-            scaled = lost * factor
-            sums[0] += (won * scaled).sum(dtype=torch.float64)
-            sums[1] += (won * won * factor).sum(dtype=torch.float64)
-            sums[2] += (lost * scaled).sum(dtype=torch.float64)
+        for parameter, *gradients in zip(self._trained, self.chosen, self.rejected, strict=True):
+            won, lost = (gradient.flatten() for gradient in gradients)
+            scaled = won, lost
+            if preconditioner is not None:
+                # Without a factor, a parameter is not in the optimiser's hands and does not move.
+                factor = preconditioner.get(parameter, torch.zeros_like(parameter)).flatten()
+                scaled = won * factor, lost * factor
+            sums += torch.stack([won.dot(scaled[1]), won.dot(scaled[0]), lost.dot(scaled[1])]).double()
         return torch.cat([self.logps, sums[:1], sums[1:].sqrt()]).cpu()
 
 
