@@ -102,6 +102,7 @@ class Bench:
         self.costs = self._costs()
         self.report = report
         self.stages = Stages(report, list(self.costs.values()))
+        self._made: dict[str, tuple[Run, HeldOut]] = {}
 
     @property
     def whole(self) -> Leg | None:
@@ -259,6 +260,11 @@ class Bench:
         Raises:
             Interrupted: the user stopped it.
         """
+        if name not in self._made:
+            self._made[name] = self._run(name)
+        return self._made[name]
+
+    def _run(self, name: str) -> tuple[Run, HeldOut]:
         folder = self.output / folder_name(name)
         parts = (name, f"{name}: held-out loss", f"{name}: answers")
         if finished := load_run(folder):
@@ -267,7 +273,13 @@ class Bench:
         training, measuring, answering = parts
         clock = StepClock()
         done = steps_in(folder) if self.final_decay else 0
-        self.stages.begin(training, self.costs[training] * (1 - done / self.steps))
+        # What is passed over the data before training has been done by whoever took a step.
+        left = (
+            self.training_cost(self.material.train) * (1 - done / self.steps)
+            if done
+            else self.costs[training]
+        )
+        self.stages.begin(training, left)
         with PeakMemory() as memory:
             trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
         self.stages.begin(measuring, self.costs[measuring])
@@ -396,10 +408,6 @@ class Bench:
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
-
-    def report_of_seed(self, seed: int) -> Progress:
-        """What another seed reports: its stages by name; the share that is done stays what it is here."""
-        return lambda what, share: self.stages.say(f"seed {seed}, {what}")
 
     def training_cost(self, data: Dataset) -> float:
         """What plain fine-tuning on some data costs."""
