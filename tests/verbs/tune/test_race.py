@@ -18,11 +18,11 @@ from tests.verbs.tune.record import load
 from tokenry.cli import app
 from tokenry.core.errors import UserError
 from tokenry.finetuning import TokenWeighingTrainer
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
-from tokenry.verbs._tune.records import folder_name
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 BESIDE = "random:share=0.5"

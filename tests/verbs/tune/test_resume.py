@@ -13,8 +13,9 @@ from tests.verbs.tune.record import load
 from tokenry.cli import app
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.trainer import STATE_FILE
+from tokenry.verbs._side_by_side import Interrupted
 from tokenry.verbs._tune import bench as bench_module
-from tokenry.verbs._tune.bench import Bench, Interrupted
+from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan, stored_plan
 

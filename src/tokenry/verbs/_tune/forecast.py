@@ -3,10 +3,10 @@
 from typing import Any
 
 from tokenry.report.blocks import Block, Column, Findings, Table
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.course import Course
 from tokenry.verbs._tune.racing import price_in_words
-from tokenry.verbs._tune.records import folder_name
 
 
 def forecast(bench: Bench, course: Course | None) -> dict[str, Any]:

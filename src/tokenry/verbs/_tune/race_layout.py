@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tokenry.core.stats import FEWEST_SEEDS, Paired, shown
 from tokenry.report.blocks import Block, Cell, Column, Figure, Findings, Series, Table, Text
 from tokenry.report.writing import plural, written_number
-from tokenry.verbs._tune.records import folder_name
+from tokenry.verbs._side_by_side import folder_name
 
 if TYPE_CHECKING:
     from tokenry.core.stats import Estimate

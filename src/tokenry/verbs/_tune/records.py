@@ -4,7 +4,6 @@ A comparison holds one run per weighing on the same model, data and seed; tables
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -173,11 +172,6 @@ class Comparison(_Record):
             return self.race.winner
         asked_for = self.settings["weighing"].replace(":", " ")
         return asked_for if any(run.name == asked_for for run in self.runs) else self.runs[0].name
-
-
-def folder_name(name: str) -> str:
-    """Write the name of a run as that of its folder."""
-    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
 
 
 def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:
