@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.ranks import by_first, is_first
 from tokenry.core.io.workspace import Workspace
 from tokenry.report.result import RESULT_FILE
 
@@ -136,12 +137,16 @@ class SideBySide:
         path, fingerprint = self.folder / _DATA_FILE, {"fingerprint": data}
         if not self.is_begun:
             prepare()
-            write_json(path, fingerprint)
-            self._workspace(settings).claim(self._of_others)
+            self._claim(settings, fingerprint)
         elif read_json(path) != fingerprint:
             raise UserError(
                 f"the data has changed since the run in {self.folder} began: choose another --output for a new run."
             )
+
+    @by_first
+    def _claim(self, settings: Mapping[str, Any], fingerprint: Mapping[str, str]) -> None:
+        write_json(self.folder / _DATA_FILE, fingerprint)
+        self._workspace(settings).claim(self._of_others)
 
     @contextmanager
     def at_work(self, doing: Callable[[], str]) -> Iterator[None]:
@@ -165,11 +170,12 @@ class SideBySide:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold a lock on the folder; a process that is killed lets it go."""
+        """Hold a lock on the folder, one for all processes of a job; a process that is killed lets it go."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=0)
-            lock.acquire()
+            if is_first():
+                lock.acquire()
         except Timeout as error:
             raise UserError(
                 f"another run is at work in {self.folder}: wait for it, or choose another --output."

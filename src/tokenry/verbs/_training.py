@@ -10,6 +10,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.ranks import by_first, processes
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._stages import Stages
 
@@ -105,6 +106,7 @@ def require_device(args: TrainingArguments, device: str | None) -> None:
         )
 
 
+@by_first
 def remove_checkpoints(folder: Path, but: int | None = None) -> None:
     """Remove what a run would go on from, but one step."""
     for checkpoint in folder.glob("checkpoint-*"):
@@ -113,10 +115,16 @@ def remove_checkpoints(folder: Path, but: int | None = None) -> None:
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:
-    """Save model and tokenizer; the folder is whole or absent."""
+    """Save model and tokenizer; the folder is whole or absent. Weights that are shared between processes are gathered."""
+    weights = trainer.accelerator.get_state_dict(trainer.model) if processes() > 1 else None
+    _save(trainer, folder, weights)
+
+
+@by_first
+def _save(trainer: Trainer, folder: Path, weights: dict[str, Any] | None) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
+    trainer.model.save_pretrained(partial, state_dict=weights)
     trainer.processing_class.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

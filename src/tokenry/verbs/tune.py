@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.files import require_new
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
 from tokenry.report.tables import tables_as_csv
@@ -45,6 +46,7 @@ class Plan:
         retain: data to measure forgetting on, never trained on; can be repeated; by default Python's own documentation.
         reference: a reference model, if there is no trusted set.
         full_weights: train all weights, without LoRA.
+        quantize: train LoRA on a base in `4bit` (bitsandbytes; CUDA only).
         device: where to train, such as cpu, cuda or mps; by default an accelerator if there is one.
         dtype: data type of the weights: float32, bfloat16 or float16; by default bfloat16 where the hardware computes in it, else float32.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
@@ -76,6 +78,7 @@ class Plan:
     retain: tuple[str, ...] = option((), metavar="FILE")
     reference: str | None = None
     full_weights: bool = False
+    quantize: Literal["4bit"] | None = None
     device: str | None = None
     dtype: str | None = None
     chat_template: str | None = None
@@ -102,6 +105,10 @@ class Plan:
         if self.merge and self.full_weights:
             raise UserError(
                 "--merge is for adapters, and --full-weights trains none: the models in --output load as they are."
+            )
+        if self.quantize and self.full_weights:
+            raise UserError(
+                f"--quantize {self.quantize} is for adapters, and --full-weights trains none: leave one of them out."
             )
 
     @property
@@ -143,7 +150,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         return _dry_run(plan, progress)
     comparison = compare(resume_or_start(plan), plan.output, progress)
     if plan.merge:
-        save_merged(plan.output / folder_name(comparison.chosen) / "model", plan.merge)
+        by_first(save_merged)(plan.output / folder_name(comparison.chosen) / "model", plan.merge)
     data = comparison.model_dump(mode="json")
     blocks = lay_out(data)
     title = f"{model_title(comparison.model)} on {comparison.data}"

@@ -11,6 +11,7 @@ comparison resumes where it stopped:
 
 import datetime
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.files import read_json, write_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
@@ -36,9 +38,9 @@ from tokenry.verbs._tune.course import FINAL_DECAY, Course
 from tokenry.verbs._tune.forecast import forecast, in_words
 from tokenry.verbs._tune.material import gather
 from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan, training_said
-from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
-from tokenry.verbs._tune.records import Comparison, Run, read_comparison
-from tokenry.verbs._tune.seeds import run_seeds
+from tokenry.verbs._tune.racing import planned_course, price_in_words, race_cost, run_race
+from tokenry.verbs._tune.records import Comparison, Race, Run, read_comparison
+from tokenry.verbs._tune.seeds import run_seeds, seeds_cost
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
 from tokenry.verbs.tune import Plan
 
@@ -71,7 +73,7 @@ def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
         prepare = partial(_prepare, bench, course)
         runs.begin(plan.settings, bench.material.fingerprint, prepare)
         comparison = _carry_out(bench, course)
-        write_json(runs.result_file, comparison.model_dump(mode="json"))
+        by_first(write_json)(runs.result_file, comparison.model_dump(mode="json"))
     report("done", 1.0)
     return comparison
 
@@ -141,17 +143,22 @@ def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course 
                 tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}"
             )
     bench = Bench(plan, output, tokenizer, material, weighings, report, final_decay)
-    if course:
-        others = {entry.name for entry in course.entries}
-        beside = [
-            cost
-            for name, cost in bench.costs.items()
-            if name.partition(": held-out")[0].partition(": answers")[0] not in others
-        ]
-        bench.stages = Stages(report, [*beside, (course.price - 1) * bench.costs[CONTROL]])
+    bench.stages = Stages(report, _costs(bench, course))
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})
     return bench, course
+
+
+def _costs(bench: Bench, course: Course | None) -> list[float]:
+    """The costs of all stages: of the entries of a race, one is trained to its end."""
+    control, *others = bench.weighings
+    if course is None:
+        return [*bench.costs.values(), seeds_cost(bench, control, others[0]) if others else 0.0]
+    measuring = (": held-out loss", ": answers")
+    in_race = {f"{entry.name}{part}" for entry in course.entries for part in ("", *measuring)}
+    beside = [cost for name, cost in bench.costs.items() if name not in in_race]
+    of_one = [bench.costs[f"{control}{part}"] for part in measuring if course.entries]
+    return [*beside, race_cost(bench, course), *of_one, seeds_cost(bench, control, control)]
 
 
 def _prepare(bench: Bench, course: Course | None) -> None:
@@ -216,18 +223,34 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
             paired = paired_difference(measured[name], measured[names[0]], to=names[0])
             run = run.model_copy(update={"paired": paired})
         runs.append(run)
-    found = race.winner if race else bench.plan.weighing.replace(":", " ")
+    seeds, notes = None, list(bench.material.notes)
+    if bench.plan.seeds > 1:
+        challenger = _challenger(bench.plan, race, names)
+        seeds = run_seeds(bench, names[0], challenger, measured) if challenger else None
+        notes += [] if challenger else [_no_seeds(bench.plan.seeds, names[0])]
     return Comparison(
         model=bench.plan.model,
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
-        notes=list(bench.material.notes),
+        notes=notes,
         settings={**bench.plan.settings, "training": bench.length},
         environment=environment(bench.args.device, "trl", "peft", "datasets"),
         runs=runs,
         race=race,
-        seeds=run_seeds(bench, names[0], found, measured)
-        if found in measured and found != names[0]
-        else None,
+        seeds=seeds,
     )
+
+
+def _challenger(plan: Plan, race: Race | None, names: Sequence[str]) -> str | None:
+    """The weighing that is compared with the control under several seeds: the winner, the runner-up of plain fine-tuning, or the one asked for."""
+    if race and race.winner == race.control:
+        return race.final.name if race.final else None
+    found = race.winner if race else plan.weighing.replace(":", " ")
+    return found if found in names[1:] else None
+
+
+def _no_seeds(seeds: int, control: str) -> str:
+    note = f"--seeds {seeds} trained nothing further: no weighing is left to compare {control} with."
+    logger.warning("%s", note)
+    return note

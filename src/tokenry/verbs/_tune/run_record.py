@@ -1,5 +1,6 @@
 """The record of a finished run: from the trainer and its token store to a `Run` for the report."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
-EXAMPLES = 6
+FEWEST_EXAMPLES, MOST_EXAMPLES, EXAMPLE_TOKENS = 6, 24, 3000
+"""How many training samples a report shows, token by token: as many as have so many tokens together, within these bounds."""
 HISTOGRAM_BINS = 30
 _NOT_SIGNALS = ("weight", "kept", "token_class", "uniform", "response")
 
@@ -104,9 +106,10 @@ def _histograms(columns: dict[str, Tensor], weights: Tensor, learned: Tensor) ->
 def _examples(
     trainer: TokenWeighingTrainer, columns: dict[str, Tensor], weights: Tensor, classes: Sequence[str]
 ) -> list[Example]:
-    samples = sorted(samples_of(trainer.train_dataset), key=lambda sample: int(sample.token_index[0]))[
-        :EXAMPLES
-    ]
+    samples = sorted(samples_of(trainer.train_dataset), key=lambda sample: int(sample.token_index[0]))
+    sizes = itertools.accumulate(len(sample.input_ids) for sample in samples)
+    fitting = sum(size <= EXAMPLE_TOKENS for size in sizes)
+    samples = samples[: min(MOST_EXAMPLES, max(FEWEST_EXAMPLES, fitting))]
     tokenizer = trainer.processing_class
     return [
         Example(
