@@ -23,8 +23,8 @@ from tokenry.alignment import Rollouts, TokenCredit, TokenCreditTrainer
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json, write_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.tensors.generation import greedy_answers, require_answers
 from tokenry.core.train.checkpoints import checkpoints_in, is_finished
-from tokenry.evaluation.generation import greedy_answers, require_answers
 from tokenry.evaluation.verifiers import encode_prompts
 from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.verbs._lora import Lora, lora_config

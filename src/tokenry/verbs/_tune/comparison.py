@@ -225,9 +225,9 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
         runs.append(run)
     seeds, notes = None, list(bench.material.notes)
     if bench.plan.seeds > 1:
-        challenger = _challenger(bench.plan, race, names)
-        seeds = run_seeds(bench, names[0], challenger, measured) if challenger else None
-        notes += [] if challenger else [_no_seeds(bench.plan.seeds, names[0])]
+        other = _challenger(bench.plan, race, names)
+        seeds = run_seeds(bench, names[0], other, measured) if other else None
+        notes += [] if other else [_no_seeds(bench.plan.seeds, names[0])]
     return Comparison(
         model=bench.plan.model,
         data=bench.plan.data,
