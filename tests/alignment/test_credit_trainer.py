@@ -14,7 +14,8 @@ from tests.tiny.rollouts import grpo_config, grpo_trainer, odd_tokens, prompts, 
 from tests.tiny.tokenizers import word_tokenizer
 from tokenry.alignment import Rollouts, Tempo, TokenCredit, TokenCreditTrainer
 from tokenry.alignment.credit import READS_RATIO
-from tokenry.alignment.credit_trainer import clip_counts, refuse
+from tokenry.alignment.credit_refusals import refuse
+from tokenry.alignment.credit_trainer import clip_counts
 from tokenry.core.errors import UserError
 
 SITUATIONS = {
