@@ -1,11 +1,10 @@
 """The recipe of HAPO: verdicts that follow the measurements in both directions."""
 
-from dataclasses import replace
-
 import pytest
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.alignment import GroupCredit, HeterogeneousCredit
+from tokenry.recipes import load_recipe
 from tokenry.recipes.hapo import BONUS, DAPO, HAPO, RELEASED, HapoSizes, claims, token_sum
 from tokenry.recipes.testbeds.many_styles import StyleSetting
 from tokenry.recipes.testbeds.policy_trial import Measured
@@ -71,9 +70,7 @@ def test_token_sums_are_those_of_the_sheet():
 
 
 def test_the_paper_scale_names_the_papers_model_and_data():
-    from tokenry.recipes import load_recipe
-
     setting = load_recipe("hapo").scales["paper"].setting
     assert setting.model == "Qwen/Qwen2.5-Math-1.5B"
     assert "DAPO-Math-17k" in setting.data
-    assert replace(setting, prompts=1).samples == 16
+    assert (setting.prompts, setting.samples, setting.minibatches) == (512, 16, 16)

@@ -34,6 +34,8 @@ ARMS: Mapping[str, Arm] = {
     RELEASED: Arm(HeterogeneousCredit(entropy_sign="released")),
     BONUS: Arm(GroupCredit(), high=0.28, entropy_bonus=0.05),
 }
+AVERAGES: Mapping[str, TokenCredit] = {DAPO: GroupCredit(), HAPO: HeterogeneousCredit(cap=math.inf)}
+"""Rules without the exception for extreme groups, whose token sums are checked."""
 TOLERANCE = 1e-6
 
 Runs = Mapping[str, Sequence[Curve]]
@@ -97,9 +99,6 @@ def learn_all(sizes: HapoSizes, progress: Progress) -> Runs:
             progress(f"{name}, seed {seed}", (number + place / parts) / len(sizes.seeds))
             runs[name].append(learn(arm))
     return runs
-
-
-AVERAGES: Mapping[str, TokenCredit] = {DAPO: GroupCredit(), HAPO: HeterogeneousCredit(cap=math.inf)}
 
 
 def token_sum(credit: TokenCredit, groups: int, samples: int = 16, longest: int = 40) -> float:
