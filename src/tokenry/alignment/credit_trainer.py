@@ -253,7 +253,10 @@ class TokenCreditTrainer(GRPOTrainer):
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:
         """The rows of all ranks in their order, padded with 0 to the longest."""
-        return self.accelerator.gather(self.accelerator.pad_across_processes(values, dim=1))
+        # Padding would turn the truth values of the shorter rank, and only these, into integers.
+        numbers = values.to(torch.uint8) if values.dtype == torch.bool else values
+        gathered = self.accelerator.gather(self.accelerator.pad_across_processes(numbers, dim=1))
+        return gathered.to(values.dtype)
 
 
 def clip_counts(
