@@ -1,8 +1,8 @@
 """Token credit: the trainer beside TRL's, the prefix tree beside a loop over tokens, the group average beside a loop over rows.
 
 A step of the trainers is a generation of 16 responses of 64 tokens and the gradients of its four micro-batches, with the control as the
-credit rule: both must end with the same gradients. The tree is that of 8 groups of 8 responses of 1,024 tokens,
-the group average that of 512 groups of 16 responses of up to 256 tokens.
+credit rule: both must end with the same gradients. The tree is that of 8 groups of 8 responses of 1,024 tokens, the group average that
+of 512 groups of 16 responses of up to 256 tokens.
 """
 
 import tempfile
