@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from tokenry.alignment.entanglement import PairGradients, PredictedStep, pair_gradients, predict_step
     from tokenry.alignment.entanglement_callback import EntanglementCallback, EntanglementRecord
     from tokenry.alignment.formulas import Formula, parse_formula
-    from tokenry.alignment.hapo import HeterogeneousCredit
+    from tokenry.alignment.hapo import (
+        EntropyStats,
+        HeterogeneousCredit,
+        adaptive_clip_range,
+        entropy_stats,
+        normalised_entropy,
+        redistribute_advantage,
+        sampling_temperature,
+        token_level_group_advantage,
+    )
     from tokenry.alignment.preference_logic import (
         NAMED_LOSSES,
         Lattice,
@@ -48,6 +57,7 @@ __all__ = [
     "CompiledLoss",
     "EntanglementCallback",
     "EntanglementRecord",
+    "EntropyStats",
     "Formula",
     "GroupCredit",
     "HeterogeneousCredit",
@@ -65,6 +75,7 @@ __all__ = [
     "Tempo",
     "TokenCredit",
     "TokenCreditTrainer",
+    "adaptive_clip_range",
     "add_reference",
     "branch_report",
     "collate_pairs",
@@ -72,11 +83,13 @@ __all__ = [
     "decompile",
     "describe",
     "encode_pair",
+    "entropy_stats",
     "lattice",
     "make_credit",
     "margin_multipliers",
     "multipliers",
     "name_of",
+    "normalised_entropy",
     "normalised_multipliers",
     "normalised_preference_update",
     "pair_gradients",
@@ -84,12 +97,15 @@ __all__ = [
     "predict_step",
     "preference_loss",
     "prefix_tree_values",
+    "redistribute_advantage",
     "relation",
     "repaired_multipliers",
+    "sampling_temperature",
     "sparse_preference_loss",
     "tempo_advantages",
     "token_gradient_cosine",
     "token_gradient_products",
+    "token_level_group_advantage",
     "witness",
 ]
 

@@ -75,6 +75,7 @@ def learn(arm: Arm, problems: Dataset, setting: MathSetting, seed: int) -> Curve
             epsilon=arm.low,
             epsilon_high=arm.high,
             delta=arm.delta,
+            entropy_coef=arm.entropy_bonus,
             loss_type="dapo",
             beta=0.0,
             seed=seed,

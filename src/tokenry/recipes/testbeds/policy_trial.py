@@ -20,12 +20,14 @@ class Arm:
         low: how far below 1 a ratio is clipped, before the rule adapts it.
         high: how far above 1.
         delta: the largest ratio where the advantage is negative.
+        entropy_bonus: factor of the mean entropy that the objective is raised by.
     """
 
     credit: TokenCredit
     low: float = 0.2
     high: float = 0.2
     delta: float = 10.0
+    entropy_bonus: float = 0.0
 
 
 class Measured(NamedTuple):
