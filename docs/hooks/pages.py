@@ -36,6 +36,7 @@ GUIDES = (
     "quickstart",
     "how-to-choose",
     "which-credit",
+    "what-a-preference-loss-says",
     "which-reduction",
     "which-tokenizer-change",
     "distributed",

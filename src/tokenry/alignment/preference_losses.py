@@ -186,7 +186,7 @@ class SimPO(PreferenceLoss):
     """Simple preference optimisation: probabilities per token, a margin in place of a reference (arXiv 2405.14734)."""
 
     equation = "-log s(beta log pi_w / n_w - beta log pi_l / n_l - margin)"
-    logic = "CPO"
+    logic = "DPO"  # with a reference that is set by hand: its log-ratio is margin / beta
     uses_reference, uses_length = False, True
     beta: float | int = 0.1
     margin: float | int = 0.5

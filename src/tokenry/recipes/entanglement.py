@@ -97,7 +97,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     )
     run.settings |= {
         **asdict(sizes),
-        "measured": {name: [asdict(one) for one in rows] for name, rows in found.items()},
+        "measured": [asdict(one) for one in found[REAL]],
         "by_kind": {name: by_kind(rows) for name, rows in found.items()},
     }
     with run.figure(9.5, 4.2) as figure:
@@ -105,7 +105,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     yield from claims(found[REAL], found[TINY])
 
 
-def by_kind(rows: Sequence[MeasuredPair]) -> dict[str, dict[str, float]]:
+def by_kind(rows: Sequence[MeasuredPair]) -> dict[str, dict[str, float | int]]:
     """Means of each kind of pairs, and shares of pairs that moved as wanted."""
     kinds = {KINDS[kind]: [one for one in rows if one.kind == kind] for kind in range(len(KINDS))}
     return {

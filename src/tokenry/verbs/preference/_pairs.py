@@ -1,0 +1,58 @@
+"""Preference data as the verbs read them, and a table of where pairs move."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tokenry.core.errors import UserError
+from tokenry.report.blocks import Column, Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tokenry.alignment import PreferencePair
+
+
+def read_pairs(source: str) -> list[dict[str, Any]]:
+    """Read rows with a chosen and a rejected response.
+
+    Raises:
+        UserError: rows that cannot be read, or of which nothing can be learned.
+    """
+    from tokenry.alignment.preference_pairs import require_pairs
+    from tokenry.core.chat.reading import read_rows
+
+    rows = read_rows(source)
+    try:
+        require_pairs(rows)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    return rows
+
+
+def encoded(
+    rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> "list[PreferencePair]":
+    """Encode pairs; those of which a response is longer than `max_length` with its prompt are left out.
+
+    Raises:
+        UserError: none is left.
+    """
+    from tokenry.alignment import encode_pair
+
+    pairs = [encode_pair(row, tokenizer, number) for number, row in enumerate(rows, start=1)]
+    short = [
+        pair for pair in pairs if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= max_length
+    ]
+    if not short:
+        raise UserError(f"every pair is longer than max_length={max_length} tokens: raise it.")
+    return short
+
+
+def case_table(shares: Mapping[str, Mapping[str, float]]) -> Table:
+    """The share of pairs in each case, a row per measurement."""
+    cases = list(next(iter(shares.values())))
+    return Table(
+        "",
+        ("pairs", *(Column(case, "%", ".0f") for case in cases)),
+        [(name, *(found[case] for case in cases)) for name, found in shares.items()],
+    )

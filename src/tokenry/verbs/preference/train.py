@@ -1,0 +1,324 @@
+"""Training on preferences with any loss, and what it did to held-out pairs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.files import require_folder_name, require_new
+from tokenry.core.io.progress import Progress
+from tokenry.core.plans import argument, option, plan_settings
+from tokenry.core.stats import paired_difference
+from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+from tokenry.verbs._environment import environment
+from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._models import model_title
+from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+    from trl import DPOConfig
+
+    from tokenry.alignment import PreferencePair
+    from tokenry.alignment.preference_losses import PreferenceLoss
+
+_CURVE = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy",
+          "logps/chosen": "logp_chosen", "logps/rejected": "logp_rejected"}  # fmt: skip
+_RECORDS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Train a model on preference pairs with any preference loss, and say where the log-probabilities of held-out pairs went.
+
+    Attributes:
+        model: `embedded`, a folder, or a hub name.
+        data: pairs with `chosen`, `rejected` and perhaps `prompt`: a file (JSONL, JSON, CSV, Parquet), a folder, or a hub name.
+        loss: the loss, as of `preference explain`.
+        update: plain; or other multipliers for each pair by the gradients of the output head: repaired moves both responses as wanted with the smallest change, normalised always does.
+        shared_above: leave out tokens whose gradient has a higher cosine than this with a token of the other response.
+        held_out: pairs for evaluation; by default a tenth of the data.
+        full_weights: train all weights, without LoRA.
+        rank: rank of LoRA.
+        epochs: passes over the data.
+        max_steps: optimisation steps instead of epochs.
+        batch_size: pairs per optimisation step.
+        learning_rate: highest learning rate; by default 5e-5 with LoRA and 1e-6 without.
+        max_length: maximum tokens of prompt and response.
+        seed: random seed.
+        output: new folder for result.json, report.html and the trained model.
+    """
+
+    model: str = argument()
+    data: str = argument()
+    loss: str = "dpo"
+    update: Literal["plain", "normalised", "repaired"] = "plain"
+    shared_above: float | None = option(None, metavar="COSINE")
+    held_out: str | None = None
+    full_weights: bool = False
+    rank: int = 16
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    learning_rate: float | None = None
+    max_length: int = 1024
+    seed: int = 42
+    hardware: Hardware = Hardware()
+    output: Path = Path("runs/preference-train")
+
+    def __post_init__(self) -> None:
+        require_at_least(1, rank=self.rank, max_steps=self.max_steps, batch_size=self.batch_size)
+        require_at_least(2, max_length=self.max_length)
+        for name, value in (("epochs", self.epochs), ("learning_rate", self.learning_rate)):
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be above 0, got {value}.")
+        require_folder_name(self.output, "the trained model")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Train, and measure held-out pairs before and after.
+
+    Raises:
+        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
+    """
+    from tokenry.alignment import preference_loss
+    from tokenry.models.quiet import quiet_libraries
+
+    loss = preference_loss(plan.loss)
+    require_new(plan.output / "model")
+    rows, held_out = _split(plan)
+    device = plan.hardware.place()
+    with quiet_libraries():
+        progress("reading the model", 0.0)
+        found = _trained(plan, loss, rows, held_out, progress)
+    data = {
+        "kind": "preference train",
+        "model": plan.model,
+        "loss": plan.loss,
+        "equation": loss.equation,
+        "pairs": len(rows),
+        "held_out_pairs": len(held_out),
+        **found,
+        "settings": plan_settings(plan),
+        "environment": environment(device, "trl", "peft"),
+    }
+    progress("done", 1.0)
+    title = f"{model_title(plan.model)} trained on {Path(plan.data).name} with {plan.loss}"
+    return Result(title, data, lay_out(data))
+
+
+def _split(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The pairs for training and for evaluation."""
+    from random import Random
+
+    rows = read_pairs(plan.data)
+    if plan.held_out is not None:
+        return rows, read_pairs(plan.held_out)
+    if len(rows) < 2:
+        raise UserError(f"{plan.data} has one pair: give more, or pairs for evaluation with held_out=FILE.")
+    order = Random(plan.seed).sample(range(len(rows)), len(rows))
+    aside = max(1, len(rows) // 10)
+    return [rows[number] for number in order[aside:]], [rows[number] for number in order[:aside]]
+
+
+def _trained(
+    plan: Plan,
+    loss: "PreferenceLoss",
+    rows: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Mapping[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from tokenry.alignment import EntanglementCallback, PreferenceTrainer
+    from tokenry.models import load_tokenizer, require_causal_lm
+    from tokenry.verbs._stages import Stages
+    from tokenry.verbs._tune.stages import TellSteps
+
+    tokenizer, model = load_tokenizer(plan.model), plan.hardware.load(plan.model)
+    require_causal_lm(model, plan.model)
+    pairs = encoded(held_out, tokenizer, plan.max_length)
+    needs_copy = plan.full_weights and loss.uses_reference
+    steps = plan.max_steps or max(1, round(plan.epochs * len(rows) / plan.batch_size))
+    watch = EntanglementCallback(max(1, steps // _RECORDS), pairs, loss, scope="head")
+    stages = Stages(progress, [1.0])
+    trainer = PreferenceTrainer(
+        model,
+        ref_model=plan.hardware.load(plan.model) if needs_copy else None,
+        args=_arguments(plan),
+        train_dataset=Dataset.from_list([_columns(row) for row in rows]),
+        processing_class=tokenizer,
+        peft_config=None if plan.full_weights else _adapter(plan, model),
+        callbacks=[watch, TellSteps(stages)],
+        loss=loss,
+        update=plan.update,
+        shared_above=plan.shared_above,
+    )
+    trainer.remove_callback(PrinterCallback)
+    before = _logps(trainer.model, pairs)
+    stages.begin("training", 1.0)
+    trainer.train()
+    after = _logps(trainer.model, pairs)
+    trainer.save_model(str(plan.output / "model"))
+    return {
+        "steps": trainer.state.global_step,
+        "held_out": _movement(before, after),
+        "curve": [
+            {"step": entry["step"], **{name: entry[key] for key, name in _CURVE.items()}}
+            for entry in trainer.state.log_history
+            if "rewards/margins" in entry and "loss" in entry
+        ],
+        "records": [dataclasses.asdict(record) for record in watch.records],
+    }
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("prompt", "chosen", "rejected") if name in row}
+
+
+def _arguments(plan: Plan) -> "DPOConfig":
+    from trl import DPOConfig
+
+    return DPOConfig(
+        output_dir=str(plan.output / "checkpoints"),
+        per_device_train_batch_size=plan.batch_size,
+        num_train_epochs=plan.epochs,
+        max_steps=plan.max_steps or -1,
+        learning_rate=plan.learning_rate or (1e-6 if plan.full_weights else 5e-5),
+        max_length=plan.max_length,
+        seed=plan.seed,
+        bf16=False,  # the model itself runs in the dtype of the plan
+        use_cpu=plan.hardware.place().type == "cpu",
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=plan.hardware.place().type == "cuda",
+    )
+
+
+def _adapter(plan: Plan, model: "PreTrainedModel") -> "LoraConfig":
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=plan.rank, lora_alpha=2 * plan.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _logps(model: "nn.Module", pairs: "Sequence[PreferencePair]") -> "Tensor":
+    """Log-probabilities of both responses of every pair."""
+    import torch
+
+    from tokenry.alignment.entanglement import response_logp
+    from tokenry.core.tensors.modes import evaluation_mode
+
+    with torch.no_grad(), evaluation_mode(model):
+        rows = [
+            [response_logp(model, pair.prompt, response) for response in (pair.chosen, pair.rejected)]
+            for pair in pairs
+        ]
+    return torch.tensor(rows, dtype=torch.float64).T
+
+
+def _movement(before: "Tensor", after: "Tensor") -> dict[str, Any]:
+    """Changes of the held-out log-probabilities with their errors, and the share of pairs in each case."""
+    from tokenry.alignment.entanglement import CASES, cases
+
+    moved = after - before
+    codes = cases(moved[0], moved[1])
+    changes = {
+        "chosen": (after[0], before[0]),
+        "rejected": (after[1], before[1]),
+        "margin": (after[0] - after[1], before[0] - before[1]),
+    }
+    estimates = {
+        name: paired_difference(ours.numpy(), theirs.numpy()) for name, (ours, theirs) in changes.items()
+    }
+    return {
+        "changes": {
+            name: {
+                "value": found.value,
+                "standard_error": found.standard_error if found.samples > 1 else None,
+                "samples": found.samples,
+            }
+            for name, found in estimates.items()
+        },
+        "margin_grew": float((moved[0] > moved[1]).double().mean()),
+        "cases": {case: float((codes == code).double().mean()) for code, case in enumerate(CASES)},
+    }
+
+
+# --- layout --------------------------------------------------------------------------------------------------------------------------
+
+_LABELS = {"chosen": "log π of chosen", "rejected": "log π of rejected", "margin": "their difference"}
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Where held-out pairs went, the course of training, and what entangles."""
+    held_out = data["held_out"]
+    lead = (
+        f"{plural(data['steps'], 'step')} on {plural(data['pairs'], 'pair')}: the margin grew on {held_out['margin_grew']:.0%} of "
+        f"{plural(data['held_out_pairs'], 'held-out pair')}."
+    )
+    changes = Table(
+        "",
+        ("held-out pairs", Column("change", "nats", ".2f")),
+        [(_LABELS[name], stored_estimate(row)) for name, row in held_out["changes"].items()],
+    )
+    shares = {"moved": held_out["cases"]}
+    if data["records"]:
+        shares = {"predicted before training": data["records"][0]["predicted"], **shares}
+    return [
+        Text(lead, "lead"),
+        Section("What it did to held-out pairs", [changes, case_table(shares)]),
+        Section("Training", _course(data["curve"])),
+        Section("Tokens that entangle", [Findings(_tokens(data["records"]))]),
+    ]
+
+
+def _course(curve: Sequence[Mapping[str, float | int]]) -> list[Block]:
+    steps = [row["step"] for row in curve]
+    log_probs = Figure(
+        "Log-probabilities of the training pairs",
+        "lines",
+        [Series(name, steps, [row[f"logp_{name}"] for row in curve]) for name in ("chosen", "rejected")],
+        "step",
+        "nats",
+        "mean log-probability of chosen and rejected responses by step",
+    )
+    loss = Figure(
+        "Loss",
+        "lines",
+        [Series("loss", steps, [row["loss"] for row in curve])],
+        "step",
+        "loss",
+        "loss by step",
+    )
+    shown = curve[:: max(1, len(curve) // 8)]
+    columns = (Column("loss", format=".3f"), Column("margin", format=".3f"), Column("accuracy", "%", ".0f"))
+    table = Table(
+        "",
+        ("step", *columns),
+        [(str(row["step"]), row["loss"], row["margin"], row["accuracy"]) for row in shown],
+    )
+    return [table, loss, log_probs]
+
+
+def _tokens(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"step {record['step']}",
+            ", ".join(f"{chosen!r} with {rejected!r}" for _, chosen, rejected, _ in record["tokens"])
+            or "none",
+        )
+        for record in (records[:1] + records[-1:] if len(records) > 1 else records)
+    ]
