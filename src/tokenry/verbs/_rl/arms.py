@@ -287,11 +287,14 @@ class Arms:
         texts = [answer.strip() for answer in answers]
         return {"rewards": self.reward.of_texts(self.questions.held_out, texts), "answers": texts}
 
-    def _rollouts(self, trainer: TokenCreditTrainer) -> dict[str, Any]:
-        """Responses of the last generation to the prompt on which they differ most, with the advantages that every rule gives them."""
+    def _rollouts(self, trainer: TokenCreditTrainer) -> dict[str, Any] | None:
+        """The best and the worst responses of the last generation to one prompt, with the advantages that every rule gives their tokens.
+
+        The prompt is that on whose responses the rewards differ most.
+        """
         generation = trainer.generation
         if generation is None:  # gone on with from the last step
-            return {}
+            return None
         groups = generation.rewards.reshape(-1, self.plan.group)
         chosen = int(groups.std(dim=1).argmax())
         rows = slice(chosen * self.plan.group, (chosen + 1) * self.plan.group)
@@ -308,9 +311,10 @@ class Arms:
                 {
                     "reward": float(rewards[row]),
                     "tokens": token_texts(ids[row][learned[row]].tolist(), self.tokenizer),
-                    "advantages": {
-                        name: values[row][learned[row]].tolist() for name, values in advantages.items()
-                    },
+                    "advantages": [
+                        {"name": name, "values": values[row][learned[row]].tolist()}
+                        for name, values in advantages.items()
+                    ],
                 }
                 for row in dict.fromkeys([*order[:half], *order[-half:]])
             ],

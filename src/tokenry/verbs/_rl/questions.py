@@ -159,11 +159,12 @@ def _family(name: str, seed: int) -> Iterator[Question]:
     for index in count():
         entry = tasks[index]
         text = asked_as(entry)
-        missed = missed + 1 if text in asked else 0
-        if missed > 1000:
-            return
-        if text in asked:
+        if text in asked or entry["answer"].startswith("-"):  # below 0 a small model is never right
+            missed += 1
+            if missed > 1000:
+                return
             continue
+        missed = 0
         asked[text] = entry
         if len(asked) > _SOLVED:
             yield _demo_question(name, text, entry, dict(islice(asked.items(), _SOLVED)))
