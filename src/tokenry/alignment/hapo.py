@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tokenry.alignment.credit import CREDITS, GroupCredit, Part, Rollouts, TokenCredit
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of
+from tokenry.core.tensors.output_head import accumulation_dtype
 
 ENTROPY_SIGNS = ("signed", "released")
 
@@ -65,7 +66,7 @@ def entropy_stats(
     if not bool(valid.any()):
         raise UserError("the mask holds no token: entropy statistics need at least one token of a response.")
     _require_numbers(entropy, valid)
-    logs = entropy[valid].clamp(min=_LEAST_ENTROPY).log()
+    logs = _log(entropy[valid], _LEAST_ENTROPY)
     centre = logs.sort().values[round(pivot * (len(logs) - 1))]
     distance = logs - centre
     std = distance.square().mean().clamp(min=_LEAST).sqrt()
@@ -85,9 +86,13 @@ def _require_numbers(entropy: Tensor, valid: Tensor) -> None:
 def normalised_entropy(
     entropy: Float[Tensor, "*tokens"], stats: EntropyStats, entropy_sign: str = "signed"
 ) -> Float[Tensor, "*tokens"]:
-    """H of each token, in [−1, 1] and 0 at the pivot; in [0, 1] where `entropy_sign` is `released`."""
-    logs = entropy.clamp(min=_LEAST_ENTROPY).log()
+    """The signal h of each token, in [−1, 1] and 0 at the pivot; in [0, 1] where `entropy_sign` is `released`."""
+    logs = _log(entropy, _LEAST_ENTROPY)
     return _signed((logs - stats.pivot) / stats.std, stats, entropy_sign)
+
+
+def _log(entropy: Tensor, least: float) -> Tensor:
+    return entropy.to(accumulation_dtype(entropy.dtype)).clamp(min=least).log()
 
 
 def _signed(z: Tensor, stats: EntropyStats, entropy_sign: str) -> Tensor:
@@ -106,14 +111,13 @@ def sampling_temperature(
     Raises:
         UserError: logits that are not numbers (the row is named).
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    entropy = torch.special.entr(wide.softmax(-1)).sum(-1)
+    entropy = torch.special.entr(logits.to(accumulation_dtype(logits.dtype)).softmax(-1)).sum(-1)
     wrong = entropy.isnan().nonzero()
     if len(wrong):
         raise UserError(
             f"the logits of row {wrong[0].tolist()} are not numbers: the training has diverged; try a lower learning rate."
         )
-    logs = entropy.clamp(min=_LEAST_SAMPLED_ENTROPY).log()
+    logs = _log(entropy, _LEAST_SAMPLED_ENTROPY)
     return 1 + tau * _signed((logs - stats.pivot) / (stats.std + _EPSILON), stats, entropy_sign)
 
 
@@ -138,6 +142,8 @@ def token_level_group_advantage(
     valid = mask.bool()
     length, reward = valid.sum(-1, dtype=torch.int32).double(), rewards.double()
     ids, group = group_ids.unique(return_inverse=True)
+    # Above the lowest reward of the group, so that equal rewards have a mean that is exactly theirs.
+    reward = reward - reward.new_full((len(ids),), torch.inf).scatter_reduce(0, group, reward, "amin")[group]
 
     def per_row(values: Tensor) -> Tensor:
         """The sum over each group, for each of its rows."""

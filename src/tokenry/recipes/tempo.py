@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, LearningSetting] = {
 }
 ANSWERS: Mapping[str, tuple[str, int]] = {
     "answer alone": ("Answer with the number alone.", 8),
-    "reasoning": ("Think step by step, then give the number.", 64),
+    "reasoning": ("Think step by step, then give the number.", 40),
 }
 FEWEST_POLICIES = 10
 
@@ -63,7 +63,7 @@ class TempoSizes:
     policies: int = 300
     rollouts: int = 64
     model: str = "embedded"
-    prompts: int = 12
+    prompts: int = 10
     samples: int = 8
 
 

@@ -170,7 +170,9 @@ def _generations(
 
 def clipped_loss(logp: Float[Tensor, "rows tokens"], batch: Batch, arm: Arm) -> Tensor:
     """The clipped objective, a mean over tokens, with the parts of the arm's credit rule."""
-    parts, low, high = arm.credit.parts, arm.low, arm.high
+    parts = arm.credit.parts
+    low: Any = arm.low
+    high: Any = arm.high
     if "clip_range" in parts:
         low, high = arm.credit.clip_range(batch.h, low, high)
     ratio, advantages = (logp - batch.old).exp(), batch.advantages
