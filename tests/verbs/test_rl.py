@@ -239,6 +239,19 @@ def test_rows_that_are_no_questions_are_named(tmp_path, rows, words):
         gather(str(path), None, 4, None, seed=0)
 
 
+def test_held_out_questions_of_the_user_are_those_that_are_measured(tmp_path):
+    data = write_rows(tmp_path / "data.jsonl", sums(4))
+    held_out = write_rows(tmp_path / "held-out.jsonl", sums(5, seed=1))
+    questions = gather(str(data), str(held_out), 3, None, seed=0)
+    assert (len(questions.train), len(questions.held_out)) == (4, 3)
+    assert questions.fingerprint != gather(str(data), str(held_out), 2, None, seed=0).fingerprint
+    one = write_rows(tmp_path / "one.jsonl", sums(1))
+    with pytest.raises(UserError, match="holds one question, which has no standard error"):
+        gather(str(data), str(one), 3, None, seed=0)
+    with pytest.raises(UserError, match="the demo brings held-out questions of its own"):
+        gather("demo", str(held_out), 3, None, seed=0)
+
+
 def test_a_table_of_questions_and_answers_is_read(tmp_path):
     path = tmp_path / "sums.csv"
     path.write_text("question,answer\n" + "".join(f"1 + {n}?,{n + 1}\n" for n in range(20)), encoding="utf-8")

@@ -238,6 +238,8 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
     arms: Arms | None = None
     with runs.at_work(lambda: arms.stages.what if arms else "reading the questions"):
         arms = _assemble(plan, progress)
+        if runs.is_begun:
+            arms.stages.skip(arms.generation_cost)  # there is no second trial
         runs.begin(plan.stored, arms.questions.fingerprint, partial(_prepare, arms))
         before = arms.before()
         data = {

@@ -121,9 +121,10 @@ class Arms:
         self.tokenizer = tokenizer
         self.args = training_arguments(plan, plan.output)
         self._prompts = encode_prompts(tokenizer, [question["prompt"] for question in questions.held_out])
-        self._measured = answers_cost(len(self._prompts), plan.max_new_tokens)
+        self._measured = answers_cost(len(self._prompts), plan.max_new_tokens) + sum(map(len, self._prompts))
         self._trained = self.generations * self.generation_cost
-        self.stages = Stages(report, [self._measured, *[self._trained + self._measured] * len(credits)])
+        of_runs = [self._trained + self._measured] * len(credits)
+        self.stages = Stages(report, [self.generation_cost, self._measured, *of_runs])
 
     @property
     def generations(self) -> int:
@@ -142,7 +143,8 @@ class Arms:
             map(len, encode_prompts(self.tokenizer, [row["prompt"] for row in self.questions.train]))
         )
         read = self.responses * (longest + self.plan.max_new_tokens)
-        return answers_cost(self.responses, self.plan.max_new_tokens) + (1 + _TRAINED) * read
+        passes = 1 + (self.plan.updates > 1) + _TRAINED  # of the prompts, by the old policy, and to learn
+        return answers_cost(self.responses, self.plan.max_new_tokens) + passes * read
 
     def load(self) -> PreTrainedModel:
         """Load the model for the device of training."""
@@ -154,7 +156,7 @@ class Arms:
         Returns:
             What that generation took: `seconds`, `memory_mb` and its mean `reward`.
         """
-        self.stages.begin("a trial generation", 0.0)
+        self.stages.begin("a trial generation", self.generation_cost)
         model = self.load()
         encoded = encode_prompts(self.tokenizer, [question["prompt"] for question in self.questions.train])
         require_answers(model, [*encoded, *self._prompts], self.plan.max_new_tokens)

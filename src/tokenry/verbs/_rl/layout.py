@@ -253,7 +253,7 @@ def _reports(runs: Sequence[Run]) -> Iterator[Block]:
     )
     if names:
         rows = [(label(name.partition("/")[2]), *(_mean(run, name) for run in runs)) for name in names]
-        columns = ["measure", *(Column(run["name"], "", ".4g") for run in runs)]
+        columns: list[Column | str] = ["measure", *(Column(run["name"], "", ".4g") for run in runs)]
         yield Table("Means over all generations", columns, rows)
 
 
