@@ -35,6 +35,7 @@ GUIDES = (
     "index",
     "quickstart",
     "how-to-choose",
+    "reinforcement-learning",
     "which-credit",
     "what-a-preference-loss-says",
     "which-reduction",

@@ -8,7 +8,7 @@ import datetime
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from tokenry.core.io.descriptions import nearest, split_descriptions
 from tokenry.core.io.files import read_json, require_folder_name, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.settings import of_kind, parse_yaml
-from tokenry.core.plans import argument, build_plan, option, plan_options, plan_settings
+from tokenry.core.plans import argument, build_plan, option, plan_settings, read_values
 from tokenry.core.stats import Estimate, estimate_of_mean, paired_difference, shown
 from tokenry.report.result import Result
 from tokenry.report.tables import tables_as_csv
@@ -88,7 +88,7 @@ class Plan:
     reward: str | None = None
     held_out: str | None = None
     answers: int = 48
-    steps: int = 20
+    steps: int = 16
     prompts: int = 4
     group: int = 8
     updates: int = 2
@@ -163,8 +163,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         if plan.dry_run:
             return _dry_run(plan, progress)
         if runs.is_begun:
-            runs.require_resume(plan.resume)
-            plan = runs.read_plan(partial(_resumed, plan, runs))
+            plan = _resumed(plan, runs)
         is_finished = runs.result_file.exists()
         data = read_json(runs.result_file) if is_finished else _carry_out(plan, runs, progress)
     blocks = lay_out(data)
@@ -173,20 +172,14 @@ def run(plan: Plan, progress: Progress) -> Result:
     )
 
 
-def _resumed(plan: Plan, runs: SideBySide, stored: dict[str, Any]) -> Plan:
+def _resumed(plan: Plan, runs: SideBySide) -> Plan:
     """The plan of the run in the folder; what is typed beside --resume and is no default must be the same."""
-    defaults = {option.name: option.default for option in plan_options(Plan)}
-    asked = {name: value for name, value in plan.stored.items() if value != _plain(defaults[name])}
-    runs.require_same(asked, stored)
-    known = {option.name for option in plan_options(Plan)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-    if not values.keys() <= known:
-        raise UserError("it names options that this version does not have")
-    return build_plan(Plan, {**values, "output": plan.output, "resume": True})
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    runs.require_resume(plan.resume)
+    begun = runs.read_plan(lambda stored: build_plan(Plan, read_values(Plan, stored, "it")))
+    defaults = Plan().stored
+    asked = {name: value for name, value in plan.stored.items() if value != defaults[name]}
+    runs.require_same(asked, begun.stored)
+    return replace(begun, output=plan.output, resume=True)
 
 
 def credits_of(plan: Plan) -> "dict[str, TokenCredit]":
@@ -245,6 +238,8 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
     arms: Arms | None = None
     with runs.at_work(lambda: arms.stages.what if arms else "reading the questions"):
         arms = _assemble(plan, progress)
+        if runs.is_begun:
+            arms.stages.skip(arms.generation_cost)  # there is no second trial
         runs.begin(plan.stored, arms.questions.fingerprint, partial(_prepare, arms))
         before = arms.before()
         data = {

@@ -121,9 +121,10 @@ class Arms:
         self.tokenizer = tokenizer
         self.args = training_arguments(plan, plan.output)
         self._prompts = encode_prompts(tokenizer, [question["prompt"] for question in questions.held_out])
-        self._measured = answers_cost(len(self._prompts), plan.max_new_tokens)
+        self._measured = answers_cost(len(self._prompts), plan.max_new_tokens) + sum(map(len, self._prompts))
         self._trained = self.generations * self.generation_cost
-        self.stages = Stages(report, [self._measured, *[self._trained + self._measured] * len(credits)])
+        of_runs = [self._trained + self._measured] * len(credits)
+        self.stages = Stages(report, [self.generation_cost, self._measured, *of_runs])
 
     @property
     def generations(self) -> int:
@@ -142,7 +143,8 @@ class Arms:
             map(len, encode_prompts(self.tokenizer, [row["prompt"] for row in self.questions.train]))
         )
         read = self.responses * (longest + self.plan.max_new_tokens)
-        return answers_cost(self.responses, self.plan.max_new_tokens) + (1 + _TRAINED) * read
+        passes = 1 + (self.plan.updates > 1) + _TRAINED  # of the prompts, by the old policy, and to learn
+        return answers_cost(self.responses, self.plan.max_new_tokens) + passes * read
 
     def load(self) -> PreTrainedModel:
         """Load the model for the device of training."""
@@ -154,7 +156,7 @@ class Arms:
         Returns:
             What that generation took: `seconds`, `memory_mb` and its mean `reward`.
         """
-        self.stages.begin("a trial generation", 0.0)
+        self.stages.begin("a trial generation", self.generation_cost)
         model = self.load()
         encoded = encode_prompts(self.tokenizer, [question["prompt"] for question in self.questions.train])
         require_answers(model, [*encoded, *self._prompts], self.plan.max_new_tokens)
@@ -287,11 +289,14 @@ class Arms:
         texts = [answer.strip() for answer in answers]
         return {"rewards": self.reward.of_texts(self.questions.held_out, texts), "answers": texts}
 
-    def _rollouts(self, trainer: TokenCreditTrainer) -> dict[str, Any]:
-        """Responses of the last generation to the prompt on which they differ most, with the advantages that every rule gives them."""
+    def _rollouts(self, trainer: TokenCreditTrainer) -> dict[str, Any] | None:
+        """The best and the worst responses of the last generation to one prompt, with the advantages that every rule gives their tokens.
+
+        The prompt is that on whose responses the rewards differ most.
+        """
         generation = trainer.generation
         if generation is None:  # gone on with from the last step
-            return {}
+            return None
         groups = generation.rewards.reshape(-1, self.plan.group)
         chosen = int(groups.std(dim=1).argmax())
         rows = slice(chosen * self.plan.group, (chosen + 1) * self.plan.group)
@@ -308,9 +313,10 @@ class Arms:
                 {
                     "reward": float(rewards[row]),
                     "tokens": token_texts(ids[row][learned[row]].tolist(), self.tokenizer),
-                    "advantages": {
-                        name: values[row][learned[row]].tolist() for name, values in advantages.items()
-                    },
+                    "advantages": [
+                        {"name": name, "values": values[row][learned[row]].tolist()}
+                        for name, values in advantages.items()
+                    ],
                 }
                 for row in dict.fromkeys([*order[:half], *order[-half:]])
             ],

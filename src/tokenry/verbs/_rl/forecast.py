@@ -11,7 +11,6 @@ from tokenry.verbs._side_by_side import folder_name
 def forecast(arms: Arms) -> dict[str, Any]:
     """Carry out one generation with its updates, and estimate all from it."""
     plan, trial = arms.plan, arms.rehearse()
-    share = arms.stages.total / (len(arms.credits) * arms.generations * arms.generation_cost)
     return {
         "runs": list(arms.credits),
         "steps": plan.steps,
@@ -22,7 +21,7 @@ def forecast(arms: Arms) -> dict[str, Any]:
         "scoring_passes": int(plan.updates > 1),
         "learning_passes": plan.updates,
         "seconds": trial["seconds"],
-        "minutes": trial["seconds"] * len(arms.credits) * arms.generations * share / 60,
+        "minutes": trial["seconds"] * arms.stages.total / arms.generation_cost / 60,
         "memory_mb": trial["memory_mb"],
         "reward": trial["reward"],
         "output": str(plan.output),

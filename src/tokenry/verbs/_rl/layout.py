@@ -33,6 +33,13 @@ _CURVES = {
 }
 _DECILES = [f"clip_share/decile_{decile}" for decile in range(1, 11)]
 _WAYS = {"shown": "higher", "opposite": "lower"}
+_LATE = {
+    Column("reward", "", ".3f"): "reward",
+    Column("entropy", "nats per token", ".3f"): "entropy",
+    Column("clipped", "%", ".2f"): "clip_ratio/region_mean",
+    Column("length", "tokens", ".1f"): "completions/mean_length",
+    Column("time per step", "seconds", ",.2f"): "seconds_per_step",
+}
 _ANSWERS = 12
 _LAST = 4
 
@@ -92,41 +99,41 @@ def _outcome(data: Mapping[str, Any]) -> Iterator[Block]:
     runs: list[Run] = data["runs"]
     yield Text(
         "A value ± its standard error over n held-out questions, each answered greedily once. A difference is paired question by question "
-        "and called shown when its 95 % interval leaves out zero; what another seed would change is not in it. Training reward, entropy, "
-        f"clipped share and length are means over the last quarter of the steps (1 / {_LAST})."
+        "and called shown when its 95 % interval leaves out zero; what another seed would change is not in it."
     )
     outcomes = {row["name"]: row for row in data["outcomes"]}
     before = stored_estimate(data["before_training"])
-    columns: list[tuple[Column, list[Value | Cell]]] = [
+    rows: list[tuple[Value | Cell, ...]] = [("before training", _counted(before), None, None)]
+    rows += [
         (
-            Column("held-out reward", "", ".3f"),
-            [_counted(before), *(_counted(stored_estimate(outcomes[run["name"]]["reward"])) for run in runs)],
-        ),
-        (
-            Column("change by training", "", "+.3f"),
-            [None, *(stored_estimate(outcomes[run["name"]]["change"]) for run in runs)],
-        ),
-        (
-            Column("difference to the control", "", "+.3f"),
-            [None, *(_difference(outcomes[run["name"]]) for run in runs)],
-        ),
-        *(
-            (Column(name, unit, style), [None, *(_late(run, curve) for run in runs)])
-            for name, unit, style, curve in (
-                ("training reward", "", ".3f", "reward"),
-                ("entropy", "nats per token", ".3f", "entropy"),
-                ("clipped", "%", ".2f", "clip_ratio/region_mean"),
-                ("length", "tokens", ".1f", "completions/mean_length"),
-                ("time per step", "seconds", ",.2f", "seconds_per_step"),
-            )
-        ),
-        (Column("peak memory", "MB", ",.0f"), [None, *(run["peak_memory_mb"] for run in runs)]),
+            Cell(run["name"], run["credit"]),
+            _counted(stored_estimate(outcomes[run["name"]]["reward"])),
+            stored_estimate(outcomes[run["name"]]["change"]),
+            _difference(outcomes[run["name"]]),
+        )
+        for run in runs
     ]
-    shown = [(column, cells) for column, cells in columns if any(cell is not None for cell in cells)]
-    names = ["before training", *(Cell(run["name"], run["credit"]) for run in runs)]
-    rows = list(zip(names, *(cells for _, cells in shown), strict=True))
-    title = f"{model_title(data['model'])} on {data['data']}"
-    yield Table(title, ("run", *(column for column, _ in shown)), rows)
+    columns = (
+        Column("held-out reward", "", ".3f"),
+        Column("change by training", "", "+.3f"),
+        Column("difference to the control", "", "+.3f"),
+    )
+    yield Table(f"{model_title(data['model'])} on {data['data']}", ("run", *columns), rows)
+    yield from _intervals(data)
+    columns_of_runs = [(column, [_late(run, curve) for run in runs]) for column, curve in _LATE.items()]
+    columns_of_runs.append((Column("peak memory", "MB", ",.0f"), [run["peak_memory_mb"] for run in runs]))
+    measured = [
+        (column, cells) for column, cells in columns_of_runs if any(cell is not None for cell in cells)
+    ]
+    yield Table(
+        "Training",
+        ("run", *(column for column, _ in measured)),
+        list(zip((run["name"] for run in runs), *(cells for _, cells in measured), strict=True)),
+        notes=["Means over the last quarter of the steps."],
+    )
+
+
+def _intervals(data: Mapping[str, Any]) -> Iterator[Block]:
     drawn = [(row["name"], row["difference"]) for row in data["outcomes"] if row["difference"]]
     yield Figure(
         "Difference in held-out reward to the control, with the 95 % interval",
@@ -230,16 +237,14 @@ def _rollouts(runs: Sequence[Run]) -> Iterator[Block]:
     )
     for number, response in enumerate(rollouts["responses"], start=1):
         maps = [
-            (
-                name,
-                [
-                    Token(text, signals={"advantage": advantage})
-                    for text, advantage in zip(response["tokens"], advantages, strict=True)
-                ],
-            )
-            for name, advantages in response["advantages"].items()
+            (credited["name"], _tokens(response["tokens"], credited["values"]))
+            for credited in response["advantages"]
         ]
-        yield Heatmap(f"response {number}, reward {response['reward']:.3g}", maps)
+        yield Heatmap(f"response {number}, reward {response['reward']:.3g}", maps, folded=number > 1)
+
+
+def _tokens(texts: Sequence[str], advantages: Sequence[float]) -> list[Token]:
+    return [Token(text, signals={"advantage": value}) for text, value in zip(texts, advantages, strict=True)]
 
 
 def _reports(runs: Sequence[Run]) -> Iterator[Block]:
@@ -248,7 +253,7 @@ def _reports(runs: Sequence[Run]) -> Iterator[Block]:
     )
     if names:
         rows = [(label(name.partition("/")[2]), *(_mean(run, name) for run in runs)) for name in names]
-        columns = ["measure", *(Column(run["name"], "", ".4g") for run in runs)]
+        columns: list[Column | str] = ["measure", *(Column(run["name"], "", ".4g") for run in runs)]
         yield Table("Means over all generations", columns, rows)
 
 

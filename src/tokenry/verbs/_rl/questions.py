@@ -59,11 +59,17 @@ def gather(data: str, held_out: str | None, answers: int, reward: str | None, se
             raise UserError(
                 "the demo brings held-out questions of its own: leave --held-out out, or name DATA."
             )
-        made = list(islice(_demo(seed), answers + DEMO_QUESTIONS))
+        made = [
+            {**question, "verifier": _verifier(question, reward if reward in VERIFIERS else None)}
+            for question in islice(_demo(seed), answers + DEMO_QUESTIONS)
+        ]
         return Questions(made[answers:], made[:answers])
     rows = list(_read(data, reward))
     if held_out:
-        return Questions(rows, list(islice(_read(held_out, reward), answers)))
+        measured = list(islice(_read(held_out, reward), answers))
+        if len(measured) < 2:
+            raise UserError(f"{held_out} holds one question, which has no standard error: give at least two.")
+        return Questions(rows, measured)
     if len(rows) < 2 * FEWEST_ITEMS:
         raise UserError(
             f"{data} holds {len(rows)} questions, too few to train on and to set some aside: give at least {2 * FEWEST_ITEMS}, "
@@ -159,11 +165,12 @@ def _family(name: str, seed: int) -> Iterator[Question]:
     for index in count():
         entry = tasks[index]
         text = asked_as(entry)
-        missed = missed + 1 if text in asked else 0
-        if missed > 1000:
-            return
-        if text in asked:
+        if text in asked or entry["answer"].startswith("-"):  # below 0 a small model is never right
+            missed += 1
+            if missed > 1000:
+                return
             continue
+        missed = 0
         asked[text] = entry
         if len(asked) > _SOLVED:
             yield _demo_question(name, text, entry, dict(islice(asked.items(), _SOLVED)))
@@ -179,6 +186,7 @@ def _demo_question(
     stored = json.dumps({"answer": entry["answer"], "metadata": entry["metadata"]})
     return {
         "prompt": [*turns, {"role": "user", "content": text}],
+        "answer": entry["answer"],
         "verifier": {"kind": "reasoning-gym", "dataset": name, "entry": stored},
     }
 
