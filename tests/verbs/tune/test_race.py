@@ -26,6 +26,7 @@ from tokenry.verbs._tune.plan import make_plan
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 BESIDE = "random:share=0.5"
+PROSE = [{"text": "What is it? It is the answer."}, {"text": "What is the answer? It is it."}]
 TRAINING = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 8,
@@ -33,6 +34,7 @@ TRAINING = {
     "learning_rate": 1e-2,
     "use_cpu": True,
     "warmup_steps": 0,
+    "save_steps": 0.5,
 }
 
 
@@ -47,10 +49,11 @@ def options(tmp_path_factory):
         patch.setenv("TOKENRY_CACHE", str(folder / "cache"))
         yield {
             "model": str(write_model(folder / "model")),
-            "data": str(write_rows(folder / "data.jsonl", sums(96))),
+            "data": str(write_rows(folder / "data.jsonl", sums(64))),
             "max_length": 96,
             "dtype": "float32",
             "answers": 2,
+            "retain": [str(write_rows(folder / "prose.jsonl", PROSE))],
             "lora": {"rank": 4, "dropout": 0.2},
             "candidates": CANDIDATES,
             "compare": ["full", BESIDE],
@@ -94,7 +97,7 @@ def test_what_all_have_in_common_is_trained_once_and_survivors_are_resumed(raced
     _, comparison, steps, _ = raced
     race = comparison.race
     total = comparison.runs[0].steps
-    assert total == 30
+    assert total == 18
     decays = sum(heat.decay for heat in race.heats)
     assert steps["full"] == total + decays
     for heat in race.heats:
@@ -109,9 +112,9 @@ def test_what_all_have_in_common_is_trained_once_and_survivors_are_resumed(raced
 def test_the_rate_is_constant_through_all_legs_and_falls_to_zero_at_the_end(raced):
     for run in raced[1].runs:
         rates = [point["learning_rate"] for point in run.curves]
-        assert len(rates) == 30
-        assert rates[:21] == [1e-2] * 21
-        assert rates[20:] == sorted(rates[20:], reverse=True)
+        assert len(rates) == 18
+        assert rates[:13] == [1e-2] * 13
+        assert rates[12:] == sorted(rates[12:], reverse=True)
         assert 0 < rates[-1] < 2e-3
 
 
@@ -141,13 +144,13 @@ def test_the_race_is_judged_on_samples_that_are_neither_trained_on_nor_reported(
     held_out = json.loads((output / "full" / "held_out.json").read_text())["items"]
     assert comparison.race.validation == len(judged) == 8
     assert comparison.race.robust
-    assert len(held_out) == 9
+    assert len(held_out) == 8
 
 
 def test_forgetting_and_answers_are_in_the_record(raced):
     for run in raced[1].runs:
         (retained,) = run.retained
-        assert retained.name == "Python's documentation"
+        assert retained.name.endswith("prose.jsonl")
         assert retained.paired.difference == pytest.approx(
             retained.after.value - retained.before.value, abs=1e-6
         )
@@ -248,6 +251,9 @@ def test_the_command_line_races_by_default_and_leads_with_the_outcome(by_command
     assert tables
     assert {path.suffix for path in tables} == {".csv"}
     assert "The race" in (output / "report.html").read_text()
+    assert [found.name for found in load(output / "result.json").runs[0].retained] == [
+        "Python's documentation"
+    ]
 
 
 def test_a_third_of_the_trusted_samples_judges_and_without_a_reference_the_others_are_trained_on(by_command):
@@ -316,7 +322,7 @@ def test_what_cannot_be_raced_is_refused(options, tmp_path, said, words):
 
 
 def test_data_that_are_trained_on_cannot_be_forgotten(options, tmp_path):
-    retain = write_rows(tmp_path / "retain.jsonl", sums(96)[:40])
+    retain = write_rows(tmp_path / "retain.jsonl", sums(64)[:40])
     with pytest.raises(UserError, match=r"of 40 samples of .*retain.jsonl are in the training data"):
         compare(make_plan({**options, "retain": [str(retain)]}), tmp_path / "output", silent)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 TRAINING = {
     "num_train_epochs": 3,
     "gradient_accumulation_steps": 2,
-    "learning_rate": 1e-2,
+    "learning_rate": 1e-3,
     "warmup_steps": 0,
     "use_cpu": True,
 }
@@ -31,10 +31,10 @@ def raced(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     options = {
         "model": str(write_model(folder / "model")),
-        "data": str(write_rows(folder / "data.jsonl", sums(96))),
+        "data": str(write_rows(folder / "data.jsonl", sums(97))),
         "max_length": 96,
         "dtype": "float32",
-        "answers": 2,
+        "answers": 0,
         "lora": {"rank": 4, "dropout": 0.0},
         "candidates": ["small-loss", "random"],
     }
@@ -78,11 +78,12 @@ def test_two_processes_end_with_the_weights_of_one(raced):
         ]
         assert weights[0].keys() == weights[1].keys()
         for name, values in weights[0].items():
-            assert float((values - weights[1][name]).abs().max()) < 1e-5, name
+            assert float((values - weights[1][name]).abs().max()) < 1e-6, name
 
 
 def test_the_race_is_judged_alike(raced):
     ours, theirs = (load(folder / "result.json").race for folder in raced[:2])
+    assert ours.heats
     assert [heat.leader for heat in ours.heats] == [heat.leader for heat in theirs.heats]
     assert ours.spent == theirs.spent
     for heat, other in zip(ours.heats, theirs.heats, strict=True):

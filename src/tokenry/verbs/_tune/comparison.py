@@ -202,19 +202,9 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
     bench.train_reference()
     race = run_race(bench, course) if course else None
     names = list(bench.weighings)
-    if race and course:
-        others = {entry.name for entry in course.entries}
-        asked_for = weighings_of(bench.plan)
-        challenger = [race.final.name] if race.final else []
-        names = list(
-            dict.fromkeys(
-                [
-                    race.control,
-                    *challenger,
-                    *(name for name in names if name in asked_for or name not in others),
-                ]
-            )
-        )
+    if race:
+        left = [race.final.name] if race.final else []
+        names = [*dict.fromkeys([race.control, *left, *weighings_of(bench.plan)])]
     runs: list[Run] = []
     measured: dict[str, HeldOut] = {}
     for name in names:
