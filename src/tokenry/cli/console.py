@@ -25,6 +25,7 @@ from tokenry.cli.progress import progress
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_output, require_output_file
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import is_first
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result
@@ -58,6 +59,7 @@ _EXTRAS = {
     "english_words": "words",
     "ray": "ray",
     "lm_eval": "lm-eval",
+    "bitsandbytes": "quantize",
 }
 """The extra that installs a package."""
 
@@ -82,7 +84,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         *args: Any, quiet: bool = False, debug: bool = False, log_file: Path | None = None, **options: Any
     ) -> None:
-        token = _streams.set(_Streams(results=sys.stdout, quiet=quiet))
+        token = _streams.set(_Streams(results=sys.stdout, quiet=quiet or not is_first()))
         try:
             with (
                 contextlib.redirect_stdout(sys.stderr),
@@ -92,10 +94,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             ):
                 function(*args, **options)
         except UserError as error:
-            _complain(f"error: {error}", debug)
+            if is_first():  # what a user did wrong, all processes of a job find alike
+                _complain(f"error: {error}", debug)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
-            _complain(str(stop) or "stopped.", debug)
+            if is_first():
+                _complain(str(stop) or "stopped.", debug)
             raise typer.Exit(1) from stop
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
@@ -136,6 +140,8 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
     require_output(output)
     with progress(_streams.get().quiet) as report:
         result = run(plan, report)
+    if not is_first():
+        return
     if getattr(plan, "dry_run", False):
         output = None
     written = result.save(output) if output is not None else []
@@ -200,7 +206,7 @@ def _notes_from_log(log_file: Path | None) -> Iterator[None]:
 
 
 def _log_to(log_file: Path | None) -> list[logging.Handler]:
-    if log_file is None:
+    if log_file is None or not is_first():
         return []
     require_output_file(log_file)
     log_file.parent.mkdir(parents=True, exist_ok=True)

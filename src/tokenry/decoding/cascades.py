@@ -50,7 +50,7 @@ def token_logprobs(
 
 
 def pad_logprobs(
-    outputs: Sequence[Sequence[float]],
+    outputs: Sequence[Sequence[float | int]],
 ) -> tuple[Float[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
     """Stack the log-probabilities of outputs of different lengths, with a mask of the real tokens."""
     lengths = torch.tensor([len(output) for output in outputs], dtype=torch.int64)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tokenry.core.tensors.alignment import first_tokens, prompt_tokens
 from tokenry.core.tensors.attention import attention_mass, prompt_attention, sink_aware_prompt_attention
-from tokenry.core.tensors.losses import output_head, token_entropy, token_nll, weighted_loss
+from tokenry.core.tensors.losses import output_head, token_statistics, weighted_loss
 from tokenry.core.tensors.row_losses import cross_entropy
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.core.tensors.token_loss import Backbone
@@ -107,10 +107,8 @@ def _read(backbone: Backbone, model: PreTrainedModel, asked: ReadSignals) -> tup
     values: dict[str, Tensor] = {}
     if attention is not None:
         values["prompt_attention"] = attention.read()
-    if "nll" in asked.needed:
-        values["nll"] = token_nll(hidden_states, signals.labels, head, signals.learnable)
-    if "entropy" in asked.needed:
-        values["entropy"] = token_entropy(hidden_states, head, signals.learnable)
+    of_head = sorted(asked.needed & {"nll", "entropy"})
+    values |= token_statistics(hidden_states, signals.labels, head, signals.learnable, of_head)
     return hidden_states, values
 
 

@@ -27,6 +27,7 @@ from tokenry.core.tensors.alignment import segment_ids
 from tokenry.core.tensors.losses import output_head
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.signals import Signals
+from tokenry.core.train.signatures import with_parameters_of
 from tokenry.finetuning.all_tokens import AllTokens
 from tokenry.finetuning.checkpoints import STATE_FILE, Memory, last_whole_checkpoint
 from tokenry.finetuning.collation import IndexingCollator, lays_out_as_trl, model_inputs
@@ -49,19 +50,6 @@ from tokenry.finetuning.training_data import prepare_indexed
 from tokenry.finetuning.weighing import TokenWeighing
 
 __all__ = ["STATE_FILE", "TokenWeighingTrainer", "last_whole_checkpoint"]
-
-
-def _with_parameters_of(parent: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let `inspect.signature` show the parameters of `parent` in place of `*args` and `**kwargs`."""
-
-    def shown(init: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(init).parameters.values()
-        named = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-        theirs = inspect.signature(parent).parameters.values()
-        setattr(init, "__signature__", inspect.Signature([*theirs, *named]))  # noqa: B010  (mypy knows no __signature__)
-        return init
-
-    return shown
 
 
 class TokenWeighingTrainer(SFTTrainer):
@@ -116,7 +104,7 @@ class TokenWeighingTrainer(SFTTrainer):
             record_signals: bool = False,
         ) -> None: ...
 
-    @_with_parameters_of(SFTTrainer.__init__)  # type: ignore[no-redef]
+    @with_parameters_of(SFTTrainer.__init__)  # type: ignore[no-redef]
     def __init__(
         self,
         *args: Any,

@@ -4,4 +4,4 @@ Every file here is a verb of the command line and every package a group of verbs
 verb's options, and `run(plan, progress) -> Result`. What only `run` needs is imported in it, so that `--help` answers at once.
 """
 
-ORDER = ("tune", "score", "report", "evaluate", "compress", "tokenizer", "bytes")
+ORDER = ("tune", "rl", "score", "report", "evaluate", "compress", "tokenizer", "bytes")

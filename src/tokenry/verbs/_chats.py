@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 DEMO = "demo"
 """The name of the data that tokenry makes itself."""
 ANSWER_TOKENS = 48
-UNREAD = "What of the data was cut, skipped or not read"
+NOTED = "Notes on the data and on what was left out"
 
 logger = logging.getLogger(__name__)
 

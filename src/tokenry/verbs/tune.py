@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import Field
 
@@ -11,10 +11,13 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.files import require_new
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, setting
 from tokenry.report.result import Result
 from tokenry.report.tables import tables_as_csv
+from tokenry.verbs._lora import Lora
 from tokenry.verbs._models import model_title
+from tokenry.verbs._side_by_side import SideBySide, folder_name
 from tokenry.verbs._tune.layout import lay_out
 
 __all__ = ["Lora", "Plan", "lay_out", "run"]
@@ -24,16 +27,6 @@ if TYPE_CHECKING:
     Open = Annotated[_Value, "None until the plan is complete"]
 else:
     Open = Optional
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapter: rank, scaling and where it sits. `first_layer` leaves the layers below as they are."""
-
-    rank: Annotated[int, Field(gt=0)] = 64
-    alpha: Annotated[int, Field(gt=0)] = 16
-    dropout: Annotated[float | int, Field(ge=0, lt=1)] = 0.1
-    first_layer: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,7 @@ class Plan:
         retain: data to measure forgetting on, never trained on; can be repeated; by default Python's own documentation.
         reference: a reference model, if there is no trusted set.
         full_weights: train all weights, without LoRA.
+        quantize: train LoRA on a base in `4bit` (bitsandbytes; CUDA only).
         device: where to train, such as cpu, cuda or mps; by default an accelerator if there is one.
         dtype: data type of the weights: float32, bfloat16 or float16; by default bfloat16 where the hardware computes in it, else float32.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
@@ -84,6 +78,7 @@ class Plan:
     retain: tuple[str, ...] = option((), metavar="FILE")
     reference: str | None = None
     full_weights: bool = False
+    quantize: Literal["4bit"] | None = None
     device: str | None = None
     dtype: str | None = None
     chat_template: str | None = None
@@ -110,6 +105,10 @@ class Plan:
         if self.merge and self.full_weights:
             raise UserError(
                 "--merge is for adapters, and --full-weights trains none: the models in --output load as they are."
+            )
+        if self.quantize and self.full_weights:
+            raise UserError(
+                f"--quantize {self.quantize} is for adapters, and --full-weights trains none: leave one of them out."
             )
 
     @property
@@ -143,16 +142,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import save_merged
     from tokenry.verbs._tune.comparison import compare
     from tokenry.verbs._tune.plan import resume_or_start
-    from tokenry.verbs._tune.records import folder_name
 
-    require_own(plan.output)
+    SideBySide("tune", plan.output).require_own()
     if plan.merge:
         require_new(plan.merge)
     if plan.dry_run:
         return _dry_run(plan, progress)
     comparison = compare(resume_or_start(plan), plan.output, progress)
     if plan.merge:
-        save_merged(plan.output / folder_name(comparison.chosen) / "model", plan.merge)
+        by_first(save_merged)(plan.output / folder_name(comparison.chosen) / "model", plan.merge)
     data = comparison.model_dump(mode="json")
     blocks = lay_out(data)
     title = f"{model_title(comparison.model)} on {comparison.data}"
@@ -174,20 +172,3 @@ def _dry_run(plan: Plan, progress: Progress) -> Result:
     return Result(
         f"Plan of {model_title(bench.plan.model)} on {bench.plan.data}", data, lay_out_forecast(found)
     )
-
-
-def require_own(output: Path) -> None:
-    """Refuse a folder with files that no run wrote; logs, and what a run leaves that was refused, may be there.
-
-    Raises:
-        UserError: it is such a folder.
-    """
-    if not output.is_dir() or (output / "plan.json").exists():
-        return
-    if any(
-        not path.name.startswith(".") and path.suffix != ".log" and path.name != "data.json"
-        for path in output.iterdir()
-    ):
-        raise UserError(
-            f"{output} exists already and holds no run of `tokenry tune`: name a new folder, so that nothing is overwritten."
-        )

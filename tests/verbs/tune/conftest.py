@@ -21,8 +21,7 @@ def run(name: str, **fields: object) -> Run:
     return Run.model_validate({**least, "steps": 75, "seconds_per_step": 1.27, **fields})
 
 
-@pytest.fixture
-def example() -> Example:
+def make_example() -> Example:
     return Example(
         title="sample 17",
         tokens=[
@@ -34,8 +33,7 @@ def example() -> Example:
     )
 
 
-@pytest.fixture
-def comparison(example: Example) -> Comparison:
+def make_comparison() -> Comparison:
     measured = {
         "peak_memory_mb": 2561.0,
         "held_out_nll": Estimate(value=0.334, standard_error=0.017, samples=90),
@@ -49,7 +47,7 @@ def comparison(example: Example) -> Comparison:
             "noise": ClassShare(tokens=100, kept=20.5),
         },
         "histograms": {"nll": Histogram(edges=[0.0, 1.0, 2.0], kept=[211, 97], dropped=[13, 41])},
-        "examples": [example],
+        "examples": [make_example()],
     }
     better = Paired(to="full", difference=-0.0526, standard_error=0.0072, samples=89)
     unclear = Paired(to="full", difference=0.0073, standard_error=0.0061, samples=88)
@@ -66,6 +64,11 @@ def comparison(example: Example) -> Comparison:
             run("random", **measured, paired=unclear),
         ],
     )
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    return make_comparison()
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Who races: by what the data allow."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
-from tokenry.verbs._tune.candidates import CHANCE, Length, default_candidates, make_entry
+from tokenry.verbs._tune.candidates import CHANCE, Length, by_promise, default_candidates, make_entry
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
@@ -34,6 +36,20 @@ def test_an_entry_begins_exactly_where_it_is_said_to(steps, epochs):
     assert entry.begins == length.begins
     assert weighing.selects(at)
     assert not weighing.selects(at - epochs / steps)
+
+
+@given(st.permutations(["sstoken", "token-cleaning:dropped_weight=0.1", "rho1", "cross-fitted", "dft"]))
+def test_it_does_not_matter_in_which_order_candidates_are_named(names):
+    found = by_promise(names)
+    assert found == ["token-cleaning:dropped_weight=0.1", "sstoken", "cross-fitted", "dft", "rho1"]
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(93, 3), (30_000, 1), (20, 5)])
+def test_a_warm_up_is_written_in_few_digits_and_ends_where_it_should(steps, epochs):
+    length = Length(steps, epochs)
+    entry, weighing = make_entry("small-loss", length, 0)
+    assert entry.begins == length.begins
+    assert len(f"{weighing.warmup_epochs}") <= 8
 
 
 def test_what_two_need_has_one_name():

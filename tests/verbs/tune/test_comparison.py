@@ -148,6 +148,61 @@ def test_trusted_samples_are_training_data_too(options, tmp_path):
     assert (len(material.train), len(material.trusted), len(material.held_out)) == (16 + 5, 5, 8)
 
 
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({}, (10, 9, 9)),
+        ({"candidates": ["small-loss"]}, (19, 0, 9)),
+        ({"reference": "a/model"}, (19, 0, 9)),
+        ({"candidates": ["small-loss"], "compare": ["full", "token-cleaning"]}, (10, 9, 9)),
+    ],
+)
+def test_a_race_splits_trusted_samples_between_training_the_reference_model_and_judging(
+    options, tmp_path, said, counts
+):
+    rows = [
+        {"messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "a " * n}]}
+        for n in range(1, 29)
+    ]
+    trusted = write_rows(tmp_path / "trusted.jsonl", rows)
+    plan = make_plan(
+        {
+            **options,
+            "data": str(write_rows(tmp_path / "data.jsonl", sums(60))),
+            "weighing": "auto",
+            **said,
+            "trusted": str(trusted),
+        }
+    )
+    material = gather(plan, load_tokenizer(plan.model))
+    asked = [
+        tuple(ids) for part in (material.trusted, material.validation) if part for ids in part["input_ids"]
+    ]
+    trained = {tuple(ids) for ids in material.train["input_ids"]}
+    assert tuple(material.split.values()) == counts
+    assert (len(material.trusted or []), len(material.validation)) == counts[1:]
+    assert len(material.train) == 52 + counts[0]
+    assert len(set(asked)) == len(asked) == sum(counts[1:])
+    assert not trained & set(asked)
+    assert material.validation_is_trusted
+
+
+def test_few_trusted_samples_are_not_split(options, tmp_path):
+    trusted = write_rows(tmp_path / "trusted.jsonl", sums(23, seed=9))
+    plan = make_plan(
+        {
+            **options,
+            "data": str(write_rows(tmp_path / "data.jsonl", sums(60))),
+            "weighing": "auto",
+            "trusted": str(trusted),
+        }
+    )
+    material = gather(plan, load_tokenizer(plan.model))
+    assert not material.split
+    assert not material.validation_is_trusted
+    assert len(material.trusted) == 23
+
+
 def test_share_is_for_those_that_select_and_do_not_say_their_own():
     plan = make_plan(
         {"data": "mine", "weighing": "sstoken", "compare": ["full", "random:share=0.2"], "share": 0.5}

@@ -1,5 +1,7 @@
 """The arithmetic of a race: what it costs, who stays, and what does not matter to either."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,24 @@ def test_everyone_is_judged_before_the_final_decay_or_left_out(entries, steps):
     if len(course.entries) > 1:
         assert course.rungs[-1].seats == 1
         assert course.rungs[-1].step > max(entry.begins for entry in course.entries)
+
+
+@settings(deadline=None, max_examples=40)
+@given(entries, st.integers(20, 400))
+def test_the_fewer_are_left_the_farther_they_go_before_they_are_judged_again(entries, steps):
+    course = plan_course(CONTROL, entries, steps)
+    for begins in {entry.begins for entry in course.entries}:
+        rungs = [rung.step for rung in course.rungs if rung.since == begins]
+        apart = [later - earlier for earlier, later in itertools.pairwise([begins, *rungs])]
+        assert all(steps >= 2 for steps in apart)
+        assert all(later >= 2 * earlier - 1 for earlier, later in itertools.pairwise(apart)), apart
+
+
+def test_the_rungs_of_a_long_race_are_worlds_apart():
+    entries = [Entrant(name, begins=84) for name in "abcde"]
+    first, second = plan_course(CONTROL, entries, 250).rungs
+    assert (first.step, second.step) == (104, 154)
+    assert (first.seats, second.seats) == (2, 1)
 
 
 @settings(deadline=None, max_examples=40)

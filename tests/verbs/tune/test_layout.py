@@ -21,7 +21,7 @@ from tokenry.verbs._tune.layout import comparison_findings, verdict
 from tokenry.verbs._tune.records import Comparison, Example, ReportToken
 from tokenry.verbs.tune import lay_out
 
-from .conftest import run, token
+from .conftest import make_comparison, run, token
 
 
 def data_of(comparison):
@@ -59,7 +59,13 @@ def paired(difference: float, error: float, samples: int = 90) -> Paired:
     return Paired(to="full", difference=difference, standard_error=error, samples=samples)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def source():
+    """The page of a record with everything in it, drawn once."""
+    return drawn(make_comparison())
+
+
+@pytest.fixture(scope="module")
 def hostile() -> Comparison:
     tokens = [
         ReportToken(text=text, learnable=True, weight=1.0, token_class=text, signals={"nll": 1.0, text: 2.0})
@@ -84,6 +90,11 @@ def hostile() -> Comparison:
         model=everything, data=everything, created=everything, settings={text: [text, {text: text}] for text in HOSTILE},
         environment=dict(zip(HOSTILE, HOSTILE, strict=True)), runs=runs,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile_source(hostile):
+    return drawn(hostile)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +160,9 @@ NUMBERS = """2.165 ± 0.064 | 0.334 ± 0.017 | 31.1 ± 6.9 | −0.053 ± 0.007 |
 
 
 @pytest.mark.parametrize("renderer", ["page", "terminal", "documentation"])
-def test_every_number_of_the_record_is_shown(comparison, renderer):
+def test_every_number_of_the_record_is_shown(comparison, source, renderer):
     text = {
-        "page": lambda: Page(drawn(comparison)).text,
+        "page": lambda: Page(source).text,
         "terminal": lambda: terminal(comparison, 200),
         "documentation": lambda: markdown(lay_out(data_of(comparison))),
     }[renderer]()
@@ -161,8 +172,8 @@ def test_every_number_of_the_record_is_shown(comparison, renderer):
     assert "lower than full by 0.053 ± 0.007: shown" in text
 
 
-def test_settings_and_counts_of_signals_are_on_the_page(comparison):
-    text = Page(drawn(comparison)).text
+def test_settings_and_counts_of_signals_are_on_the_page(source):
+    text = Page(source).text
     for number in ("0.00037", "2.13.0", "kept, 308", "dropped, 54"):
         assert number in text
 
@@ -182,6 +193,18 @@ def test_examples_are_on_the_page_and_not_in_the_terminal(comparison):
     assert spans[3].attributes["data-weight"] == "0.1"
     assert spans[1].attributes["data-class"] == "number"
     assert "·seven" not in terminal(comparison)
+
+
+def test_samples_can_be_searched_and_stand_in_a_plain_list_without_a_script(source):
+    html = Page(source)
+    (field,) = [element for element in html.find("input") if element.attributes.get("type") == "search"]
+    (label,) = [element for element in html.find("label") if "search" in element.classes]
+    assert "hidden" in label.attributes, "the script shows the field that it serves"
+    assert field.attributes["id"] == "search"
+    samples = [element for element in html.find("details") if "sample" in element.classes]
+    assert samples
+    assert not [sample for sample in samples if "hidden" in sample.attributes]
+    assert 'getElementById("search")' in html.find("script")[0].text
 
 
 def test_long_curves_are_drawn_as_means_and_the_ones_that_matter_come_first(least):
@@ -227,7 +250,7 @@ def test_any_field_may_be_missing_from_any_run(comparison, field):
         each.model_copy(update={field: empty} if number % 2 else {})
         for number, each in enumerate(comparison.runs)
     ]
-    assert drawn(comparison)
+    assert terminal(comparison)
 
 
 def test_values_that_are_not_finite_leave_gaps_and_no_broken_drawing(comparison):
@@ -249,9 +272,9 @@ def test_values_that_are_not_finite_leave_gaps_and_no_broken_drawing(comparison)
     assert not [attributes for attributes in written if re.search(r"\b(nan|inf)\b", attributes)]
 
 
-def test_a_page_refers_to_nothing_outside_itself(comparison, hostile):
-    for source in (drawn(comparison), drawn(hostile)):
-        html = Page(source)
+def test_a_page_refers_to_nothing_outside_itself(source, hostile_source):
+    for written in (source, hostile_source):
+        html = Page(written)
         assert not html.find("script", inside=None)[1:], "one script only"
         for element in html.elements:
             assert element.tag not in ("iframe", "object", "embed", "img", "base", "audio", "video", "form")
@@ -263,8 +286,8 @@ def test_a_page_refers_to_nothing_outside_itself(comparison, hostile):
             assert not re.search(r"url\(|@import|@font-face|//[a-z]", style.text)
 
 
-def test_a_page_forbids_every_request_and_every_script_but_its_own(comparison):
-    html = Page(drawn(comparison))
+def test_a_page_forbids_every_request_and_every_script_but_its_own(source):
+    html = Page(source)
     (policy,) = [e.attributes["content"] for e in html.find("meta") if "http-equiv" in e.attributes]
     (script,) = html.find("script")
     digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
@@ -272,8 +295,8 @@ def test_a_page_forbids_every_request_and_every_script_but_its_own(comparison):
     assert f"script-src 'sha256-{digest}'" in policy
 
 
-def test_nothing_from_data_becomes_markup(comparison, hostile):
-    plain, attacked = Page(drawn(comparison)), Page(drawn(hostile))
+def test_nothing_from_data_becomes_markup(source, hostile_source):
+    plain, attacked = Page(source), Page(hostile_source)
     assert {e.tag for e in attacked.elements} <= {e.tag for e in plain.elements}
     names = {name for element in attacked.elements for name in element.attributes}
     assert not [name for name in names if name.startswith("on")]
@@ -281,19 +304,19 @@ def test_nothing_from_data_becomes_markup(comparison, hostile):
     assert "{{ 7 * 7 }}{% raw %}" in attacked.text
 
 
-def test_a_page_and_a_terminal_hold_no_harmful_character(hostile):
+def test_a_page_and_a_terminal_hold_no_harmful_character(hostile, hostile_source):
     harmful = "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e]"
-    for source in (drawn(hostile), terminal(hostile)):
+    for source in (hostile_source, terminal(hostile)):
         source.encode("utf-8")
         assert not re.search(harmful, source)
 
 
-def test_the_same_record_gives_the_same_bytes(comparison):
-    assert drawn(Comparison.model_validate(comparison.model_dump())) == drawn(comparison)
+def test_the_same_record_gives_the_same_bytes(comparison, source):
+    assert drawn(Comparison.model_validate(comparison.model_dump())) == source
 
 
-def test_every_anchor_has_a_target_and_every_map_can_be_reached(comparison):
-    html = Page(drawn(comparison))
+def test_every_anchor_has_a_target_and_every_map_can_be_reached(source):
+    html = Page(source)
     ids = [e.attributes["id"] for e in html.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))
     assert {e.attributes["href"][1:] for e in html.find("a")} <= set(ids)

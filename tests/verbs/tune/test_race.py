@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,19 +10,22 @@ import time
 
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
+from tokenry.cli import app
 from tokenry.core.errors import UserError
 from tokenry.finetuning import TokenWeighingTrainer
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
-from tokenry.verbs._tune.records import folder_name
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
+BESIDE = "random:share=0.5"
 TRAINING = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 8,
@@ -49,14 +53,15 @@ def options(tmp_path_factory):
             "answers": 2,
             "lora": {"rank": 4, "dropout": 0.2},
             "candidates": CANDIDATES,
+            "compare": ["full", BESIDE],
             "training": TRAINING,
         }
 
 
 @pytest.fixture(scope="module")
 def raced(options, tmp_path_factory):
-    """A race that was not disturbed, and how many steps each weighing trained."""
-    output, steps = tmp_path_factory.mktemp("raced"), {}
+    """A race that was not disturbed, with a weighing trained beside it: its folder, record, steps of each weighing, and progress."""
+    output, steps, said = tmp_path_factory.mktemp("raced"), {}, []
     train = TokenWeighingTrainer.training_step
 
     def counted(trainer, *arguments, **options):
@@ -66,7 +71,10 @@ def raced(options, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TokenWeighingTrainer, "training_step", counted)
-        return output, compare(make_plan(options), output, silent), steps
+        comparison = compare(
+            make_plan(options), output, lambda what, share: said.append((what.partition(" · ")[0], share))
+        )
+        return output, comparison, steps, said
 
 
 def test_the_control_is_never_dropped_and_one_is_left_beside_it(raced):
@@ -83,7 +91,7 @@ def test_the_control_is_never_dropped_and_one_is_left_beside_it(raced):
 
 
 def test_what_all_have_in_common_is_trained_once_and_survivors_are_resumed(raced):
-    _, comparison, steps = raced
+    _, comparison, steps, _ = raced
     race = comparison.race
     total = comparison.runs[0].steps
     assert total == 30
@@ -112,8 +120,23 @@ def test_the_price_is_kept(raced):
     assert race.spent <= race.price <= 2.5
 
 
+def test_progress_leaves_room_for_what_is_trained_beside_the_race(raced):
+    shares = [share for _, share in raced[3]]
+    assert shares == sorted(shares)
+    began = dict(raced[3][::-1])  # of each stage, the share when it began
+    assert (
+        began["random share=0.5"] < 0.8
+    )  # a third of all, or less than that where the race was cheaper than its price
+    assert shares[-2] > 0.85
+
+
+def test_the_plan_of_a_weighing_is_readable(raced):
+    for described in raced[1].race.entries.values():
+        assert not re.search(r"\d\.\d{6}", described), described
+
+
 def test_the_race_is_judged_on_samples_that_are_neither_trained_on_nor_reported(raced):
-    output, comparison, _ = raced
+    output, comparison, *_ = raced
     judged = json.loads((output / "full" / f"rung-{comparison.race.heats[0].step}.json").read_text())["items"]
     held_out = json.loads((output / "full" / "held_out.json").read_text())["items"]
     assert comparison.race.validation == len(judged) == 8
@@ -164,6 +187,8 @@ def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, 
     process.send_signal(signal.SIGKILL)
     said = process.communicate()[1]
     assert "it costs at most" in said
+    lines = said.splitlines()
+    assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in lines), said
     assert not (output / "result.json").exists()
     again = compare(make_plan(options), output, silent)
     assert again.race.heats == raced[1].race.heats
@@ -180,56 +205,70 @@ def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, 
         assert all(bool((weights[0][name] == values).all()) for name, values in weights[1].items())
 
 
-def test_the_command_line_races_by_default_and_leads_with_the_outcome(options, desk, tmp_path):
-    arguments = ["--max-length", "96", "--dtype", "float32", "--set", "answers=2", "--candidates", "random"]
-    for name, value in TRAINING.items():
-        arguments += ["--set", f"{name}={str(value).lower()}"]
-    trusted = write_rows(tmp_path / "trusted.jsonl", sums(24, seed=9))
-    output = tmp_path / "output"
-    planned = desk.tokenry(
+@pytest.fixture(scope="module")
+def by_command(options, tmp_path_factory):
+    """A race of one candidate with trusted samples and two seeds, planned and then run."""
+    folder = tmp_path_factory.mktemp("by-command")
+    trusted = write_rows(folder / "trusted.jsonl", sums(24, seed=9))
+    arguments = [
         "tune",
         options["model"],
         options["data"],
-        *arguments,
         "--trusted",
         trusted,
         "--output",
-        output,
-        "--dry-run",
-    )
+        folder / "output",
+    ]
+    arguments += ["--max-length", "96", "--dtype", "float32", "--candidates", "random", "--seeds", "2"]
+    for name, value in {"answers": 2, **TRAINING, "max_steps": 6}.items():
+        arguments += ["--set", f"{name}={str(value).lower()}"]
+    planned = invoke(*arguments, "--dry-run")
+    assert not (folder / "output" / "plan.json").exists()
+    return folder / "output", planned, invoke(*arguments)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_a_dry_run_says_what_it_would_cost_and_trains_nothing(by_command):
+    planned = by_command[1]
     assert planned.exit_code == 0, planned.stderr
     assert "Nothing was trained." in planned.stdout
     assert "price in plain runs, at most" in planned.stdout
-    assert not (output / "plan.json").exists()
-    result = desk.tokenry(
-        "tune",
-        options["model"],
-        options["data"],
-        *arguments,
-        "--trusted",
-        trusted,
-        "--output",
-        output,
-        "--seeds",
-        "2",
-    )
+
+
+def test_the_command_line_races_by_default_and_leads_with_the_outcome(by_command):
+    output, _, result = by_command
     assert result.exit_code == 0, result.stderr
     assert "won" in result.stdout.splitlines()[0]
     assert "note: a race of 2 weighings: it costs at most" in result.stderr
-    record = load(output / "result.json")
-    assert not record.race.robust
-    assert record.race.validation == 8
-    assert record.race.heats == []
     assert too_wide(result.stdout) == []
-    assert sorted(path.suffix for path in (output / "tables").iterdir()) == [".csv"] * len(
-        list((output / "tables").iterdir())
-    )
-    page = (output / "report.html").read_text()
-    assert "The race" in page
-    changed = desk.tokenry("tune", "--output", output, "--resume", "--candidates", "small-loss")
+    tables = [*(output / "tables").iterdir()]
+    assert tables
+    assert {path.suffix for path in tables} == {".csv"}
+    assert "The race" in (output / "report.html").read_text()
+
+
+def test_a_third_of_the_trusted_samples_judges_and_without_a_reference_the_others_are_trained_on(by_command):
+    race = load(by_command[0] / "result.json").race
+    assert (race.robust, race.validation, race.heats) == (False, 8, [])
+    assert race.trusted == {"training": 16, "the reference model": 0, "judging": 8}
+
+
+def test_seeds_compare_plain_fine_tuning_with_the_runner_up_where_it_wins(by_command):
+    record = load(by_command[0] / "result.json")
+    assert record.race.winner == CONTROL  # six steps at random do not beat it
+    assert record.seeds.name == record.race.final.name
+    assert record.seeds.seeds == [42, 43]
+    assert "Over 2 seeds it is at" in " ".join(by_command[2].stdout.split())
+    assert record.chosen == CONTROL
+
+
+def test_another_list_of_candidates_is_no_resumption(by_command):
+    changed = invoke("tune", "--output", by_command[0], "--resume", "--candidates", "small-loss")
     assert changed.exit_code == 2
-    assert "was made with" in changed.stderr
-    assert "candidates" in changed.stderr
+    assert "was made with --candidates ['random'], not ['small-loss']" in " ".join(changed.stderr.split())
 
 
 def test_seeds_run_the_winner_and_the_control_again(options, tmp_path, monkeypatch):
@@ -246,6 +285,7 @@ def test_seeds_run_the_winner_and_the_control_again(options, tmp_path, monkeypat
             **options,
             "weighing": "random",
             "candidates": None,
+            "compare": ["full"],
             "seeds": 2,
             "training": {**TRAINING, "max_steps": 2},
         }
@@ -283,8 +323,11 @@ def test_data_that_are_trained_on_cannot_be_forgotten(options, tmp_path):
 
 def test_few_samples_are_not_raced_with(options, tmp_path):
     data = write_rows(tmp_path / "data.jsonl", sums(30))
-    plan = make_plan({**options, "data": str(data), "training": {**TRAINING, "max_steps": 1}})
-    comparison = compare(plan, tmp_path / "output", silent)
+    said = {"data": str(data), "seeds": 2, "compare": ["full"], "training": {**TRAINING, "max_steps": 1}}
+    comparison = compare(make_plan({**options, **said}), tmp_path / "output", silent)
     assert [run.name for run in comparison.runs] == [CONTROL]
-    assert comparison.race is None
+    assert (comparison.race, comparison.seeds, comparison.chosen) == (None, None, CONTROL)
     assert "a race needs at least 40 samples" in comparison.notes[0]
+    assert (
+        "--seeds 2 trained nothing further: no weighing is left to compare full with" in comparison.notes[1]
+    )

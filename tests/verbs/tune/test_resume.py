@@ -2,13 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -17,21 +13,18 @@ from tests.verbs.tune.record import load
 from tokenry.cli import app
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.trainer import STATE_FILE
+from tokenry.verbs._side_by_side import Interrupted
 from tokenry.verbs._tune import bench as bench_module
-from tokenry.verbs._tune.bench import Bench, Interrupted
+from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan, stored_plan
 
 WEIGHINGS = ("sstoken", "sstoken:history=previous_epoch,warmup_fraction=0")
 FOLDERS = ("sstoken", "sstoken-history=previous-epoch-warmup-fraction=0")
 
-# `python -m tokenry` with slow steps, so that what is watched is stopped in the midst of them.
-SLOWLY = """
-import runpy, time
-from tokenry.finetuning.interruption import StopAfterStep
-StopAfterStep.on_step_begin = lambda *_, **__: time.sleep(0.2)
-runpy.run_module("tokenry", run_name="__main__")
-"""
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing is cleaned up. That of a process of its own is in test_race.py."""
 
 
 def silent(what, share):
@@ -70,22 +63,6 @@ def uninterrupted(options, tmp_path_factory):
     return output, compare(make_plan(options), output, silent)
 
 
-def kill_in_the_midst(run_file, output, folder, step):
-    """Start `tokenry tune` as a process of its own, kill it after a checkpoint of `step`, and return its stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, "tune", "--config", run_file, "--output", output],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (folder / f"checkpoint-{step}" / STATE_FILE).exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
-    return process.communicate()[1]
-
-
 def at_step(patch, step, what):
     """Do something when a step has ended; what it asks for is heard in the next."""
     tell = bench_module.TellSteps.on_step_end
@@ -102,20 +79,24 @@ def at_step(patch, step, what):
 def interrupted(options, tmp_path_factory):
     """Killed in the first epoch of the first run, stopped by Ctrl-C in the second epoch of the second, then finished."""
     output = tmp_path_factory.mktemp("interrupted") / "out put"
-    run_file = output.with_suffix(".yaml")
-    run_file.write_text(yaml.safe_dump(options))
-    killed = kill_in_the_midst(run_file, output, output / FOLDERS[0], step=2)
-    assert not (output / FOLDERS[0] / "run.json").exists()
+
+    def kill():
+        raise Killed
 
     def press_ctrl_c_in_the_second_run():
         if (output / FOLDERS[0] / "run.json").exists():
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 3, kill)
+        with pytest.raises(Killed):
+            compare(make_plan(options), output, silent)
+    assert [path.name for path in (output / FOLDERS[0]).glob("checkpoint-*")] == ["checkpoint-2"]
+    with pytest.MonkeyPatch.context() as patch:
         at_step(patch, 7, press_ctrl_c_in_the_second_run)
         stopped = CliRunner().invoke(app, ["tune", "--resume", "--output", str(output)])
     assert not (output / FOLDERS[1] / "run.json").exists()
-    return output, compare(stored_plan(output / "plan.json"), output, silent), killed, stopped
+    return output, compare(stored_plan(output / "plan.json"), output, silent), stopped
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -142,7 +123,7 @@ def test_the_figures_are_those_of_an_uninterrupted_run(uninterrupted, interrupte
 
 
 def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(interrupted):
-    output, _, _, stopped = interrupted
+    output, _, stopped = interrupted
     assert (stopped.exit_code, stopped.stdout) == (1, "")
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.splitlines()[-1] == (
@@ -152,26 +133,23 @@ def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(interrupted):
 
 
 def test_ctrl_c_is_heard_at_once(interrupted):
-    assert "stopping after this step (Ctrl-C: at once)" in interrupted[3].stderr
+    assert "stopping after this step (Ctrl-C: at once)" in interrupted[2].stderr
 
 
 def test_nothing_but_what_tokenry_says_reaches_the_terminal(interrupted):
-    _, _, killed, stopped = interrupted
-    said = killed.splitlines() + stopped.stderr.splitlines()
+    said = interrupted[2].stderr.splitlines()
     assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in said), said
 
 
 @pytest.fixture(scope="module")
 def one_run(options):
-    return make_plan({**options, "compare": [], "weighing": "random"})
+    """The control of the comparison alone."""
+    return make_plan({**options, "compare": [], "weighing": WEIGHINGS[0]})
 
 
-@pytest.fixture(scope="module")
-def whole(one_run, tmp_path_factory):
-    return compare(one_run, tmp_path_factory.mktemp("whole"), silent)
-
-
-def test_a_run_that_was_stopped_after_training_is_not_trained_again(one_run, whole, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_after_training_is_not_trained_again(
+    one_run, uninterrupted, tmp_path, monkeypatch
+):
     measure = Bench.measure
 
     def stop_at_the_trained_model(bench, model):
@@ -182,18 +160,18 @@ def test_a_run_that_was_stopped_after_training_is_not_trained_again(one_run, who
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "measure", stop_at_the_trained_model)
         with pytest.raises(
-            Interrupted, match=r"stopped while doing this: random: held-out loss; what is finished is kept"
+            Interrupted, match=r"stopped while doing this: sstoken: held-out loss; what is finished is kept"
         ):
             compare(one_run, tmp_path / "stopped", silent)
     monkeypatch.setattr(TokenWeighingTrainer, "training_step", lambda *_, **__: pytest.fail("trained again"))
     (again,) = compare(one_run, tmp_path / "stopped", silent).runs
-    assert again.held_out_nll == whole.runs[0].held_out_nll
-    assert again.share_kept == whole.runs[0].share_kept
+    assert again.held_out_nll == uninterrupted[1].runs[0].held_out_nll
+    assert again.share_kept == uninterrupted[1].runs[0].share_kept
     assert again.seconds_per_step > 0
     assert again.peak_memory_mb is None
 
 
-def test_a_half_written_checkpoint_is_passed_over(one_run, whole, tmp_path, monkeypatch):
+def test_a_half_written_checkpoint_is_passed_over(one_run, uninterrupted, tmp_path, monkeypatch):
     def stop():
         raise KeyboardInterrupt
 
@@ -202,12 +180,12 @@ def test_a_half_written_checkpoint_is_passed_over(one_run, whole, tmp_path, monk
         with pytest.raises(Interrupted):
             compare(one_run, tmp_path / "stopped", silent)
     newest = max(
-        (tmp_path / "stopped" / "random").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime
+        (tmp_path / "stopped" / "sstoken").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime
     )
     (newest / STATE_FILE).unlink()
     (newest / "optimizer.pt").write_bytes(b"half")
     again = compare(one_run, tmp_path / "stopped", silent)
-    assert again.runs[0].held_out_nll == whole.runs[0].held_out_nll
+    assert again.runs[0].held_out_nll == uninterrupted[1].runs[0].held_out_nll
 
 
 def test_ctrl_c_before_anything_was_begun_is_one_sentence_and_exit_code_1(options, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.tune.record import load
 from tokenry.models import load_model
 from tokenry.verbs._stages import Stages
-from tokenry.verbs._tune.stages import TellSteps
+from tokenry.verbs._training import TellSteps
 
 
 @pytest.fixture(scope="module")

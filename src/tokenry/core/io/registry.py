@@ -52,7 +52,7 @@ class Registry(Mapping[str, Entry[Method]], Generic[Method]):
 
     Args:
         noun: what such a method is called in error messages.
-        package: the package whose files register themselves.
+        package: the package whose files register themselves, or the one file that registers all of them.
         first: names that come first, in this order.
     """
 
@@ -145,6 +145,6 @@ class Registry(Mapping[str, Entry[Method]], Generic[Method]):
         if not self._found:
             self._found = True
             package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
+            for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
                 importlib.import_module(f"{self._package}.{module.name}")
         return self._entries

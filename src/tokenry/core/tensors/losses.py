@@ -1,6 +1,6 @@
 """Per-token NLL, entropy and weighted losses from hidden states, never holding logits beyond a chunk of rows.
 
-Two passes: score without a graph (`row_nll`), choose, then form loss and gradients of the chosen rows only (`weighted_loss`):
+Two passes: score without a graph (`row_statistics`), choose, then form loss and gradients of the chosen rows only (`weighted_loss`):
 
     nll[t]  = logsumexp(logits[t - 1]) − logits[t - 1, labels[t]]
     loss    = Σ weights[t] · nll[t]
@@ -8,28 +8,29 @@ Two passes: score without a graph (`row_nll`), choose, then form loss and gradie
 With another row loss (`tokenry.core.tensors.row_losses`) the sum is over that loss instead of the NLL.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.core.tensors.alignment import at_tokens, predicting_rows
-from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks, matrix_loss, module_loss
+from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, matrix_loss, module_loss
 from tokenry.core.tensors.output_head import (
     OutputHead,
-    accumulation_dtype,
     backbone,
     causal_lm,
     check_output_head,
     output_head,
     short_text,
 )
-from tokenry.core.tensors.row_losses import RowLoss, cross_entropy, normalise
+from tokenry.core.tensors.row_losses import RowLoss, cross_entropy
+from tokenry.core.tensors.row_statistics import RowStatistics, Statistic, row_entropy, row_nll, row_statistics
 
 __all__ = [
     "CHUNK_ELEMENTS",
     "OutputHead",
+    "RowStatistics",
     "WeightedLoss",
     "backbone",
     "causal_lm",
@@ -37,48 +38,32 @@ __all__ = [
     "output_head",
     "row_entropy",
     "row_nll",
+    "row_statistics",
     "short_text",
     "token_entropy",
     "token_nll",
+    "token_statistics",
     "weighted_cross_entropy",
     "weighted_loss",
 ]
 
 
-def row_nll(
-    rows: Float[Tensor, "rows dim"],
-    targets: Int[Tensor, "rows"],
+def token_statistics(
+    hidden_states: Float[Tensor, "batch seq dim"],
+    labels: Int[Tensor, "batch seq"],
     head: OutputHead,
-    *,
-    chunk_elements: int = CHUNK_ELEMENTS,
-) -> Float[Tensor, "rows"]:
-    """Compute −log p(target) of every row in nats, without a graph, in float32."""
-    nll = torch.empty(targets.shape, dtype=accumulation_dtype(rows.dtype), device=rows.device)
+    tokens: Bool[Tensor, "batch seq"],
+    wanted: Collection[Statistic],
+) -> dict[str, Float[Tensor, "batch seq"]]:
+    """Compute statistics of the distributions that predict `tokens` (all but `top`) in one pass, aligned to them; nan elsewhere.
 
-    def score(rows: Tensor) -> Tensor:
-        for part in chunks(rows.shape[0], head.vocabulary, chunk_elements):
-            nll[part], _, _ = normalise(head.scratch_logits(rows[part]), targets[part])
-        return nll
-
-    with torch.no_grad():
-        head.in_forward(rows, score)
-    return nll
-
-
-def row_entropy(
-    rows: Float[Tensor, "rows dim"], head: OutputHead, *, chunk_elements: int = CHUNK_ELEMENTS
-) -> Float[Tensor, "rows"]:
-    """Compute the entropy of the predicted distribution of every row in nats, without a graph, in float32."""
-    entropy = torch.empty(rows.shape[:1], dtype=accumulation_dtype(rows.dtype), device=rows.device)
-
-    def score(rows: Tensor) -> Tensor:
-        for part in chunks(rows.shape[0], head.vocabulary, chunk_elements):
-            entropy[part] = torch.special.entr(head.scratch_logits(rows[part]).softmax(-1)).sum(-1)
-        return entropy
-
-    with torch.no_grad():
-        head.in_forward(rows, score)
-    return entropy
+    Only the rows that predict them meet the head.
+    """
+    if not wanted:
+        return {}
+    found = row_statistics(predicting_rows(hidden_states, tokens), labels[tokens], head, wanted)
+    # As floats, ranks too: nan stands at all other tokens.
+    return {name: at_tokens(getattr(found, name) * 1.0, tokens) for name in wanted}
 
 
 def token_nll(

@@ -1,4 +1,4 @@
-// The tooltip of a token, for pointer and keyboard; everything else on the page works without script.
+// The tooltip of a token, for pointer and keyboard, and the search among samples; everything else on the page works without script.
 const tip = document.getElementById("tip");
 const signals = [...document.querySelectorAll("input[data-name]")].map((input) => input.dataset.name);
 const states = { kept: "kept", dropped: "dropped", lowered: "dropped to a lower weight", prompt: "prompt, not learned from" };
@@ -60,6 +60,32 @@ addEventListener("keydown", (event) => {
   if (token) focus(token);
   event.preventDefault();
 });
+
+// Samples whose text or token classes hold every word that is searched for; without script all of them stand there.
+const plain = (text) => text.replaceAll("·", " ").replaceAll("⏎", " ").toLowerCase();
+const search = document.getElementById("search");
+const samples = search ? [...search.closest(".toolbar").parentElement.querySelectorAll(":scope > details.sample")] : [];
+
+function textOf(sample) {
+  const classes = new Set([...sample.querySelectorAll("[data-class]")].map((token) => token.dataset.class));
+  sample.text ??= plain([sample.textContent, ...classes].join(" "));
+  return sample.text;
+}
+
+function filter() {
+  const words = plain(search.value).split(/\s+/).filter(Boolean);
+  let found = 0;
+  for (const sample of samples) {
+    sample.hidden = !words.every((word) => textOf(sample).includes(word));
+    found += !sample.hidden;
+  }
+  document.getElementById("found").textContent = words.length ? `${found} of ${samples.length}` : "";
+}
+
+if (samples.length > 1) {
+  search.closest("label").hidden = false;
+  search.addEventListener("input", filter);
+}
 
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;

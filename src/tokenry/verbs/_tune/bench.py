@@ -24,6 +24,7 @@ from trl import SFTConfig
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import processes
 from tokenry.core.tensors.generation import require_answers
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, paired_difference, verifier_accuracy
 from tokenry.evaluation.verifiers import encode_prompts, is_right
@@ -37,25 +38,27 @@ from tokenry.models import (
     require_reference,
 )
 from tokenry.verbs._chats import ANSWER_TOKENS, answerable
+from tokenry.verbs._lora import lora_config
+from tokenry.verbs._side_by_side import Interrupted, folder_name
 from tokenry.verbs._stages import Stages, answers_cost
-from tokenry.verbs._tune.arguments import lora_config, sft_config
+from tokenry.verbs._training import PeakMemory, StepClock, TellSteps, remove_checkpoints, save_model
+from tokenry.verbs._tune.arguments import sft_config
 from tokenry.verbs._tune.candidates import needs_reference
-from tokenry.verbs._tune.finished_run import load_held_out, load_run, save_held_out, save_run
+from tokenry.verbs._tune.finished_run import is_there, load_held_out, load_run, save_held_out, save_run
 from tokenry.verbs._tune.legs import EndOfLeg, Leg, branching_schedule
 from tokenry.verbs._tune.material import Material
 from tokenry.verbs._tune.plan import default_length, training_said
-from tokenry.verbs._tune.records import Answer, Retained, Run, folder_name
+from tokenry.verbs._tune.quantization import loaded_in_4bit
+from tokenry.verbs._tune.records import Answer, Retained, Run
 from tokenry.verbs._tune.run_folder import (
     checkpoint_in,
     copy_checkpoint,
     has_checkpoint,
     has_reached,
-    remove_checkpoints,
-    save_model,
     steps_in,
 )
-from tokenry.verbs._tune.run_record import PeakMemory, StepClock, describe_run
-from tokenry.verbs._tune.stages import TRAINED, TellSteps, training_cost
+from tokenry.verbs._tune.run_record import describe_run
+from tokenry.verbs._tune.stages import TRAINED, training_cost
 from tokenry.verbs._tune.training_length import (
     fitted_length,
     require_learning,
@@ -64,10 +67,6 @@ from tokenry.verbs._tune.training_length import (
     training_steps,
 )
 from tokenry.verbs.tune import Plan
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped; the message says where."""
 
 
 class Bench:
@@ -102,6 +101,7 @@ class Bench:
         self.costs = self._costs()
         self.report = report
         self.stages = Stages(report, list(self.costs.values()))
+        self._made: dict[str, tuple[Run, HeldOut]] = {}
 
     @property
     def whole(self) -> Leg | None:
@@ -138,13 +138,13 @@ class Bench:
         return args
 
     def _fitted(self, data: Dataset) -> dict[str, Any]:
-        return fitted_length(self.plan.training, default_length(self.plan), self.rows(data))
+        return fitted_length(self.plan.training, default_length(self.plan), self.rows(data), processes())
 
     def rehearse(self) -> None:
         """Build the trainer of every weighing on two samples: what will not work is refused before the first step."""
         self.stages.begin("checking what was asked for", 0.0)
         model = self.load()
-        lora = lora_config(self.plan, model)
+        lora = lora_config(self.plan.lora, model)
         few = self.material.few
         # So few samples are gone through as often as all of them will be.
         as_often = {**self.length, "max_steps": -1, "num_train_epochs": self.epochs}
@@ -196,8 +196,8 @@ class Bench:
         """Measure the model before training."""
         path = self.output / "untrained.json"
         self.stages.begin("the untrained model", self.costs["untrained"])
-        missing = [name for name in self.material.retained if not self._untrained_on(name).exists()]
-        if missing or not path.exists():
+        missing = [name for name in self.material.retained if not is_there(self._untrained_on(name))]
+        if missing or not is_there(path):
             model = self.load()
             for name in missing:
                 save_held_out(self._untrained_on(name), held_out_nll(model, self.material.retained[name]))
@@ -213,7 +213,7 @@ class Bench:
         """Train a weighing to the end of a leg, and measure it on the validation part, or read what was measured."""
         folder = self.output / folder_name(name)
         done = folder / f"rung-{leg.step}.json"
-        if not done.exists():
+        if not is_there(done):
             trainer = self._train(self.weighings[name], self.material.train, folder, StepClock(), leg=leg)
             validation = self._validate(trainer.model)
             remove_checkpoints(folder, but=leg.step)
@@ -249,7 +249,7 @@ class Bench:
         if not self.makes_reference or trusted is None:
             return
         self.stages.begin("the reference model", self.costs["reference"])
-        if not (folder / "model").exists():
+        if not is_there(folder / "model"):
             self._train(AllTokens(), trusted, folder)
             remove_checkpoints(folder)
 
@@ -259,6 +259,11 @@ class Bench:
         Raises:
             Interrupted: the user stopped it.
         """
+        if name not in self._made:
+            self._made[name] = self._run(name)
+        return self._made[name]
+
+    def _run(self, name: str) -> tuple[Run, HeldOut]:
         folder = self.output / folder_name(name)
         parts = (name, f"{name}: held-out loss", f"{name}: answers")
         if finished := load_run(folder):
@@ -267,7 +272,13 @@ class Bench:
         training, measuring, answering = parts
         clock = StepClock()
         done = steps_in(folder) if self.final_decay else 0
-        self.stages.begin(training, self.costs[training] * (1 - done / self.steps))
+        # What is passed over the data before training has been done by whoever took a step.
+        left = (
+            self.training_cost(self.material.train) * (1 - done / self.steps)
+            if done
+            else self.costs[training]
+        )
+        self.stages.begin(training, left)
         with PeakMemory() as memory:
             trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
         self.stages.begin(measuring, self.costs[measuring])
@@ -292,10 +303,12 @@ class Bench:
         return run, held_out
 
     def load(self, name: str | Path | None = None) -> PreTrainedModel:
-        """Load the model of the plan, or another one, for the device of training."""
+        """Load the model of the plan, in 4 bits where it says so, or another one, for the device of training."""
         device = self.args.device
-        model = load_model(name or self.plan.model, dtype=self.plan.dtype or preferred_dtype(device))
-        return model.to(device)
+        dtype = self.plan.dtype or preferred_dtype(device)
+        if self.plan.quantize and name is None:
+            return load_model(self.plan.model, dtype=dtype, **loaded_in_4bit(device, dtype))
+        return load_model(name or self.plan.model, dtype=dtype).to(device)
 
     def measure(self, model: torch.nn.Module) -> HeldOut:
         """Measure a model on the held-out data."""
@@ -350,7 +363,7 @@ class Bench:
             model,
             data,
             self.training_of(data, folder) if leg is None else self._of_leg(folder, leg),
-            lora_config(self.plan, model),
+            lora_config(self.plan.lora, model),
             reference,
             [
                 stop,
@@ -397,10 +410,6 @@ class Bench:
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def report_of_seed(self, seed: int) -> Progress:
-        """What another seed reports: its stages by name; the share that is done stays what it is here."""
-        return lambda what, share: self.stages.say(f"seed {seed}, {what}")
-
     def training_cost(self, data: Dataset) -> float:
         """What plain fine-tuning on some data costs."""
         return training_cost(AllTokens(), self.training_of(data, self.output), _tokens(data), len(data))
@@ -413,7 +422,7 @@ class Bench:
         rows = self.material.train.select(sorted(longest[: self.args.per_device_train_batch_size]))
         model = self.load()
         args = sft_config(self.plan, self.output, {**self.length, "gradient_accumulation_steps": 1})
-        trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan, model), None)
+        trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan.lora, model), None)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
         with PeakMemory() as memory:

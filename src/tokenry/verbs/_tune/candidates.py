@@ -6,15 +6,19 @@ tells noise better.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.descriptions import split_descriptions
 from tokenry.finetuning import GivenWeights, MovingAverage, TokenWeighing
 from tokenry.finetuning.weighing import make_weighing
 from tokenry.verbs._tune.course import Entrant
+from tokenry.verbs.tune import Plan
 
 CONTROL, CHANCE = "full", "random"
 FEWEST_SAMPLES = 40
+REFERENCE_TRAINED = "training the reference model"
 
 _WITH_REFERENCE = (
     "token-cleaning:dropped_weight=0.1",
@@ -48,6 +52,11 @@ class Length:
         """The step until which all entries learn from all tokens."""
         return self.steps_in(1) if self.epochs >= 3 else self.steps // 4
 
+    @property
+    def decimals(self) -> int:
+        """The decimals of a number of epochs that tell a tenth of a step."""
+        return max(0, math.ceil(math.log10(10 * self.steps / self.epochs)))
+
     def steps_in(self, epochs: float | int) -> int:
         """The first step at which so many epochs are over."""
         return math.ceil(epochs * self.steps / self.epochs - 1e-9)
@@ -59,6 +68,14 @@ def default_candidates(length: Length, with_reference: bool, lora: bool) -> list
     chosen = (_WITH_REFERENCE[0], *_ALONE[:2], _WITH_REFERENCE[1]) if with_reference else _ALONE
     live = lora and length.epochs < 2
     return [_with_live_history(name) if live else name for name in chosen] + [CHANCE]
+
+
+def by_promise(descriptions: Iterable[str]) -> list[str]:
+    """Candidates in an order of their own, the most promising first, so that it does not matter in which one they were named."""
+    known = (*_WITH_REFERENCE, *_ALONE)
+    return sorted(
+        set(descriptions), key=lambda name: (known.index(name) if name in known else len(known), name)
+    )
 
 
 def _with_live_history(description: str) -> str:
@@ -83,9 +100,8 @@ def make_entry(
     given = make_weighing(description)
     asked = options if given.share < 1 else {}
     # Half a step less, so that no rounding of epochs is met.
-    weighing = make_weighing(
-        description, **asked, warmup_epochs=(length.begins - 0.5) * length.epochs / length.steps
-    )
+    warmup = (length.begins - 0.5) * length.epochs / length.steps
+    weighing = make_weighing(description, **asked, warmup_epochs=round(warmup, length.decimals))
     if weighing.is_plain:
         raise UserError(f"{description} learns from all tokens, as the control does: it is no candidate.")
     from_last = weighing.history_source.from_last_epoch
@@ -108,7 +124,7 @@ def make_entry(
     if "reference_nll" in needs:
         ahead[f"a pass of {weighing.reference_model or 'the reference model'}"] = a_pass
     if needs_reference(weighing):
-        ahead["training the reference model"] = reference_steps
+        ahead[REFERENCE_TRAINED] = reference_steps
     if "out_of_fold_nll" in needs:
         ahead["cross-fitting"] = weighing.cross_fit.epochs * length.steps / length.epochs + a_pass
     live = _FORWARD * (weighing.history_source.live and "history_nll" in needs and not from_last)
@@ -126,3 +142,11 @@ def _begins_plain(weighing: TokenWeighing) -> bool:
 def needs_reference(weighing: TokenWeighing) -> bool:
     """Whether a weighing compares with a reference model that it does not name itself."""
     return "reference_nll" in weighing.needs and weighing.share < 1 and weighing.reference_model is None
+
+
+def makes_reference(plan: Plan) -> bool:
+    """Whether a race needs a reference model that is still to be made, if there are trusted samples to make it from."""
+    named = split_descriptions(plan.candidates or "") or _WITH_REFERENCE
+    return plan.reference is None and any(
+        needs_reference(make_weighing(name)) for name in (*named, *plan.controls)
+    )

@@ -11,18 +11,16 @@ comparison resumes where it stopped:
 
 import datetime
 import logging
-import shlex
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.files import read_json, write_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut, paired_difference
 from tokenry.finetuning import TokenWeighing
@@ -31,17 +29,18 @@ from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer, require_same_tokenizer
 from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
+from tokenry.verbs._side_by_side import PLAN_FILE, SideBySide, require_apart
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._tune.arguments import sft_config
-from tokenry.verbs._tune.bench import Bench, Interrupted
+from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, needs_reference
 from tokenry.verbs._tune.course import FINAL_DECAY, Course
 from tokenry.verbs._tune.forecast import forecast, in_words
 from tokenry.verbs._tune.material import gather
 from tokenry.verbs._tune.plan import AUTO, default_length, stored_plan, training_said
-from tokenry.verbs._tune.racing import planned_course, price_in_words, run_race
-from tokenry.verbs._tune.records import Comparison, Run, folder_name, read_comparison
-from tokenry.verbs._tune.seeds import run_seeds
+from tokenry.verbs._tune.racing import planned_course, price_in_words, race_cost, run_race
+from tokenry.verbs._tune.records import Comparison, Race, Run, read_comparison
+from tokenry.verbs._tune.seeds import run_seeds, seeds_cost
 from tokenry.verbs._tune.training_length import FEW_STEPS, length_in_words, require_ranges
 from tokenry.verbs.tune import Plan
 
@@ -62,25 +61,19 @@ def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
         Interrupted: the user stopped it; what was finished is kept.
     """
     weighings_of(plan)
-    stored = output / "plan.json"
-    if stored.exists() and stored_plan(stored).settings != plan.settings:
-        raise UserError(f"{output} holds a run with other settings: choose another output.")
-    result = output / "result.json"
-    if result.exists():
-        return read_comparison(read_json(result), str(result))
+    runs = SideBySide("tune", output)
+    if runs.is_begun:
+        runs.require_settings(plan.settings, stored_plan(output / PLAN_FILE).settings)
+    if runs.result_file.exists():
+        return read_comparison(read_json(runs.result_file), str(runs.result_file))
     bench = None
-    try:
-        with _alone_in(output):
-            report("reading the model and the data", 0.0)
-            bench, course = assemble(plan, output, report)
-            _begin(bench, course)
-            comparison = _carry_out(bench, course)
-            write_json(result, comparison.model_dump(mode="json"))
-    except KeyboardInterrupt as stop:
-        what = bench.stages.what if bench else "reading the model and the data"
-        where = str(stop) or f"stopped while doing this: {what}"
-        kept = f"; what is finished is kept: go on with `tokenry tune --resume --output {shlex.quote(str(output))}`"
-        raise Interrupted(f"{where}{kept if stored.exists() else ''}.") from stop
+    with runs.at_work(lambda: bench.stages.what if bench else "reading the model and the data"):
+        report("reading the model and the data", 0.0)
+        bench, course = assemble(plan, output, report)
+        prepare = partial(_prepare, bench, course)
+        runs.begin(plan.settings, bench.material.fingerprint, prepare)
+        comparison = _carry_out(bench, course)
+        by_first(write_json)(runs.result_file, comparison.model_dump(mode="json"))
     report("done", 1.0)
     return comparison
 
@@ -103,7 +96,7 @@ def weighings_of(plan: Plan) -> dict[str, TokenWeighing]:
             raise UserError(f"{option} is set, but none of {', '.join(made)} has one: leave it out.")
     for description in split_descriptions(plan.candidates or ("sstoken" if plan.weighing == AUTO else "")):
         make_weighing(description, **asked)
-    _require_apart(made)
+    require_apart(made)
     return made
 
 
@@ -111,12 +104,6 @@ def _options(plan: Plan) -> dict[str, float]:
     """The options for weighings that select and do not say their own."""
     asked = {"share": plan.share, "balance": plan.balance}
     return {option: value for option, value in asked.items() if value is not None}
-
-
-def _require_apart(weighings: Iterable[str]) -> None:
-    names = list(weighings)
-    if len({folder_name(name) for name in names}) < len(names):
-        raise UserError(f"{', '.join(names)} are too much alike to be kept apart: leave one of them out.")
 
 
 def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course | None]:
@@ -145,7 +132,7 @@ def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course 
         length = Length(plain.steps, plain.epochs)
         course, racing = planned_course(plan, material, length, reference_steps, _options(plan))
         weighings, final_decay = {**racing, **weighings}, FINAL_DECAY
-        _require_apart(weighings)
+        require_apart(weighings)
     if any(map(needs_reference, weighings.values())):
         if material.trusted is None and plan.reference is None:
             raise UserError(
@@ -156,41 +143,37 @@ def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course 
                 tokenizer, load_tokenizer(plan.reference), f"the reference {plan.reference}"
             )
     bench = Bench(plan, output, tokenizer, material, weighings, report, final_decay)
-    if course:
-        others = {entry.name for entry in course.entries}
-        beside = [
-            cost
-            for name, cost in bench.costs.items()
-            if name.partition(": held-out")[0].partition(": answers")[0] not in others
-        ]
-        bench.stages = Stages(report, [*beside, (course.price - 1) * bench.costs[CONTROL]])
+    bench.stages = Stages(report, _costs(bench, course))
     for weighing in weighings.values():
         refuse_arguments(weighing, {"args": bench.args})
     return bench, course
 
 
-def _begin(bench: Bench, course: Course | None) -> None:
-    """Rehearse a new run and say what it will be; only then is the output that of this plan."""
-    data, stored = bench.output / "data.json", bench.output / "plan.json"
-    fingerprint = bench.material.fingerprint
-    if not stored.exists():
-        bench.rehearse()
-        _say_what_is_few(bench)
-        if course:
-            logger.info("%s", price_in_words(course))
-            if not bench.material.validation_is_trusted:
-                logger.warning(
-                    "the race is judged on %d samples of the data, as noisy as what is trained on, by a trimmed mean: --trusted samples "
-                    "judge better.",
-                    len(bench.material.validation or []),
-                )
-        logger.info("%s", in_words(forecast(bench, course)))
-        write_json(data, {"fingerprint": fingerprint})
-        write_json(stored, bench.plan.settings)
-    elif read_json(data) != {"fingerprint": fingerprint}:
-        raise UserError(
-            f"the data has changed since the run in {bench.output} began: choose another --output for a new run."
-        )
+def _costs(bench: Bench, course: Course | None) -> list[float]:
+    """The costs of all stages: of the entries of a race, one is trained to its end."""
+    control, *others = bench.weighings
+    if course is None:
+        return [*bench.costs.values(), seeds_cost(bench, control, others[0]) if others else 0.0]
+    measuring = (": held-out loss", ": answers")
+    in_race = {f"{entry.name}{part}" for entry in course.entries for part in ("", *measuring)}
+    beside = [cost for name, cost in bench.costs.items() if name not in in_race]
+    of_one = [bench.costs[f"{control}{part}"] for part in measuring if course.entries]
+    return [*beside, race_cost(bench, course), *of_one, seeds_cost(bench, control, control)]
+
+
+def _prepare(bench: Bench, course: Course | None) -> None:
+    """Rehearse a new run and say what it will be."""
+    bench.rehearse()
+    _say_what_is_few(bench)
+    if course:
+        logger.info("%s", price_in_words(course))
+        if not bench.material.validation_is_trusted:
+            logger.warning(
+                "the race is judged on %d samples of the data, as noisy as what is trained on, by a trimmed mean: --trusted samples "
+                "judge better.",
+                len(bench.material.validation or []),
+            )
+    logger.info("%s", in_words(forecast(bench, course)))
 
 
 def _say_what_is_few(bench: Bench) -> None:
@@ -240,39 +223,34 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
             paired = paired_difference(measured[name], measured[names[0]], to=names[0])
             run = run.model_copy(update={"paired": paired})
         runs.append(run)
-    found = race.winner if race else bench.plan.weighing.replace(":", " ")
+    seeds, notes = None, list(bench.material.notes)
+    if bench.plan.seeds > 1:
+        other = _challenger(bench.plan, race, names)
+        seeds = run_seeds(bench, names[0], other, measured) if other else None
+        notes += [] if other else [_no_seeds(bench.plan.seeds, names[0])]
     return Comparison(
         model=bench.plan.model,
         data=bench.plan.data,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         untrained_nll=untrained.nll_per_token,
-        notes=list(bench.material.notes),
+        notes=notes,
         settings={**bench.plan.settings, "training": bench.length},
         environment=environment(bench.args.device, "trl", "peft", "datasets"),
         runs=runs,
         race=race,
-        seeds=run_seeds(bench, names[0], found, measured)
-        if found in measured and found != names[0]
-        else None,
+        seeds=seeds,
     )
 
 
-@contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
-    """Hold a lock on the folder, so that no second process works there; a killed one lets it go."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"another run is at work in {output}: wait for it, or choose another --output."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{output} cannot be a folder ({error.strerror}): choose another --output."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _challenger(plan: Plan, race: Race | None, names: Sequence[str]) -> str | None:
+    """The weighing that is compared with the control under several seeds: the winner, the runner-up of plain fine-tuning, or the one asked for."""
+    if race and race.winner == race.control:
+        return race.final.name if race.final else None
+    found = race.winner if race else plan.weighing.replace(":", " ")
+    return found if found in names[1:] else None
+
+
+def _no_seeds(seeds: int, control: str) -> str:
+    note = f"--seeds {seeds} trained nothing further: no weighing is left to compare {control} with."
+    logger.warning("%s", note)
+    return note

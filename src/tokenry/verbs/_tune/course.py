@@ -4,17 +4,19 @@ Successive halving under a schedule that branches. All entries begin as the cont
 `begins`; they are trained at a constant rate. At every rung each entry is judged after a short decay of its own, and those that stay
 continue from before that decay:
 
-    step     0 ─────────── 33 ───── 37 ───── 41 ────────── … ────────── 66 ──╲ 99
+    step     0 ─────────── 33 ── 36 ────── 44 ────────── … ────────── 66 ──╲ 99
     trunk    the control    │ each by its own weighing: the winner, and the control
-    decays                            ╲ 38     ╲ 42                             final decay
+    decays                        ╲ 37       ╲ 47                         final decay
 
 The part that all have in common is trained once. The price is the sum of all training and judging, in steps of the control, over the
-steps of one plain run. The rungs stand as far apart as a price of at most `LIMIT` allows, whoever stays:
+steps of one plain run. Training to every rung costs the same: the fewer are left, the farther they go before they are judged again. The
+rungs stand as far from each other as a price of at most `LIMIT` allows, whoever stays:
 
     price = (Σ ahead + Σ steps trained · step_cost + Σ judging) / steps
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,10 +30,10 @@ from tokenry.core.stats import FEWEST_ITEMS, Estimate, estimate_of_trimmed_mean,
 LIMIT = 2.5
 FINAL_DECAY = 1 / 3
 """Share of a full run over which its rate falls to zero."""
-_DECAY = 1 / 3
-"""Steps of the decay before a judgement, as a share of the steps between rungs."""
+_DECAY = 1 / 4
+"""Steps of the decay before a judgement, as a share of the steps since the last one."""
 _NEAREST = 1 / 40
-"""Least distance of two rungs, as a share of a full run: below it an entry is left out instead."""
+"""Least training between two judgements, as a share of a full run and at least two steps: below it an entry is left out instead."""
 _TRIMMED = 0.2
 
 
@@ -76,6 +78,7 @@ class Course:
         rungs: the judgements, in order.
         price: highest price of the whole race, in plain runs.
         left_out: names of the entries for which the price had no room.
+        judging: cost of one judgement of one entry, in steps of the control.
     """
 
     control: Entrant
@@ -84,6 +87,13 @@ class Course:
     rungs: tuple[Rung, ...]
     price: float
     left_out: tuple[str, ...] = ()
+    judging: float | int = 0.0
+
+    @property
+    def ahead(self) -> float:
+        """The part of the price, in plain runs, for passes of other models over the data and what these are trained."""
+        paid = {what: cost for entry in self.entries for what, cost in entry.ahead.items()}
+        return sum(paid.values()) / self.steps
 
     def racing(self, rung: Rung, standing: Sequence[str]) -> list[str]:
         """Those that are judged at a rung: the control, and who stands and has begun."""
@@ -116,38 +126,49 @@ def plan_course(
         left_out += [] if fits else [entry.name]
     while running:
         if course := _longest(control, running, steps, judging, limit):
-            return Course(control, tuple(running), steps, *course, tuple(left_out))
+            return Course(control, tuple(running), steps, *course, tuple(left_out), judging)
         last = next((entry for entry in reversed(running) if not entry.always), running[-1])
         running.remove(last)
         left_out.append(last.name)
-    return Course(control, (), steps, (), 1.0, tuple(left_out))
+    return Course(control, (), steps, (), 1.0, tuple(left_out), judging)
 
 
 def _longest(
     control: Entrant, entries: Sequence[Entrant], steps: int, judging: float | int, limit: float | int
 ) -> tuple[tuple[Rung, ...], float] | None:
-    """The rungs farthest apart that the limit allows, and their price."""
-    for apart in range(steps // 4, max(0, int(_NEAREST * steps) - 1), -1):
-        rungs = _rungs(entries, apart)
+    """The rungs farthest apart that the limit allows, and their price; None where even the nearest ones cost too much."""
+
+    def price(spent: int) -> float:
+        rungs = _rungs(entries, spent)
         if rungs and rungs[-1].step + rungs[-1].decay > (1 - FINAL_DECAY) * steps:
-            continue
-        price = _price(control, entries, steps, rungs, judging)
-        if price <= limit:
-            return rungs, price
-    return None
+            return math.inf
+        return _price(control, entries, steps, rungs, judging)
+
+    least = max(2, int(_NEAREST * steps)) * len(entries)
+    if price(least) > limit:
+        return None
+    most = max(least, math.ceil(limit * steps))
+    spent = least + bisect_right(range(least, most), limit, key=price) - 1 if most > least else least
+    return _rungs(entries, spent), price(spent)
 
 
-def _rungs(entries: Sequence[Entrant], apart: int) -> tuple[Rung, ...]:
-    """Rungs after every step at which entries begin, of whom at each one half stays until one is left."""
+def _rungs(entries: Sequence[Entrant], spent: int) -> tuple[Rung, ...]:
+    """Rungs after every step at which entries begin, of whom at each one half stays until one is left.
+
+    Args:
+        entries: all but the control.
+        spent: steps that all entries of a rung together are trained before it.
+    """
     rungs: list[Rung] = []
     competing = 0
     for begins in sorted({entry.begins for entry in entries}):
         competing = min(competing, 1) + sum(entry.begins == begins for entry in entries)
         step = begins
         while competing > 1:
+            apart = spent // competing
             competing //= 2
-            rungs.append(Rung(step + apart, max(1, round(_DECAY * apart)), competing, since=step))
             step += apart
+            rungs.append(Rung(step, max(1, round(_DECAY * apart)), competing, since=begins))
     return tuple(sorted(rungs, key=lambda rung: rung.step))
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json, write_json
+from tokenry.core.io.ranks import by_first
 from tokenry.evaluation import HeldOut
 from tokenry.verbs._tune.records import Run
 
@@ -21,26 +22,45 @@ class _Items(BaseModel):
     items: list[str]
 
 
+@by_first
+def is_there(path: Path) -> bool:
+    """Whether something was finished: what is written is whole or absent."""
+    return path.exists()
+
+
+@by_first
 def save_run(folder: Path, run: Run, held_out: HeldOut) -> None:
     """Write both; the run comes last, so its file says that the folder is complete."""
-    save_held_out(folder / "held_out.json", held_out)
+    _write_held_out(folder / "held_out.json", held_out)
     write_json(folder / "run.json", run.model_dump(mode="json"))
 
 
+@by_first
 def load_run(folder: Path) -> tuple[Run, HeldOut] | None:
     """Read both back; None when there is no finished run."""
     if not (folder / "run.json").exists():
         return None
     try:
-        return Run.model_validate(read_json(folder / "run.json")), load_held_out(folder / "held_out.json")
+        return Run.model_validate(read_json(folder / "run.json")), _read_held_out(folder / "held_out.json")
     except (ValidationError, UserError) as error:
         raise UserError(
             f"the record of a run in {folder} is damaged: delete that folder, and the run is made again."
         ) from error
 
 
+@by_first
 def save_held_out(path: Path, held_out: HeldOut) -> None:
     """Write what was measured on held-out items."""
+    _write_held_out(path, held_out)
+
+
+@by_first
+def load_held_out(path: Path) -> HeldOut:
+    """Read what was measured on held-out items."""
+    return _read_held_out(path)
+
+
+def _write_held_out(path: Path, held_out: HeldOut) -> None:
     items = _Items(
         nll=held_out.nll.tolist(),
         tokens=held_out.tokens.tolist(),
@@ -50,8 +70,7 @@ def save_held_out(path: Path, held_out: HeldOut) -> None:
     write_json(path, items.model_dump())
 
 
-def load_held_out(path: Path) -> HeldOut:
-    """Read what was measured on held-out items."""
+def _read_held_out(path: Path) -> HeldOut:
     try:
         stored = _Items.model_validate(read_json(path))
     except (ValidationError, UserError) as error:

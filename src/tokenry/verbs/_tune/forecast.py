@@ -3,10 +3,10 @@
 from typing import Any
 
 from tokenry.report.blocks import Block, Column, Findings, Table
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.course import Course
 from tokenry.verbs._tune.racing import price_in_words
-from tokenry.verbs._tune.records import folder_name
 
 
 def forecast(bench: Bench, course: Course | None) -> dict[str, Any]:
@@ -26,16 +26,11 @@ def forecast(bench: Bench, course: Course | None) -> dict[str, Any]:
         "price": course.price if course else float(len(bench.weighings)),
         "race": price_in_words(course) if course else "",
         "seeds": bench.plan.seeds,
-        "minutes": bench.stages.total * per_cost / 60 + _minutes_of_seeds(bench, per_cost),
+        "minutes": bench.stages.total * per_cost / 60,
         "memory_mb": memory,
         "output": str(bench.output),
         "files": files,
     }
-
-
-def _minutes_of_seeds(bench: Bench, per_cost: float) -> float:
-    """Two runs for every seed but the first."""
-    return 2 * (bench.plan.seeds - 1) * max(bench.costs[name] for name in bench.weighings) * per_cost / 60
 
 
 def in_words(found: dict[str, Any]) -> str:

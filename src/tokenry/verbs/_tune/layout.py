@@ -19,7 +19,7 @@ from tokenry.report.blocks import (
 )
 from tokenry.report.text import label
 from tokenry.report.writing import decimals_of, written_number
-from tokenry.verbs._chats import UNREAD
+from tokenry.verbs._chats import NOTED
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens
 from tokenry.verbs._tune.race_layout import answer_blocks, race_blocks, race_lead, seeds_blocks
@@ -60,7 +60,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     if findings:
         blocks.append(Findings(findings, "Held-out NLL against the control; lower is better"))
     if comparison.notes:
-        blocks.append(Findings([("", note) for note in comparison.notes], UNREAD))
+        blocks.append(Findings([("", note) for note in comparison.notes], NOTED))
     if runs:
         title = "Comparison" if len(runs) > 1 else "Outcome"
         blocks.append(Section(title, list(_outcome(comparison, compared=bool(findings)))))

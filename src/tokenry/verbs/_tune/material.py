@@ -17,28 +17,31 @@ from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
-from tokenry.verbs._tune.candidates import FEWEST_SAMPLES
+from tokenry.verbs._tune.candidates import FEWEST_SAMPLES, makes_reference
 from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 from tokenry.verbs._tune.plan import AUTO
 from tokenry.verbs._tune.retained import refuse_overlap, retained_rows
 from tokenry.verbs.tune import Plan
 
 _LONGEST_RETAINED = 256
+_JUDGES = 32
+"""Samples that judge a race, if that is no more than a tenth: each is measured at every rung, for every entry, at the race's price."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Data of a comparison. The trusted samples are training data too.
+    """Data of a comparison. Without a race, the trusted samples train the reference model and are training data too; a race splits them.
 
     Attributes:
         train: tokens to train on.
-        trusted: tokens of the trusted samples alone.
+        trusted: tokens of the trusted samples that the reference model is trained on.
         held_out: tokens to measure on, once and at the end.
         validation: tokens that a race is judged on; None where there is none.
         validation_is_trusted: whether the validation tokens come from trusted samples.
         held_out_rows: the rows of the held-out tokens, and perhaps some more.
         notes: the parts of the data that were cut, skipped or not read.
         retained: tokens that are not trained on, by name, to measure forgetting.
+        split: the number of trusted samples by their use, where a race split them.
     """
 
     train: Dataset
@@ -49,6 +52,7 @@ class Material:
     validation: Dataset | None = None
     validation_is_trusted: bool = False
     retained: Mapping[str, Dataset] = field(default_factory=dict)
+    split: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
@@ -66,7 +70,7 @@ class Material:
         """A hash of all tokens and labels."""
         rows = (
             np.asarray(row, dtype=np.int64).tobytes() + b"|"
-            for dataset in filter(None, (self.train, self.held_out, self.validation))
+            for dataset in filter(None, (self.train, self.held_out, self.validation, self.trusted))
             for name in ("input_ids", "labels")
             for row in dataset[name]
         )
@@ -85,9 +89,9 @@ def gather(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Material:
             rows, tokenizer, plan.max_length, plan.chat_template, plan.too_long, numbers=names
         )
 
-    validation, trusted_there = Rows(), False
+    trusted, validation, split = data.trusted, Rows(), dict[str, int]()
     if plan.weighing == AUTO and len(data.train) + len(data.trusted) >= FEWEST_SAMPLES:
-        data, validation, trusted_there = _with_validation(data, plan.seed)
+        data, trusted, validation, split = _with_validation(data, plan)
     held_out = encode(data.held_out)
     if len(held_out.dataset) < 2:
         raise UserError("one held-out sample has no standard error: give --held-out at least two.")
@@ -106,15 +110,14 @@ def gather(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Material:
     say(notes)
     return Material(
         train=train.dataset,
-        trusted=encode(data.trusted).dataset.select_columns(["input_ids", "labels"])
-        if data.trusted
-        else None,
+        trusted=encode(trusted).dataset.select_columns(["input_ids", "labels"]) if trusted else None,
         held_out=held_out.dataset.select_columns(["input_ids", "labels"]),
         held_out_rows=data.held_out,
         notes=tuple(notes),
         validation=encode(validation).dataset.select_columns(["input_ids", "labels"]) if validation else None,
-        validation_is_trusted=trusted_there,
+        validation_is_trusted=bool(split),
         retained=_retained(plan, tokenizer, train.dataset),
+        split=split,
     )
 
 
@@ -159,23 +162,38 @@ def _rows(plan: Plan) -> _Rows:
     return _Rows(train, trusted, held_out, names)
 
 
-def _with_validation(data: _Rows, seed: int) -> tuple[_Rows, Rows, bool]:
-    """Set rows aside to judge a race by: a third of the trusted ones, or where these are few as many of the others as for evaluation."""
+def _with_validation(data: _Rows, plan: Plan) -> tuple[_Rows, Rows, Rows, dict[str, int]]:
+    """Set rows aside to judge a race by: trusted ones, or where these are few, others.
+
+    Trusted samples are split between three uses that share none: training, the reference model (where a candidate needs one that is
+    still to be made), and judging. Fewer than three times `FEWEST_ITEMS` are not split.
+
+    Returns:
+        The rows without those that judge, the rows of the reference model, those that judge, and how the trusted ones were split.
+    """
     count = len(data.trusted) // 3
-    if count >= FEWEST_ITEMS:
-        trusted = random.Random(f"{seed}:validation").sample(data.trusted, len(data.trusted))
-        return replace(data, trusted=trusted[count:]), trusted[:count], True
-    train, validation = set_aside(data.train, seed + 1)
-    return replace(data, train=train), validation, False
+    if count < FEWEST_ITEMS:
+        train, validation = set_aside(data.train, plan.seed + 1, one_in=20, least=_JUDGES)
+        return replace(data, train=train), data.trusted, validation, {}
+    shuffled = random.Random(f"{plan.seed}:validation").sample(data.trusted, len(data.trusted))
+    references = count if makes_reference(plan) else 0
+    validation, reference, training = (
+        shuffled[:count],
+        shuffled[count : count + references],
+        shuffled[count + references :],
+    )
+    split = {"training": len(training), "the reference model": references, "judging": count}
+    return replace(data, trusted=training), reference, validation, split
 
 
-def set_aside(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Keep a tenth of the rows, at most 500, for evaluation; of few rows a third, until there are enough to tell a difference."""
+def set_aside(rows: Rows, seed: int, one_in: int = 10, least: int = FEWEST_ITEMS) -> tuple[Rows, Rows]:
+    """Keep one row in so many, at most 500, for evaluation; of few rows a tenth or a third, until there are enough to tell a difference."""
     if len(rows) < 4:
         raise UserError(
             f"{len(rows)} samples are too few to train on and to set some aside: give more, or --held-out a file."
         )
-    count = min(500, max(len(rows) // 10, min(FEWEST_ITEMS, math.ceil(len(rows) / 3))))
+    enough = max(min(least, len(rows) // 10), min(FEWEST_ITEMS, math.ceil(len(rows) / 3)))
+    count = min(500, max(len(rows) // one_in, enough))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     kept = [row for number, row in enumerate(rows) if number not in chosen]
     return kept, [row for number, row in enumerate(rows) if number in chosen]

@@ -13,10 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import nearest
-from tokenry.core.io.files import read_json
 from tokenry.core.io.settings import of_kind, parse_yaml
 from tokenry.verbs._chats import DEMO
-from tokenry.verbs.tune import RECORDED, Lora, Plan
+from tokenry.verbs._lora import Lora
+from tokenry.verbs._side_by_side import PLAN_FILE, SideBySide
+from tokenry.verbs.tune import RECORDED, Plan
 
 # The paper's hyper-parameters (ssToken, arXiv 2510.18250), for whoever brings own data.
 PAPER_TRAINING: dict[str, Any] = {
@@ -100,35 +101,24 @@ def make_plan(said: Mapping[str, Any], config: Path | None = None) -> Plan:
 
 def stored_plan(path: Path) -> Plan:
     """Read the plan of a run."""
-    try:
-        stored = read_json(path)
-        if not isinstance(stored, dict) or not {"model", "data", "training"} <= stored.keys():
+
+    def read(stored: dict[str, Any]) -> Plan:
+        if not {"model", "data", "training"} <= stored.keys():
             raise UserError("it holds no plan")
         return validated(merge(_defaults(stored), stored))
-    except UserError as error:
-        raise UserError(
-            f"{path} is damaged, so the run cannot go on: choose another --output for a new one."
-        ) from error
+
+    return SideBySide("tune", path.parent).read_plan(read)
 
 
 def resume_or_start(plan: Plan) -> Plan:
     """Complete the plan of a new run, or read the plan of the one to go on with."""
-    stored = plan.output / "plan.json"
-    if not stored.exists():
+    runs = SideBySide("tune", plan.output)
+    if not runs.is_begun:
         return make_plan(said_by(plan), plan.config)
-    if not plan.resume:
-        raise UserError(
-            f"{plan.output} already holds a run: go on with it by --resume, or choose another --output for a new one."
-        )
-    begun = stored_plan(stored)
-    for name, value in merge(read_config(plan.config) if plan.config else {}, said_by(plan)).items():
-        there = begun.settings.get(name)
-        same = value.items() <= there.items() if isinstance(value, dict) and there else value == there
-        if not same:
-            raise UserError(
-                f"the run in {plan.output} was made with {name}={there!r}, not {value!r}: leave it out to go on, or choose "
-                "another --output for a new run."
-            )
+    runs.require_resume(plan.resume)
+    begun = stored_plan(plan.output / PLAN_FILE)
+    asked = merge(read_config(plan.config) if plan.config else {}, said_by(plan))
+    runs.require_same(asked, begun.settings)
     return begun
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tokenry.core.stats import FEWEST_SEEDS, shown
+from tokenry.core.stats import FEWEST_SEEDS, Paired, shown
 from tokenry.report.blocks import Block, Cell, Column, Figure, Findings, Series, Table, Text
 from tokenry.report.writing import plural, written_number
-from tokenry.verbs._tune.records import folder_name
+from tokenry.verbs._side_by_side import folder_name
 
 if TYPE_CHECKING:
     from tokenry.core.stats import Estimate
@@ -36,20 +36,26 @@ def race_lead(comparison: "Comparison") -> str:
     told += f" Its model: {folder_name(race.winner)}/model."
     if race.winner == race.control:
         beside = f" {_beside(race)}" if race.final else ""
+        beside += f" Over {seeds} seeds it is at {_with_words(comparison.seeds)}." if comparison.seeds else ""
         return f"Plain fine-tuning won, {over}: no weighing was shown to be better on the validation part.{beside}{told}"
     paired = winner.paired
     assert paired is not None
-    estimate = comparison.seeds.estimate if comparison.seeds else paired.estimate
-    verdict = shown(estimate.scaled(-1), fewest=FEWEST_SEEDS) if comparison.seeds else paired.verdict
+    found = _with_words(comparison.seeds or paired)
+    return f"{race.winner} won: {found}, {over}.{told}"
+
+
+def _with_words(found: "Seeds | Paired") -> str:
+    """A difference from plain fine-tuning, and whether it is shown."""
+    estimate = found.estimate
+    verdict = found.verdict if isinstance(found, Paired) else shown(estimate.scaled(-1), fewest=FEWEST_SEEDS)
     words = {
         "shown": "shown",
         "opposite": "the other way round on held-out data",
         "too few": "too few to say",
     }.get(verdict, "not shown")
-    difference = (
-        f"{written_number(estimate.value, '+,.3f')} ± {written_number(estimate.standard_error, ',.3f')}"
-    )
-    return f"{race.winner} won: {difference} nats per held-out token against plain fine-tuning ({words}), {over}.{told}"
+    value = written_number(estimate.value, "+,.3f")
+    error = written_number(estimate.standard_error, ",.3f")
+    return f"{value} ± {error} nats per held-out token against plain fine-tuning ({words})"
 
 
 def _beside(race: "Race") -> str:
@@ -62,11 +68,15 @@ def _beside(race: "Race") -> str:
 def race_blocks(race: "Race") -> Iterator[Block]:
     """The rungs, in a table each and one figure."""
     clean = "as noisy as the training data, so the trimmed mean decides" if race.robust else "trusted samples"
+    uses = ", ".join(f"{count} for {use}" for use, count in race.trusted.items() if count)
+    passes = f", {race.ahead:.2f} of it for passes of other models over the data" if race.ahead else ""
     yield Text(
         f"All began with the same {plural(race.begins, 'step')} of plain fine-tuning, and were judged on {plural(race.validation, 'sample')} "
         f"that nothing was trained on ({clean}), each after a short decay of its own. An entry goes if the 95 % interval of its "
         "paired difference lies above the leader, or if it is undecided and the price has no room. The price was at most "
-        f"{race.price:.2f} plain runs, and came to {race.spent:.2f}."
+        f"{race.price:.2f} plain runs{passes}, and came to {race.spent:.2f}."
+        + f" Of the trusted samples, {uses}."
+        * bool(uses)
     )
     findings = list(_findings(race))
     if findings:

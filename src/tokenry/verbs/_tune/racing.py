@@ -11,7 +11,14 @@ from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import AllTokens, TokenWeighing
 from tokenry.verbs._tune.bench import Bench
-from tokenry.verbs._tune.candidates import CONTROL, Length, default_candidates, make_entry
+from tokenry.verbs._tune.candidates import (
+    CONTROL,
+    REFERENCE_TRAINED,
+    Length,
+    by_promise,
+    default_candidates,
+    make_entry,
+)
 from tokenry.verbs._tune.course import (
     Course,
     Entrant,
@@ -42,8 +49,11 @@ def planned_course(
     """
     with_reference = material.trusted is not None or plan.reference is not None
     named = plan.settings["candidates"]
-    descriptions = named or default_candidates(length, with_reference, plan.lora is not None)
-    descriptions = [description for description in dict.fromkeys(descriptions) if description != CONTROL]
+    descriptions = (
+        by_promise(name for name in named if name != CONTROL)
+        if named
+        else default_candidates(length, with_reference, plan.lora is not None)
+    )
     made = [make_entry(description, length, reference_steps, **options) for description in descriptions]
     usable = [(entry, weighing) for entry, weighing in made if with_reference or not _compares(weighing)]
     if not usable:
@@ -68,47 +78,71 @@ def _compares(weighing: TokenWeighing) -> bool:
 
 def price_in_words(course: Course) -> str:
     """What a race will cost, before it starts."""
-    rungs = ", ".join(str(rung.step) for rung in course.rungs)
-    judged = f", judged at step {rungs} of {course.steps}" if rungs else ""
+    judged = ""
+    if course.rungs:
+        rungs = " and ".join(str(rung.step) for rung in course.rungs)
+        own = " and ".join(str(rung.step - rung.since) for rung in course.rungs)
+        judged = f", judged at step {rungs} of {course.steps}, after {own} steps of their own"
+    ahead = f", {course.ahead:.2f} of it for passes of other models over the data" if course.ahead else ""
     left_out = f"; left out for the price: {', '.join(course.left_out)}" if course.left_out else ""
-    return f"a race of {len(course.entries) + 1} weighings{judged}: it costs at most {course.price:.2f} times one plain run{left_out}."
+    return f"a race of {len(course.entries) + 1} weighings{judged}: it costs at most {course.price:.2f} times one plain run{ahead}{left_out}."
+
+
+class _Account:
+    """What a race has cost so far, in steps of the control; a pass that several entries need is paid once."""
+
+    def __init__(self, course: Course) -> None:
+        self._entries = {entry.name: entry for entry in (course.control, *course.entries)}
+        self._reached = {name: entry.begins for name, entry in self._entries.items()}
+        self._paid = {REFERENCE_TRAINED}
+        self.spent = max((entry.ahead.get(REFERENCE_TRAINED, 0.0) for entry in course.entries), default=0.0)
+
+    def train(self, name: str, step: int, judged: float = 0.0) -> float:
+        """Enter the training of an entry up to a step, with what it needs ahead and what judges it; returns the cost."""
+        entry = self._entries[name]
+        ahead = sum(cost for what, cost in entry.ahead.items() if what not in self._paid)
+        self._paid |= entry.ahead.keys()
+        cost = ahead + max(0, step - self._reached[name]) * entry.step_cost + judged
+        self._reached[name] = max(step, self._reached[name])
+        self.spent += cost
+        return cost
+
+
+def race_cost(bench: Bench, course: Course) -> float:
+    """What the race costs beyond the control and the reference model, by the count of the stages of a bench."""
+    a_run = bench.costs[course.control.name]
+    reference = max((entry.ahead.get(REFERENCE_TRAINED, 0.0) for entry in course.entries), default=0.0)
+    return a_run * (course.price - 1 - reference / course.steps)
 
 
 def run_race(bench: Bench, course: Course) -> Race:
     """Run the rungs, and then the winner and the control to their end; the better one on the validation part has won."""
     robust = not bench.material.validation_is_trusted
     control, standing = course.control.name, [entry.name for entry in course.entries]
-    spent = {entry.name: entry.begins for entry in course.entries} | {control: 0}
+    account = _Account(course)
+    per_step = bench.costs[control] / course.steps
     branched: set[str] = set()
     heats: list[Heat] = []
-    extra = 0.0
     costs = {entry.name: entry.step_cost for entry in (course.control, *course.entries)}
     for rung in course.rungs:
         leg, measured = Leg(rung.step, rung.decay), dict[str, HeldOut]()
         racing = course.racing(rung, standing)
-        _branch(bench, course, [name for name in racing if name not in branched], spent)
+        _branch(bench, course, [name for name in racing if name not in branched], account)
         branched |= set(racing)
         for name in racing:
-            bench.stages.begin(
-                f"race to step {rung.step}: {name}",
-                bench.costs[control] * costs[name] * (leg.end - spent[name]) / course.steps,
-            )
+            cost = account.train(name, rung.step, rung.decay * costs[name] + course.judging)
+            bench.stages.begin(f"race to step {rung.step}: {name}", per_step * cost)
             measured[name] = bench.advance(name, leg)
-            spent[name] = rung.step
-            extra += rung.decay * costs[name]
         verdict = judge(_numbers(measured), control, rung.seats, robust)
         heats.append(_heat(leg, verdict, measured))
         for row in verdict.judged:
             if row.out:
                 standing.remove(row.name)
                 bench.forget(row.name)
-    _branch(bench, course, [name for name in standing if name not in branched], spent)
+    _branch(bench, course, [name for name in standing if name not in branched], account)
     for name in (control, *standing):
         bench.run(name)
-        spent[name] = course.steps
-    begun = {entry.name: entry.begins for entry in course.entries}
-    ahead = {what: cost for entry in course.entries for what, cost in entry.ahead.items()}
-    trained = sum((steps - begun.get(name, 0)) * costs[name] for name, steps in spent.items())
+        account.train(name, course.steps, course.judging)
     winner, final = _finish(bench, control, standing, robust)
     assert bench.material.validation is not None
     return Race(
@@ -118,7 +152,9 @@ def run_race(bench: Bench, course: Course) -> Race:
         validation=len(bench.material.validation),
         robust=robust,
         price=course.price,
-        spent=(trained + extra + sum(ahead.values())) / course.steps,
+        ahead=course.ahead,
+        trusted=dict(bench.material.split),
+        spent=account.spent / course.steps,
         heats=heats,
         winner=winner,
         control=control,
@@ -126,17 +162,14 @@ def run_race(bench: Bench, course: Course) -> Race:
     )
 
 
-def _branch(bench: Bench, course: Course, names: Sequence[str], spent: dict[str, int]) -> None:
+def _branch(bench: Bench, course: Course, names: Sequence[str], account: _Account) -> None:
     """Take the control to where entries begin to differ from it, and let them begin there."""
     begins, control = {entry.name: entry.begins for entry in course.entries}, course.control.name
+    per_step = bench.costs[control] / course.steps
     for name in sorted(names, key=lambda name: begins.get(name, 0)):
         if step := begins.get(name, 0):
-            untrained = max(0, step - spent[control])
-            bench.stages.begin(
-                f"race to step {step}: {control}", bench.costs[control] * untrained / course.steps
-            )
+            bench.stages.begin(f"race to step {step}: {control}", per_step * account.train(control, step))
             bench.branch(name, control, step)
-            spent[control] = max(spent[control], step)
 
 
 def _finish(

@@ -4,7 +4,6 @@ A comparison holds one run per weighing on the same model, data and seed; tables
 NLL is in nats per token, memory in megabytes, time in seconds.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -113,9 +112,9 @@ class Heat(_Record):
 
 
 class Race(_Record):
-    """How the weighing was found. `price` is in plain runs, `spent` what it came to by the same count.
+    """How the weighing was found. `price` is in plain runs, `spent` what it came to by the same count, `ahead` the part of passes.
 
-    `robust` says that the validation items are as noisy as the training data, so that the trimmed mean decides.
+    `trusted` counts the trusted samples by their use, where they were split. `robust` says that the validation items are as noisy as the training data, so that the trimmed mean decides.
     """
 
     entries: dict[str, str]
@@ -129,6 +128,8 @@ class Race(_Record):
     winner: str
     control: str
     final: Judgement | None = None
+    ahead: float = 0.0
+    trusted: dict[str, int] = Field(default_factory=dict)
 
 
 class Seeds(_Record):
@@ -166,13 +167,11 @@ class Comparison(_Record):
 
     @property
     def chosen(self) -> str:
-        """Name of the run whose model is the result: the winner of the race, else the weighing asked for."""
-        return self.race.winner if self.race else self.settings["weighing"].replace(":", " ")
-
-
-def folder_name(name: str) -> str:
-    """Write the name of a run as that of its folder."""
-    return re.sub(r"[^a-z0-9.=-]+", "-", name.lower())
+        """Name of the run whose model is the result: the winner of the race, else the weighing asked for, or plain fine-tuning."""
+        if self.race:
+            return self.race.winner
+        asked_for = self.settings["weighing"].replace(":", " ")
+        return asked_for if any(run.name == asked_for for run in self.runs) else self.runs[0].name
 
 
 def read_comparison(data: Mapping[str, Any], where: str = "it") -> Comparison:

@@ -1,16 +1,13 @@
 """The record of a finished run: from the trainer and its token store to a `Run` for the report."""
 
-import gc
+import itertools
 import math
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.stats import Estimate
 from tokenry.evaluation import HeldOut
@@ -20,7 +17,8 @@ from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
-EXAMPLES = 6
+FEWEST_EXAMPLES, MOST_EXAMPLES, EXAMPLE_TOKENS = 6, 24, 3000
+"""How many training samples a report shows, token by token: as many as have so many tokens together, within these bounds."""
 HISTOGRAM_BINS = 30
 _NOT_SIGNALS = ("weight", "kept", "token_class", "uniform", "response")
 
@@ -108,9 +106,10 @@ def _histograms(columns: dict[str, Tensor], weights: Tensor, learned: Tensor) ->
 def _examples(
     trainer: TokenWeighingTrainer, columns: dict[str, Tensor], weights: Tensor, classes: Sequence[str]
 ) -> list[Example]:
-    samples = sorted(samples_of(trainer.train_dataset), key=lambda sample: int(sample.token_index[0]))[
-        :EXAMPLES
-    ]
+    samples = sorted(samples_of(trainer.train_dataset), key=lambda sample: int(sample.token_index[0]))
+    sizes = itertools.accumulate(len(sample.input_ids) for sample in samples)
+    fitting = sum(size <= EXAMPLE_TOKENS for size in sizes)
+    samples = samples[: min(MOST_EXAMPLES, max(FEWEST_EXAMPLES, fitting))]
     tokenizer = trainer.processing_class
     return [
         Example(
@@ -146,54 +145,3 @@ def _tokens(
             )
         )
     return tokens
-
-
-class StepClock(TrainerCallback):
-    """Times the optimisation steps; the time of each stands in the trainer's log, which outlives an interruption."""
-
-    def __init__(self) -> None:
-        self.steps, self._seconds, self._unlogged, self._began = 0, 0.0, 0, 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start."""
-        self._began = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop."""
-        self._seconds += time.perf_counter() - self._began
-        self._unlogged += 1
-        self.steps += 1
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the mean time of the steps since the last entry to this one."""
-        if self._unlogged:
-            state.log_history[-1]["seconds_per_step"] = self._seconds / self._unlogged
-            self._seconds, self._unlogged = 0.0, 0
-
-
-class PeakMemory:
-    """Measures the highest memory of this process while open, in megabytes; `peak_mb` is None where it cannot be told.
-
-    On a GPU it is the memory that torch allocated there, else the resident memory that Linux reports.
-    """
-
-    peak_mb: float | None = None
-
-    def __enter__(self) -> "PeakMemory":
-        gc.collect()  # a trainer and its callbacks hold each other
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-            return self
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            self._told = True
-        except OSError:
-            self._told = False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if torch.cuda.is_available():
-            self.peak_mb = torch.cuda.max_memory_allocated() / 1e6
-        elif self._told:
-            status = Path("/proc/self/status").read_text()
-            self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1e3

@@ -15,13 +15,19 @@ from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.records import Seeds
 
 
-def run_seeds(bench: Bench, control: str, name: str, measured: Mapping[str, HeldOut]) -> Seeds | None:
-    """Run both under all seeds of the plan beyond the first; None where it asks for one."""
+def seeds_cost(bench: Bench, control: str, name: str) -> float:
+    """What all seeds but the first cost, by the count of the stages of a bench."""
+    parts = [f"{which}{part}" for which in (control, name) for part in ("", ": held-out loss")]
+    return (bench.plan.seeds - 1) * sum(bench.costs[part] for part in parts)
+
+
+def run_seeds(bench: Bench, control: str, name: str, measured: Mapping[str, HeldOut]) -> Seeds:
+    """Run both under all seeds of the plan beyond the first."""
     plan = bench.plan
-    if plan.seeds < 2:
-        return None
+    cost = seeds_cost(bench, control, name) / (plan.seeds - 1)
     pairs = [(measured[name], measured[control])]
     for seed in range(plan.seed + 1, plan.seed + plan.seeds):
+        bench.stages.begin(f"seed {seed}", cost)
         reference = plan.reference or (
             str(bench.output / "reference" / "model") if bench.makes_reference else None
         )
@@ -31,7 +37,7 @@ def run_seeds(bench: Bench, control: str, name: str, measured: Mapping[str, Held
             bench.tokenizer,
             replace(bench.material, retained={}),
             {which: bench.weighings[which] for which in (control, name)},
-            bench.report_of_seed(seed),
+            lambda what, share: bench.stages.tell(share, what),
             bench.final_decay,
         )
         pairs.append((another.run(name)[1], another.run(control)[1]))

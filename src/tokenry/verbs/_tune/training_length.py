@@ -20,18 +20,21 @@ MOST_EPOCHS = 5
 _CHANGE_STEPS = ("gradient_accumulation_steps", "num_train_epochs")
 
 
-def fitted_length(training: Mapping[str, Any], defaults: Mapping[str, Any], samples: int) -> dict[str, Any]:
+def fitted_length(
+    training: Mapping[str, Any], defaults: Mapping[str, Any], samples: int, processes: int = 1
+) -> dict[str, Any]:
     """Complete what is said of training by how long it takes on so many samples.
 
     Args:
         training: the arguments of `SFTConfig` that are set.
         defaults: `num_train_epochs`, `gradient_accumulation_steps` and `warmup_steps` (a share of the steps) for plentiful data.
         samples: number of training samples.
+        processes: number of processes that share every step; each has batches of its own.
     """
     fitted = {**defaults, **training}
     said = fitted.get("max_steps", -1) > 0
     left_open = defaults.keys() - training.keys() - ({*_CHANGE_STEPS} if said else set())
-    batches = math.ceil(samples / max(1, fitted.get("per_device_train_batch_size", 8)))
+    batches = math.ceil(samples / max(1, fitted.get("per_device_train_batch_size", 8) * processes))
 
     def steps() -> int:
         if fitted.get("max_steps", -1) > 0:
@@ -62,7 +65,8 @@ def trained_epochs(args: SFTConfig, samples: int) -> float:
 
 
 def _epoch(args: SFTConfig, samples: int) -> int:
-    return math.ceil(samples / (args.per_device_train_batch_size * args.gradient_accumulation_steps))
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return math.ceil(samples / (batch * args.world_size))
 
 
 def require_ranges(args: SFTConfig) -> None:

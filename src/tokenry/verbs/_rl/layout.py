@@ -1,0 +1,268 @@
+"""The layout of runs with different credit rules: held-out rewards, curves, clipped tokens by entropy, and the same responses under every rule."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tokenry.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Findings,
+    Heatmap,
+    Section,
+    Series,
+    Table,
+    Text,
+    Token,
+    Value,
+)
+from tokenry.report.text import label
+from tokenry.report.writing import decimals_of, plural, written_number
+from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._models import model_title
+
+Run = Mapping[str, Any]
+
+_CURVES = {
+    "reward": ("Training reward", "mean reward of a generation"),
+    "entropy": ("Entropy", "nats per token"),
+    "clip_ratio/region_mean": ("Clipped tokens", "share"),
+    "completions/mean_length": ("Length of the responses", "tokens"),
+}
+_DECILES = [f"clip_share/decile_{decile}" for decile in range(1, 11)]
+_WAYS = {"shown": "higher", "opposite": "lower"}
+_ANSWERS = 12
+_LAST = 4
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Lay the runs out: what came of every rule and what it cost, how it learned, what was clipped, and how it credits tokens."""
+    runs: list[Run] = data["runs"]
+    generations = plural(data["generations"], "generation")
+    blocks: list[Block] = [
+        Text(
+            f"{plural(len(runs), 'run')} of the same model on the same prompts with the same seed, {generations} each, {data['created'][:10]}.",
+            "lead",
+        ),
+        Findings(_findings(data), "Held-out reward against the control; higher is better"),
+        *(Text(warning, "warning") for warning in _warnings(runs)),
+    ]
+    sections: list[tuple[str, list[Block]]] = [
+        ("Comparison", list(_outcome(data))),
+        ("Curves", list(_curves(runs))),
+        ("Clipped tokens by entropy", list(_clipped(runs))),
+        ("The same responses, credited by every rule", list(_rollouts(runs))),
+        ("What the rules report", list(_reports(runs))),
+        ("Held-out answers", list(_answers(data))),
+    ]
+    return [*blocks, *(Section(title, inside) for title, inside in sections if inside)]
+
+
+def _findings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    compared = [(row["name"], row["difference"]) for row in data["outcomes"] if row["difference"]]
+    decimals = decimals_of(difference["standard_error"] for _, difference in compared)
+    return [(name, _verdict(difference, decimals)) for name, difference in compared]
+
+
+def _verdict(difference: Mapping[str, Any], decimals: int) -> str:
+    size = written_number(abs(difference["value"]), f",.{decimals}f")
+    error = written_number(difference["standard_error"], f",.{decimals}f")
+    signed = written_number(difference["value"], f"+,.{decimals}f")
+    to = difference["to"]
+    if difference["verdict"] in _WAYS:
+        return f"{_WAYS[difference['verdict']]} than {to} by {size} ± {error}: shown"
+    if difference["verdict"] == "too few":
+        return f"too few held-out questions to say whether it differs from {to} ({signed} ± {error}, n = {difference['samples']})"
+    return f"no difference to {to} can be told ({signed} ± {error})"
+
+
+def _warnings(runs: Sequence[Run]) -> Iterator[str]:
+    for run in runs:
+        rewards = [point["reward"] for point in run["curves"] if "reward" in point]
+        if rewards and not any(rewards):
+            yield (
+                f"{run['name']}: no response had a reward in any generation, so nothing was learned: ask for something that the model "
+                "gets right sometimes."
+            )
+
+
+def _outcome(data: Mapping[str, Any]) -> Iterator[Block]:
+    runs: list[Run] = data["runs"]
+    yield Text(
+        "A value ± its standard error over n held-out questions, each answered greedily once. A difference is paired question by question "
+        "and called shown when its 95 % interval leaves out zero; what another seed would change is not in it. Training reward, entropy, "
+        f"clipped share and length are means over the last quarter of the steps (1 / {_LAST})."
+    )
+    outcomes = {row["name"]: row for row in data["outcomes"]}
+    before = stored_estimate(data["before_training"])
+    columns: list[tuple[Column, list[Value | Cell]]] = [
+        (
+            Column("held-out reward", "", ".3f"),
+            [_counted(before), *(_counted(stored_estimate(outcomes[run["name"]]["reward"])) for run in runs)],
+        ),
+        (
+            Column("change by training", "", "+.3f"),
+            [None, *(stored_estimate(outcomes[run["name"]]["change"]) for run in runs)],
+        ),
+        (
+            Column("difference to the control", "", "+.3f"),
+            [None, *(_difference(outcomes[run["name"]]) for run in runs)],
+        ),
+        *(
+            (Column(name, unit, style), [None, *(_late(run, curve) for run in runs)])
+            for name, unit, style, curve in (
+                ("training reward", "", ".3f", "reward"),
+                ("entropy", "nats per token", ".3f", "entropy"),
+                ("clipped", "%", ".2f", "clip_ratio/region_mean"),
+                ("length", "tokens", ".1f", "completions/mean_length"),
+                ("time per step", "seconds", ",.2f", "seconds_per_step"),
+            )
+        ),
+        (Column("peak memory", "MB", ",.0f"), [None, *(run["peak_memory_mb"] for run in runs)]),
+    ]
+    shown = [(column, cells) for column, cells in columns if any(cell is not None for cell in cells)]
+    names = ["before training", *(Cell(run["name"], run["credit"]) for run in runs)]
+    rows = list(zip(names, *(cells for _, cells in shown), strict=True))
+    title = f"{model_title(data['model'])} on {data['data']}"
+    yield Table(title, ("run", *(column for column, _ in shown)), rows)
+    drawn = [(row["name"], row["difference"]) for row in data["outcomes"] if row["difference"]]
+    yield Figure(
+        "Difference in held-out reward to the control, with the 95 % interval",
+        "intervals",
+        [
+            Series(
+                "difference",
+                [name for name, _ in drawn],
+                [found["value"] for _, found in drawn],
+                [found["low"] for _, found in drawn],
+                [found["high"] for _, found in drawn],
+            )
+        ],
+        x_label="reward; right of zero is better",
+        summary="Paired differences to the control: "
+        + "; ".join(f"{name}: {stored_estimate(found).with_interval('+.3f')}" for name, found in drawn),
+        reference=0,
+    )
+
+
+def _counted(estimate: Any) -> Cell:
+    return Cell(estimate, f"n = {estimate.samples:,}")
+
+
+def _difference(outcome: Mapping[str, Any]) -> Cell:
+    difference = outcome["difference"]
+    if difference is None:
+        return Cell(None, "the control")
+    judged = {"too few": "too few to say", "not shown": "cannot be told"}
+    words = judged.get(difference["verdict"], f"{_WAYS.get(difference['verdict'])}: shown")
+    return Cell(stored_estimate(difference), words)
+
+
+def _late(run: Run, curve: str) -> float | None:
+    """The mean of a curve over the last quarter of its points."""
+    values = [point[curve] for point in run["curves"] if curve in point]
+    last = values[-math.ceil(len(values) / _LAST) :]
+    return sum(last) / len(last) if last else None
+
+
+def _curves(runs: Sequence[Run]) -> Iterator[Block]:
+    for name, (title, unit) in _CURVES.items():
+        series = [
+            Series(
+                run["name"],
+                [point["step"] for point in points],
+                [point[name] for point in points],
+                look=number,
+            )
+            for number, run in enumerate(runs)
+            if (points := [point for point in run["curves"] if name in point])
+        ]
+        if series:
+            ends = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in series)
+            yield Figure(title, "lines", series, "step", unit, f"{title} over the optimisation steps: {ends}")
+
+
+def _clipped(runs: Sequence[Run]) -> Iterator[Block]:
+    """How many tokens of each tenth by entropy are clipped, over all steps."""
+    shares = {run["name"]: [_mean(run, decile) for decile in _DECILES] for run in runs}
+    known = {name: values for name, values in shares.items() if any(value is not None for value in values)}
+    if not known:
+        return
+    yield Text(
+        "The tokens of each optimisation step in tenths by the entropy of the distribution that they were drawn from, the most certain "
+        "first; means over all steps."
+    )
+    series = [
+        Series(run["name"], list(range(1, 11)), known[run["name"]], look=number)
+        for number, run in enumerate(runs)
+        if run["name"] in known
+    ]
+    ends = "; ".join(f"{line.name} {line.y[0] or 0:.2%} to {line.y[-1] or 0:.2%}" for line in series)
+    yield Figure(
+        "Clipped tokens by entropy",
+        "lines",
+        series,
+        "tenth by entropy",
+        "share clipped",
+        f"Share of clipped tokens from the lowest to the highest tenth by entropy: {ends}",
+    )
+    rows = [(str(place + 1), *(values[place] for values in known.values())) for place in range(10)]
+    columns = [Column("tenth by entropy"), *(Column(name, "%", ".2f") for name in known)]
+    yield Table("Clipped tokens by entropy", columns, rows, folded=True)
+
+
+def _mean(run: Run, curve: str) -> float | None:
+    values = [point[curve] for point in run["curves"] if curve in point]
+    return sum(values) / len(values) if values else None
+
+
+def _rollouts(runs: Sequence[Run]) -> Iterator[Block]:
+    """The responses of the control's last generation, coloured by the advantages that every rule gives their tokens."""
+    rollouts = next((run["rollouts"] for run in runs if run["rollouts"]), None)
+    if rollouts is None:
+        return
+    yield Text(
+        f"Responses to “{' '.join(rollouts['prompt'].split())}”, from the last generation of {runs[0]['name']}, the prompt on which rewards "
+        "differ most. The colour is the advantage of a token: above 0 it becomes more likely, below 0 less. What a rule changes by the "
+        "ratio of two policies is not in it."
+    )
+    for number, response in enumerate(rollouts["responses"], start=1):
+        maps = [
+            (
+                name,
+                [
+                    Token(text, signals={"advantage": advantage})
+                    for text, advantage in zip(response["tokens"], advantages, strict=True)
+                ],
+            )
+            for name, advantages in response["advantages"].items()
+        ]
+        yield Heatmap(f"response {number}, reward {response['reward']:.3g}", maps)
+
+
+def _reports(runs: Sequence[Run]) -> Iterator[Block]:
+    names = dict.fromkeys(
+        name for run in runs for point in run["curves"] for name in point if name.startswith("credit/")
+    )
+    if names:
+        rows = [(label(name.partition("/")[2]), *(_mean(run, name) for run in runs)) for name in names]
+        columns = ["measure", *(Column(run["name"], "", ".4g") for run in runs)]
+        yield Table("Means over all generations", columns, rows)
+
+
+def _answers(data: Mapping[str, Any]) -> Iterator[Block]:
+    columns = ["question", "before training", *(run["name"] for run in data["runs"])]
+    measured = [data["before"], *(run["held_out"] for run in data["runs"])]
+    rows = [
+        (
+            question,
+            *(
+                Cell(found["answers"][place] or "–", f"reward {found['rewards'][place]:.3g}")
+                for found in measured
+            ),
+        )
+        for place, question in enumerate(data["questions"][:_ANSWERS])
+    ]
+    yield Table("Questions and answers", columns, rows, folded=True)

@@ -1,0 +1,135 @@
+"""What every verb that trains needs: steps told and timed, peak memory, the device, and the folder of a run."""
+
+import gc
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from tokenry.core.errors import UserError
+from tokenry.core.io.ranks import by_first, processes
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._stages import Stages
+
+
+class TellSteps(TrainerCallback):
+    """Tells the share of the optimisation steps that is done as that of the present stage, with step and loss.
+
+    Args:
+        stages: the stages to tell.
+        last: the last step of the stage; None for all steps.
+    """
+
+    def __init__(self, stages: Stages, last: int | None = None) -> None:
+        self._stages, self._loss, self._first, self._last = stages, "", 0, last
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin where a resumed training does, if it is one of several stages."""
+        self._first = state.global_step if self._last else 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the step."""
+        self._tell(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Tell the loss."""
+        if logs and "loss" in logs:
+            self._loss = f", loss {float(logs['loss']):.3f}"
+            self._tell(state)
+
+    def _tell(self, state: Any) -> None:
+        details = f"step {state.global_step:,} of {state.max_steps:,}{self._loss}"
+        steps = (self._last or state.max_steps) - self._first
+        self._stages.tell((state.global_step - self._first) / max(1, steps), details)
+
+
+class StepClock(TrainerCallback):
+    """Times the optimisation steps; the time of each stands in the trainer's log, which outlives an interruption."""
+
+    def __init__(self) -> None:
+        self.steps, self._seconds, self._unlogged, self._began = 0, 0.0, 0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self._seconds += time.perf_counter() - self._began
+        self._unlogged += 1
+        self.steps += 1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the mean time of the steps since the last entry to this one."""
+        if self._unlogged:
+            state.log_history[-1]["seconds_per_step"] = self._seconds / self._unlogged
+            self._seconds, self._unlogged = 0.0, 0
+
+
+class PeakMemory:
+    """Measures the highest memory of this process while open, in megabytes; `peak_mb` is None where it cannot be told.
+
+    On a GPU it is the memory that torch allocated there, else the resident memory that Linux reports.
+    """
+
+    peak_mb: float | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        gc.collect()  # a trainer and its callbacks hold each other
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+            self._told = True
+        except OSError:
+            self._told = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            self.peak_mb = torch.cuda.max_memory_allocated() / 1e6
+        elif self._told:
+            status = Path("/proc/self/status").read_text()
+            self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1e3
+
+
+def require_device(args: TrainingArguments, device: str | None) -> None:
+    """Refuse a device that is not there, or not the one that the training arguments lead to."""
+    asked = Hardware(device).place()
+    if device and (asked.type != args.device.type or (asked.index or 0) != (args.device.index or 0)):
+        raise UserError(
+            f"training would run on {args.device}, not on {device}: leave use_cpu out, and choose among GPUs by CUDA_VISIBLE_DEVICES."
+        )
+
+
+@by_first
+def remove_checkpoints(folder: Path, but: int | None = None) -> None:
+    """Remove what a run would go on from, but one step."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if step_of(checkpoint) != but:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def save_model(trainer: Trainer, folder: Path) -> None:
+    """Save model and tokenizer; the folder is whole or absent. Weights that are shared between processes are gathered."""
+    weights = trainer.accelerator.get_state_dict(trainer.model) if processes() > 1 else None
+    _save(trainer, folder, weights)
+
+
+@by_first
+def _save(trainer: Trainer, folder: Path, weights: dict[str, Any] | None) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    trainer.model.save_pretrained(partial, state_dict=weights)
+    trainer.processing_class.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
