@@ -5,10 +5,11 @@ gathers the ranks of all outputs of one length at once. Deferral curves with exp
 sorts and adds up example by example, as one writes it down.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
-from _measure import Step, interleaved
+from _measure import interleaved
 from _report import Result, run, speedup
 
 from tokenry.decoding import deferral_curve, quantile_features
@@ -17,9 +18,9 @@ ALPHAS = np.linspace(0, 1, 101)
 
 
 def measure(smoke: bool) -> Iterator[Result]:
-    """Both ratios, in CPU time of one thread."""
+    """All ratios, in CPU time of one thread."""
     yield quantiles(*((50, 8, 1) if smoke else (20_000, 64, 3)))
-    yield curves(*((30, 3, 1) if smoke else (10_000, 101, 3)))
+    yield from curves(*((30, 3, 1) if smoke else (10_000, 101, 3)))
 
 
 def quantiles(outputs: int, longest: int, rounds: int) -> Result:
@@ -30,7 +31,9 @@ def quantiles(outputs: int, longest: int, rounds: int) -> Result:
     logprobs = np.where(mask, -generator.exponential(size=mask.shape), np.nan)
 
     def loop() -> np.ndarray:
-        return np.stack([np.quantile(row[:length], ALPHAS) for row, length in zip(logprobs, lengths, strict=True)])
+        return np.stack(
+            [np.quantile(row[:length], ALPHAS) for row, length in zip(logprobs, lengths, strict=True)]
+        )
 
     def ours() -> np.ndarray:
         return quantile_features(logprobs, mask, ALPHAS.tolist()).numpy()
@@ -46,28 +49,31 @@ def quantiles(outputs: int, longest: int, rounds: int) -> Result:
     )
 
 
-def curves(examples: int, rules: int, rounds: int) -> Result:
-    """The expected deferral curve of every rule."""
+def curves(examples: int, rules: int, rounds: int) -> Iterator[Result]:
+    """The expected deferral curve of every rule: quantiles of outputs, and the same with many equal scores."""
     generator = np.random.default_rng(1)
-    scores = generator.normal(size=(examples, rules)).round(3)  # some are equal
-    small, large = generator.random((2, examples)) < [[0.5], [0.8]]
-    columns, qualities = scores.T.tolist(), (small.astype(float).tolist(), large.astype(float).tolist())
-
-    def loop() -> np.ndarray:
-        return np.array([by_hand(column, *qualities) for column in columns]).T
-
-    def ours() -> np.ndarray:
-        return deferral_curve(scores, small, large)[1]
-
-    np.testing.assert_allclose(ours(), loop(), rtol=1e-9)
-    return compared(
-        f"deferral curves of {rules} rules: a loop over the examples / tokenry",
-        {"tokenry": ours, "loop": loop},
-        target=20,
-        rounds=rounds,
-        examples=examples,
-        rules=rules,
-    )
+    small, large = (generator.random((2, examples)) < [[0.5], [0.8]]).astype(float)
+    logprobs = -generator.exponential(size=(examples, 64))
+    mask = np.arange(64) < generator.integers(1, 65, (examples, 1))
+    scores = quantile_features(logprobs, mask, np.linspace(0, 1, rules).tolist()).numpy()
+    for what, rounded in (("", scores), (", scores rounded to 0.001", scores.round(3))):
+        columns = rounded.T.tolist()
+        steps: dict[str, Callable[[], np.ndarray]] = {
+            "tokenry": partial(lambda matrix: deferral_curve(matrix, small, large)[1], rounded),
+            "loop": partial(
+                lambda rows: np.array([by_hand(row, small.tolist(), large.tolist()) for row in rows]).T,
+                columns,
+            ),
+        }
+        np.testing.assert_allclose(steps["tokenry"](), steps["loop"](), rtol=1e-9)
+        yield compared(
+            f"deferral curves of {rules} rules{what}: a loop over the examples / tokenry",
+            steps,
+            target=20,
+            rounds=rounds,
+            examples=examples,
+            rules=rules,
+        )
 
 
 def by_hand(score: list[float], small: list[float], large: list[float]) -> list[float]:
@@ -86,7 +92,9 @@ def by_hand(score: list[float], small: list[float], large: list[float]) -> list[
     return quality
 
 
-def compared(name: str, steps: dict[str, Step], target: float, rounds: int, **settings: int) -> Result:
+def compared(
+    name: str, steps: Mapping[str, Callable[[], object]], target: float, rounds: int, **settings: int
+) -> Result:
     seconds = interleaved(steps, rounds, threads=1)
     return speedup(
         name,
