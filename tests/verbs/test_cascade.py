@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.tiny.chats import sums, write_model, write_rows
+from tests.tiny.server import tiny_server
+from tests.tiny.tokenizers import CHATML, character_tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, tokenry
 from tokenry.decoding import FittedRule
+from tokenry.models import LocalText
 
 FAST = ("--draws", 20)
 MODELS = ("--items", 6, "--max-new-tokens", 4, "--dtype", "float32", "--device", "cpu")
@@ -46,6 +50,14 @@ def models(folder):
         write_model(folder / "large"),
         write_rows(folder / "rows.jsonl", sums(24)),
     )
+
+
+def served():
+    """What stands behind an endpoint: its tokens are characters, so that its log-probabilities are those of its text."""
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = CHATML
+    size = {"vocab_size": len(tokenizer), "initializer_range": 0.5, "max_position_embeddings": 512}
+    return LocalText(tiny.llama(**size), tokenizer)
 
 
 # --- logged answers ----------------------------------------------------------------------------------------------------
@@ -185,6 +197,47 @@ def test_two_models_answer_and_the_cascade_runs_on_their_rule(models, tmp_path):
         "cascade run", rule, texts, "--threshold", 0.1, *MODELS[2:], output=tmp_path / "all"
     )
     assert [answer["deferred"] for answer in everything["answers"]] == [True, True]
+
+
+def test_both_models_may_be_endpoints(models, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    text = served()
+    questions = write_rows(
+        tmp_path / "questions.jsonl", [{"messages": row["messages"]} for row in sums(3, seed=3)]
+    )
+    with tiny_server(text) as server:
+        pair = ("--small", f"{server.address}#one", "--large", f"{server.address}#other")
+        data = ("--data", models[2], "--items", 16, "--max-new-tokens", 4)
+        server.moods.append("400")
+        saved = check_verb("cascade fit", *pair, *data, "--rule", "average", *FAST, output=tmp_path / "fit")
+        assert saved["missing"] == 1
+        assert saved["fitted"]["small"] == {"name": "one", "weights": None, "tokenizer": None}
+        rule = (tmp_path / "fit/rule.json", questions)
+        found = check_verb("cascade run", *rule, *pair, "--max-new-tokens", 4, output=tmp_path / "run")
+        assert len(found["answers"]) == 3
+        check_refused(
+            "cascade run",
+            *rule,
+            *pair[:2],
+            "--large",
+            f"{server.address}#third",
+            words="the large model is third",
+        )
+
+
+@pytest.mark.parametrize(
+    ("mood", "words"),
+    [
+        ("no log-probs", "gives no log-probabilities of its tokens"),
+        ("other tokens", "its log-probs are of other tokens"),
+    ],
+)
+def test_an_endpoint_without_log_probabilities_of_its_text_is_refused(mood, words, models, tmp_path):
+    text = served()
+    with tiny_server(text, *[mood] * 12) as server:
+        pair = ("--small", f"{server.address}#one", "--large", models[1])
+        data = ("--data", models[2], "--items", 2, *MODELS[2:])
+        check_refused("cascade fit", *pair, *data, "--output", tmp_path / "fit", words=words)
 
 
 def test_a_rule_refuses_other_models(answers, models, tmp_path):

@@ -50,7 +50,7 @@ def token_logprobs(
 
 
 def pad_logprobs(
-    outputs: Sequence[Sequence[float]],
+    outputs: Sequence[Sequence[float | int]],
 ) -> tuple[Float[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
     """Stack the log-probabilities of outputs of different lengths, with a mask of the real tokens."""
     lengths = torch.tensor([len(output) for output in outputs], dtype=torch.int64)
@@ -188,27 +188,25 @@ def deferral_curve(
     scores, small, large = _examples(score, q_small, q_large)
     rows = np.ascontiguousarray(scores.T) if scores.ndim == 2 else scores[None]
     order = np.argsort(rows, axis=1, kind="stable" if ties == "stable" else None)
-    gains = (large - small)[order]
-    if ties == "expected":
-        gains = _mean_of_ties(np.take_along_axis(rows, order, axis=1), gains)
     count = len(small)
     curves = np.empty((len(rows), count + 1))
-    curves[:, 0] = 0.0
-    np.cumsum(gains, axis=1, out=curves[:, 1:])
-    curves /= count
-    curves += small.mean()
+    curves[:, 0], curves[:, 1:] = small.mean(), ((large - small) / count).take(order)
+    if ties == "expected":
+        order += np.arange(len(rows))[:, None] * count
+        _spread_over_ties(rows.take(order), curves[:, 1:])
+    np.cumsum(curves, axis=1, out=curves)
     return np.arange(count + 1) / count, curves[0] if scores.ndim == 1 else curves.T
 
 
-def _mean_of_ties(ordered: ndarray, gains: ndarray) -> ndarray:
+def _spread_over_ties(ordered: ndarray, gains: ndarray) -> None:
     """Replace the gain of every example by the mean of its tie group, rule by rule."""
     begins = np.ones(ordered.shape, dtype=bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=begins[:, 1:])
     if begins.all():
-        return gains
+        return
     starts = np.flatnonzero(begins)
     sizes = np.diff(starts, append=begins.size)
-    return np.repeat(np.add.reduceat(gains.ravel(), starts) / sizes, sizes).reshape(gains.shape)
+    gains[:] = np.repeat(np.add.reduceat(gains.ravel(), starts) / sizes, sizes).reshape(gains.shape)
 
 
 def auc_df(score: Values, q_small: Values, q_large: Values, ties: Ties = "expected") -> AucDf:

@@ -2,6 +2,7 @@
 
 from tokenry.core.tensors.gate import require_causal_lm, require_readable, require_same_tokenizer
 from tokenry.models.embedded import EMBEDDED, EMBEDDED_TITLE, embedded_folder
+from tokenry.models.endpoint import Endpoint
 from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.models.merging import save_merged
@@ -10,6 +11,7 @@ from tokenry.models.text_model import Generated, LocalText, Sampling, TextModel,
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_TITLE",
+    "Endpoint",
     "Generated",
     "LocalText",
     "Sampling",

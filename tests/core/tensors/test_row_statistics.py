@@ -128,4 +128,8 @@ def test_what_needs_a_target_or_more_tokens_is_refused():
         row_statistics(rows, None, head_of(), ["rank"])
     with pytest.raises(UserError, match="top_k is 51, and the vocabulary has 50 tokens"):
         row_statistics(rows, targets, head_of(), ["top"], top_k=51)
+    with pytest.raises(
+        UserError, match="a row statistic must be one of nll, entropy, rank, second_moment, top, got 'nil'"
+    ):
+        row_statistics(rows, targets, head_of(), ["nil"])
     assert row_entropy(rows, head_of()).shape == (11,)

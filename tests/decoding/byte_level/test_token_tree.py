@@ -25,7 +25,7 @@ CONFIGS = {
     "mamba": transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4),
     "short window": transformers.MistralConfig(**GLU, sliding_window=4),
 }
-TREES = {"llama", "gpt2", "qwen3", "gemma3"}
+TREES = {"llama", "gpt2", "qwen3", "gemma3", "short window"}
 
 
 def load(name):
@@ -100,7 +100,7 @@ def test_what_is_no_longer_needed_is_dropped(monkeypatch):
     for token in range(2, 40):
         context = root.then(5, token)
         torch.testing.assert_close(tree.log_probs([context])[0], alone(model, context), atol=1e-4, rtol=1e-4)
-        assert tree._tokens <= 2 * 3 + 4
+        assert tree._known <= 2 * 3 + 4
 
 
 def test_asking_again_for_what_is_known_computes_nothing(monkeypatch):
@@ -162,7 +162,7 @@ def test_a_function_is_called_once_for_all():
 
 def test_what_may_be_needed_soon_comes_along_in_the_same_pass_and_never_makes_one(monkeypatch):
     tree, passes = TokenTree(load("llama")), []
-    monkeypatch.setattr(tree, "_forward", counted(tree._forward, passes))
+    monkeypatch.setattr(tree._model.model, "forward", counted(tree._model.model.forward, passes))
     one = Context().then(3, 4)
     soon = [one.then(5), one.then(5, 6)]
     tree.hold([one], lambda: soon)

@@ -25,7 +25,7 @@ from tokenry.core.tensors.output_head import (
     short_text,
 )
 from tokenry.core.tensors.row_losses import RowLoss, cross_entropy
-from tokenry.core.tensors.row_statistics import RowStatistics, Statistic, row_entropy, row_nll, row_statistics
+from tokenry.core.tensors.row_statistics import RowStatistics, row_entropy, row_nll, row_statistics
 
 __all__ = [
     "CHUNK_ELEMENTS",
@@ -53,7 +53,7 @@ def token_statistics(
     labels: Int[Tensor, "batch seq"],
     head: OutputHead,
     tokens: Bool[Tensor, "batch seq"],
-    wanted: Collection[Statistic],
+    wanted: Collection[str],
 ) -> dict[str, Float[Tensor, "batch seq"]]:
     """Compute statistics of the distributions that predict `tokens` (all but `top`) in one pass, aligned to them; nan elsewhere.
 

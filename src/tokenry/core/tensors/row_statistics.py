@@ -8,18 +8,18 @@ The matrix product with the head is most of the price, so that several of them c
 """
 
 from collections.abc import Collection
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_at_least, require_one_of
 from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks
 from tokenry.core.tensors.output_head import OutputHead
 from tokenry.core.tensors.row_losses import normalise
 
-Statistic = Literal["nll", "entropy", "rank", "second_moment", "top"]
+STATISTICS = ("nll", "entropy", "rank", "second_moment", "top")
 _OF_TARGETS = frozenset({"nll", "rank"})
 
 
@@ -47,7 +47,7 @@ def row_statistics(
     rows: Float[Tensor, "rows dim"],
     targets: Int[Tensor, "rows"] | None,
     head: OutputHead,
-    wanted: Collection[Statistic],
+    wanted: Collection[str],
     *,
     top_k: int = 100,
     chunk_elements: int = CHUNK_ELEMENTS,
@@ -58,10 +58,12 @@ def row_statistics(
         rows: hidden states.
         targets: tokens that `nll` and `rank` are about.
         head: maps hidden states to logits.
-        wanted: names of statistics.
+        wanted: names among `STATISTICS`.
         top_k: number of logits in `top`.
         chunk_elements: logits that are held at once.
     """
+    for name in wanted:
+        require_one_of(name, STATISTICS, "a row statistic")
     if targets is None and _OF_TARGETS & set(wanted):
         raise UserError("nll and rank are about a target of each row: give targets.")
     if "top" in wanted:
@@ -108,7 +110,7 @@ def row_entropy(
 def _of_chunk(
     logits: Float[Tensor, "rows vocabulary"],
     targets: Int[Tensor, "rows"] | None,
-    wanted: Collection[Statistic],
+    wanted: Collection[str],
     top_k: int,
 ) -> RowStatistics:
     """The statistics of a chunk of logits, which are overwritten."""

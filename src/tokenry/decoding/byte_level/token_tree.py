@@ -3,28 +3,25 @@
 Contexts are nodes of a tree of tokens. Those that are new go through the model together, as one sequence in which each token attends to its
 ancestors only, at the position that is its depth; what was computed for a node is kept and serves every context that goes on from it.
 
-    attention[token, other] = other is an ancestor of token, or the token itself
-    position[token]         = depth of token
-
-A model that cannot do this (found out by a comparison on a few tokens) gets each context as a row of its own, without a cache.
+A model that cannot do this (`tokenry.core.tensors.tree_attention` asks it) gets each context as a row of its own, without a cache.
 
 Source: tree attention as in SpecInfer (arXiv 2305.09781), section 4.2.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.gate import position_limit, require_causal_lm
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, causal_lm, output_head
+from tokenry.core.tensors.tree_attention import TreeAttention, attends_as_told
 
 # 16 million entries of the attention mask (64 MB in float32) in one forward pass; more are computed piece by piece.
 _MASK_ELEMENTS = 1 << 24
@@ -117,15 +114,10 @@ class TokenTree:
     def __init__(self, model: nn.Module) -> None:
         require_causal_lm(model)
         self._model, self._head = causal_lm(model), output_head(model)
-        parameter = next(self._model.parameters())
-        self._device, self._dtype = parameter.device, parameter.dtype
-        config = self._model.config.get_text_config()
-        # Beyond its window a layer attends to less than all ancestors.
-        windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-        self._window = min((window for window in windows if window), default=math.inf)
+        self._device = next(self._model.parameters()).device
         self._longest = position_limit(model)
+        self.is_tree = attends_as_told(model)
         self._forget()
-        self.is_tree = self._attends_to_ancestors()
 
     def hold(self, contexts: Sequence[Context], ahead: Ahead = None) -> None:
         """Compute these contexts and all they go through where they are not known yet: one forward pass, unless it is too large.
@@ -147,18 +139,14 @@ class TokenTree:
             raise UserError(
                 f"a context of {deepest} tokens is longer than the {self._longest} that the model allows: shorten the text."
             )
-        if self.is_tree and deepest > self._window:
-            self.is_tree = False
-            self._forget()
         new = self._unknown(contexts)
         if not new:
             return
         if ahead is not None and self.is_tree:
-            limit = min(self._longest, self._window)
-            contexts = [*contexts, *(context for context in ahead() if context.depth <= limit)]
+            contexts = [*contexts, *(context for context in ahead() if context.depth <= self._longest)]
             new = self._unknown(contexts)
         needed = len({ancestor for context in contexts for ancestor in context.path()})
-        if self._tokens + len(new) > 2 * needed + _SPARE_TOKENS:
+        if self._known + len(new) > 2 * needed + _SPARE_TOKENS:
             self._forget()
             new = self._unknown(contexts)
         with evaluation_mode(self._model), torch.no_grad():
@@ -172,9 +160,13 @@ class TokenTree:
             return self._head.logits(hidden).log_softmax(-1).cpu()
 
     def _forget(self) -> None:
-        self._cache, self._tokens = DynamicCache(), 0
+        self._tree = TreeAttention(self._model) if self.is_tree else None
         self._slots: WeakKeyDictionary[Context, int] = WeakKeyDictionary()
         self._hidden: WeakKeyDictionary[Context, Tensor] = WeakKeyDictionary()
+
+    @property
+    def _known(self) -> int:
+        return self._tree.tokens if self._tree is not None else 0
 
     def _unknown(self, contexts: Sequence[Context]) -> list[Context]:
         """The contexts that are not known yet, parents before children."""
@@ -189,41 +181,32 @@ class TokenTree:
         return list(new)
 
     def _run_tree(self, new: list[Context]) -> None:
+        assert self._tree is not None
         while new:
             # As many as keep their mask, new × (known + new), within _MASK_ELEMENTS.
-            room = max(1, int(math.sqrt(self._tokens**2 / 4 + _MASK_ELEMENTS) - self._tokens / 2))
+            known = self._known
+            room = max(1, int(math.sqrt(known**2 / 4 + _MASK_ELEMENTS) - known / 2))
             part, new = new[:room], new[room:]
             ids, positions = (
                 torch.tensor([column], device=self._device)
                 for column in ([context.token for context in part], [context.depth - 1 for context in part])
             )
-            hidden = self._forward(
-                ids,
-                position_ids=positions,
-                attention_mask=self._mask(part),
-                past_key_values=self._cache,
-                use_cache=True,
-            )[0]
+            hidden = self._tree.read(ids, positions, self._ancestors(part))[0]
             for row, context in enumerate(part):
-                self._hidden[context], self._slots[context] = hidden[row], self._tokens + row
-            self._tokens += len(part)
+                self._hidden[context], self._slots[context] = hidden[row], known + row
 
-    def _mask(self, part: Sequence[Context]) -> Float[Tensor, "1 1 new all"] | None:
-        """What is added to the attention: nothing where a token may attend; None where that is everything before it."""
-        rows = {context: row for row, context in enumerate(part)}
-        allowed = torch.zeros(len(part), self._tokens + len(part), dtype=torch.bool)
+    def _ancestors(self, part: Sequence[Context]) -> Bool[Tensor, "1 new all"] | None:
+        """What each context goes through; None where that is everything before it."""
+        known, rows = self._known, {context: row for row, context in enumerate(part)}
+        sees = torch.zeros(len(part), known + len(part), dtype=torch.bool)
         for context, row in rows.items():
             if context.parent in rows:
-                allowed[row] = allowed[rows[context.parent]]
+                sees[row] = sees[rows[context.parent]]
             elif context.parent is not None and context.parent.depth:
-                allowed[row, [self._slots[ancestor] for ancestor in context.parent.path()]] = True
-            allowed[row, self._tokens + row] = True
-        if bool((allowed.sum(1) == self._tokens + 1 + torch.arange(len(part))).all()):
-            return None
-        mask = torch.zeros(allowed.shape, dtype=self._dtype).masked_fill(
-            ~allowed, torch.finfo(self._dtype).min
-        )
-        return mask[None, None].to(self._device)
+                sees[row, [self._slots[ancestor] for ancestor in context.parent.path()]] = True
+            sees[row, known + row] = True
+        is_chain = bool((sees.sum(1) == known + 1 + torch.arange(len(part))).all())
+        return None if is_chain else sees[None]
 
     def _run_rows(self, new: Sequence[Context]) -> None:
         parents = {context.parent for context in new}
@@ -237,29 +220,7 @@ class TokenTree:
             pad = nn.utils.rnn.pad_sequence
             input_ids = pad(ids, batch_first=True).to(self._device)
             attention_mask = pad([torch.ones_like(row) for row in ids], batch_first=True).to(self._device)
-            hidden = self._forward(input_ids, attention_mask=attention_mask, use_cache=False)
+            arguments = {"attention_mask": attention_mask, "use_cache": False}
+            hidden = backbone(self._model)(input_ids=input_ids, **arguments).last_hidden_state
             for row, path in enumerate(paths):
                 self._hidden.update({context: hidden[row, place] for place, context in enumerate(path)})
-
-    def _forward(self, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return backbone(self._model)(input_ids=input_ids, **arguments).last_hidden_state
-
-    def _attends_to_ancestors(self) -> bool:
-        """Compare the tree with rows on a few tokens, in two steps."""
-        first = Context().then(min(1, self._head.vocabulary - 1))
-        one, other = (first.then(token % self._head.vocabulary) for token in (2, 3))
-        last = [context.then(min(1, self._head.vocabulary - 1)) for context in (other, one)]
-        try:
-            with evaluation_mode(self._model), torch.no_grad():
-                self._run_tree([first, one, other])
-                self._run_tree(last)
-                found = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
-                self._run_rows(last)
-                expected = torch.stack([self._hidden[context] for context in (one, other, *last)]).float()
-        except Exception:
-            # A model that takes no such mask, positions or cache raises errors of its own.
-            return False
-        finally:
-            self._forget()
-        tolerance = 1e-4 if self._dtype.itemsize >= 4 else 3e-2
-        return bool((found - expected).norm() <= tolerance * expected.norm())

@@ -96,6 +96,7 @@ class LoggedAnswers:
         small: the small model.
         large: the large model.
         parameters: parameters of both; nan where unknown.
+        missing: prompts that a model failed to answer, which are left out.
     """
 
     examples: "Examples"
@@ -104,6 +105,7 @@ class LoggedAnswers:
     small: "ModelIdentity"
     large: "ModelIdentity"
     parameters: tuple[float, float]
+    missing: int = 0
 
     def costs(self, axis: Axis, first: int | None = None) -> "tuple[ndarray, ndarray, ndarray]":
         """Cost of the small model's answers, of the large model's, and of the small model's wasted work on what is deferred.
@@ -200,6 +202,7 @@ def _logged(
     name: str,
     models: "tuple[ModelIdentity, ModelIdentity]",
     parameters: tuple[float, float],
+    missing: int = 0,
 ) -> LoggedAnswers:
     import numpy as np
 
@@ -209,7 +212,7 @@ def _logged(
     outputs = pad_logprobs([row["logprobs"] for row in rows])
     chow_score(*outputs, empty="defer")  # what is no log-probability is refused before anything is fitted
     qualities = (np.array([row[name] for row in rows], dtype=float) for name in ("small", "large"))
-    return LoggedAnswers(Examples(*outputs, *qualities), rows, name, *models, parameters)
+    return LoggedAnswers(Examples(*outputs, *qualities), rows, name, *models, parameters, missing)
 
 
 # --- from two models ---------------------------------------------------------------------------------------------------
@@ -268,7 +271,8 @@ def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progres
         _parameters(models["large"], source.large_parameters),
     )
     identities = ModelIdentity.of(models["small"]), ModelIdentity.of(models["large"])
-    return _logged(logged, f"{source.small} and {source.large} on {source.data}", identities, parameters)
+    name = f"{source.small} and {source.large} on {source.data}"
+    return _logged(logged, name, identities, parameters, len(items) - len(kept))
 
 
 def _share(answers: "Sequence[Generated]", seconds: float, place: int) -> float:

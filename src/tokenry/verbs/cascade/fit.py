@@ -79,6 +79,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     data = {
         "kind": "cascade fit",
         "answers": answers.name,
+        "missing": answers.missing,
         "fitted": fitted.as_json(),
         "settings": plan_settings(plan),
     }
@@ -97,7 +98,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         [point[name] for point in curve] for name in ("rate", "quality", "low", "high")
     )
     return [
-        *(Text(warning, "warning") for warning in warnings(fitted)),
+        *(Text(warning, "warning") for warning in warnings(fitted, data["missing"])),
         Table("the rule", ("what", "value"), facts(fitted)),
         Figure(
             "deferral curve on the examples that it was not fitted on",
@@ -120,9 +121,11 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     ]  # fmt: skip
 
 
-def warnings(fitted: Mapping[str, Any]) -> list[str]:
+def warnings(fitted: Mapping[str, Any], missing: int) -> list[str]:
     """What must not be missed of a fitted rule."""
     found, measured = [], fitted["lengths"]
+    if missing:
+        found.append(f"{missing} prompts are left out, which a model failed to answer.")
     if fitted["auc"]["low"] is not None and fitted["auc"]["low"] <= fitted["random"]:
         found.append(
             "This rule is not shown to be better than deferring at random: its interval reaches the area of random deferral."
