@@ -43,6 +43,14 @@ def test_an_exact_answer_is_compared_as_text():
     assert not is_right("Paris", {"kind": "exact", "answer": "Paris"})
 
 
+def test_a_mathematical_answer_is_compared_as_a_number_or_as_math_v2_does():
+    half = {"kind": "math", "answer": "So \\boxed{\\frac{1}{2}}"}
+    assert is_right("Therefore the answer is 0.5.", half)
+    assert not is_right("Therefore the answer is 0.5.", {**half, "equality": "math_v2"})
+    assert is_right("It is \\boxed{\\dfrac12}.", {**half, "equality": "math_v2"})
+    assert not is_right("I do not know", half)
+
+
 def test_reasoning_gym_scores_its_own_tasks_and_half_right_is_wrong():
     pytest.importorskip("reasoning_gym")
     chain = {"kind": "reasoning-gym", "dataset": "chain_sum", "entry": json.dumps({"answer": "8"})}
@@ -64,7 +72,11 @@ def test_accuracy_is_the_share_of_right_answers_with_its_standard_error():
     [
         (["1"], [{"verifier": {"kind": "number", "answer": "1"}}] * 2, "one answer per item"),
         (["1", "1"], [{"task": "a"}] * 2, "item 0 has no verifier .columns found: task"),
-        (["1", "1"], [{"verifier": {"kind": "guess"}}] * 2, "exact, number, reasoning-gym, got 'guess'"),
+        (
+            ["1", "1"],
+            [{"verifier": {"kind": "guess"}}] * 2,
+            "exact, math, number, reasoning-gym, got 'guess'",
+        ),
         (["1", "1"], [{"verifier": {"kind": "exact"}}] * 2, "needs answer"),
         (["1", "1"], [{"verifier": {"kind": "number", "answer": "x"}}] * 2, "needs a number, got 'x'"),
     ],

@@ -5,6 +5,7 @@ An item carries its verifier as plain data, so that it survives JSON, Parquet an
     {"kind": "reasoning-gym", "dataset": NAME, "entry": JSON text of the entry}   its `score_answer` must give 1
     {"kind": "exact", "answer": TEXT}                                             the text after "The answer is" equals it
     {"kind": "number", "answer": TEXT}                                            the last number equals its last number
+    {"kind": "math", "answer": TEXT}                                              the final answer equals it: as numbers, else by notation
 
 accuracy = correct answers / items, ± sqrt(p (1 − p) / (N − 1)), the standard error of the mean over items.
 """
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.core.tensors.generation import greedy_answers
+from tokenry.core.text.answers import boxed_answer, equal_answers, final_answer, math_v2_answer
 
 Messages = Sequence[Mapping[str, Any]]
 Verifier = Mapping[str, Any]
@@ -161,8 +163,15 @@ def _numerically_right(answer: str, verifier: Verifier) -> bool:
     return given is not None and math.isclose(given, right, rel_tol=1e-9, abs_tol=1e-9)
 
 
+def _mathematically_right(answer: str, verifier: Verifier) -> bool:
+    right, equality = str(verifier["answer"]), verifier.get("equality", "numeric")
+    found = math_v2_answer(answer) if equality == "math_v2" else final_answer(answer)
+    return equal_answers(found, boxed_answer(right) or right, equality)
+
+
 _VERIFIERS: dict[str, tuple[Callable[[str, Verifier], bool], tuple[str, ...]]] = {
     "reasoning-gym": (_reasoning_gym_right, ("dataset", "entry")),
     "exact": (_exactly_right, ("answer",)),
     "number": (_numerically_right, ("answer",)),
+    "math": (_mathematically_right, ("answer",)),
 }
