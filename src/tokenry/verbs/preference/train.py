@@ -141,7 +141,7 @@ def _trained(
     from tokenry.alignment import EntanglementCallback, PreferenceTrainer
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._tune.stages import TellSteps
+    from tokenry.verbs._training import TellSteps
 
     tokenizer, model = load_tokenizer(plan.model), plan.hardware.load(plan.model)
     require_causal_lm(model, plan.model)
