@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _jaxtyped = functools.partial(jaxtyping.jaxtyped, typechecker=beartype)
+_beartyped = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def install(package: str) -> None:
@@ -35,7 +36,7 @@ def checked(thing: Any) -> Any:
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    return (_jaxtyped if _has_shapes(function) else beartype)(function)
+    return (_jaxtyped if _has_shapes(function) else _beartyped)(function)
 
 
 class _InnerFunction(threading.local):
