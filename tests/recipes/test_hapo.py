@@ -7,7 +7,7 @@ from tokenry.alignment import GroupCredit, HeterogeneousCredit
 from tokenry.recipes import load_recipe
 from tokenry.recipes.hapo import BONUS, DAPO, HAPO, RELEASED, HapoSizes, claims, token_sum
 from tokenry.recipes.testbeds.many_styles import StyleSetting
-from tokenry.recipes.testbeds.policy_trial import Measured
+from tokenry.recipes.testbeds.policy_trial import PolicyPoint
 
 SMALL = HapoSizes(
     seeds=(0, 1),
@@ -24,7 +24,7 @@ def curves(kept, end):
     """A run of four seeds from reward 0.2 to `end`, that keeps so much entropy at every reward."""
     return [
         [
-            Measured(reward, kept + 0.1 * (1 - reward) + 0.001 * seed * kept)
+            PolicyPoint(reward, kept + 0.1 * (1 - reward) + 0.001 * seed * kept)
             for reward in (0.2, (0.2 + end) / 2, end + 0.01 * kept * seed)
         ]
         for seed in range(4)

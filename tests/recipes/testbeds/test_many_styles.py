@@ -20,7 +20,7 @@ from tokenry.recipes.testbeds.many_styles import (
     score,
     train_base,
 )
-from tokenry.recipes.testbeds.policy_trial import Arm, Measured, at_equal_reward, at_the_end, entropy_at
+from tokenry.recipes.testbeds.policy_trial import Arm, PolicyPoint, at_equal_reward, at_the_end, entropy_at
 
 SETTING = StyleSetting(base_steps=150, base_batch_size=128, measured=400)
 
@@ -85,16 +85,16 @@ def test_the_objective_is_that_of_trl(name):
     torch.testing.assert_close(plain, theirs)
 
 
-CURVE = [Measured(0.2, 1.0), Measured(0.4, 0.8), Measured(0.35, 0.7), Measured(0.6, 0.4)]
+CURVE = [PolicyPoint(0.2, 1.0), PolicyPoint(0.4, 0.8), PolicyPoint(0.35, 0.7), PolicyPoint(0.6, 0.4)]
 
 
 def test_the_entropy_at_a_reward_is_that_of_its_first_time():
     assert entropy_at(CURVE, 0.3) == pytest.approx(0.9)
     assert entropy_at(CURVE, 0.5) == pytest.approx(0.52)
     assert entropy_at(CURVE, 0.7) != entropy_at(CURVE, 0.7)
-    assert at_the_end(CURVE) == Measured(0.6, 0.4)
+    assert at_the_end(CURVE) == PolicyPoint(0.6, 0.4)
 
 
 def test_runs_are_compared_at_the_rewards_that_both_reach():
-    slower = [Measured(0.2, 1.0), Measured(0.4, 0.9)]
+    slower = [PolicyPoint(0.2, 1.0), PolicyPoint(0.4, 0.9)]
     assert at_equal_reward(CURVE, slower, (0.3, 0.5)) == pytest.approx((0.9, 0.95))

@@ -25,7 +25,7 @@ from transformers import get_constant_schedule
 
 from tokenry.alignment import Rollouts, TokenCredit
 from tokenry.recipes.kit import fit, linear
-from tokenry.recipes.testbeds.policy_trial import Arm, Curve, Measured
+from tokenry.recipes.testbeds.policy_trial import Arm, Curve, PolicyPoint
 
 DIGITS = 10
 REPEATS = ((), (0,), (0, 1), (1, 0, 1))
@@ -129,7 +129,7 @@ def train_base(setting: StyleSetting, seed: int) -> Policy:
 def learn(base: Policy, arm: Arm, setting: StyleSetting, seed: int) -> Curve:
     """Train a copy of the base policy by reinforcement and measure it on the way."""
     policy = copy.deepcopy(base)
-    curve: list[Measured] = []
+    curve: list[PolicyPoint] = []
 
     def loss(batch: Batch) -> Tensor:
         logp, entropies = score(policy, batch.prompts, batch.ids)
@@ -147,7 +147,7 @@ def _constant(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 def _generations(
-    policy: Policy, arm: Arm, setting: StyleSetting, seed: int, curve: list[Measured]
+    policy: Policy, arm: Arm, setting: StyleSetting, seed: int, curve: list[PolicyPoint]
 ) -> Iterator[Batch]:
     """Sample a generation from the policy as it is now, and hand it out in minibatches."""
     generator = torch.Generator().manual_seed(2000 + seed)
@@ -215,14 +215,14 @@ def sample(
 
 
 @torch.no_grad()
-def measure(policy: Policy, setting: StyleSetting) -> Measured:
+def measure(policy: Policy, setting: StyleSetting) -> PolicyPoint:
     """Sample responses at temperature 1, the draws the same for every policy."""
     generator = torch.Generator().manual_seed(3000)
     prompts = torch.randint(DIGITS, (setting.measured, 2), generator=generator)
     ids = sample(policy, prompts, generator)
     mask = ids != PADDING
     _, entropies = score(policy, prompts, ids)
-    return Measured(float(reward(prompts, ids).mean()), float((entropies * mask).sum() / mask.sum()))
+    return PolicyPoint(float(reward(prompts, ids).mean()), float((entropies * mask).sum() / mask.sum()))
 
 
 def reward(prompts: Int[Tensor, "rows 2"], ids: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows"]:

@@ -30,7 +30,7 @@ class Arm:
     entropy_bonus: float = 0.0
 
 
-class Measured(NamedTuple):
+class PolicyPoint(NamedTuple):
     """What a policy does at one time.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
     entropy: float
 
 
-Curve = Sequence[Measured]
+Curve = Sequence[PolicyPoint]
 """A run of reinforcement learning: the same policy after more and more steps."""
 
 
@@ -65,7 +65,7 @@ def at_equal_reward(ours: Curve, theirs: Curve, rewards: Sequence[float]) -> tup
     return mine, control
 
 
-def at_the_end(curve: Curve, share: float = 0.2) -> Measured:
+def at_the_end(curve: Curve, share: float = 0.2) -> PolicyPoint:
     """The mean over the last `share` of a run."""
     last = curve[-max(1, round(share * len(curve))) :]
-    return Measured(*np.mean(last, axis=0).tolist())
+    return PolicyPoint(*np.mean(last, axis=0).tolist())
