@@ -19,8 +19,9 @@ from tokenry.alignment import (
     token_gradient_products,
 )
 from tokenry.alignment.entanglement import adam_preconditioner, response_logp
-from tokenry.alignment.token_gradients import culprits, read_head
+from tokenry.alignment.token_gradients import culprits, head_products, read_head
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.losses import OutputHead
 
 GOLDEN = golden_arrays("22-entanglement", "dev-entanglement.npz")
 ONE = torch.ones(1, dtype=torch.float64)
@@ -142,21 +143,28 @@ def test_an_adapter_is_all_that_counts_where_it_is_all_that_trains():
     assert float(pair_gradients(model, [PAIR]).norm_w) > 0
 
 
-@pytest.mark.parametrize("softcap", [None, 5.0])
-def test_token_products_add_up_to_those_of_the_responses(softcap):
-    model = tiny.llama().double()
-    if softcap is not None:
-        model = tiny.made(type(tiny.llama()), tiny.llama(final_logit_softcapping=softcap).config).double()
-        plain = model.lm_head.forward
-        model.lm_head.forward = lambda rows: torch.tanh(plain(rows) / softcap) * softcap
-        model.config.final_logit_softcapping = None
-    chosen = len(PAIR.chosen)
-    for scope, trained in (("full", None), *((("head", [model.lm_head.weight]),) if softcap is None else ())):
-        products = token_gradient_products(model, PAIR, scope)
-        gradients = pair_gradients(model, [PAIR], trained)
+def test_token_products_add_up_to_those_of_the_responses():
+    model, chosen = tiny.llama().double(), len(PAIR.chosen)
+    for scope, trained in (("full", None), ("head", [model.lm_head.weight])):
+        products, gradients = (
+            token_gradient_products(model, PAIR, scope),
+            pair_gradients(model, [PAIR], trained),
+        )
         torch.testing.assert_close(products[:chosen, chosen:].sum(), gradients.inner[0])
         torch.testing.assert_close(products[:chosen, :chosen].sum().sqrt(), gradients.norm_w[0])
         torch.testing.assert_close(products[chosen:, chosen:].sum().sqrt(), gradients.norm_l[0])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_closed_form_knows_every_kind_of_head(bias):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 30, bias=bias).double()
+    head = OutputHead(linear, 30, scale=2.0, softcap=3.0, temperature=1.5)
+    rows, targets = torch.randn(5, 8, dtype=torch.float64), torch.tensor([0, 3, 3, 29, 17])
+    logps = head.logits(rows).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    gradients = [torch.autograd.grad(logp, linear.weight, retain_graph=True)[0].flatten() for logp in logps]
+    expected = torch.stack(gradients) @ torch.stack(gradients).T
+    torch.testing.assert_close(head_products(rows, targets, head, chunk_elements=35), expected)
 
 
 def test_one_forward_reads_the_gradients_of_the_head():

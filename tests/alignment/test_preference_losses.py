@@ -106,6 +106,12 @@ def test_bad_losses(loss, words):
     assert words in str(error.value)
 
 
+def test_a_formula_takes_a_response_that_the_model_is_sure_of():
+    sure, other, length = torch.zeros(1), torch.tensor([-3.0]), torch.ones(1)
+    found = multipliers("cCPO", Responses(sure, other, length), Responses(other, other, length))
+    assert bool(torch.isfinite(torch.cat(found)).all())
+
+
 def test_bad_numbers():
     good, bad = torch.tensor([-3.0, -4.0]), torch.tensor([-3.0, float("nan")])
     with pytest.raises(UserError, match="log-probability of the rejected response of pair 2 is not finite"):

@@ -29,6 +29,7 @@ from tokenry.alignment.preference_losses import PreferenceLoss, Responses, multi
 from tokenry.alignment.preference_pairs import PreferencePair
 from tokenry.alignment.token_gradients import SCOPES, culprits, read_head
 from tokenry.core.errors import UserError, require_at_least, require_one_of
+from tokenry.core.tensors.losses import output_head
 
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -118,7 +119,9 @@ class EntanglementCallback(TrainerCallback):
         (logs if logs is not None else {}).update(known)
 
     def _record(self, state: Any, model: nn.Module, **kwargs: Any) -> None:
-        readings = [read_head(model, pair) for pair in self._pairs]
+        # An adapter on the head leaves no closed form: the scope of the head then says so, the full one names no tokens.
+        reads_head = self.scope == "head" or output_head(model).linear is not None
+        readings = [read_head(model, pair) for pair in self._pairs] if reads_head else []
         gradients = self._gradients(model, kwargs.get("optimizer"))
         if gradients is None:
             gradients = PairGradients(
@@ -175,7 +178,7 @@ class EntanglementCallback(TrainerCallback):
 
         found = [
             (number, text(pair.chosen[place.chosen]), text(pair.rejected[place.rejected]), place.product)
-            for number, (pair, of_pair) in enumerate(zip(self._pairs, products, strict=True), start=1)
+            for number, (pair, of_pair) in enumerate(zip(self._pairs, products, strict=False), start=1)
             for place in culprits(of_pair, len(pair.chosen), self.tokens)
         ]
         return sorted(found, key=lambda token: -token[-1])[: self.tokens]

@@ -93,6 +93,8 @@ class PreferenceLoss(ABC):
         return Structure.parse(NAMED_LOSSES[self.logic]) if self.logic else None
 
 
+_SURE = -1e-6
+
 LOSSES: Registry[PreferenceLoss] = Registry("preference loss", __name__)
 
 
@@ -353,12 +355,9 @@ class FormulaLoss(PreferenceLoss):
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
-        logps = {
-            "W": chosen.logp,
-            "L": rejected.logp,
-            "Rw": chosen.reference,
-            "Rl": rejected.reference,
-        }
+        given = {"W": chosen.logp, "L": rejected.logp, "Rw": chosen.reference, "Rl": rejected.reference}
+        # A short response that the model is sure of has log-probability 0 in float32; compiled losses ask for less.
+        logps = {name: torch.where(logp == 0, _SURE, logp) for name, logp in given.items()}
         return self.compiled(logps, {"W": chosen.length, "L": rejected.length})
 
 

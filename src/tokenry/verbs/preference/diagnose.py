@@ -82,8 +82,10 @@ def run(plan: Plan, progress: Progress) -> Result:
             progress("the reference", 0.9)
             references = _references(plan, pairs)
     found = _predicted(loss, gradients, pairs, references)
-    examples = [_example(number, pair, *one, tokenizer) for number, (pair, *one) in
-                enumerate(zip(pairs, products, found, strict=True), start=1)]  # fmt: skip
+    examples = [
+        _example(number, pair, of_pair, one, tokenizer)
+        for number, (pair, of_pair, one) in enumerate(zip(pairs, products, found, strict=True), start=1)
+    ]
     data = {
         "kind": "preference diagnose",
         "model": plan.model,

@@ -314,11 +314,13 @@ def _course(curve: Sequence[Mapping[str, float | int]]) -> list[Block]:
 
 
 def _tokens(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The tokens named in the first record and in the last."""
+    ends = [records[0], records[-1]] if len(records) > 1 else records
     return [
         (
             f"step {record['step']}",
             ", ".join(f"{chosen!r} with {rejected!r}" for _, chosen, rejected, _ in record["tokens"])
             or "none",
         )
-        for record in (records[:1] + records[-1:] if len(records) > 1 else records)
+        for record in ends
     ]
