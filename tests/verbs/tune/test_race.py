@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
 from tokenry.cli import app
+from tokenry.core.chat.conversations import Encoding
 from tokenry.core.errors import UserError
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.verbs._side_by_side import folder_name
@@ -23,6 +25,7 @@ from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
+from tokenry.verbs._tune.retained import refuse_overlap
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 BESIDE = "random:share=0.5"
@@ -325,6 +328,20 @@ def test_data_that_are_trained_on_cannot_be_forgotten(options, tmp_path):
     retain = write_rows(tmp_path / "retain.jsonl", sums(64)[:40])
     with pytest.raises(UserError, match=r"of 40 samples of .*retain.jsonl are in the training data"):
         compare(make_plan({**options, "retain": [str(retain)]}), tmp_path / "output", silent)
+
+
+@pytest.mark.parametrize(("known", "refused"), [(1, False), (2, True)])
+def test_a_hundredth_of_what_is_retained_may_be_in_the_training_data(known, refused):
+    rows = [[number] for number in range(100)]
+    retained = Encoding(Dataset.from_dict({"input_ids": rows}), (), tuple(range(100)))
+    train = Dataset.from_dict({"input_ids": [*rows[:known], [200]]})
+    if not refused:
+        refuse_overlap(retained, train, "r.jsonl")
+        return
+    with pytest.raises(
+        UserError, match=r"2 of 100 samples of r.jsonl are in the training data, where nothing is forgotten"
+    ):
+        refuse_overlap(retained, train, "r.jsonl")
 
 
 def test_few_samples_are_not_raced_with(options, tmp_path):
