@@ -21,7 +21,6 @@ from tokenry.core.chat.conversations import Encoding
 from tokenry.core.errors import UserError
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.verbs._side_by_side import folder_name
-from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
@@ -268,8 +267,12 @@ def test_a_third_of_the_trusted_samples_judges_and_without_a_reference_the_other
 def test_seeds_compare_plain_fine_tuning_with_the_runner_up_where_it_wins(by_command):
     record = load(by_command[0] / "result.json")
     assert record.race.winner == CONTROL  # six steps at random do not beat it
-    assert record.seeds.name == record.race.final.name
-    assert record.seeds.seeds == [42, 43]
+    seeds = record.seeds
+    assert (seeds.name, seeds.to, seeds.seeds) == (record.race.final.name, CONTROL, [42, 43])
+    assert seeds.estimate.samples == 2
+    assert seeds.estimate.value == pytest.approx(sum(found.difference for found in seeds.paired) / 2)
+    assert seeds.estimate.standard_error >= min(found.standard_error for found in seeds.paired) / 2
+    assert (by_command[0] / "seed-43" / "full" / "run.json").exists()
     assert "Over 2 seeds it is at" in " ".join(by_command[2].stdout.split())
     assert record.chosen == CONTROL
 
@@ -278,32 +281,6 @@ def test_another_list_of_candidates_is_no_resumption(by_command):
     changed = invoke("tune", "--output", by_command[0], "--resume", "--candidates", "small-loss")
     assert changed.exit_code == 2
     assert "was made with --candidates ['random'], not ['small-loss']" in " ".join(changed.stderr.split())
-
-
-def test_seeds_run_the_winner_and_the_control_again(options, tmp_path, monkeypatch):
-    trained = []
-    run = Bench.run
-
-    def noted(bench, name):
-        trained.append((bench.plan.seed, name))
-        return run(bench, name)
-
-    monkeypatch.setattr(Bench, "run", noted)
-    plan = make_plan(
-        {
-            **options,
-            "weighing": "random",
-            "candidates": None,
-            "compare": ["full"],
-            "seeds": 2,
-            "training": {**TRAINING, "max_steps": 2},
-        }
-    )
-    seeds = compare(plan, tmp_path, silent).seeds
-    assert trained == [(42, "full"), (42, "random"), (43, "random"), (43, "full")]
-    assert (seeds.seeds, seeds.name, seeds.estimate.samples) == ([42, 43], "random", 2)
-    assert seeds.estimate.value == pytest.approx(sum(found.difference for found in seeds.paired) / 2)
-    assert seeds.estimate.standard_error >= min(found.standard_error for found in seeds.paired) / 2
 
 
 @pytest.mark.parametrize(

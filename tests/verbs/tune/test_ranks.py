@@ -21,6 +21,7 @@ TRAINING = {
     "gradient_accumulation_steps": 2,
     "learning_rate": 1e-3,
     "warmup_steps": 0,
+    "save_steps": 0.5,
     "use_cpu": True,
 }
 
@@ -35,6 +36,9 @@ def raced(tmp_path_factory):
         "max_length": 96,
         "dtype": "float32",
         "answers": 0,
+        "retain": [
+            str(write_rows(folder / "prose.jsonl", [{"text": "What is it? It is."}, {"text": "It is it."}]))
+        ],
         "lora": {"rank": 4, "dropout": 0.0},
         "candidates": ["small-loss", "random"],
     }
