@@ -6,9 +6,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+from tests import signatures
 
-install_import_hook("tokenry", "beartype.beartype")
+signatures.install("tokenry")
 
 import torch  # noqa: E402
 

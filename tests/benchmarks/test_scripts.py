@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import ROOT
-from tests.benchmarks.fresh_process import run_script
+from tests.fresh_process import run_script
 
 FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))

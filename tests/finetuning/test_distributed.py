@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests import ROOT
 from tests.finetuning.two_ranks import CASES, STRATEGIES, run
+from tests.fresh_process import run_ranks
 
 pytestmark = pytest.mark.distributed
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -34,12 +33,8 @@ def two_ranks(tmp_path_factory):
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-            ended = subprocess.run(
-                [*command, "-m", "tests.finetuning.two_ranks", str(folder)],
-                cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
-            )  # fmt: skip
-            (folder / "log.txt").write_text(ended.stdout + ended.stderr)
+            ended = run_ranks("tests.finetuning.two_ranks", str(folder), folder=folder)
+            (folder / "log.txt").write_text("".join(rank.stdout + rank.stderr for rank in ended))
     return folder
 
 

@@ -60,6 +60,15 @@ WEIGHINGS = {
 }
 # Drawn by position in the data set or by a fresh number per token: the order of the data is part of the draw.
 DRAWN = ("RandomTokens", "RandomTokens_per_sample")
+# Weighings that go a way which another one goes through every layout: three of them will do.
+ALIKE = (
+    "AllTokens",
+    "PromptResponseWeights",
+    "RandomTokens_per_sample",
+    "SSToken_per_sample_mean",
+    "TokenCleaning_per_sample",
+)
+ENOUGH = ("left_padding", "packing_and_accumulation", "another_order")
 
 
 def left_or_right(extra, side):
@@ -128,7 +137,7 @@ def by_sample(column, order):
     [
         (name, layout)
         for name in WEIGHINGS
-        for layout in LAYOUTS
+        for layout in (ENOUGH if name in ALIKE else LAYOUTS)
         if not (layout == "reversed_samples" and name in DRAWN)
     ],
 )

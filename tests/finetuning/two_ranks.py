@@ -1,6 +1,6 @@
 """Training runs that one process and two ranks must end alike; run by test_distributed.py, on two CPU processes.
 
-`python -m torch.distributed.run --nproc_per_node 2 -m tests.finetuning.two_ranks FOLDER` runs every case under DDP and FSDP2 and writes
+`torchrun --nproc_per_node 2 -m tests.finetuning.two_ranks FOLDER` runs every case under DDP and FSDP2 and writes
 what each rank has in the end to FOLDER. `run` in a single process gives what it must be.
 """
 

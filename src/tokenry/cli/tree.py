@@ -6,6 +6,7 @@ A verb's file is imported when that verb is requested; its line in the help is r
 import ast
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def _commands(package: str) -> dict[str, Any]:
     }
 
 
+@cache
 def _first_line(module: str) -> str:
     spec = find_spec(module)
     assert spec is not None

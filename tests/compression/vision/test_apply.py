@@ -1,13 +1,12 @@
 """One line makes an encoder carry fewer tokens, another gives it back: for every family, and for what people do with models."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from tests.compression.vision.first_tokens import DropFirst, MergeFirst
+from tests.fresh_process import run_script
 from tests.tiny.encoders import (
     FAMILIES,
     LANGUAGE,
@@ -574,10 +573,12 @@ print("equal")
 """
 
 
-def test_a_compiled_vision_model_gives_the_same_numbers_without_a_graph_break():
+def test_a_compiled_vision_model_gives_the_same_numbers_without_a_graph_break(tmp_path):
     tiny("dinov2")  # skips where the layers have another form
     # In a process of its own: the checks of shapes that tests install are not for the compiler.
-    done = subprocess.run([sys.executable, "-c", _COMPILED], capture_output=True, text=True, check=False)
+    script = tmp_path / "compiled.py"
+    script.write_text(_COMPILED)
+    done = run_script(script, folder=tmp_path)
     assert done.stdout.strip() == "equal", done.stderr
 
 

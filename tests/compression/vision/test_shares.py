@@ -19,7 +19,7 @@ def options_at(method, share, shape):
 )
 def test_every_method_can_be_made_at_every_share(method, shape):
     for share in SHARES:
-        make_reducer(method, **options_at(method, share, shape))
+        assert isinstance(make_reducer(method, **options_at(method, share, shape)), REDUCERS[method].method)
 
 
 @pytest.mark.parametrize("share", SHARES)

@@ -581,7 +581,8 @@ def test_what_is_no_attention_is_refused(change, message):
 
 
 def test_rows_may_be_off_by_rounding():
-    weighted_page_rank(broken(with_entry(0.2505)), 3)
+    exact, rounded = (weighted_page_rank(broken(with_entry(entry)), 3) for entry in (0.25, 0.2505))
+    torch.testing.assert_close(rounded, exact, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("keep_rate", [0.0, -0.5, 1.1, float("nan")])

@@ -1,9 +1,6 @@
 """Any module is trained by its own loss, resumed exactly, and left as it was but for its weights."""
 
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +10,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from tests.core.train.two_processes import regression
+from tests.fresh_process import run_ranks
 from tokenry.core.errors import UserError
 from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.training import LoopConfig, Training
-
-ROOT = Path(__file__).parents[3]
 
 
 class Tied(nn.Module):
@@ -191,12 +187,8 @@ def test_a_bad_loop_is_one_sentence(name):
 
 @pytest.mark.distributed
 def test_two_processes_share_the_batches_of_a_step(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ended = subprocess.run(
-        [*command, "-m", "tests.core.train.two_processes", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    for ended in run_ranks("tests.core.train.two_processes", str(tmp_path), folder=tmp_path):
+        assert ended.returncode == 0, ended.stderr[-3000:]
     module, training = regression(batches_per_step=2)
     training.run()
     weights = load_file(tmp_path / "weights.safetensors")

@@ -182,7 +182,7 @@ def test_a_model_without_a_cache_is_sent_to_the_other_mode(tokenizer):
     ],
 )
 def test_options_that_cannot_be_are_refused(model, tokenizer, options, message):
-    with pytest.raises(Exception, match=f"{message}|Type-check error"):
+    with pytest.raises(Exception, match=f"{message}|violates type hint"):
         evaluate_charbench(model, tokenizer, ITEMS, **options)
 
 

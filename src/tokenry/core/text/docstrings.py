@@ -8,6 +8,7 @@ import importlib.util
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tokenry.core.errors import UserError
@@ -39,19 +40,21 @@ def read_docstrings(packages: Sequence[str], held_out_share: float = 0.05, seed:
     return Docstrings(train, held_out)
 
 
-def _of_package(package: str) -> Iterator[list[str]]:
+def _of_package(package: str) -> tuple[tuple[str, ...], ...]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(
             f"the package {package} is not installed, and its docstrings are needed: pip install {package}."
         )
-    folder = Path(spec.origin).parent
-    for path in sorted(folder.rglob("*.py")):
-        if "tests" in path.relative_to(folder).parts:
-            continue
-        found = [text for text in _of_file(path) if len(text) >= _SHORTEST]
-        if found:
-            yield found
+    return _of_folder(Path(spec.origin).parent)
+
+
+@cache
+def _of_folder(folder: Path) -> tuple[tuple[str, ...], ...]:
+    """File by file; installed sources stay as they are while a process runs."""
+    paths = [path for path in sorted(folder.rglob("*.py")) if "tests" not in path.relative_to(folder).parts]
+    files = [tuple(text for text in _of_file(path) if len(text) >= _SHORTEST) for path in paths]
+    return tuple(filter(None, files))
 
 
 def _of_file(path: Path) -> Iterator[str]:
