@@ -3,16 +3,15 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+import yaml
 from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from tests.fresh_process import start_module
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
@@ -165,32 +164,18 @@ def test_no_state_of_a_race_is_left(raced):
     assert not list(raced[0].glob("*/checkpoint-*"))
 
 
-SLOWLY = """
-import runpy, time
-from tokenry.finetuning.interruption import StopAfterStep
-StopAfterStep.on_step_begin = lambda *_, **__: time.sleep(0.05)
-runpy.run_module("tokenry", run_name="__main__")
-"""
-
-
 def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, tmp_path):
-    import yaml
-
     output = tmp_path / "killed"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, "tune", "--config", tmp_path / "run.yaml", "--output", output],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ("tune", "--config", str(tmp_path / "run.yaml"), "--output", str(output))
+    process = start_module("tests.verbs.tune.slowly", *arguments, folder=tmp_path)
     first = f"rung-{raced[1].race.heats[0].step}.json"
     while len(list(output.glob(f"*/{first}"))) < 2:
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    said = process.communicate()[1]
+    process.kill()
+    process.join()
+    said = (tmp_path / "stderr").read_text()
     assert "it costs at most" in said
     lines = said.splitlines()
     assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in lines), said
