@@ -35,6 +35,11 @@ def run_script(script: Path, *arguments: str, folder: Path) -> Finished:
     return _finished(_start(_run_path, (str(script), *arguments), {}, folder), folder)
 
 
+def start_module(module: str, *arguments: str, folder: Path) -> BaseProcess:
+    """Start a module as its own program and go on; what it says stands in the files `stdout` and `stderr` in `folder`."""
+    return _start(_run_module, (module, *arguments), dict(os.environ), folder)
+
+
 def run_ranks(module: str, *arguments: str, folder: Path, ranks: int = 2) -> list[Finished]:
     """Run a module as the ranks of one job, as `torchrun` does."""
     with socket.socket() as free:
@@ -45,8 +50,8 @@ def run_ranks(module: str, *arguments: str, folder: Path, ranks: int = 2) -> lis
     processes = []
     for rank, said in enumerate(folders):
         said.mkdir()
-        environment = {name: str(value) for name, value in {**job, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        processes.append(_start(_run_module, (module, *arguments), environment, said))
+        ranked = {name: str(value) for name, value in {**job, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        processes.append(_start(_run_module, (module, *arguments), {**os.environ, **ranked}, said))
     return [_finished(process, said) for process, said in zip(processes, folders, strict=True)]
 
 

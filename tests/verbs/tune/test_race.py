@@ -3,26 +3,27 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from tests.fresh_process import start_module
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
 from tokenry.cli import app
+from tokenry.core.chat.conversations import Encoding
 from tokenry.core.errors import UserError
 from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.verbs._side_by_side import folder_name
-from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
+from tokenry.verbs._tune.retained import refuse_overlap
 
 CANDIDATES = ["small-loss", "sstoken:history=previous_epoch,balance=1", "random"]
 BESIDE = "random:share=0.5"
@@ -163,32 +164,18 @@ def test_no_state_of_a_race_is_left(raced):
     assert not list(raced[0].glob("*/checkpoint-*"))
 
 
-SLOWLY = """
-import runpy, time
-from tokenry.finetuning.interruption import StopAfterStep
-StopAfterStep.on_step_begin = lambda *_, **__: time.sleep(0.05)
-runpy.run_module("tokenry", run_name="__main__")
-"""
-
-
 def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, tmp_path):
-    import yaml
-
     output = tmp_path / "killed"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, "tune", "--config", tmp_path / "run.yaml", "--output", output],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ("tune", "--config", str(tmp_path / "run.yaml"), "--output", str(output))
+    process = start_module("tests.verbs.tune.slowly", *arguments, folder=tmp_path)
     first = f"rung-{raced[1].race.heats[0].step}.json"
     while len(list(output.glob(f"*/{first}"))) < 2:
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    said = process.communicate()[1]
+    process.kill()
+    process.join()
+    said = (tmp_path / "stderr").read_text()
     assert "it costs at most" in said
     lines = said.splitlines()
     assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in lines), said
@@ -265,8 +252,12 @@ def test_a_third_of_the_trusted_samples_judges_and_without_a_reference_the_other
 def test_seeds_compare_plain_fine_tuning_with_the_runner_up_where_it_wins(by_command):
     record = load(by_command[0] / "result.json")
     assert record.race.winner == CONTROL  # six steps at random do not beat it
-    assert record.seeds.name == record.race.final.name
-    assert record.seeds.seeds == [42, 43]
+    seeds = record.seeds
+    assert (seeds.name, seeds.to, seeds.seeds) == (record.race.final.name, CONTROL, [42, 43])
+    assert seeds.estimate.samples == 2
+    assert seeds.estimate.value == pytest.approx(sum(found.difference for found in seeds.paired) / 2)
+    assert seeds.estimate.standard_error >= min(found.standard_error for found in seeds.paired) / 2
+    assert (by_command[0] / "seed-43" / "full" / "run.json").exists()
     assert "Over 2 seeds it is at" in " ".join(by_command[2].stdout.split())
     assert record.chosen == CONTROL
 
@@ -275,32 +266,6 @@ def test_another_list_of_candidates_is_no_resumption(by_command):
     changed = invoke("tune", "--output", by_command[0], "--resume", "--candidates", "small-loss")
     assert changed.exit_code == 2
     assert "was made with --candidates ['random'], not ['small-loss']" in " ".join(changed.stderr.split())
-
-
-def test_seeds_run_the_winner_and_the_control_again(options, tmp_path, monkeypatch):
-    trained = []
-    run = Bench.run
-
-    def noted(bench, name):
-        trained.append((bench.plan.seed, name))
-        return run(bench, name)
-
-    monkeypatch.setattr(Bench, "run", noted)
-    plan = make_plan(
-        {
-            **options,
-            "weighing": "random",
-            "candidates": None,
-            "compare": ["full"],
-            "seeds": 2,
-            "training": {**TRAINING, "max_steps": 2},
-        }
-    )
-    seeds = compare(plan, tmp_path, silent).seeds
-    assert trained == [(42, "full"), (42, "random"), (43, "random"), (43, "full")]
-    assert (seeds.seeds, seeds.name, seeds.estimate.samples) == ([42, 43], "random", 2)
-    assert seeds.estimate.value == pytest.approx(sum(found.difference for found in seeds.paired) / 2)
-    assert seeds.estimate.standard_error >= min(found.standard_error for found in seeds.paired) / 2
 
 
 @pytest.mark.parametrize(
@@ -325,6 +290,20 @@ def test_data_that_are_trained_on_cannot_be_forgotten(options, tmp_path):
     retain = write_rows(tmp_path / "retain.jsonl", sums(64)[:40])
     with pytest.raises(UserError, match=r"of 40 samples of .*retain.jsonl are in the training data"):
         compare(make_plan({**options, "retain": [str(retain)]}), tmp_path / "output", silent)
+
+
+@pytest.mark.parametrize(("known", "refused"), [(1, False), (2, True)])
+def test_a_hundredth_of_what_is_retained_may_be_in_the_training_data(known, refused):
+    rows = [[number] for number in range(100)]
+    retained = Encoding(Dataset.from_dict({"input_ids": rows}), (), tuple(range(100)))
+    train = Dataset.from_dict({"input_ids": [*rows[:known], [200]]})
+    if not refused:
+        refuse_overlap(retained, train, "r.jsonl")
+        return
+    with pytest.raises(
+        UserError, match=r"2 of 100 samples of r.jsonl are in the training data, where nothing is forgotten"
+    ):
+        refuse_overlap(retained, train, "r.jsonl")
 
 
 def test_few_samples_are_not_raced_with(options, tmp_path):

@@ -130,6 +130,34 @@ def test_plain_fine_tuning_wins_where_nothing_is_shown_to_be_better(raced):
     )
 
 
+def test_where_plain_fine_tuning_wins_the_seeds_are_those_of_the_runner_up_and_the_model_is_its_own(raced):
+    differences = [
+        Paired(to="full", difference=value, standard_error=0.007, samples=90) for value in (0.01, 0.02)
+    ]
+    raced.race.winner, raced.race.final = "full", judgement(WINNER, 0.004)
+    raced.seeds = Seeds(
+        name=WINNER, to="full", seeds=[42, 43], paired=differences, estimate=Estimate(0.015, 0.04, 2)
+    )
+    line = first_line(raced)
+    assert line.startswith("Plain fine-tuning won, over 2 seeds:")
+    assert (
+        f"The best other one was {WINNER}: +0.004 ± 0.010 there. Over 2 seeds it is at +0.015 ± 0.040 nats per held-out token "
+        "against plain fine-tuning (not shown)."
+    ) in line
+    assert line.endswith("Its model: full/model.")
+    assert raced.chosen == "full"
+
+
+def test_the_price_and_the_trusted_samples_are_accounted_for(raced):
+    raced.race.ahead, raced.race.trusted = 0.4, {"training": 16, "the reference model": 16, "judging": 16}
+    shown = page("tune", "t", lay_out(raced.model_dump()), {})
+    assert (
+        "The price was at most 2.45 plain runs, 0.40 of it for passes of other models over the data, and came to 2.31."
+        in shown
+    )
+    assert "Of the trusted samples, 16 for training, 16 for the reference model, 16 for judging." in shown
+
+
 def test_the_rungs_say_who_goes_and_why(raced):
     shown = " ".join(in_terminal(lay_out(raced.model_dump()), 300).split())
     for words in (

@@ -215,7 +215,7 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
         runs.append(run)
     seeds, notes = None, list(bench.material.notes)
     if bench.plan.seeds > 1:
-        other = _challenger(bench.plan, race, names)
+        other = challenger(bench.plan, race, names)
         seeds = run_seeds(bench, names[0], other, measured) if other else None
         notes += [] if other else [_no_seeds(bench.plan.seeds, names[0])]
     return Comparison(
@@ -232,7 +232,7 @@ def _carry_out(bench: Bench, course: Course | None) -> Comparison:
     )
 
 
-def _challenger(plan: Plan, race: Race | None, names: Sequence[str]) -> str | None:
+def challenger(plan: Plan, race: Race | None, names: Sequence[str]) -> str | None:
     """The weighing that is compared with the control under several seeds: the winner, the runner-up of plain fine-tuning, or the one asked for."""
     if race and race.winner == race.control:
         return race.final.name if race.final else None

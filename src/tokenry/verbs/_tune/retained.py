@@ -3,7 +3,6 @@
 By default this is a fixed sample of the docstrings of Python's own library, and for the demo its tasks under another seed.
 """
 
-import functools
 import random
 
 from datasets import Dataset
@@ -36,16 +35,11 @@ def retained_rows(plan: Plan) -> dict[str, Rows]:
     """The rows to measure forgetting on, by name."""
     if plan.retain:
         return {source: read_checked(source) for source in plan.retain}
-    rows: dict[str, Rows] = {PYTHON_DOCS: [{"text": text} for text in _documentation()]}
+    texts = dict.fromkeys(read_docstrings(_PACKAGES, held_out_share=0.0).train)
+    rows = {PYTHON_DOCS: [{"text": text} for text in random.Random(0).sample(list(texts), _TEXTS)]}
     if plan.data == DEMO:
         rows[OTHER_TASKS] = noisy_tasks(samples=0, trusted=0, held_out=_TASKS, seed=plan.seed + 1).held_out
     return rows
-
-
-@functools.cache
-def _documentation() -> list[str]:
-    texts = dict.fromkeys(read_docstrings(_PACKAGES, held_out_share=0.0).train)
-    return random.Random(0).sample(list(texts), _TEXTS)
 
 
 def refuse_overlap(retained: Encoding, train: Dataset, source: str) -> None:
