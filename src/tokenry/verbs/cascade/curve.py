@@ -81,15 +81,14 @@ def run(plan: Plan, progress: Progress) -> Result:
         fitted.require_models(answers.small, answers.large)
         scores["fitted rule"] = array(fitted.score(seen.logprobs, seen.mask))
     progress("resampling", 0.8)
-    matrix = np.stack(list(scores.values()), axis=1)
+    # Where all scores are equal, deferral is random.
+    matrix = np.stack([*scores.values(), np.zeros(len(held))], axis=1)
     drawn = auc_draws(matrix, small, large, plan.draws, plan.seed)
-    # At random the area is the mean of both models' quality: its draws are those of any rule that scores all alike.
-    at_random = auc_draws(np.zeros((len(held), 1)), small, large, plan.draws, plan.seed)[:, 0]
     lengths = answers.examples.lengths[held]
     rows, lines = [], []
     for column, (name, score) in enumerate(scores.items()):
         found = auc_df(score, small, large)
-        gain = bootstrap_estimate(found.auc - found.random, drawn[:, column] - at_random, len(held))
+        gain = bootstrap_estimate(found.auc - found.random, drawn[:, column] - drawn[:, -1], len(held))
         rows.append({
             "rule": name,
             **asdict(bootstrap_estimate(found.auc, drawn[:, column], len(held))),
