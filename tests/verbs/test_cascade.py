@@ -110,6 +110,7 @@ def test_rules_are_compared_over_rates_and_costs(axis, answers, tmp_path):
     assert last == pytest.approx(
         {"rate": 1, "seconds": 1.1, "flops": 2e7 * 13 + 2e6 * (5 + 6.1)}[axis], rel=0.05
     )
+    assert saved["curves"][0]["mean"] < saved["curves"][-1]["mean"]
     oracle = saved["curves"][-1]["quality"]
     assert all(np.array(line["quality"]).max() <= max(oracle) + 1e-9 for line in saved["curves"])
 

@@ -55,6 +55,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     from tokenry.core.stats import bootstrap_estimate, shown
     from tokenry.decoding.cascades import (
+        area,
         array,
         auc_df,
         auc_draws,
@@ -92,7 +93,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         rows.append({
             "rule": name,
             **asdict(bootstrap_estimate(found.auc, drawn[:, column], len(held))),
-            "gain_percent": found.gain_percent,
+            "gain_percent": _known(found.gain_percent),
             "above_random": asdict(gain),
             "verdict": shown(gain),
             "spearman": _known(rank_correlation(lengths, score)),
@@ -102,7 +103,9 @@ def run(plan: Plan, progress: Progress) -> Result:
         if plan.axis != "rate":
             x = cost_curve(score, *(cost[held] for cost in answers.costs(plan.axis, plan.first)))
         at = np.linspace(0, len(held), min(POINTS, len(held) + 1)).round().astype(int)
-        lines.append({"rule": name, "x": x[at].tolist(), "quality": quality[at].tolist()})
+        lines.append(
+            {"rule": name, "x": x[at].tolist(), "quality": quality[at].tolist(), "mean": area(x, quality)}
+        )
     data = {
         "kind": "cascade curve",
         "answers": answers.name,
@@ -149,6 +152,13 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             for row in data["rules"]
         ],
     ))  # fmt: skip
+    if data["axis"] != "rate":
+        rows = [(line["rule"], line["x"][0], line["x"][-1], line["mean"]) for line in data["curves"]]
+        cost = [Column(f"{end} deferred", AXES[data["axis"]], ".3g") for end in ("none", "all")]
+        note = "The mean of the curve over the cost, not over the rate; the small model's wasted work counts."
+        blocks.append(
+            Table("quality over cost", ("rule", *cost, Column("mean quality", "", ".3f")), rows, (note,))
+        )
     blocks.append(
         Figure(
             "deferral curves",
