@@ -96,6 +96,7 @@ def test_a_rule_of_length_is_warned_of_and_so_are_few_examples(tmp_path):
     shown = " ".join(tokenry("report", tmp_path / "fit").stdout.split())
     assert "The score follows the length of the answer (rank correlation -1.00)" in shown
     assert "The threshold was chosen on 30 examples" in shown
+    assert "better than deferring at random: not shown" in shown
     assert saved["fitted"]["lengths"]["spearman"] == pytest.approx(-1)
 
 
