@@ -193,6 +193,7 @@ def test_embeddings_are_means_of_the_last_layer_and_of_the_large_models_first():
         last = small.model(input_ids=ids[:1]).last_hidden_state
     torch.testing.assert_close(found[0], torch.cat([last.mean(1), states.mean(1)], dim=1)[0])
     assert prompt_embeddings(small, None, ids, mask).shape == (2, 32)
+    torch.testing.assert_close(found[1:], prompt_embeddings(small, large, ids[1:, 1:], mask[1:, 1:]))
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -220,6 +221,8 @@ def test_nothing_is_learned_from_examples_of_one_kind():
         PostHocDeferral().fit(same)
     with pytest.raises(UserError, match="the small model is wrong in 0 of 80 examples"):
         PostHocDeferral(objective="small-wrong").fit(replace(data, q_small=np.ones(80)))
+    with pytest.raises(UserError, match="validation must be between 0 and 1, got 1"):
+        PostHocDeferral(validation=1.0)
     with pytest.raises(UserError, match="no answer has a finite score"):
         DEFERRAL_RULES.make("debiased").fit(replace(data, logprobs=torch.full_like(data.logprobs, -math.inf)))
 

@@ -6,7 +6,17 @@ import torch
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.core.tensors.generation import Continuation
 from tokenry.decoding import auc_draws
-from tokenry.recipes.cascades import AVERAGE, EMBEDDED, POST_HOC, RULES, SUM, CascadeSizes, Outcome, claims
+from tokenry.recipes.cascades import (
+    AVERAGE,
+    EMBEDDED,
+    POST_HOC,
+    RANDOM,
+    RULES,
+    SUM,
+    CascadeSizes,
+    Outcome,
+    claims,
+)
 from tokenry.recipes.testbeds.character_tasks import (
     ANSWER,
     PROMPT,
@@ -28,7 +38,7 @@ def verdicts(post_hoc=1.0, embedded=4.0, total=0.0, follows=0.0, deferred=0.28):
     large = (generator.random(count) < 0.9).astype(float)
     lengths = generator.integers(2, 17, count).astype(float)
     noise = generator.normal(size=count)
-    scores = dict.fromkeys(RULES, 0.3 * small + noise)
+    scores = {RANDOM: np.zeros(count), **dict.fromkeys(RULES, 0.3 * small + noise)}
     scores[SUM] = total * small - lengths + 3 * generator.normal(size=count)
     scores[AVERAGE] = 0.1 * small + generator.normal(size=count)
     scores[POST_HOC] = post_hoc * small + noise - follows * lengths

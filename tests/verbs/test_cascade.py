@@ -96,6 +96,7 @@ def test_a_rule_of_length_is_warned_of_and_so_are_few_examples(tmp_path):
     shown = " ".join(tokenry("report", tmp_path / "fit").stdout.split())
     assert "The score follows the length of the answer (rank correlation -1.00)" in shown
     assert "The threshold was chosen on 30 examples" in shown
+    assert "better than deferring at random: not shown" in shown
     assert saved["fitted"]["lengths"]["spearman"] == pytest.approx(-1)
 
 
@@ -110,6 +111,7 @@ def test_rules_are_compared_over_rates_and_costs(axis, answers, tmp_path):
     assert last == pytest.approx(
         {"rate": 1, "seconds": 1.1, "flops": 2e7 * 13 + 2e6 * (5 + 6.1)}[axis], rel=0.05
     )
+    assert saved["curves"][0]["mean"] < saved["curves"][-1]["mean"]
     oracle = saved["curves"][-1]["quality"]
     assert all(np.array(line["quality"]).max() <= max(oracle) + 1e-9 for line in saved["curves"])
 

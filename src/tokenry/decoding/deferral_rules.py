@@ -10,7 +10,7 @@ The other rule, `post-hoc`, is learned (`tokenry.decoding.post_hoc_deferral`). A
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -53,17 +53,13 @@ class Examples:
     def rows(self, chosen: ndarray) -> "Examples":
         """Some of the examples."""
         embeddings = None if self.embeddings is None else self.embeddings[chosen]
-        at = torch.from_numpy(chosen)
         return Examples(
-            self.logprobs[at], self.mask[at], self.q_small[chosen], self.q_large[chosen], embeddings
+            self.logprobs[chosen], self.mask[chosen], self.q_small[chosen], self.q_large[chosen], embeddings
         )
 
     def first(self, tokens: int | None) -> "Examples":
         """The examples as they are known after the first tokens of each answer."""
-        if tokens is None:
-            return self
-        cut = self.logprobs[:, :tokens], self.mask[:, :tokens]
-        return Examples(*cut, self.q_small, self.q_large, self.embeddings)
+        return replace(self, logprobs=self.logprobs[:, :tokens], mask=self.mask[:, :tokens])
 
 
 @runtime_checkable

@@ -118,6 +118,7 @@ class FittedRule:
         calibrated_on: number of other examples, on which all below was measured.
         deferred: share of them that is deferred.
         auc: AUC-DF with its interval.
+        above_random: by how much it is above random deferral, on the same resamples.
         random: AUC-DF of random deferral.
         oracle: AUC-DF of the oracle.
         curve: the deferral curve.
@@ -138,6 +139,7 @@ class FittedRule:
     calibrated_on: int
     deferred: float
     auc: Estimate
+    above_random: Estimate
     random: float
     oracle: float
     curve: tuple[CurvePoint, ...]
@@ -238,7 +240,9 @@ def fit_rule(
     else:
         threshold = conformal_threshold(score, wrong, target.risk or 0.0)
     found = auc_df(score, held.q_small, held.q_large)
-    drawn = auc_draws(score[:, None], held.q_small, held.q_large, draws, seed)[:, 0]
+    # Where all scores are equal, deferral is random.
+    both = np.stack([score, np.zeros_like(score)], axis=1)
+    drawn, at_random = auc_draws(both, held.q_small, held.q_large, draws, seed).T
     band = curve_band(score, held.q_small, held.q_large, RATES, draws, seed)
     return FittedRule(
         rule=description,
@@ -253,6 +257,7 @@ def fit_rule(
         calibrated_on=len(held),
         deferred=float((score < threshold).mean()),
         auc=bootstrap_estimate(found.auc, drawn, len(held)),
+        above_random=bootstrap_estimate(found.auc - found.random, drawn - at_random, len(held)),
         random=found.random,
         oracle=found.oracle,
         curve=tuple(
@@ -315,7 +320,7 @@ def without_nan(value: Any) -> Any:
 def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
     """The figures that can be undefined are nan again where the file has null."""
     filled = dict(values)
-    for name in ("auc", "lengths"):
+    for name in ("auc", "above_random", "lengths"):
         if isinstance(filled.get(name), dict):
             filled[name] = {key: math.nan if part is None else part for key, part in filled[name].items()}
     return filled

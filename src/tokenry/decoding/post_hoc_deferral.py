@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.output_head import causal_lm
 from tokenry.decoding.cascades import ALPHAS, array, auc_df, chow_score, quantile_features
 from tokenry.decoding.deferral_rules import DEFERRAL_RULES, DeferralRule, Examples
 
@@ -108,7 +109,10 @@ class PostHocDeferral(DeferralRule):
             require_fraction(alpha, "alpha")
         require_at_least(1, epochs=self.epochs, patience=self.patience)
         require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
-        require_fraction(self.validation, "validation")
+        if not 0 < self.validation < 1:
+            raise UserError(
+                f"validation must be between 0 and 1, got {self.validation}: some examples train the rule, others stop it."
+            )
 
     def fit(self, examples: Examples) -> PostHocScorer:
         """Train the network.
@@ -210,8 +214,8 @@ class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass earl
 
 @torch.no_grad()
 def prompt_embeddings(
-    small: PreTrainedModel,
-    large: PreTrainedModel | None,
+    small: nn.Module,
+    large: nn.Module | None,
     input_ids: Int[Tensor, "batch seq"],
     attention_mask: Int[Tensor, "batch seq"],
 ) -> Float[Tensor, "batch width"]:
@@ -219,15 +223,17 @@ def prompt_embeddings(
 
     The large model is run through one layer only. Without it, the small model's part alone.
     """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # padding moves no token
     with evaluation_mode(small):
-        states = [small.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state]
+        states = [causal_lm(small).base_model(**inputs).last_hidden_state]
     if large is not None:
-        states.append(_first_layer(large, input_ids, attention_mask))
+        states.append(_first_layer(causal_lm(large), inputs))
     real = attention_mask[..., None].to(states[0])
     return torch.cat([(state.to(real) * real).sum(1) / real.sum(1) for state in states], dim=-1)
 
 
-def _first_layer(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def _first_layer(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Hidden states after the first layer; the forward pass ends there."""
     reached = []
 
@@ -238,7 +244,7 @@ def _first_layer(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tens
     handle = _layers(model)[0].register_forward_hook(end)
     try:
         with evaluation_mode(model):
-            model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            model.base_model(**inputs, use_cache=False)
     except _Reached:
         pass
     finally:

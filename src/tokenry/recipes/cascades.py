@@ -9,8 +9,8 @@ Two character models answer problems in which long answers are easy, short ones 
 Headline: post-hoc deferral on quantiles has the larger area under the deferral curve than Chow-sum and than Chow-average.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
-from transformers import GPT2LMHeadModel
 
 from tokenry.core.io.progress import named, part
-from tokenry.core.stats import Estimate, all_of, bootstrap_estimate, estimate_of_mean, index_matrix, shown
+from tokenry.core.stats import Estimate, all_of, bootstrap, bootstrap_estimate, estimate_of_mean, shown
 from tokenry.decoding import (
     ChowAverage,
     ChowQuantile,
@@ -52,6 +51,7 @@ from tokenry.recipes.testbeds.character_tasks import (
     train_character_model,
 )
 
+RANDOM = "random"
 SUM, AVERAGE, QUANTILE, DEBIASED, POST_HOC, EMBEDDED = (
     "Chow-sum",
     "Chow-average",
@@ -120,13 +120,8 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train both models, let them answer, fit every rule, and judge each claim."""
     sizes: CascadeSizes = run.sizes
     outcome = measured(run, sizes)
-    draws = auc_draws(
-        np.stack(list(outcome.scores.values()), axis=1),
-        outcome.q_small,
-        outcome.q_large,
-        sizes.draws,
-        sizes.seed,
-    )
+    matrix = np.stack(list(outcome.scores.values()), axis=1)
+    draws = auc_draws(matrix, outcome.q_small, outcome.q_large, sizes.draws, sizes.seed)
     drawn = dict(zip(outcome.scores, draws.T, strict=True))
     run.settings |= {
         "sizes": asdict(sizes),
@@ -147,32 +142,23 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 def measured(run: RecipeRun, sizes: CascadeSizes) -> Outcome:
     """Answers of both models, and the scores of every rule fitted on half of them."""
-    small, large = (
-        train_character_model(
-            setting, sizes.seed, named(part(run.progress, begin, end), f"training the {name} model")
-        )
-        for name, setting, begin, end in (
-            ("small", sizes.small, 0.0, 0.15),
-            ("large", sizes.large, 0.15, 0.8),
-        )
-    )
+    stages = part(run.progress, 0.0, 0.15), part(run.progress, 0.15, 0.8)
+    small = train_character_model(sizes.small, sizes.seed, named(stages[0], "training the small model"))
+    large = train_character_model(sizes.large, sizes.seed, named(stages[1], "training the large model"))
     problems = draw_problems(sizes.problems, torch.Generator().manual_seed(1_000_000 + sizes.seed))
     run.progress("answers", 0.8)
     answers = [answers_of(model, problems) for model in (small, large)]
-    right = [
-        np.array(
-            [is_right(problem, answer) for problem, answer in zip(problems, each, strict=True)], dtype=float
-        )
-        for each in answers
-    ]
+    right = [np.array(list(map(is_right, problems, written)), dtype=float) for written in answers]
     examples = Examples(*pad_logprobs([answer.log_probs or () for answer in answers[0]]), *right)
-    embedded = _with_embeddings(examples, small, large, [problem.prompt_ids for problem in problems])
+    prompts = torch.tensor([problem.prompt_ids for problem in problems])
+    embeddings = prompt_embeddings(small, large, prompts, torch.ones_like(prompts))
+    embedded = replace(examples, embeddings=array(embeddings))
     run.settings["accuracy"] = {
         task: [float(q[[problem.task == task for problem in problems]].mean()) for q in right]
         for task in dict.fromkeys(problem.task for problem in problems)
     }
     learned, held = halves(len(examples), sizes.seed)
-    seen, scores = examples.rows(held), {}
+    seen, scores = examples.rows(held), {RANDOM: np.zeros(len(held))}
     for number, (name, rule) in enumerate(RULES.items()):
         run.progress(f"fitting {name}", 0.86 + 0.02 * number)
         scores[name] = array(rule.fit(examples.rows(learned)).score(seen.logprobs, seen.mask))
@@ -188,20 +174,10 @@ def measured(run: RecipeRun, sizes: CascadeSizes) -> Outcome:
     return Outcome(scores, seen.q_small, seen.q_large, seen.lengths, deferred)
 
 
-def _with_embeddings(
-    examples: Examples, small: GPT2LMHeadModel, large: GPT2LMHeadModel, prompts: Sequence[list[int]]
-) -> Examples:
-    """The examples with the embeddings of their prompts, all of one length."""
-    ids = torch.tensor(list(prompts))
-    found = prompt_embeddings(small, large, ids, torch.ones_like(ids))
-    return Examples(examples.logprobs, examples.mask, examples.q_small, examples.q_large, array(found))
-
-
 def claims(outcome: Outcome, drawn: Mapping[str, ndarray], sizes: CascadeSizes) -> Iterator[Claim]:
     """Put each claim beside its measurement; the units are the held-out problems."""
     count = len(outcome.q_small)
     areas = {name: auc_df(score, outcome.q_small, outcome.q_large) for name, score in outcome.scores.items()}
-    random = areas[SUM].random
 
     def above(one: str, other: str) -> Estimate:
         return bootstrap_estimate(areas[one].auc - areas[other].auc, drawn[one] - drawn[other], count)
@@ -217,36 +193,22 @@ def claims(outcome: Outcome, drawn: Mapping[str, ndarray], sizes: CascadeSizes) 
         control=f"Chow-sum {value(SUM)}, Chow-average {value(AVERAGE)}; oracle {areas[SUM].oracle:.3f}",
         verdict=all_of(map(shown, both)),
     )
-    at_random = auc_draws(np.zeros((count, 1)), outcome.q_small, outcome.q_large, sizes.draws, sizes.seed)[
-        :, 0
-    ]
-    gain = bootstrap_estimate(areas[SUM].auc - random, drawn[SUM] - at_random, count)
+    gain = above(SUM, RANDOM)
     yield Claim(
         f"Chow-sum is at or below random deferral (less than {MARGIN} above it) where length is not difficulty",
         paper="MNLI -2.6 %, TriviaQA -13.1 %",
         measured=f"{gain.with_interval('+.3f')} above random",
-        control=f"{random:.3f} (random)",
+        control=f"{areas[RANDOM].auc:.3f} (random)",
         verdict=shown(gain.scaled(-1), -MARGIN),
     )
-    follows = {
-        name: bootstrap_estimate(
-            abs(rank_correlation(outcome.lengths, outcome.scores[name])),
-            _drawn_correlations(outcome.lengths, outcome.scores[name], sizes),
-            count,
-        )
-        for name in (SUM, POST_HOC)
-    }
-    difference = bootstrap_estimate(
-        follows[SUM].value - follows[POST_HOC].value,
-        _drawn_correlations(outcome.lengths, outcome.scores[SUM], sizes)
-        - _drawn_correlations(outcome.lengths, outcome.scores[POST_HOC], sizes),
-        count,
-    )
+    columns = outcome.lengths, outcome.scores[SUM], outcome.scores[POST_HOC]
+    follows = [abs(rank_correlation(columns[0], score)) for score in columns[1:]]
+    difference = bootstrap(_closer_to_length, *columns, draws=min(300, sizes.draws), seed=sizes.seed)
     yield Claim(
         "the score of Chow-sum follows the length of the answer more closely than that of post-hoc deferral",
         paper=None,
-        measured=f"|rank correlation| {follows[SUM].value:.2f} (difference {difference.with_interval('+.2f')})",
-        control=f"{follows[POST_HOC].value:.2f} (post-hoc)",
+        measured=f"|rank correlation| {follows[0]:.2f} (difference {difference.with_interval('+.2f')})",
+        control=f"{follows[1]:.2f} (post-hoc)",
         verdict=shown(difference),
     )
     share = estimate_of_mean(outcome.deferred)
@@ -267,25 +229,19 @@ def claims(outcome: Outcome, drawn: Mapping[str, ndarray], sizes: CascadeSizes) 
     )
 
 
-def _drawn_correlations(lengths: ndarray, score: ndarray, sizes: CascadeSizes) -> ndarray:
-    """|Spearman's correlation| on resampled problems, the same for every score."""
-    return np.array([
-        abs(rank_correlation(lengths[row], score[row])) for row in index_matrix(len(score), min(200, sizes.draws), sizes.seed)
-    ])  # fmt: skip
+def _closer_to_length(lengths: ndarray, one: ndarray, other: ndarray) -> float:
+    return abs(rank_correlation(lengths, one)) - abs(rank_correlation(lengths, other))
 
 
 def draw(figure: Figure, outcome: Outcome) -> None:
     """Deferral curves of the rules, and the mean length of the answers from the first deferred to the last."""
     curves, lengths = figure.subplots(1, 2)
     lines: dict[str, Any] = {**outcome.scores, "oracle": oracle_score(outcome.q_small, outcome.q_large)}
-    styles = ["-", "-.", ":", (0, (5, 2)), "-", "--", "-"]
+    styles = ["-", "-", "-.", ":", (0, (5, 2)), "-", "--", "-"]
     for (name, score), style in zip(lines.items(), styles, strict=True):
         rates, quality = deferral_curve(score, outcome.q_small, outcome.q_large)
-        colour = "0.5" if name == "oracle" else None
+        colour = {RANDOM: "0.8", "oracle": "0.5"}.get(name)
         curves.plot(rates, quality, label=name, linestyle=style, color=colour, linewidth=1.4)
-    curves.plot(
-        [0, 1], [outcome.q_small.mean(), outcome.q_large.mean()], color="0.8", label="random", zorder=0
-    )
     curves.set(xlabel="share of the problems deferred", ylabel="share answered correctly")
     curves.legend(fontsize=7)
     diagnoses = {

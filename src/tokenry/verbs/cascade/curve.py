@@ -55,6 +55,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     from tokenry.core.stats import bootstrap_estimate, shown
     from tokenry.decoding.cascades import (
+        area,
         array,
         auc_df,
         auc_draws,
@@ -81,19 +82,18 @@ def run(plan: Plan, progress: Progress) -> Result:
         fitted.require_models(answers.small, answers.large)
         scores["fitted rule"] = array(fitted.score(seen.logprobs, seen.mask))
     progress("resampling", 0.8)
-    matrix = np.stack(list(scores.values()), axis=1)
+    # Where all scores are equal, deferral is random.
+    matrix = np.stack([*scores.values(), np.zeros(len(held))], axis=1)
     drawn = auc_draws(matrix, small, large, plan.draws, plan.seed)
-    # At random the area is the mean of both models' quality: its draws are those of any rule that scores all alike.
-    at_random = auc_draws(np.zeros((len(held), 1)), small, large, plan.draws, plan.seed)[:, 0]
     lengths = answers.examples.lengths[held]
     rows, lines = [], []
     for column, (name, score) in enumerate(scores.items()):
         found = auc_df(score, small, large)
-        gain = bootstrap_estimate(found.auc - found.random, drawn[:, column] - at_random, len(held))
+        gain = bootstrap_estimate(found.auc - found.random, drawn[:, column] - drawn[:, -1], len(held))
         rows.append({
             "rule": name,
             **asdict(bootstrap_estimate(found.auc, drawn[:, column], len(held))),
-            "gain_percent": found.gain_percent,
+            "gain_percent": _known(found.gain_percent),
             "above_random": asdict(gain),
             "verdict": shown(gain),
             "spearman": _known(rank_correlation(lengths, score)),
@@ -103,7 +103,9 @@ def run(plan: Plan, progress: Progress) -> Result:
         if plan.axis != "rate":
             x = cost_curve(score, *(cost[held] for cost in answers.costs(plan.axis, plan.first)))
         at = np.linspace(0, len(held), min(POINTS, len(held) + 1)).round().astype(int)
-        lines.append({"rule": name, "x": x[at].tolist(), "quality": quality[at].tolist()})
+        lines.append(
+            {"rule": name, "x": x[at].tolist(), "quality": quality[at].tolist(), "mean": area(x, quality)}
+        )
     data = {
         "kind": "cascade curve",
         "answers": answers.name,
@@ -150,6 +152,13 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             for row in data["rules"]
         ],
     ))  # fmt: skip
+    if data["axis"] != "rate":
+        rows = [(line["rule"], line["x"][0], line["x"][-1], line["mean"]) for line in data["curves"]]
+        cost = [Column(f"{end} deferred", AXES[data["axis"]], ".3g") for end in ("none", "all")]
+        note = "The mean of the curve over the cost, not over the rate; the small model's wasted work counts."
+        blocks.append(
+            Table("quality over cost", ("rule", *cost, Column("mean quality", "", ".3f")), rows, (note,))
+        )
     blocks.append(
         Figure(
             "deferral curves",

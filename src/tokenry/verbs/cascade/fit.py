@@ -9,6 +9,7 @@ from tokenry.core.errors import require_at_least
 from tokenry.core.io.files import require_folder_name
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import plan_settings
+from tokenry.core.stats import Estimate, shown
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
@@ -126,10 +127,8 @@ def warnings(fitted: Mapping[str, Any], missing: int) -> list[str]:
     found, measured = [], fitted["lengths"]
     if missing:
         found.append(f"{missing} prompts are left out, which a model failed to answer.")
-    if fitted["auc"]["low"] is not None and fitted["auc"]["low"] <= fitted["random"]:
-        found.append(
-            "This rule is not shown to be better than deferring at random: its interval reaches the area of random deferral."
-        )
+    if (verdict := shown(Estimate(**fitted["above_random"]))) != "shown":
+        found.append(f"That this rule is better than deferring at random: {verdict}.")
     spearman, oracle = measured["spearman"], measured["oracle_spearman"]
     if spearman is not None and abs(spearman) > max(BIASED, abs(oracle or 0.0) + 0.2):
         found.append(
