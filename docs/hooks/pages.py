@@ -31,7 +31,15 @@ FAMILIES = {
     "evaluation": "Evaluation",
     "theory": "Theory",
 }
-GUIDES = ("index", "quickstart", "how-to-choose", "which-reduction", "which-tokenizer-change", "distributed")
+GUIDES = (
+    "index",
+    "quickstart",
+    "how-to-choose",
+    "which-reduction",
+    "which-tokenizer-change",
+    "distributed",
+    "endpoints",
+)
 PROOF = ("capability-matrix", "reproduction", "performance", "papers")
 
 
