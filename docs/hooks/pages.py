@@ -41,6 +41,7 @@ GUIDES = (
     "which-reduction",
     "which-tokenizer-change",
     "distributed",
+    "endpoints",
 )
 PROOF = ("capability-matrix", "reproduction", "performance", "papers")
 

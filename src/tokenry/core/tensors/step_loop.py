@@ -27,12 +27,9 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from tokenry.core.errors import UserError
 
-# transformers before 5.3 cuts the input by the place in the cache instead.
-_LAST_ONLY = {"next_sequence_length": 1}
-_ONE_TOKEN = (
-    _LAST_ONLY
-    if _LAST_ONLY.keys() <= inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters.keys()
-    else {}
+# Older versions of transformers cut the input by its place in the cache instead.
+_CUTS_INPUT = (
+    "next_sequence_length" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 )
 
 
@@ -114,10 +111,8 @@ class GrowingBatch:
     def append(self, block: Block) -> Int[Tensor, "batch"]:
         """Add tokens to the rows that run, each until it ends; returns how many were kept of each row."""
         columns = block.tokens.shape[1]
-        before, counts = (
-            self.lengths.clone(),
-            torch.full_like(self.lengths, columns) if block.counts is None else block.counts,
-        )
+        counts = torch.full_like(self.lengths, columns) if block.counts is None else block.counts
+        before = self.lengths.clone()
         self._make_room(self.length + columns, block.log_probs)
         for column in range(columns):
             growing = self.running & (column < counts)
@@ -138,10 +133,10 @@ class GrowingBatch:
         if length > self.input_ids.shape[1]:
             room = max(length, int(min(2 * length, self._limit)))
             self.input_ids = _widened(self.input_ids, room, self._pad_token)
-        if log_probs is not None:
-            empty = log_probs.new_empty(len(self.lengths), 0)
-            known = empty if self.log_probs is None else self.log_probs
-            self.log_probs = _widened(known, self.input_ids.shape[1] - self.prompt_length, float("nan"))
+        room = self.input_ids.shape[1] - self.prompt_length
+        if log_probs is not None and (self.log_probs is None or self.log_probs.shape[1] < room):
+            known = log_probs[:, :0] if self.log_probs is None else self.log_probs
+            self.log_probs = _widened(known, room, float("nan"))
 
 
 class TokenChoice:
@@ -153,11 +148,12 @@ class TokenChoice:
     def __call__(
         self, batch: GrowingBatch, logits: Float[Tensor, "batch vocabulary"]
     ) -> Int[Tensor, "batch"]:
-        """Choose the token after each row that runs, from the model's logits there; padding's id is of no meaning after the others."""
-        scores = logits.clone() if self.logits_processor else logits
-        if self.logits_processor:
-            for rows, prefixes in batch.prefixes(batch.running):
-                scores[rows] = self.logits_processor(prefixes, scores[rows])
+        """Choose the token after each row that runs, from the model's logits there; what comes out for the others has no meaning."""
+        if not self.logits_processor:
+            return self.of_scores(logits)
+        scores = logits.clone()
+        for rows, prefixes in batch.prefixes(batch.running):
+            scores[rows] = self.logits_processor(prefixes, scores[rows])
         return self.of_scores(scores)
 
     def of_scores(self, scores: Float[Tensor, "rows vocabulary"]) -> Int[Tensor, "rows"]:
@@ -193,7 +189,7 @@ class NextLogits:
         if self.outputs is None:
             self.outputs = self._model._prefill(input_ids, self._config, self._kwargs)
         else:
-            one_token = _ONE_TOKEN if self._kwargs.get("use_cache") else {}
+            one_token = {"next_sequence_length": 1} if _CUTS_INPUT and self._kwargs.get("use_cache") else {}
             inputs = self._model.prepare_inputs_for_generation(input_ids, **one_token, **self._kwargs)
             self.outputs = self._model(**inputs, return_dict=True)
         self._kwargs = self._model._update_model_kwargs_for_generation(self.outputs, self._kwargs)
