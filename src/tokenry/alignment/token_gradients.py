@@ -7,8 +7,8 @@ token's unit vector:
 
     ⟨g_i, g_j⟩ = ((e_i − p_i) · (e_j − p_j)) (h_i · h_j)
 
-It takes one forward and no backward, and says nearly what the gradients of all weights say (`scope="full"`), which need one backward
-per token. Tokens that both responses share, in like contexts, have large products: they entangle the pair without carrying the preference.
+It takes one forward and no backward, and approximates the gradients of all weights (`scope="full"`), which need one backward per token:
+closely where responses share text, hardly under random weights. Tokens that both responses share, in like contexts, have large products: they entangle the pair without carrying the preference.
 
 Source: A Common Pitfall of Margin-based Language Model Alignment: Gradient Entanglement (arXiv 2410.13828); the closed form is ours.
 """
