@@ -305,20 +305,23 @@ class Arms:
         )
         rollouts = Rollouts(ids, learned, rewards, rewards.new_zeros(len(rewards)).long())
         advantages = {name: credit.advantages(rollouts) for name, credit in self.credits.items()}
+        texts = {row: token_texts(ids[row][learned[row]].tolist(), self.tokenizer) for row in range(len(ids))}
         order = rewards.argsort(descending=True, stable=True).tolist()
+        # A text that was sampled twice is shown once.
+        different = list({tuple(texts[row]): row for row in reversed(order)}.values())[::-1]
         half = SHOWN_RESPONSES // 2
         return {
             "prompt": str(self.reward.prompts[rows.start][-1]["content"]),
             "responses": [
                 {
                     "reward": float(rewards[row]),
-                    "tokens": token_texts(ids[row][learned[row]].tolist(), self.tokenizer),
+                    "tokens": texts[row],
                     "advantages": [
                         {"name": name, "values": values[row][learned[row]].tolist()}
                         for name, values in advantages.items()
                     ],
                 }
-                for row in dict.fromkeys([*order[:half], *order[-half:]])
+                for row in dict.fromkeys([*different[:half], *different[-half:]])
             ],
         }
 
