@@ -33,7 +33,7 @@ class EveryPart(TokenCredit):
 
     def redistribute(self, advantages, ratio, h, low, high):
         self.asked.append(("redistribute", advantages, ratio, h, low, high))
-        return torch.where(ratio > 1, advantages * (1 + 0.3 * h.tanh()), advantages)
+        return torch.where(ratio > 0.99, advantages * (1 + 0.3 * h.tanh()), advantages)
 
     def entropy_statistics(self, entropies, mask):
         self.asked.append(("entropy_statistics", entropies, mask))

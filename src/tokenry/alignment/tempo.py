@@ -99,7 +99,9 @@ def _common_prefixes(ids: Tensor, lengths: Tensor, index: Tensor) -> tuple[Tenso
     shorter = torch.minimum(lengths[first], lengths[second])
     size = max(1, _COMPARED_AT_ONCE // len(tokens))
     common = [
-        ((ids[one] == ids[other]) & (tokens < length[:, None])).to(torch.uint8).argmin(1)
+        ((ids.index_select(0, one) == ids.index_select(0, other)) & (tokens < length[:, None]))
+        .to(torch.uint8)
+        .argmin(1)
         for one, other, length in zip(first.split(size), second.split(size), shorter.split(size), strict=True)
     ]
     return first, second, torch.cat(common)

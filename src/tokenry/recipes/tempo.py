@@ -83,7 +83,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "model": sizes.model,
         "texts": {name: _means(rows) for name, rows in reports.items()},
     }
-    with run.figure(7.2, 3.4) as figure:
+    with run.figure(8, 3.6) as figure:
         draw(figure, steps, correlations)
     yield from claims(steps, correlations, reports)
 
@@ -233,7 +233,7 @@ def draw(figure: Figure, steps: Steps, correlations: Mapping[str, Sequence[float
             )  # fmt: skip
     left.set_yticks(range(4), list(next(iter(steps.values()))))
     left.set_xlabel("steps until right 9 times in 10")
-    left.legend(title="decisive tokens", fontsize=8)
+    left.legend(title="decisive tokens", fontsize=8, title_fontsize=8, loc=(0.55, 0.26))
     right.boxplot(list(correlations.values()), orientation="horizontal", showfliers=False)
     right.set_yticks(range(1, 1 + len(correlations)), list(correlations))
-    right.set_xlabel("correlation with the exact advantage")
+    right.set_xlabel("correlation with exact advantages")
