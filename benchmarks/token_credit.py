@@ -1,7 +1,8 @@
-"""Token credit: the trainer beside TRL's, and the prefix tree beside a loop over tokens.
+"""Token credit: the trainer beside TRL's, the prefix tree beside a loop over tokens, the group average beside a loop over rows.
 
 A step of the trainers is a generation of 16 responses of 64 tokens and the gradients of its four micro-batches, with the control as the
-credit rule: both must end with the same gradients. The tree is that of 8 groups of 8 responses of 1,024 tokens.
+credit rule: both must end with the same gradients. The tree is that of 8 groups of 8 responses of 1,024 tokens, the group average that
+of 512 groups of 16 responses of up to 256 tokens.
 """
 
 import tempfile
@@ -18,14 +19,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from tokenry.alignment import TokenCreditTrainer, tempo_advantages
+from tokenry.alignment.hapo import token_level_group_advantage
 
 MICRO_BATCHES = 4
 
 
 def measure(smoke: bool) -> Iterator[Result]:
-    """The trainer, then the tree."""
+    """The trainer, the tree, then the group average."""
     yield from trainer_step(*((64, 16, 1, 4, 1) if smoke else (8192, 256, 4, 64, 8)))
     yield from prefix_tree(*((2, 2, 16, 1) if smoke else (8, 8, 1024, 5)))
+    yield from token_average(*((4, 4, 20, 1) if smoke else (512, 16, 256, 5)))
 
 
 def trainer_step(vocabulary: int, width: int, layers: int, tokens: int, rounds: int) -> Iterator[Result]:
@@ -151,6 +154,51 @@ def token_by_token(ids: Tensor, mask: Tensor, rewards: Tensor, groups: Tensor, e
             result[row, token] = (base + after - value) / scale
             value = after
     return result
+
+
+def token_average(prompts: int, samples: int, tokens: int, rounds: int) -> Iterator[Result]:
+    """HAPO's group average over tokens; the rows of a group lie anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    rows = prompts * samples
+    lengths = torch.randint(1, tokens + 1, (rows,), generator=generator)
+    mask = torch.arange(tokens) < lengths[:, None]
+    rewards = torch.randint(2, (rows,), generator=generator).float()
+    groups = torch.arange(rows)[torch.randperm(rows, generator=generator)] // samples
+    ours, theirs = token_level_group_advantage(rewards, mask, groups), by_rows(rewards, mask, groups.tolist())
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    steps: dict[str, Step] = {
+        "tokenry": lambda: token_level_group_advantage(rewards, mask, groups),
+        "rows": lambda: by_rows(rewards, mask, groups.tolist()),
+    }
+    seconds = interleaved(steps, rounds, threads=1)
+    yield speedup(
+        "group average over tokens: a loop over rows / tokenry",
+        seconds["rows"].cpu / seconds["tokenry"].cpu,
+        100.0,
+        prompts=prompts,
+        responses=samples,
+        tokens=tokens,
+        threads=1,
+        rounds=rounds,
+        cpu_milliseconds={name: round(1000 * taken.cpu, 2) for name, taken in seconds.items()},
+    )
+
+
+def by_rows(rewards: Tensor, mask: Tensor, ids: list[int]) -> Tensor:
+    """The same, row by row; the rows of each group are searched for among all."""
+    advantages = torch.zeros(mask.shape)
+    for group in dict.fromkeys(ids):
+        rows = [row for row, owner in enumerate(ids) if owner == group]
+        of_tokens = torch.cat([rewards[row].expand(mask.shape[1])[mask[row]] for row in rows])
+        of_responses = rewards[rows]
+        mean, std = of_tokens.mean(), of_tokens.std(unbiased=False)
+        found = [(rewards[row] - mean) / (std + 1e-6) * mask[row] for row in rows]
+        if any(bool((advantage.abs() >= 5).any()) for advantage in found):
+            mean, std = of_responses.mean(), of_responses.std()
+            found = [(rewards[row] - mean) / (std + 1e-6) * mask[row] for row in rows]
+        for row, advantage in zip(rows, found, strict=True):
+            advantages[row] = advantage
+    return advantages
 
 
 if __name__ == "__main__":

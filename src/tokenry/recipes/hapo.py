@@ -1,10 +1,11 @@
 """HAPO (arXiv 2509.16591): does a policy keep more entropy where the entropy of each token steers what is learned?
 
-A small policy learns sums, with several optimiser steps per generation, in three ways:
+A small policy learns sums, with several optimiser steps per generation, in four ways:
 
     DAPO              advantages of GRPO, clip range [0.8, 1.28]
     HAPO              all four parts, clip range [0.8, 1.2] before it is adapted
     HAPO, |h|         the same with the absolute value that the released code has in the place of the signed entropy
+    DAPO + bonus      DAPO with an entropy bonus, which must be seen to keep entropy if the comparison can tell anything
 
 Headline: entropy *at equal reward*. A policy loses entropy as it learns, so a method that learns more slowly has more entropy after
 equally many steps, and has kept nothing. The paper compares at equal steps; that is a claim of its own.
@@ -22,16 +23,19 @@ from tokenry.alignment import GroupCredit, HeterogeneousCredit, Rollouts, TokenC
 from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_SEEDS, exactly
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
-from tokenry.recipes.testbeds.many_routes import RouteSetting
+from tokenry.recipes.testbeds.many_styles import StyleSetting
 from tokenry.recipes.testbeds.math_policy import MathSetting
-from tokenry.recipes.testbeds.policy_trial import Arm, Curve, at_equal_reward, at_the_end
+from tokenry.recipes.testbeds.policy_trial import Arm, Curve, at_equal_reward, at_the_end, entropy_at
 
-DAPO, HAPO, RELEASED = "DAPO", "HAPO", "HAPO, |h|"
+DAPO, HAPO, RELEASED, BONUS = "DAPO", "HAPO", "HAPO, |h|", "DAPO + bonus"
 ARMS: Mapping[str, Arm] = {
     DAPO: Arm(GroupCredit(), high=0.28),
     HAPO: Arm(HeterogeneousCredit()),
     RELEASED: Arm(HeterogeneousCredit(entropy_sign="released")),
+    BONUS: Arm(GroupCredit(), high=0.28, entropy_bonus=0.05),
 }
+AVERAGES: Mapping[str, TokenCredit] = {DAPO: GroupCredit(), HAPO: HeterogeneousCredit(cap=math.inf)}
+"""Rules without the exception for extreme groups, whose token sums are checked."""
 TOLERANCE = 1e-6
 
 Runs = Mapping[str, Sequence[Curve]]
@@ -50,14 +54,14 @@ class HapoSizes:
     """
 
     seeds: tuple[int, ...]
-    setting: RouteSetting | MathSetting
+    setting: StyleSetting | MathSetting
     rewards: tuple[float, ...]
     groups: int = 500
 
 
 @recipe(
     "hapo",
-    laptop=HapoSizes(tuple(range(8)), RouteSetting(), rewards=(0.5, 0.6, 0.7, 0.8, 0.9)),
+    laptop=HapoSizes(tuple(range(6)), StyleSetting(), rewards=(0.6, 0.7, 0.8, 0.9)),
     paper=HapoSizes((0, 1, 2), MathSetting(), rewards=(0.3, 0.4, 0.5, 0.6)),
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
@@ -69,12 +73,19 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "seeds": list(sizes.seeds),
         "setting": vars(sizes.setting),
         "rewards": list(sizes.rewards),
+        "entropy_at_reward": {name: [_at(curve, sizes) for curve in curves] for name, curves in runs.items()},
         "end": {name: [at_the_end(curve)._asdict() for curve in curves] for name, curves in runs.items()},
         "token_sums": sums,
     }
     with run.figure(6.4, 3.6) as figure:
         draw(figure, runs)
     yield from claims(runs, sizes.rewards, sums)
+
+
+def _at(curve: Curve, sizes: HapoSizes) -> list[float | None]:
+    """The entropies at the rewards of comparison; None where one is not reached."""
+    found = (entropy_at(curve, reward) for reward in sizes.rewards)
+    return [None if math.isnan(entropy) else round(entropy, 4) for entropy in found]
 
 
 def learn_all(sizes: HapoSizes, progress: Progress) -> Runs:
@@ -88,9 +99,6 @@ def learn_all(sizes: HapoSizes, progress: Progress) -> Runs:
             progress(f"{name}, seed {seed}", (number + place / parts) / len(sizes.seeds))
             runs[name].append(learn(arm))
     return runs
-
-
-AVERAGES: Mapping[str, TokenCredit] = {DAPO: GroupCredit(), HAPO: HeterogeneousCredit(cap=math.inf)}
 
 
 def token_sum(credit: TokenCredit, groups: int, samples: int = 16, longest: int = 40) -> float:
@@ -130,6 +138,13 @@ def claims(runs: Runs, rewards: Sequence[float], sums: Mapping[str, float]) -> I
         runs,
         HAPO,
         RELEASED,
+        rewards,
+    )
+    yield _more_entropy(
+        "the comparison can tell: at equal reward, an entropy bonus keeps more entropy",
+        runs,
+        BONUS,
+        DAPO,
         rewards,
     )
     yield Claim(

@@ -16,7 +16,7 @@ from trl.rewards import get_soft_overlong_punishment
 
 from tokenry.alignment import TokenCreditTrainer
 from tokenry.evaluation.verifiers import is_right
-from tokenry.recipes.testbeds.policy_trial import Arm, Curve, Measured
+from tokenry.recipes.testbeds.policy_trial import Arm, Curve, PolicyPoint
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def learn(arm: Arm, problems: Dataset, setting: MathSetting, seed: int) -> Curve
             epsilon=arm.low,
             epsilon_high=arm.high,
             delta=arm.delta,
+            entropy_coef=arm.entropy_bonus,
             loss_type="dapo",
             beta=0.0,
             seed=seed,
@@ -93,7 +94,7 @@ def learn(arm: Arm, problems: Dataset, setting: MathSetting, seed: int) -> Curve
         )
         trainer.train()
     logged = [row for row in trainer.state.log_history if "entropy" in row]
-    return [Measured(row["rewards/accuracy/mean"], row["entropy"]) for row in logged]
+    return [PolicyPoint(row["rewards/accuracy/mean"], row["entropy"]) for row in logged]
 
 
 def accuracy(completions: list[Any], solution: list[str], **_: Any) -> list[float]:

@@ -20,15 +20,17 @@ class Arm:
         low: how far below 1 a ratio is clipped, before the rule adapts it.
         high: how far above 1.
         delta: the largest ratio where the advantage is negative.
+        entropy_bonus: factor of the mean entropy that the objective is raised by.
     """
 
     credit: TokenCredit
     low: float = 0.2
     high: float = 0.2
     delta: float = 10.0
+    entropy_bonus: float = 0.0
 
 
-class Measured(NamedTuple):
+class PolicyPoint(NamedTuple):
     """What a policy does at one time.
 
     Attributes:
@@ -40,7 +42,7 @@ class Measured(NamedTuple):
     entropy: float
 
 
-Curve = Sequence[Measured]
+Curve = Sequence[PolicyPoint]
 """A run of reinforcement learning: the same policy after more and more steps."""
 
 
@@ -63,7 +65,7 @@ def at_equal_reward(ours: Curve, theirs: Curve, rewards: Sequence[float]) -> tup
     return mine, control
 
 
-def at_the_end(curve: Curve, share: float = 0.2) -> Measured:
+def at_the_end(curve: Curve, share: float = 0.2) -> PolicyPoint:
     """The mean over the last `share` of a run."""
     last = curve[-max(1, round(share * len(curve))) :]
-    return Measured(*np.mean(last, axis=0).tolist())
+    return PolicyPoint(*np.mean(last, axis=0).tolist())

@@ -1,18 +1,18 @@
-"""The policy of many routes: what is right, what is sampled, and an objective that is TRL's."""
+"""The policy of many styles: what is right, what is sampled, and an objective that is TRL's."""
 
 import pytest
 import torch
 
 from tests.alignment.test_hapo import CASES, golden_case, loss_of_trl
 from tokenry.alignment import HeterogeneousCredit
-from tokenry.recipes.testbeds.many_routes import (
-    COPIES,
+from tokenry.recipes.testbeds.many_styles import (
     DIGITS,
     END,
     LONGEST,
     PADDING,
+    REPEATS,
     Batch,
-    RouteSetting,
+    StyleSetting,
     clipped_loss,
     measure,
     reward,
@@ -20,9 +20,9 @@ from tokenry.recipes.testbeds.many_routes import (
     score,
     train_base,
 )
-from tokenry.recipes.testbeds.policy_trial import Arm, Measured, at_equal_reward, at_the_end, entropy_at
+from tokenry.recipes.testbeds.policy_trial import Arm, PolicyPoint, at_equal_reward, at_the_end, entropy_at
 
-SETTING = RouteSetting(base_steps=150, base_batch_size=128, measured=400)
+SETTING = StyleSetting(base_steps=150, base_batch_size=128, measured=400)
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +30,25 @@ def base():
     return train_base(SETTING, seed=0)
 
 
-def test_an_answer_is_right_along_any_route():
-    prompts = torch.tensor([[7, 5]]).repeat(len(COPIES) + 2, 1)
-    responses = [[DIGITS + route, *(prompts[0, list(copies)]), 2, END] for route, copies in enumerate(COPIES)]
-    responses += [[DIGITS, 3, END], [DIGITS, 2]]  # a wrong answer, and one without an end
+def test_an_answer_is_right_in_any_style():
+    prompts = torch.tensor([[7, 5]]).repeat(len(REPEATS) + 2, 1)
+    responses = [
+        [2, DIGITS + style, *prompts[0, list(repeats)].tolist(), END] for style, repeats in enumerate(REPEATS)
+    ]
+    responses += [[3, DIGITS, END], [END]]
     ids = torch.full((len(prompts), LONGEST), PADDING)
     for row, response in enumerate(responses):
-        ids[row, : len(response)] = torch.tensor([int(token) for token in response])
-    assert reward(prompts, ids).tolist() == [1.0] * len(COPIES) + [0.0, 0.0]
+        ids[row, : len(response)] = torch.tensor(response)
+    assert reward(prompts, ids).tolist() == [1.0] * len(REPEATS) + [0.0, 0.0]
 
 
-def test_the_base_policy_takes_all_routes(base):
-    prompts = torch.randint(DIGITS, (800, 2), generator=torch.Generator().manual_seed(1))
+def test_the_base_policy_has_all_styles_alike_and_answers_that_do_not_depend_on_them(base):
+    prompts = torch.randint(DIGITS, (4000, 2), generator=torch.Generator().manual_seed(1))
     ids = sample(base, prompts, torch.Generator().manual_seed(2))
-    shares = [float((ids[:, 0] == DIGITS + route).float().mean()) for route in range(len(COPIES))]
-    assert min(shares) > 0.15
+    right = reward(prompts, ids)
+    of_style = [ids[:, 1] == DIGITS + style for style in range(len(REPEATS))]
+    assert min(float(rows.float().mean()) for rows in of_style) > 0.2
+    assert max(abs(float(right[rows].mean() - right.mean())) for rows in of_style) < 0.08
     assert measure(base, SETTING).entropy > 0.5
 
 
@@ -81,16 +85,16 @@ def test_the_objective_is_that_of_trl(name):
     torch.testing.assert_close(plain, theirs)
 
 
-CURVE = [Measured(0.2, 1.0), Measured(0.4, 0.8), Measured(0.35, 0.7), Measured(0.6, 0.4)]
+CURVE = [PolicyPoint(0.2, 1.0), PolicyPoint(0.4, 0.8), PolicyPoint(0.35, 0.7), PolicyPoint(0.6, 0.4)]
 
 
 def test_the_entropy_at_a_reward_is_that_of_its_first_time():
     assert entropy_at(CURVE, 0.3) == pytest.approx(0.9)
     assert entropy_at(CURVE, 0.5) == pytest.approx(0.52)
     assert entropy_at(CURVE, 0.7) != entropy_at(CURVE, 0.7)
-    assert at_the_end(CURVE) == Measured(0.6, 0.4)
+    assert at_the_end(CURVE) == PolicyPoint(0.6, 0.4)
 
 
 def test_runs_are_compared_at_the_rewards_that_both_reach():
-    slower = [Measured(0.2, 1.0), Measured(0.4, 0.9)]
+    slower = [PolicyPoint(0.2, 1.0), PolicyPoint(0.4, 0.9)]
     assert at_equal_reward(CURVE, slower, (0.3, 0.5)) == pytest.approx((0.9, 0.95))

@@ -1,8 +1,8 @@
-"""Sums that can be worked out along several routes: a policy learns right answers by reinforcement, and may forget the other routes.
+"""Sums that can be written out in several styles: a policy learns right answers by reinforcement, and may forget the other styles.
 
-A prompt is two digits. A response is a route, the digits that this route copies, the last digit of the sum, and an end token: 3 to 6
-tokens, whatever the route. The policy, a small GRU, has read responses along all routes alike, with right answers 45 % of the time. The
-reward is 1 for a right answer, along any route: nothing asks for one of them, so what entropy is lost on routes is lost for nothing.
+A prompt is two digits. A response is the last digit of their sum, a style, the digits that this style repeats, and an end token: 3 to 6
+tokens. The policy, a small GRU, has read responses in all styles alike, with 46 % right answers. The reward is 1 for a right answer. The
+style comes after the answer and earns nothing: what entropy is lost on styles is lost for nothing.
 
 Each generation is learned in several minibatches, so that the policy has moved from the second one on. The objective is TRL's, with its
 upper limit `delta` of the ratio and the mean over tokens.
@@ -25,19 +25,19 @@ from transformers import get_constant_schedule
 
 from tokenry.alignment import Rollouts, TokenCredit
 from tokenry.recipes.kit import fit, linear
-from tokenry.recipes.testbeds.policy_trial import Arm, Curve, Measured
+from tokenry.recipes.testbeds.policy_trial import Arm, Curve, PolicyPoint
 
 DIGITS = 10
-COPIES = ((), (0,), (0, 1), (1, 0, 1))
-"""The operands that each route copies."""
-ROUTES = len(COPIES)
-END, PADDING = DIGITS + ROUTES, DIGITS + ROUTES + 1
+REPEATS = ((), (0,), (0, 1), (1, 0, 1))
+"""The operands that each style repeats."""
+STYLES = len(REPEATS)
+END, PADDING = DIGITS + STYLES, DIGITS + STYLES + 1
 VOCABULARY = PADDING + 1
-LONGEST = 3 + max(map(len, COPIES))
+LONGEST = 3 + max(map(len, REPEATS))
 
 
 @dataclass(frozen=True)
-class RouteSetting:
+class StyleSetting:
     """What is trained how.
 
     Attributes:
@@ -106,8 +106,8 @@ class Batch(NamedTuple):
     h: Float[Tensor, "rows tokens"]
 
 
-def train_base(setting: RouteSetting, seed: int) -> Policy:
-    """Train the policy on responses along all routes."""
+def train_base(setting: StyleSetting, seed: int) -> Policy:
+    """Train the policy on responses in all styles."""
     generator = torch.Generator().manual_seed(1000 + seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,14 +126,15 @@ def train_base(setting: RouteSetting, seed: int) -> Policy:
     return policy
 
 
-def learn(base: Policy, arm: Arm, setting: RouteSetting, seed: int) -> Curve:
+def learn(base: Policy, arm: Arm, setting: StyleSetting, seed: int) -> Curve:
     """Train a copy of the base policy by reinforcement and measure it on the way."""
     policy = copy.deepcopy(base)
-    curve: list[Measured] = []
+    curve: list[PolicyPoint] = []
 
     def loss(batch: Batch) -> Tensor:
-        logp, _ = score(policy, batch.prompts, batch.ids)
-        return clipped_loss(logp, batch, arm)
+        logp, entropies = score(policy, batch.prompts, batch.ids)
+        bonus = arm.entropy_bonus * (entropies * batch.mask).sum() / batch.mask.sum()
+        return clipped_loss(logp, batch, arm) - bonus
 
     steps = setting.generations * setting.minibatches
     batches = _generations(policy, arm, setting, seed, curve)
@@ -146,7 +147,7 @@ def _constant(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 def _generations(
-    policy: Policy, arm: Arm, setting: RouteSetting, seed: int, curve: list[Measured]
+    policy: Policy, arm: Arm, setting: StyleSetting, seed: int, curve: list[PolicyPoint]
 ) -> Iterator[Batch]:
     """Sample a generation from the policy as it is now, and hand it out in minibatches."""
     generator = torch.Generator().manual_seed(2000 + seed)
@@ -214,37 +215,34 @@ def sample(
 
 
 @torch.no_grad()
-def measure(policy: Policy, setting: RouteSetting) -> Measured:
+def measure(policy: Policy, setting: StyleSetting) -> PolicyPoint:
     """Sample responses at temperature 1, the draws the same for every policy."""
     generator = torch.Generator().manual_seed(3000)
     prompts = torch.randint(DIGITS, (setting.measured, 2), generator=generator)
     ids = sample(policy, prompts, generator)
     mask = ids != PADDING
     _, entropies = score(policy, prompts, ids)
-    return Measured(float(reward(prompts, ids).mean()), float((entropies * mask).sum() / mask.sum()))
+    return PolicyPoint(float(reward(prompts, ids).mean()), float((entropies * mask).sum() / mask.sum()))
 
 
 def reward(prompts: Int[Tensor, "rows 2"], ids: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows"]:
-    """1 where the token before the end is the last digit of the sum."""
-    last = (ids == END).int().argmax(-1) - 1
-    said = ids.gather(-1, last.clamp(min=0)[:, None])[:, 0]
-    return ((last >= 0) & (said == prompts.sum(-1) % DIGITS)).float()
+    """1 where the first token is the last digit of the sum."""
+    return (ids[:, 0] == prompts.sum(-1) % DIGITS).float()
 
 
 def _demonstrations(
     prompts: Int[Tensor, "rows 2"], right: float, generator: Generator
 ) -> Int[Tensor, "rows tokens"]:
-    """A response along a random route to each prompt; an answer that is not right is any digit."""
+    """A response in a random style to each prompt; an answer that is not right is any digit."""
     number = len(prompts)
-    route = torch.randint(ROUTES, (number,), generator=generator)
+    style = torch.randint(STYLES, (number,), generator=generator)
     answer = prompts.sum(-1) % DIGITS
     guess = torch.rand(number, generator=generator) >= right
     answer[guess] = torch.randint(DIGITS, (int(guess.sum()),), generator=generator)
     ids = torch.full((number, LONGEST), PADDING)
-    ids[:, 0] = DIGITS + route
-    for which, copies in enumerate(COPIES):
-        rows = route == which
-        tail = torch.cat([prompts[rows][:, list(copies)], answer[rows, None]], dim=1)
-        ids[rows, 1 : 1 + tail.shape[1]] = tail
-        ids[rows, 1 + tail.shape[1]] = END
+    ids[:, 0], ids[:, 1] = answer, DIGITS + style
+    for which, repeats in enumerate(REPEATS):
+        rows = style == which
+        ids[rows, 2 : 2 + len(repeats)] = prompts[rows][:, list(repeats)]
+        ids[rows, 2 + len(repeats)] = END
     return ids
