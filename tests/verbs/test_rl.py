@@ -173,7 +173,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint_and_keeps_what_is_finish
 
 def test_a_dry_run_says_what_a_step_costs_and_keeps_nothing(desk, tmp_path):
     arguments = (desk.model, desk.data, "--reward", REWARD, *SMALL, "--output", tmp_path / "run", "--dry-run")
-    result = tokenry("rl", *arguments, "--json")
+    # With beta, TRL keeps the untrained adapter as the reference.
+    result = tokenry("rl", *arguments, "--set", "beta=0.01", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["responses"], found["tokens"], found["generations"]) == (8, 48, 2)

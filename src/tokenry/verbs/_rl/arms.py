@@ -157,17 +157,15 @@ class Arms:
             What that generation took: `seconds`, `memory_mb` and its mean `reward`.
         """
         self.stages.begin("a trial generation", self.generation_cost)
-        model = self.load()
         encoded = encode_prompts(self.tokenizer, [question["prompt"] for question in self.questions.train])
-        require_answers(model, [*encoded, *self._prompts], self.plan.max_new_tokens)
-        lora = self._lora(model)
         trial: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
             plan = replace(self.plan, steps=min(self.plan.steps, self.plan.updates))
             args = training_arguments(replace(plan, set_=(*plan.set_, "save_strategy=no")), Path(folder))
             for credit in self.credits.values():
-                trainer = self._trainer(credit, model, args, lora)
-                model, lora = trainer.model, None
+                model = self.load()
+                require_answers(model, [*encoded, *self._prompts], self.plan.max_new_tokens)
+                trainer = self._trainer(credit, model, args)
                 if not trial:
                     with PeakMemory() as memory:
                         begun = time.perf_counter()
@@ -229,11 +227,8 @@ class Arms:
     def _train(self, credit: TokenCredit, folder: Path, *callbacks: TrainerCallback) -> TokenCreditTrainer:
         """Train, from the last whole checkpoint where there is one, with fresh rollouts."""
         stop = StopAfterStep(told=lambda: self.stages.say("stopping after this step (Ctrl-C: at once)"))
-        model = self.load()
         args = training_arguments(self.plan, folder)
-        trainer = self._trainer(
-            credit, model, args, self._lora(model), [stop, TellSteps(self.stages), *callbacks]
-        )
+        trainer = self._trainer(credit, self.load(), args, [stop, TellSteps(self.stages), *callbacks])
         whole = [str(checkpoint) for checkpoint in checkpoints_in(folder) if is_finished(checkpoint)]
         with stop:
             trainer.train(resume_from_checkpoint=whole[-1] if whole else None)
@@ -246,12 +241,13 @@ class Arms:
     def _trainer(
         self,
         credit: TokenCredit,
-        model: Any,
+        model: PreTrainedModel,
         args: GRPOConfig,
-        lora: Any,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> TokenCreditTrainer:
         set_seed(self.plan.seed)  # older TRL draws the adapter before it sets the seed
+        rank = self.plan.lora_rank
+        lora = Lora(rank=rank, alpha=2 * rank, dropout=0.0) if rank else None
         names = dict.fromkeys(name for question in self.questions.train for name in question)
         rows = [{name: question.get(name) for name in names} for question in self.questions.train]
         try:
@@ -261,7 +257,7 @@ class Arms:
                 args=args,
                 train_dataset=Dataset.from_list(rows),
                 processing_class=self.tokenizer,
-                peft_config=lora,
+                peft_config=lora_config(lora, model),
                 credit=credit,
                 callbacks=list(callbacks),
             )
@@ -271,10 +267,6 @@ class Arms:
             raise UserError(f"this cannot be trained: {' '.join(str(error).split())}") from error
         trainer.remove_callback(PrinterCallback)
         return trainer
-
-    def _lora(self, model: PreTrainedModel) -> Any:
-        rank = self.plan.lora_rank
-        return lora_config(Lora(rank=rank, alpha=2 * rank, dropout=0.0) if rank else None, model)
 
     def _measure(self, model: Any) -> dict[str, Any]:
         """Answer the held-out questions greedily: the same answers whenever they are asked."""
@@ -305,20 +297,23 @@ class Arms:
         )
         rollouts = Rollouts(ids, learned, rewards, rewards.new_zeros(len(rewards)).long())
         advantages = {name: credit.advantages(rollouts) for name, credit in self.credits.items()}
+        texts = {row: token_texts(ids[row][learned[row]].tolist(), self.tokenizer) for row in range(len(ids))}
         order = rewards.argsort(descending=True, stable=True).tolist()
+        # A text that was sampled twice is shown once.
+        different = list({tuple(texts[row]): row for row in reversed(order)}.values())[::-1]
         half = SHOWN_RESPONSES // 2
         return {
             "prompt": str(self.reward.prompts[rows.start][-1]["content"]),
             "responses": [
                 {
                     "reward": float(rewards[row]),
-                    "tokens": token_texts(ids[row][learned[row]].tolist(), self.tokenizer),
+                    "tokens": texts[row],
                     "advantages": [
                         {"name": name, "values": values[row][learned[row]].tolist()}
                         for name, values in advantages.items()
                     ],
                 }
-                for row in dict.fromkeys([*order[:half], *order[-half:]])
+                for row in dict.fromkeys([*different[:half], *different[-half:]])
             ],
         }
 

@@ -188,7 +188,21 @@ def _curves(runs: Sequence[Run]) -> Iterator[Block]:
         ]
         if series:
             ends = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in series)
-            yield Figure(title, "lines", series, "step", unit, f"{title} over the optimisation steps: {ends}")
+            yield Figure(
+                title,
+                "lines",
+                series,
+                "step",
+                unit,
+                f"{title} over the optimisation steps: {ends}",
+                limits=_limits(unit, series),
+            )
+
+
+def _limits(unit: str, series: Sequence[Series]) -> tuple[float, float] | None:
+    """Shares begin at 0, and none at all is drawn at the bottom."""
+    most = max(value for line in series for value in line.y if value is not None)
+    return (0.0, max(0.01, 1.1 * most)) if unit == "share" else None
 
 
 def _clipped(runs: Sequence[Run]) -> Iterator[Block]:
@@ -214,6 +228,7 @@ def _clipped(runs: Sequence[Run]) -> Iterator[Block]:
         "tenth by entropy",
         "share clipped",
         f"Share of clipped tokens from the lowest to the highest tenth by entropy: {ends}",
+        limits=_limits("share", series),
     )
     rows = [(str(place + 1), *(values[place] for values in known.values())) for place in range(10)]
     columns = [Column("tenth by entropy"), *(Column(name, "%", ".2f") for name in known)]
