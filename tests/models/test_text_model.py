@@ -31,6 +31,10 @@ def test_it_is_a_text_model(words):
     assert repr(words) == "<LocalText: LlamaForCausalLM>"
 
 
+def test_no_prompts_have_no_texts(words):
+    assert words.generate([]) == []
+
+
 def test_greedy_texts_are_those_of_generate_one_by_one(words):
     found = words.generate(PROMPTS, Sampling(max_new_tokens=9))
     for prompt, text in zip(PROMPTS, found, strict=True):

@@ -136,8 +136,9 @@ class Endpoint:
 
     def _in_words(self, error: Exception) -> str:
         """What a server said, in one line without the key."""
-        said = first_sentence(error)[:_SHOWN]
-        return said.replace(self._key, "***") if self._key else said
+        said = first_sentence(error)
+        # Before it is cut: half a key is a key too many.
+        return (said.replace(self._key, "***") if self._key else said)[:_SHOWN]
 
 
 class _AnswerError(Exception):
