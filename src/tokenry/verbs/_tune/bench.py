@@ -92,16 +92,14 @@ class Bench:
         report: Progress,
         final_decay: float = 0.0,
     ) -> None:
-        self.final_decay = final_decay
+        self.final_decay, self.weighings = final_decay, weighings
         self.plan, self.output, self.tokenizer, self.material = plan, output, tokenizer, material
-        self.weighings = weighings
         self.args = self.training_of(material.train, output)
         self.items, self.prompts = answerable(material.held_out_rows, plan.answers)
         self.makes_reference = plan.reference is None and any(map(needs_reference, weighings.values()))
         self.costs = self._costs()
-        self.report = report
         self.stages = Stages(report, list(self.costs.values()))
-        self._made: dict[str, tuple[Run, HeldOut]] = {}
+        self._finished: dict[str, tuple[Run, HeldOut]] = {}
 
     @property
     def whole(self) -> Leg | None:
@@ -259,9 +257,9 @@ class Bench:
         Raises:
             Interrupted: the user stopped it.
         """
-        if name not in self._made:
-            self._made[name] = self._run(name)
-        return self._made[name]
+        if name not in self._finished:
+            self._finished[name] = self._run(name)
+        return self._finished[name]
 
     def _run(self, name: str) -> tuple[Run, HeldOut]:
         folder = self.output / folder_name(name)
@@ -272,13 +270,10 @@ class Bench:
         training, measuring, answering = parts
         clock = StepClock()
         done = steps_in(folder) if self.final_decay else 0
-        # What is passed over the data before training has been done by whoever took a step.
-        left = (
-            self.training_cost(self.material.train) * (1 - done / self.steps)
-            if done
-            else self.costs[training]
-        )
-        self.stages.begin(training, left)
+        cost = self.costs[training]
+        if done:  # whoever took a step has passed over the data before
+            cost = self.training_cost(self.material.train) * (1 - done / self.steps)
+        self.stages.begin(training, cost)
         with PeakMemory() as memory:
             trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
         self.stages.begin(measuring, self.costs[measuring])
