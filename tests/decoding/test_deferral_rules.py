@@ -196,6 +196,13 @@ def test_embeddings_are_means_of_the_last_layer_and_of_the_large_models_first():
     torch.testing.assert_close(found[1:], prompt_embeddings(small, large, ids[1:, 1:], mask[1:, 1:]))
 
 
+def test_the_large_model_runs_its_first_layer_only():
+    small, large, ran = tiny.llama(), tiny.llama(seed=1), []
+    large.model.layers[1].register_forward_hook(lambda *_: ran.append("second"))
+    prompt_embeddings(small, large, torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.int64))
+    assert ran == []
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------------
 
 
