@@ -3,6 +3,7 @@
 import pickle
 import re
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.tiny.server import KEY, tiny_server
 from tests.tiny.tokenizers import CHATML, character_tokenizer
 from tokenry.core.errors import UserError
 from tokenry.models import Endpoint, LocalText, Sampling, TextModel
+from tokenry.models.endpoint import _AnswerError, _require_tokens_of, _Token
 
 CHAT = [[{"role": "user", "content": "Yes or no?"}], [{"role": "user", "content": "How many?"}]]
 SHORT = Sampling(max_new_tokens=6)
@@ -79,6 +81,20 @@ def test_what_passes_is_tried_again(text, mood):
         found = endpoint(server).generate(CHAT[:1], SHORT)
     assert found[0].text == text.generate(CHAT[:1], SHORT)[0].text
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fits"),
+    [
+        (["caf", "\ufffd", "\ufffd", " au lait"], True),
+        (["caf", "é", " au lait", "<end>"], True),
+        (["caf", "\ufffd", "\ufffd", " noir"], False),
+    ],
+)
+def test_tokens_that_cut_a_character_are_those_of_the_text(tokens, fits):
+    given = [_Token(token=token, logprob=-1.0) for token in tokens]
+    with nullcontext() if fits else pytest.raises(_AnswerError, match="other tokens"):
+        _require_tokens_of("café au lait", given)
 
 
 WORDS = {
