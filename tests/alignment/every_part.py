@@ -23,9 +23,10 @@ class EveryPart(TokenCredit):
 
     def entropy_signal(self, entropies, mask):
         self.asked.append(("entropy_signal", entropies.clone(), mask.clone()))
-        seen = entropies[mask]
+        # Entropies of an untrained model are so much alike that the order of rows would show in a mean of 32 bits.
+        seen = entropies[mask].double()
         # At padding, what must never meet the loss.
-        return ((entropies - seen.mean()) / seen.std()).masked_fill(~mask, torch.nan)
+        return ((entropies - seen.mean()) / seen.std()).masked_fill(~mask, torch.nan).to(entropies.dtype)
 
     def clip_range(self, h, low, high):
         self.asked.append(("clip_range", h, low, high))
