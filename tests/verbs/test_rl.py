@@ -158,14 +158,15 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint_and_keeps_what_is_finish
     kept = (output / "grpo" / "run.json").read_bytes()
     trained, train = [], Arms._train
 
-    def noted(arms, credit, folder, *callbacks):
-        trained.append((folder.name, sorted(path.name for path in folder.glob("checkpoint-*"))))
-        return train(arms, credit, folder, *callbacks)
+    def counted(arms, credit, folder, clock):
+        trainer = train(arms, credit, folder, clock)
+        trained.append((folder.name, clock.steps))
+        return trainer
 
-    monkeypatch.setattr(Arms, "_train", noted)
+    monkeypatch.setattr(Arms, "_train", counted)
     again = tokenry("rl", "--resume", "--output", output)
     assert again.exit_code == 0, again.output
-    assert trained == [("tempo", ["checkpoint-1", "checkpoint-2"])]
+    assert trained == [("tempo", 2)], "from checkpoint-2 to step 4"
     assert (output / "grpo" / "run.json").read_bytes() == kept
     curve = json.loads((output / "tempo" / "run.json").read_text())["curves"]
     assert [point["step"] for point in curve] == [1, 2, 3, 4]
