@@ -31,7 +31,7 @@ from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, GivenWeights
 
 # The passes over a block of logits stay in the processor's cache; a GPU takes a chunk as a whole.
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 19
 # Stands for −inf where it meets a probability of 0: their product is 0 and not NaN.
 _LOWEST = -1e30
 
@@ -58,7 +58,10 @@ class Rollout:
         self, logits: Float[Tensor, "rows vocabulary"], targets: Int[Tensor, "rows"], *, entropy: bool = True
     ) -> RowLosses:
         """Return the loss of each row, and overwrite `logits` with its gradient."""
-        blocks = [self.of_block(logits[block], targets[block])[0] for block in _blocks(logits)]
+        scratch = logits.new_empty(3, min(len(logits), _rows_of_block(logits)), logits.shape[1])
+        blocks = [
+            self.of_block(logits[block], targets[block], scratch=scratch)[0] for block in _blocks(logits)
+        ]
         loss, nll, is_best, entropies, weight = (
             torch.cat(values)
             for values in zip(
@@ -73,31 +76,38 @@ class Rollout:
         logits: Float[Tensor, "rows vocabulary"],
         targets: Int[Tensor, "rows"],
         draws: Int[Tensor, "rows samples"] | None = None,
+        scratch: Float[Tensor, "3 block vocabulary"] | None = None,
     ) -> tuple[RowLosses, Int[Tensor, "rows"]]:
-        """The losses of a few rows, and how many draws hit the target (0 in the exact form)."""
+        """The losses of a few rows, and how many draws hit the target (0 in the exact form).
+
+        `scratch` is memory that is overwritten: new memory for every block would cost as much as a pass over it.
+        """
+        policy, flat, product = (
+            logits.new_empty(3, *logits.shape) if scratch is None else scratch[:, : len(logits)]
+        )
         at_target = targets[:, None]
         logits -= logits.amax(-1, keepdim=True)
         logits.clamp_(min=_LOWEST)
         of_target = logits.gather(-1, at_target)[:, 0]
-        policy = logits.exp()
+        torch.exp(logits, out=policy)
         normaliser = policy.sum(-1)
-        policy /= normaliser[:, None]
         log_normaliser = normaliser.log()
-        entropy = log_normaliser - torch.einsum("rv,rv->r", policy, logits)
+        entropy = log_normaliser - torch.mul(policy, logits, out=product).sum(-1) / normaliser
         log_target = of_target - log_normaliser
 
-        flat = logits.div(self.temperature).exp_()
-        flat /= flat.sum(-1, keepdim=True)
-        flat_target = flat.gather(-1, at_target)[:, 0]
+        torch.mul(logits, 1 / self.temperature, out=flat).exp_()
+        flat_normaliser = flat.sum(-1)
+        flat_target = flat.gather(-1, at_target)[:, 0] / flat_normaliser
         hits = torch.zeros_like(targets)
         if self.samples is None and draws is None:
-            mean_log = torch.einsum("rv,rv->r", flat, logits) - log_normaliser
-            drawn, hit_share = flat, flat_target
+            mean_log = torch.mul(flat, logits, out=product).sum(-1) / flat_normaliser - log_normaliser
+            drawn, drawn_normaliser, hit_share = flat, flat_normaliser, flat_target
         else:
             draws = _draw(flat, self.samples or 1) if draws is None else draws
             mean_log = logits.gather(-1, draws).mean(-1) - log_normaliser
             share = torch.full(draws.shape, 1 / draws.shape[1], dtype=logits.dtype, device=logits.device)
-            drawn = torch.zeros_like(flat).scatter_add_(-1, draws, share)
+            drawn = product.zero_().scatter_add_(-1, draws, share)
+            drawn_normaliser = torch.ones_like(flat_normaliser)
             hits = (draws == at_target).sum(-1)
             hit_share = drawn.gather(-1, at_target)[:, 0]
 
@@ -107,17 +117,20 @@ class Rollout:
         of_hit = (1 - self.anchor) * (1 - self.beta) * hit_share + self.anchor
         loss = -(of_hit * log_target + other * mean_log)
 
-        torch.mul(policy, (other + of_hit)[:, None], out=logits)
-        logits.addcmul_(drawn, other[:, None], value=-1)
+        torch.mul(policy, ((other + of_hit) / normaliser)[:, None], out=logits)
+        logits.addcmul_(drawn, (other / drawn_normaliser)[:, None], value=-1)
         logits.scatter_add_(-1, at_target, -of_hit[:, None])
         weight = (1 - self.anchor) * (1 - self.beta) * flat_target + self.anchor
         return RowLosses(loss, -log_target, of_target == 0, entropy, weight=weight), hits
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
-    rows, vocabulary = logits.shape
-    size = max(1, _BLOCK_ELEMENTS // vocabulary) if logits.is_cpu else max(1, rows)
-    return (slice(start, start + size) for start in range(0, max(1, rows), size))
+    size = _rows_of_block(logits)
+    return (slice(start, start + size) for start in range(0, max(1, len(logits)), size))
+
+
+def _rows_of_block(logits: Tensor) -> int:
+    return max(1, _BLOCK_ELEMENTS // logits.shape[1] if logits.is_cpu else len(logits))
 
 
 def _draw(probabilities: Float[Tensor, "rows vocabulary"], samples: int) -> Int[Tensor, "rows samples"]:

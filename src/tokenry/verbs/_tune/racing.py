@@ -88,7 +88,7 @@ def price_in_words(course: Course) -> str:
     return f"a race of {len(course.entries) + 1} weighings{judged}: it costs at most {course.price:.2f} times one plain run{ahead}{left_out}."
 
 
-class _Account:
+class _RaceCosts:
     """What a race has cost so far, in steps of the control; a pass that several entries need is paid once."""
 
     def __init__(self, course: Course) -> None:
@@ -119,7 +119,7 @@ def run_race(bench: Bench, course: Course) -> Race:
     """Run the rungs, and then the winner and the control to their end; the better one on the validation part has won."""
     robust = not bench.material.validation_is_trusted
     control, standing = course.control.name, [entry.name for entry in course.entries]
-    account = _Account(course)
+    account = _RaceCosts(course)
     per_step = bench.costs[control] / course.steps
     branched: set[str] = set()
     heats: list[Heat] = []
@@ -162,7 +162,7 @@ def run_race(bench: Bench, course: Course) -> Race:
     )
 
 
-def _branch(bench: Bench, course: Course, names: Sequence[str], account: _Account) -> None:
+def _branch(bench: Bench, course: Course, names: Sequence[str], account: _RaceCosts) -> None:
     """Take the control to where entries begin to differ from it, and let them begin there."""
     begins, control = {entry.name: entry.begins for entry in course.entries}, course.control.name
     per_step = bench.costs[control] / course.steps
