@@ -420,6 +420,8 @@ class Bench:
         trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan.lora, model), None)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
+        # Older transformers set it only where the training loop begins.
+        trainer.current_gradient_accumulation_steps = 1
         with PeakMemory() as memory:
             begun = time.perf_counter()
             trainer.training_step(trainer.model, batch)

@@ -295,7 +295,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
         "",
         ("pair", *columns),
         rows,
-        notes=("Under d_w / d_l: after the smallest repair, where one is needed.",),
+        notes=("The figure under d_w / d_l is the ratio after the smallest repair, where one is needed.",),
     )
 
 
