@@ -47,6 +47,12 @@ def pytest_configure(config):
 NEEDS_NEWER = ("install a newer", "which this trl does not have", "than token credit knows: install")
 
 
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("newer"):
+        if IS_LOWEST:
+            pytest.skip(f"needs a newer {mark.args[0]} than the lowest")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """With the lowest versions of the libraries, what tokenry itself says needs newer ones is skipped with that sentence."""

@@ -14,6 +14,7 @@ FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
 
 
+@pytest.mark.newer("version of what is measured beside")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_benchmark_prints_nothing_but_its_results(script, tmp_path):
     command = [sys.executable, script, "--json", "--smoke"]

@@ -98,7 +98,7 @@ def test_scores_do_not_change_when_a_samples_own_fold_is_trained_longer(tmp_path
             model.load_state_dict(tiny_llama().state_dict())
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             for sample in list(outside) * (epochs_on_fold_0 if on_fold_0 else 1):
-                ids = torch.from_numpy(np.array(sample.input_ids))[None]
+                ids = torch.from_numpy(np.array(sample.input_ids)).long()[None]
                 model(input_ids=ids, labels=ids).loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -474,6 +474,7 @@ def test_a_plain_training_resumes_as_trl_does(tmp_path):
 # Arguments
 
 
+@pytest.mark.newer("trl")
 def test_outputs_in_training_are_those_of_trl(tmp_path):
     told = []
     for trainer in (make_trainer(tmp_path, None, trainer=SFTTrainer), make_trainer(tmp_path, NOW)):
@@ -545,6 +546,7 @@ def test_a_live_history_looks_nothing_up_and_takes_a_stream(tmp_path, history):
     assert all(0.6 <= share < 0.8 for share in logged(trainer, "tokens/share_kept"))
 
 
+@pytest.mark.newer("transformers")
 def test_layer_kernels_of_liger_are_no_reason_to_refuse(tmp_path, monkeypatch):
     monkeypatch.setattr("tokenry.finetuning.refusals.is_liger_kernel_available", lambda: True)
     trainer = make_trainer(tmp_path, NOW, use_liger_kernel=True)

@@ -178,7 +178,7 @@ def test_charts_of_one_page_share_no_identifiers():
 
 
 def test_text_of_a_chart_is_legible_on_a_phone():
-    sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", inline_svg(CURVE))]
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\d+ )?([\d.]+)px", inline_svg(CURVE))]
     assert sizes
     assert min(sizes) >= 10
 

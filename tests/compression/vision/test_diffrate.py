@@ -111,6 +111,7 @@ def test_the_gradient_of_flops_is_the_released_one(case):
         torch.testing.assert_close(parameter.grad, case[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.newer("transformers")
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["learned", "fixed", "none"])
 def test_a_whole_model_with_a_schedule_is_the_released_one(name, kernel):
