@@ -389,12 +389,11 @@ class Bench:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> TokenWeighingTrainer:
         set_seed(self.plan.seed)  # older TRL draws the adapter before it sets the seed
-        evaluates = args.eval_strategy != "no"
         trainer = TokenWeighingTrainer(
             model,
             args=args,
             train_dataset=data,
-            eval_dataset=self.material.held_out if evaluates else None,
+            eval_dataset=None if args.eval_strategy == "no" else self.material.held_out,
             processing_class=self.tokenizer,
             peft_config=lora,
             weighing=weighing,
@@ -411,17 +410,16 @@ class Bench:
 
     def timed_step(self) -> tuple[float, float | None]:
         """Seconds per unit of cost, and the peak memory in megabytes, of one plain step on the longest samples."""
-        longest = sorted(
-            range(len(self.material.train)), key=lambda row: -len(self.material.train[row]["input_ids"])
-        )
-        rows = self.material.train.select(sorted(longest[: self.args.per_device_train_batch_size]))
+        train = self.material.train
+        longest = sorted(range(len(train)), key=lambda row: -len(train[row]["input_ids"]))
+        rows = train.select(sorted(longest[: self.args.per_device_train_batch_size]))
         model = self.load()
         args = sft_config(self.plan, self.output, {**self.length, "gradient_accumulation_steps": 1})
         trainer = self._trainer(AllTokens(), model, rows, args, lora_config(self.plan.lora, model), None)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
         # Older transformers set it only where the training loop begins.
-        trainer.current_gradient_accumulation_steps = 1
+        trainer.current_gradient_accumulation_steps = 1  # as the training loop of older transformers does
         with PeakMemory() as memory:
             begun = time.perf_counter()
             trainer.training_step(trainer.model, batch)
