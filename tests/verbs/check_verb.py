@@ -68,7 +68,7 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     assert in_terminal(blocks, coloured=False).split() == reported.stdout.split()
     for width in WIDTHS:
         assert too_wide(in_terminal(blocks, width), width) == []
-        assert broken_words(blocks, width) == set()
+        assert broken_words(blocks, width) == set(), broken_words(blocks, width)
     said = log.read_text(encoding="utf-8")
     assert [warning for warning in warnings_in(blocks) if warning in said] == [], (
         "a warning stands in the result alone"

@@ -160,6 +160,7 @@ def test_special_tokens_stay_in_front_and_are_merged_with_nothing(family):
     assert not sources[:, :special, special:].any()
 
 
+@pytest.mark.newer("transformers")
 def test_the_order_of_patches_changes_nothing_but_their_order():
     model, golden = golden_vit()
     reducer = DiffRate(Schedule(golden["eval_fixed_prune"].tolist(), golden["eval_fixed_merge"].tolist()))

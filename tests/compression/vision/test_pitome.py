@@ -134,6 +134,7 @@ def test_margins_are_the_released_ones(case):
     assert margins == pytest.approx(case["out"], rel=1e-12)
 
 
+@pytest.mark.newer("transformers")
 def test_the_official_form_gives_the_reference_logits_and_flops():
     model, golden = golden_vit()
     official = PiToMe(ratio=float(golden["ratio"]), proportional_attention=False)

@@ -55,6 +55,7 @@ def share_of(model, schedule):
 # --- golden numbers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.newer("transformers")
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_the_differentiable_forward_of_a_whole_model_is_the_released_one(kernel):
     model, golden = golden_vit()
@@ -261,6 +262,7 @@ def test_an_interrupt_stops_with_what_was_learned_and_it_can_go_on():
     assert share_of(model, finished) == pytest.approx(0.6, rel=0.015)
 
 
+@pytest.mark.newer("transformers")
 def test_a_target_that_is_missed_is_told():
     with pytest.warns(UserWarning, match="off the FLOPs target: search for more epochs"):
         search_rates(classifier(), batches(1), target_share=0.9, granularity=1, epochs=1, init="zeros")
@@ -351,6 +353,7 @@ def test_an_unknown_start_is_refused():
         rate_search._check(None, 0.5, 3, 0.1, 0.0, "ones")
 
 
+@pytest.mark.newer("transformers")
 def test_a_model_without_class_token_is_refused():
     with pytest.raises(UserError, match="SiglipVisionModel has no class token"):
         search_rates(tiny("siglip"), batches(1), target_share=0.5)

@@ -80,6 +80,7 @@ def test_schedules_are_the_released_ones(case):
     assert parse_r(case["num_layers"], r) == case["out"]
 
 
+@pytest.mark.newer("transformers")
 @pytest.mark.parametrize("proportional", [True, False])
 def test_a_vit_with_the_reference_weights_gives_the_reference_logits(proportional):
     model, golden = golden_vit()

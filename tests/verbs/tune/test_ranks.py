@@ -12,7 +12,7 @@ from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._tune.comparison import compare
 from tokenry.verbs._tune.plan import make_plan
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.newer("transformers")]
 TRAINING = {
     "num_train_epochs": 3,
     "gradient_accumulation_steps": 2,
