@@ -85,6 +85,8 @@ def test_clip_range_and_redistribution_of_two_rules_are_refused():
 def test_credits_are_made_by_name():
     assert next(iter(CREDITS)) == "grpo"
     assert make_credit("grpo") == GroupCredit()
+    assert make_credit("tempo+hapo") == make_credit("tempo,hapo")
+    assert make_credit("tempo:eps=1e+0+grpo") == make_credit("tempo:eps=1.0,grpo")
     assert make_credit("tempo:eps=0.1,td_weight=2,grpo") == MixedCredit(
         credits=(Tempo(eps=0.1, td_weight=2.0), GroupCredit())
     )

@@ -13,6 +13,7 @@ its micro-batches on all ranks) into a number per token, `entropy_statistics` ke
 Everything here is pure tensor code without a trainer, so it serves any loop that takes advantages of shape (batch, seq).
 """
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -279,13 +280,17 @@ class MixedCredit(TokenCredit):
         return next(credit for credit in map(self._of, parts) if credit)
 
 
+# A plus before a digit belongs to a number: tau=1e+0
+_PLUS = re.compile(r"\+(?=[a-z])")
+
+
 def make_credit(description: str) -> TokenCredit:
-    """Make a credit rule from `name:option=value,...`, or a mix of several: `tempo,hapo:tau=0.1`.
+    """Make a credit rule from `name:option=value,...`, or a mix of several: `tempo+hapo:tau=0.1` (a comma mixes too).
 
     Raises:
         UserError: no such rule or option (the nearest is suggested), or two rules that do not go together.
     """
-    credits = [CREDITS.make(rule) for rule in split_descriptions(description)]
+    credits = [CREDITS.make(rule) for rule in split_descriptions(_PLUS.sub(",", description))]
     if not credits:
         raise UserError(f"no credit rule is named; there are {', '.join(CREDITS)}.")
     return credits[0] if len(credits) == 1 else MixedCredit(credits=tuple(credits))

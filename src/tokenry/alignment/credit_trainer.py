@@ -1,6 +1,6 @@
 """`TokenCreditTrainer`: TRL's `GRPOTrainer`, with a credit rule that says what each token is to blame or to thank for.
 
-    trainer = TokenCreditTrainer(model, reward_funcs, args=GRPOConfig(...), train_dataset=..., credit="tempo,hapo")
+    trainer = TokenCreditTrainer(model, reward_funcs, args=GRPOConfig(...), train_dataset=..., credit="tempo+hapo")
 
 The loss is TRL's own: TRL takes advantages of shape (batch, seq), and clips by whatever `epsilon_low` and `epsilon_high` hold. So the
 trainer sees to it that TRL finds the numbers of the rule there:
@@ -55,7 +55,7 @@ class TokenCreditTrainer(GRPOTrainer):
 
     Args:
         *args: as for `GRPOTrainer`.
-        credit: a credit rule, or its description: `tempo`, `tempo,hapo:tau=0.1`.
+        credit: a credit rule, or its description: `tempo`, `tempo+hapo:tau=0.1`.
         **kwargs: as for `GRPOTrainer`.
 
     Attributes:

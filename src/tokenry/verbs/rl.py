@@ -6,7 +6,6 @@ question. What is finished is kept: an interrupted run goes on from its last che
 
 import datetime
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -197,9 +196,7 @@ def credits_of(plan: Plan) -> "dict[str, TokenCredit]":
         )
     names = [name.replace(":", " ") for name in named]
     require_apart(names)
-    # A plus before a digit belongs to a number: tau=1e+0
-    rules = (re.sub(r"\+(?=[a-z])", ",", description) for description in named)
-    return dict(zip(names, map(make_credit, rules), strict=True))
+    return dict(zip(names, map(make_credit, named), strict=True))
 
 
 def _assemble(plan: Plan, progress: Progress) -> "Arms":
