@@ -9,9 +9,11 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -31,6 +33,10 @@ WIDTHS = (80, 120)
 def tokenry(verb: str, *arguments: Any) -> Any:
     """Call a verb as it is typed; what it prints is piped, 80 columns wide."""
     return CliRunner().invoke(app, [*verb.split(), *map(str, arguments)], env={"COLUMNS": str(WIDTH)})
+
+
+# Tables of older versions break words where columns are narrow.
+KEEPS_WORDS = Version(version("rich")) >= Version("15")
 
 
 def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
@@ -68,7 +74,8 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     assert in_terminal(blocks, coloured=False).split() == reported.stdout.split()
     for width in WIDTHS:
         assert too_wide(in_terminal(blocks, width), width) == []
-        assert broken_words(blocks, width) == set(), broken_words(blocks, width)
+        broken = broken_words(blocks, width) if KEEPS_WORDS else set()
+        assert broken == set(), broken
     said = log.read_text(encoding="utf-8")
     assert [warning for warning in warnings_in(blocks) if warning in said] == [], (
         "a warning stands in the result alone"

@@ -201,7 +201,6 @@ def test_two_models_answer_and_the_cascade_runs_on_their_rule(models, tmp_path):
     assert [answer["deferred"] for answer in everything["answers"]] == [True, True]
 
 
-@pytest.mark.newer("rich")
 def test_both_models_may_be_endpoints(models, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     text = served()
