@@ -34,8 +34,8 @@ from tokenry.alignment.preference_updates import UPDATES, contrastive_tokens
 from tokenry.alignment.token_gradients import cosines, head_gradients, head_products
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.alignment import IGNORED, at_tokens, predicting_rows
-from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks
 from tokenry.core.tensors.losses import OutputHead, output_head, weighted_cross_entropy
+from tokenry.core.tensors.row_statistics import row_statistics
 from tokenry.core.tensors.token_loss import Backbone, add_token_loss
 
 TESTED = "trl 1.16"
@@ -220,7 +220,8 @@ class PreferenceTokenLoss:
             here = torch.zeros_like(tokens)
             here[list(sides)] = tokens[list(sides)]
             chosen, own = int(here[sides[0]].sum()), weights[here]
-            products = head_products(predicting_rows(hidden_states, here), self.labels[here], head)
+            rows = predicting_rows(hidden_states, here)
+            products = head_products(rows, self.labels[here], head, -log_probs[here])
             if self.shared_above is not None:
                 own = own * torch.cat(contrastive_tokens(cosines(products, chosen), self.shared_above))
             if self.update is not None:
@@ -234,41 +235,23 @@ class PreferenceTokenLoss:
         return new
 
 
-@torch.no_grad()
 def score_tokens(
-    rows: Float[Tensor, "rows dim"],
-    targets: Int[Tensor, "rows"],
-    head: OutputHead,
-    squares: bool = False,
-    *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    rows: Float[Tensor, "rows dim"], targets: Int[Tensor, "rows"], head: OutputHead, squares: bool = False
 ) -> dict[str, Float[Tensor, "rows"]]:
     """What TRL's losses and metrics read of each token: `log_probs`, `entropy`, `mean_logits`, `is_top1`, and log Σ p² with `squares`."""
-    names = ["log_probs", "entropy", "mean_logits", "is_top1", *["log_sum_sq_probs"] * squares]
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def score(rows: Tensor) -> Tensor:
-        for part in chunks(rows.shape[0], head.vocabulary, chunk_elements):
-            logits = head.scratch_logits(rows[part])
-            mean, largest = logits.mean(-1), logits.amax(-1)
-            own = logits.gather(-1, targets[part, None])[:, 0]
-            normaliser = logits.logsumexp(-1)
-            values = {
-                "log_probs": own - normaliser,
-                "mean_logits": mean,
-                "is_top1": (own == largest).to(mean.dtype),
-            }
-            if squares:
-                values["log_sum_sq_probs"] = (2 * logits).logsumexp(-1) - 2 * normaliser
-            expected = logits.softmax(-1).mul_(logits).nan_to_num_(0.0).sum(-1)
-            values["entropy"] = normaliser - expected
-            for name, value in values.items():
-                found[name].append(value)
-        return rows
-
-    head.in_forward(rows, score)
-    empty = rows.new_zeros(0)
-    return {name: torch.cat(values) if values else empty for name, values in found.items()}
+    wanted = ["nll", "entropy", "mean_logit", "rank", *["log_squares"] * squares]
+    found = row_statistics(rows, targets, head, wanted)
+    assert found.nll is not None
+    assert found.entropy is not None
+    assert found.mean_logit is not None
+    assert found.rank is not None
+    scores = {
+        "log_probs": -found.nll,
+        "entropy": found.entropy,
+        "mean_logits": found.mean_logit,
+        "is_top1": (found.rank == 0).to(found.nll.dtype),
+    }
+    return scores if found.log_squares is None else {**scores, "log_sum_sq_probs": found.log_squares}
 
 
 @contextlib.contextmanager

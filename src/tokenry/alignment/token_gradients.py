@@ -38,12 +38,13 @@ def head_products(
     rows: Float[Tensor, "rows dim"],
     targets: Int[Tensor, "rows"],
     head: OutputHead,
+    nll: Float[Tensor, "rows"],
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Float[Tensor, "rows rows"]:
     """Inner products of the gradients of log p(target) by the head's matrix, between all pairs of rows; without a graph.
 
-    The vocabulary is read in blocks, so that the logits of all rows never exist at once.
+    `nll` is −log p(target), as `row_nll` gives it. The vocabulary is read in blocks, so that the logits of all rows never exist at once.
 
     Raises:
         UserError: the head is no plain matrix.
@@ -59,7 +60,7 @@ def head_products(
         matrix, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
         rows = rows.to(matrix.dtype)
         own = head.matrix_logits(rows, matrix[targets], None if bias is None else bias[targets]).diagonal()
-        normaliser = row_nll(rows, targets, head) + own
+        normaliser = nll.to(own.dtype) + own
         products = torch.zeros(len(rows), len(rows), dtype=own.dtype, device=own.device)
         for block in chunks(len(matrix), len(rows), chunk_elements):
             logits = head.matrix_logits(rows, matrix[block], None if bias is None else bias[block])
@@ -120,8 +121,9 @@ def read_head(model: nn.Module, pair: PreferencePair) -> HeadReading:
     with evaluation_mode(model):
         rows, targets = _predicting(model, pair)
         head = output_head(model)
-        products = head_products(rows, targets, head)
-        return HeadReading(head_gradients(products, row_nll(rows, targets, head), len(pair.chosen)), products)
+        nll = row_nll(rows, targets, head)
+        products = head_products(rows, targets, head, nll)
+        return HeadReading(head_gradients(products, nll, len(pair.chosen)), products)
 
 
 def token_gradient_products(

@@ -13,7 +13,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.tensors.losses import OutputHead, token_statistics
 from tokenry.core.tensors.row_statistics import RowStatistics, row_entropy, row_nll, row_statistics
 
-ALL = ("nll", "entropy", "rank", "second_moment", "top")
+ALL = ("nll", "entropy", "rank", "second_moment", "log_squares", "mean_logit", "top")
 
 
 def head_of(vocabulary=50, dim=8, dtype=torch.float64, **options):
@@ -36,6 +36,8 @@ def expected(logits, targets, top_k):
         -(p * known).sum(-1),
         (logits > of_target).sum(-1),
         (p * known.square()).sum(-1),
+        p.square().sum(-1).log(),
+        logits.double().mean(-1),
         *torch.topk(logits, top_k),
     )
 
@@ -50,6 +52,20 @@ def test_one_pass_says_what_full_logits_say(options, chunk):
         RowStatistics._fields, found, expected(head.logits(rows), targets, 7), strict=True
     ):
         torch.testing.assert_close(value, right, msg=name)
+
+
+def test_logits_of_all_rows_never_exist_at_once(monkeypatch):
+    sizes, scratch_logits = [], OutputHead.scratch_logits
+
+    def seen(head, rows):
+        logits = scratch_logits(head, rows)
+        sizes.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(OutputHead, "scratch_logits", seen)
+    head, (rows, targets) = head_of(), data(rows=12)
+    row_statistics(rows, targets, head, ALL, top_k=3, chunk_elements=150)
+    assert sizes == [150] * 4
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,7 +145,8 @@ def test_what_needs_a_target_or_more_tokens_is_refused():
     with pytest.raises(UserError, match="top_k is 51, and the vocabulary has 50 tokens"):
         row_statistics(rows, targets, head_of(), ["top"], top_k=51)
     with pytest.raises(
-        UserError, match="a row statistic must be one of nll, entropy, rank, second_moment, top, got 'nil'"
+        UserError,
+        match="a row statistic must be one of nll, entropy, rank, second_moment, log_squares, mean_logit, top, got 'nil'",
     ):
         row_statistics(rows, targets, head_of(), ["nil"])
     assert row_entropy(rows, head_of()).shape == (11,)

@@ -3,6 +3,7 @@
     nll            = −log p(target)                              rank   = number of tokens with a higher logit than the target
     entropy        = −Σ p · log p                                top    = the k largest logits and their ids, the largest first
     second_moment  = Σ p · (log p)²      (the variance of log p under the model is second_moment − entropy²)
+    log_squares    = log Σ p²                                    mean_logit = Σ logits / vocabulary
 
 The matrix product with the head is most of the price, so that several of them cost little more than one.
 """
@@ -19,8 +20,9 @@ from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks
 from tokenry.core.tensors.output_head import OutputHead
 from tokenry.core.tensors.row_losses import normalise
 
-STATISTICS = ("nll", "entropy", "rank", "second_moment", "top")
+STATISTICS = ("nll", "entropy", "rank", "second_moment", "log_squares", "mean_logit", "top")
 _OF_TARGETS = frozenset({"nll", "rank"})
+_OF_DISTRIBUTION = frozenset({"entropy", "second_moment", "log_squares"})
 
 
 class RowStatistics(NamedTuple):
@@ -31,6 +33,8 @@ class RowStatistics(NamedTuple):
         entropy: of the predicted distribution, in nats.
         rank: number of tokens with a higher logit than the target.
         second_moment: mean of the squared log-probabilities under the predicted distribution.
+        log_squares: log of the probability that two draws from the distribution agree.
+        mean_logit: mean of the logits over the vocabulary.
         top_logits: largest logits, the largest first.
         top_ids: tokens of `top_logits`.
     """
@@ -39,6 +43,8 @@ class RowStatistics(NamedTuple):
     entropy: Float[Tensor, "rows"] | None = None
     rank: Int[Tensor, "rows"] | None = None
     second_moment: Float[Tensor, "rows"] | None = None
+    log_squares: Float[Tensor, "rows"] | None = None
+    mean_logit: Float[Tensor, "rows"] | None = None
     top_logits: Float[Tensor, "rows k"] | None = None
     top_ids: Int[Tensor, "rows k"] | None = None
 
@@ -114,17 +120,18 @@ def _of_chunk(
     top_k: int,
 ) -> RowStatistics:
     """The statistics of a chunk of logits, which are overwritten."""
-    rank = nll = entropy = second_moment = top_logits = top_ids = None
+    rank = nll = entropy = second_moment = log_squares = top_logits = top_ids = None
+    mean_logit = logits.mean(-1) if "mean_logit" in wanted else None
     if "top" in wanted:
         top_logits, top_ids = logits.topk(top_k)
     if "rank" in wanted:
         assert targets is not None
         rank = (logits > logits.gather(-1, targets[:, None])).sum(-1)
-    if not {"entropy", "second_moment"} & set(wanted):
+    if not _OF_DISTRIBUTION & set(wanted):
         if "nll" in wanted:
             assert targets is not None
             nll, _, _ = normalise(logits, targets)
-        return RowStatistics(nll, None, rank, None, top_logits, top_ids)
+        return RowStatistics(nll, None, rank, None, None, mean_logit, top_logits, top_ids)
     # As in `normalise`; the logits stay beside their exponentials. A logit of −inf has probability 0, and 0 · −inf is no number.
     logits -= logits.amax(-1, keepdim=True)
     powers = logits.exp()
@@ -132,9 +139,11 @@ def _of_chunk(
     if "nll" in wanted:
         assert targets is not None
         nll = normaliser.log() - logits.gather(-1, targets[:, None])[:, 0]
+    if "log_squares" in wanted:
+        log_squares = torch.linalg.vecdot(powers, powers).log() - 2 * normaliser.log()
     log_p = logits.sub_(normaliser.log()[:, None]).clamp_(min=torch.finfo(logits.dtype).min / 2)
     if "entropy" in wanted:
         entropy = -torch.linalg.vecdot(powers, log_p) / normaliser
     if "second_moment" in wanted:
         second_moment = torch.linalg.vecdot(powers.mul_(log_p), log_p) / normaliser
-    return RowStatistics(nll, entropy, rank, second_moment, top_logits, top_ids)
+    return RowStatistics(nll, entropy, rank, second_moment, log_squares, mean_logit, top_logits, top_ids)
