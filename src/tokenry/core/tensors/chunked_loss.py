@@ -6,6 +6,7 @@ A head that is a plain matrix gets all gradients in the forward (`matrix_loss`),
 backward. Any other head runs its own forward with a graph, once more in the backward (`module_loss`). Both call the same row loss.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,9 +33,10 @@ Losses = tuple[
 
 
 def chunks(rows: int, vocabulary: int, chunk_elements: int) -> Iterator[slice]:
-    """Cut rows into parts whose logits are no more than `chunk_elements`."""
-    size = max(1, chunk_elements // vocabulary)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    """Cut rows into equal parts whose logits are no more than `chunk_elements`."""
+    most = max(1, chunk_elements // vocabulary)
+    size = math.ceil(rows / max(1, math.ceil(rows / most)))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, max(1, size)))
 
 
 def matrix_loss(
@@ -118,6 +120,7 @@ class _MatrixLoss(torch.autograd.Function):
                 entropy[part] = nll[part] - above / (weights[part] * values.slope)
             if weight.requires_grad:
                 grad_weight = _add_product(grad_weight, gradient.t(), chunk, accumulate)
+            del logits, gradient, bend  # or they would be alive beside the logits of the next chunk
         ctx.gradients = (grad_rows, grad_weight, grad_bias)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(nll, entropy, accuracy, weight_in_loss)
