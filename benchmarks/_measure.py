@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import torch
@@ -67,8 +68,13 @@ def peak_memory(prepare: Mapping[str, Callable[[], Step]]) -> dict[str, float]:
         prepare: loads a model and returns a step; picklable. Called in a fresh process, with one thread.
     """
     os.environ |= _MALLOC
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tokenry.finetuning"])  # imported once for all of them
+    if (
+        multiprocessing.parent_process()
+    ):  # itself a fork of a process that has imported everything, in the tests
+        context: BaseContext = multiprocessing.get_context("fork")
+    else:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tokenry.finetuning"])  # imported once for all of them
     peaks = {}
     for name, load in prepare.items():
         note(f"memory of {name}")

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 
@@ -17,13 +15,7 @@ SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswit
 @pytest.mark.newer("version of what is measured beside")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_benchmark_prints_nothing_but_its_results(script, tmp_path):
-    command = [sys.executable, script, "--json", "--smoke"]
-    if (
-        "peak_memory" in script.read_text()
-    ):  # starts processes of its own, which load the script as their main module
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    else:
-        finished = run_script(script, *command[2:], folder=tmp_path)
+    finished = run_script(script, "--json", "--smoke", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     results = json.loads(finished.stdout)
     assert results
