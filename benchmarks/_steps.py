@@ -147,7 +147,7 @@ def with_trl(problem: Problem, loss_type: str) -> Step:
     return _step_of(trainer)
 
 
-def with_tokenry(problem: Problem, weighing: TokenWeighing) -> Step:
+def with_tokenry(problem: Problem, weighing: TokenWeighing, **options: bool) -> Step:
     """The trainer of tokenry."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = TokenWeighingTrainer(
@@ -157,6 +157,7 @@ def with_tokenry(problem: Problem, weighing: TokenWeighing) -> Step:
             processing_class=tokenizer(),
             weighing=weighing,
             history_cache=folder,
+            **options,
         )
     if "history_nll" in trainer.store.columns:
         trainer.store.columns["history_nll"] = problem.history_nll[problem.attention_mask.bool()]
@@ -248,7 +249,8 @@ LEARNING_ALL: dict[str, Callable[[Problem], Step]] = {
     "TRL nll": partial(with_trl, loss_type="nll"),
     "TRL chunked_nll": partial(with_trl, loss_type="chunked_nll"),
     "transformers labels=": with_labels,
-    "tokenry all tokens": partial(with_tokenry, weighing=AllTokens()),
+    # Recorded, or the step would be TRL's: nothing is weighed.
+    "tokenry all tokens": partial(with_tokenry, weighing=AllTokens(), record_signals=True),
 }
 VARIANTS = SELECTING | LEARNING_ALL
 

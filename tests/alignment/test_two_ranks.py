@@ -1,35 +1,48 @@
 """Two ranks give the same credit and end with the same weights as one process, also where a group is split between them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
-from tests import ROOT
-from tests.alignment.two_ranks import CREDITS, run
+from tests.alignment.two_ranks import CREDITS, PREFERENCES, run
+from tests.fresh_process import run_ranks
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("credit on two ranks")]
+pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two-ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ended = subprocess.run(
-        [*command, "-m", "tests.alignment.two_ranks", str(folder)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    (folder / "log.txt").write_text(ended.stdout + ended.stderr)
+    ended = run_ranks("tests.alignment.two_ranks", str(folder), folder=folder)
+    (folder / "log.txt").write_text("".join(rank.stdout + rank.stderr for rank in ended))
     return folder
+
+
+def ended(folder, name):
+    """What each rank ended with."""
+    files = [folder / f"{name}-{rank}.pt" for rank in range(2)]
+    assert all(file.exists() for file in files), (folder / "log.txt").read_text()[-3000:]
+    return [torch.load(file) for file in files]
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_two_ranks_learn_preferences_as_one_process_does(two_ranks, name, tmp_path):
+    expected = run(name, tmp_path)
+    assert expected["margins"].std() > 0, "something is learned"
+    for found in ended(two_ranks, name):
+        assert found.keys() == expected.keys()
+        for key, values in expected.items():
+            torch.testing.assert_close(
+                found[key],
+                values,
+                rtol=0,
+                atol=1e-4 if key == "margins" else 1e-6,
+                msg=lambda words, key=key: f"{key}: {words}",
+            )
 
 
 @pytest.mark.parametrize("name", CREDITS)
 def test_two_ranks_give_the_credit_of_one_process(two_ranks, name, tmp_path):
-    files = [two_ranks / f"{name}-{rank}.pt" for rank in range(2)]
-    assert all(file.exists() for file in files), (two_ranks / "log.txt").read_text()[-3000:]
-    first, second = (torch.load(file) for file in files)
+    first, second = ended(two_ranks, name)
     expected = run(name, tmp_path)
     assert expected["generation.ids"].shape[0] == 12
     assert first["generation.ids"].shape[0] == 6, "a group of four is split"
