@@ -76,18 +76,18 @@ class Question:
         if accepted is not None:
             return self._result(accepted.beside, accepted.stage)
         try:
-            (text,) = yield from self._ask(StagePlace(PLAIN, 0, 0), [("P_Q", "")])
+            (text,) = yield from self._ask(StagePlace(PLAIN, 0, 0), ["P_Q"])
         except _FailedCallError as failed:
             return self._result(Answered(None, ""), 0, failure or str(failed))
         return self._result(self._reading.majority([text]), 0, failure)
 
     def _result(self, answered: Answered, stage: int, failure: str = "") -> SIFTResult:
-        found = tuple(self._stickers), tuple(self._predictions), tuple(self._calls)
-        return SIFTResult(*answered, stage, *found, failure)
+        stickers, predictions = tuple(self._stickers), tuple(self._predictions)
+        return SIFTResult(*answered, stage, stickers, predictions, tuple(self._calls), failure)
 
     def _stages(self) -> Accepted:
         several = self._config.samples if self._config.consistency == "sticker" else 1
-        texts = yield from self._ask(_turn("SG", 1), [("SG", "")], several)
+        texts = yield from self._ask(_turn("SG", 1), ["SG"], samples=several)
         accepted = yield from self._try(texts, 1)
         repeats = dict(zip((2, 3), self._config.repeats, strict=True))
         for stage in range(2, self._config.max_stage + 1):
@@ -97,10 +97,9 @@ class Question:
                 if stage == 3:
                     if not self._reasoning:  # no sticker was fit to be tried, so nothing can be inverted
                         return None
-                    asked = [("IG", text) for text in self._reasoning]
-                    texts = yield from self._ask(_turn("IG", stage, repeat), asked)
-                stickers = [("FO", clean_sticker(text)) for text in texts]
-                texts = yield from self._ask(_turn("FO", stage, repeat), stickers)
+                    texts = yield from self._ask(_turn("IG", stage, repeat), ["IG"], self._reasoning)
+                stickers = [clean_sticker(text) for text in texts]
+                texts = yield from self._ask(_turn("FO", stage, repeat), ["FO"], stickers)
                 accepted = yield from self._try(texts, stage, repeat)
         return accepted
 
@@ -111,9 +110,8 @@ class Question:
         fit = [sticker.text for sticker in stickers if self._is_fit(sticker.text)]
         if not fit:
             return None
-        asked = [(role, sticker) for role in ("P_S", "P_QS") for sticker in fit]
         several = self._config.samples if self._config.consistency == "prediction" else 1
-        written = yield from self._ask(_turn("P_S", stage, repeat), asked, several)
+        written = yield from self._ask(_turn("P_S", stage, repeat), ["P_S", "P_QS"], fit, several)
         half = len(written) // 2
         alone, beside = map(self._reading.majority, (written[:half], written[half:]))
         is_equal = self._reading.equivalent(alone.answer, beside.answer)
@@ -125,15 +123,19 @@ class Question:
         lacks_numbers = self._config.typed and missing_numbers(self._query, sticker)
         return bool(sticker.strip()) and not lacks_numbers
 
-    def _ask(self, turn: StagePlace, asked: Sequence[tuple[Role, str]], samples: int = 1) -> Texts:
-        """Ask for texts, each about a sticker or, to invert it, about a prediction."""
-        prompts = [self._prompts.prompt(role, self._query, about) for role, about in asked]
-        asks = [Ask(self._number, role, prompt) for (role, _), prompt in zip(asked, prompts, strict=True)]
+    def _ask(
+        self, turn: StagePlace, roles: Sequence[Role], about: Sequence[str] = ("",), samples: int = 1
+    ) -> Texts:
+        """Ask for texts in each role about each sticker; IG, about each prediction."""
+        pairs = [(role, text) for role in roles for text in about]
+        asks = [
+            Ask(self._number, role, self._prompts.prompt(role, self._query, text)) for role, text in pairs
+        ]
         written = yield Request(turn, asks, samples)
-        roles = [role for role, _ in asked for _ in range(samples)]
+        asked_for = [role for role, _ in pairs for _ in range(samples)]
         self._calls += [
             SIFTCall(role, turn.stage % PLAIN, text.prompt_tokens, text.completion_tokens)
-            for role, text in zip(roles, written, strict=True)
+            for role, text in zip(asked_for, written, strict=True)
             if not text.failure
         ]
         if failure := next((text.failure for text in written if text.failure), ""):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tokenry.core.errors import UserError
 from tokenry.decoding.sift.prompts import ROLES, Role
-from tokenry.models.text_model import Generated, LocalText, Prompt, Sampling, TextModel
+from tokenry.models.text_model import GREEDY, Generated, LocalText, Prompt, Sampling, TextModel
 
 Backend = TextModel | Callable[[list[str]], list[str]]
 
@@ -110,7 +110,7 @@ class _FunctionText:
         self.name = getattr(function, "__name__", type(function).__name__)
         self._function = function
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generated]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling = GREEDY) -> list[Generated]:
         texts = [prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in prompts]
         asked = [text for text in texts for _ in range(sampling.samples)]
         try:
