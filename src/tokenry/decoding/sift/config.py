@@ -23,7 +23,7 @@ class SIFTConfig:
     """
 
     max_stage: int = 3
-    repeats: tuple[int, int] = (1, 1)
+    repeats: tuple[int, ...] = (1, 1)
     typed: bool = False
     consistency: str = "none"
     samples: int = 10

@@ -102,12 +102,19 @@ class SIFT:
         ]
         waiting = {number: next(program) for number, program in enumerate(programs)}
         results: dict[int, SIFTResult] = {}
+        config, turns = self.config, 0
+        most = (
+            3
+            + 2 * config.repeats[0] * (config.max_stage > 1)
+            + 3 * config.repeats[1] * (config.max_stage > 2)
+        )
         while waiting:
             turn = min(request.turn for request in waiting.values())
             requests = {number: request for number, request in waiting.items() if request.turn == turn}
             asks = [ask for request in requests.values() for ask in request.asks]
             samples = next(iter(requests.values())).samples
-            progress(f"stage {turn.stage % PLAIN}: {ROLES[asks[0].role]}", len(results) / len(queries))
+            progress(f"stage {turn.stage % PLAIN}: {ROLES[asks[0].role]}", turns / most)
+            turns += 1
             texts = iter(writer.write(asks, replace(sampling, samples=samples)))
             for number, request in requests.items():
                 written = [text for _ in request.asks for text in next(texts)]
