@@ -4,6 +4,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     capabilities   docs/results/capabilities.json   written by the tests (--store-capabilities)
     comparisons    docs/results/*.json              records of `tokenry tune`
     reproductions  docs/results/*.json              records of `tokenry reproduce`
+    decoders       docs/results/*.json              headlines of the decoders' reproductions, and their benchmarks
     benchmarks     benchmarks/results/*.json        written by `make bench`
     measured       the same                         three of them, for the front page
     papers         tokenry.papers                   the catalogue
@@ -86,6 +87,9 @@ HIGHLIGHTS = (
     ),
 )
 """Stored measurements on the front page: script, name, words, and the the names of our value and of the peer's, and what the ratio says."""
+DECODERS = ("cascades", "r2r", "multi-token", "byte-probabilities", "sift")
+"""The decoders of the guide, by the slugs of their papers."""
+DECODER_BENCHMARKS = ("decoding", "cascades", "bytes")
 FIGURES = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.S)
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
 PICTURE = re.compile(r"<!-- picture: ([a-z0-9-]+) -->")
@@ -159,6 +163,27 @@ def reproduction_section(record: dict[str, Any]) -> str:
         + markdown_table(table)
         + markdown_settings(record["settings"])
     )
+
+
+def decoders(root: Path) -> str:
+    """The headline of each decoder's stored run, and the ratios that were measured beside peers and controls."""
+    rows = []
+    for slug in DECODERS:
+        path = root / f"docs/results/{slug}.json"
+        claim = read_json(path)["claims"][0] if path.exists() else None
+        if claim is None:
+            rows.append((slug, None, None, None, "not run yet"))
+        else:
+            rows.append((slug, *(claim[name] for name in ("claim", "measured", "control", "verdict"))))
+    ratios = [
+        (result["name"], result["ratio"], f"{'≥' if result.get('at_least') else '≤'} {result['target']:g}", "yes" if result["holds"] else "no")
+        for script in DECODER_BENCHMARKS
+        if (path := root / f"benchmarks/results/{script}.json").exists()
+        for result in read_json(path)
+    ]  # fmt: skip
+    headlines = markdown_table(Table("", ("decoder", "headline", "measured", "beside it", "verdict"), rows))
+    speed = markdown_table(Table("", ("what", Column("ratio"), "target", "holds"), ratios)) if ratios else ""
+    return headlines + speed
 
 
 def reproduced(record: dict[str, Any]) -> dict[str, Any]:
@@ -339,6 +364,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "capabilities": capabilities,
     "comparisons": comparisons,
     "reproductions": reproductions,
+    "decoders": decoders,
     "benchmarks": benchmarks,
     "measured": measured,
     "papers": papers,

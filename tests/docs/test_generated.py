@@ -132,6 +132,17 @@ def test_a_headline_is_marked_and_a_missing_figure_is_said_to_be_missing(generat
     assert "headline not shown; 1 of 2 claims" in markdown
 
 
+def test_the_guide_to_decoders_has_the_headlines_that_are_stored_and_names_the_others(generated, root):
+    store(root / "docs/results/sift.json", {**REPRODUCTION, "slug": "sift"})
+    ratio = {"name": "prefill", "ratio": 0.5, "target": 0.65, "holds": True, "settings": {}}
+    store(root / "benchmarks/results/decoding.json", [ratio])
+    table = rows(generated.decoders(root))
+    assert [row[0] for row in table[1:6]] == list(generated.DECODERS)
+    assert table[5][1:] == ["a", "0.4322", "0.5", "not shown"]
+    assert {row[4] for row in table[1:5]} == {"not run yet"}
+    assert table[-1] == ["prefill", "0.5", "≤ 0.65", "yes"]
+
+
 def test_what_came_of_the_stored_runs_is_what_the_package_says(generated, root):
     (root / "src/tokenry").mkdir(parents=True)
     for path in (DOCS / "results").glob("*.json"):

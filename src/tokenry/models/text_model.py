@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from tokenry.core.errors import UserError, require_at_least, require_share
-from tokenry.core.tensors.gate import name_of
+from tokenry.core.tensors.gate import name_of, position_limit
 from tokenry.core.tensors.generation import Continuation, continue_prompts, greedy_config, require_answers
 from tokenry.core.tensors.output_head import causal_lm
 from tokenry.core.tensors.step_loop import TokenByToken
@@ -117,6 +117,7 @@ class LocalText:
         tokenizer: its tokenizer; with a chat template, if prompts are conversations.
         batch_size: number of texts that are written at once.
         name: name in reports; by default the model's own.
+        share_prefix: whether what all prompts of a call begin with is read once only, where the layers of the model all attend.
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class LocalText:
         *,
         batch_size: int = 8,
         name: str | None = None,
+        share_prefix: bool = False,
     ) -> None:
         require_at_least(1, batch_size=batch_size)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.name = name or name_of(causal_lm(model))
+        self.share_prefix = share_prefix
 
     def __repr__(self) -> str:
         return f"<LocalText: {self.name}>"
@@ -154,12 +157,22 @@ class LocalText:
                 config,
                 self.batch_size,
                 TokenByToken(),
+                share_prefix=self.share_prefix,
                 stopping_criteria=StoppingCriteriaList(stop),
             )
         return [
             self._generated(len(ids), continuation, config, sampling)
             for ids, continuation in zip(encoded, continuations, strict=True)
         ]
+
+    @property
+    def positions(self) -> int | float:
+        """The maximum number of tokens of a prompt and its text together; infinite where positions are computed."""
+        return position_limit(self.model)
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """The number of tokens of a prompt."""
+        return len(self._encode(0, prompt))
 
     def _encode(self, number: int, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from tokenry.core.tensors.gate import require_causal_lm, require_readable
 from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.shared_prefix import SharedPrefix, shared_prefix
 from tokenry.core.tensors.step_loop import Decoder
 
 
@@ -67,6 +68,7 @@ def continue_prompts(
     batch_size: int,
     decoder: Decoder | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    share_prefix: bool = False,
     **options: Any,
 ) -> list[Continuation]:
     """Continue each prompt, the longest first, so that a batch holds prompts of about one length.
@@ -78,6 +80,7 @@ def continue_prompts(
         batch_size: number of prompts per batch.
         decoder: the way to decode (`TokenByToken` tells log-probs); None for the model's own.
         progress: function that is told the share that is done.
+        share_prefix: whether what all prompts begin with is read once only, where the model allows it.
         **options: passed to `generate`, such as `stopping_criteria`.
 
     Returns:
@@ -86,10 +89,13 @@ def continue_prompts(
     found: dict[int, Continuation] = {}
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     with evaluation_mode(model), torch.no_grad():
+        prefix = shared_prefix(model, prompts) if share_prefix else None
         for start in range(0, len(by_length), batch_size):
             batch = by_length[start : start + batch_size]
             rows = [prompts[index] for index in batch]
-            found |= zip(batch, _continued(model, rows, generation_config, decoder, options), strict=True)
+            found |= zip(
+                batch, _continued(model, rows, generation_config, decoder, prefix, options), strict=True
+            )
             progress(min(1.0, (start + batch_size) / len(by_length)))
     return [found[index] for index in range(len(prompts))]
 
@@ -133,11 +139,14 @@ def _continued(
     prompts: Sequence[Sequence[int]],
     generation_config: GenerationConfig,
     decoder: Decoder | None,
+    prefix: SharedPrefix | None,
     options: dict[str, Any],
 ) -> list[Continuation]:
     device = next(model.parameters()).device
     input_ids, attention_mask = _left_padded(prompts, int(generation_config.pad_token_id or 0))
     inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), **options}
+    if prefix is not None:
+        inputs["past_key_values"] = prefix.cache((attention_mask == 0).sum(1).to(device))
     if decoder is None:
         ends = generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])

@@ -22,6 +22,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option
 from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._models import text_model
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -284,20 +285,3 @@ def _share(answers: "Sequence[Generated]", seconds: float, place: int) -> float:
 def _parameters(model: "TextModel", given: float | None) -> float:
     count: Callable[[], int] | None = getattr(getattr(model, "model", None), "num_parameters", None)
     return given if given is not None else float(count()) if count else math.nan
-
-
-def text_model(name: str, hardware: Hardware) -> "TextModel":
-    """Load a model, or speak to an endpoint: `http://localhost:8000/v1#MODEL`."""
-    if name.startswith(("http://", "https://")):
-        url, hash_, model = name.partition("#")
-        if not hash_ or not model:
-            raise UserError(
-                f"an endpoint is given as URL#MODEL, such as http://localhost:8000/v1#my-model, got {name!r}."
-            )
-        from tokenry.models.endpoint import Endpoint
-
-        return Endpoint(url, model)
-    from tokenry.models import load_tokenizer
-    from tokenry.models.text_model import LocalText
-
-    return LocalText(hardware.load(name), load_tokenizer(name), name=name)

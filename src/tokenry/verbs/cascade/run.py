@@ -12,7 +12,7 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
-from tokenry.verbs.cascade._answers import text_model
+from tokenry.verbs._models import text_model
 
 _SHOWN = 20
 

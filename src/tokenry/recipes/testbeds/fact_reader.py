@@ -1,0 +1,296 @@
+"""A tiny transformer that reads problems in every role of SIFT.
+
+A problem states five facts about fruit and asks for the sum of one kind. Its query and its sticker are worded differently:
+
+    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples ?      kinds by one of three names
+    sticker     **Conditions:** 3 quince , 2 apple , 7 plum , ... **Question:** apple
+    solution    2 apple + 5 apple = 7 answer is 7
+
+The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
+wrong, missing or invented, and to write the note behind a solution. What it misreads, it misreads each time that it is asked greedily;
+`Slips` adds misreadings that are drawn anew in every call.
+
+Source: the testbed is ours, after SIFT: Grounding LLM Reasoning in Contexts via Stickers (arXiv 2502.14922).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from tokenry.core.tensors.alignment import IGNORED
+from tokenry.decoding import SIFTPrompts
+from tokenry.models import Generated, LocalText, Sampling, TextModel
+from tokenry.recipes.kit import fit, one_cycle
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+KINDS = {
+    "apple": ("apples", "pippins", "russets"),
+    "pear": ("pears", "bartletts", "concordes"),
+    "plum": ("plums", "damsons", "mirabelles"),
+    "quince": ("quinces", "smyrnas", "vrajas"),
+}
+FACTS, MOST = 5, 64
+_ROLES = ("note", "correct", "invert", "solve")
+_SIGNS = (
+    ";",
+    ":",
+    ",",
+    "?",
+    "+",
+    "=",
+    "come",
+    "how",
+    "many",
+    "answer",
+    "is",
+    "**Conditions:**",
+    "**Question:**",
+)
+_SUMS = tuple(str(number) for number in range(FACTS * len(NUMBERS) + 1))
+PAD, END = "<pad>", "<end>"
+PROMPTS = SIFTPrompts(
+    "note {query}", "correct {query} {sticker}", "invert {prediction}", "solve {text}", chat=False
+)
+
+
+Fact = tuple[int, str]
+"""A number and a kind of fruit."""
+
+
+@dataclass(frozen=True)
+class FactProblem:
+    """Facts, the kind that is asked for, and the query that words them."""
+
+    facts: tuple[Fact, ...]
+    asked: str
+    query: str
+
+    @property
+    def answer(self) -> str:
+        """The sum of the numbers of the kind that is asked for."""
+        return str(sum(number for number, kind in self.facts if kind == self.asked))
+
+
+@dataclass(frozen=True)
+class FactReader:
+    """Size and training of the reader.
+
+    Attributes:
+        layers: number of layers.
+        width: width of the hidden states.
+        steps: steps of training.
+        batch_size: texts per step, of all roles.
+        learning_rate: highest learning rate.
+        wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected.
+    """
+
+    layers: int = 2
+    width: int = 64
+    steps: int = 2000
+    batch_size: int = 96
+    learning_rate: float = 4e-3
+    wrong: float = 0.15
+
+    def prepared(self, problems: int, seed: int, progress: Callable[[float], None]) -> "Exam":
+        """Train the reader, and draw problems that it has not seen."""
+        reader = train_reader(self, seed, progress)
+        drawn = draw_problems(problems, Random(f"exam {seed}"))
+        return Exam(
+            reader, [problem.query for problem in drawn], [problem.answer for problem in drawn], PROMPTS, MOST
+        )
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A model, and problems that it is asked.
+
+    Attributes:
+        model: what answers.
+        queries: the problems.
+        answers: the right answers.
+        prompts: what is asked in each role.
+        max_new_tokens: maximum number of tokens of a text.
+    """
+
+    model: TextModel
+    queries: Sequence[str]
+    answers: Sequence[str]
+    prompts: SIFTPrompts
+    max_new_tokens: int
+
+
+# --- problems and their texts ------------------------------------------------------------------------------------------
+
+
+def draw_problems(number: int, draws: Random) -> list[FactProblem]:
+    """Draw problems in which two or three of the facts are about the kind that is asked for."""
+    return [_problem(draws) for _ in range(number)]
+
+
+def _problem(draws: Random) -> FactProblem:
+    asked, *others = draws.sample(list(KINDS), len(KINDS))
+    matching = draws.randint(2, 3)
+    kinds = [asked] * matching + draws.choices(others, k=FACTS - matching)
+    draws.shuffle(kinds)
+    facts = tuple((draws.randint(1, 9), kind) for kind in kinds)
+    worded = " ; ".join(_worded(*fact, draws) for fact in facts)
+    return FactProblem(facts, asked, f"{worded} ; how many {_named(asked, draws)} ?")
+
+
+def _worded(number: int, kind: str, draws: Random) -> str:
+    name, written = _named(kind, draws), NUMBERS[number - 1]
+    return f"{written} {name} come" if draws.random() < 0.5 else f"{name} : {written}"
+
+
+def _named(kind: str, draws: Random) -> str:
+    """One of the names of a kind, the first most often."""
+    return draws.choices(KINDS[kind], (6, 3, 1))[0]
+
+
+def sticker_of(facts: Sequence[Fact], asked: str) -> str:
+    """The note of facts and question."""
+    return f"**Conditions:** {' , '.join(f'{number} {kind}' for number, kind in facts)} **Question:** {asked}"
+
+
+def solution_of(facts: Sequence[Fact], asked: str) -> str:
+    """The facts that matter, their sum, and the answer."""
+    counted = [number for number, kind in facts if kind == asked]
+    return (
+        f"{' + '.join(f'{number} {asked}' for number in counted)} = {sum(counted)} answer is {sum(counted)}"
+    )
+
+
+def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
+    """Facts of which a share has another number or another kind, is missing, or has an invented one beside it."""
+    found: list[Fact] = []
+    for number, kind in facts:
+        other = draws.randint(1, 9), draws.choice(list(KINDS))
+        changes = [[(other[0], kind)], [(number, other[1])], [], [(number, kind), other]]
+        found += draws.choice(changes) if draws.random() < share else [(number, kind)]
+    return found
+
+
+def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
+    """A prompt and what is to be written after it, in one of six roles."""
+    problem = _problem(draws)
+    facts, asked = problem.facts, problem.asked
+    sticker, solution = sticker_of(facts, asked), solution_of(facts, asked)
+    spoiled = sticker_of(_spoiled(facts, setting.wrong, draws), asked)
+    counted = [fact for fact in facts if fact[1] == asked]
+    return [
+        (f"note {problem.query}", sticker),
+        (f"correct {problem.query} {spoiled}", sticker),
+        (f"invert {solution}", sticker_of(counted, asked)),
+        (f"solve {problem.query}", solution),
+        (f"solve {sticker}", solution),
+        (f"solve {problem.query} {spoiled}", solution),
+    ][role]
+
+
+# --- the trained reader ------------------------------------------------------------------------------------------------
+
+
+def reader_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word."""
+    names = [name for kind, names in KINDS.items() for name in (kind, *names)]
+    words = [PAD, END, *_ROLES, *_SIGNS, *NUMBERS, *names, *_SUMS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+
+
+def train_reader(
+    setting: FactReader,
+    seed: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> LocalText:
+    """Train a reader on fresh problems at every step, on equally many texts of every role."""
+    tokenizer = reader_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_embd=setting.width,
+                n_layer=setting.layers,
+                n_head=4,
+                n_positions=2 * MOST,
+                initializer_range=setting.width**-0.5,  # the default is for wide models
+                loss_type="ForCausalLM",
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    draws = Random(seed)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            lessons = [_lesson(place % 6, setting, draws) for place in range(setting.batch_size)]
+            yield _rows(lessons, tokenizer)
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        total: Tensor = model(input_ids=batch[0], labels=batch[1]).loss
+        return total
+
+    fit(
+        model.train(),
+        batches(),
+        loss,
+        setting.steps,
+        setting.learning_rate,
+        one_cycle,
+        clip=1.0,
+        progress=progress,
+    )
+    return LocalText(model.eval(), tokenizer, batch_size=500, name="reader")
+
+
+def _rows(
+    lessons: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
+) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """Token ids, and labels on what is to be written."""
+    vocabulary = tokenizer.get_vocab()
+    rows, labels = [], []
+    for prompt, text in lessons:
+        read, written = ([vocabulary[word] for word in part.split()] for part in (prompt, f"{text} {END}"))
+        rows.append(torch.tensor(read + written))
+        labels.append(torch.tensor([IGNORED] * len(read) + written))
+    padded = torch.nn.utils.rnn.pad_sequence(rows, True, vocabulary[PAD])
+    return padded, torch.nn.utils.rnn.pad_sequence(labels, True, IGNORED)
+
+
+class Slips:
+    """A reader that takes some numbers for others, anew in every call.
+
+    Args:
+        reader: what reads.
+        rate: share of the numbers that are misread.
+        seed: random seed of the slips.
+    """
+
+    def __init__(self, reader: TextModel, rate: float, seed: int) -> None:
+        self.reader, self.rate, self.name = reader, rate, f"{reader.name} with slips"
+        self._draws = Random(seed)
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
+        """Read each prompt with slips of its own, once for each sample."""
+        seen = [self._slipped(prompt) for prompt in prompts for _ in range(sampling.samples)]
+        return self.reader.generate(seen, replace(sampling, samples=1))
+
+    def _slipped(self, prompt: str) -> str:
+        words = prompt.split(" ")
+        for place, word in enumerate(words):
+            if (word in NUMBERS or word.isdigit()) and self._draws.random() < self.rate:
+                number = self._draws.randint(1, 9)
+                words[place] = str(number) if word.isdigit() else NUMBERS[number - 1]
+        return " ".join(words)
