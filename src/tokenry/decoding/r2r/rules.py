@@ -238,7 +238,7 @@ class DuoRolling(Rolling):
 class Random(RoutingRule):
     """A pseudo-random share of the tokens: the control.
 
-    A score is made from the seed, the place and the token, so that a row is routed alike in any batch.
+    A score is made from the seed and the place, so that a row is routed alike in any batch.
 
     Attributes:
         threshold: 1 less the share.
@@ -254,10 +254,11 @@ class Random(RoutingRule):
 
     def score(self, step: SmallStep) -> Float[Tensor, "batch"]:
         """A number from 0 to below 1."""
-        mixed = step.tokens.long() * 0x9E3779B1 + step.number * 0x85EBCA77 + self.seed * 0xC2B2AE3D + 1
+        mixed = step.number * 0x85EBCA77 + self.seed * 0xC2B2AE3D + 1
         for _ in range(2):
             mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-        return ((mixed ^ (mixed >> 16)) & 0xFFFFFF).float() / 0x1000000
+        score = ((mixed ^ (mixed >> 16)) & 0xFFFFFF) / 0x1000000
+        return torch.full(step.tokens.shape, score, device=step.tokens.device)
 
 
 def entropy(logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch"]:
