@@ -7,7 +7,7 @@ from tests import tiny
 from tests.decoding.check_decoder import check_decoder
 from tokenry.core.tensors.step_loop import Block, TokenByToken, token_log_probs
 from tokenry.decoding.r2r.routed import RoutedDecoding
-from tokenry.decoding.r2r.rules import Entropy
+from tokenry.decoding.r2r.rules import EntropyRule
 
 
 class FourAtOnce(TokenByToken):
@@ -42,4 +42,4 @@ def test_every_decoder_keeps_the_contract(decoder):
 
 def test_routing_to_an_equal_model_keeps_the_contract():
     small, large = (tiny.llama(initializer_range=0.5) for _ in range(2))
-    check_decoder(RoutedDecoding(small, large, Entropy(), threshold=1.0), small)
+    check_decoder(RoutedDecoding(small, large, EntropyRule(), threshold=1.0), small)

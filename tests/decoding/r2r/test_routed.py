@@ -19,7 +19,7 @@ from tokenry.decoding.r2r.routed import (
     routed_generate,
 )
 from tokenry.decoding.r2r.router import TokenRouter
-from tokenry.decoding.r2r.rules import ROUTING_RULES, Entropy, Random, RoutingRule
+from tokenry.decoding.r2r.rules import ROUTING_RULES, EntropyRule, RandomRule, RoutingRule
 
 SLUG = "05-r2r"
 CLEAR = {"initializer_range": 0.5}
@@ -67,7 +67,7 @@ def test_routed_tokens_are_the_reference():
     small, large = reference_model(stored, "WS|", 16, 1), reference_model(stored, "WL|", 32, 2)
     end, limit = int(stored["eos"]), int(stored["max_new_tokens"])
     options = {"max_new_tokens": limit, "eos_token_id": end, "pad_token_id": end}
-    rule = Entropy(float(stored["entropy_threshold"]))
+    rule = EntropyRule(float(stored["entropy_threshold"]))
     found = routed_generate(small, large, rule, stored["prompts"], **options)
     width = found.tokens.shape[1]
     written = stored["source"][:, :width] >= 0
@@ -100,7 +100,7 @@ def test_routing_to_an_equal_model_keeps_the_contract(name):
 @pytest.mark.parametrize("options", [{"threshold": 1.5}, {"rate": 0.3}, {"rate": 0}])
 def test_routing_to_another_model_keeps_the_contract(options):
     small, large = models()
-    check_decoder(RoutedDecoding(small, large, Entropy(), **options), small, exact=False)
+    check_decoder(RoutedDecoding(small, large, EntropyRule(), **options), small, exact=False)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 0.7, "top_k": 5}])
@@ -108,7 +108,7 @@ def test_routing_to_another_model_keeps_the_contract(options):
 def test_at_the_extremes_one_model_writes_token_for_token(kind, sampling):
     small = kind(seed=2, initializer_range=0.5)
     large = kind(seed=5, initializer_range=0.5)
-    for rule, above in ((Entropy(), 100.0), (a_router(small), 1.0)):
+    for rule, above in ((EntropyRule(), 100.0), (a_router(small), 1.0)):
         for options, model in (
             ({"threshold": 0}, large),
             ({"rate": 1}, large),
@@ -127,14 +127,14 @@ def test_the_first_token_and_the_end_may_come_from_either():
     alone = own(large)
     for end in (alone[0][0], alone[2][1]):
         found = decode(
-            RoutedDecoding(small, large, Entropy(), rate=1), small, PROMPTS, eos_token_id=[end, 63]
+            RoutedDecoding(small, large, EntropyRule(), rate=1), small, PROMPTS, eos_token_id=[end, 63]
         )
         assert found == [row[: row.index(end) + 1] if end in row else row for row in alone]
 
 
 def test_it_writes_what_two_models_without_a_cache_write():
     small, large = models()
-    rule = Entropy(threshold=1.2)
+    rule = EntropyRule(threshold=1.2)
     for prompt in PROMPTS:
         ids, sources = list(prompt), []
         for _ in range(10):
@@ -186,7 +186,7 @@ def test_a_router_sees_while_decoding_what_it_was_trained_on(kind):
 @pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
 def test_a_budget_is_kept_whatever_the_threshold_it_begins_with(rate):
     small, large = models()
-    for rule in (Entropy(threshold=0.01), Random(threshold=0.99), a_router(small, 0.9)):
+    for rule in (EntropyRule(threshold=0.01), RandomRule(threshold=0.99), a_router(small, 0.9)):
         found = routed_generate(
             small, large, rule, torch.tensor([PROMPTS[2]]), rate=rate, max_new_tokens=80, min_new_tokens=80
         )
@@ -201,9 +201,9 @@ def test_adapters_take_part():
         large, LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"])
     ).eval()
     wrapped = get_peft_model(small, LoraConfig(init_lora_weights=False, target_modules=["q_proj"])).eval()
-    found = decode(RoutedDecoding(wrapped, adapted, Entropy(), threshold=0), wrapped, PROMPTS)
+    found = decode(RoutedDecoding(wrapped, adapted, EntropyRule(), threshold=0), wrapped, PROMPTS)
     assert found == own(adapted)
-    assert decode(RoutedDecoding(wrapped, adapted, Entropy(), rate=0), wrapped, PROMPTS) == own(wrapped)
+    assert decode(RoutedDecoding(wrapped, adapted, EntropyRule(), rate=0), wrapped, PROMPTS) == own(wrapped)
 
 
 # --- accounts ----------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_accounts_count_by_both_conventions():
 
 def test_no_tokens_are_written_where_none_are_asked_for():
     small, large = models()
-    found = routed_generate(small, large, Entropy(), torch.tensor([PROMPTS[0]]), max_new_tokens=0)
+    found = routed_generate(small, large, EntropyRule(), torch.tensor([PROMPTS[0]]), max_new_tokens=0)
     assert found.tokens.shape == (1, 0)
     assert np.isnan(found.account.rate)
 
@@ -247,15 +247,15 @@ def test_a_threshold_out_of_range_is_refused(options, words):
 def test_other_vocabularies_are_refused():
     small, large = models()
     with pytest.raises(UserError, match="the small model has 64 tokens and the large one 80"):
-        RoutedDecoding(small, tiny.llama(vocab_size=80), Entropy())
+        RoutedDecoding(small, tiny.llama(vocab_size=80), EntropyRule())
     with pytest.raises(UserError, match="the large model has another tokenizer"):
-        RoutedDecoding(small, large, Entropy(), tokenizers=(word_tokenizer(), character_tokenizer()))
+        RoutedDecoding(small, large, EntropyRule(), tokenizers=(word_tokenizer(), character_tokenizer()))
 
 
 def test_embeddings_may_be_padded_differently():
     small, large = tiny.llama(**CLEAR), tiny.llama(vocab_size=80, seed=1, **CLEAR)
     same = word_tokenizer(), word_tokenizer()
-    found = decode(RoutedDecoding(small, large, Entropy(), threshold=0, tokenizers=same), small, PROMPTS)
+    found = decode(RoutedDecoding(small, large, EntropyRule(), threshold=0, tokenizers=same), small, PROMPTS)
     assert max(map(max, found)) < 64
     assert found == own(large, suppress_tokens=list(range(64, 80)))
 
@@ -263,8 +263,8 @@ def test_embeddings_may_be_padded_differently():
 def test_another_model_may_not_generate():
     small, large = models()
     with pytest.raises(UserError, match="the decoder was made for another small model"):
-        decode(RoutedDecoding(small, large, Entropy()), large, PROMPTS)
+        decode(RoutedDecoding(small, large, EntropyRule()), large, PROMPTS)
     with pytest.raises(UserError, match="the prompt is empty"):
-        routed_generate(small, large, Entropy(), torch.zeros(1, 0, dtype=torch.long))
+        routed_generate(small, large, EntropyRule(), torch.zeros(1, 0, dtype=torch.long))
     with pytest.raises(UserError, match="max_new_tokens must be at least 0, got -1"):
-        routed_generate(small, large, Entropy(), torch.tensor([[1]]), max_new_tokens=-1)
+        routed_generate(small, large, EntropyRule(), torch.tensor([[1]]), max_new_tokens=-1)

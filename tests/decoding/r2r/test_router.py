@@ -25,12 +25,12 @@ from tokenry.decoding.r2r.router_training import (
 )
 from tokenry.decoding.r2r.rules import (
     ROUTING_RULES,
-    DuoRolling,
-    Entropy,
-    LogU,
-    Momentum,
-    Random,
-    Rolling,
+    DuoRollingRule,
+    EntropyRule,
+    LogURule,
+    MomentumRule,
+    RandomRule,
+    RollingRule,
     SmallStep,
     entropy,
     log_u,
@@ -118,12 +118,12 @@ def test_uncertainties_are_the_reference(scores):
 def test_routes_are_the_reference(scores, name):
     aleatoric, epistemic, nats = scores["route_thresholds_al_ep_ent"].tolist()
     rule = {
-        "immediate_al": LogU(aleatoric),
-        "immediate_all": LogU(aleatoric, epistemic, nats),
-        "entropy": Entropy(nats),
-        "momentum": Momentum(aleatoric),
-        "rolling": Rolling(aleatoric),
-        "duo": DuoRolling(aleatoric),
+        "immediate_al": LogURule(aleatoric),
+        "immediate_all": LogURule(aleatoric, epistemic, nats),
+        "entropy": EntropyRule(nats),
+        "momentum": MomentumRule(aleatoric),
+        "rolling": RollingRule(aleatoric),
+        "duo": DuoRollingRule(aleatoric),
     }[name]
     decide, found = rule.begin(), []
     for logits in scores["unc_logits"]:
@@ -158,7 +158,7 @@ def test_a_row_is_routed_alike_alone_and_in_a_batch(name):
 
 def test_a_random_rule_routes_its_share():
     at = [SmallStep(torch.zeros(2, 1), torch.tensor([5, 9]), number=number) for number in range(5000)]
-    scores = torch.stack([Random(seed=1).score(step) for step in at])
+    scores = torch.stack([RandomRule(seed=1).score(step) for step in at])
     assert torch.equal(scores[:, 0], scores[:, 1])
     assert 0 <= scores.min() < scores.max() < 1
     assert float((scores >= 0.9).float().mean()) == pytest.approx(0.1, abs=0.01)
@@ -324,8 +324,8 @@ def test_what_a_router_cannot_learn_from_is_refused(change, words):
         (lambda: RouterTrainingConfig(recall=1.5), r"recall must be in \[0, 1\], got 1.5"),
         (lambda: RouterTrainingConfig(epochs=0), "epochs must be at least 1, got 0"),
         (lambda: RouterTrainingConfig(learning_rate=0.0), "must be above 0, got 0.0"),
-        (lambda: Entropy(-1), "threshold must be at least 0, got -1"),
-        (lambda: Random(1.5), r"threshold must be in \[0, 1\], got 1.5"),
+        (lambda: EntropyRule(-1), "threshold must be at least 0, got -1"),
+        (lambda: RandomRule(1.5), r"threshold must be in \[0, 1\], got 1.5"),
         (lambda: log_u(torch.zeros(2, 9)), "log-u reads the 10 largest logits, and there are 9"),
         (lambda: ROUTING_RULES.make("entrpy"), "there is no routing rule 'entrpy'"),
         (lambda: threshold_for_rate(torch.zeros(3), 1.1), r"rate must be in \[0, 1\], got 1.1"),

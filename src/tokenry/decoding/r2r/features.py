@@ -48,7 +48,7 @@ class Response:
         return [*self.prompt_ids, *self.token_ids]
 
 
-class Rows:
+class ResponseRows:
     """The tokens of responses, one after another: ids, types, and the number of the response.
 
     Args:
@@ -123,13 +123,13 @@ def read_features(
             batch = responses[start : start + batch_size]
             ids, real = right_padded([response.ids for response in batch], device)
             hidden = body(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
-            seen = Rows(batch).types > INSTRUCTION
+            seen = ResponseRows(batch).types > INSTRUCTION
             rows = hidden[real][seen.to(device)]
             found = row_statistics(rows, None, head, ("top", "entropy"), top_k=top_k)
             assert found.top_ids is not None
             assert found.top_logits is not None
             assert found.entropy is not None
-            texts = (start + Rows(batch).texts)[seen]
+            texts = (start + ResponseRows(batch).texts)[seen]
             columns = rows.float(), found.top_ids[:, 0], found.top_logits, found.entropy
             parts.append((*(column.cpu() for column in columns), texts))
             progress(min(1.0, (start + batch_size) / len(responses)))

@@ -26,10 +26,10 @@ from tokenry.core.tensors.output_head import backbone, causal_lm, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
 from tokenry.core.tensors.step_loop import Block, GrowingBatch, TokenByToken, TokenChoice
 from tokenry.decoding.model_identity import ModelIdentity
-from tokenry.decoding.r2r.features import LabelledTokens, Response, Rows, read_features, right_padded
+from tokenry.decoding.r2r.features import LabelledTokens, Response, ResponseRows, read_features, right_padded
 from tokenry.decoding.r2r.labels import INSTRUCTION, TokenLabels, align_labels, find_mismatches
 from tokenry.decoding.r2r.sentence_context import real_continuation, stop_token_ids
-from tokenry.decoding.r2r.verifiers import Divergence, Verifier
+from tokenry.decoding.r2r.verifiers import Divergence, DivergenceVerifier
 
 THINK, THINK_END = "<think>", "</think>"
 SENTENCES = 2
@@ -72,7 +72,7 @@ def label_responses(
     large: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     responses: Sequence[Response],
-    verifier: Verifier,
+    verifier: DivergenceVerifier,
     *,
     top_k: int = 100,
     batch_size: int = 8,
@@ -94,7 +94,7 @@ def label_responses(
         The labelled tokens, the mismatches, and the verdict on each.
     """
     think_end = _think_end(tokenizer)
-    rows = Rows(responses, think_end)
+    rows = ResponseRows(responses, think_end)
     told = named(part(progress, 0.0, 0.2), "the small model reads")
     features = read_features(small, responses, top_k, batch_size, told)
     seen = rows.types > INSTRUCTION
@@ -118,7 +118,7 @@ def label_divergence(
     tokenizer: PreTrainedTokenizerBase,
     responses: Sequence[Response],
     small_predictions: Int[Tensor, "rows"],
-    verifier: Verifier,
+    verifier: DivergenceVerifier,
     batch_size: int = 8,
     progress: Progress = lambda what, share: None,
 ) -> TokenLabels:
@@ -141,7 +141,7 @@ def _judged(
     tokenizer: PreTrainedTokenizerBase,
     responses: Sequence[Response],
     predictions: Int[Tensor, "rows"],
-    verifier: Verifier,
+    verifier: DivergenceVerifier,
     batch_size: int,
     progress: Progress,
 ) -> tuple[TokenLabels, list[Divergence], list[int]]:
@@ -152,7 +152,7 @@ def _judged(
             f"the prompt of response {short[0]} has fewer than 2 tokens: tokens are labelled from the last one of the prompt on."
         )
     think_end = _think_end(tokenizer)
-    rows = Rows(responses, think_end)
+    rows = ResponseRows(responses, think_end)
     positions = find_mismatches(predictions, rows.ids, rows.types, think_end, rows.texts)
     places = list(
         zip(
@@ -210,7 +210,7 @@ def _branches(
     tokenizer: PreTrainedTokenizerBase,
     responses: Sequence[Response],
     places: Sequence[Place],
-    verifier: Verifier,
+    verifier: DivergenceVerifier,
     batch_size: int,
     progress: Progress,
 ) -> list[tuple[list[int], list[int]]]:
@@ -230,7 +230,7 @@ def _branches(
         raise UserError(
             "neither the large model nor its tokenizer has an end token: set tokenizer.eos_token."
         )
-    begun = [responses[text].ids[:position] + [token] for text, position, token in places]
+    begun = [[*responses[text].ids[:position], token] for text, position, token in places]
     open_ = [number for number, ids in enumerate(begun) if ids[-1] not in ends]
     require_answers(large, [begun[number] for number in open_], longest)
     decoder = _ToSentenceEnd(stops, sentences, ends[0]) if sentences else TokenByToken()

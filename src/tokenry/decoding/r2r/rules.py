@@ -9,7 +9,7 @@
 
 Rules that remember begin as if the large model had written last. A router (`tokenry.decoding.r2r.router`) is a rule that is trained.
 
-    decide = Entropy().begin()
+    decide = EntropyRule().begin()
     routed = decide(SmallStep(logits, tokens), threshold=0.45)
 
 Source: `switching.py` of thu-nics/R2R, for the paper R2R (arXiv 2505.21600).
@@ -80,7 +80,7 @@ ROUTING_RULES: Registry[RoutingRule] = Registry("routing rule", __name__)
 
 @ROUTING_RULES.register("entropy")
 @dataclass(frozen=True)
-class Entropy(RoutingRule):
+class EntropyRule(RoutingRule):
     """The entropy of the small model's distribution.
 
     Attributes:
@@ -99,7 +99,7 @@ class Entropy(RoutingRule):
 
 @ROUTING_RULES.register("log-u")
 @dataclass(frozen=True)
-class LogU(RoutingRule):
+class LogURule(RoutingRule):
     """Aleatoric uncertainty, and lower limits on others.
 
     Attributes:
@@ -121,13 +121,13 @@ class LogU(RoutingRule):
         if self.epistemic is not None:
             aleatoric = aleatoric * (epistemic >= self.epistemic)
         if self.entropy is not None:
-            aleatoric = aleatoric * (Entropy().score(step) >= self.entropy)
+            aleatoric = aleatoric * (EntropyRule().score(step) >= self.entropy)
         return aleatoric
 
 
 @ROUTING_RULES.register("momentum")
 @dataclass(frozen=True)
-class Momentum(RoutingRule):
+class MomentumRule(RoutingRule):
     """A moving average of how simple tokens are, with two limits.
 
     Attributes:
@@ -169,7 +169,7 @@ class Momentum(RoutingRule):
 
 @ROUTING_RULES.register("rolling")
 @dataclass(frozen=True)
-class Rolling(RoutingRule):
+class RollingRule(RoutingRule):
     """The large model takes over at once, and gives back where its recent tokens were simple on average.
 
     Attributes:
@@ -205,7 +205,7 @@ class Rolling(RoutingRule):
                 was_large = torch.ones_like(score, dtype=torch.bool)
             complex_ = score >= threshold
             if self.escape:
-                complex_ &= Entropy().score(step) >= self.escape
+                complex_ &= EntropyRule().score(step) >= self.escape
             kept = torch.cat([recent[:, 1:], score[:, None]], 1)
             begun = torch.full_like(recent, float("nan"))
             if self.counts_last:
@@ -219,7 +219,7 @@ class Rolling(RoutingRule):
 
 @ROUTING_RULES.register("duo-rolling")
 @dataclass(frozen=True)
-class DuoRolling(Rolling):
+class DuoRollingRule(RollingRule):
     """The same, without an escape, counting only the tokens since the large model took over.
 
     Attributes:
@@ -235,7 +235,7 @@ class DuoRolling(Rolling):
 
 @ROUTING_RULES.register("random")
 @dataclass(frozen=True)
-class Random(RoutingRule):
+class RandomRule(RoutingRule):
     """A pseudo-random share of the tokens: the control.
 
     A score is made from the seed and the place, so that a row is routed alike in any batch.

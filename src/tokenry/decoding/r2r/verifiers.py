@@ -64,7 +64,7 @@ class Divergence:
         return [*before, self.small_token, *self.small]
 
 
-class Verifier(ABC):
+class DivergenceVerifier(ABC):
     """Judges divergences.
 
     Attributes:
@@ -79,7 +79,7 @@ class Verifier(ABC):
 
 
 @dataclass(frozen=True)
-class LogProbGap(Verifier):
+class LogProbGap(DivergenceVerifier):
     """The large model itself finds the small model's token much less likely than its own.
 
     Attributes:
@@ -98,7 +98,7 @@ class LogProbGap(Verifier):
 
 
 @dataclass(frozen=True)
-class ExactVerifier(Verifier):
+class ExactVerifier(DivergenceVerifier):
     """The answer comes to something else.
 
     Attributes:
@@ -119,7 +119,7 @@ class ExactVerifier(Verifier):
         ]
 
 
-class JudgeVerifier(Verifier):
+class JudgeVerifier(DivergenceVerifier):
     """A language model judges whether two sentences mean the same.
 
     Args:
