@@ -44,8 +44,8 @@ def write_responses(
     max_new_tokens: int = 256,
     batch_size: int = 8,
     progress: Progress = lambda what, share: None,
-) -> list[Response]:
-    """Let the large model answer prompts greedily, and keep the answers that end.
+) -> dict[int, Response]:
+    """Let the large model answer prompts greedily, and keep the answers that end, by the number of their prompt.
 
     Raises:
         UserError: no answer ends.
@@ -55,11 +55,11 @@ def write_responses(
     told = named(progress, "the large model answers")
     answers = continue_prompts(large, prompts, config, batch_size, TokenByToken(), told)
     ends = config.eos_token_id or []
-    kept = [
-        Response(list(prompt), list(answer.token_ids))
-        for prompt, answer in zip(prompts, answers, strict=True)
+    kept = {
+        number: Response(list(prompt), list(answer.token_ids))
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         if answer.token_ids[-1] in ends
-    ]
+    }
     if not kept:
         raise UserError(
             f"none of {len(prompts)} answers of the large model ends within {max_new_tokens} tokens: give max_new_tokens a larger number."
@@ -201,6 +201,7 @@ def _gaps(
                 for targets in (token, ids[text - start, position])
             )
             assert small is not None
+            assert written is not None
             gaps += (small - written).tolist()
     return gaps
 

@@ -93,7 +93,7 @@ class TokenRouter(nn.Module, RoutingRule):
     def from_small_model(cls, model: nn.Module, **options: Any) -> "TokenRouter":
         """A router with new weights for a small model, on its device; options as of the class."""
         inner = causal_lm(model)
-        embedding: Tensor = inner.get_input_embeddings().weight  # type: ignore[assignment]
+        embedding: Tensor = inner.get_input_embeddings().weight
         router = cls(inner.config.get_text_config().hidden_size, embedding, **options)
         return router.to(embedding.device)
 
