@@ -45,6 +45,7 @@ SMALL, LARGE = 0, 1
 """Sources of tokens."""
 _GAIN = 0.5
 _SURE = 1e-6
+_CONTEXT = 8
 
 Convention = Literal["code", "full"]
 
@@ -124,7 +125,7 @@ class RoutedDecoding(Decoder):
             tokens = choose(batch, logits)
             states = small.outputs.hidden_states[-1][:, -1] if self.rule.needs_hidden else None
             number = batch.length - batch.prompt_length
-            routed = decide(SmallStep(logits, tokens, states, number)) & batch.running
+            routed = decide(SmallStep(logits, tokens, states, number, _context(batch))) & batch.running
             if bool(routed.any()):
                 theirs = large(batch)
                 tokens = torch.where(routed, choose(batch, theirs), tokens)
@@ -137,6 +138,11 @@ def _block(
 ) -> Block:
     log_probs = token_log_probs(logits, tokens)[:, None]
     return Block(tokens[:, None], log_probs=log_probs, sources=routed.long()[:, None])
+
+
+def _context(batch: GrowingBatch) -> Int[Tensor, "batch last"]:
+    padding = ~batch.attention_mask()[:, -_CONTEXT:]
+    return batch.sequences()[:, -_CONTEXT:].masked_fill(padding, -1)
 
 
 class _Threshold:

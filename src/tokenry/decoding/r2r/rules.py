@@ -38,6 +38,7 @@ class SmallStep(NamedTuple):
         tokens: the tokens that it chose.
         hidden: its last hidden states, for rules that need them.
         number: tokens that were written before this one.
+        context: the last tokens of each row, -1 where there is padding.
         entropy: of its distribution, where it is known already.
     """
 
@@ -45,6 +46,7 @@ class SmallStep(NamedTuple):
     tokens: Int[Tensor, "batch"]
     hidden: Float[Tensor, "batch dim"] | None = None
     number: int = 0
+    context: Int[Tensor, "batch last"] | None = None
     entropy: Float[Tensor, "batch"] | None = None
 
 
@@ -238,7 +240,7 @@ class DuoRollingRule(RollingRule):
 class RandomRule(RoutingRule):
     """A pseudo-random share of the tokens: the control.
 
-    A score is made from the seed and the place, so that a row is routed alike in any batch.
+    A score is made from the seed, the place and the last tokens of the row, so that a row is routed alike in any batch.
 
     Attributes:
         threshold: 1 less the share.
@@ -254,11 +256,12 @@ class RandomRule(RoutingRule):
 
     def score(self, step: SmallStep) -> Float[Tensor, "batch"]:
         """A number from 0 to below 1."""
-        mixed = step.number * 0x85EBCA77 + self.seed * 0xC2B2AE3D + 1
+        mixed = step.tokens.new_full(step.tokens.shape, step.number * 0x85EBCA77 + self.seed * 0xC2B2AE3D + 1)
+        for column in () if step.context is None else step.context.T:
+            mixed = torch.where(column < 0, mixed, (mixed * 0x01000193 + column) & 0xFFFFFFFF)
         for _ in range(2):
             mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-        score = ((mixed ^ (mixed >> 16)) & 0xFFFFFF) / 0x1000000
-        return torch.full(step.tokens.shape, score, device=step.tokens.device)
+        return ((mixed ^ (mixed >> 16)) & 0xFFFFFF).float() / 0x1000000
 
 
 def entropy(logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch"]:

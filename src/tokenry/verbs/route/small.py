@@ -137,6 +137,6 @@ def layers(described: str) -> list[int]:
     return sorted(found)
 
 
-def in_words(seconds: float) -> str:
+def in_words(seconds: float | int) -> str:
     """A time as a reader says it."""
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
