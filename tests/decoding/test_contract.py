@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tests import tiny
 from tests.decoding.check_decoder import check_decoder
 from tokenry.core.tensors.step_loop import Block, TokenByToken, token_log_probs
+from tokenry.decoding.r2r.routed import RoutedDecoding
+from tokenry.decoding.r2r.rules import EntropyRule
 
 
 class FourAtOnce(TokenByToken):
@@ -35,3 +38,8 @@ DECODERS = [TokenByToken(), FourAtOnce()]
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: type(decoder).__name__)
 def test_every_decoder_keeps_the_contract(decoder):
     check_decoder(decoder)
+
+
+def test_routing_to_an_equal_model_keeps_the_contract():
+    small, large = (tiny.llama(initializer_range=0.5) for _ in range(2))
+    check_decoder(RoutedDecoding(small, large, EntropyRule(), threshold=1.0), small)

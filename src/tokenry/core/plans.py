@@ -104,7 +104,10 @@ def _options(
         default = getattr(instance, field.name) if instance is not None else _default(field)
         if dataclasses.is_dataclass(hints[field.name]):
             inside = _options(
-                hints[field.name], default, (*holder, field.name), field.metadata.get("prefix", prefix)
+                hints[field.name],
+                _instance(default),
+                (*holder, field.name),
+                field.metadata.get("prefix", prefix),
             )
             options = {option.name: option for option in inside}
             yield from (options[name] for name in field.metadata.get("only", options))
@@ -129,6 +132,11 @@ def _options(
 
 def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _instance(default: Any) -> Any:
+    """The config that a field holds by default; None where the config itself has options that must be given."""
+    return None if default is dataclasses.MISSING else default
 
 
 def _documented(plan: type) -> dict[str, str]:
@@ -167,7 +175,7 @@ def _built(plan: type, instance: Any, values: Mapping[str, Any]) -> Any:
         if dataclasses.is_dataclass(hints[field.name]):
             only = field.metadata.get("only", values)
             given = {name: value for name, value in values.items() if name in only}
-            arguments[field.name] = _built(hints[field.name], default, given)
+            arguments[field.name] = _built(hints[field.name], _instance(default), given)
         else:
             arguments[field.name] = values.get(field.name, default)
     return plan(**arguments)

@@ -139,14 +139,14 @@ class Token:
 
     Attributes:
         text: the token's text.
-        state: outcome of the choice; `open` if nothing was chosen.
+        state: outcome of the choice; `open` if nothing was chosen; `large` where the larger of two models wrote it.
         signals: values of its signals, by name.
         weight: its weight in the loss; None where it has none.
         token_class: its class in the data; None where it has none.
     """
 
     text: str
-    state: Literal["kept", "lowered", "dropped", "prompt", "open"] = "open"
+    state: Literal["kept", "lowered", "dropped", "prompt", "large", "open"] = "open"
     signals: Mapping[str, float] = field(default_factory=dict)
     weight: float | int | None = None
     token_class: str | None = None

@@ -23,10 +23,18 @@ STATES = {
     "lowered": "dropped to a lower weight",
     "dropped": "dropped",
     "prompt": "prompt, not learned from",
+    "large": "written by the large model",
 }
 _WARM = ((255, 244, 230), (240, 140, 50))
 _COOL = ((232, 242, 252), (90, 155, 220))
-_STYLES = {"kept": "bold underline", "lowered": "underline", "dropped": "strike", "prompt": "dim", "open": ""}
+_STYLES = {
+    "kept": "bold underline",
+    "lowered": "underline",
+    "dropped": "strike",
+    "prompt": "dim",
+    "large": "bold underline",
+    "open": "",
+}
 
 
 @dataclass(frozen=True)

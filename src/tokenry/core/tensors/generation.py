@@ -28,10 +28,12 @@ class Continuation:
     Attributes:
         token_ids: new tokens, the one that ended it included.
         log_probs: of each in nats; None where the decoding computes none.
+        sources: which model wrote each; None where there is one model.
     """
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...] | None = None
+    sources: tuple[int, ...] | None = None
 
 
 def greedy_answers(
@@ -155,11 +157,10 @@ def _continued(
     generation_config = copy.copy(generation_config)
     generation_config.return_dict_in_generate = True
     output = model.generate(**inputs, generation_config=generation_config, custom_generate=decoder)  # type: ignore[operator]
-    tokens = output.sequences[:, input_ids.shape[1] :].tolist()
-    log_probs = [None] * len(tokens) if output.log_probs is None else output.log_probs.tolist()
+    columns = output.sequences[:, input_ids.shape[1] :], output.log_probs, output.sources
     return [
-        Continuation(tuple(row[:count]), None if values is None else tuple(values[:count]))
-        for row, values, count in zip(tokens, log_probs, output.new_tokens.tolist(), strict=True)
+        Continuation(*(None if values is None else tuple(values[row, :count].tolist()) for values in columns))  # type: ignore[arg-type]
+        for row, count in enumerate(output.new_tokens.tolist())
     ]
 
 

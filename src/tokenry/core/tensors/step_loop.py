@@ -40,11 +40,17 @@ class Block(NamedTuple):
         tokens: new tokens of each row.
         counts: how many of them belong to the row; None for all.
         log_probs: of the tokens under the model, in nats; None where they are not computed.
+        sources: which of several models wrote each token, from 0; None where there is one.
     """
 
     tokens: Int[Tensor, "batch block"]
     counts: Int[Tensor, "batch"] | None = None
     log_probs: Float[Tensor, "batch block"] | None = None
+    sources: Int[Tensor, "batch block"] | None = None
+
+
+_BESIDE = {"log_probs": float("nan"), "sources": -1}
+"""What is kept beside the new tokens, and what stands there after the end of a row."""
 
 
 class GrowingBatch:
@@ -63,6 +69,7 @@ class GrowingBatch:
         length: tokens of the longest row.
         running: rows that have not ended.
         log_probs: of the new tokens, nan where there is none; None if no block had any.
+        sources: of the new tokens, -1 where there is none; None if no block had any.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class GrowingBatch:
         self._limit = math.inf if stopping_criteria.max_length is None else stopping_criteria.max_length
         self.running = torch.full_like(self.lengths, self._limit > self.prompt_length, dtype=torch.bool)
         self.log_probs: Tensor | None = None
+        self.sources: Tensor | None = None
 
     def attention_mask(self) -> Bool[Tensor, "batch length"]:
         """The real tokens among `input_ids`, up to the end of the longest row."""
@@ -113,30 +121,32 @@ class GrowingBatch:
         columns = block.tokens.shape[1]
         counts = torch.full_like(self.lengths, columns) if block.counts is None else block.counts
         before = self.lengths.clone()
-        self._make_room(self.length + columns, block.log_probs)
+        self._make_room(self.length + columns, block)
         for column in range(columns):
             growing = self.running & (column < counts)
             if not bool(growing.any()):
                 break
             places = self.lengths[growing]
             self.input_ids[growing, places] = block.tokens[growing, column]
-            if self.log_probs is not None and block.log_probs is not None:
-                self.log_probs[growing, places - self.prompt_length] = block.log_probs[growing, column]
+            for name in _BESIDE:
+                if (values := getattr(block, name)) is not None:
+                    getattr(self, name)[growing, places - self.prompt_length] = values[growing, column]
             self.lengths += growing
             for rows, prefixes in self.prefixes(growing):
                 self.running[rows] &= ~self._criteria(prefixes, None)
         self.length = int(self.lengths.max())
         return self.lengths - before
 
-    def _make_room(self, length: int, log_probs: Tensor | None) -> None:
+    def _make_room(self, length: int, block: Block) -> None:
         """Twice the room that is needed, as far as rows can grow, so that a long answer is copied a few times only."""
         if length > self.input_ids.shape[1]:
             room = max(length, int(min(2 * length, self._limit)))
             self.input_ids = _widened(self.input_ids, room, self._pad_token)
         room = self.input_ids.shape[1] - self.prompt_length
-        if log_probs is not None and (self.log_probs is None or self.log_probs.shape[1] < room):
-            known = log_probs[:, :0] if self.log_probs is None else self.log_probs
-            self.log_probs = _widened(known, room, float("nan"))
+        for name, fill in _BESIDE.items():
+            values, known = getattr(block, name), getattr(self, name)
+            if values is not None and (known is None or known.shape[1] < room):
+                setattr(self, name, _widened(values[:, :0] if known is None else known, room, fill))
 
 
 class TokenChoice:
@@ -203,10 +213,12 @@ class Decoded(GenerateDecoderOnlyOutput):
     Attributes:
         new_tokens: number of each row's new tokens, the one that ended it included.
         log_probs: of the new tokens in nats, nan after the end of a row; None where the decoder computes none.
+        sources: which model wrote each of the new tokens, -1 after the end of a row; None where there is one model.
     """
 
     new_tokens: Tensor | None = None
     log_probs: Tensor | None = None
+    sources: Tensor | None = None
 
 
 class Decoder(ABC):
@@ -262,11 +274,12 @@ class Decoder(ABC):
                     break
         if not generation_config.return_dict_in_generate:
             return batch.sequences()
-        log_probs = batch.log_probs
+        written = batch.length - batch.prompt_length
         return Decoded(
             sequences=batch.sequences(),
             new_tokens=batch.lengths - batch.prompt_length,
-            log_probs=None if log_probs is None else log_probs[:, : batch.length - batch.prompt_length],
+            log_probs=None if batch.log_probs is None else batch.log_probs[:, :written],
+            sources=None if batch.sources is None else batch.sources[:, :written],
         )
 
     def _require_single_sequences(self, model: Any, generation_config: GenerationConfig) -> None:

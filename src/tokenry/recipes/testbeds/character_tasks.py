@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from torch import Generator, Tensor
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tokenry.core.errors import require_at_least
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.tensors.generation import Continuation, continue_prompts
-from tokenry.core.tensors.step_loop import TokenByToken
+from tokenry.core.tensors.step_loop import Decoder, TokenByToken
 from tokenry.recipes.kit import fit, one_cycle
 
 CHARACTERS = "\0$0123456789.,;:+_=CAM"
@@ -57,6 +60,7 @@ class CharacterModel:
         steps: steps of training.
         batch_size: problems per step.
         learning_rate: highest learning rate.
+        positions: number of tokens that it can read.
     """
 
     layers: int
@@ -64,6 +68,7 @@ class CharacterModel:
     steps: int
     batch_size: int = 64
     learning_rate: float = 3e-3
+    positions: int = PROMPT + ANSWER
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -118,7 +123,7 @@ def train_character_model(
                 n_embd=setting.width,
                 n_layer=setting.layers,
                 n_head=4,
-                n_positions=PROMPT + ANSWER,
+                n_positions=setting.positions,
                 activation_function="relu",
                 initializer_range=setting.width**-0.5,  # the default is for wide models
                 loss_type="ForCausalLM",
@@ -162,17 +167,34 @@ def _rows(problems: Sequence[Problem], generator: Generator) -> Int[Tensor, "bat
     )
 
 
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """The vocabulary as a tokenizer."""
+    tokenizer = Tokenizer(WordLevel(dict(_ID)))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=CHARACTERS[PAD], eos_token=CHARACTERS[END]
+    )
+
+
 def answers_of(
-    model: GPT2LMHeadModel, problems: Sequence[Problem], batch_size: int = 500
+    model: GPT2LMHeadModel,
+    problems: Sequence[Problem],
+    batch_size: int = 500,
+    decoder: Decoder | None = None,
 ) -> list[Continuation]:
-    """Greedy answers, with the log-probability of each token, the end among them."""
+    """Greedy answers, with the log-probability of each token, the end among them; by another decoder where one is given."""
     greedy = GenerationConfig(max_new_tokens=ANSWER, do_sample=False, eos_token_id=END, pad_token_id=PAD)
     return continue_prompts(
-        model, [problem.prompt_ids for problem in problems], greedy, batch_size, TokenByToken()
+        model, [problem.prompt_ids for problem in problems], greedy, batch_size, decoder or TokenByToken()
     )
 
 
 def is_right(problem: Problem, answer: Continuation) -> bool:
     """Whether the digits of an answer are right, and it ends after them."""
-    text = decoded(answer.token_ids)
-    return text.endswith(CHARACTERS[END]) and "".join(filter(str.isdigit, text)) == problem.answer
+    return digits(answer.token_ids) == problem.answer
+
+
+def digits(answer: Sequence[int]) -> str | None:
+    """The digits of an answer, without its fillers; None if it does not end."""
+    text = decoded(answer)
+    return "".join(filter(str.isdigit, text)) if text.endswith(CHARACTERS[END]) else None

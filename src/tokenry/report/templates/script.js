@@ -1,7 +1,7 @@
 // The tooltip of a token, for pointer and keyboard, and the search among samples; everything else on the page works without script.
 const tip = document.getElementById("tip");
 const signals = [...document.querySelectorAll("input[data-name]")].map((input) => input.dataset.name);
-const states = { kept: "kept", dropped: "dropped", lowered: "dropped to a lower weight", prompt: "prompt, not learned from" };
+const states = { kept: "kept", dropped: "dropped", lowered: "dropped to a lower weight", prompt: "prompt, not learned from", large: "written by the large model" };
 
 function facts(token) {
   const rows = [["token", token.textContent.replaceAll("\n", "")]];
