@@ -1,0 +1,126 @@
+"""How many tokens a step yields: the two ways of placing masks, and which of them pays at present.
+
+    linear       one block behind the last drafted token: 1 + 2k rows; a wrong token leaves no draft for the next step
+    quadratic    a block behind every token: (1 + k)² rows; there is a draft in every step
+
+A step yields the leading drafted tokens that are right, and the model's own token after them. If the j-th is right with probability
+q_j, given that those before it are, a draft of k tokens yields on average E = Σ_j Π_{i≤j} q_i tokens, all of them with P = Π q_j:
+
+    quadratic: 1 + E tokens per step              linear: (1 + E + 1 − P) / (2 − P), as after a failure one step goes without a draft
+
+Source: Your LLM Knows the Future (arXiv 2507.11851), section 3.4; the choice of k and mode is ours.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tokenry.core.errors import require_one_of
+
+MODES = ("auto", "linear", "quadratic")
+Mode = Literal["auto", "linear", "quadratic"]
+
+
+class Pace(NamedTuple):
+    """How a step is laid out: number of masks in a block, and whether a block stands behind every token. 0 masks: one token a step."""
+
+    masks: int
+    quadratic: bool
+
+
+def simulate_schedule(correct: Bool[Tensor, "tokens k"], mode: str, tokens: int | None = None) -> list[int]:
+    """Number of tokens that each step yields, if `correct[i, j]` says whether the j-th draft made at token i is right.
+
+    Args:
+        correct: of each token that a step may end with, and each place of a draft.
+        mode: linear or quadratic.
+        tokens: number of tokens after which it ends; by default all that `correct` has rows for.
+    """
+    require_one_of(mode, MODES[1:], "mode")
+    rows = correct.tolist()
+    wanted, k = len(rows) if tokens is None else tokens, correct.shape[1]
+    steps, written, drafted = [1], 1, True
+    while written < wanted:
+        right = sum(accumulate(rows[written - 1], mul)) if drafted else 0
+        steps.append(right + 1)
+        written += right + 1
+        drafted = mode == "quadratic" or not drafted or right == k
+    return steps
+
+
+def prompt_lookup_draft(tokens: Sequence[int], ngram: int, k: int) -> list[int]:
+    """Draft the up to k tokens that followed the last `ngram` tokens where they stood last before; the longest n-gram first."""
+    for length in range(min(ngram, len(tokens) - 1), 0, -1):
+        ending = list(tokens[-length:])
+        for start in range(len(tokens) - length - 1, -1, -1):
+            if list(tokens[start : start + length]) == ending:
+                return list(tokens[start + length : start + length + k])
+    return []
+
+
+class RunningPace:
+    """Chooses k and mode from what was accepted and what steps took.
+
+    Each place of a draft begins with a good record, so that drafts are tried. The seconds of a step are taken as a line in its rows,
+    fitted to the steps so far with weights that halve every 32 steps; before there are enough, rows cost nothing.
+
+    Args:
+        k: most masks in a block.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._right, self._tried = np.full(k, 4.0), np.full(k, 5.0)
+        self._moments = np.zeros((2, 2))
+        self._totals = np.zeros(2)
+        self._paces = [
+            Pace(0, False),
+            *(Pace(masks, kind) for masks in range(1, k + 1) for kind in (False, True)),
+        ]
+        self._plain = 0
+
+    def observe(self, right: Int[Tensor, "batch"], drafted: Int[Tensor, "batch"]) -> None:
+        """Record how many drafted tokens of each row were right, and how many there were."""
+        places = np.arange(len(self._right))
+        right, drafted = right.numpy(force=True)[:, None], drafted.numpy(force=True)[:, None]
+        self._right += (places < right).sum(0)
+        self._tried += (places < np.minimum(drafted, right + 1)).sum(0)
+
+    def timed(self, rows: int, seconds: float) -> None:
+        """Record what a step of so many rows in each text took."""
+        row = np.array([1.0, rows])
+        decay = 0.5 ** (1 / 32)
+        self._moments = decay * self._moments + np.outer(row, row)
+        self._totals = decay * self._totals + row * seconds
+
+    def choose(self) -> Pace:
+        """The pace with the most tokens per second; if that is without drafts, they are tried again every 32 steps."""
+        step, row = self._seconds()
+        best = max(self._paces, key=lambda pace: self._tokens(pace) / (step + row * _rows(pace)))
+        self._plain = 0 if best.masks else self._plain + 1
+        return self._paces[1] if self._plain % 32 == 31 else best
+
+    def _tokens(self, pace: Pace) -> float:
+        """Expected tokens per step."""
+        together = np.cumprod((self._right / self._tried)[: pace.masks])
+        if not pace.masks:
+            return 1.0
+        drafted, whole = 1 + together.sum(), together[-1]
+        return float(drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole))
+
+    def _seconds(self) -> tuple[float, float]:
+        """Seconds of a step and of each row in it."""
+        (count, rows), (_, squares) = self._moments
+        spread = count * squares - rows * rows
+        if spread <= 1e-9 * max(squares, 1.0) * max(count, 1.0):
+            return 1.0, 0.0
+        row = max(0.0, (count * self._totals[1] - rows * self._totals[0]) / spread)
+        return max((self._totals[0] - row * rows) / count, 1e-9), row
+
+
+def _rows(pace: Pace) -> int:
+    return (pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks
