@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tests import tiny
 from tests.decoding.check_decoder import check_decoder
 from tokenry.core.tensors.step_loop import Block, TokenByToken, token_log_probs
+from tokenry.decoding.multi_token.decode import MultiTokenDecoding
+from tokenry.decoding.multi_token.drafter import Drafter
 
 
 class FourAtOnce(TokenByToken):
@@ -35,3 +38,9 @@ DECODERS = [TokenByToken(), FourAtOnce()]
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: type(decoder).__name__)
 def test_every_decoder_keeps_the_contract(decoder):
     check_decoder(decoder)
+
+
+@pytest.mark.parametrize("mode", ["auto", "linear", "quadratic"])
+def test_multi_token_decoding_keeps_the_contract(mode):
+    model = tiny.llama(initializer_range=0.5)
+    check_decoder(MultiTokenDecoding(Drafter(model, k=3, rank=2), mode), model)

@@ -6,6 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.golden import golden_arrays
 from tokenry.core.tensors.alignment import IGNORED
+from tokenry.decoding.multi_token.decode import MultiTokenDecoding
 from tokenry.decoding.multi_token.drafter import Drafter
 from tokenry.decoding.multi_token.gated_lora import GatedLoRALinear
 from tokenry.decoding.multi_token.layout import mtp_layout
@@ -139,3 +140,22 @@ def test_gradients(drafter, saved):
     assert all(
         parameter.grad is None for parameter in drafter.model.parameters() if not parameter.requires_grad
     )
+
+
+@pytest.mark.parametrize("mode", ["linear", "quadratic"])
+@pytest.mark.parametrize("number", range(4))
+def test_decoding(drafter, saved, mode, number):
+    prompt, greedy = saved[f"gen{number}|prompt"], saved[f"gen{number}|greedy"]
+    decoder = MultiTokenDecoding(drafter, mode)
+    found = drafter.model.generate(
+        prompt[None],
+        custom_generate=decoder,
+        do_sample=False,
+        max_new_tokens=60,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert found[0, len(prompt) :][: len(greedy)].tolist() == greedy.tolist()
+    steps = saved[f"gen{number}|{mode}|tokens_per_step"].tolist()
+    assert decoder.account.blocks[0][: len(steps)] == steps
+    assert decoder.account.rows[: len(steps)] == saved[f"gen{number}|{mode}|rows_per_step"].tolist()

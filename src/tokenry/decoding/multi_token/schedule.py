@@ -11,7 +11,6 @@ q_j, given that those before it are, a draft of k tokens yields on average E = Î
 Source: Your LLM Knows the Future (arXiv 2507.11851), section 3.4; the choice of k and mode is ours.
 """
 
-from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 from typing import Literal, NamedTuple
@@ -53,14 +52,15 @@ def simulate_schedule(correct: Bool[Tensor, "tokens k"], mode: str, tokens: int 
     return steps
 
 
-def prompt_lookup_draft(tokens: Sequence[int], ngram: int, k: int) -> list[int]:
-    """Draft the up to k tokens that followed the last `ngram` tokens where they stood last before; the longest n-gram first."""
-    for length in range(min(ngram, len(tokens) - 1), 0, -1):
-        ending = list(tokens[-length:])
-        for start in range(len(tokens) - length - 1, -1, -1):
-            if list(tokens[start : start + length]) == ending:
-                return list(tokens[start + length : start + length + k])
-    return []
+def prompt_lookup_draft(tokens: Int[Tensor, "length"], ngram: int, k: int) -> Int[Tensor, "drafted"]:
+    """Draft the up to k tokens that followed the last tokens of a text where they stood last before; the longest n-gram first."""
+    for size in range(min(ngram, len(tokens) - 1), 0, -1):
+        windows = tokens[:-1].unfold(0, size, 1)
+        found = (windows == tokens[-size:]).all(1).nonzero()
+        if len(found):
+            start = int(found[-1]) + size
+            return tokens[start : start + k]
+    return tokens[:0]
 
 
 class RunningPace:
