@@ -33,7 +33,7 @@ from tokenry.core.tensors.step_loop import Block, Decoder, GrowingBatch, TokenCh
 from tokenry.core.tensors.tree_attention import TreeAttention
 from tokenry.decoding.multi_token.drafter import Drafter
 from tokenry.decoding.multi_token.layout import MaskLayout, block_layout
-from tokenry.decoding.multi_token.schedule import MODES, Mode, Pace, RunningPace, prompt_lookup_draft
+from tokenry.decoding.multi_token.schedule import MODES, Pace, RunningPace, prompt_lookup_draft
 
 _NGRAM = 3
 
@@ -76,16 +76,16 @@ class MultiTokenDecoding(Decoder):
 
     Args:
         drafter: on the model that generates.
-        mode: quadratic, a block of masks behind every token; linear, one behind the last; or auto, which chooses mode and number of
-            masks by what is accepted and what steps take, and looks drafts up in the text where masks have made none. Texts are the same
-            in all modes when greedy; sampled ones depend on the steps.
+        mode: quadratic, a block of masks behind every token; linear, one behind the last; or auto, which chooses mode, number of masks
+            and drafts of masks or from the text itself, by what was accepted and what steps take. Texts are the same in all modes when
+            greedy; sampled ones depend on the steps.
         sampler: whether the sampler chooses drafted tokens, or the head by itself.
 
     Attributes:
         account: steps and rows of the last call.
     """
 
-    def __init__(self, drafter: Drafter, mode: Mode = "auto", sampler: bool = True) -> None:
+    def __init__(self, drafter: Drafter, mode: str = "auto", sampler: bool = True) -> None:
         require_one_of(mode, MODES, "mode")
         self.drafter, self.mode, self.sampler = drafter, mode, sampler
         self.account = DraftAccount()
@@ -110,7 +110,7 @@ class MultiTokenDecoding(Decoder):
         if prompts.shape[1] > 1:
             tree.read(prompts[:, :-1], real=real[:, :-1])
         last = prompts[:, -1]
-        drafts = self._looked_up(batch, _no_drafts(last))
+        drafts = self._looked_up(batch, _no_drafts(last), running)
         try:
             while True:
                 account.lengths.append(batch.lengths.clone())
@@ -138,8 +138,8 @@ class MultiTokenDecoding(Decoder):
                     if not bool(matching.any()):
                         break
                     right += matching
-                running.observe(right, drafts.counts * drafts.by_masks)
-                drafts = self._looked_up(batch, self._drafted(hidden, last, drafts, right, pace))
+                running.observe(right, drafts.counts, drafts.by_masks)
+                drafts = self._looked_up(batch, self._drafted(hidden, last, drafts, right, pace), running)
                 _keep_right(tree, layout, right, batch.running)
                 running.timed(hidden.shape[1], time.perf_counter() - started)
         finally:
@@ -201,20 +201,21 @@ class MultiTokenDecoding(Decoder):
             self.drafter.draft(masks, last, self.sampler)[:, : int(counts.max())], counts, is_valid
         )
 
-    def _looked_up(self, batch: GrowingBatch, drafts: _Drafts) -> _Drafts:
-        """Drafts from the text itself where masks have made none; in the mode `auto` only."""
-        lacking = batch.running & ~drafts.by_masks
-        if self.mode != "auto" or not bool(lacking.any()):
+    def _looked_up(self, batch: GrowingBatch, drafts: _Drafts, running: RunningPace) -> _Drafts:
+        """Drafts from the text itself where they promise more than those of masks; in the mode `auto` only."""
+        if self.mode != "auto":
             return drafts
-        tokens, counts = drafts.tokens.new_zeros(len(lacking), self.drafter.k), drafts.counts.clone()
-        tokens[:, : drafts.tokens.shape[1]] = drafts.tokens
+        k, (width, by_masks) = self.drafter.k, (drafts.tokens.shape[1], drafts.by_masks.clone())
+        tokens, counts = torch.nn.functional.pad(drafts.tokens, (0, k - width)), drafts.counts.clone()
         start = batch.prompt_length - batch.attention_mask()[:, : batch.prompt_length].sum(1)
-        for text in lacking.nonzero()[:, 0].tolist():
-            draft = prompt_lookup_draft(
-                batch.input_ids[text, start[text] : batch.lengths[text]], _NGRAM, self.drafter.k
-            )
-            tokens[text, : len(draft)], counts[text] = draft, len(draft)
-        return _Drafts(tokens[:, : int(counts.max())], counts, drafts.by_masks)
+        texts, found = batch.running.nonzero()[:, 0].tolist(), 0
+        for text in texts:
+            draft = prompt_lookup_draft(batch.input_ids[text, start[text] : batch.lengths[text]], _NGRAM, k)
+            found += bool(len(draft))
+            if running.expected(1, len(draft)) > running.expected(0, int(counts[text])):
+                tokens[text, : len(draft)], counts[text], by_masks[text] = draft, len(draft), False
+        running.looked_up(found, len(texts))
+        return _Drafts(tokens[:, : int(counts.max())], counts, by_masks)
 
 
 def _no_drafts(last: Int[Tensor, "batch"]) -> _Drafts:
@@ -247,7 +248,7 @@ class Drafted(NamedTuple):
 
 
 def generate(
-    drafter: Drafter, input_ids: Int[Tensor, "batch prompt"], mode: Mode = "quadratic", **options: Any
+    drafter: Drafter, input_ids: Int[Tensor, "batch prompt"], mode: str = "quadratic", **options: Any
 ) -> Drafted:
     """Write with a drafter on its own model.
 

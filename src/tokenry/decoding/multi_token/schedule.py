@@ -13,16 +13,15 @@ Source: Your LLM Knows the Future (arXiv 2507.11851), section 3.4; the choice of
 
 from itertools import accumulate
 from operator import mul
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.core.errors import require_one_of
 
 MODES = ("auto", "linear", "quadratic")
-Mode = Literal["auto", "linear", "quadratic"]
 
 
 class Pace(NamedTuple):
@@ -64,59 +63,73 @@ def prompt_lookup_draft(tokens: Int[Tensor, "length"], ngram: int, k: int) -> In
 
 
 class RunningPace:
-    """Chooses k and mode from what was accepted and what steps took.
+    """Chooses k, mode and the source of drafts from what was accepted and what steps took.
 
     Each place of a draft begins with a good record, so that drafts are tried. The seconds of a step are taken as a line in its rows,
     fitted to the steps so far with weights that halve every 32 steps; before there are enough, rows cost nothing.
 
     Args:
-        k: most masks in a block.
+        k: most tokens in a draft.
     """
 
     def __init__(self, k: int) -> None:
-        self._right, self._tried = np.full(k, 4.0), np.full(k, 5.0)
-        self._moments = np.zeros((2, 2))
-        self._totals = np.zeros(2)
-        self._paces = [
-            Pace(0, False),
-            *(Pace(masks, kind) for masks in range(1, k + 1) for kind in (False, True)),
-        ]
+        # By source, masks and prompt lookup, and by place in the draft.
+        self._right, self._tried = np.full((2, k), 4.0), np.full((2, k), 5.0)
+        self._found = np.array(
+            [1.0, 2.0]
+        )  # texts with a draft by prompt lookup, among those that were looked at
+        self._moments, self._totals = np.zeros((2, 2)), np.zeros(2)
+        kinds = ((masks, quadratic) for masks in range(1, k + 1) for quadratic in (False, True))
+        self._paces = [Pace(0, False), *(Pace(*kind) for kind in kinds)]
         self._plain = 0
 
-    def observe(self, right: Int[Tensor, "batch"], drafted: Int[Tensor, "batch"]) -> None:
-        """Record how many drafted tokens of each row were right, and how many there were."""
-        places = np.arange(len(self._right))
+    def observe(
+        self, right: Int[Tensor, "batch"], drafted: Int[Tensor, "batch"], by_masks: Bool[Tensor, "batch"]
+    ) -> None:
+        """Record how many drafted tokens of each text were right, how many there were, and who drafted them."""
+        places = np.arange(self._right.shape[1])
+        sources = 1 - by_masks.numpy(force=True).astype(int)
         right, drafted = right.numpy(force=True)[:, None], drafted.numpy(force=True)[:, None]
-        self._right += (places < right).sum(0)
-        self._tried += (places < np.minimum(drafted, right + 1)).sum(0)
+        np.add.at(self._right, sources, places < right)
+        np.add.at(self._tried, sources, places < np.minimum(drafted, right + 1))
+
+    def looked_up(self, found: int, texts: int) -> None:
+        """Record in how many texts prompt lookup found a draft."""
+        self._found += found, texts
 
     def timed(self, rows: int, seconds: float) -> None:
         """Record what a step of so many rows in each text took."""
-        row = np.array([1.0, rows])
-        decay = 0.5 ** (1 / 32)
+        row, decay = np.array([1.0, rows]), 0.5 ** (1 / 32)
         self._moments = decay * self._moments + np.outer(row, row)
         self._totals = decay * self._totals + row * seconds
 
     def choose(self) -> Pace:
-        """The pace with the most tokens per second; if that is without drafts, they are tried again every 32 steps."""
+        """The pace with the most tokens per second; if that is without masks, they are tried again every 32 steps."""
         step, row = self._seconds()
         best = max(self._paces, key=lambda pace: self._tokens(pace) / (step + row * _rows(pace)))
         self._plain = 0 if best.masks else self._plain + 1
         return self._paces[1] if self._plain % 32 == 31 else best
 
+    def expected(self, source: int, drafted: int) -> float:
+        """Number of right tokens to be expected in a draft by masks (source 0) or by prompt lookup (1)."""
+        return float(self._together(source, drafted).sum())
+
+    def _together(self, source: int, drafted: int) -> Float[np.ndarray, "drafted"]:
+        """Probability that a draft is right up to each place."""
+        return np.cumprod(self._right[source, :drafted] / self._tried[source, :drafted])
+
     def _tokens(self, pace: Pace) -> float:
         """Expected tokens per step."""
-        together = np.cumprod((self._right / self._tried)[: pace.masks])
         if not pace.masks:
-            return 1.0
-        drafted, whole = 1 + together.sum(), together[-1]
-        return float(drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole))
+            return 1 + self._found[0] / self._found[1] * self.expected(1, self._right.shape[1])
+        drafted, whole = 1 + self.expected(0, pace.masks), float(self._together(0, pace.masks)[-1])
+        return drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole)
 
     def _seconds(self) -> tuple[float, float]:
         """Seconds of a step and of each row in it."""
         (count, rows), (_, squares) = self._moments
         spread = count * squares - rows * rows
-        if spread <= 1e-9 * max(squares, 1.0) * max(count, 1.0):
+        if spread <= 1e-9 * squares * count or not count:
             return 1.0, 0.0
         row = max(0.0, (count * self._totals[1] - rows * self._totals[0]) / spread)
         return max((self._totals[0] - row * rows) / count, 1e-9), row
