@@ -29,19 +29,27 @@ class Gate:
 
     def __init__(self) -> None:
         self.rows: Int[Tensor, "rows"] | None = None
+        self._is_held = False
 
     @contextmanager
     def on(self, masks: Bool[Tensor, "*rows"]) -> Iterator[None]:
-        """Let adapters act on `masks` for a while.
-
-        Gradient checkpointing runs layers again in the backward, which then has to be inside too.
-        """
+        """Let adapters act on `masks` for a while."""
         before = self.rows
         self.rows = masks.flatten().nonzero()[:, 0]
         try:
             yield
         finally:
-            self.rows = before
+            if not self._is_held:
+                self.rows = before
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Leave the gate as the last forward had it: gradient checkpointing runs layers again in the backward."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self.rows, self._is_held = None, False
 
 
 class GatedLoRALinear(nn.Module):
