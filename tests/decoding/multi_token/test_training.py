@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from tests import tiny
+from tests.fresh_process import run_ranks
 from tests.tiny.tokenizers import word_tokenizer
 from tests.tiny.training import sft_config, token_rows
 from tokenry.core.errors import UserError
@@ -22,12 +24,12 @@ def new_drafter(model=None, k=2):
     return Drafter(model, k=k, rank=2)
 
 
-def trained(folder, drafter=None, resume=None, kwargs=None, **options):
+def trained(folder, drafter=None, resume=None, kwargs=None, rows=None, **options):
     drafter = new_drafter() if drafter is None else drafter
     trainer = DraftTrainer(
         drafter,
         sft_config(folder, **OPTIONS | options),
-        train_dataset=token_rows(),
+        train_dataset=token_rows() if rows is None else rows,
         processing_class=word_tokenizer(),
         **kwargs or {},
     )
@@ -182,3 +184,20 @@ def test_arguments_that_a_drafter_cannot_be_trained_with_are_refused(kwargs, opt
 def test_sizes_below_one_are_refused(options):
     with pytest.raises(UserError, match="must be at least 1, got 0"):
         Drafter(tiny.llama(), **{"k": 1, "rank": 1} | options)
+
+
+def even_rows():
+    """Texts of one length, of which all is learned: a mean of means is then the mean."""
+    ids = torch.randint(6, 60, (12, 9), generator=torch.Generator().manual_seed(0)).tolist()
+    return Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
+
+
+@pytest.mark.distributed
+def test_two_ranks_end_as_one_process(tmp_path):
+    ended = run_ranks("tests.decoding.multi_token.two_ranks", str(tmp_path), folder=tmp_path)
+    assert [rank.returncode for rank in ended] == [0, 0], ended[0].stderr
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(one, other)
+    alone = trained(tmp_path / "alone", rows=even_rows(), per_device_train_batch_size=4)
+    torch.testing.assert_close(one, weights(alone.drafter), rtol=1e-3, atol=1e-3)
+    assert (one - weights(new_drafter())).abs().max() > 0.02

@@ -106,7 +106,7 @@ class RunningPace:
     def choose(self) -> Pace:
         """The pace with the most tokens per second; if that is without masks, they are tried again every 32 steps."""
         step, row = self._seconds()
-        best = max(self._paces, key=lambda pace: self._tokens(pace) / (step + row * _rows(pace)))
+        best = max(self._paces, key=lambda pace: self._tokens(pace) / (step + row * self._rows(pace)))
         self._plain = 0 if best.masks else self._plain + 1
         return self._paces[1] if self._plain % 32 == 31 else best
 
@@ -121,9 +121,19 @@ class RunningPace:
     def _tokens(self, pace: Pace) -> float:
         """Expected tokens per step."""
         if not pace.masks:
-            return 1 + self._found[0] / self._found[1] * self.expected(1, self._right.shape[1])
+            return 1 + self._share_found * self.expected(1, self._right.shape[1])
         drafted, whole = 1 + self.expected(0, pace.masks), float(self._together(0, pace.masks)[-1])
         return drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole)
+
+    def _rows(self, pace: Pace) -> float:
+        """Expected rows per step."""
+        if not pace.masks:
+            return 1 + self._share_found * self._right.shape[1]
+        return (pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks
+
+    @property
+    def _share_found(self) -> float:
+        return float(self._found[0] / self._found[1])
 
     def _seconds(self) -> tuple[float, float]:
         """Seconds of a step and of each row in it."""
@@ -133,7 +143,3 @@ class RunningPace:
             return 1.0, 0.0
         row = max(0.0, (count * self._totals[1] - rows * self._totals[0]) / spread)
         return max((self._totals[0] - row * rows) / count, 1e-9), row
-
-
-def _rows(pace: Pace) -> int:
-    return (pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks
