@@ -89,9 +89,9 @@ class RunningPace:
         """Record how many drafted tokens of each text were right, how many there were, and who drafted them."""
         places = np.arange(self._right.shape[1])
         sources = 1 - by_masks.numpy(force=True).astype(int)
-        right, drafted = right.numpy(force=True)[:, None], drafted.numpy(force=True)[:, None]
-        np.add.at(self._right, sources, places < right)
-        np.add.at(self._tried, sources, places < np.minimum(drafted, right + 1))
+        counts, most = right.numpy(force=True)[:, None], drafted.numpy(force=True)[:, None]
+        np.add.at(self._right, sources, places < counts)
+        np.add.at(self._tried, sources, places < np.minimum(most, counts + 1))
 
     def looked_up(self, found: int, texts: int) -> None:
         """Record in how many texts prompt lookup found a draft."""
@@ -129,7 +129,7 @@ class RunningPace:
         """Expected rows per step."""
         if not pace.masks:
             return 1 + self._share_found * self._right.shape[1]
-        return (pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks
+        return float((pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks)
 
     @property
     def _share_found(self) -> float:
