@@ -9,7 +9,7 @@ from tests import tiny
 from tests.core.tensors.test_tree_attention import CONFIGS, load
 from tests.decoding.check_decoder import PROMPTS, decode
 from tokenry.core.errors import UserError
-from tokenry.decoding.multi_token.decode import MultiTokenDecoding, _Drafts, generate
+from tokenry.decoding.multi_token.decode import MultiTokenDecoding, _Drafts
 from tokenry.decoding.multi_token.drafter import Drafter
 from tokenry.decoding.multi_token.layout import block_layout
 
@@ -112,7 +112,7 @@ def test_one_mask_and_a_prompt_of_one_token():
     model = tiny.llama(initializer_range=0.5)
     drafter = Drafter(model, k=1, rank=1)
     for mode in ("auto", "linear", "quadratic"):
-        found = generate(drafter, torch.tensor([[7]]), mode, **{**GREEDY, "eos_token_id": 63})
+        found = drafter.generate(torch.tensor([[7]]), mode, **{**GREEDY, "eos_token_id": 63})
         assert found.tokens[0, 1:].tolist() == own_texts(model, [[7]], **{**GREEDY, "eos_token_id": 63})[0]
         assert sum(found.blocks[0]) == 14
 

@@ -27,7 +27,6 @@ from transformers import GenerationConfig
 
 from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.gate import name_of, position_limit
-from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import causal_lm
 from tokenry.core.tensors.step_loop import Block, Decoder, GrowingBatch, TokenChoice, token_log_probs
 from tokenry.core.tensors.tree_attention import TreeAttention
@@ -53,6 +52,8 @@ class DraftAccount:
     @property
     def blocks(self) -> list[list[int]]:
         """Number of tokens that each step added to each text; the last of them is the model's own, those before it were drafted."""
+        if not self.lengths:
+            return []
         added = torch.stack(self.lengths, 1).diff(dim=1)
         return [[count for count in text if count] for text in added.tolist()]
 
@@ -231,36 +232,3 @@ def _keep_right(
     kept[:, new:] &= ~layout.gate & (layout.group <= right[:, None]) & running[:, None]
     places = kept.int().argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
     tree.keep(places, kept.gather(1, places))
-
-
-class Drafted(NamedTuple):
-    """Texts that were written with a drafter.
-
-    Attributes:
-        tokens: prompts and new tokens, padded.
-        tokens_per_step: new tokens over steps.
-        blocks: number of tokens that each step added to each text.
-    """
-
-    tokens: Int[Tensor, "batch length"]
-    tokens_per_step: float
-    blocks: list[list[int]]
-
-
-def generate(
-    drafter: Drafter, input_ids: Int[Tensor, "batch prompt"], mode: str = "quadratic", **options: Any
-) -> Drafted:
-    """Write with a drafter on its own model.
-
-    Args:
-        drafter: the drafter.
-        input_ids: prompts, padded on the left; then give `attention_mask` too.
-        mode: as of `MultiTokenDecoding`.
-        **options: passed to `generate`, such as `max_new_tokens` and `do_sample`.
-    """
-    decoder: Any = MultiTokenDecoding(drafter, mode)
-    model: Any = drafter.model
-    with evaluation_mode(model):
-        found = model.generate(input_ids, custom_generate=decoder, return_dict_in_generate=True, **options)
-    account = decoder.account
-    return Drafted(found.sequences, account.tokens_per_step if account.rows else 0.0, account.blocks)

@@ -26,6 +26,7 @@ from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, matrix_loss, module_loss
 from tokenry.core.tensors.gate import embedding_rows, name_of
+from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import (
     OutputHead,
     accumulation_dtype,
@@ -59,6 +60,20 @@ class DraftLosses(NamedTuple):
     sampler: Float[Tensor, ""]
     consistency: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
+
+
+class Drafted(NamedTuple):
+    """Texts that were written with a drafter.
+
+    Attributes:
+        tokens: prompts and new tokens, padded.
+        tokens_per_step: new tokens over steps.
+        blocks: number of tokens that each step added to each text; the last of them is the model's own, those before it were drafted.
+    """
+
+    tokens: Int[Tensor, "batch length"]
+    tokens_per_step: float
+    blocks: list[list[int]]
 
 
 class Drafter(nn.Module):
@@ -211,6 +226,23 @@ class Drafter(nn.Module):
             last = self.head.logits(self.sampler(self.embed(last), mask) if sampler else mask).argmax(-1)
             drafted.append(last)
         return torch.stack(drafted, 1)
+
+    def generate(
+        self, input_ids: Int[Tensor, "batch prompt"], mode: str = "quadratic", **options: Any
+    ) -> Drafted:
+        """Write what the base model writes.
+
+        Args:
+            input_ids: prompts, padded on the left; then give `attention_mask` too.
+            mode: as of `MultiTokenDecoding`.
+            **options: passed to `generate`, such as `max_new_tokens` and `do_sample`.
+        """
+        from tokenry.decoding.multi_token.decode import MultiTokenDecoding
+
+        decoder: Any = MultiTokenDecoding(self, mode)
+        with evaluation_mode(self.model):
+            tokens: Any = self.model.generate(input_ids, custom_generate=decoder, **options)  # type: ignore[operator]
+        return Drafted(tokens, decoder.account.tokens_per_step, decoder.account.blocks)
 
     def remove(self) -> None:
         """Take the adapters off the model."""
