@@ -5,7 +5,10 @@ import torch
 
 from tests import tiny
 from tests.decoding.check_decoder import check_decoder
+from tests.decoding.multi_token.test_golden import golden_drafter
+from tests.golden import golden_arrays
 from tokenry.core.tensors.step_loop import Block, TokenByToken, token_log_probs
+from tokenry.decoding.multi_token.decode import MultiTokenDecoding
 from tokenry.decoding.r2r.routed import RoutedDecoding
 from tokenry.decoding.r2r.rules import EntropyRule
 
@@ -43,3 +46,10 @@ def test_every_decoder_keeps_the_contract(decoder):
 def test_routing_to_an_equal_model_keeps_the_contract():
     small, large = (tiny.llama(initializer_range=0.5) for _ in range(2))
     check_decoder(RoutedDecoding(small, large, EntropyRule(), threshold=1.0), small)
+
+
+@pytest.mark.parametrize("mode", ["auto", "linear", "quadratic"])
+def test_multi_token_decoding_keeps_the_contract(mode):
+    """With the trained drafter of the reference numbers, so that drafts are often right."""
+    drafter = golden_drafter(golden_arrays("25-multi-token", "dev-model.npz"))
+    check_decoder(MultiTokenDecoding(drafter, mode), drafter.model.float())

@@ -145,7 +145,7 @@ def _continued(
     options: dict[str, Any],
 ) -> list[Continuation]:
     device = next(model.parameters()).device
-    input_ids, attention_mask = _left_padded(prompts, int(generation_config.pad_token_id or 0))
+    input_ids, attention_mask = left_padded(prompts, int(generation_config.pad_token_id or 0))
     inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), **options}
     if prefix is not None:
         inputs["past_key_values"] = prefix.cache((attention_mask == 0).sum(1).to(device))
@@ -170,10 +170,10 @@ def _until(ends: Collection[int | None], row: Sequence[int]) -> tuple[int, ...]:
     return tuple(row[: end + 1])
 
 
-def _left_padded(
+def left_padded(
     prompts: Sequence[Sequence[int]], pad_token: int
 ) -> tuple[Int[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
-    """Token ids and attention mask."""
+    """Token ids and attention mask of prompts that end together."""
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), pad_token)
     attention_mask = torch.zeros_like(input_ids)

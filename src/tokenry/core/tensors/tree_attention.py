@@ -13,7 +13,7 @@ then mean something else in each layer. Recurrent states cannot be taken back by
 Source: tree attention as in SpecInfer (arXiv 2305.09781), section 4.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class TreeAttention:
         if reason := _obstacle(model):
             raise UserError(reason)
         inner = causal_lm(model)
-        self._backbone, self._windows = backbone(inner), _windows(inner.config.get_text_config())
+        self._backbone, self._windows = backbone(inner), attention_windows(inner.config.get_text_config())
         self._dtype = next(inner.parameters()).dtype
         self._cache, self._all_real = DynamicCache(), True
         self.tokens = 0
@@ -111,29 +111,45 @@ class TreeAttention:
         self.tokens, self._all_real = places.shape[1], bool(self.real.all())
 
     def _masks(self, sees: Bool[Tensor, "rows new all"] | None) -> Tensor | dict[str, Tensor]:
-        """What is added to the attention in each kind of layer: nothing where a token sees another, the lowest number elsewhere.
-
-        Not True and False: eager attention would add 1 and 0.
-        """
-        positions, device = self.positions, self.positions.device
-        new, known = positions.shape[1] - self.tokens, self.tokens
-        places = torch.arange(known + new, device=device)
-        allowed = (places <= places[known:, None])[None] if sees is None else sees.to(device)
+        """What is added to the attention, from what new tokens see: padding never, themselves always."""
+        positions, known = self.positions, self.tokens
+        places = torch.arange(positions.shape[1], device=positions.device)
+        allowed = (places <= places[known:, None])[None] if sees is None else sees.to(positions.device)
         if not self._all_real:
             allowed = allowed & self.real[:, None]
         allowed = allowed | (places == places[known:, None])
-        if not self._windows:
-            return _added(allowed, self._dtype)
-        behind, at = positions[:, known:, None], positions[:, None]
-        near: dict[str, Callable[[int], Tensor]] = {
-            "sliding_attention": lambda size: behind - at < size,
-            "chunked_attention": lambda size: behind // size == at // size,
-        }
-        masks = {
-            kind: _added(allowed & near[kind](size) if size else allowed, self._dtype)
-            for kind, size in self._windows.items()
-        }
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        return attention_masks(allowed, positions[:, known:], positions, self._windows, self._dtype)
+
+
+def attention_masks(
+    allowed: Bool[Tensor, "rows new all"],
+    new: Int[Tensor, "texts new"],
+    known: Int[Tensor, "texts all"],
+    windows: Mapping[str, int | None],
+    dtype: torch.dtype,
+) -> Tensor | dict[str, Tensor]:
+    """What is added to the attention in each kind of layer: nothing where a token sees another, the lowest number elsewhere.
+
+    Not True and False: eager attention would add 1 and 0.
+
+    Args:
+        allowed: what each new token sees as far as windows let it.
+        new: positions of the new tokens.
+        known: positions of all tokens, the new ones last.
+        windows: from `attention_windows`.
+        dtype: of the model.
+    """
+    if not windows:
+        return _added(allowed, dtype)
+    behind, at = new[:, :, None], known[:, None]
+    near: dict[str, Callable[[int], Tensor]] = {
+        "sliding_attention": lambda size: behind - at < size,
+        "chunked_attention": lambda size: behind // size == at // size,
+    }
+    masks = {
+        kind: _added(allowed & near[kind](size) if size else allowed, dtype) for kind, size in windows.items()
+    }
+    return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def require_tree_attention(model: nn.Module) -> None:
@@ -198,7 +214,7 @@ def _obstacle(model: nn.Module) -> str:
     return ""
 
 
-def _windows(config: Any) -> dict[str, int | None]:
+def attention_windows(config: Any) -> dict[str, int | None]:
     """The size of the window of each kind of layer; empty where no layer has one."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds:

@@ -1,0 +1,218 @@
+"""Training of a drafter inside a frozen model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenry.core.errors import UserError, require_at_least, require_share
+from tokenry.core.io.files import require_folder_name, require_new
+from tokenry.core.io.progress import Progress
+from tokenry.core.plans import argument, plan_settings
+from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+from tokenry.verbs._chats import NOTED, read_checked, say
+from tokenry.verbs._environment import environment
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._models import model_title
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+_CURVE = {
+    "loss": "loss",
+    "draft_base": "head",
+    "draft_sampler": "sampler",
+    "draft_consistency": "consistency",
+    "draft_accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Train a drafter inside a model, so that it writes several tokens per step; the model itself stays as it is.
+
+    Attributes:
+        model: `embedded`, a folder, or a hub name.
+        data: conversations or texts: a file (JSONL, JSON, CSV, Parquet), a folder, or a hub name.
+        masks: number of masks in a block: tokens drafted at once.
+        rank: rank of the gated LoRA.
+        block_share: share of the tokens that a block of masks stands behind in training; a quarter takes about a quarter of the memory.
+        consistency: weight of the distance between masks and the token rows that predict the same token.
+        epochs: passes over the data.
+        max_steps: optimisation steps instead of epochs.
+        batch_size: samples per optimisation step.
+        learning_rate: highest learning rate.
+        max_length: maximum tokens of a sample.
+        seed: random seed.
+        output: new folder for result.json, report.html and the drafter; a stopped training resumes there.
+    """
+
+    model: str = argument()
+    data: str = argument()
+    masks: int = 4
+    rank: int = 128
+    block_share: float = 0.25
+    consistency: float = 1.0
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 4
+    learning_rate: float = 2e-4
+    max_length: int = 1024
+    seed: int = 42
+    hardware: Hardware = Hardware()
+    output: Path = Path("runs/draft-train")
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            1, masks=self.masks, rank=self.rank, max_steps=self.max_steps, batch_size=self.batch_size
+        )
+        require_at_least(2, max_length=self.max_length)
+        require_at_least(0, consistency=self.consistency)
+        require_share(self.block_share, "block_share")
+        for name in ("epochs", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        require_folder_name(self.output, "the drafter")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Train, or resume a training that was stopped."""
+    from tokenry.models.quiet import quiet_libraries
+
+    require_new(plan.output / "drafter")
+    device = plan.hardware.place()
+    with quiet_libraries():
+        progress("reading the model and the data", 0.0)
+        found = _trained(plan, progress)
+    data = {
+        "kind": "draft train",
+        "model": plan.model,
+        "data": plan.data,
+        **found,
+        "settings": plan_settings(plan),
+        "environment": environment(device, "trl"),
+    }
+    progress("done", 1.0)
+    return Result(f"a drafter of {plan.masks} masks in {model_title(plan.model)}", data, lay_out(data))
+
+
+def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
+    import torch
+    from transformers import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from tokenry.core.chat.conversations import encode_with_notes
+    from tokenry.decoding import Drafter
+    from tokenry.decoding.multi_token.training import DraftTrainer
+    from tokenry.models import load_tokenizer, require_causal_lm
+    from tokenry.verbs._stages import Stages
+    from tokenry.verbs._training import TellSteps, remove_checkpoints
+
+    tokenizer, rows = load_tokenizer(plan.model), read_checked(plan.data)
+    encoding = encode_with_notes(rows, tokenizer, plan.max_length)
+    say(encoding.notes)
+    model = plan.hardware.load(plan.model)
+    require_causal_lm(model, plan.model)
+    torch.manual_seed(plan.seed)
+    drafter, stages = Drafter(model, plan.masks, plan.rank), Stages(progress, [1.0])
+    trainer = DraftTrainer(
+        drafter,
+        _arguments(plan),
+        block_share=plan.block_share,
+        consistency=plan.consistency,
+        train_dataset=encoding.dataset.select_columns(["input_ids", "labels"]),
+        processing_class=tokenizer,
+        callbacks=[TellSteps(stages)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    stages.begin("training", 1.0)
+    checkpoints = plan.output / "checkpoints"
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    )
+    drafter.save(plan.output / "drafter")
+    remove_checkpoints(checkpoints)
+    return {
+        "samples": len(encoding.dataset),
+        "steps": trainer.state.global_step,
+        "learned": sum(value.numel() for value in drafter.parameters()),
+        "curve": [
+            {"step": entry["step"], **{name: entry[key] for key, name in _CURVE.items()}}
+            for entry in trainer.state.log_history
+            if "draft_sampler" in entry and "loss" in entry
+        ],
+        "notes": list(encoding.notes),
+    }
+
+
+def _arguments(plan: Plan) -> "SFTConfig":
+    from trl import SFTConfig
+
+    device = plan.hardware.place().type
+    return SFTConfig(
+        output_dir=str(plan.output / "checkpoints"),
+        per_device_train_batch_size=plan.batch_size,
+        num_train_epochs=plan.epochs,
+        max_steps=plan.max_steps or -1,
+        learning_rate=plan.learning_rate,
+        warmup_steps=0.1,
+        max_length=plan.max_length,
+        seed=plan.seed,
+        bf16=False,  # the model itself runs in the dtype of the plan
+        use_cpu=device == "cpu",
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=0.1,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+# --- layout --------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """The course of training, and what to do with the drafter."""
+    curve = data["curve"]
+    last = curve[-1]
+    lead = (
+        f"{plural(data['steps'], 'step')} on {plural(data['samples'], 'sample')}, {data['learned']:,} weights beside the frozen model: at the "
+        f"last step the sampler had {last['accuracy']:.0%} of the masked tokens right."
+    )
+    shown = curve[:: max(1, len(curve) // 8)]
+    columns = (
+        Column("head", "nats", ".3f"),
+        Column("sampler", "nats", ".3f"),
+        Column("consistency", format=".3g"),
+        Column("right", "%", ".0f"),
+    )
+    table = Table(
+        "",
+        ("step", *columns),
+        [
+            (str(row["step"]), row["head"], row["sampler"], row["consistency"], 100 * row["accuracy"])
+            for row in shown
+        ],
+    )
+    steps = [row["step"] for row in curve]
+    figure = Figure(
+        "Loss per token",
+        "lines",
+        [Series(name, steps, [row[name] for row in curve]) for name in ("head", "sampler")],
+        "step",
+        "nats",
+        "NLL of the head on all rows and of the sampler on masks by step",
+    )
+    blocks: list[Block] = [
+        Text(lead, "lead"),
+        Section("Training", [table, figure]),
+        Text("Measure what it is worth on your prompts with `tokenry draft bench`."),
+    ]
+    if data["notes"]:
+        blocks.append(Section(NOTED, [Findings([("", note) for note in data["notes"]])]))
+    return blocks
