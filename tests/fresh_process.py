@@ -42,17 +42,23 @@ def start_module(module: str, *arguments: str, folder: Path) -> BaseProcess:
 
 def run_ranks(module: str, *arguments: str, folder: Path, ranks: int = 2) -> list[Finished]:
     """Run a module as the ranks of one job, as `torchrun` does."""
+    processes = start_ranks(module, *arguments, folder=folder, ranks=ranks)
+    return [_finished(process, folder / f"rank-{rank}") for rank, process in enumerate(processes)]
+
+
+def start_ranks(module: str, *arguments: str, folder: Path, ranks: int = 2) -> list[BaseProcess]:
+    """Start a module as the ranks of one job and go on; what each says stands in the folder `rank-N`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     job = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    folders = [folder / f"rank-{rank}" for rank in range(ranks)]
     processes = []
-    for rank, said in enumerate(folders):
-        said.mkdir()
+    for rank in range(ranks):
+        said = folder / f"rank-{rank}"
+        said.mkdir(parents=True)
         ranked = {name: str(value) for name, value in {**job, "RANK": rank, "LOCAL_RANK": rank}.items()}
         processes.append(_start(_run_module, (module, *arguments), {**os.environ, **ranked}, said))
-    return [_finished(process, said) for process, said in zip(processes, folders, strict=True)]
+    return processes
 
 
 def _start(

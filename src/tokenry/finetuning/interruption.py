@@ -1,4 +1,7 @@
-"""Ctrl-C during training ends the step, saves a checkpoint and stops; a second Ctrl-C stops at once."""
+"""Ctrl-C during training ends the step, saves a checkpoint and stops; a second Ctrl-C stops at once.
+
+Several processes stop after the same step, whichever of them were interrupted and in whichever step.
+"""
 
 import signal
 import threading
@@ -6,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -17,7 +22,7 @@ class StopAfterStep(TrainerCallback):
     """
 
     def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self.stopped = False
+        self.stopped, self._asked = False, False
         self._told = told
         self._before: Any = None
 
@@ -36,12 +41,26 @@ class StopAfterStep(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save and stop when asked to."""
+        self._agree(args.device)
         if self.stopped:
             control.should_save = True
             control.should_training_stop = True
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Hear an interrupt that came after the last step."""
+        self._agree(args.device)
+
+    def _agree(self, device: torch.device) -> None:
+        """Stop on every rank if one of them was asked to."""
+        asked = torch.tensor(float(self._asked), device=device)
+        if dist.is_initialized():
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+        self.stopped = bool(asked)
+
     def _stop(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.stopped:
+        if self._asked or self.stopped:
             raise KeyboardInterrupt
-        self.stopped = True
+        self._asked = True
         self._told()

@@ -1,6 +1,7 @@
 """What every verb that trains needs: steps told and timed, peak memory, the device, and the folder of a run."""
 
 import gc
+import os
 import shutil
 import time
 from pathlib import Path
@@ -104,6 +105,12 @@ def require_device(args: TrainingArguments, device: str | None) -> None:
         raise UserError(
             f"training would run on {args.device}, not on {device}: leave use_cpu out, and choose among GPUs by CUDA_VISIBLE_DEVICES."
         )
+
+
+def splits_weights(args: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed will split the weights between the processes, by these arguments or by `accelerate launch`."""
+    launched = [os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED")]
+    return processes() > 1 and bool(args.fsdp or args.deepspeed or "true" in map(str.lower, launched))
 
 
 @by_first

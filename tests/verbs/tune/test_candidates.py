@@ -1,11 +1,16 @@
 """Who races: by what the data allow."""
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenry.core.errors import UserError
 from tokenry.verbs._tune.candidates import CHANCE, Length, by_promise, default_candidates, make_entry
+from tokenry.verbs._tune.course import LIMIT
+from tokenry.verbs._tune.material import Material
+from tokenry.verbs._tune.plan import make_plan
+from tokenry.verbs._tune.racing import planned_course, price_in_words
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
@@ -78,3 +83,51 @@ def test_what_differs_from_the_first_step_begins_there(description):
 def test_what_cannot_race_is_refused(description, words):
     with pytest.raises(UserError, match=words):
         make_entry(description, Length(99, 3), 0)
+
+
+def planned(epochs, trusted=False, splits_weights=False, **said):
+    rows = Dataset.from_dict({"input_ids": [[1] * 20] * 80})
+    few = rows.select(range(8))
+    material = Material(rows, few if trusted else None, few, [], validation=few)
+    length = Length(100, epochs)
+    plan = make_plan({"model": "m", "data": "d.jsonl", **said})
+    return planned_course(plan, material, length, 2.0, {}, splits_weights)[0]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "name", "ahead"),
+    [
+        (True, "token-cleaning dropped_weight=0.1 after step 25", 0.82),
+        (False, "cross-fitted after step 25", 1.3),
+    ],
+)
+def test_what_one_epoch_has_no_room_for_is_left_out_and_the_sentence_says_why(trusted, name, ahead):
+    course = planned(1, trusted)
+    assert course.price <= LIMIT
+    assert name in course.left_out
+    assert course.reasons.keys() == {*course.left_out}
+    why = f"the price has no room for it: before its first step it takes {ahead:.2f} of a plain run"
+    assert f"{name} ({why})" in price_in_words(course)
+    assert name not in planned(3, trusted).left_out
+
+
+def test_what_takes_nothing_ahead_is_only_one_too_many():
+    reasons = planned(
+        1, trusted=True, candidates=["small-loss", *(f"random:share=0.{n}" for n in range(1, 9))]
+    )
+    assert "the price has no room for it" in reasons.reasons.values()
+
+
+def test_a_sentence_tells_a_missing_reference_from_a_missing_budget():
+    course = planned(3, candidates=["rho1", "random"])
+    (reason,) = course.reasons.values()
+    assert reason.startswith("there is no reference model to compare with: give --trusted")
+
+
+@pytest.mark.parametrize("name", ["cross-fitted", "sstoken:history=crossfit"])
+def test_cross_fitting_does_not_race_where_weights_are_split(name):
+    assert planned(3, candidates=[name, "random"]).reasons == {}
+    (reason,) = planned(3, candidates=[name, "random"], splits_weights=True).reasons.values()
+    assert "which FSDP and DeepSpeed do not allow" in reason
+    with pytest.raises(UserError, match=f"{name} cannot race: it trains the model on each fold"):
+        planned(3, candidates=[name], splits_weights=True)

@@ -272,7 +272,10 @@ def test_another_list_of_candidates_is_no_resumption(by_command):
     ("said", "words"),
     [
         ({"candidates": ["smal-loss"]}, r"there is no weighing 'smal-loss' \(did you mean 'small-loss'\?\)"),
-        ({"candidates": ["token-cleaning", "rho1"]}, "compare with a reference model: give --trusted"),
+        (
+            {"candidates": ["token-cleaning", "rho1"]},
+            r"rho1, token-cleaning cannot race: there is no reference model to compare with: give --trusted",
+        ),
         ({"seeds": 0}, "seeds is not right: input should be greater than or equal to 1, got 0"),
         ({"weighing": "random"}, "candidates race under --weighing auto only, and random was asked for"),
         (

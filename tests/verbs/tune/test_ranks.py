@@ -1,11 +1,15 @@
-"""A race on two CPU processes, as `accelerate launch` starts them: one folder, one record, and the weights of one process."""
+"""A race on two CPU processes, as `accelerate launch` starts them: one folder, one record, and the weights of one process.
+
+Under DDP both processes are killed in the midst of the race, and started again; under FSDP2 every leg goes on from a checkpoint.
+"""
 
 import json
+import time
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.fresh_process import run_ranks
+from tests.fresh_process import run_ranks, start_ranks
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.tune.record import load
 from tokenry.verbs._side_by_side import folder_name
@@ -21,18 +25,19 @@ TRAINING = {
     "save_steps": 0.5,
     "use_cpu": True,
 }
+STRATEGIES = ("ddp", "fsdp2")
 
 
 @pytest.fixture(scope="module")
-def raced(tmp_path_factory):
-    """The same race on two processes and on one, with batches of the same samples; the folders, and what the two said."""
+def desk(tmp_path_factory):
+    """The plan of a race in a file, for batches of the same samples on two processes and on one, and a folder for all of it."""
     folder = tmp_path_factory.mktemp("ranks")
     options = {
         "model": str(write_model(folder / "model")),
-        "data": str(write_rows(folder / "data.jsonl", sums(97))),
+        "data": str(write_rows(folder / "data.jsonl", sums(64))),
         "max_length": 96,
         "dtype": "float32",
-        "answers": 0,
+        "answers": 2,
         "retain": [
             str(write_rows(folder / "prose.jsonl", [{"text": "What is it? It is."}, {"text": "It is it."}]))
         ],
@@ -42,24 +47,63 @@ def raced(tmp_path_factory):
     (folder / "run.yaml").write_text(
         json.dumps({**options, "training": {**TRAINING, "per_device_train_batch_size": 4}})
     )
-    arguments = ("tune", "--config", str(folder / "run.yaml"), "--output", str(folder / "two"))
+    plan = make_plan({**options, "training": {**TRAINING, "per_device_train_batch_size": 8}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOKENRY_CACHE", str(folder / "cache"))
-        ended = run_ranks("tokenry", *arguments, folder=folder)
-        assert [rank.returncode for rank in ended] == [0, 0], ended[0].stderr[-3000:]
-        patch.setenv("TOKENRY_CACHE", str(folder / "cache-of-one"))
-        plan = make_plan({**options, "training": {**TRAINING, "per_device_train_batch_size": 8}})
-        compare(plan, folder / "one", lambda what, share: None)
-    return folder / "two", folder / "one", ended
+        yield folder, plan
 
 
-def test_two_processes_end_with_the_weights_of_one(raced):
-    two, one, _ = raced
+@pytest.fixture(scope="module")
+def one(desk):
+    """The race in one process."""
+    folder, plan = desk
+    compare(plan, folder / "one", lambda what, share: None)
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def ddp(desk):
+    """The race under DDP, killed once its first two entries are judged and then resumed; what the ranks said before and after that."""
+    folder, _ = desk
+    arguments = ("tune", "--config", str(folder / "run.yaml"), "--output", str(folder / "ddp"))
+    said = folder / "killed" / "rank-0" / "stderr"
+    ranks = start_ranks("tokenry", *arguments, folder=folder / "killed")
+    while len(list((folder / "ddp").glob("*/rung-*.json"))) < 2:
+        assert all(rank.is_alive() for rank in ranks), said.read_text()[-3000:]
+        time.sleep(0.01)
+    for rank in ranks:
+        rank.kill()
+        rank.join()
+    assert not (folder / "ddp" / "result.json").exists()
+    ended = run_ranks("tokenry", *arguments, "--resume", folder=folder / "resumed")
+    assert [rank.returncode for rank in ended] == [0, 0], ended[0].stderr[-3000:]
+    return said.read_text(), (folder / "killed" / "rank-1" / "stderr").read_text(), *ended
+
+
+@pytest.fixture(scope="module")
+def fsdp2(desk):
+    """The race under FSDP2."""
+    folder, _ = desk
+    arguments = ("tune", "--config", str(folder / "run.yaml"), "--output", str(folder / "fsdp2"))
+    ended = run_ranks("tests.verbs.tune.sharded", *arguments, folder=folder / "sharded")
+    assert [rank.returncode for rank in ended] == [0, 0], ended[0].stderr[-3000:]
+
+
+@pytest.fixture(params=STRATEGIES)
+def two(request, desk):
+    """The folder of the race on two processes."""
+    request.getfixturevalue(request.param)
+    return desk[0] / request.param
+
+
+def test_two_processes_end_with_the_weights_of_one(two, one):
     ours, theirs = (load(folder / "result.json") for folder in (two, one))
     assert [run.name for run in ours.runs] == [run.name for run in theirs.runs]
     assert ours.race.winner == theirs.race.winner
     for run, other in zip(ours.runs, theirs.runs, strict=True):
         assert (run.steps, run.share_kept) == (other.steps, pytest.approx(other.share_kept))
+        assert run.held_out_nll.value == pytest.approx(other.held_out_nll.value, abs=1e-6)
+        assert run.answers == other.answers
         weights = [
             load_file(folder / folder_name(run.name) / "model" / "adapter_model.safetensors")
             for folder in (two, one)
@@ -69,8 +113,8 @@ def test_two_processes_end_with_the_weights_of_one(raced):
             assert float((values - weights[1][name]).abs().max()) < 1e-6, name
 
 
-def test_the_race_is_judged_alike(raced):
-    ours, theirs = (load(folder / "result.json").race for folder in raced[:2])
+def test_the_race_is_judged_alike(two, one):
+    ours, theirs = (load(folder / "result.json").race for folder in (two, one))
     assert ours.heats
     assert [heat.leader for heat in ours.heats] == [heat.leader for heat in theirs.heats]
     assert ours.spent == theirs.spent
@@ -79,16 +123,16 @@ def test_the_race_is_judged_alike(raced):
             assert (row.name, row.out, row.nll.value) == (
                 same.name,
                 same.out,
-                pytest.approx(same.nll.value, abs=1e-5),
+                pytest.approx(same.nll.value, abs=1e-6),
             )
 
 
-def test_one_process_writes_and_speaks(raced):
-    two, _, (first, second) = raced
+def test_one_process_writes_and_speaks(desk, ddp):
+    folder, (started, started_second, first, second) = desk[0] / "ddp", ddp
+    assert started.count("note: a race of 3 weighings") == 1
     assert "won" in first.stdout.splitlines()[0]
-    assert first.stderr.count("note: a race of 3 weighings") == 1
     assert second.stdout == ""
-    assert "note: " not in second.stderr
-    assert "%  " not in second.stderr
-    assert (two / "report.html").exists()
-    assert not list(two.glob("*/checkpoint-*"))
+    for said in (started_second, second.stderr):
+        assert [line for line in said.splitlines() if "find_unused_parameters" not in line] == []
+    assert (folder / "report.html").exists()
+    assert not list(folder.glob("*/checkpoint-*"))

@@ -1,9 +1,10 @@
-"""The modes of a model: evaluation for a while, and each part back in its own mode afterwards."""
+"""States that a model is in for a while: evaluation, or the gathered weights that FSDP2 splits; afterwards it is as before."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 
 @contextmanager
@@ -17,3 +18,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Let the parts of a model that FSDP2 has split be called past its own forward, as generation and backbones are.
+
+    Its layers gather their weights themselves. Those outside of them (embeddings, last norm, head) are gathered here, on every rank.
+    """
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()

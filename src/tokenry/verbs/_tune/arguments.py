@@ -33,6 +33,7 @@ def sft_config(plan: Plan, folder: Path, training: Mapping[str, Any]) -> SFTConf
         "report_to": [],
         "disable_tqdm": True,
         "log_level": "error",
+        "log_level_replica": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
         **training,
     }

@@ -26,6 +26,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import processes
 from tokenry.core.tensors.generation import require_answers
+from tokenry.core.tensors.modes import gathered
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, paired_difference, verifier_accuracy
 from tokenry.evaluation.verifiers import encode_prompts, is_right
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
@@ -213,7 +214,8 @@ class Bench:
         done = folder / f"rung-{leg.step}.json"
         if not is_there(done):
             trainer = self._train(self.weighings[name], self.material.train, folder, StepClock(), leg=leg)
-            validation = self._validate(trainer.model)
+            with gathered(trainer.model):
+                validation = self._validate(trainer.model)
             remove_checkpoints(folder, but=leg.step)
             save_held_out(done, validation)
         return load_held_out(done)
@@ -277,12 +279,13 @@ class Bench:
         with PeakMemory() as memory:
             trainer = self._train(self.weighings[name], self.material.train, folder, clock, leg=self.whole)
         self.stages.begin(measuring, self.costs[measuring])
-        if self.material.validation is not None:
-            save_held_out(folder / "validation.json", self._validate(trainer.model))
-        held_out = self.measure(trainer.model)
-        retained = self._retained(trainer.model)
-        self.stages.begin(answering, self.costs[answering])
-        answers = self._answers(trainer.model)
+        with gathered(trainer.model):
+            if self.material.validation is not None:
+                save_held_out(folder / "validation.json", self._validate(trainer.model))
+            held_out = self.measure(trainer.model)
+            retained = self._retained(trainer.model)
+            self.stages.begin(answering, self.costs[answering])
+            answers = self._answers(trainer.model)
         run = describe_run(
             name,
             trainer,

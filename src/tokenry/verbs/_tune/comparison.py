@@ -31,6 +31,7 @@ from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._side_by_side import PLAN_FILE, SideBySide, require_apart
 from tokenry.verbs._stages import Stages
+from tokenry.verbs._training import splits_weights
 from tokenry.verbs._tune.arguments import sft_config
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import CONTROL, FEWEST_SAMPLES, Length, needs_reference
@@ -130,7 +131,9 @@ def assemble(plan: Plan, output: Path, report: Progress) -> tuple[Bench, Course 
         if material.trusted is not None and plan.reference is None:
             reference_steps = plain.training_cost(material.trusted) / plain.costs[CONTROL] * plain.steps
         length = Length(plain.steps, plain.epochs)
-        course, racing = planned_course(plan, material, length, reference_steps, _options(plan))
+        course, racing = planned_course(
+            plan, material, length, reference_steps, _options(plan), splits_weights(plain.args)
+        )
         weighings, final_decay = {**racing, **weighings}, FINAL_DECAY
         require_apart(weighings)
     if any(map(needs_reference, weighings.values())):

@@ -77,8 +77,9 @@ class Course:
         steps: optimisation steps of a full run.
         rungs: the judgements, in order.
         price: highest price of the whole race, in plain runs.
-        left_out: names of the entries for which the price had no room.
+        left_out: names of the entries that do not run.
         judging: cost of one judgement of one entry, in steps of the control.
+        reasons: why entries were left out, by name.
     """
 
     control: Entrant
@@ -88,6 +89,7 @@ class Course:
     price: float
     left_out: tuple[str, ...] = ()
     judging: float | int = 0.0
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ahead(self) -> float:

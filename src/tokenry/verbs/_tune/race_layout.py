@@ -147,7 +147,7 @@ def _findings(race: "Race") -> Iterator[tuple[str, str]]:
                 f"the trimmed mean and the mean disagree: {heat.leader} leads by the first, which decides, {heat.disagreeing} by the second",
             )
     for name in race.left_out:
-        yield name, "left out: its price, or what it needs, was not there"
+        yield name, f"left out: {race.reasons.get(name, 'its price, or what it needs, was not there')}"
     if race.final and race.winner == race.control:
         from tokenry.verbs._tune.course import items_needed
 

@@ -10,6 +10,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.evaluation import HeldOut
 from tokenry.finetuning import AllTokens, TokenWeighing
+from tokenry.report.writing import plural
 from tokenry.verbs._tune.bench import Bench
 from tokenry.verbs._tune.candidates import (
     CONTROL,
@@ -36,7 +37,12 @@ from tokenry.verbs.tune import Plan
 
 
 def planned_course(
-    plan: Plan, material: Material, length: Length, reference_steps: float, options: Mapping[str, float]
+    plan: Plan,
+    material: Material,
+    length: Length,
+    reference_steps: float,
+    options: Mapping[str, float],
+    splits_weights: bool = False,
 ) -> tuple[Course, dict[str, TokenWeighing]]:
     """Choose who runs and for how long, by the data and the price.
 
@@ -46,6 +52,7 @@ def planned_course(
         length: length of a full run.
         reference_steps: cost of training the reference model, in steps of the control.
         options: options such as `share`, for candidates that do not set their own.
+        splits_weights: whether no process has the whole weights while it trains.
     """
     with_reference = material.trusted is not None or plan.reference is not None
     named = plan.settings["candidates"]
@@ -55,25 +62,43 @@ def planned_course(
         else default_candidates(length, with_reference, plan.lora is not None)
     )
     made = [make_entry(description, length, reference_steps, **options) for description in descriptions]
-    usable = [(entry, weighing) for entry, weighing in made if with_reference or not _compares(weighing)]
+    unfit = {
+        entry.name: reason
+        for entry, weighing in made
+        if (reason := _unfit(weighing, with_reference, splits_weights))
+    }
+    usable = [(entry, weighing) for entry, weighing in made if entry.name not in unfit]
     if not usable:
-        raise UserError(
-            f"{', '.join(descriptions)} compare with a reference model: give --trusted a file of clean samples, or --reference a model."
-        )
+        raise UserError(f"{', '.join(descriptions)} cannot race: {'; '.join(dict.fromkeys(unfit.values()))}.")
     assert material.validation is not None
     per_step = sum(map(len, material.train["input_ids"])) * length.epochs / length.steps
     judging = 0.4 * sum(map(len, material.validation["input_ids"])) / per_step
     course = plan_course(Entrant(CONTROL), [entry for entry, _ in usable], length.steps, judging)
     running = {entry.name for entry in course.entries}
-    without = tuple(entry.name for entry, weighing in made if (entry, weighing) not in usable)
+    reasons = {entry.name: _too_expensive(entry, length) for entry, _ in usable if entry.name not in running}
     weighings = {CONTROL: AllTokens()} | {
         entry.name: weighing for entry, weighing in usable if entry.name in running
     }
-    return replace(course, left_out=course.left_out + without), weighings
+    return replace(course, left_out=(*course.left_out, *unfit), reasons=reasons | unfit), weighings
 
 
-def _compares(weighing: TokenWeighing) -> bool:
-    return "reference_nll" in weighing.needs and weighing.reference_model is None
+def _unfit(weighing: TokenWeighing, with_reference: bool, splits_weights: bool) -> str:
+    """Why a weighing cannot run at all; empty where it can."""
+    if "reference_nll" in weighing.needs and weighing.reference_model is None and not with_reference:
+        return "there is no reference model to compare with: give --trusted a file of clean samples, or --reference a model"
+    if "out_of_fold_nll" in weighing.needs and splits_weights:
+        return "it trains the model on each fold and takes it back, which FSDP and DeepSpeed do not allow"
+    return ""
+
+
+def _too_expensive(entry: Entrant, length: Length) -> str:
+    ahead = sum(entry.ahead.values()) / length.steps
+    before = f": before its first step it takes {ahead:.2f} of a plain run" if ahead else ""
+    return f"the price has no room for it{before}"
+
+
+def _with_reasons(reasons: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
 
 
 def price_in_words(course: Course) -> str:
@@ -84,8 +109,8 @@ def price_in_words(course: Course) -> str:
         own = " and ".join(str(rung.step - rung.since) for rung in course.rungs)
         judged = f", judged at step {rungs} of {course.steps}, after {own} steps of their own"
     ahead = f", {course.ahead:.2f} of it for passes of other models over the data" if course.ahead else ""
-    left_out = f"; left out for the price: {', '.join(course.left_out)}" if course.left_out else ""
-    return f"a race of {len(course.entries) + 1} weighings{judged}: it costs at most {course.price:.2f} times one plain run{ahead}{left_out}."
+    left_out = f"; left out: {_with_reasons(course.reasons)}" if course.reasons else ""
+    return f"a race of {plural(len(course.entries) + 1, 'weighing')}{judged}: it costs at most {course.price:.2f} times one plain run{ahead}{left_out}."
 
 
 class _RaceCosts:
@@ -148,6 +173,7 @@ def run_race(bench: Bench, course: Course) -> Race:
     return Race(
         entries={name: weighing.describe() for name, weighing in bench.weighings.items() if name in costs},
         left_out=list(course.left_out),
+        reasons=dict(course.reasons),
         begins=max((entry.begins for entry in course.entries), default=0),
         validation=len(bench.material.validation),
         robust=robust,

@@ -114,7 +114,7 @@ class Heat(_Record):
 class Race(_Record):
     """How the weighing was found. `price` is in plain runs, `spent` what it came to by the same count, `ahead` the part of passes.
 
-    `trusted` counts the trusted samples by their use, where they were split. `robust` says that the validation items are as noisy as the training data, so that the trimmed mean decides.
+    `reasons` say why entries were `left_out`. `trusted` counts the trusted samples by their use, where they were split. `robust` says that the validation items are as noisy as the training data, so that the trimmed mean decides.
     """
 
     entries: dict[str, str]
@@ -130,6 +130,7 @@ class Race(_Record):
     final: Judgement | None = None
     ahead: float = 0.0
     trusted: dict[str, int] = Field(default_factory=dict)
+    reasons: dict[str, str] = Field(default_factory=dict)
 
 
 class Seeds(_Record):
