@@ -21,6 +21,7 @@ MOVED = {
 } | {
     "core.precision": "compression.vision.precision",
     "core.texts": "core.text.passages",
+    "decoding.model_identity": "models.identity",
     "evaluation.generation": "core.tensors.generation",
     "finetuning.conversations": "core.chat.conversations",
     "finetuning.reading": "core.chat.reading",

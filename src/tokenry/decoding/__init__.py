@@ -49,8 +49,8 @@ from tokenry.decoding.deferral_rules import (
     Examples,
 )
 from tokenry.decoding.fitted_rule import FittedRule, Target, fit_rule
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.post_hoc_deferral import PostHocDeferral, prompt_embeddings
+from tokenry.models.identity import ModelIdentity
 
 __all__ = [
     "DEFERRAL_RULES",
