@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.reading import read_text
-from tokenry.report.blocks import Block, Text
+from tokenry.report.blocks import Block, Findings, Text
 from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
 
@@ -119,29 +119,25 @@ def described(calibration: "Calibration") -> dict[str, Any]:
     }
 
 
-def measured_rate(calibration: Mapping[str, Any]) -> str:
-    """The measured false-positive rate in a sentence."""
-    texts, above = calibration["human_texts"], calibration["false_positives"]
-    return (
-        f"Measured false-positive rate: {above} of {plural(texts, 'human text')} are called a machine's ({above / texts:.2%}); "
-        f"among new texts like these, at most {calibration['false_positives_at_most']:.2%} (97.5 % confidence; asked for: {calibration['fpr']:.2%})."
-    )
-
-
 def preamble(calibration: Mapping[str, Any]) -> list[Block]:
     """What stands above every verdict: the measured rate, what is found, and what a verdict may not be used for."""
-    found = (
-        "No machine texts were given, so nothing says how many are found: a verdict of human may be worth nothing."
-        if calibration["found"] is None
-        else f"Of {plural(calibration['machine_texts'], 'machine text')} of the calibration, {calibration['found']:.1%} are found."
+    texts, above, bound = (
+        calibration[name] for name in ("human_texts", "false_positives", "false_positives_at_most")
     )
-    blocks: list[Block] = [Text(measured_rate(calibration), "lead"), Text(found), Text(LIMITS, "warning")]
-    if calibration["false_positives_at_most"] > 2 * calibration["fpr"]:
-        blocks.append(
-            Text(
-                f"{plural(calibration['human_texts'], 'human text')} are few: with bad luck the rate is more than twice what was asked for. "
-                "Calibrate on more.",
-                "warning",
-            )
-        )
+    rate = (
+        f"{above} of {plural(texts, 'human text')} are called a machine's ({above / texts:.2%}); among new texts like these, at most "
+        f"{bound:.2%} (97.5 % confidence; asked for: {calibration['fpr']:.2%})."
+    )
+    found = (
+        "no machine texts were given, so nothing says how many are found: a verdict of human may be worth nothing."
+        if calibration["found"] is None
+        else f"{calibration['found']:.1%} of {plural(calibration['machine_texts'], 'machine text')} of the calibration."
+    )
+    blocks: list[Block] = [
+        Findings([("Measured false-positive rate", rate), ("Found", found)]),
+        Text(LIMITS, "warning"),
+    ]
+    if bound > 2 * calibration["fpr"]:
+        few = f"{plural(texts, 'human text')} are few: with bad luck the rate is more than twice what was asked for. Calibrate on more."
+        blocks.append(Text(few, "warning"))
     return blocks
