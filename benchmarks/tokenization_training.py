@@ -21,9 +21,9 @@ import tokenizers
 from _measure import Step, interleaved, peak_memory
 from _report import Result, note, result, run, speedup
 
+from tokenry.core.text.token_counts import corpus_token_count, utf8_bytes
 from tokenry.tokenization.premiums.grid_config import SIZES
 from tokenry.tokenization.premiums.many_sizes import ctc_curve
-from tokenry.tokenization.token_counts import corpus_token_count, utf8_bytes
 from tokenry.tokenization.training.byte_level_training import train_bpe
 from tokenry.tokenization.training.superbpe import extend_to_superwords
 

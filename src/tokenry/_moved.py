@@ -21,12 +21,14 @@ MOVED = {
 } | {
     "core.precision": "compression.vision.precision",
     "core.texts": "core.text.passages",
+    "decoding.model_identity": "models.identity",
     "evaluation.generation": "core.tensors.generation",
     "finetuning.conversations": "core.chat.conversations",
     "finetuning.reading": "core.chat.reading",
     "finetuning.rows": "core.chat.rows",
     "finetuning.signals": "core.tensors.signals",
     "finetuning.template": "core.chat.template",
+    "tokenization.token_counts": "core.text.token_counts",
 }
 LENT = {
     "tokenization.transplant": "tokenization.transfer.transplant",

@@ -15,8 +15,8 @@ from tokenry.core.errors import UserError
 from tokenry.decoding.cascades import auc_df, chow_score, pad_logprobs
 from tokenry.decoding.deferral_rules import DEFERRAL_RULES, Examples
 from tokenry.decoding.fitted_rule import FittedRule, Target, fit_rule, meets
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.post_hoc_deferral import PostHocDeferral, prompt_embeddings
+from tokenry.models.identity import ModelIdentity
 
 RULES = ("sum", "average", "quantile", "quantile:alpha=0.2", "debiased", "debiased:of=average,curve=isotonic")
 POST_HOC = "post-hoc:epochs=30,patience=10,hidden=[16]"

@@ -15,7 +15,7 @@ def require_share(share: float, name: str = "share") -> None:
         )
 
 
-def require_fraction(value: float, name: str) -> None:
+def require_fraction(value: float | int, name: str) -> None:
     """Raise `UserError` unless `value` is in [0, 1]."""
     if not 0.0 <= value <= 1.0:
         raise UserError(f"{name} must be in [0, 1], got {value}.")

@@ -49,7 +49,6 @@ from tokenry.decoding.deferral_rules import (
     Examples,
 )
 from tokenry.decoding.fitted_rule import FittedRule, Target, fit_rule
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.multi_token import (
     Drafter,
     GatedLoRALinear,
@@ -106,6 +105,7 @@ from tokenry.decoding.sift import (
     parse_sticker,
     self_consistency,
 )
+from tokenry.models.identity import ModelIdentity
 
 __all__ = [
     "DEFERRAL_RULES",

@@ -17,7 +17,7 @@ from tokenry.core.errors import UserError
 from tokenry.decoding.cascades import array, pad_logprobs
 from tokenry.decoding.deferral_rules import DEFERRAL_RULES, Examples, Scorer
 from tokenry.decoding.fitted_rule import FittedRule, WithoutLogprobs
-from tokenry.decoding.model_identity import ModelIdentity
+from tokenry.models.identity import ModelIdentity
 from tokenry.models.text_model import GREEDY, Generated, Prompt, Sampling, TextModel
 
 

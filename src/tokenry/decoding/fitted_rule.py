@@ -42,8 +42,8 @@ from tokenry.decoding.deferral_rules import (
     DeferralRule,
     Examples,
 )
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.post_hoc_deferral import PostHocScorer
+from tokenry.models.identity import ModelIdentity
 
 WithoutLogprobs = Literal["refuse", "defer", "keep"]
 

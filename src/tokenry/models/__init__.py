@@ -6,18 +6,23 @@ from tokenry.models.endpoint import Endpoint
 from tokenry.models.gate import require_reference
 from tokenry.models.loading import load_model, load_tokenizer, preferred_device, preferred_dtype
 from tokenry.models.merging import save_merged
+from tokenry.models.text_classifier import ClassifierConfig, FineTuned, TextClassifier, load_text_classifier
 from tokenry.models.text_model import Generated, LocalText, Sampling, TextModel, require_generated
 
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_TITLE",
+    "ClassifierConfig",
     "Endpoint",
+    "FineTuned",
     "Generated",
     "LocalText",
     "Sampling",
+    "TextClassifier",
     "TextModel",
     "embedded_folder",
     "load_model",
+    "load_text_classifier",
     "load_tokenizer",
     "preferred_device",
     "preferred_dtype",

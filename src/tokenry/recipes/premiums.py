@@ -21,11 +21,11 @@ from numpy import ndarray
 
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import absent, all_of, bootstrap_estimate, estimate_of_mean, exactly, shown
+from tokenry.core.text.token_counts import dispersion_intervals, resampled_counts
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.parallel_corpora import Corpus, declaration, flores
 from tokenry.recipes.testbeds.vocabulary_trial import Counts, VocabularyTrial, measure
 from tokenry.tokenization.premiums.tokenizer_grid import counts_of, curves_of
-from tokenry.tokenization.token_counts import dispersion_intervals, resampled_counts
 
 MARKED = 0.05
 NO_EFFECT = 0.5

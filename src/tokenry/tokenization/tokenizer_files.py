@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.reading import open_text
+from tokenry.core.text.token_counts import AnyTokenizer
 from tokenry.models import load_tokenizer
 from tokenry.tokenization.special_roles import as_fast
-from tokenry.tokenization.token_counts import AnyTokenizer
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
 _BOUNDLESS = "boundless.json"

@@ -146,7 +146,32 @@ def test_what_needs_a_target_or_more_tokens_is_refused():
         row_statistics(rows, targets, head_of(), ["top"], top_k=51)
     with pytest.raises(
         UserError,
-        match="a row statistic must be one of nll, entropy, rank, second_moment, log_squares, mean_logit, top, got 'nil'",
+        match="a row statistic must be one of nll, entropy, rank, second_moment, log_squares, mean_logit, top, cross_entropy, cross_second_moment, got 'nil'",
     ):
         row_statistics(rows, targets, head_of(), ["nil"])
     assert row_entropy(rows, head_of()).shape == (11,)
+
+
+@pytest.mark.parametrize("chunk", [1, 120, 10_000])
+@pytest.mark.parametrize("others", [50, 57, 41])
+def test_cross_statistics_are_those_of_the_references_distribution(chunk, others):
+    head, (rows, targets) = head_of(), data()
+    torch.manual_seed(2)
+    reference = torch.randn(11, 5, dtype=torch.float64), OutputHead(nn.Linear(5, others).double(), others)
+    wanted = ("nll", "cross_entropy", "cross_second_moment", "entropy")
+    targets = targets.clamp(max=min(50, others) - 1)
+    found = row_statistics(rows, targets, head, wanted, reference=reference, chunk_elements=chunk)
+    with torch.no_grad():
+        shared = min(50, others)
+        log_p = head.logits(rows)[:, :shared].log_softmax(-1)
+        q = reference[1].logits(reference[0])[:, :shared].softmax(-1)
+    torch.testing.assert_close(found.cross_entropy, -(q * log_p).sum(-1))
+    torch.testing.assert_close(found.cross_second_moment, (q * log_p.square()).sum(-1))
+    torch.testing.assert_close(found.nll, -log_p.gather(1, targets[:, None])[:, 0])
+    torch.testing.assert_close(found.entropy, -(log_p.exp() * log_p).sum(-1))
+
+
+def test_cross_statistics_without_a_reference_are_refused():
+    rows, targets = data()
+    with pytest.raises(UserError, match="cross statistics compare two models: give the rows and the head"):
+        row_statistics(rows, targets, head_of(), ("cross_entropy",))

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.golden import golden_arrays
 from tokenry.core.errors import UserError
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.r2r.features import LabelledTokens, TokenFeatures
 from tokenry.decoding.r2r.router import TokenRouter
 from tokenry.decoding.r2r.router_training import (
@@ -35,6 +34,7 @@ from tokenry.decoding.r2r.rules import (
     entropy,
     log_u,
 )
+from tokenry.models.identity import ModelIdentity
 
 SLUG = "05-r2r"
 SMALL = {"top_k": 5, "widths": (16, 16)}

@@ -5,8 +5,8 @@ import pytest
 
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
+from tokenry.core.text.token_counts import corpus_token_count
 from tokenry.tokenization.premiums.equal_cost import equal_cost
-from tokenry.tokenization.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN
 
 GOLDEN = golden("premiums")

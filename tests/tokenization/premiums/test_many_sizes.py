@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
+from tokenry.core.text.token_counts import corpus_token_count, text_token_counts
 from tokenry.tokenization.premiums.many_sizes import counts_by_size, ctc_curve
-from tokenry.tokenization.token_counts import corpus_token_count, text_token_counts
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe, train_unigram
 from tokenry.tokenization.training.merge_lists import smaller_bpe
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
+from tokenry.core.text.token_counts import byte_premium, corpus_token_count, utf8_bytes
 from tokenry.tokenization.premiums import tokenizer_grid
 from tokenry.tokenization.premiums.tokenizer_grid import (
     GridConfig,
@@ -19,7 +20,6 @@ from tokenry.tokenization.premiums.tokenizer_grid import (
     taken,
     training_budgets,
 )
-from tokenry.tokenization.token_counts import byte_premium, corpus_token_count, utf8_bytes
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.training.boundless_training import train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_unigram

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import from_byte_characters
-from tokenry.tokenization.token_counts import corpus_token_count
+from tokenry.core.text.token_counts import corpus_token_count
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE, Event
 from tokenry.tokenization.training.boundless_training import may_join, train_boundless_bpe
 from tokenry.tokenization.training.byte_level_training import PATTERN, byte_level_pieces, train_bpe

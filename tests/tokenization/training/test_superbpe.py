@@ -13,7 +13,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import BYTE_CHARACTERS, ByteVocabulary
 from tokenry.core.text.byte_pairs import BytePairEncoder
 from tokenry.core.text.round_trip import round_trip
-from tokenry.tokenization.token_counts import corpus_token_count
+from tokenry.core.text.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import train_bpe, train_unigram
 from tokenry.tokenization.training.merge_lists import bpe_state
 from tokenry.tokenization.training.superbpe import (

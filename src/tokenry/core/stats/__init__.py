@@ -1,4 +1,4 @@
-"""The one meaning of "±" and of "shown": estimates, paired differences, the bootstrap, verdicts, and curve fits.
+"""The one meaning of "±" and of "shown": estimates, paired differences and tests, the bootstrap, verdicts, and curve fits.
 
 ±        standard error over the sampling units (items, texts, seeds)
 shown    the 95 % interval of a difference lies above what the claim asks for
@@ -18,6 +18,16 @@ from tokenry.core.stats.estimate import (
 from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap
 from tokenry.core.stats.intervals import bootstrap, clopper_pearson, index_matrix
 from tokenry.core.stats.paired import Paired
+from tokenry.core.stats.paired_tests import (
+    McNemar,
+    holm,
+    items_needed,
+    mcnemar,
+    mcnemar_p,
+    mcnemar_power,
+    not_worse_p,
+    paired_share_difference,
+)
 from tokenry.core.stats.verdicts import (
     FEWEST_ITEMS,
     FEWEST_SEEDS,
@@ -36,6 +46,7 @@ __all__ = [
     "VERDICTS",
     "Estimate",
     "Fit",
+    "McNemar",
     "Paired",
     "Values",
     "Verdict",
@@ -49,10 +60,17 @@ __all__ = [
     "estimate_of_trimmed_mean",
     "exactly",
     "fit_nonnegative",
+    "holm",
     "independent_difference",
     "index_matrix",
+    "items_needed",
+    "mcnemar",
+    "mcnemar_p",
+    "mcnemar_power",
     "more_often",
+    "not_worse_p",
     "paired_difference",
+    "paired_share_difference",
     "profile",
     "ratio_estimate",
     "resampled_totals",

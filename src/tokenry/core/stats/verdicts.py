@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from tokenry.core.stats.estimate import Estimate
+from tokenry.core.stats.paired_tests import mcnemar_p
 
 Verdict = Literal["shown", "not shown", "opposite", "too few"]
 
@@ -54,11 +55,9 @@ def more_often(won: int, lost: int, items: int, fewest: int = FEWEST_ITEMS) -> V
         items: all of them, with those on which both agree.
         fewest: items below which nothing is said.
     """
-    from scipy.stats import binomtest  # most of a second, which every --help would pay
-
     if items < fewest:
         return "too few"
-    if won + lost == 0 or binomtest(won, won + lost).pvalue >= LEVEL:
+    if mcnemar_p(won, lost) >= LEVEL:
         return "not shown"
     return "shown" if won > lost else "opposite"
 

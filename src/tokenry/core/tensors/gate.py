@@ -184,7 +184,8 @@ def position_limit(model: nn.Module) -> int | float:
 
     Read from the model itself, as a config says what a model was trained for, not where it ends.
     """
-    inner = causal_lm(model)
+    models = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    inner = next(models, None) or causal_lm(model)  # a classifier has no output head
     config = inner.config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len")
     known = {name: getattr(config, name, None) for name in names}

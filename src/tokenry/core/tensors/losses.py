@@ -54,14 +54,18 @@ def token_statistics(
     head: OutputHead,
     tokens: Bool[Tensor, "batch seq"],
     wanted: Collection[str],
+    reference: tuple[Float[Tensor, "batch seq reference_dim"], OutputHead] | None = None,
 ) -> dict[str, Float[Tensor, "batch seq"]]:
     """Compute statistics of the distributions that predict `tokens` (all but `top`) in one pass, aligned to them; nan elsewhere.
 
-    Only the rows that predict them meet the head.
+    Only the rows that predict them meet the head. `reference` holds the hidden states and the head of a second model, for the cross statistics.
     """
     if not wanted:
         return {}
-    found = row_statistics(predicting_rows(hidden_states, tokens), labels[tokens], head, wanted)
+    rows, of_reference = predicting_rows(hidden_states, tokens), None
+    if reference is not None:
+        of_reference = predicting_rows(reference[0], tokens), reference[1]
+    found = row_statistics(rows, labels[tokens], head, wanted, reference=of_reference)
     # As floats, ranks too: nan stands at all other tokens.
     return {name: at_tokens(getattr(found, name) * 1.0, tokens) for name in wanted}
 

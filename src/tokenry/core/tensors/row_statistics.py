@@ -5,6 +5,10 @@
     second_moment  = Σ p · (log p)²      (the variance of log p under the model is second_moment − entropy²)
     log_squares    = log Σ p²                                    mean_logit = Σ logits / vocabulary
 
+With q the distribution of a second model over the same tokens (`reference`):
+
+    cross_entropy  = −Σ q · log p                                cross_second_moment = Σ q · (log p)²
+
 The matrix product with the head is most of the price, so that several of them cost little more than one.
 """
 
@@ -20,9 +24,10 @@ from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, chunks
 from tokenry.core.tensors.output_head import OutputHead
 from tokenry.core.tensors.row_losses import normalise
 
-STATISTICS = ("nll", "entropy", "rank", "second_moment", "log_squares", "mean_logit", "top")
+_OF_REFERENCE = ("cross_entropy", "cross_second_moment")
+STATISTICS = ("nll", "entropy", "rank", "second_moment", "log_squares", "mean_logit", "top", *_OF_REFERENCE)
 _OF_TARGETS = frozenset({"nll", "rank"})
-_OF_DISTRIBUTION = frozenset({"entropy", "second_moment", "log_squares"})
+_OF_DISTRIBUTION = frozenset({"entropy", "second_moment", "log_squares", *_OF_REFERENCE})
 
 
 class RowStatistics(NamedTuple):
@@ -37,6 +42,8 @@ class RowStatistics(NamedTuple):
         mean_logit: mean of the logits over the vocabulary.
         top_logits: largest logits, the largest first.
         top_ids: tokens of `top_logits`.
+        cross_entropy: of the distribution against the reference's, in nats.
+        cross_second_moment: mean of the squared log-probabilities under the reference's distribution.
     """
 
     nll: Float[Tensor, "rows"] | None = None
@@ -47,6 +54,13 @@ class RowStatistics(NamedTuple):
     mean_logit: Float[Tensor, "rows"] | None = None
     top_logits: Float[Tensor, "rows k"] | None = None
     top_ids: Int[Tensor, "rows k"] | None = None
+    cross_entropy: Float[Tensor, "rows"] | None = None
+    cross_second_moment: Float[Tensor, "rows"] | None = None
+
+
+Reference = tuple[Float[Tensor, "rows reference_dim"], OutputHead]
+"""Hidden states of a second model at the same rows, and its head. Of two vocabularies that differ in size (rows of padding), the smaller one
+counts in both models."""
 
 
 def row_statistics(
@@ -56,6 +70,7 @@ def row_statistics(
     wanted: Collection[str],
     *,
     top_k: int = 100,
+    reference: Reference | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> RowStatistics:
     """Compute the statistics named in `wanted`.
@@ -66,12 +81,15 @@ def row_statistics(
         head: maps hidden states to logits.
         wanted: names among `STATISTICS`.
         top_k: number of logits in `top`.
+        reference: the second model, for the cross statistics.
         chunk_elements: logits that are held at once.
     """
     for name in wanted:
         require_one_of(name, STATISTICS, "a row statistic")
     if targets is None and _OF_TARGETS & set(wanted):
         raise UserError("nll and rank are about a target of each row: give targets.")
+    if reference is None and set(_OF_REFERENCE) & set(wanted):
+        raise UserError("cross statistics compare two models: give the rows and the head of the reference.")
     if "top" in wanted:
         require_at_least(1, top_k=top_k)
         if top_k > head.vocabulary:
@@ -81,7 +99,13 @@ def row_statistics(
     def score(rows: Tensor) -> Tensor:
         for part in list(chunks(rows.shape[0], head.vocabulary, chunk_elements)) or [slice(0, 0)]:
             of_part = None if targets is None else targets[part]
-            parts.append(_of_chunk(head.scratch_logits(rows[part]), of_part, wanted, top_k))
+            logits, others = head.scratch_logits(rows[part]), None
+            if reference is not None:
+                others = reference[1].logits(reference[0][part])
+                shared = min(logits.shape[-1], others.shape[-1])
+                logits, others = logits[:, :shared], others[:, :shared].to(logits.device)
+            parts.append(_of_chunk(logits, of_part, wanted, top_k, others))
+            del logits, others  # or they would be alive beside the logits of the next chunk
         return rows
 
     with torch.no_grad():
@@ -118,9 +142,11 @@ def _of_chunk(
     targets: Int[Tensor, "rows"] | None,
     wanted: Collection[str],
     top_k: int,
+    reference: Float[Tensor, "rows vocabulary"] | None,
 ) -> RowStatistics:
     """The statistics of a chunk of logits, which are overwritten."""
     rank = nll = entropy = second_moment = log_squares = top_logits = top_ids = None
+    cross_entropy = cross_second_moment = None
     mean_logit = logits.mean(-1) if "mean_logit" in wanted else None
     if "top" in wanted:
         top_logits, top_ids = logits.topk(top_k)
@@ -146,4 +172,10 @@ def _of_chunk(
         entropy = -torch.linalg.vecdot(powers, log_p) / normaliser
     if "second_moment" in wanted:
         second_moment = torch.linalg.vecdot(powers.mul_(log_p), log_p) / normaliser
-    return RowStatistics(nll, entropy, rank, second_moment, log_squares, mean_logit, top_logits, top_ids)
+    if reference is not None:
+        weighted = reference.softmax(-1).to(log_p.dtype).mul_(log_p)
+        cross_entropy = -weighted.sum(-1)
+        cross_second_moment = torch.linalg.vecdot(weighted, log_p)
+    return RowStatistics(
+        nll, entropy, rank, second_moment, log_squares, mean_logit, top_logits, top_ids, cross_entropy, cross_second_moment
+    )  # fmt: skip

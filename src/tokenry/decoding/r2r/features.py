@@ -23,9 +23,9 @@ from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.r2r.labels import INSTRUCTION, require_labels, token_types
 from tokenry.decoding.r2r.rules import SmallStep
+from tokenry.models.identity import ModelIdentity
 
 KIND = "labelled tokens"
 

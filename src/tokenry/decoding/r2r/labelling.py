@@ -25,11 +25,11 @@ from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, causal_lm, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
 from tokenry.core.tensors.step_loop import Block, GrowingBatch, TokenByToken, TokenChoice
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.r2r.features import LabelledTokens, Response, ResponseRows, read_features, right_padded
 from tokenry.decoding.r2r.labels import INSTRUCTION, TokenLabels, align_labels, find_mismatches
 from tokenry.decoding.r2r.sentence_context import real_continuation, stop_token_ids
 from tokenry.decoding.r2r.verifiers import Divergence, DivergenceVerifier
+from tokenry.models.identity import ModelIdentity
 
 THINK, THINK_END = "<think>", "</think>"
 SENTENCES = 2

@@ -38,7 +38,7 @@ class TokenLabels(NamedTuple):
 
     @property
     def trainable(self) -> Bool[Tensor, "rows"]:
-        """ResponseRows that a router learns from."""
+        """Rows that a router learns from."""
         return self.mask & (self.divergent >= 0)
 
 
@@ -65,7 +65,7 @@ def find_mismatches(
     texts: Int[Tensor, "rows"] | None = None,
     max_tokens: int | None = None,
 ) -> Int[Tensor, "mismatches"]:
-    """ResponseRows of the tokens that were predicted otherwise; a prediction of row i is about row i + 1 of the same text.
+    """Rows of the tokens that were predicted otherwise; a prediction of row i is about row i + 1 of the same text.
 
     Args:
         predictions: most probable next token of the small model at each row.

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.output_head import causal_lm
-from tokenry.decoding.model_identity import ModelIdentity
 from tokenry.decoding.r2r.rules import RoutingRule, SmallStep
+from tokenry.models.identity import ModelIdentity
 
 KIND = "token router"
 _EMBEDDING = "token_embeddings.weight"
@@ -156,7 +156,9 @@ class TokenRouter(nn.Module, RoutingRule):
             raise UserError(f"{path} cannot be read as a router ({error}).") from error
         if about.get("kind") != KIND:
             raise UserError(f"{path} holds no token router: `tokenry route train` writes one.")
-        ModelIdentity(**about["small"]).require(small, "the small model", "router")
+        ModelIdentity(**about["small"]).require(
+            small, "the small model", "the router was fitted", "fit a router"
+        )
         router = cls.from_small_model(model, **about["settings"])
         router.threshold = about["threshold"]
         router.load_state_dict({**weights, _EMBEDDING: router.token_embeddings.weight})

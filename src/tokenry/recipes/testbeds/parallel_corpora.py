@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenry.core.io.progress import Progress
+from tokenry.core.text.token_counts import Segments
 from tokenry.tokenization.premiums.grid_config import SIZES
 from tokenry.tokenization.premiums.parallel_text import load_udhr, udhr_languages, udhr_path, udhr_split
 from tokenry.tokenization.premiums.tokenizer_grid import GridConfig
-from tokenry.tokenization.token_counts import Segments
 
 # fmt: off
 LANGUAGES = [

@@ -11,12 +11,12 @@ from numpy import ndarray
 
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import Estimate, estimate_of_correlation
+from tokenry.core.text.token_counts import Segments, segment_token_counts
 from tokenry.recipes.testbeds.parallel_corpora import Corpus
 from tokenry.tokenization.premiums.premium_factors import factor_report, premium_factors, trigram_similarity
 from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of, curves_of, run_grid
 from tokenry.tokenization.premiums.vocabulary_choice import optimal_vocab_sizes
 from tokenry.tokenization.premiums.vocabulary_curve import PowerLaw, fit_vocab_curve
-from tokenry.tokenization.token_counts import Segments, segment_token_counts
 from tokenry.tokenization.training.byte_level_training import GPT2_PATTERN, train_bpe
 
 Counts = Mapping[str, Int[ndarray, "segments"]]

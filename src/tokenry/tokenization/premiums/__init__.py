@@ -5,6 +5,17 @@ from typing import TYPE_CHECKING
 from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from tokenry.core.text.token_counts import (
+        Dispersion,
+        Estimate,
+        byte_premium,
+        corpus_token_count,
+        dispersion,
+        dispersion_intervals,
+        premium_intervals,
+        segment_token_counts,
+        token_premiums,
+    )
     from tokenry.tokenization.premiums.equal_cost import EqualCost, equal_cost
     from tokenry.tokenization.premiums.grid_config import GridConfig
     from tokenry.tokenization.premiums.many_sizes import counts_by_size, ctc_curve
@@ -39,17 +50,6 @@ if TYPE_CHECKING:
     from tokenry.tokenization.premiums.vocabulary_curve import (
         PowerLaw,
         fit_vocab_curve,
-    )
-    from tokenry.tokenization.token_counts import (
-        Dispersion,
-        Estimate,
-        byte_premium,
-        corpus_token_count,
-        dispersion,
-        dispersion_intervals,
-        premium_intervals,
-        segment_token_counts,
-        token_premiums,
     )
     from tokenry.tokenization.training.merge_lists import smaller_bpe
 

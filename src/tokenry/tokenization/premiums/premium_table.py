@@ -13,8 +13,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from tokenry.core.text.round_trip import RoundTrip, round_trip
-from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
-from tokenry.tokenization.token_counts import (
+from tokenry.core.text.token_counts import (
     AnyTokenizer,
     Estimate,
     Segments,
@@ -26,6 +25,7 @@ from tokenry.tokenization.token_counts import (
     segment_token_counts,
     utf8_bytes,
 )
+from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,7 @@ from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.core.io.jobs import over
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import Workspace, fingerprint
-from tokenry.tokenization.premiums.grid_config import GridConfig
-from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
-from tokenry.tokenization.token_counts import (
+from tokenry.core.text.token_counts import (
     Segments,
     byte_premium,
     require_parallel,
@@ -36,6 +34,8 @@ from tokenry.tokenization.token_counts import (
     segment_token_counts,
     utf8_bytes,
 )
+from tokenry.tokenization.premiums.grid_config import GridConfig
+from tokenry.tokenization.premiums.many_sizes import segment_counts_by_size
 from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 from tokenry.tokenization.training.merge_lists import smaller_bpe
 from tokenry.tokenization.training.train_any import train_any, train_sizes

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenry.core.errors import UserError
 from tokenry.core.text.byte_level import BYTE_CHARACTERS
 from tokenry.core.text.passages import in_batches
-from tokenry.tokenization.token_counts import corpus_token_count
+from tokenry.core.text.token_counts import corpus_token_count
 from tokenry.tokenization.training.byte_level_training import (
     byte_level_pieces,
     require_vocab_size,

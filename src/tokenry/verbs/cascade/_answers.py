@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from tokenry.decoding.deferral_rules import Examples
-    from tokenry.decoding.model_identity import ModelIdentity
+    from tokenry.models.identity import ModelIdentity
     from tokenry.models.text_model import Generated, TextModel
 
 Axis = Literal["rate", "flops", "seconds"]
@@ -159,7 +159,7 @@ def read_answers(source: AnswerSource) -> LoggedAnswers:
         UserError: a file cannot be read, a row lacks what it must have or has something else there, or the files have different lengths.
     """
     from tokenry.core.chat.reading import read_rows
-    from tokenry.decoding.model_identity import ModelIdentity
+    from tokenry.models.identity import ModelIdentity
 
     assert source.logged is not None
     rows = read_rows(str(source.logged))
@@ -225,8 +225,8 @@ def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progres
     Raises:
         UserError: the data have no verified prompts, or the small model gives no log-probabilities.
     """
-    from tokenry.decoding.model_identity import ModelIdentity
     from tokenry.evaluation.verifiers import is_right
+    from tokenry.models.identity import ModelIdentity
     from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
     from tokenry.verbs._tune.noisy_tasks import noisy_tasks

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokenry.core.tensors.generation import Continuation
-    from tokenry.decoding.model_identity import ModelIdentity
     from tokenry.decoding.r2r import RoutingRule
+    from tokenry.models.identity import ModelIdentity
 
 ROUTER_FILE, LABELS_FILE = "router.safetensors", "labels.safetensors"
 BATCH_SIZE = 8
@@ -113,8 +113,8 @@ class LoadedPair:
 
 def identity_of(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> "ModelIdentity":
     """A model and its tokenizer, as files remember them."""
-    from tokenry.decoding.model_identity import ModelIdentity
     from tokenry.models import LocalText
+    from tokenry.models.identity import ModelIdentity
 
     return ModelIdentity.of(LocalText(model, tokenizer, name=name))
 

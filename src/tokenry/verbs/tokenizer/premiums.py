@@ -18,8 +18,8 @@ from tokenry.report.writing import plural
 from tokenry.tokenization.premiums.grid_config import GridConfig
 
 if TYPE_CHECKING:
+    from tokenry.core.text.token_counts import Segments
     from tokenry.tokenization.premiums.premium_table import PremiumTable
-    from tokenry.tokenization.token_counts import Segments
 
     _Tables = list[PremiumTable]
     _Texts = Mapping[str, Segments]

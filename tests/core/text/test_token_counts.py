@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
-from tokenry.tokenization.token_counts import (
+from tokenry.core.text.token_counts import (
     byte_premium,
     corpus_token_count,
     dispersion,

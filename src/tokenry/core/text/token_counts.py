@@ -1,4 +1,4 @@
-"""What parallel text costs in each language: corpus token counts, premiums, and how far they spread, with intervals.
+"""How many tokens a text has, and what parallel text costs in each language: token counts, premiums, and how far they spread.
 
 The texts say the same in every language; a segment is one or more texts (a line, an article), and each text is encoded alone.
 
@@ -67,15 +67,19 @@ class Dispersion:
     iqr: float
 
 
-def text_token_counts(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Int[ndarray, "texts"]:
-    """Count the tokens of each text, without special tokens."""
+def text_token_counts(
+    tokenizer: AnyTokenizer, texts: Iterable[str], special_tokens: bool = False
+) -> Int[ndarray, "texts"]:
+    """Count the tokens of each text, with or without the special tokens that the tokenizer puts around it."""
     if isinstance(tokenizer, CountingTokenizer):
         return np.array([tokenizer.count(text) for text in texts], dtype=np.int64)
     backend, texts = unbounded(backend_tokenizer(tokenizer)), list(texts)
     counts: list[int] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         try:
-            batch = backend.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+            batch = backend.encode_batch_fast(
+                texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=special_tokens
+            )
         except Exception as error:  # the tokenizers library raises bare exceptions
             raise UserError(
                 f"the tokenizer cannot encode the text ({error}): give it an unknown token, or another text."

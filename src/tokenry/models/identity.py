@@ -35,28 +35,35 @@ class ModelIdentity:
         weights = model_fingerprint(module, adapters=True) if isinstance(module, nn.Module) else None
         return cls(model.name, weights, None if tokenizer is None else tokenizer_fingerprint(tokenizer))
 
-    def require(self, other: "ModelIdentity", what: str, fitted: str = "rule") -> None:
+    def require(
+        self,
+        other: "ModelIdentity",
+        what: str,
+        made: str = "the rule was fitted",
+        again: str = "fit a rule",
+    ) -> None:
         """Raise `UserError` unless the other is the same model with the same tokenizer; names of the same weights may differ.
 
         Args:
-            other: the model that is used now.
-            what: its part, such as `the small model`.
-            fitted: what was fitted for this one.
+            other: the model that is to be used now.
+            what: its part, for the error message.
+            made: what happened to the model in the file.
+            again: what to do for another model.
         """
         if None in (self.weights, other.weights):
             if self.name != other.name:
                 raise UserError(
-                    f"{what} is {other.name}, but the {fitted} was fitted for {self.name}: fit a {fitted} for this model."
+                    f"{what} is {other.name}, but {made} for {self.name}: {again} for this model."
                 )
             return
         if self.weights != other.weights:
             raise UserError(
-                f"{what} {other.name} has other weights than {self.name}, for which the {fitted} was fitted "
-                f"(another model, another adapter, or another dtype): fit a {fitted} for this model."
+                f"{what} {other.name} has other weights than {self.name}, for which {made} "
+                f"(another model, another adapter, or another dtype): {again} for this model."
             )
         if self.tokenizer != other.tokenizer:
             raise UserError(
-                f"the tokenizer of {what} {other.name} is not the one for which the {fitted} was fitted: fit a {fitted} for this tokenizer."
+                f"the tokenizer of {what} {other.name} is not the one for which {made}: {again} for this tokenizer."
             )
 
 
