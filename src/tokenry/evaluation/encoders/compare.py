@@ -23,6 +23,7 @@ from tokenry.core.errors import UserError, require_fraction
 from tokenry.core.io.files import without_nan
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import items_needed
+from tokenry.core.train.classifier import FOUR_EPOCHS, ClassifierConfig
 from tokenry.evaluation.encoders.multilabel import (
     MultilabelMetrics,
     PairedComparison,
@@ -35,7 +36,7 @@ from tokenry.evaluation.encoders.multilabel import (
 )
 from tokenry.evaluation.encoders.throughput import SpeedUp, Throughput, speed_ups
 from tokenry.evaluation.encoders.token_statistics import TokenStats, token_stats
-from tokenry.models.text_classifier import ClassifierConfig, FineTuned, TextClassifier
+from tokenry.models.text_classifier import FineTuned, TextClassifier
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class EncoderResult:
     Attributes:
         tokens: token statistics of the test texts.
         training: its fine-tuning.
-        speed: its speed on the test texts.
+        speed: its speed on test texts.
         speed_up: speed-up over the first encoder; None for that one.
         metrics: metrics on the `test` and the `external` texts, and of each at thresholds tuned on validation (`test, tuned`).
         probabilities: probabilities of the test and external texts.
@@ -167,11 +168,12 @@ class EfficiencyReport:
 def compare_encoders(
     classifiers: Mapping[str, TextClassifier],
     data: EncoderData,
-    config: ClassifierConfig = ClassifierConfig(),  # noqa: B008  (it is frozen)
+    config: ClassifierConfig = FOUR_EPOCHS,
     *,
     margin: float | int = 0.05,
     inference_batch_size: int = 32,
     rounds: int = 5,
+    timed_texts: int = 200,
     draws: int = 2000,
     progress: Progress = lambda what, share: None,
 ) -> EfficiencyReport:
@@ -184,6 +186,7 @@ def compare_encoders(
         margin: share of the texts that an encoder may be worse by, in exact match, to count as not worse.
         inference_batch_size: texts of a batch when probabilities and speed are measured.
         rounds: rounds of the speed measurement.
+        timed_texts: number of test texts that it reads.
         draws: resamples behind the bootstrap intervals.
         progress: receives the present stage and the share done.
     """

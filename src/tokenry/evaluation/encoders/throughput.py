@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
+from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.models.text_classifier import TextClassifier, length_sorted
 
@@ -38,6 +39,7 @@ class Throughput:
         tokens: tokens of all texts, without padding.
         seconds: wall-clock seconds, the median of the rounds.
         cpu_seconds: CPU seconds of the process, likewise.
+        rounds: seconds of every round that ratios are made of: CPU time where the CPU computes, else wall-clock time.
         device: where it was read, such as `cpu` or `cuda`.
         peak_bytes: highest memory in use, where the device is `cuda`.
     """
@@ -46,6 +48,7 @@ class Throughput:
     tokens: int
     seconds: float
     cpu_seconds: float
+    rounds: tuple[float, ...]
     device: str
     peak_bytes: int | None = None
 
@@ -61,8 +64,12 @@ class Throughput:
 
     @property
     def busy_seconds(self) -> float:
-        """CPU time where the CPU computes, else wall-clock time: what ratios are made of."""
-        return self.cpu_seconds if self.device == "cpu" else self.seconds
+        """Median of the rounds that ratios are made of."""
+        return float(np.median(self.rounds))
+
+    def times_as_fast_as(self, other: "Throughput") -> Estimate:
+        """Speed-up over another encoder that took turns with this one, over the rounds."""
+        return estimate_of_mean(np.divide(other.rounds, self.rounds))
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,11 @@ def _timed(
             seconds = step()
             if number:
                 taken[name].append(seconds)
-    return {
-        name: _throughput(reading, *np.median(taken[name], axis=0).tolist(), steps[name])
-        for name, reading in readings.items()
-    }
+    return {name: _throughput(reading, taken[name], steps[name]) for name, reading in readings.items()}
 
 
 def _throughput(
-    reading: _Reading, seconds: float, cpu_seconds: float, step: Callable[[], tuple[float, float]]
+    reading: _Reading, taken: Sequence[tuple[float, float]], step: Callable[[], tuple[float, float]]
 ) -> Throughput:
     """What was timed; the memory is that of one more reading, so that nothing but the clock runs beside the others."""
     device, peak = reading.classifier.model.device, None
@@ -167,11 +171,13 @@ def _throughput(
         torch.cuda.reset_peak_memory_stats(device)
         step()
         peak = torch.cuda.max_memory_allocated(device)
+    wall, cpu = zip(*taken, strict=True)
     return Throughput(
         texts=len(reading.rows),
         tokens=sum(map(len, reading.rows)),
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
+        seconds=float(np.median(wall)),
+        cpu_seconds=float(np.median(cpu)),
+        rounds=cpu if device.type == "cpu" else wall,
         device=device.type,
         peak_bytes=peak,
     )

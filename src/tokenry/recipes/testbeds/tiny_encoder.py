@@ -40,6 +40,9 @@ class EncoderSizes:
     initializer_range: float = 0.05
 
 
+SMALL = EncoderSizes()
+
+
 def encoder_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer that writes [CLS] before a text and [SEP] after it."""
     made = train_bpe(texts, vocab_size, special_tokens=[PAD, BEGIN, END])
