@@ -10,7 +10,6 @@ on new examples whether the budget holds.
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import atomic_write, read_json
+from tokenry.core.io.files import atomic_write, read_json, without_nan
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, bootstrap_estimate, clopper_pearson
 from tokenry.decoding.cascades import (
@@ -306,15 +305,6 @@ def _kept_wrong(score: ndarray, wrong: ndarray, threshold: float) -> KeptWrong:
     return KeptWrong(
         count / len(score), (count + 1) / (len(score) + 1), clopper_pearson(count, len(score), 0.9)[1]
     )
-
-
-def without_nan(value: Any) -> Any:
-    """The value with null for nan, which JSON has not."""
-    if isinstance(value, Mapping):
-        return {name: without_nan(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _with_nan(values: dict[str, Any]) -> dict[str, Any]:

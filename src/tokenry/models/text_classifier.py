@@ -28,12 +28,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from tokenry.core.errors import UserError, require_at_least, require_fraction
+from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import processes
 from tokenry.core.tensors.gate import name_of, position_limit
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.train.adamw import AdamWSettings
+from tokenry.core.train.classifier import FOUR_EPOCHS, ClassifierConfig
 from tokenry.core.train.training import LoopConfig, Training
 from tokenry.models.checkpoint import as_dtype, find_folder, require_config, require_weights
 from tokenry.models.loading import MODEL_PATTERNS, WEIGHTS, load_tokenizer, load_weights, require_complete
@@ -43,34 +44,6 @@ Targets: TypeAlias = Sequence[Any] | ndarray
 
 MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classification"
 _BATCHES_SORTED_TOGETHER = 50
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Fine-tuning of a classifier.
-
-    Attributes:
-        epochs: passes over the training texts.
-        batch_size: texts of a step, in each process.
-        learning_rate: highest learning rate; it falls to 0 in a straight line.
-        warmup: share of the steps in which the learning rate rises.
-        weight_decay: weight decay of matrices.
-        bfloat16: compute in mixed precision.
-        seed: random seed of the order of the texts and of dropout.
-    """
-
-    epochs: int = 4
-    batch_size: int = 16
-    learning_rate: float = 2e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    bfloat16: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        require_at_least(0, learning_rate=self.learning_rate, seed=self.seed)
-        require_fraction(self.warmup, "warmup")
 
 
 @dataclass(frozen=True)
@@ -178,7 +151,7 @@ class TextClassifier:
         self,
         texts: Sequence[str],
         targets: Targets,
-        config: ClassifierConfig = ClassifierConfig(),
+        config: ClassifierConfig = FOUR_EPOCHS,
         validation: tuple[Sequence[str], Targets] | None = None,
         progress: Progress = lambda what, share: None,
         **arguments: Any,

@@ -1,10 +1,11 @@
 """Files that are either whole or absent: every output is written beside its place and moved there in one step."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,15 @@ def _written(named: Path) -> Iterator[None]:
         raise UserError(
             f"{named} cannot be written ({error.strerror}): free some space or choose another folder."
         ) from error
+
+
+def without_nan(value: Any) -> Any:
+    """The value with null for nan, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(path: Path, content: Any) -> None:

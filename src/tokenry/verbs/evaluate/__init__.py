@@ -1,4 +1,4 @@
-"""Measure a model: on held-out data (the default), on additions, on characters inside words."""
+"""Measure a model: on held-out data (the default), encoders side by side, on additions, on characters inside words."""
 
 DEFAULT = "held-out"
-ORDER = ("held_out", "arithmetic", "charbench")
+ORDER = ("held_out", "encoders", "arithmetic", "charbench")
