@@ -11,18 +11,48 @@ from tokenry.attribution.attribution import (
     attribute,
     attribute_generated,
 )
+from tokenry.attribution.baselines import (
+    AttentionRollout,
+    InputXGradient,
+    LastAttention,
+    LeaveOneOut,
+    MeanAttention,
+    RandomAttribution,
+)
+from tokenry.attribution.faithfulness import (
+    FaithfulnessConfig,
+    FaithfulnessRow,
+    FaithfulnessScores,
+    faithfulness,
+    faithfulness_report,
+    soft_normalized_comprehensiveness,
+    soft_normalized_sufficiency,
+)
 from tokenry.attribution.reagent import ReAGent, reagent_update
 
 __all__ = [
     "ATTRIBUTIONS",
+    "AttentionRollout",
     "Attribution",
     "AttributionMethod",
+    "FaithfulnessConfig",
+    "FaithfulnessRow",
+    "FaithfulnessScores",
+    "InputXGradient",
+    "LastAttention",
+    "LeaveOneOut",
+    "MeanAttention",
     "Probability",
     "Question",
+    "RandomAttribution",
     "ReAGent",
     "TargetProbability",
     "TokenScores",
     "attribute",
     "attribute_generated",
+    "faithfulness",
+    "faithfulness_report",
     "reagent_update",
+    "soft_normalized_comprehensiveness",
+    "soft_normalized_sufficiency",
 ]

@@ -18,7 +18,7 @@ Source: ReAGent (arXiv 2402.00794); standard errors, stratified masks and `stop=
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -35,7 +35,7 @@ from tokenry.attribution.attribution import (
     own_predictions,
     replaceable_tokens,
 )
-from tokenry.core.errors import UserError, require_at_least, require_share
+from tokenry.core.errors import UserError, require_at_least, require_one_of, require_share
 from tokenry.core.stats import estimate_of_mean, paired_difference, shown
 
 # A drop of exactly 1 would earn infinite credit.
@@ -172,14 +172,17 @@ class ReAGent(AttributionMethod):
     keep_top_n: int = 5
     keep_ratio: float = 0.0
     max_steps: int = 3000
-    stop: Literal["answer", "ranking", "never"] = "answer"
-    sampler: Literal["uniform", "self"] = "uniform"
-    init: Literal["zeros", "uniform"] = "zeros"
+    stop: str = "answer"
+    sampler: str = "uniform"
+    init: str = "zeros"
     chunk: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_share(self.replace_ratio, "replace_ratio")
+        require_one_of(self.stop, ("answer", "ranking", "never"), "stop")
+        require_one_of(self.sampler, ("uniform", "self"), "sampler")
+        require_one_of(self.init, ("zeros", "uniform"), "init")
         require_at_least(1, probes=self.probes, top_k=self.top_k, max_steps=self.max_steps, chunk=self.chunk)
         require_at_least(0, keep_top_n=self.keep_top_n)
         if not self.keep_top_n:
