@@ -1,5 +1,6 @@
 """Which tokens of the input made the output."""
 
+from tokenry.attribution.answer_probability import AnswerProbability
 from tokenry.attribution.attribution import (
     ATTRIBUTIONS,
     Attribution,
@@ -32,6 +33,7 @@ from tokenry.attribution.reagent import ReAGent, reagent_update
 
 __all__ = [
     "ATTRIBUTIONS",
+    "AnswerProbability",
     "AttentionRollout",
     "Attribution",
     "AttributionMethod",

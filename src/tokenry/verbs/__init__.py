@@ -4,4 +4,15 @@ Every file here is a verb of the command line and every package a group of verbs
 verb's options, and `run(plan, progress) -> Result`. What only `run` needs is imported in it, so that `--help` answers at once.
 """
 
-ORDER = ("tune", "rl", "preference", "score", "report", "evaluate", "compress", "tokenizer", "bytes")
+ORDER = (
+    "tune",
+    "rl",
+    "preference",
+    "score",
+    "explain",
+    "report",
+    "evaluate",
+    "compress",
+    "tokenizer",
+    "bytes",
+)
