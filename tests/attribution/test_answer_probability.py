@@ -39,7 +39,7 @@ def test_an_endpoint_is_explained_by_what_it_writes(monkeypatch):
     model = local()
     with tiny_server(model) as server:
         ours = AnswerProbability(model, TOKENIZER, answer_of(model, CONTEXTS[0]))
-        theirs = replace(ours, model=Endpoint(server.url, "tiny"))
+        theirs = replace(ours, model=Endpoint(server.address, "tiny"))
         method, vocabulary = "reagent:stop=never,probes=2,max_steps=4", torch.arange(6, 64)
         one, other = (
             attribute(p, CONTEXTS[:1], method=method, vocabulary=vocabulary).scores for p in (ours, theirs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tokenry.attribution import ATTRIBUTIONS, LeaveOneOut, attribute
+from tokenry.attribution import ATTRIBUTIONS, LeaveTokenOut, attribute
 from tokenry.core.errors import UserError
 
 IDS = torch.tensor([[5, 9, 12, 7, 3]])
@@ -77,7 +77,7 @@ def test_one_token_is_left_out_at_a_time():
         return torch.where(contexts[:, 2] == 12, 0.9, 0.4)
 
     read: list[torch.Tensor] = []
-    found = attribute(p, IDS, method=LeaveOneOut(rounds=3), vocabulary=torch.arange(20, 60))
+    found = attribute(p, IDS, method=LeaveTokenOut(rounds=3), vocabulary=torch.arange(20, 60))
     assert found.scores[0].tolist() == pytest.approx([0, 0, 0.5, 0, 0])
     assert found.standard_error[0].tolist() == pytest.approx([0] * 5, abs=1e-8)
     assert found.forwards == sum(map(len, read)) == 16

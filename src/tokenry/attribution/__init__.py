@@ -16,7 +16,7 @@ from tokenry.attribution.baselines import (
     AttentionRollout,
     InputXGradient,
     LastAttention,
-    LeaveOneOut,
+    LeaveTokenOut,
     MeanAttention,
     RandomAttribution,
 )
@@ -42,7 +42,7 @@ __all__ = [
     "FaithfulnessScores",
     "InputXGradient",
     "LastAttention",
-    "LeaveOneOut",
+    "LeaveTokenOut",
     "MeanAttention",
     "Probability",
     "Question",

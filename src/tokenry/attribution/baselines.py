@@ -50,7 +50,7 @@ class RandomAttribution(AttributionMethod):
 
 @ATTRIBUTIONS.register("leave-one-out")
 @dataclass(frozen=True)
-class LeaveOneOut(AttributionMethod):
+class LeaveTokenOut(AttributionMethod):
     """Replace one token at a time, for any model.
 
     Args:

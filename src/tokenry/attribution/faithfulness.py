@@ -51,7 +51,7 @@ def distance(
 ) -> Float[Tensor, "*rows"]:
     """Distance of two distributions: Hellinger's, in [0, 1], or the squared one of ReAGent's released code, in [0, √2]."""
     squares = (p.sqrt() - q.sqrt()).square().sum(dim=-1)
-    return (squares / 2).sqrt() if kind == "hellinger" else squares / 2**0.5
+    return (squares / 2).sqrt() if kind == "hellinger" else squares * 0.5**0.5
 
 
 def soft_normalized(
