@@ -15,6 +15,7 @@ from tokenry.core.io.files import write_json
 FOLDER = Path(__file__).parent / "frozen"
 NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
 PUBLISHED = (
+    "attribution",
     "compression.vision",
     "data",
     "decoding",

@@ -9,6 +9,7 @@ ORDER = (
     "rl",
     "preference",
     "score",
+    "explain",
     "report",
     "evaluate",
     "compress",

@@ -21,8 +21,10 @@ from tests.golden import golden
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import (
     _mass_on_columns,
+    answer_attention,
     attention_layers,
     attention_mass,
+    attention_weights,
     prompt_attention,
     prompt_attention_mass,
     resolve_layers,
@@ -446,6 +448,66 @@ def test_nested_taps_on_several_models_each_read_their_own_and_close_in_any_orde
     b.__exit__(None, None, None)
     run()
     assert seen == ["a", "c", "b", "c", "b", "b"]
+
+
+@pytest.mark.parametrize(("family", "implementation"), IMPLEMENTATIONS)
+def test_all_weights_are_those_of_the_eager_model(family, implementation):
+    model, ids, found = _model(family, implementation), _ids(), []
+    eager = deepcopy(model).eval()
+    eager.set_attn_implementation("eager")
+    expected = eager(ids, use_cache=False, output_attentions=True).attentions
+    with tap_attention(
+        {layer: lambda call: found.append(attention_weights(call)) for layer in attention_layers(model)}
+    ):
+        model(ids, use_cache=False)
+    for weights, layer in zip(found, expected, strict=True):
+        torch.testing.assert_close(weights, layer.detach(), atol=1e-6, rtol=0)
+
+
+def test_an_answer_stands_in_the_place_of_attention_and_has_gradients():
+    model = _model()
+    layers, embedded = attention_layers(model), model.get_input_embeddings()(_ids()).detach().requires_grad_()
+
+    def constant_weights(call):
+        queries, keys = call.query.detach(), call.key.detach()
+        return call.function(call.module, queries, keys, call.value, call.attention_mask, **call.kwargs)
+
+    plain = model(inputs_embeds=embedded, use_cache=False).logits
+    seen = []
+    with answer_attention(dict.fromkeys(layers, constant_weights)), tap_attention({layers[0]: seen.append}):
+        answered = model(inputs_embeds=embedded, use_cache=False).logits
+    assert len(seen) == 1
+    torch.testing.assert_close(answered, plain)
+    one, other = (
+        torch.autograd.grad(logits.sum(), embedded, retain_graph=True)[0] for logits in (plain, answered)
+    )
+    assert not torch.allclose(one, other)
+
+
+def test_the_innermost_answer_counts_and_the_outer_one_comes_back():
+    model = _model()
+    layer = attention_layers(model)[0]
+
+    def scaled(factor):
+        def answer(call):
+            output, weights = call.function(
+                call.module, call.query, call.key, call.value, call.attention_mask, **call.kwargs
+            )
+            return output * factor, weights
+
+        return {layer: answer}
+
+    def logits():
+        return model(_ids(), use_cache=False).logits
+
+    plain = logits()
+    with answer_attention(scaled(0)):
+        outer = logits()
+        with answer_attention(scaled(1)):
+            assert torch.equal(logits(), plain)
+        assert torch.equal(logits(), outer)
+    assert not torch.equal(outer, plain)
+    assert torch.equal(logits(), plain)
 
 
 def test_a_function_of_the_interface_that_was_replaced_by_someone_else_is_put_back():

@@ -10,7 +10,7 @@ Source: the attention score of ssToken (arXiv 2510.18250): a_i = 1/H sum_h sum_{
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,8 @@ class AttentionCall:
 
 
 Reader = Callable[[AttentionCall], None]
+Answer = Callable[[AttentionCall], tuple[Tensor, Tensor | None]]
+"""Computes a call's (output, weights or None) in the place of the model's own function, with gradients."""
 
 
 def interface_forward(module: nn.Module) -> FunctionType | None:
@@ -61,14 +63,15 @@ def interface_forward(module: nn.Module) -> FunctionType | None:
     return None
 
 
-# The open taps. The interface is replaced only while `_readers` is not empty; `_intercepted` holds what restores it.
+# The open taps. The interface is replaced only while there are some; `_intercepted` holds what restores it.
 _lock = threading.Lock()
 _readers: dict[nn.Module, tuple[Reader, ...]] = {}
+_answers: dict[nn.Module, Answer] = {}
 _intercepted: list[tuple[Any, Callable[[], None]]] = []
 _autograd = ModuleTracker()
 
 
-@torch.compiler.disable  # compiled code would keep the answer to `module in _readers` from another layer or reading
+@torch.compiler.disable  # compiled code would keep what is open for another layer or reading
 def _attend(
     function: Callable[..., Any],
     module: nn.Module,
@@ -78,10 +81,16 @@ def _attend(
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Any:
-    output = function(module, query, key, value, attention_mask, **kwargs)
-    if module in _readers:
-        _read(AttentionCall(module, query, key, value, attention_mask, function, kwargs))
+    if module not in _readers and module not in _answers:
+        return function(module, query, key, value, attention_mask, **kwargs)
+    call = AttentionCall(module, query, key, value, attention_mask, function, kwargs)
+    output = _answers.get(module, _own_answer)(call)
+    _read(call)
     return output
+
+
+def _own_answer(call: AttentionCall) -> Any:
+    return call.function(call.module, call.query, call.key, call.value, call.attention_mask, **call.kwargs)
 
 
 @torch.no_grad()
@@ -125,8 +134,50 @@ def tap_attention(readers: Mapping[nn.Module, Reader]) -> Iterator[None]:
     Raises:
         UserError: a module does not use the transformers attention interface.
     """
+    with _interception(readers):
+        with _lock:
+            for module, reader in readers.items():
+                _readers[module] = (*_readers.get(module, ()), reader)
+        try:
+            yield
+        finally:
+            with _lock:
+                for module, reader in readers.items():
+                    remaining = list(_readers.pop(module))
+                    remaining.remove(reader)
+                    if remaining:
+                        _readers[module] = tuple(remaining)
+
+
+@contextmanager
+def answer_attention(answers: Mapping[nn.Module, Answer]) -> Iterator[None]:
+    """Let `answers[module]` answer each attention call of that module, while the context is open.
+
+        answer_attention({layer: lambda call: call.function(layer, call.query.detach(), ...) for layer in attention_layers(model)})
+
+    Taps read the calls as before. Of several answers for one module, the innermost counts.
+
+    Raises:
+        UserError: a module does not use the transformers attention interface.
+    """
+    with _interception(answers):
+        with _lock:
+            before = {module: _answers[module] for module in answers if module in _answers}
+            _answers.update(answers)
+        try:
+            yield
+        finally:
+            with _lock:
+                for module in answers:
+                    del _answers[module]
+                _answers.update(before)
+
+
+@contextmanager
+def _interception(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Replace the interface that the modules look their attention function up in, until the last tap is closed."""
     interfaces = []
-    for module in readers:
+    for module in modules:
         forward = interface_forward(module)
         if forward is None:
             raise UserError(
@@ -135,20 +186,13 @@ def tap_attention(readers: Mapping[nn.Module, Reader]) -> Iterator[None]:
             )
         interfaces.append(forward.__globals__[_INTERFACE])
     with _lock:
-        for module, reader in readers.items():
-            _readers[module] = (*_readers.get(module, ()), reader)
         for interface in interfaces:
             _intercept(interface)
     try:
         yield
     finally:
         with _lock:
-            for module, reader in readers.items():
-                remaining = list(_readers.pop(module))
-                remaining.remove(reader)
-                if remaining:
-                    _readers[module] = tuple(remaining)
-            if not _readers:
+            if not _readers and not _answers:
                 _restore()
 
 
@@ -306,6 +350,18 @@ def _mass_on_columns(
         output = call.function(module, query, key, value, attention_mask, **{**kwargs, "dropout": 0.0})[0]
     # A copy, so that the whole output is not kept alive.
     return output[..., :sets].transpose(1, 2).to(torch.float32, copy=True)
+
+
+@torch.no_grad()
+def attention_weights(call: AttentionCall) -> Float[Tensor, "batch heads queries keys"]:
+    """All weights of a call after softmax, in float32 or better, whatever kernel computes them and whatever it masks or caps.
+
+    The values are replaced by unit vectors, as many at once as a head has dimensions. Rows of padding tokens hold junk (finite).
+    """
+    keys = call.key.shape[2]
+    columns = torch.eye(keys, dtype=torch.bool, device=call.key.device).expand(call.key.shape[0], -1, -1)
+    blocks = columns.split(call.value.shape[-1], dim=1)
+    return torch.cat([_mass_on_columns(call, block) for block in blocks], dim=-1)
 
 
 def _widened(tensor: Any) -> Any:

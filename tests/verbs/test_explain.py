@@ -1,0 +1,64 @@
+"""The verb `explain`: what it saves and draws, and what it refuses."""
+
+import pytest
+
+from tests.tiny.chats import write_model
+from tests.verbs.check_verb import check_refused, check_verb
+from tokenry.verbs.explain import METHODS
+
+QUICK = ("reagent:stop=never,max_steps=2,probes=4", "attention-last", "leave-one-out:rounds=2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("explain") / "model")
+
+
+def methods(*names):
+    return [part for name in names for part in ("--method", name)]
+
+
+def test_every_method_stands_beside_random_scores(model, tmp_path):
+    found = check_verb(
+        "explain", "What is the answer to 6 + 6?", "--answer", " 12", "--model", model, *methods(*QUICK), output=tmp_path / "out"
+    )  # fmt: skip
+    assert "".join(found["tokens"]) == "What is the answer to 6 + 6?"
+    assert found["answer"]["text"] == " 12"
+    assert 0 < found["answer"]["probability"] < 1
+    assert [row["method"] for row in found["methods"]] == list(QUICK)
+    length = len(found["tokens"])
+    assert [row["forwards"] for row in found["methods"]] == [9, 1, 2 * length + 1]
+    for row in found["methods"]:
+        assert len(row["scores"]) == length
+        assert set(row["faithfulness"]) == set(found["random"])
+    assert found["random"]["soft_nc"]["samples"] == 16
+    assert found["random"]["soft_nc"]["standard_error"] > 0
+
+
+def test_words_are_replaced_as_a_whole_and_the_answer_is_the_models_own(model, tmp_path):
+    found = check_verb(
+        "explain", "What is the answer?", "--per", "word", "--model", model, *methods(QUICK[0]), output=tmp_path / "out"
+    )  # fmt: skip
+    scores = found["methods"][0]["scores"]
+    assert 1 < len(set(scores)) <= 5
+    assert len(found["answer"]["tokens"]) == 1
+
+
+def test_the_default_methods_are_known():
+    from tokenry.attribution import ATTRIBUTIONS
+
+    assert all(ATTRIBUTIONS.make(name) for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((" ",), "the text is empty"),
+        (("What", "--answer", ""), "the answer has no tokens"),
+        (("What", "--method", "regent"), "there is no attribution method 'regent'"),
+        (("What", "--method", "reagent:probes=0"), "probes must be at least 1"),
+        (("nothing.txt",), "the file nothing.txt does not exist"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(model, arguments, words):
+    check_refused("explain", *arguments, "--model", model, words=words)
