@@ -15,5 +15,9 @@ ORDER = (
     "compress",
     "tokenizer",
     "bytes",
+    "route",
+    "cascade",
+    "draft",
+    "sift",
     "detect",
 )
