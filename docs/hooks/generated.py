@@ -3,6 +3,7 @@
 A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made from what the programs stored:
     capabilities   docs/results/capabilities.json   written by the tests (--store-capabilities)
     comparisons    docs/results/*.json              records of `tokenry tune`
+    credits        docs/results/*.json              records of `tokenry rl`
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     decoders       docs/results/*.json              headlines of the decoders' reproductions, and their benchmarks
     benchmarks     benchmarks/results/*.json        written by `make bench`
@@ -13,7 +14,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
 `<!-- picture: SLUG -->` is replaced by docs/results/SLUG.png, which the stored run of that recipe drew.
 Where nothing is stored yet, the page says so. `python docs/hooks/generated.py` writes what else is made from stored results: the figures
-of the README, the picture of the token report, and what came of the reproductions, for the package.
+of the README, the pictures of tokens, and what came of the reproductions, for the package.
 """
 
 import ast
@@ -37,7 +38,7 @@ from tokenry.verbs.compress import vision
 from tokenry.verbs.report import stored_result
 
 sys.path.insert(0, str(Path(__file__).parent))
-from token_picture import token_picture
+from token_pictures import rollout_picture, sample_picture
 
 ROOT = Path(__file__).parents[2]
 SCALING_BUDGET = 2e10
@@ -90,6 +91,11 @@ HIGHLIGHTS = (
 DECODERS = ("cascades", "r2r", "multi-token", "byte-probabilities", "sift")
 """The decoders of the guide, by the slugs of their papers."""
 DECODER_BENCHMARKS = ("decoding", "cascades", "bytes")
+TOKEN_PICTURES = {
+    "token-report": (sample_picture, "tune-demo"),
+    "rollout": (rollout_picture, "rl-demo"),
+}
+"""Pictures of tokens in docs/assets: what draws them, and the stored run that they show."""
 FIGURES = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.S)
 PLACEHOLDER = re.compile(r"<!-- generated: ([a-z]+) -->")
 PICTURE = re.compile(r"<!-- picture: ([a-z0-9-]+) -->")
@@ -129,9 +135,19 @@ def capabilities(root: Path) -> str:
 
 def comparisons(root: Path) -> str:
     """Every stored `tokenry tune` record: its findings, every run beside its control, and its charts."""
-    paths = stored(root, lambda record: record.get("kind") == "tune")
+    return runs_side_by_side(root, "tune", "comparisons of weighings", "tokenry tune --compare full,random")
+
+
+def credit_runs(root: Path) -> str:
+    """Every stored `tokenry rl` record, likewise."""
+    return runs_side_by_side(root, "rl", "runs with credit rules", "tokenry rl")
+
+
+def runs_side_by_side(root: Path, kind: str, what: str, command: str) -> str:
+    """The stored records of one verb, or the command that makes them."""
+    paths = stored(root, lambda record: record.get("kind") == kind)
     if not paths:
-        return missing("comparisons of weighings", "tokenry tune --compare full,random")
+        return missing(what, command)
     results = (stored_result(path) for path in paths)
     return "\n".join(comparison_section(result.as_json, result.blocks) for result in results)
 
@@ -141,7 +157,8 @@ def comparison_section(record: dict[str, Any], blocks: Sequence[Block]) -> str:
     head = f"### {escape(record['title'])}\n"
     settings = {"created": record["created"], **record["settings"], **record["environment"]}
     seen = next(n for n, block in enumerate(blocks, 1) if isinstance(block, Section))
-    more = folded("Curves, signals and token classes", written(blocks[seen:], level=5))
+    titles = ", ".join(block.title for block in blocks[seen:] if isinstance(block, Section))
+    more = folded(titles, written(blocks[seen:], level=5))
     return head + written(blocks[:seen]) + more + markdown_settings(settings)
 
 
@@ -363,6 +380,7 @@ def regime_cell(cell: dict[str, Any], metric: str) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "capabilities": capabilities,
     "comparisons": comparisons,
+    "credits": credit_runs,
     "reproductions": reproductions,
     "decoders": decoders,
     "benchmarks": benchmarks,
@@ -402,4 +420,5 @@ def _write(path: Path, text: str) -> None:
 if __name__ == "__main__":
     store_reproduced()
     _write(ROOT / "README.md", with_figures((ROOT / "README.md").read_text(encoding="utf-8"), ROOT))
-    _write(ROOT / "docs/assets/token-report.svg", token_picture(ROOT / "docs/results/tune-demo.json"))
+    for name, (draw, stored_run) in TOKEN_PICTURES.items():
+        _write(ROOT / f"docs/assets/{name}.svg", draw(ROOT / f"docs/results/{stored_run}.json"))

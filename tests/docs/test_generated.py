@@ -78,7 +78,16 @@ COMPARISON = {
 
 @pytest.mark.parametrize(
     "section",
-    ["capabilities", "comparisons", "reproductions", "benchmarks", "sweep", "scalinglaw", "regimes"],
+    [
+        "capabilities",
+        "comparisons",
+        "credits",
+        "reproductions",
+        "benchmarks",
+        "sweep",
+        "scalinglaw",
+        "regimes",
+    ],
 )
 def test_where_nothing_was_measured_the_page_says_so(generated, root, section):
     assert "Not measured yet" in generated.SECTIONS[section](root)
@@ -218,12 +227,19 @@ def test_a_figure_of_the_front_page_follows_its_stored_result(generated, root):
     assert generated.measured(root) == generated.measured(DOCS.parent).replace("197 ms", "42 ms")
 
 
-def test_the_picture_of_the_token_report_is_that_of_the_stored_demo(generated):
-    picture = (DOCS / "assets/token-report.svg").read_text(encoding="utf-8")
-    assert picture == generated.token_picture(DOCS / "results/tune-demo.json"), AGAIN
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("token-report", "First,·9·-·9·=·0.·If·present,·this·function"),
+        ("rollout", "The·answer·is·1.⏎⏎The·reason·for·this"),
+    ],
+)
+def test_the_pictures_of_tokens_are_those_of_the_stored_runs(generated, name, words):
+    draw, stored_run = generated.TOKEN_PICTURES[name]
+    picture = (DOCS / f"assets/{name}.svg").read_text(encoding="utf-8")
+    assert picture == draw(DOCS / f"results/{stored_run}.json"), AGAIN
     assert len(picture) < 20_000
-    words = "".join(re.findall(r'preserve">([^<]*)<', picture))
-    assert words.startswith("First,·9·-·9·=·0.·If·present,·this·function")
+    assert "".join(re.findall(r'preserve">([^<]*)<', picture)).startswith(words)
 
 
 def test_the_capability_matrix_has_a_cell_per_test_and_a_dash_where_there_is_none(generated, root):
