@@ -44,10 +44,7 @@ def verdicts(divergent=0.78, different=0.6, entropy=0.76, at_low=0.5, random=0.4
         return (np.arange(count) < accuracy * count).astype(float)
 
     def routed(accuracy, low):
-        return {
-            rate: Routed(right(low if rate == LOW else accuracy), rate, (20.0, 50.0 + router))
-            for rate in RATES
-        }
+        return {rate: Routed(right(low if rate == LOW else accuracy), rate) for rate in RATES}
 
     found = {
         DIVERGENT: routed(divergent, 0.5),
@@ -70,7 +67,7 @@ def test_every_claim_can_be_shown_and_can_fail():
             ({"entropy": 0.8}, {2}),
             ({"at_low": 0.55}, {3}),
             ({"random": 0.8}, {4}),
-            ({"router": 60}, {5}),
+            ({"router": 80}, {5}),
         ],
     )
 

@@ -246,8 +246,8 @@ class RoutingAccount:
 
 
 def activated_parameters(
-    n_small: int,
-    n_large: int,
+    n_small: float | int,
+    n_large: float | int,
     p_small: float | int,
     p_large: float | int,
     convention: Convention = "code",
@@ -256,8 +256,8 @@ def activated_parameters(
     """Mean number of parameters that are at work for a token.
 
     Args:
-        n_small: tokens that the small model wrote.
-        n_large: tokens that the large model wrote.
+        n_small: tokens that the small model wrote, or their share.
+        n_large: tokens that the large model wrote, likewise.
         p_small: parameters of the small model, in any unit.
         p_large: parameters of the large model.
         convention: `code` counts the model that wrote a token, as the released code does; `full` counts the small model and the router
