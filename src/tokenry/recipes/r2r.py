@@ -15,6 +15,7 @@ Headline: at a share of 0.15, routing by the router of divergent tokens is more 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,15 +161,22 @@ def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
         sources = np.concatenate([answer.sources or () for answer in answers])
         return Routed(rights(problems, answers), float(sources.mean()))
 
+    def rate_at(rule: RoutingRule, threshold: float) -> float:
+        return route(rule, threshold, calibrated).rate
+
     routed: dict[str, dict[float, Routed]] = {}
     for number, (name, rule) in enumerate(rules.items()):
         routed[name] = {}
         for place, rate in enumerate(RATES):
             run.progress(f"routing by {name}", 0.7 + 0.3 * (number + place / len(RATES)) / len(rules))
-            threshold = threshold_at(rate, rule, lambda level, rule=rule: route(rule, level, calibrated).rate)
+            threshold = threshold_at(rate, rule, partial(rate_at, rule))
             routed[name][rate] = route(rule, threshold, problems)
-    alone = (rights(problems, answers_of(model, problems)) for model in (small, large))
-    return RoutingOutcome(*alone, routed, (small.num_parameters(), large.num_parameters(), trained))
+    return RoutingOutcome(
+        rights(problems, answers_of(small, problems)),
+        rights(problems, answers_of(large, problems)),
+        routed,
+        (small.num_parameters(), large.num_parameters(), trained),
+    )
 
 
 def rights(problems: Sequence[Problem], answers: Sequence[Continuation]) -> Float[ndarray, "problems"]:
