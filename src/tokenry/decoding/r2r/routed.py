@@ -144,7 +144,7 @@ class RoutedDecoding(Decoder):
             return lambda step: decide(step, self.threshold)
         if self.rate == 0:  # a rule that remembers would begin with the large model
             return lambda step: torch.zeros_like(step.tokens, dtype=torch.bool)
-        return _Budget(self.rule, float(self.threshold), float(self.rate))
+        return _KeptRate(self.rule, float(self.threshold), float(self.rate))
 
 
 def _block(
@@ -159,7 +159,7 @@ def _context(batch: GrowingBatch) -> Int[Tensor, "batch last"]:
     return batch.sequences()[:, -_CONTEXT:].masked_fill(padding, -1)
 
 
-class _Budget:
+class _KeptRate:
     """A threshold for each row, which rises when a token is routed and falls when none is."""
 
     def __init__(self, rule: RoutingRule, threshold: float, rate: float) -> None:
