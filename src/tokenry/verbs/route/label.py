@@ -24,7 +24,7 @@ _FEW_DIVERGENT = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """Let the large model answer prompts, and label every token: does the small model's own token send the answer another way?
+    """Let the large model answer prompts, and label every token by whether the small model's own would send the answer another way.
 
     Attributes:
         data: prompts with verifiers: `demo`, or a file, folder or hub name as for `tokenry tune`.
