@@ -90,7 +90,7 @@ HIGHLIGHTS = (
 """Stored measurements on the front page: script, name, words, and the the names of our value and of the peer's, and what the ratio says."""
 DECODERS = ("cascades", "r2r", "multi-token", "byte-probabilities", "sift")
 """The decoders of the guide, by the slugs of their papers."""
-DECODER_BENCHMARKS = ("decoding", "cascades", "bytes")
+DECODER_BENCHMARKS = ("decoding", "routing", "multi_token", "cascades", "bytes")
 TOKEN_PICTURES = {
     "token-report": (sample_picture, "tune-demo"),
     "rollout": (rollout_picture, "rl-demo"),

@@ -15,6 +15,7 @@ Headline: at a share of 0.15, routing by the router of divergent tokens is more 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers import GPT2LMHeadModel
 
 from tokenry.core.io.progress import named, part
 from tokenry.core.stats import estimate_of_mean, exactly, paired_difference, shown
+from tokenry.core.tensors.generation import Continuation
 from tokenry.decoding import (
     EntropyRule,
     ExactVerifier,
@@ -85,11 +87,10 @@ class R2RSizes:
 
 @dataclass(frozen=True)
 class Routed:
-    """Answers of one rule at one rate: whether each is right, the share that the large model wrote, and both accounts."""
+    """Answers of one rule at one rate: whether each is right, and the share of the tokens that the large model wrote."""
 
     right: Float[ndarray, "problems"]
     rate: float
-    activated: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "parameters": outcome.parameters,
         "routed": {
             name: {
-                str(rate): {
-                    "accuracy": float(found.right.mean()),
-                    "rate": found.rate,
-                    "activated": found.activated,
-                }
+                str(rate): {"accuracy": float(found.right.mean()), "rate": found.rate}
                 for rate, found in rates.items()
             }
             for name, rates in outcome.routed.items()
@@ -156,24 +153,35 @@ def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
     run.progress("labels", 0.5)
     rules: dict[str, RoutingRule] = routers(run, small, large, labelled, sizes)
     rules |= {ENTROPY: EntropyRule(), RANDOM: RandomRule(seed=sizes.seed)}
-    size = sum(weight.numel() for weight in rules[DIVERGENT].parameters() if weight.requires_grad)  # type: ignore[attr-defined]
-    parameters = small.num_parameters(), large.num_parameters(), size
+    router = rules[DIVERGENT].parameters()  # type: ignore[attr-defined]
+    trained = sum(weight.numel() for weight in router if weight.requires_grad)
+
+    def route(rule: RoutingRule, threshold: float, problems: Sequence[Problem]) -> Routed:
+        answers = answers_of(small, problems, decoder=RoutedDecoding(small, large, rule, threshold=threshold))
+        sources = np.concatenate([answer.sources or () for answer in answers])
+        return Routed(rights(problems, answers), float(sources.mean()))
+
+    def rate_at(rule: RoutingRule, threshold: float) -> float:
+        return route(rule, threshold, calibrated).rate
+
     routed: dict[str, dict[float, Routed]] = {}
     for number, (name, rule) in enumerate(rules.items()):
         routed[name] = {}
         for place, rate in enumerate(RATES):
             run.progress(f"routing by {name}", 0.7 + 0.3 * (number + place / len(RATES)) / len(rules))
-            threshold = threshold_at(
-                rate,
-                rule,
-                lambda level, rule=rule: route(small, large, rule, level, calibrated, parameters).rate,
-            )
-            routed[name][rate] = route(small, large, rule, threshold, problems, parameters)
-    alone = [
-        np.array(list(map(is_right, problems, answers_of(model, problems))), dtype=float)
-        for model in (small, large)
-    ]
-    return RoutingOutcome(*alone, routed, parameters)
+            threshold = threshold_at(rate, rule, partial(rate_at, rule))
+            routed[name][rate] = route(rule, threshold, problems)
+    return RoutingOutcome(
+        rights(problems, answers_of(small, problems)),
+        rights(problems, answers_of(large, problems)),
+        routed,
+        (small.num_parameters(), large.num_parameters(), trained),
+    )
+
+
+def rights(problems: Sequence[Problem], answers: Sequence[Continuation]) -> Float[ndarray, "problems"]:
+    """Whether each answer is right."""
+    return np.array(list(map(is_right, problems, answers)), dtype=float)
 
 
 def routers(
@@ -236,76 +244,52 @@ def threshold_at(
     return float(scale(torch.tensor(high)))
 
 
-def route(
-    small: GPT2LMHeadModel,
-    large: GPT2LMHeadModel,
-    rule: RoutingRule,
-    threshold: float,
-    problems: Sequence[Problem],
-    parameters: tuple[int, int, int],
-) -> Routed:
-    """Answers of both models together."""
-    answers = answers_of(small, problems, decoder=RoutedDecoding(small, large, rule, threshold=threshold))
-    sources = np.concatenate([answer.sources or () for answer in answers])
-    counts = int((sources == 0).sum()), int((sources == 1).sum()), *parameters[:2]
-    router = parameters[2] if isinstance(rule, TokenRouter) else 0
-    activated = activated_parameters(*counts), activated_parameters(*counts, "full", router)
-    right = np.array(list(map(is_right, problems, answers)), dtype=float)
-    return Routed(right, float(sources.mean()), activated)
-
-
 def claims(outcome: RoutingOutcome) -> Iterator[Claim]:
     """Put each claim beside its measurement; the units are the measured problems."""
 
-    def at(name: str, rate: float = RATE) -> Routed:
-        return outcome.routed[name][rate]
-
-    def value(name: str, rate: float = RATE) -> str:
-        found = at(name, rate)
+    def value(found: Routed) -> str:
         return f"{100 * found.right.mean():.1f} % at a share of {found.rate:.3f}"
 
-    ours = at(DIVERGENT)
-    gain = paired_difference(ours.right, at(DIFFERENT).right)
-    yield Claim(
+    def against(
+        claim: str, control: str, rate: float = RATE, least: float = 0.0, paper: str | None = None
+    ) -> Claim:
+        ours, theirs = (outcome.routed[name][rate] for name in (DIVERGENT, control))
+        more = paired_difference(ours.right, theirs.right)
+        measured = f"{value(ours)}, {more.scaled(100).with_interval('+.1f')} points more"
+        return Claim(claim, paper, measured, value(theirs), shown(more, least))
+
+    yield against(
         f"at a share of {RATE}, a router trained on divergent tokens gives more accurate answers than one trained on different tokens",
+        DIFFERENT,
         paper="routing all different tokens is clearly worse at equal cost",
-        measured=f"{value(DIVERGENT)}, {gain.scaled(100).with_interval('+.1f')} points more",
-        control=value(DIFFERENT),
-        verdict=shown(gain),
     )
-    kept = estimate_of_mean(ours.right - SHARE * outcome.large)
+    ours, large = outcome.routed[DIVERGENT][RATE], outcome.large
     yield Claim(
         f"routing by divergent tokens reaches {SHARE:.0%} of the large model's accuracy at a share of {RATE}",
         paper="92 % at 11-15 % of the tokens",
-        measured=f"{value(DIVERGENT)}: {ours.right.mean() / max(1e-9, outcome.large.mean()):.0%} of the large model's",
-        control=f"large model {100 * outcome.large.mean():.1f} %, small model {100 * outcome.small.mean():.1f} %",
-        verdict=shown(kept),
+        measured=f"{value(ours)}: {ours.right.mean() / max(1e-9, large.mean()):.0%} of the large model's",
+        control=f"large model {100 * large.mean():.1f} %, small model {100 * outcome.small.mean():.1f} %",
+        verdict=shown(estimate_of_mean(ours.right - SHARE * large)),
     )
     for rate in (RATE, LOW):
-        more = paired_difference(at(DIVERGENT, rate).right, at(ENTROPY, rate).right)
-        yield Claim(
+        yield against(
             f"routing by divergent tokens is at most {100 * MARGIN:.0f} point less accurate than by the small model's entropy at a share of {rate}",
-            paper=None,
-            measured=f"{value(DIVERGENT, rate)}, {more.scaled(100).with_interval('+.1f')} points more",
-            control=value(ENTROPY, rate),
-            verdict=shown(more, -MARGIN),
+            ENTROPY,
+            rate,
+            -MARGIN,
         )
-    over = paired_difference(ours.right, at(RANDOM).right)
-    yield Claim(
-        f"routing by divergent tokens is more accurate than routing at random at a share of {RATE}",
-        paper=None,
-        measured=f"{value(DIVERGENT)}, {over.scaled(100).with_interval('+.1f')} points more",
-        control=value(RANDOM),
-        verdict=shown(over),
+    yield against(
+        f"routing by divergent tokens is more accurate than routing at random at a share of {RATE}", RANDOM
     )
-    small, large, router = outcome.parameters
-    code, full = ours.activated
+    small_size, large_size, router = outcome.parameters
+    shares = 1 - ours.rate, ours.rate, small_size, large_size
+    code, full = activated_parameters(*shares), activated_parameters(*shares, "full", router)
     yield Claim(
         f"at a share of {RATE}, fewer parameters are at work per token than in the large model, the small one and the router counted too",
         paper="5.6B against 32B, by the convention of the code",
         measured=f"{full / 1e3:.1f} k ({code / 1e3:.1f} k by the convention of the code)",
-        control=f"{large / 1e3:.1f} k; small model {small / 1e3:.1f} k, router {router / 1e3:.1f} k",
-        verdict=exactly(full < large),
+        control=f"{large_size / 1e3:.1f} k; small model {small_size / 1e3:.1f} k, router {router / 1e3:.1f} k",
+        verdict=exactly(full < large_size),
     )
 
 

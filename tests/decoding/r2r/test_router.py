@@ -260,7 +260,9 @@ def test_a_file_belongs_to_one_small_model(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             TokenRouter.load(tmp_path / "router.safetensors", small, other)
-    with pytest.raises(UserError, match="cannot be read as a router"):
+    with pytest.raises(
+        UserError, match=r"cannot be read .*: `tokenry route train` writes a router of tokens"
+    ):
         TokenRouter.load(tmp_path / "none.safetensors", small, identity)
 
 
@@ -280,9 +282,9 @@ def test_labelled_tokens_come_back_from_their_file(tmp_path):
         {"verifier": "gap"},
     )
     a_router().save(tmp_path / "router.safetensors", identity)
-    with pytest.raises(UserError, match="holds no labelled tokens: `tokenry route label` writes them"):
+    with pytest.raises(UserError, match="holds no file of labelled tokens: `tokenry route label` writes one"):
         LabelledTokens.load(tmp_path / "router.safetensors")
-    with pytest.raises(UserError, match="holds no token router: `tokenry route train` writes one"):
+    with pytest.raises(UserError, match="holds no router of tokens: `tokenry route train` writes one"):
         TokenRouter.load(tmp_path / "labels.safetensors", tiny.llama(), identity)
 
 

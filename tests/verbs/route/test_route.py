@@ -216,7 +216,7 @@ def test_other_tokenizers_and_files_are_refused(pair, folder, prompts, router, t
         "route label", "--small", pair[1], "--large", other, "--data", prompts, *CPU,
         words="the large model has another tokenizer",
     )  # fmt: skip
-    check_refused("route train", router / "router.safetensors", words="holds no labelled tokens")
+    check_refused("route train", router / "router.safetensors", words="holds no file of labelled tokens")
     check_refused("route curve", *pair, "--rates", "", words="there is none")
     check_refused("route curve", *pair, "--rates", "1.5", words="a rate must be in [0, 1], got 1.5")
     check_refused("route label", *pair, "--judge", "x", words="--judge goes with --verifier judge")

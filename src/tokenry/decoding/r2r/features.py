@@ -6,7 +6,6 @@
 Source: R2R (arXiv 2505.21600), steps 1 and 4 of the data pipeline.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,20 +13,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tokenry.core.errors import UserError
-from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
 from tokenry.decoding.r2r.labels import INSTRUCTION, require_labels, token_types
 from tokenry.decoding.r2r.rules import SmallStep
+from tokenry.decoding.r2r.tensor_files import read_tensors, save_tensors
 from tokenry.models.identity import ModelIdentity
 
-KIND = "labelled tokens"
+KIND = "file of labelled tokens"
 
 
 @dataclass(frozen=True)
@@ -169,18 +165,8 @@ class LabelledTokens:
         """Write one file of safetensors."""
         columns = {field.name: getattr(self.features, field.name) for field in fields(self.features)}
         columns |= {"divergent": self.divergent, "mismatch": self.mismatch}
-        about = {
-            "kind": KIND,
-            "small": asdict(self.small),
-            "large": asdict(self.large),
-            "about": dict(self.about),
-        }
-        with atomic_write(path) as partial:
-            save_file(
-                {name: value.contiguous() for name, value in columns.items()},
-                partial,
-                {"labels": json.dumps(about)},
-            )
+        about = {"small": asdict(self.small), "large": asdict(self.large), "about": dict(self.about)}
+        save_tensors(path, KIND, columns, about)
 
     @classmethod
     def load(cls, path: Path) -> "LabelledTokens":
@@ -189,14 +175,7 @@ class LabelledTokens:
         Raises:
             UserError: it is no file of labelled tokens, or a damaged one.
         """
-        try:
-            with safe_open(path, framework="pt") as opened:
-                about = json.loads((opened.metadata() or {}).get("labels", "{}"))
-                columns = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as labelled tokens ({error}).") from error
-        if about.get("kind") != KIND:
-            raise UserError(f"{path} holds no labelled tokens: `tokenry route label` writes them.")
+        columns, about = read_tensors(path, KIND, "tokenry route label")
         features = TokenFeatures(*(columns[field.name] for field in fields(TokenFeatures)))
         require_labels(columns["divergent"])
         return cls(

@@ -2,7 +2,7 @@
 
     small model     reads each token as it is written, and chooses the next one; the rule looks at this step
     large model     asked: reads all that was written since it was last asked in one forward, and chooses the token instead
-    threshold 0     the large model alone writes (and the small one is not asked); above every score, the small one alone
+    threshold 0     the large model alone writes, and the small one is not asked; above every score, or at rate 0, the small one alone
 
 The small model's token is discarded where the large one writes: no draft is verified, nothing is taken back. With `rate`, the threshold
 of each row follows the share of its tokens that was routed:
@@ -19,7 +19,7 @@ Source: R2R (arXiv 2505.21600), section 4.3; the budget is ours.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +30,11 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of
 from tokenry.core.tensors.gate import name_of, require_same_tokenizer
+from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import causal_lm
 from tokenry.core.tensors.step_loop import (
     Block,
+    Decoded,
     Decoder,
     GrowingBatch,
     NextLogits,
@@ -87,8 +89,6 @@ class RoutedDecoding(Decoder):
             )
         if rate is not None:
             require_fraction(float(rate), "rate")
-            if rate in (0, 1):
-                self.threshold = 0.0 if rate else math.inf
         sizes = [causal_lm(model).config.get_text_config().vocab_size for model in (small, large)]
         if tokenizers is not None:
             require_same_tokenizer(*tokenizers, what="the large model")
@@ -113,13 +113,13 @@ class RoutedDecoding(Decoder):
                 f"{name_of(causal_lm(model))} generates, but the decoder was made for another small model: call generate of that one."
             )
         large = _LateReader(self.large, self._vocabulary)
-        if self.threshold == 0:
+        if self.rate == 1 or (self.rate is None and self.threshold == 0):
             while True:
                 logits = large(batch)
                 yield _block(logits, choose(batch, logits), torch.ones_like(batch.running))
         hidden = {"output_hidden_states": True} if self.rule.needs_hidden else {}
         small = NextLogits(model, generation_config, {**model_kwargs, **hidden})
-        decide = _Threshold(self) if self.rate in (None, 0) else _Budget(self)
+        decide = self._decision()
         while True:
             logits = small(batch.sequences())[:, : self._vocabulary]
             tokens = choose(batch, logits)
@@ -131,6 +131,20 @@ class RoutedDecoding(Decoder):
                 tokens = torch.where(routed, choose(batch, theirs), tokens)
                 logits = torch.where(routed[:, None], theirs, logits)
             yield _block(logits, tokens, routed)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Decoded | Int[Tensor, "batch length"]:
+        """Decode; called by `generate`. The large model is in evaluation mode meanwhile."""
+        with evaluation_mode(self.large):
+            return super().__call__(*arguments, **options)
+
+    def _decision(self) -> Callable[[SmallStep], Bool[Tensor, "batch"]]:
+        """Which rows the large model writes, step by step."""
+        decide = self.rule.begin()
+        if self.rate is None:
+            return lambda step: decide(step, self.threshold)
+        if self.rate == 0:  # a rule that remembers would begin with the large model
+            return lambda step: torch.zeros_like(step.tokens, dtype=torch.bool)
+        return _KeptRate(self.rule, float(self.threshold), float(self.rate))
 
 
 def _block(
@@ -145,23 +159,13 @@ def _context(batch: GrowingBatch) -> Int[Tensor, "batch last"]:
     return batch.sequences()[:, -_CONTEXT:].masked_fill(padding, -1)
 
 
-class _Threshold:
-    """One threshold for all tokens."""
-
-    def __init__(self, decoding: RoutedDecoding) -> None:
-        self._decide, self._threshold = decoding.rule.begin(), decoding.threshold
-
-    def __call__(self, step: SmallStep) -> Bool[Tensor, "batch"]:
-        return self._decide(step, self._threshold)
-
-
-class _Budget:
+class _KeptRate:
     """A threshold for each row, which rises when a token is routed and falls when none is."""
 
-    def __init__(self, decoding: RoutedDecoding) -> None:
-        self._decide, self._rate = decoding.rule.begin(), float(decoding.rate or 0.0)
-        self._is_probability = decoding.rule.highest == 1
-        start = torch.tensor(float(decoding.threshold))
+    def __init__(self, rule: RoutingRule, threshold: float, rate: float) -> None:
+        self._decide, self._rate = rule.begin(), rate
+        self._is_probability = rule.highest == 1
+        start = torch.tensor(threshold)
         self._level = start.logit(_SURE) if self._is_probability else start.clamp(min=_SURE).log()
 
     def __call__(self, step: SmallStep) -> Bool[Tensor, "batch"]:
@@ -242,8 +246,8 @@ class RoutingAccount:
 
 
 def activated_parameters(
-    n_small: int,
-    n_large: int,
+    n_small: float | int,
+    n_large: float | int,
     p_small: float | int,
     p_large: float | int,
     convention: Convention = "code",
@@ -252,8 +256,8 @@ def activated_parameters(
     """Mean number of parameters that are at work for a token.
 
     Args:
-        n_small: tokens that the small model wrote.
-        n_large: tokens that the large model wrote.
+        n_small: tokens that the small model wrote, or their share.
+        n_large: tokens that the large model wrote, likewise.
         p_small: parameters of the small model, in any unit.
         p_large: parameters of the large model.
         convention: `code` counts the model that wrote a token, as the released code does; `full` counts the small model and the router

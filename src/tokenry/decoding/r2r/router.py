@@ -12,7 +12,6 @@ names of the released routers.
 Source: R2R (arXiv 2505.21600), section 4.2, and `router.py` of thu-nics/R2R.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,17 +19,15 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.io.files import atomic_write
 from tokenry.core.tensors.output_head import causal_lm
 from tokenry.decoding.r2r.rules import RoutingRule, SmallStep
+from tokenry.decoding.r2r.tensor_files import read_tensors, save_tensors
 from tokenry.models.identity import ModelIdentity
 
-KIND = "token router"
+KIND = "router of tokens"
 _EMBEDDING = "token_embeddings.weight"
 
 
@@ -132,14 +129,12 @@ class TokenRouter(nn.Module, RoutingRule):
         """
         weights = {name: value for name, value in self.state_dict().items() if name != _EMBEDDING}
         about = {
-            "kind": KIND,
             "settings": self.settings,
             "threshold": self.threshold,
             "small": asdict(small),
             "record": dict(record or {}),
         }
-        with atomic_write(path) as partial:
-            save_file(weights, partial, {"router": json.dumps(about)})
+        save_tensors(path, KIND, weights, about)
 
     @classmethod
     def load(cls, path: Path, model: nn.Module, small: ModelIdentity) -> "TokenRouter":
@@ -148,14 +143,7 @@ class TokenRouter(nn.Module, RoutingRule):
         Raises:
             UserError: it is no file of a router, a damaged one, or one of another small model.
         """
-        try:
-            with safe_open(path, framework="pt") as opened:
-                about = json.loads((opened.metadata() or {}).get("router", "{}"))
-                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as a router ({error}).") from error
-        if about.get("kind") != KIND:
-            raise UserError(f"{path} holds no token router: `tokenry route train` writes one.")
+        weights, about = read_tensors(path, KIND, "tokenry route train")
         ModelIdentity(**about["small"]).require(
             small, "the small model", "the router was fitted", "fit a router"
         )
@@ -163,13 +151,6 @@ class TokenRouter(nn.Module, RoutingRule):
         router.threshold = about["threshold"]
         router.load_state_dict({**weights, _EMBEDDING: router.token_embeddings.weight})
         return router.eval()
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What a router's file says about it: settings, threshold, small model, record of the training."""
-    with safe_open(path, framework="pt") as opened:
-        about: dict[str, Any] = json.loads((opened.metadata() or {}).get("router", "{}"))
-    return about
 
 
 class _Backbone(nn.Module):

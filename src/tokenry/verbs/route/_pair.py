@@ -125,7 +125,8 @@ def account_of(written: "Sequence[Continuation]", parameters: Sequence[int], rou
 
     sources = [source for text in written for source in text.sources or ()]
     large, total = sum(sources), len(sources)
-    counts = total - large, large, *parameters
+    small_size, large_size = parameters
+    counts = total - large, large, small_size, large_size
     return {
         "tokens": total,
         "large_tokens": large,

@@ -54,7 +54,7 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Let the small model answer alone, the large one alone, and both by every rule at every rate."""
-    from tokenry.decoding.r2r import RandomRule
+    from tokenry.decoding.r2r import RandomRule, RoutingRule
     from tokenry.evaluation.verifiers import encode_prompts, verifier_accuracy
     from tokenry.models.quiet import quiet_libraries
 
@@ -65,7 +65,9 @@ def run(plan: Plan, progress: Progress) -> Result:
         rules = {name: loaded.rule(name) for name in plan.rules}
         encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
         alone = {"the small model alone": 0.0, "the large model alone": 1.0}
-        runs = [(name, RandomRule(), rate) for name, rate in alone.items()]
+        runs: list[tuple[str, RoutingRule, float]] = [
+            (name, RandomRule(), rate) for name, rate in alone.items()
+        ]
         runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
         points = []
         for number, (name, rule, rate) in enumerate(runs):

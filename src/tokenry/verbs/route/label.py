@@ -1,7 +1,7 @@
 """Labelled tokens, which a router is trained on: where a small model differs from a large one, and whether that matters."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ _FEW_DIVERGENT = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """Let the large model answer prompts, and label every token: does the small model's own token send the answer another way?
+    """Let the large model answer prompts, and label every token by whether the small model's own would send the answer another way.
 
     Attributes:
         data: prompts with verifiers: `demo`, or a file, folder or hub name as for `tokenry tune`.
@@ -61,6 +61,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: the models have different tokenizers, there are no verified prompts, or no answer ends.
     """
+    from tokenry.decoding.fitted_rule import without_nan
     from tokenry.decoding.r2r import LogProbGap, agreement, label_responses, write_responses
     from tokenry.evaluation.verifiers import encode_prompts
     from tokenry.models.quiet import quiet_libraries
@@ -85,7 +86,8 @@ def run(plan: Plan, progress: Progress) -> Result:
             batch_size=BATCH_SIZE,
             progress=part(progress, 0.4, 0.95),
         )
-    labelled.save(plan.output / LABELS_FILE)
+    names = (replace(labelled.small, name=plan.pair.small), replace(labelled.large, name=plan.pair.large))
+    replace(labelled, small=names[0], large=names[1]).save(plan.output / LABELS_FILE)
     gaps = LogProbGap()(divergences)
     data = {
         "kind": "route label",
@@ -98,7 +100,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "mismatches": len(verdicts),
         "divergent": sum(verdict == 1 for verdict in verdicts),
         "without_verdict": sum(verdict < 0 for verdict in verdicts),
-        "agreement_with_gap": _known(asdict(agreement(verdicts, gaps))),
+        "agreement_with_gap": without_nan(asdict(agreement(verdicts, gaps))),
         "settings": plan_settings(plan),
     }
     progress("done", 1.0)
@@ -140,17 +142,6 @@ def verified_prompts(source: str, most: int, seed: int) -> tuple[list[dict[str, 
             f"{source} has no prompts with verifiers, so nothing says whether an answer is right: see `tokenry tune`."
         )
     return items, prompts
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: [None if part != part else part for part in value]
-        if isinstance(value, tuple)
-        else None
-        if value != value
-        else value
-        for name, value in values.items()
-    }
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
