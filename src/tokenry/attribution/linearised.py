@@ -13,6 +13,7 @@ with the biases in a token of their own; for decoders it is attribution of the l
 Source: DecompX (arXiv 2306.02873); the one backward pass is ours.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -116,7 +117,7 @@ def _linear_forward(module: nn.Module) -> Callable[..., Any] | None:
         return _gated
     if name in _TANH_HEADS:
         return _tanh_head
-    is_activation = name.endswith(("GELU", "GELUActivation", "SiLUActivation")) or isinstance(
+    is_activation = name.endswith(("GELU", "GELUTanh", "GELUActivation", "SiLUActivation")) or isinstance(
         module, nn.Tanh | nn.GELU | nn.SiLU
     )
     return _activation if is_activation else None
@@ -136,19 +137,19 @@ def _rms_norm(module: Any, own: Forward, x: Tensor) -> Tensor:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     unit = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     gain = next(
-        (gain for gain in _gains(module) if torch.allclose((unit * gain).to(value.dtype), value, rtol=1e-2, atol=1e-4)), None
+        (gain for gain in _gains(module, wide.dtype) if torch.allclose((unit * gain).to(value.dtype), value, rtol=1e-2, atol=1e-4)), None
     )  # fmt: skip
     if gain is None:
         raise UserError(
             f"{type(module).__name__} is a norm that is not known, so the model cannot be made linear."
         )
     scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * gain
-    return _with_gradient(value, (x * scale.to(x.dtype)))
+    return _with_gradient(value, x * scale.to(x.dtype))
 
 
-def _gains(module: Any) -> Iterator[Tensor]:
+def _gains(module: Any, dtype: torch.dtype) -> Iterator[Tensor]:
     """The weight as Llama applies it, and as Gemma does."""
-    weight = module.weight.detach().float()
+    weight = module.weight.detach().to(dtype)
     yield weight
     yield 1 + weight
 
@@ -177,10 +178,12 @@ def _tanh_head(module: Any, own: Forward, features: Tensor, **_: Any) -> Tensor:
 def contributions(
     model: nn.Module,
     input_ids: Int[Tensor, "batch seq"],
-    of: Callable[[], Float[Tensor, "batch"]] | Sequence[int] | Int[Tensor, "batch"],
+    of: Sequence[int] | Int[Tensor, "batch"],
     attention_mask: Num[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | None = None,
 ) -> Contributions:
     """Contributions of every token to one logit of each text: the class of a classifier, or the next token of a decoder.
+
+    Where a model scales or caps its logits, it is the logit before that, whose order is the same.
 
     Args:
         model: the model.
@@ -215,7 +218,7 @@ def _one_backward(model: nn.Module, logits: Callable[[], Float[Tensor, "batch"]]
     biases = {name: p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
     wanted = {name: p.requires_grad for name, p in biases.items()}
 
-    def begin(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def begin(_module: nn.Module, given: tuple) -> tuple:
         embedded.append(given[0].detach().requires_grad_())
         return (embedded[0], *given[1:])
 
@@ -245,7 +248,7 @@ def _one_backward(model: nn.Module, logits: Callable[[], Float[Tensor, "batch"]]
     if values:
         tokens = tokens + (found[1] * value.bias.detach()).sum(dim=-1, dtype=_precise(logit))
     logit = logit.detach().to(tokens.dtype)
-    of_biases = sum(
+    of_biases = math.fsum(
         float((gradient * parameter.detach()).sum(dtype=tokens.dtype))
         for gradient, (name, parameter) in zip(found[1 + len(values) :], biases.items(), strict=True)
         if gradient is not None and parameter is not (value.bias if values else None)
