@@ -20,6 +20,7 @@ from tokenry.attribution.baselines import (
     MeanAttention,
     RandomAttribution,
 )
+from tokenry.attribution.captum_gradients import GradientShap, IntegratedGradients
 from tokenry.attribution.decompx import DecompX, DecompXOutput, decompx, decompx_rollout
 from tokenry.attribution.faithfulness import (
     FaithfulnessConfig,
@@ -48,7 +49,9 @@ __all__ = [
     "FaithfulnessScores",
     "GlobEnc",
     "GlobEncOutput",
+    "GradientShap",
     "InputXGradient",
+    "IntegratedGradients",
     "LastAttention",
     "LeaveTokenOut",
     "MeanAttention",

@@ -72,7 +72,7 @@ class DecompX(AttributionMethod):
             raise UserError("decompx looks into a model, got a function: use reagent.")
         if self.method == "linear":
             return linear_contributions(question)
-        found = decompx(question.model, question.context[None], config=self)
+        found = decompx(question.model, question.batch, config=self)
         chosen = class_of(found.logits[0], question.target)
         return TokenScores(found.classifier[0, : len(question.context), chosen])
 

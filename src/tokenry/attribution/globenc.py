@@ -90,7 +90,7 @@ class GlobEnc(AttributionMethod):
         """Score every token by the row of the first position."""
         if not isinstance(question.model, nn.Module):
             raise UserError("globenc looks into an encoder classifier, got a function: use reagent.")
-        return TokenScores(min_max(globenc(question.model, question.context[None]).scores[0]))
+        return TokenScores(min_max(globenc(question.model, question.batch).scores[0]))
 
 
 def _layer_norms(

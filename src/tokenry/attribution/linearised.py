@@ -289,7 +289,7 @@ def class_of(logits: Float[Tensor, "classes"], target: Sequence[int]) -> int:
 def linear_contributions(question: Question) -> TokenScores:
     """The contributions to the logit of the answer's first token, or of the class."""
     model: Any = question.model
-    ids, target = question.context[None], question.target
+    ids, target = question.batch, question.target
     if not is_causal_lm(model):
         with evaluation_mode(model), torch.no_grad():
             logits = model(input_ids=ids).logits[0]

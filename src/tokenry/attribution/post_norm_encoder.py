@@ -9,6 +9,7 @@ computed again in float32 or better, so that what is taken apart sums to it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -102,20 +103,20 @@ class LayerState:
         """Cut the last dimension into heads."""
         return values.unflatten(-1, (self.probabilities.shape[1], -1))
 
-    @property
+    @cached_property
     def before_first_norm(self) -> Float[Tensor, "batch seq dim"]:
         """The true input of LN1."""
         v = self.heads(self.value(self.x)).transpose(1, 2)
         mixed = (self.probabilities @ v).transpose(1, 2).flatten(2)
         return self.x + self.output(mixed)
 
-    @property
+    @cached_property
     def before_second_norm(self) -> Float[Tensor, "batch seq dim"]:
         """The true input of LN2."""
         x = self.first_norm(self.before_first_norm)
         return x + self.down(self.activation(self.up(x)))
 
-    @property
+    @cached_property
     def result(self) -> Float[Tensor, "batch seq dim"]:
         """The output of the layer."""
         return self.second_norm(self.before_second_norm)
