@@ -12,7 +12,7 @@ Source: DecompX (ACL 2023, arXiv 2306.02873).
 """
 
 from dataclasses import dataclass, field
-from math import pi
+from math import log, pi
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -254,7 +254,7 @@ def _fed(
     if config.ffn == "relu":
         hidden = hidden * (z > 0)[:, :, None]
     elif config.ffn == "linear":
-        slope = torch.special.ndtr(z) + z * (-z.square() / 2).exp() / (2 * pi) ** 0.5
+        slope = torch.special.ndtr(z) + z * (-(z.square() + log(2 * pi)) / 2).exp()
         hidden = _with_bias(hidden * slope[:, :, None], state.activation(z) - slope * z, config)
     else:
         hidden = hidden * (state.activation(z) / (z + _SMALLEST))[:, :, None]

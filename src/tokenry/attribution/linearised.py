@@ -226,7 +226,7 @@ def _one_backward(model: nn.Module, logits: Callable[[], Float[Tensor, "batch"]]
         values.append(output)
 
     hooks = [layers[0].register_forward_pre_hook(begin)]
-    value = getattr(getattr(getattr(layers[0], "attention", None), "self", None), "value", None)
+    value: Any = getattr(getattr(getattr(layers[0], "attention", None), "self", None), "value", None)
     if (
         value is not None
     ):  # of the BERT kind, where the first layer's value bias belongs to the token (DecompX)
