@@ -38,6 +38,7 @@ GUIDES = (
     "reinforcement-learning",
     "which-credit",
     "what-a-preference-loss-says",
+    "which-attribution",
     "which-reduction",
     "which-tokenizer-change",
     "which-decoder",

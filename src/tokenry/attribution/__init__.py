@@ -20,6 +20,8 @@ from tokenry.attribution.baselines import (
     MeanAttention,
     RandomAttribution,
 )
+from tokenry.attribution.captum_gradients import GradientShap, IntegratedGradients
+from tokenry.attribution.decompx import DecompX, DecompXOutput, decompx, decompx_rollout
 from tokenry.attribution.faithfulness import (
     FaithfulnessConfig,
     FaithfulnessRow,
@@ -29,6 +31,8 @@ from tokenry.attribution.faithfulness import (
     soft_normalized_comprehensiveness,
     soft_normalized_sufficiency,
 )
+from tokenry.attribution.globenc import GlobEnc, GlobEncOutput, globenc
+from tokenry.attribution.linearised import Contributions, contributions, linearised
 from tokenry.attribution.reagent import ReAGent, reagent_update
 
 __all__ = [
@@ -37,10 +41,17 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMethod",
+    "Contributions",
+    "DecompX",
+    "DecompXOutput",
     "FaithfulnessConfig",
     "FaithfulnessRow",
     "FaithfulnessScores",
+    "GlobEnc",
+    "GlobEncOutput",
+    "GradientShap",
     "InputXGradient",
+    "IntegratedGradients",
     "LastAttention",
     "LeaveTokenOut",
     "MeanAttention",
@@ -52,8 +63,13 @@ __all__ = [
     "TokenScores",
     "attribute",
     "attribute_generated",
+    "contributions",
+    "decompx",
+    "decompx_rollout",
     "faithfulness",
     "faithfulness_report",
+    "globenc",
+    "linearised",
     "reagent_update",
     "soft_normalized_comprehensiveness",
     "soft_normalized_sufficiency",

@@ -47,6 +47,12 @@ class Question:
     vocabulary: Int[Tensor, "ids"] | None = None
 
     @property
+    def batch(self) -> Int[Tensor, "1 seq"]:
+        """The context as a batch of one, on the device of the model."""
+        assert isinstance(self.model, nn.Module)
+        return self.context[None].to(next(self.model.parameters()).device)
+
+    @property
     def units(self) -> Int[Tensor, "seq"]:
         """The groups, numbered 0, 1, … without gaps."""
         if self.groups is None:

@@ -102,8 +102,8 @@ class InputXGradient(AttributionMethod):
         hook = model.get_input_embeddings().register_forward_hook(keep)
         try:
             with evaluation_mode(model), torch.enable_grad():
-                log_p = _answer_log_p(model, question)
-                (gradient,) = torch.autograd.grad(log_p, embedded)
+                log_p = answer_log_p(model, question, input_ids=read_ids(question).to(model.device))
+                (gradient,) = torch.autograd.grad(log_p.sum(), embedded)
         finally:
             hook.remove()
         products = (gradient * embedded[0].detach()).float().sum(dim=-1).abs()
@@ -124,7 +124,7 @@ class _AttentionScores(AttributionMethod):
             kept[:] = [self._next(kept[0] if kept else None, weights, len(layers))]
 
         with evaluation_mode(model), torch.no_grad(), tap_attention(dict.fromkeys(layers, read)):
-            model(input_ids=_read_ids(question).to(model.device), use_cache=False)
+            model(input_ids=read_ids(question).to(model.device), use_cache=False)
         length = len(question.context)
         return TokenScores(kept[0][length - 1 :].mean(dim=0)[:length])
 
@@ -163,14 +163,13 @@ class AttentionRollout(_AttentionScores):
         return mixed if before is None else mixed @ before
 
 
-def _read_ids(question: Question) -> Tensor:
+def read_ids(question: Question) -> Tensor:
     """The context, and the answer but for its last token."""
     return torch.cat([question.context.cpu(), torch.tensor(question.target[:-1], dtype=torch.long)])[None]
 
 
-def _answer_log_p(model: nn.Module, question: Question) -> Tensor:
-    """Log p(answer), with a graph."""
-    ids = _read_ids(question).to(next(model.parameters()).device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(question.context) - 1 :]
-    target = torch.tensor(question.target, device=ids.device)
-    return logits.float().log_softmax(dim=-1).gather(1, target[:, None]).sum()
+def answer_log_p(model: nn.Module, question: Question, **inputs: Tensor) -> Float[Tensor, "points"]:
+    """Log p(answer) with a graph, of `input_ids` or `inputs_embeds` that hold what `read_ids` gives."""
+    logits = model(**inputs, use_cache=False).logits[:, len(question.context) - 1 :]
+    target = torch.tensor(question.target, device=logits.device).expand(len(logits), -1)
+    return logits.float().log_softmax(dim=-1).gather(2, target[..., None])[..., 0].sum(dim=1)

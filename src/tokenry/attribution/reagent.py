@@ -242,11 +242,11 @@ class ReAGent(AttributionMethod):
         number, context = int(units.max()) + 1, question.context.cpu()
         p_original = self._p_original(subject, question)
         generator, sample = Generator().manual_seed(self.seed), self._sampler(question)
-        most, parts, ranked = self.probes * self.max_steps, [], False
-        while not ranked and sum(map(len, parts)) < most:
-            masks = stratified_masks(
-                min(self.chunk, most - sum(map(len, parts))), number, self.replace_ratio, generator
-            )
+        parts: list[Tensor] = []
+        left, ranked = self.probes * self.max_steps, False
+        while left and not ranked:
+            masks = stratified_masks(min(self.chunk, left), number, self.replace_ratio, generator)
+            left -= len(masks)
             p = subject(torch.where(masks[:, units], sample((len(masks),), generator), context))
             parts.append(credits(masks, p_original, p.cpu()))
             ranked = self.stop == "ranking" and self._is_ranked(torch.cat(parts))

@@ -170,7 +170,11 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         (row["method"], *(row["faithfulness"][name] for name in _METRICS), row["forwards"]) for row in methods
     ]
     rows.append(("random", *(stored_estimate(data["random"][name]) for name in _METRICS), 0))
-    columns = ("method", *(Column(title, format=".3f") for title in _METRICS.values()), "sequences read")
+    columns: tuple[Column | str, ...] = (
+        "method",
+        *(Column(title, format=".3f") for title in _METRICS.values()),
+        "sequences read",
+    )
     return [
         Text(f"Explained: {answer['text']!r}, of probability {answer['probability']:.3f}.", "lead"),
         *notes,
@@ -190,7 +194,7 @@ def _coloured(texts: list[str], scores: list[float]) -> list[Token]:
 def _top(row: Mapping[str, Any], texts: list[str]) -> Table:
     scores, errors = row["scores"], row["standard_error"]
     best = sorted(range(len(scores)), key=lambda place: -scores[place])[:_SHOWN]
-    headings = ("place", "token", Column("score", format=".3g"))
+    headings: tuple[Column | str, ...] = ("place", "token", Column("score", format=".3g"))
     if errors is None:
         return Table(row["method"], headings, [(place, repr(texts[place]), scores[place]) for place in best])
     return Table(

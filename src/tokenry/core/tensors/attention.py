@@ -291,7 +291,7 @@ def attention_mass(
 
     def reader(layer: int) -> Reader:
         def read(call: AttentionCall) -> None:
-            mass.by_layer[layer] = _mass_on_columns(call, columns)
+            mass.by_layer[layer] = _mass_on_columns(call, columns).float()
 
         return read
 
@@ -323,7 +323,7 @@ class _OneKeyHeadPerQueryHead:
 
 def _mass_on_columns(
     call: AttentionCall, columns: Bool[Tensor, "batch sets seq"]
-) -> Float32[Tensor, "batch heads seq sets"]:
+) -> Float[Tensor, "batch heads seq sets"]:
     """One more call of the attention function, with the indicators of the columns in the first dimensions of the values."""
     batch, sets, seq = columns.shape
     head_dim = call.value.shape[-1]
@@ -349,7 +349,7 @@ def _mass_on_columns(
     with torch.autocast(device, enabled=flash and torch.is_autocast_enabled(device)):
         output = call.function(module, query, key, value, attention_mask, **{**kwargs, "dropout": 0.0})[0]
     # A copy, so that the whole output is not kept alive.
-    return output[..., :sets].transpose(1, 2).to(torch.float32, copy=True)
+    return _widened(output[..., :sets].transpose(1, 2).clone())
 
 
 @torch.no_grad()
