@@ -20,6 +20,7 @@ PUBLISHED = (
     "evaluation",
     "evaluation.arithmetic",
     "evaluation.charbench",
+    "evaluation.encoders",
     "finetuning",
     "models",
     "recipes",

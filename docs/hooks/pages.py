@@ -40,6 +40,7 @@ GUIDES = (
     "what-a-preference-loss-says",
     "which-reduction",
     "which-tokenizer-change",
+    "which-encoder",
     "distributed",
     "endpoints",
 )

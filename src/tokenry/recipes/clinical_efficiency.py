@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
+from numpy import ndarray
 
 from tokenry.core.io.progress import part
 from tokenry.core.stats import (
@@ -215,7 +216,7 @@ def draw(figure: Figure, report: EfficiencyReport) -> None:
     _bars(labels, report.names, {name: found.metrics["test"].f1 for name, found in report.encoders.items()})
 
 
-def _bars(axes: Any, names: Sequence[str], f1: Mapping[str, Sequence[float]]) -> None:
+def _bars(axes: Any, names: Sequence[str], f1: Mapping[str, ndarray]) -> None:
     for number, (name, values) in enumerate(f1.items()):
         axes.bar([place + 0.4 * number for place in range(len(names))], values, width=0.38, label=name)
     axes.set_xticks([place + 0.2 for place in range(len(names))], names, rotation=35, ha="right", fontsize=8)
