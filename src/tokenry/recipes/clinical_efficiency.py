@@ -1,7 +1,7 @@
 """ModernBERT or BERT for reports (arXiv 2503.05060): does a tokenizer with fewer tokens pay, and would the test set tell a difference?
 
 The reports are medical data, so the documents are docstrings and their labels the sections that they have, told from the text without
-the headings. Two byte-level BPE tokenizers, of 500 and 8,000 tokens; the same BERT of four layers, trained from nothing in the same way.
+the headings. Two byte-level BPE tokenizers, of 500 and 8,000 tokens; the same ModernBERT of four layers, trained from nothing in the same way.
 
     speed       CPU time, the encoders taking turns; nothing is truncated
     accuracy    exact match on files that were held out; on another package without any training on it
@@ -49,9 +49,11 @@ class ClinicalSizes:
     documents: SectionSetting = field(default_factory=SectionSetting)
     vocabularies: tuple[int, int] = (500, 8000)
     encoder: EncoderSizes = field(default_factory=EncoderSizes)
-    training: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(epochs=4, learning_rate=1e-3))
+    training: ClassifierConfig = field(
+        default_factory=lambda: ClassifierConfig(epochs=4, batch_size=8, learning_rate=1e-3)
+    )
     rounds: int = 3
-    timed_texts: int = 128
+    timed_texts: int = 96
     draws: int = 2000
 
 
