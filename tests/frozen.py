@@ -22,6 +22,7 @@ PUBLISHED = (
     "evaluation",
     "evaluation.arithmetic",
     "evaluation.charbench",
+    "evaluation.encoders",
     "finetuning",
     "models",
     "recipes",

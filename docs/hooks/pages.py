@@ -42,6 +42,7 @@ GUIDES = (
     "which-reduction",
     "which-tokenizer-change",
     "which-decoder",
+    "which-encoder",
     "distributed",
     "endpoints",
 )

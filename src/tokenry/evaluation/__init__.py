@@ -1,6 +1,7 @@
 """Evaluation of models on held-out data: NLL, bits per byte, paired differences, verified answers.
 
-`tokenry.evaluation.arithmetic` tests addition, `tokenry.evaluation.charbench` questions about the characters of words.
+`tokenry.evaluation.arithmetic` tests addition, `tokenry.evaluation.charbench` questions about the characters of words, and
+`tokenry.evaluation.encoders` compares encoders and their tokenizers.
 """
 
 from tokenry.evaluation.arithmetic import (

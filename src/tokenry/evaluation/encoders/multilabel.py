@@ -230,8 +230,8 @@ def paired_bootstrap(
 ) -> Estimate:
     """The difference a − b of one metric of probabilities, with its bootstrap interval."""
     require_one_of(metric, METRICS, "metric")
-    given = (decisions(checked_probabilities(prob), threshold) for prob in (a, b))
-    return paired_differences(checked_labels(y_true), *given, draws=draws, seed=seed)[metric]
+    of_a, of_b = (decisions(checked_probabilities(prob), threshold) for prob in (a, b))
+    return paired_differences(checked_labels(y_true), of_a, of_b, draws, seed)[metric]
 
 
 def compare_predictions(

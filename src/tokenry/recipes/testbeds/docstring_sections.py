@@ -40,7 +40,7 @@ class SectionSetting:
     """
 
     packages: tuple[str, ...] = ("scipy", "sklearn")
-    outside: tuple[str, ...] = ("statsmodels",)
+    outside: tuple[str, ...] = ("networkx",)
     longest: int = 500
     train: int = 500
     validation: int = 100

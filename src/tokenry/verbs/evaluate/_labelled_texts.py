@@ -133,9 +133,12 @@ def encoder_data(source: LabelledFile, external: LabelledFile | None, seed: int)
             raise UserError(
                 f"the external texts have labels that the data do not have: {', '.join(unknown)}."
             )
+    train, validation, test = (matrix(parts[split], names) for split in SPLITS)
     return EncoderData(
         names,
-        *(matrix(parts[split], names) for split in SPLITS),
+        train,
+        validation,
+        test,
         external=None if external is None else matrix(external.rows, names),
         multi_label=source.multi_label,
     )
