@@ -41,17 +41,19 @@ class TextPairs:
 def docstring_pairs(
     packages: Sequence[str],
     pairs: int,
+    fresh: int,
     tokens: int,
     vocabulary: int,
     steps: int,
     seed: int,
     progress: Callable[[float], None],
-) -> TextPairs:
-    """Docstrings in lower case, and those of a model that was trained on other files of the same packages.
+) -> tuple[TextPairs, list[str]]:
+    """Docstrings in lower case, and those of a model that was trained on other files of the same packages; and further human ones.
 
     Args:
         packages: installed packages.
         pairs: maximum number of pairs.
+        fresh: maximum number of further human texts.
         tokens: length of a text.
         vocabulary: size of the model's vocabulary.
         steps: training steps of the model.
@@ -67,8 +69,10 @@ def docstring_pairs(
     model = small_model(len(tokenizer), seed=seed)
     train_language_model(model, tokenizer, learned, steps, seed=seed, progress=progress)
     random.Random(seed).shuffle(others)
-    passages = passages_of(others, tokenizer, tokens)[:pairs]
-    return continued(LocalText(model, tokenizer, batch_size=128, name="docstring model"), passages, seed)
+    passages = passages_of(others, tokenizer, tokens)
+    further = [tokenizer.decode(passage[BEGINNING:]) for passage in passages[pairs : pairs + fresh]]
+    writer = LocalText(model, tokenizer, batch_size=128, name="docstring model")
+    return continued(writer, passages[:pairs], seed), further
 
 
 def story_pairs(model: LocalText, pairs: int, tokens: int, seed: int) -> TextPairs:
