@@ -26,8 +26,8 @@ def measure(smoke: bool) -> Iterator[Result]:
     tokenizer = load_tokenizer("embedded")
     model = tiny_model(len(tokenizer)) if smoke else load_model("embedded", dtype="float32").eval()
     scorer = LocalText(model, tokenizer, batch_size=8, name="SmolLM2-135M")
-    yield one_pass(scorer, *((3, 20, 1) if smoke else (8, 64, 3)))
-    yield batches(scorer, *((4, 6, 1) if smoke else (64, 6, 3)))
+    yield one_pass(scorer, *((3, 20, 1) if smoke else (6, 48, 2)))
+    yield batches(scorer, *((4, 6, 1) if smoke else (32, 6, 2)))
 
 
 def tiny_model(vocabulary: int) -> LlamaForCausalLM:

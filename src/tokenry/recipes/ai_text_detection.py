@@ -27,7 +27,6 @@ from tokenry.core.stats import (
     shown,
 )
 from tokenry.data import (
-    BertDetector,
     ZeroShotDetector,
     attack,
     auroc,
@@ -38,8 +37,8 @@ from tokenry.data import (
 )
 from tokenry.models import EMBEDDED_TITLE, ClassifierConfig, LocalText, load_model, load_tokenizer
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
-from tokenry.recipes.testbeds.machine_texts import TextPairs, docstring_pairs, story_pairs
-from tokenry.recipes.testbeds.tiny_encoder import EncoderSizes, encoder_tokenizer, tiny_encoder
+from tokenry.recipes.testbeds.machine_texts import docstring_pairs, story_pairs, trained_detector
+from tokenry.recipes.testbeds.tiny_encoder import EncoderSizes
 
 ACCURATE, RATE, SLACK, HOMOGLYPHS = 0.95, 0.05, 0.03, 0.1
 FAST, LIKELIHOOD = "fast_detectgpt", "likelihood"
@@ -155,7 +154,10 @@ def measured(sizes: DetectionSizes, progress: Progress) -> Detected:
     scores = zero_shot.score(story.texts)
     attacked = attack(story.machine, "homoglyph", HOMOGLYPHS, sizes.seed)
     progress("training the encoders", 0.7)
-    raw = trained(pairs, sizes, paper_pipeline=False)
+    raw = trained_detector(pairs, sizes.vocabulary, sizes.encoder, sizes.training, sizes.seed)
+    preprocessed = trained_detector(
+        pairs, sizes.vocabulary, sizes.encoder, sizes.training, sizes.seed, paper_pipeline=True
+    )
     tested = paper_split(pairs.texts, pairs.labels, seed=sizes.seed)[1]
     texts = [pairs.texts[place] for place in tested]
     calibrated = raw.calibrate(fresh[::3], RATE, shortest=1)
@@ -163,7 +165,7 @@ def measured(sizes: DetectionSizes, progress: Progress) -> Detected:
     return Detected(
         labels=np.array(pairs.labels, dtype=float)[tested],
         encoder=raw.score(texts)["classifier"],
-        preprocessed=trained(pairs, sizes, paper_pipeline=True).score(texts)["classifier"],
+        preprocessed=preprocessed.score(texts)["classifier"],
         elsewhere=raw.score([text.lower() for text in story.texts])["classifier"],
         story_labels=np.array(story.labels, dtype=float),
         zero_shot={name: scores[name] for name in (FAST, LIKELIHOOD)},
@@ -171,23 +173,6 @@ def measured(sizes: DetectionSizes, progress: Progress) -> Detected:
         undone=zero_shot.score([normalize_text(text) for text in attacked])[FAST],
         accused=np.array([decision.outcome == "machine" for decision in calibrated.judge(others)]),
     )
-
-
-def trained(pairs: TextPairs, sizes: DetectionSizes, paper_pipeline: bool) -> BertDetector:
-    """An encoder that learned 60 % of the docstrings; its tokenizer is made from the same texts."""
-    texts, labels = pairs.texts, pairs.labels
-    learned, _ = paper_split(texts, labels, seed=sizes.seed)
-    tokenizer = encoder_tokenizer([texts[place] for place in learned], sizes.vocabulary)
-    classifier = tiny_encoder(tokenizer, ("human", "machine"), sizes=sizes.encoder, seed=sizes.seed)
-    detector = BertDetector(
-        classifier.model,
-        tokenizer,
-        max_tokens=sizes.encoder.positions,
-        paper_pipeline=paper_pipeline,
-        name="encoder",
-    )
-    detector.fit([texts[place] for place in learned], [labels[place] for place in learned], sizes.training)
-    return detector
 
 
 def claims(found: Detected) -> Iterator[Claim]:

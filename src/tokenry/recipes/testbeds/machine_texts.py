@@ -1,4 +1,5 @@
-"""Human texts and what two language models write in their place: a small one made for docstrings, and the embedded one in a story.
+"""Human texts and what two language models write in their place, a small one made for docstrings and the embedded one in a story; and an encoder
+that learns to tell them apart.
 
 Of each passage the model reads the first tokens and writes as many more as the passage has; only what follows the beginning is a text, human or
 machine, so that both are of one kind and one length.
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.text.docstrings import read_docstrings
+from tokenry.data import BertDetector, paper_split
 from tokenry.data.ai_text import SHORTEST
-from tokenry.models import LocalText, Sampling
+from tokenry.models import ClassifierConfig, LocalText, Sampling
 from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
 from tokenry.recipes.testbeds.prose import read_story
+from tokenry.recipes.testbeds.tiny_encoder import EncoderSizes, encoder_tokenizer, tiny_encoder
 
 BEGINNING = 20
 """Tokens of a passage that the model reads."""
@@ -104,3 +107,23 @@ def continued(model: LocalText, passages: Sequence[list[int]], seed: int) -> Tex
         if found.completion_tokens > SHORTEST
     ]
     return TextPairs(tuple(human for human, _ in pairs), tuple(machine for _, machine in pairs))
+
+
+def trained_detector(
+    pairs: TextPairs,
+    vocabulary: int,
+    sizes: EncoderSizes,
+    training: ClassifierConfig,
+    seed: int,
+    paper_pipeline: bool = False,
+) -> BertDetector:
+    """An encoder that learned 60 % of the texts from nothing; its tokenizer is made from the same texts."""
+    texts, labels = pairs.texts, pairs.labels
+    learned, _ = paper_split(texts, labels, seed=seed)
+    tokenizer = encoder_tokenizer([texts[place] for place in learned], vocabulary)
+    encoder = tiny_encoder(tokenizer, ("human", "machine"), sizes=sizes, seed=seed)
+    detector = BertDetector(
+        encoder.model, tokenizer, max_tokens=sizes.positions, paper_pipeline=paper_pipeline, name="encoder"
+    )
+    detector.fit([texts[place] for place in learned], [labels[place] for place in learned], training)
+    return detector
