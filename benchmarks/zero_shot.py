@@ -38,9 +38,10 @@ def tiny_model(vocabulary: int) -> LlamaForCausalLM:
 
 def texts_of(scorer: LocalText, texts: int, tokens: int) -> list[str]:
     """Random words, each a token of its own."""
-    words = [token for token in scorer.tokenizer.get_vocab() if token.startswith("Ġ") and token[1:].isalpha()]
+    known = (token[1:] for token in scorer.tokenizer.get_vocab() if token.startswith("Ġ"))
+    words = [word for word in known if word.isascii() and word.isalpha() and len(word) > 3]
     draws = np.random.default_rng(0)
-    return ["".join(" " + word[1:] for word in draws.choice(sorted(words), tokens)) for _ in range(texts)]
+    return ["".join(f" {word}" for word in draws.choice(sorted(words), tokens)) for _ in range(texts)]
 
 
 def one_pass(scorer: LocalText, texts: int, tokens: int, rounds: int) -> Result:
