@@ -43,8 +43,9 @@ _SYNONYMS = (
 
 def _table(pairs: str) -> dict[str, str]:
     """Words and what may stand in their place, both ways."""
-    words = [tuple(pair.split()) for pair in pairs.split(", ")]
-    return {other: word for word, other in words} | dict(words)
+    words = [pair.split(" ") for pair in pairs.split(", ")]
+    forth = {word: other for word, other in words}  # noqa: C416  (mypy does not know that lists are pairs)
+    return {other: word for word, other in words} | forth
 
 
 def _among(words: Mapping[str, str]) -> str:

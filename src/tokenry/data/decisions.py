@@ -134,8 +134,10 @@ class Calibrator:
     def fit(self, scores: Values, labels: Sequence[Any] | ndarray) -> SigmoidCurve | MonotoneCurve:
         """Fit the curve that makes the labels most probable."""
         by_label(scores, labels)
-        fit = {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[self.method]
-        return fit(np.asarray(scores, dtype=float), binary_labels(labels))
+        numbers, classes = np.asarray(scores, dtype=float), binary_labels(labels)
+        if self.method == "isotonic":
+            return _isotonic(numbers, classes)
+        return (_platt if self.method == "platt" else _temperature)(numbers, classes)
 
 
 def _temperature(scores: ndarray, labels: ndarray) -> SigmoidCurve:

@@ -44,7 +44,7 @@ def load_detector(
         LocalText(hardware.load(name), load_tokenizer(name), batch_size=batch_size, name=name)
         for name in names
     ]
-    return ZeroShotDetector(*models, scores=scores, **settings)
+    return ZeroShotDetector(models[0], models[1] if len(models) > 1 else None, scores, **settings)
 
 
 def calibrated(
