@@ -13,7 +13,7 @@ from tokenry.recipes.multi_token import (
     Outcome,
     claims,
 )
-from tokenry.recipes.testbeds.record_language import RecordModel, draw_record, draw_texts, written
+from tokenry.recipes.testbeds.record_language import RecordModel, draw_record, draw_texts, told, written
 
 SMALL = DraftSizes(
     RecordModel(1, 16, 3, 2, 16),
@@ -64,8 +64,10 @@ def test_every_claim_can_be_shown_and_can_fail():
 
 def test_records_repeat_what_they_said():
     generator = torch.Generator().manual_seed(0)
+    record = (0,) * 8
     for _ in range(20):
-        words = draw_record(generator)
+        record = draw_record(record, generator)
+        words = told(record)
         assert words[0] == "record"
         assert words[-1] == "end"
         assert words.count(words[1]) == 3, "the first name comes back twice"

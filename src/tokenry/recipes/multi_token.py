@@ -58,11 +58,11 @@ class DraftSizes:
     base: RecordModel = field(default_factory=RecordModel)
     masks: int = 4
     rank: int = 8
-    steps: int = 400
+    steps: int = 350
     batch_size: int = 8
     block_share: float = 0.5
     learning_rate: float = 5e-3
-    prompts: int = 24
+    prompts: int = 20
     prompt_tokens: int = 12
     new_tokens: int = 60
     seed: int = 0

@@ -2,8 +2,9 @@
 
     record mia stone . born 2 7 in rome . works as baker . mia stone likes green tea and rome . end
 
-Words of the template follow from the place in the record, repeated words from the record itself, and the others are free, drawn with
-probabilities of their own: some first names go with some trades. A model that has learned the language writes records without end.
+Words of the template follow from the place in the record, and repeated words from the record itself. The others are free: half of the
+draws are the word that follows from the record before, so that texts of a model that always takes the most probable word go on to vary.
+A model that has learned the language writes records without end.
 
 Source: the testbed is ours, after the small-scale check of multi-token prediction with masks.
 """
@@ -48,7 +49,7 @@ class RecordModel:
 
     layers: int = 2
     width: int = 48
-    steps: int = 900
+    steps: int = 700
     batch_size: int = 16
     length: int = 64
     learning_rate: float = 5e-3
@@ -58,19 +59,29 @@ class RecordModel:
         require_at_least(16, length=self.length, width=self.width)
 
 
-def draw_record(generator: Generator) -> list[str]:
-    """One record."""
+Record = tuple[int, ...]
+"""The numbers of first name, last name, two digits, town, trade, colour and drink."""
+_LISTS = (FIRST, LAST, DIGITS, DIGITS, TOWNS, TRADES, COLOURS, DRINKS)
 
-    def drawn(words: Sequence[str], near: int = 0) -> str:
-        # Half of the draws are the word at `near`, so that the free words are not all alike.
-        place = int(torch.randint(2 * len(words), (1,), generator=generator))
-        return words[place % len(words) if place < len(words) else near % len(words)]
 
-    first, last, town = drawn(FIRST), drawn(LAST), drawn(TOWNS)
-    number = FIRST.index(first)
-    trade, colour = drawn(TRADES, number), drawn(COLOURS, number)
-    drink = drawn(DRINKS, COLOURS.index(colour))
-    born = [drawn(DIGITS, number), drawn(DIGITS, number)]
+def draw_record(before: Record, generator: Generator) -> Record:
+    """Draw a record after another: each number is the one before plus its right neighbour's, or any, with equal chances."""
+    follows = torch.rand(len(before), generator=generator) < 0.5
+    free = torch.randint(60, (len(before),), generator=generator)
+    expected = [
+        number + neighbour for number, neighbour in zip(before, (*before[1:], before[0]), strict=True)
+    ]
+    return tuple(
+        (expected[place] if follows[place] else int(free[place])) % len(words)
+        for place, words in enumerate(_LISTS)
+    )
+
+
+def told(record: Record) -> list[str]:
+    """The words of a record."""
+    first, last, *born, town, trade, colour, drink = (
+        words[number] for number, words in zip(record, _LISTS, strict=True)
+    )
     text = f"record {first} {last} . born {' '.join(born)} in {town} . works as {trade} . "
     return f"{text}{first} {last} likes {colour} {drink} and {town} . {first} lives in {town} . end".split()
 
@@ -79,10 +90,11 @@ def draw_texts(number: int, length: int, generator: Generator) -> Int[Tensor, "t
     """Texts of records one after another, cut to one length, each from somewhere in its first record."""
     rows = []
     for _ in range(number):
-        words: list[str] = []
+        record, words = draw_record((0,) * len(_LISTS), generator), list[str]()
         start = int(torch.randint(12, (1,), generator=generator))
         while len(words) < start + length:
-            words += draw_record(generator)
+            words += told(record)
+            record = draw_record(record, generator)
         rows.append([_ID[word] for word in words[start : start + length]])
     return torch.tensor(rows)
 
