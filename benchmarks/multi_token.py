@@ -64,7 +64,7 @@ def decoding(
         return found
 
     lookup = {"prompt_lookup_num_tokens": drafter.k}
-    steps: dict[str, Step] = {
+    steps: dict[str, Any] = {
         OURS: partial(write, custom_generate=decoder),
         GREEDY: write,
         LOOKUP: partial(write, **lookup),

@@ -173,7 +173,7 @@ def written(
     """Continue prompts greedily, with a decoder or as transformers does."""
     options: dict[str, Any] = {"max_new_tokens": sizes.new_tokens, "do_sample": False}
     with evaluation_mode(model):
-        found: Tensor = model.generate(  # type: ignore[operator]
+        found: Tensor = model.generate(
             prompts, attention_mask=torch.ones_like(prompts), custom_generate=decoder, **options
         )
     return found

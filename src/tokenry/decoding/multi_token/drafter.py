@@ -241,7 +241,7 @@ class Drafter(nn.Module):
 
         decoder: Any = MultiTokenDecoding(self, mode)
         with evaluation_mode(self.model):
-            tokens: Any = self.model.generate(input_ids, custom_generate=decoder, **options)  # type: ignore[operator]
+            tokens: Any = self.model.generate(input_ids, custom_generate=decoder, **options)
         return Drafted(tokens, decoder.account.tokens_per_step, decoder.account.blocks)
 
     def remove(self) -> None:
