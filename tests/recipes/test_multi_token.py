@@ -9,8 +9,8 @@ from tokenry.recipes.multi_token import (
     NO_CONSISTENCY,
     NO_SAMPLER,
     QUADRATIC,
+    DraftOutcome,
     DraftSizes,
-    Outcome,
     claims,
 )
 from tokenry.recipes.testbeds.record_language import RecordModel, draw_record, draw_texts, told, written
@@ -34,7 +34,7 @@ def verdicts(pace=3.0, linear=2.0, bare=1.5, other=2.5, moved=0.0, seconds=0.5, 
         return [value + 0.01 * (number % 3) for number in range(12)]
 
     per_step = {QUADRATIC: pace, LINEAR: linear, NO_SAMPLER: bare, NO_CONSISTENCY: other}
-    outcome = Outcome(
+    outcome = DraftOutcome(
         dict.fromkeys(per_step, same),
         {name: around(value + 0.003 * place) for place, (name, value) in enumerate(per_step.items())},
         moved,

@@ -69,7 +69,7 @@ class DraftSizes:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DraftOutcome:
     """What came of every way to write.
 
     Attributes:
@@ -111,7 +111,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     yield from claims(outcome)
 
 
-def measured(run: RecipeRun, sizes: DraftSizes) -> Outcome:
+def measured(run: RecipeRun, sizes: DraftSizes) -> DraftOutcome:
     """Train, then write the same texts in every way."""
     model = train_record_model(
         sizes.base, sizes.seed, named(part(run.progress, 0.0, 0.3), "training the base model")
@@ -136,7 +136,7 @@ def measured(run: RecipeRun, sizes: DraftSizes) -> Outcome:
                 seconds[name] = alone(model, prompts, sizes, decoder)
         moved = float((model(prompts).logits - logits).abs().max())
         drafter.remove()
-    return Outcome(same, per_step, moved, seconds)
+    return DraftOutcome(same, per_step, moved, seconds)
 
 
 def train_drafter(
@@ -191,7 +191,7 @@ def alone(
     return seconds
 
 
-def claims(outcome: Outcome) -> Iterator[Claim]:
+def claims(outcome: DraftOutcome) -> Iterator[Claim]:
     """Put each claim beside its measurement; the units are the texts."""
     per_step = outcome.per_step
     pace = estimate_of_mean(per_step[QUADRATIC])
@@ -239,7 +239,7 @@ def _sameness(same: bool) -> str:
     return "identical" if same else "different"
 
 
-def draw(figure: Figure, outcome: Outcome) -> None:
+def draw(figure: Figure, outcome: DraftOutcome) -> None:
     """Tokens per step of every text, by way."""
     axes = figure.subplots()
     names = list(outcome.per_step)
