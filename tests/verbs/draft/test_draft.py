@@ -46,7 +46,7 @@ def test_a_drafter_is_trained_and_loaded(folder, tmp_path):
         folder / "rows.jsonl",
         "--output",
         tmp_path / "run",
-        words="drafter already exists",
+        words="drafter exists already: name a new folder",
     )
 
 

@@ -139,10 +139,12 @@ class MultiTokenDecoding(Decoder):
                     if not bool(matching.any()):
                         break
                     right += matching
-                running.observe(right, drafts.counts, drafts.by_masks)
+                if self.mode == "auto":
+                    running.observe(right, drafts.counts, drafts.by_masks)
                 drafts = self._looked_up(batch, self._drafted(hidden, last, drafts, right, pace), running)
                 _keep_right(tree, layout, right, batch.running)
-                running.timed(hidden.shape[1], time.perf_counter() - started)
+                if self.mode == "auto":
+                    running.timed(hidden.shape[1], time.perf_counter() - started)
         finally:
             account.lengths.append(batch.lengths.clone())
 

@@ -221,9 +221,9 @@ class Drafter(nn.Module):
             last: the last token.
             sampler: whether the sampler reads the masks, or the head does by itself.
         """
-        drafted = []
+        drafted, head = [], self.head
         for mask in z.unbind(1):
-            last = self.head.logits(self.sampler(self.embed(last), mask) if sampler else mask).argmax(-1)
+            last = head.logits(self.sampler(self.embed(last), mask) if sampler else mask).argmax(-1)
             drafted.append(last)
         return torch.stack(drafted, 1)
 
@@ -241,7 +241,7 @@ class Drafter(nn.Module):
 
         decoder: Any = MultiTokenDecoding(self, mode)
         with evaluation_mode(self.model):
-            tokens: Any = self.model.generate(input_ids, custom_generate=decoder, **options)  # type: ignore[operator]
+            tokens: Any = self.model.generate(input_ids, custom_generate=decoder, **options)
         return Drafted(tokens, decoder.account.tokens_per_step, decoder.account.blocks)
 
     def remove(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from tokenry.core.errors import UserError, require_at_least
@@ -94,9 +95,10 @@ class GatedLoRALinear(nn.Module):
         rows = self.gate.rows
         if rows is None:
             return y
-        masked = x.flatten(0, -2).index_select(0, rows).to(self.lora_A.weight.dtype)
-        added = self.lora_B(self.lora_A(masked)) * self.scale
-        y.view(-1, y.shape[-1]).index_add_(0, rows, added.to(y.dtype))
+        down, up = self.lora_A.weight, self.lora_B.weight
+        masked = x.flatten(0, -2).index_select(0, rows).to(down.dtype)
+        added = linear(linear(masked, down), up).to(y.dtype)
+        y.view(-1, y.shape[-1]).index_add_(0, rows, added, alpha=self.scale)
         return y
 
     def after_base(self, base: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
