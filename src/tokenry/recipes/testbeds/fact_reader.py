@@ -1,10 +1,10 @@
 """A tiny transformer that reads problems in every role of SIFT.
 
-A problem states five facts about fruit and asks for the sum of one kind. Its query and its sticker are worded differently:
+A problem states how many there are of four kinds of fruit, and asks for two of them. Its query and its sticker are worded differently:
 
-    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples ?      kinds by one of three names
-    sticker     **Conditions:** 3 quince , 2 apple , 7 plum , ... **Question:** apple
-    solution    2 apple + 5 apple = 7 answer is 7
+    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples and damsons ?      a kind has three names
+    sticker     **Conditions:** 3 quince , 2 apple , 7 plum , ... **Question:** apple plum
+    solution    2 apple 7 plum answer is 2 7
 
 The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
 wrong, missing or invented, and to write the note behind a solution. What it misreads, it misreads each time that it is asked greedily;
@@ -34,25 +34,25 @@ KINDS = {
     "pear": ("pears", "bartletts", "concordes"),
     "plum": ("plums", "damsons", "mirabelles"),
     "quince": ("quinces", "smyrnas", "vrajas"),
+    "cherry": ("cherries", "morellos", "bings"),
+    "berry": ("berries", "loganberries", "tayberries"),
 }
-FACTS, MOST = 5, 64
+FACTS, MOST = 4, 32
 _ROLES = ("note", "correct", "invert", "solve")
-_SIGNS = (
+_SIGNS = [
     ";",
     ":",
     ",",
     "?",
-    "+",
-    "=",
     "come",
     "how",
     "many",
+    "and",
     "answer",
     "is",
     "**Conditions:**",
     "**Question:**",
-)
-_SUMS = tuple(str(number) for number in range(FACTS * len(NUMBERS) + 1))
+]
 PAD, END = "<pad>", "<end>"
 PROMPTS = SIFTPrompts(
     "note {query}", "correct {query} {sticker}", "invert {prediction}", "solve {text}", chat=False
@@ -65,16 +65,16 @@ Fact = tuple[int, str]
 
 @dataclass(frozen=True)
 class FactProblem:
-    """Facts, the kind that is asked for, and the query that words them."""
+    """Facts, the two kinds that are asked for, and the query that words them."""
 
     facts: tuple[Fact, ...]
-    asked: str
+    asked: tuple[str, ...]
     query: str
 
     @property
     def answer(self) -> str:
-        """The sum of the numbers of the kind that is asked for."""
-        return str(sum(number for number, kind in self.facts if kind == self.asked))
+        """The numbers of the kinds that are asked for, in their order."""
+        return " ".join(str(number) for number, _ in asked_facts(self.facts, self.asked))
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class FactReader:
         steps: steps of training.
         batch_size: texts per step, of all roles.
         learning_rate: highest learning rate.
-        wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected.
+        wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected, or stand beside a query.
     """
 
     layers: int = 2
     width: int = 64
-    steps: int = 2000
-    batch_size: int = 96
+    steps: int = 500
+    batch_size: int = 64
     learning_rate: float = 4e-3
     wrong: float = 0.15
 
@@ -129,18 +129,17 @@ class Exam:
 
 
 def draw_problems(number: int, draws: Random) -> list[FactProblem]:
-    """Draw problems in which two or three of the facts are about the kind that is asked for."""
+    """Draw problems about different kinds."""
     return [_problem(draws) for _ in range(number)]
 
 
 def _problem(draws: Random) -> FactProblem:
-    asked, *others = draws.sample(list(KINDS), len(KINDS))
-    matching = draws.randint(2, 3)
-    kinds = [asked] * matching + draws.choices(others, k=FACTS - matching)
-    draws.shuffle(kinds)
-    facts = tuple((draws.randint(1, 9), kind) for kind in kinds)
+    facts = tuple((draws.randint(1, 9), kind) for kind in draws.sample(list(KINDS), FACTS))
+    asked = tuple(kind for _, kind in draws.sample(facts, 2))
     worded = " ; ".join(_worded(*fact, draws) for fact in facts)
-    return FactProblem(facts, asked, f"{worded} ; how many {_named(asked, draws)} ?")
+    return FactProblem(
+        facts, asked, f"{worded} ; how many {' and '.join(_named(kind, draws) for kind in asked)} ?"
+    )
 
 
 def _worded(number: int, kind: str, draws: Random) -> str:
@@ -153,17 +152,20 @@ def _named(kind: str, draws: Random) -> str:
     return draws.choices(KINDS[kind], (6, 3, 1))[0]
 
 
-def sticker_of(facts: Sequence[Fact], asked: str) -> str:
+def asked_facts(facts: Sequence[Fact], asked: Sequence[str]) -> list[Fact]:
+    """The facts that are asked for, in the order of the question."""
+    return [fact for kind in asked for fact in facts if fact[1] == kind]
+
+
+def sticker_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
     """The note of facts and question."""
-    return f"**Conditions:** {' , '.join(f'{number} {kind}' for number, kind in facts)} **Question:** {asked}"
+    return f"**Conditions:** {' , '.join(f'{number} {kind}' for number, kind in facts)} **Question:** {' '.join(asked)}"
 
 
-def solution_of(facts: Sequence[Fact], asked: str) -> str:
-    """The facts that matter, their sum, and the answer."""
-    counted = [number for number, kind in facts if kind == asked]
-    return (
-        f"{' + '.join(f'{number} {asked}' for number in counted)} = {sum(counted)} answer is {sum(counted)}"
-    )
+def solution_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
+    """The facts that matter, and the answer."""
+    found = asked_facts(facts, asked)
+    return f"{' '.join(f'{number} {kind}' for number, kind in found)} answer is {' '.join(str(number) for number, _ in found)}"
 
 
 def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
@@ -182,11 +184,10 @@ def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
     facts, asked = problem.facts, problem.asked
     sticker, solution = sticker_of(facts, asked), solution_of(facts, asked)
     spoiled = sticker_of(_spoiled(facts, setting.wrong, draws), asked)
-    counted = [fact for fact in facts if fact[1] == asked]
     return [
         (f"note {problem.query}", sticker),
         (f"correct {problem.query} {spoiled}", sticker),
-        (f"invert {solution}", sticker_of(counted, asked)),
+        (f"invert {solution}", sticker_of(asked_facts(facts, asked), asked)),
         (f"solve {problem.query}", solution),
         (f"solve {sticker}", solution),
         (f"solve {problem.query} {spoiled}", solution),
@@ -199,7 +200,7 @@ def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
 def reader_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word."""
     names = [name for kind, names in KINDS.items() for name in (kind, *names)]
-    words = [PAD, END, *_ROLES, *_SIGNS, *NUMBERS, *names, *_SUMS]
+    words = [PAD, END, *_ROLES, *_SIGNS, *NUMBERS, *names, *map(str, range(1, 10))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
@@ -220,7 +221,7 @@ def train_reader(
                 n_embd=setting.width,
                 n_layer=setting.layers,
                 n_head=4,
-                n_positions=2 * MOST,
+                n_positions=4 * MOST,
                 initializer_range=setting.width**-0.5,  # the default is for wide models
                 loss_type="ForCausalLM",
                 resid_pdrop=0.0,
@@ -250,6 +251,7 @@ def train_reader(
         setting.learning_rate,
         one_cycle,
         clip=1.0,
+        fused=True,
         progress=progress,
     )
     return LocalText(model.eval(), tokenizer, batch_size=500, name="reader")
