@@ -3,8 +3,8 @@
 A problem states how many there are of four kinds of fruit, and asks for two of them. Its query and its sticker are worded differently:
 
     query       three quinces come ; pippins : two ; seven plums come ; ... how many apples and damsons ?      a kind has three names
-    sticker     **Conditions:** 3 quince , 2 apple , 7 plum , ... **Question:** apple plum
-    solution    2 apple 7 plum answer is 2 7
+    sticker     **Conditions:** quince 3 , apple 2 , plum 7 , ... **Question:** apple plum
+    solution    apple 2 plum 7 answer is 2 7
 
 The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
 wrong, missing or invented, and to write the note behind a solution. What it misreads, it misreads each time that it is asked greedily;
@@ -92,8 +92,8 @@ class FactReader:
 
     layers: int = 2
     width: int = 64
-    steps: int = 500
-    batch_size: int = 64
+    steps: int = 1000
+    batch_size: int = 48
     learning_rate: float = 4e-3
     wrong: float = 0.15
 
@@ -159,13 +159,13 @@ def asked_facts(facts: Sequence[Fact], asked: Sequence[str]) -> list[Fact]:
 
 def sticker_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
     """The note of facts and question."""
-    return f"**Conditions:** {' , '.join(f'{number} {kind}' for number, kind in facts)} **Question:** {' '.join(asked)}"
+    return f"**Conditions:** {' , '.join(f'{kind} {number}' for number, kind in facts)} **Question:** {' '.join(asked)}"
 
 
 def solution_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
     """The facts that matter, and the answer."""
     found = asked_facts(facts, asked)
-    return f"{' '.join(f'{number} {kind}' for number, kind in found)} answer is {' '.join(str(number) for number, _ in found)}"
+    return f"{' '.join(f'{kind} {number}' for number, kind in found)} answer is {' '.join(str(number) for number, _ in found)}"
 
 
 def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
