@@ -2,12 +2,13 @@
 
 A problem states how many there are of four kinds of fruit, and asks for two of them. Its query and its sticker are worded differently:
 
-    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples and damsons ?      a kind has three names
+    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples and damsons ?      a kind has four names
     sticker     **Conditions:** quince 3 , apple 2 , plum 7 , ... **Question:** apple plum
     solution    apple 2 plum 7 answer is 2 7
 
 The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
-wrong, missing or invented, and to write the note behind a solution. What it misreads, it misreads each time that it is asked greedily;
+wrong, missing or invented, and to write the note behind a solution. Of the names of a kind it sees the last one seldom, and problems that
+it is asked have all of them equally often: it misreads rare words, and each time that it is asked greedily the same;
 `Slips` adds misreadings that are drawn anew in every call.
 
 Source: the testbed is ours, after SIFT: Grounding LLM Reasoning in Contexts via Stickers (arXiv 2502.14922).
@@ -30,12 +31,12 @@ from tokenry.recipes.kit import fit, one_cycle
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = {
-    "apple": ("apples", "pippins", "russets"),
-    "pear": ("pears", "bartletts", "concordes"),
-    "plum": ("plums", "damsons", "mirabelles"),
-    "quince": ("quinces", "smyrnas", "vrajas"),
-    "cherry": ("cherries", "morellos", "bings"),
-    "berry": ("berries", "loganberries", "tayberries"),
+    "apple": ("apples", "pippins", "russets", "costards"),
+    "pear": ("pears", "bartletts", "concordes", "comices"),
+    "plum": ("plums", "damsons", "mirabelles", "greengages"),
+    "quince": ("quinces", "smyrnas", "vrajas", "champions"),
+    "cherry": ("cherries", "morellos", "bings", "rainiers"),
+    "berry": ("berries", "loganberries", "tayberries", "boysenberries"),
 }
 FACTS, MOST = 4, 32
 _ROLES = ("note", "correct", "invert", "solve")
@@ -88,6 +89,7 @@ class FactReader:
         batch_size: texts per step, of all roles.
         learning_rate: highest learning rate.
         wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected, or stand beside a query.
+        weights: how often each name of a kind is seen in training.
     """
 
     layers: int = 2
@@ -96,6 +98,7 @@ class FactReader:
     batch_size: int = 48
     learning_rate: float = 4e-3
     wrong: float = 0.15
+    weights: tuple[int, ...] = (100, 30, 10, 1)
 
     def prepared(self, problems: int, seed: int, progress: Callable[[float], None]) -> "Exam":
         """Train the reader, and draw problems that it has not seen."""
@@ -129,27 +132,26 @@ class Exam:
 
 
 def draw_problems(number: int, draws: Random) -> list[FactProblem]:
-    """Draw problems about different kinds."""
+    """Draw problems in which all names of a kind are equally frequent."""
     return [_problem(draws) for _ in range(number)]
 
 
-def _problem(draws: Random) -> FactProblem:
+def _problem(draws: Random, weights: Sequence[int] | None = None) -> FactProblem:
     facts = tuple((draws.randint(1, 9), kind) for kind in draws.sample(list(KINDS), FACTS))
     asked = tuple(kind for _, kind in draws.sample(facts, 2))
-    worded = " ; ".join(_worded(*fact, draws) for fact in facts)
+    worded = " ; ".join(_worded(*fact, draws, weights) for fact in facts)
     return FactProblem(
-        facts, asked, f"{worded} ; how many {' and '.join(_named(kind, draws) for kind in asked)} ?"
+        facts, asked, f"{worded} ; how many {' and '.join(_named(kind, draws, weights) for kind in asked)} ?"
     )
 
 
-def _worded(number: int, kind: str, draws: Random) -> str:
-    name, written = _named(kind, draws), NUMBERS[number - 1]
+def _worded(number: int, kind: str, draws: Random, weights: Sequence[int] | None) -> str:
+    name, written = _named(kind, draws, weights), NUMBERS[number - 1]
     return f"{written} {name} come" if draws.random() < 0.5 else f"{name} : {written}"
 
 
-def _named(kind: str, draws: Random) -> str:
-    """One of the names of a kind, the first most often."""
-    return draws.choices(KINDS[kind], (6, 3, 1))[0]
+def _named(kind: str, draws: Random, weights: Sequence[int] | None) -> str:
+    return draws.choices(KINDS[kind], weights)[0]
 
 
 def asked_facts(facts: Sequence[Fact], asked: Sequence[str]) -> list[Fact]:
@@ -180,7 +182,7 @@ def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
 
 def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
     """A prompt and what is to be written after it, in one of six roles."""
-    problem = _problem(draws)
+    problem = _problem(draws, setting.weights)
     facts, asked = problem.facts, problem.asked
     sticker, solution = sticker_of(facts, asked), solution_of(facts, asked)
     spoiled = sticker_of(_spoiled(facts, setting.wrong, draws), asked)
