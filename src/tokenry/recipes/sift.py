@@ -11,6 +11,7 @@ Headline: the trained reader through stage 3 against its own plain answers. The 
 real models on real problems.
 """
 
+import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -100,14 +101,14 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 
 def answered(exam: Exam, reading: Mapping[str, Any], seed: int) -> tuple[Right, float]:
-    """Answers of every way, right or not, and the calls per problem through stage 3; voting has as many for each problem."""
+    """Answers of every way, right or not, and the calls per problem through stage 3; voting has as many for every problem, rounded up."""
     once = Sampling(exam.max_new_tokens, log_probs=False)
     warm = Sampling(exam.max_new_tokens, 0.6, 0.9, seed=seed, log_probs=False)
     options = {"prompts": exam.prompts, **reading}
     results = SIFT(exam.model, sampling=once, **options).run(exam.queries)
     plain = self_consistency(exam.model, exam.queries, 1, sampling=once, **options)
-    calls = [len(result.calls) for result in results]
-    voted = self_consistency(exam.model, exam.queries, calls, sampling=warm, **options)
+    calls = float(np.mean([len(result.calls) for result in results]))
+    voted = self_consistency(exam.model, exam.queries, math.ceil(calls), sampling=warm, **options)
     # What is not accepted up to a stage is answered plainly.
     answers = {PLAIN: plain, VOTING: voted} | {
         way: [
@@ -120,7 +121,7 @@ def answered(exam: Exam, reading: Mapping[str, Any], seed: int) -> tuple[Right, 
         way: np.array([100.0 * reading["equivalent"](result.answer, answer) for result, answer in zip(given, exam.answers, strict=True)])
         for way, given in answers.items()
     }  # fmt: skip
-    return right, float(np.mean(calls))
+    return right, calls
 
 
 def claims(found: Mapping[str, Right]) -> Iterator[Claim]:

@@ -1,5 +1,6 @@
 """Answers from stickers: what a question states and asks is written down first, and an answer is accepted where it does not depend on that."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Plan:
         consistency: what is sampled several times and voted on.
         samples: number of samples that are voted on.
         equality: compare answers as numbers, or by notation as in the published figures.
-        control: also let plain answers vote, as many for each question as SIFT made calls.
+        control: also let plain answers vote, with as many calls as SIFT made, spread evenly over the questions.
         max_new_tokens: maximum number of tokens of a text.
         temperature: sampling temperature; 0 takes the most probable token.
         top_p: share of the probability to sample from, in (0, 1].
@@ -114,8 +115,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         if plan.control:
             progress("plain answers", 0.6)
             voted = Sampling(plan.max_new_tokens, 0.6, 0.9, seed=plan.seed, log_probs=False)
-            counts = [max(1, len(result.calls)) for result in results]
-            plain = self_consistency(model, queries, counts, sampling=voted, **reading)
+            count = math.ceil(sum(len(result.calls) for result in results) / len(results))
+            plain = self_consistency(model, queries, max(1, count), sampling=voted, **reading)
             control = marked(queries, plain, verifiers)
     data = {
         "kind": "sift",
@@ -258,7 +259,7 @@ def beside_voting(data: Mapping[str, Any]) -> Table:
         ],
         (
             f"Difference {difference.scaled(100).with_interval('+.1f')} points; that SIFT is right more often: {shown(difference)}.",
-            "For each question as many plain answers as SIFT made calls (temperature 0.6, top-p 0.9).",
+            "As many calls as SIFT made, spread evenly over the questions and rounded up (temperature 0.6, top-p 0.9).",
         ),
     )
 

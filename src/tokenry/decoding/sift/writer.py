@@ -4,6 +4,7 @@ A text that cannot be written stands in its place as failed, and the others are 
 nothing would be lost.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -91,9 +92,9 @@ class Writer:
 
     def _too_long(self, ask: Ask, sampling: Sampling) -> str:
         """Why a prompt does not fit into a model with a table of positions; empty if it does."""
-        if not isinstance(self._model, LocalText):
+        if not isinstance(self._model, LocalText) or math.isinf(positions := self._model.positions):
             return ""
-        tokens, positions = self._model.prompt_tokens(ask.prompt), self._model.positions
+        tokens = self._model.prompt_tokens(ask.prompt)
         if tokens + sampling.max_new_tokens - 1 <= positions:
             return ""
         return (

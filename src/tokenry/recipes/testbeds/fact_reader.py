@@ -1,13 +1,14 @@
 """A tiny transformer that reads problems in every role of SIFT.
 
-A problem states five facts about fruit and asks for the sum of one kind. Its query and its sticker are worded differently:
+A problem states how many there are of four kinds of fruit, and asks for two of them. Its query and its sticker are worded differently:
 
-    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples ?      kinds by one of three names
-    sticker     **Conditions:** 3 quince , 2 apple , 7 plum , ... **Question:** apple
-    solution    2 apple + 5 apple = 7 answer is 7
+    query       three quinces come ; pippins : two ; seven plums come ; ... how many apples and damsons ?      a kind has four names
+    sticker     **Conditions:** quince 3 , apple 2 , plum 7 , ... **Question:** apple plum
+    solution    apple 2 plum 7 answer is 2 7
 
 The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
-wrong, missing or invented, and to write the note behind a solution. What it misreads, it misreads each time that it is asked greedily;
+wrong, missing or invented, and to write the note behind a solution. Of the names of a kind it sees the last one seldom, and problems that
+it is asked have all of them equally often: it misreads rare words, and each time that it is asked greedily the same;
 `Slips` adds misreadings that are drawn anew in every call.
 
 Source: the testbed is ours, after SIFT: Grounding LLM Reasoning in Contexts via Stickers (arXiv 2502.14922).
@@ -30,29 +31,29 @@ from tokenry.recipes.kit import fit, one_cycle
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = {
-    "apple": ("apples", "pippins", "russets"),
-    "pear": ("pears", "bartletts", "concordes"),
-    "plum": ("plums", "damsons", "mirabelles"),
-    "quince": ("quinces", "smyrnas", "vrajas"),
+    "apple": ("apples", "pippins", "russets", "costards"),
+    "pear": ("pears", "bartletts", "concordes", "comices"),
+    "plum": ("plums", "damsons", "mirabelles", "greengages"),
+    "quince": ("quinces", "smyrnas", "vrajas", "champions"),
+    "cherry": ("cherries", "morellos", "bings", "rainiers"),
+    "berry": ("berries", "loganberries", "tayberries", "boysenberries"),
 }
-FACTS, MOST = 5, 64
+FACTS, MOST = 4, 32
 _ROLES = ("note", "correct", "invert", "solve")
-_SIGNS = (
+_SIGNS = [
     ";",
     ":",
     ",",
     "?",
-    "+",
-    "=",
     "come",
     "how",
     "many",
+    "and",
     "answer",
     "is",
     "**Conditions:**",
     "**Question:**",
-)
-_SUMS = tuple(str(number) for number in range(FACTS * len(NUMBERS) + 1))
+]
 PAD, END = "<pad>", "<end>"
 PROMPTS = SIFTPrompts(
     "note {query}", "correct {query} {sticker}", "invert {prediction}", "solve {text}", chat=False
@@ -65,16 +66,16 @@ Fact = tuple[int, str]
 
 @dataclass(frozen=True)
 class FactProblem:
-    """Facts, the kind that is asked for, and the query that words them."""
+    """Facts, the two kinds that are asked for, and the query that words them."""
 
     facts: tuple[Fact, ...]
-    asked: str
+    asked: tuple[str, ...]
     query: str
 
     @property
     def answer(self) -> str:
-        """The sum of the numbers of the kind that is asked for."""
-        return str(sum(number for number, kind in self.facts if kind == self.asked))
+        """The numbers of the kinds that are asked for, in their order."""
+        return " ".join(str(number) for number, _ in asked_facts(self.facts, self.asked))
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,17 @@ class FactReader:
         steps: steps of training.
         batch_size: texts per step, of all roles.
         learning_rate: highest learning rate.
-        wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected.
+        wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected, or stand beside a query.
+        weights: how often each name of a kind is seen in training.
     """
 
     layers: int = 2
     width: int = 64
-    steps: int = 2000
-    batch_size: int = 96
+    steps: int = 1000
+    batch_size: int = 48
     learning_rate: float = 4e-3
     wrong: float = 0.15
+    weights: tuple[int, ...] = (100, 30, 10, 1)
 
     def prepared(self, problems: int, seed: int, progress: Callable[[float], None]) -> "Exam":
         """Train the reader, and draw problems that it has not seen."""
@@ -129,41 +132,42 @@ class Exam:
 
 
 def draw_problems(number: int, draws: Random) -> list[FactProblem]:
-    """Draw problems in which two or three of the facts are about the kind that is asked for."""
+    """Draw problems in which all names of a kind are equally frequent."""
     return [_problem(draws) for _ in range(number)]
 
 
-def _problem(draws: Random) -> FactProblem:
-    asked, *others = draws.sample(list(KINDS), len(KINDS))
-    matching = draws.randint(2, 3)
-    kinds = [asked] * matching + draws.choices(others, k=FACTS - matching)
-    draws.shuffle(kinds)
-    facts = tuple((draws.randint(1, 9), kind) for kind in kinds)
-    worded = " ; ".join(_worded(*fact, draws) for fact in facts)
-    return FactProblem(facts, asked, f"{worded} ; how many {_named(asked, draws)} ?")
+def _problem(draws: Random, weights: Sequence[int] | None = None) -> FactProblem:
+    facts = tuple((draws.randint(1, 9), kind) for kind in draws.sample(list(KINDS), FACTS))
+    asked = tuple(kind for _, kind in draws.sample(facts, 2))
+    worded = " ; ".join(_worded(*fact, draws, weights) for fact in facts)
+    return FactProblem(
+        facts, asked, f"{worded} ; how many {' and '.join(_named(kind, draws, weights) for kind in asked)} ?"
+    )
 
 
-def _worded(number: int, kind: str, draws: Random) -> str:
-    name, written = _named(kind, draws), NUMBERS[number - 1]
+def _worded(number: int, kind: str, draws: Random, weights: Sequence[int] | None) -> str:
+    name, written = _named(kind, draws, weights), NUMBERS[number - 1]
     return f"{written} {name} come" if draws.random() < 0.5 else f"{name} : {written}"
 
 
-def _named(kind: str, draws: Random) -> str:
-    """One of the names of a kind, the first most often."""
-    return draws.choices(KINDS[kind], (6, 3, 1))[0]
+def _named(kind: str, draws: Random, weights: Sequence[int] | None) -> str:
+    return draws.choices(KINDS[kind], weights)[0]
 
 
-def sticker_of(facts: Sequence[Fact], asked: str) -> str:
+def asked_facts(facts: Sequence[Fact], asked: Sequence[str]) -> list[Fact]:
+    """The facts that are asked for, in the order of the question."""
+    return [fact for kind in asked for fact in facts if fact[1] == kind]
+
+
+def sticker_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
     """The note of facts and question."""
-    return f"**Conditions:** {' , '.join(f'{number} {kind}' for number, kind in facts)} **Question:** {asked}"
+    return f"**Conditions:** {' , '.join(f'{kind} {number}' for number, kind in facts)} **Question:** {' '.join(asked)}"
 
 
-def solution_of(facts: Sequence[Fact], asked: str) -> str:
-    """The facts that matter, their sum, and the answer."""
-    counted = [number for number, kind in facts if kind == asked]
-    return (
-        f"{' + '.join(f'{number} {asked}' for number in counted)} = {sum(counted)} answer is {sum(counted)}"
-    )
+def solution_of(facts: Sequence[Fact], asked: Sequence[str]) -> str:
+    """The facts that matter, and the answer."""
+    found = asked_facts(facts, asked)
+    return f"{' '.join(f'{kind} {number}' for number, kind in found)} answer is {' '.join(str(number) for number, _ in found)}"
 
 
 def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
@@ -178,15 +182,14 @@ def _spoiled(facts: Sequence[Fact], share: float, draws: Random) -> list[Fact]:
 
 def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
     """A prompt and what is to be written after it, in one of six roles."""
-    problem = _problem(draws)
+    problem = _problem(draws, setting.weights)
     facts, asked = problem.facts, problem.asked
     sticker, solution = sticker_of(facts, asked), solution_of(facts, asked)
     spoiled = sticker_of(_spoiled(facts, setting.wrong, draws), asked)
-    counted = [fact for fact in facts if fact[1] == asked]
     return [
         (f"note {problem.query}", sticker),
         (f"correct {problem.query} {spoiled}", sticker),
-        (f"invert {solution}", sticker_of(counted, asked)),
+        (f"invert {solution}", sticker_of(asked_facts(facts, asked), asked)),
         (f"solve {problem.query}", solution),
         (f"solve {sticker}", solution),
         (f"solve {problem.query} {spoiled}", solution),
@@ -199,7 +202,7 @@ def _lesson(role: int, setting: FactReader, draws: Random) -> tuple[str, str]:
 def reader_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word."""
     names = [name for kind, names in KINDS.items() for name in (kind, *names)]
-    words = [PAD, END, *_ROLES, *_SIGNS, *NUMBERS, *names, *_SUMS]
+    words = [PAD, END, *_ROLES, *_SIGNS, *NUMBERS, *names, *map(str, range(1, 10))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
@@ -220,7 +223,7 @@ def train_reader(
                 n_embd=setting.width,
                 n_layer=setting.layers,
                 n_head=4,
-                n_positions=2 * MOST,
+                n_positions=4 * MOST,
                 initializer_range=setting.width**-0.5,  # the default is for wide models
                 loss_type="ForCausalLM",
                 resid_pdrop=0.0,
@@ -250,6 +253,7 @@ def train_reader(
         setting.learning_rate,
         one_cycle,
         clip=1.0,
+        fused=True,
         progress=progress,
     )
     return LocalText(model.eval(), tokenizer, batch_size=500, name="reader")
