@@ -175,7 +175,7 @@ def little(desk):
     output = desk.folder / "little"
     data = write_rows(desk.folder / "little.jsonl", sums(22, seed=4))
     options = ("--dtype", "float32", "--max-length", "96", "--set", "use_cpu=true", "--weighing", "random")
-    options += ("--set", "save_steps=0.5", "--set", "answers=0")
+    options += ("--set", "save_steps=0.5", "--set", "answers=2")
     return desk.tokenry("tune", desk.model, data, *options, "--output", output), output
 
 
@@ -211,7 +211,7 @@ def test_a_step_count_too_small_to_learn_anything_is_noted(everything):
 
 
 def test_samples_that_are_cut_are_noted(desk):
-    options = ("--max-length", "30", "--weighing", "full", "--compare", "", "--set", "answers=0")
+    options = ("--max-length", "30", "--weighing", "full", "--compare", "", "--set", "max_steps=1")
     result = desk.tokenry("tune", desk.model, desk.data, *QUICK, *options, "--output", desk.folder / "cut")
     assert result.exit_code == 0, result.stderr
     assert "samples are longer than 30 tokens: cut." in result.stderr
