@@ -21,9 +21,12 @@ from _report import Result, note, result, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tokenry.cli import app
+
 TARGET = 2.5
 RACE, PLAIN = "race of six", "one plain run"
 ALWAYS = ("--set", "use_cpu=true", "--dtype", "float32", "--set", "answers=0", "--quiet", "--json")
+ALWAYS += ("--set", "num_train_epochs=3", "--set", "gradient_accumulation_steps=1")
 
 
 def measure(smoke: bool) -> Iterator[Result]:
@@ -40,7 +43,7 @@ def measure(smoke: bool) -> Iterator[Result]:
         for number in range(rounds):
             for name, options in commands.items():
                 note(f"{name}, round {number + 1}")
-                seconds[name].append(timed(desk, f"{name}-{number}", options))
+                seconds[name].append(timed(desk, f"{name}-{number}", options, smoke))
         race = json.loads((desk / f"{RACE}-0" / "result.json").read_text())["race"]
         fastest = {name: min(values) for name, values in seconds.items()}
         yield result(
@@ -55,34 +58,16 @@ def measure(smoke: bool) -> Iterator[Result]:
         )
 
 
-def timed(desk: Path, name: str, options: list[str]) -> float:
-    """Seconds of one command; nothing is read from the cache of another."""
-    command = [
-        sys.executable,
-        "-m",
-        "tokenry",
-        "tune",
-        str(desk / "model"),
-        str(desk / "data.jsonl"),
-        *ALWAYS,
-        *options,
-    ]
-    environment = {**os.environ, "TOKENRY_CACHE": str(desk / f"cache of {name}")}
+def timed(desk: Path, name: str, options: list[str], smoke: bool) -> float:
+    """Seconds of one command, in a process of its own unless nothing is measured; nothing is read from the cache of another."""
+    arguments = ["tune", str(desk / "model"), str(desk / "data.jsonl"), "--output", str(desk / name)]
+    arguments += [*ALWAYS, *options]
+    os.environ["TOKENRY_CACHE"] = str(desk / f"cache of {name}")
     begun = time.perf_counter()
-    subprocess.run(
-        [
-            *command,
-            "--set",
-            "num_train_epochs=3",
-            "--set",
-            "gradient_accumulation_steps=1",
-            "--output",
-            str(desk / name),
-        ],
-        check=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    if smoke:
+        app(arguments, standalone_mode=False)
+    else:
+        subprocess.run([sys.executable, "-m", "tokenry", *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
 
 

@@ -1,10 +1,12 @@
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from tokenry.finetuning import interruption
 from tokenry.finetuning.interruption import StopAfterStep
 
 
@@ -43,6 +45,30 @@ def test_an_interrupt_saves_and_stops_at_the_end_of_the_step(after_a_step):
         interrupt()
         assert told == [True]
         assert after_a_step(stop) == (True, True)
+    assert stop.stopped
+
+
+def test_an_interrupt_of_another_process_saves_and_stops_at_the_end_of_the_same_step(
+    after_a_step, monkeypatch
+):
+    ranks = SimpleNamespace(
+        is_initialized=lambda: True,
+        ReduceOp=SimpleNamespace(MAX="max"),
+        all_reduce=lambda asked, op: asked.fill_(1.0),  # the other rank was asked to
+    )
+    monkeypatch.setattr(interruption, "dist", ranks)
+    with StopAfterStep() as stop:
+        assert not stop.stopped
+        assert after_a_step(stop) == (True, True)
+        assert stop.stopped
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+
+
+def test_an_interrupt_after_the_last_step_is_heard(tmp_path):
+    with StopAfterStep() as stop:
+        interrupt()
+        stop.on_train_end(TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
     assert stop.stopped
 
 

@@ -3,15 +3,12 @@
 import json
 import os
 import re
-import time
 
 import pytest
-import yaml
 from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from tests.fresh_process import start_module
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import too_wide
 from tests.verbs.tune.record import load
@@ -164,21 +161,27 @@ def test_no_state_of_a_race_is_left(raced):
     assert not list(raced[0].glob("*/checkpoint-*"))
 
 
+class Killed(BaseException):
+    """Ends a race as a kill does: nothing is cleaned up. That of processes of their own is in test_ranks.py."""
+
+
 def test_a_race_that_was_killed_ends_as_if_nothing_had_happened(options, raced, tmp_path):
     output = tmp_path / "killed"
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
-    arguments = ("tune", "--config", str(tmp_path / "run.yaml"), "--output", str(output))
-    process = start_module("tests.verbs.tune.slowly", *arguments, folder=tmp_path)
     first = f"rung-{raced[1].race.heats[0].step}.json"
-    while len(list(output.glob(f"*/{first}"))) < 2:
-        assert process.is_alive(), (tmp_path / "stderr").read_text()
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    said = (tmp_path / "stderr").read_text()
-    assert "it costs at most" in said
-    lines = said.splitlines()
-    assert all(line[3:6] == "%  " or line.startswith(("note: ", "tokenry: ")) for line in lines), said
+    train = TokenWeighingTrainer.training_step
+
+    def killed(trainer, *arguments, **options):
+        if (
+            len(list(output.glob(f"*/{first}"))) == 2
+            and trainer.state.global_step >= raced[1].race.begins + 1
+        ):
+            raise Killed
+        return train(trainer, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenWeighingTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            compare(make_plan(options), output, silent)
     assert not (output / "result.json").exists()
     again = compare(make_plan(options), output, silent)
     assert again.race.heats == raced[1].race.heats
@@ -233,6 +236,8 @@ def test_the_command_line_races_by_default_and_leads_with_the_outcome(by_command
     assert result.exit_code == 0, result.stderr
     assert "won" in result.stdout.splitlines()[0]
     assert "note: a race of 2 weighings: it costs at most" in result.stderr
+    said = [line for line in result.stderr.splitlines() if line[3:6] != "%  "]
+    assert all(line.startswith(("note: ", "written: ")) for line in said), said
     assert too_wide(result.stdout) == []
     tables = [*(output / "tables").iterdir()]
     assert tables

@@ -175,7 +175,7 @@ def little(desk):
     output = desk.folder / "little"
     data = write_rows(desk.folder / "little.jsonl", sums(22, seed=4))
     options = ("--dtype", "float32", "--max-length", "96", "--set", "use_cpu=true", "--weighing", "random")
-    options += ("--set", "save_steps=0.5")
+    options += ("--set", "save_steps=0.5", "--set", "answers=2")
     return desk.tokenry("tune", desk.model, data, *options, "--output", output), output
 
 

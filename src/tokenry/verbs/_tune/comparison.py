@@ -182,7 +182,8 @@ def _prepare(bench: Bench, course: Course | None) -> None:
 def _say_what_is_few(bench: Bench) -> None:
     """Say before the run what the amount of data means for it."""
     samples, held_out = len(bench.material.train), len(bench.material.held_out)
-    fitted = length_in_words(bench.length, default_length(bench.plan), samples)
+    given = {**default_length(bench.plan), **bench.plan.training}
+    fitted = length_in_words(bench.length, given, samples)
     if fitted:
         logger.info("%s: %d optimisation steps (--set says otherwise).", fitted, bench.steps)
     if bench.steps < FEW_STEPS:

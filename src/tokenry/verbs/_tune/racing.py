@@ -93,12 +93,14 @@ def _unfit(weighing: TokenWeighing, with_reference: bool, splits_weights: bool) 
 
 def _too_expensive(entry: Entrant, length: Length) -> str:
     ahead = sum(entry.ahead.values()) / length.steps
-    before = f": before its first step it takes {ahead:.2f} of a plain run" if ahead else ""
-    return f"the price has no room for it{before}"
+    return "no room in the price" + (f": {ahead:.2f} of a plain run before the first step" if ahead else "")
 
 
 def _with_reasons(reasons: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(same)} ({reason})" for reason, same in names.items())
 
 
 def price_in_words(course: Course) -> str:

@@ -3,6 +3,7 @@
 By default this is a fixed sample of the docstrings of Python's own library, and for the demo its tasks under another seed.
 """
 
+import functools
 import random
 
 from datasets import Dataset
@@ -35,11 +36,16 @@ def retained_rows(plan: Plan) -> dict[str, Rows]:
     """The rows to measure forgetting on, by name."""
     if plan.retain:
         return {source: read_checked(source) for source in plan.retain}
-    texts = dict.fromkeys(read_docstrings(_PACKAGES, held_out_share=0.0).train)
-    rows = {PYTHON_DOCS: [{"text": text} for text in random.Random(0).sample(list(texts), _TEXTS)]}
+    rows = {PYTHON_DOCS: [{"text": text} for text in _python_documentation()]}
     if plan.data == DEMO:
         rows[OTHER_TASKS] = noisy_tasks(samples=0, trusted=0, held_out=_TASKS, seed=plan.seed + 1).held_out
     return rows
+
+
+@functools.cache
+def _python_documentation() -> list[str]:
+    texts = dict.fromkeys(read_docstrings(_PACKAGES, held_out_share=0.0).train)
+    return random.Random(0).sample(list(texts), _TEXTS)
 
 
 def refuse_overlap(retained: Encoding, train: Dataset, source: str) -> None:
