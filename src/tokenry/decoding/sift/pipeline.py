@@ -23,7 +23,7 @@ from tokenry.core.io.progress import Progress, part
 from tokenry.core.text.answers import equal_answers, final_answer
 from tokenry.decoding.sift.config import SIFTConfig
 from tokenry.decoding.sift.prompts import DEFAULT_PROMPTS, ROLES, SIFTPrompts
-from tokenry.decoding.sift.question import PLAIN, Question
+from tokenry.decoding.sift.question import PLAIN, QuestionCourse
 from tokenry.decoding.sift.results import AnswerReading, Equivalent, Extract, SIFTCall, SIFTResult
 from tokenry.decoding.sift.writer import Ask, Backend, Writer
 from tokenry.models.text_model import Sampling
@@ -97,7 +97,7 @@ class SIFT:
         self, queries: Sequence[str], sampling: Sampling, writer: Writer, progress: Progress
     ) -> list[SIFTResult]:
         programs = [
-            Question(number, query, self.config, self.prompts, self.reading).follow()
+            QuestionCourse(number, query, self.config, self.prompts, self.reading).follow()
             for number, query in enumerate(queries)
         ]
         waiting = {number: next(program) for number, program in enumerate(programs)}

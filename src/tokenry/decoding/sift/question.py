@@ -45,7 +45,7 @@ Texts = Generator[Request, list[Generated], list[str]]
 Accepted = Generator[Request, list[Generated], Prediction | None]
 
 
-class Question:
+class QuestionCourse:
     """The program of one question.
 
     Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Writer:
+class PromptedDrafter:
     """A drafter on its model, and prompts.
 
     Attributes:
@@ -51,7 +51,7 @@ class Writer:
             yield ids.to(device), mask.to(device)
 
 
-def load_writer(folder: Path, prompts: Path, model: str | None, hardware: Hardware) -> Writer:
+def load_prompted(folder: Path, prompts: Path, model: str | None, hardware: Hardware) -> PromptedDrafter:
     """Load a drafter, its base model and prompts.
 
     Raises:
@@ -68,7 +68,7 @@ def load_writer(folder: Path, prompts: Path, model: str | None, hardware: Hardwa
     name = model or read_json(folder / SETTINGS_FILE)["base"]["name"]
     tokenizer = load_tokenizer(name)
     ids = [_encoded(tokenizer, prompt, number) for number, prompt in enumerate(given, start=1)]
-    return Writer(name, Drafter.load(folder, hardware.load(name).eval()), tokenizer, given, ids)
+    return PromptedDrafter(name, Drafter.load(folder, hardware.load(name).eval()), tokenizer, given, ids)
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", prompt: Any, number: int) -> list[int]:

@@ -14,12 +14,12 @@ from tokenry.report.result import Result
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
-from tokenry.verbs.draft._writing import load_writer
+from tokenry.verbs.draft._writing import load_prompted
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from tokenry.verbs.draft._writing import Writer
+    from tokenry.verbs.draft._writing import PromptedDrafter
 
 PLAIN, LOOKUP = "greedy", "prompt lookup"
 
@@ -56,7 +56,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     with quiet_libraries():
         progress("reading the model and its drafter", 0.0)
-        writer = load_writer(plan.drafter, plan.prompts, plan.model, plan.hardware)
+        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
         config = writer.config(plan.max_new_tokens)
         ways, plain = [], None
         names = (PLAIN, LOOKUP, *MODES)
@@ -92,7 +92,11 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def _written(
-    writer: "Writer", name: str, config: "GenerationConfig", batch_size: int, only_first: bool = False
+    writer: "PromptedDrafter",
+    name: str,
+    config: "GenerationConfig",
+    batch_size: int,
+    only_first: bool = False,
 ) -> tuple[list[list[int]], float | None]:
     """New tokens of every text, and tokens per step where they are known."""
     model: Any = writer.drafter.model

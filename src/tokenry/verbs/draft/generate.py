@@ -15,7 +15,7 @@ from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import token_texts
-from tokenry.verbs.draft._writing import load_writer, shown_prompt
+from tokenry.verbs.draft._writing import load_prompted, shown_prompt
 
 _SHOWN, _DRAWN = 20, 5
 
@@ -54,7 +54,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     texts: list[dict[str, Any]] = []
     with quiet_libraries():
         progress("reading the model and its drafter", 0.0)
-        writer = load_writer(plan.drafter, plan.prompts, plan.model, plan.hardware)
+        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
         config = writer.config(plan.max_new_tokens)
         started = time.perf_counter()
         for ids, mask in writer.batches(plan.batch_size):
