@@ -19,6 +19,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from tokenry.core.io.files import without_nan
 from tokenry.core.io.progress import named, part
 from tokenry.core.stats import Estimate, all_of, bootstrap, bootstrap_estimate, estimate_of_mean, shown
 from tokenry.decoding import (
@@ -41,7 +42,7 @@ from tokenry.decoding import (
     prompt_embeddings,
 )
 from tokenry.decoding.cascades import array, rank_correlation
-from tokenry.decoding.fitted_rule import halves, without_nan
+from tokenry.decoding.fitted_rule import halves
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.character_tasks import (
     CharacterModel,

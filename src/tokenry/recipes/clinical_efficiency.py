@@ -1,7 +1,8 @@
 """ModernBERT or BERT for reports (arXiv 2503.05060): does a tokenizer with fewer tokens pay, and would the test set tell a difference?
 
 The reports are medical data, so the documents are docstrings and their labels the sections that they have, told from the text without
-the headings. Two byte-level BPE tokenizers, of 500 and 8,000 tokens; the same ModernBERT of four layers, trained from nothing in the same way.
+the headings. Two byte-level BPE tokenizers, of 500 and of up to 8,000 tokens (as many as the training texts give); the same ModernBERT of
+four layers, trained from nothing in the same way.
 
     speed       CPU time, the encoders taking turns; nothing is truncated
     accuracy    exact match on files that were held out; on another package without any training on it
