@@ -71,8 +71,8 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     sizes: SiftSizes = run.sizes
     training, answering = part(run.progress, 0.0, 0.6), part(run.progress, 0.6, 1.0)
     exam = sizes.reader.prepared(sizes.problems, sizes.seed, named(training, "training the reader"))
-    words = {"extract": final_answer, "equivalent": equal_answers}
-    facts = {"extract": str, "equivalent": operator.eq}
+    words: dict[str, Any] = {"extract": final_answer, "equivalent": equal_answers}
+    facts: dict[str, Any] = {"extract": str, "equivalent": operator.eq}
     exams = {READER: (exam, words)}
     exams[SLIPS] = (
         Exam(

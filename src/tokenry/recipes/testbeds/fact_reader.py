@@ -27,6 +27,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.decoding import SIFTPrompts
 from tokenry.models import Generated, LocalText, Sampling, TextModel
+from tokenry.models.text_model import GREEDY, Prompt
 from tokenry.recipes.kit import fit, one_cycle
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -286,9 +287,9 @@ class Slips:
         self.reader, self.rate, self.name = reader, rate, f"{reader.name} with slips"
         self._draws = Random(seed)
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling = GREEDY) -> list[Generated]:
         """Read each prompt with slips of its own, once for each sample."""
-        seen = [self._slipped(prompt) for prompt in prompts for _ in range(sampling.samples)]
+        seen = [self._slipped(str(prompt)) for prompt in prompts for _ in range(sampling.samples)]
         return self.reader.generate(seen, replace(sampling, samples=1))
 
     def _slipped(self, prompt: str) -> str:

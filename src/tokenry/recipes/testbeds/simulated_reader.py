@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from random import Random
 
 from tokenry.models import Generated, Sampling
+from tokenry.models.text_model import GREEDY, Prompt
 
 QUERY, STICKER, NOTE = 0.09, 0.05, 0.08
 """Rates at which a fact is misread in a query of difficulty 1, misread in a note, and written down wrongly."""
@@ -35,10 +36,12 @@ class SimulatedReader:
         self._difficulty = [4 * self._draws.betavariate(1, 3) for _ in range(problems)]
         self._fixed: dict[tuple[str, int], tuple[float, int, bool]] = {}
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling = GREEDY) -> list[Generated]:
         """Read each prompt anew for each sample."""
         return [
-            Generated(self._read(prompt), None, 1, 1) for prompt in prompts for _ in range(sampling.samples)
+            Generated(self._read(str(prompt)), None, 1, 1)
+            for prompt in prompts
+            for _ in range(sampling.samples)
         ]
 
     def _read(self, prompt: str) -> str:
