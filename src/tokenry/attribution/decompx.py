@@ -62,6 +62,11 @@ class DecompX(AttributionMethod):
         require_one_of(self.head, ("zero-origin", "linear"), "head")
 
     @property
+    def kind(self) -> str:
+        """How a bias is shared within the network."""
+        return "token" if self.has_bias_token else self.bias
+
+    @property
     def has_bias_token(self) -> bool:
         """Whether biases are collected in a token of their own."""
         return self.bias.startswith("token")
@@ -182,9 +187,7 @@ def _shares(parts: Tensor, bias: Tensor, kind: str) -> Float[Tensor, "*rows sour
 
 
 def _with_bias(parts: Tensor, bias: Tensor, config: DecompX) -> Tensor:
-    return (
-        share_bias(parts, bias, "token" if config.has_bias_token else config.bias) if config.biases else parts
-    )
+    return share_bias(parts, bias, config.kind) if config.biases else parts
 
 
 def _through_layer(
@@ -250,15 +253,20 @@ def _fed(
 ) -> Float[Tensor, "batch rows sources dim"]:
     """What the MLP adds to each part."""
     z = state.up(x)
-    hidden = _with_bias(parts @ state.up.weight.T, state.up.bias, config)
-    if config.ffn == "relu":
-        hidden = hidden * (z > 0)[:, :, None]
-    elif config.ffn == "linear":
+    hidden, bias = parts @ state.up.weight.T, state.up.bias
+    if config.ffn == "linear":
         slope = torch.special.ndtr(z) + z * (-(z.square() + log(2 * pi)) / 2).exp()
-        hidden = _with_bias(hidden * slope[:, :, None], state.activation(z) - slope * z, config)
-    else:
-        hidden = hidden * (state.activation(z) / (z + _SMALLEST))[:, :, None]
-    return _with_bias(hidden @ state.down.weight.T, state.down.bias, config)
+        hidden = _with_bias(
+            _with_bias(hidden, bias, config) * slope[:, :, None], state.activation(z) - slope * z, config
+        )
+        return _with_bias(hidden @ state.down.weight.T, state.down.bias, config)
+    slope = (z > 0).to(z) if config.ffn == "relu" else state.activation(z) / (z + _SMALLEST)
+    # A shared bias is of rank one: it goes through the MLP once for all sources, and no second tensor of the MLP's width is made.
+    shares = _shares(hidden, bias, config.kind) if config.biases else None
+    fed = hidden.mul_(slope[:, :, None]) @ state.down.weight.T
+    if shares is not None:
+        fed += shares[..., None] * ((bias * slope) @ state.down.weight.T)[:, :, None]
+    return _with_bias(fed, state.down.bias, config)
 
 
 def _through_head(
