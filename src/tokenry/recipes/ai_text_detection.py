@@ -63,14 +63,14 @@ class DetectionSizes:
     """
 
     packages: tuple[str, ...] = ("sklearn", "scipy")
-    pairs: int = 500
+    pairs: int = 1500
     fresh: int = 900
     tokens: int = 64
     vocabulary: int = 800
     steps: int = 150
     encoder: EncoderSizes = field(default_factory=lambda: EncoderSizes(2, 64, 4, 128, 160))
-    training: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(4, 16, 2e-3))
-    story_pairs: int = 32
+    training: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(5, 16, 1e-3))
+    story_pairs: int = 64
     story_tokens: int = 60
     seed: int = 0
 

@@ -95,7 +95,7 @@ class FactReader:
 
     layers: int = 2
     width: int = 64
-    steps: int = 1000
+    steps: int = 2000
     batch_size: int = 48
     learning_rate: float = 4e-3
     wrong: float = 0.15

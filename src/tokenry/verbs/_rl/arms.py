@@ -84,6 +84,7 @@ def training_arguments(plan: Plan, folder: Path) -> GRPOConfig:
         "report_to": [],
         "disable_tqdm": True,
         "log_level": "error",
+        "log_level_replica": "error",
         "use_cpu": plan.hardware.place().type == "cpu",
         "dataloader_pin_memory": plan.hardware.place().type == "cuda",
         **plan.arguments,
