@@ -369,6 +369,23 @@ def test_any_order_any_cut_and_any_padding_is_followed(data):
     assert torch.equal(batch["token_index"], torch.where(expected >= 100, expected - 100, -1))
 
 
+def test_a_sample_that_begins_with_another_is_told_from_it():
+    def swapped(examples):
+        first, second = (list(example["input_ids"]) for example in examples)
+        ids, mask = [second, [0, *first]], [[1, 1], [0, 1]]
+        return {
+            "input_ids": torch.tensor(ids),
+            "labels": torch.tensor(ids),
+            "attention_mask": torch.tensor(mask),
+        }
+
+    runs = [
+        {"input_ids": [1], "labels": [1], "token_runs": [0, 1]},
+        {"input_ids": [1, 1], "labels": [1, 1], "token_runs": [1, 3]},
+    ]
+    assert IndexingCollator(swapped)(runs)["token_index"].tolist() == [[1, 2], [-1, 0]]
+
+
 def test_rows_without_numbers_are_left_to_the_collator():
     batch = IndexingCollator(Padding(0))([{"input_ids": [3, 4], "labels": [3, 4]}])
     assert batch.keys() == {"input_ids", "labels", "attention_mask"}

@@ -10,6 +10,7 @@ number in the place of each token:
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,13 @@ class IndexingCollator:
             IndexingCollator(copy.copy(self._collate))(examples)
 
     def _keeps_order(self, rows: Sequence[Tensor]) -> bool:
-        """Whether samples that stand in order by their ids are in order: TRL's collator sorts none, and unequal ones are told apart."""
-        return lays_out_as_trl(self._collate) or len({row.numpy().tobytes() for row in rows}) == len(rows)
+        """Whether samples that stand in order by their ids are in order: TRL's collator sorts none.
+
+        Others are known by their ids where no sample begins with another: [1] and [1, 1] join to [1, 1, 1] in either order.
+        """
+        written = sorted(row.numpy().tobytes() for row in rows)
+        begins_another = any(later.startswith(earlier) for earlier, later in pairwise(written))
+        return lays_out_as_trl(self._collate) or not begins_another
 
     def _refusal(self) -> UserError:
         return UserError(
