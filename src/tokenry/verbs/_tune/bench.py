@@ -179,15 +179,11 @@ class Bench:
     def _require_readable(self, model: PreTrainedModel) -> None:
         """Refuse what this model cannot read, in all the data and in the questions that it will be asked."""
         require_causal_lm(model, self.plan.model)
-        material = self.material
-        parts = {
-            "training data": material.train,
-            "held-out data": material.held_out,
-            "trusted data": material.trusted,
-        }
+        data = self.material
+        parts = {"training": data.train, "held-out": data.held_out, "trusted": data.trusted}
         for what, rows in parts.items():
             if rows is not None:
-                _require_rows(model, rows, f"the {what}", self.plan.model)
+                _require_rows(model, rows, f"the {what} data", self.plan.model)
         if self.items:
             require_answers(model, encode_prompts(self.tokenizer, self.prompts), ANSWER_TOKENS)
 
