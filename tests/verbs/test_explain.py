@@ -4,6 +4,7 @@ import pytest
 
 from tests.tiny.chats import write_model
 from tests.verbs.check_verb import check_refused, check_verb
+from tokenry.verbs import explain
 from tokenry.verbs.explain import METHODS
 
 QUICK = ("reagent:stop=never,max_steps=2,probes=4", "attention-last", "leave-one-out:rounds=2")
@@ -62,3 +63,12 @@ def test_the_default_methods_are_known():
 )
 def test_what_cannot_be_explained_is_refused(model, arguments, words):
     check_refused("explain", *arguments, "--model", model, words=words)
+
+
+def test_scores_of_random_trials_are_coloured_by_their_differences():
+    def shares(errors):
+        row = {"scores": [-3.0, -1.0, -2.0], "standard_error": errors}
+        return [token.signals["importance"] for token in explain._coloured(["a", "b", "c"], row)]
+
+    assert shares([0.1, 0.1, 0.1]) == [0, 1, 0.5]
+    assert shares(None) == pytest.approx([-1, -1 / 3, -2 / 3])

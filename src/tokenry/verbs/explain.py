@@ -164,7 +164,7 @@ _ABOUT = (
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
     """The text coloured by every method, the faithfulness of each beside random scores, and its most important tokens."""
     answer, methods = data["answer"], data["methods"]
-    maps = [(row["method"], _coloured(data["tokens"], row["scores"])) for row in methods]
+    maps = [(row["method"], _coloured(data["tokens"], row)) for row in methods]
     notes = [Text(f"{row['method']}: {note}", "warning") for row in methods for note in row["notes"]]
     rows: list[tuple[Value, ...]] = [
         (row["method"], *(row["faithfulness"][name] for name in _METRICS), row["forwards"]) for row in methods
@@ -183,7 +183,11 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     ]  # fmt: skip
 
 
-def _coloured(texts: list[str], scores: list[float]) -> list[Token]:
+def _coloured(texts: list[str], row: Mapping[str, Any]) -> list[Token]:
+    """Shares of the largest score; where scores are sums of random trials, only their differences count, and the least is 0."""
+    scores = row["scores"]
+    if row["standard_error"] is not None:
+        scores = [score - min(scores) for score in scores]
     largest = max(map(abs, scores)) or 1.0
     return [
         Token(text, signals={"importance": score / largest})
