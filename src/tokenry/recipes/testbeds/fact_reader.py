@@ -8,8 +8,8 @@ A problem states how many there are of four kinds of fruit, and asks for two of 
 
 The reader learns all roles on fresh problems: to note a query, to answer from each wording and from both, to correct a note in which facts are
 wrong, missing or invented, and to write the note behind a solution. Of the names of a kind it sees the last one seldom, and problems that
-it is asked have all of them equally often: it misreads rare words, and each time that it is asked greedily the same;
-`Slips` adds misreadings that are drawn anew in every call.
+it is asked have all of them equally often: rare words are meant to be misread, and greedily each time the same; `Slips` adds misreadings
+that are drawn anew in every call. At the laptop's size it finds the kinds that are asked for, but hardly learns to look their numbers up.
 
 Source: the testbed is ours, after SIFT: Grounding LLM Reasoning in Contexts via Stickers (arXiv 2502.14922).
 """
