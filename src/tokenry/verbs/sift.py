@@ -186,7 +186,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     return [
         *(Text(warning, "warning") for warning in warnings(answers)),
         Table(
-            "answers",
+            "Answers",
             ("question", "answer", "accepted", Column("calls"), "right"),
             [
                 (answer["question"], answer["answer"], _ACCEPTED[answer["stage"]], len(answer["calls"]), _yes(answer["right"]))
@@ -227,7 +227,7 @@ def stages(answers: Sequence[Mapping[str, Any]]) -> Table:
         share = sum(right) / len(right) if right else None
         rows.append((_ACCEPTED[stage], counts[stage], counts[stage] / len(answers), share))
     return Table(
-        "where answers were accepted",
+        "Where answers were accepted",
         ("accepted", Column("questions"), Column("share", "%", ".0f"), Column("of these right", "%", ".0f")),
         rows,
     )
@@ -240,7 +240,7 @@ def cost(data: Mapping[str, Any]) -> Table:
     rows.append(("all", *(sum(role[name] for role in data["roles"]) for name in names)))
     calls = rows[-1][1] / len(data["answers"])
     heads = ("role", Column("calls"), Column("tokens read"), Column("tokens written"))
-    return Table("cost", heads, rows, (f"{calls:.1f} calls per question.",))
+    return Table("Cost", heads, rows, (f"{calls:.1f} calls per question.",))
 
 
 def beside_voting(data: Mapping[str, Any]) -> Table:
