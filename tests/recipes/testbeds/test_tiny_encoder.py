@@ -1,5 +1,6 @@
 """The tiny encoder: the same layers for every vocabulary, and a tokenizer that frames its texts."""
 
+import pytest
 import torch
 
 from tokenry.recipes.testbeds.tiny_encoder import BEGIN, END, EncoderSizes, encoder_tokenizer, tiny_encoder
@@ -18,6 +19,7 @@ def test_texts_are_framed_and_classified():
     assert subject.probabilities(TEXTS).shape == (16, 2)
 
 
+@pytest.mark.newer("transformers")
 def test_the_layers_do_not_depend_on_the_vocabulary():
     made = [
         tiny_encoder(encoder_tokenizer(TEXTS, size), ["a", "b"], sizes=SIZES).model for size in (265, 290)
