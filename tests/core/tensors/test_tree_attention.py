@@ -143,6 +143,7 @@ def test_cropping_keeps_the_first_tokens(name):
         tree.read(ids, real=ids > 0)
         kept(tree)
         assert tree.tokens == 3
+        assert tree.positions.tolist() == [[0, 0, 1], [0, 1, 2]]
         hidden.append(tree.read(torch.tensor([[7], [8]])))
     torch.testing.assert_close(*hidden)
 
