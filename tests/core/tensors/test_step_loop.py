@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
+    EosTokenCriteria,
     Gemma3TextConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MambaConfig,
     MaxLengthCriteria,
+    StoppingCriteria,
     StoppingCriteriaList,
 )
 
@@ -213,6 +215,33 @@ def test_every_row_is_what_it_is_alone(steps):
     for row, batch in enumerate(alone):
         assert together.sequences()[row, : batch.length].tolist() == batch.sequences()[0].tolist()
         assert bool(together.running[row]) == bool(batch.running[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tokens=st.lists(st.lists(st.integers(1, 6), min_size=4, max_size=4), min_size=2, max_size=2),
+    counts=st.lists(st.integers(0, 4), min_size=2, max_size=2),
+)
+def test_a_block_added_at_once_ends_where_it_ends_token_by_token(tokens, counts):
+    """The criteria of length and end token are read off the block; any other is asked after every token."""
+
+    class Never(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    known = [MaxLengthCriteria(8), EosTokenCriteria([5, 6])]
+    batches = [
+        GrowingBatch(torch.tensor([[3, 4], [5, 6]]), StoppingCriteriaList(criteria))
+        for criteria in (known, [*known, Never()])
+    ]
+    block = Block(torch.tensor(tokens), torch.tensor(counts), torch.tensor(tokens) / -7)
+    for _ in range(2):
+        kept = [batch.append(block).tolist() for batch in batches]
+        assert kept[0] == kept[1]
+    at_once, one_by_one = batches
+    assert torch.equal(at_once.sequences(), one_by_one.sequences())
+    assert torch.equal(at_once.running, one_by_one.running)
+    torch.testing.assert_close(at_once.log_probs, one_by_one.log_probs, equal_nan=True, rtol=0, atol=0)
 
 
 def test_beam_search_is_refused():

@@ -134,6 +134,21 @@ def test_what_is_forgotten_leaves_no_trace(name, steps, seed):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_cropping_keeps_the_first_tokens(name):
+    model, ids = load(name), torch.tensor([[0, 11, 12, 13, 14], [21, 22, 23, 24, 25]])
+    hidden = []
+    for kept in (lambda tree: tree.crop(3), lambda tree: tree.keep(torch.arange(3).expand(2, -1))):
+        tree = TreeAttention(model)
+        tree.read(ids, real=ids > 0)
+        kept(tree)
+        assert tree.tokens == 3
+        assert tree.positions.tolist() == [[0, 0, 1], [0, 1, 2]]
+        hidden.append(tree.read(torch.tensor([[7], [8]])))
+    torch.testing.assert_close(*hidden)
+
+
+@torch.no_grad()
 def test_embeddings_stand_in_the_place_of_tokens():
     model = load("llama")
     ids = torch.tensor([[1, 2, 3]])

@@ -23,7 +23,7 @@ class Told(MultiTokenDecoding):
         super().__init__(drafter, mode)
         self.texts, self.rights, self.asked = texts, rights, 0
 
-    def _looked_up(self, batch, drafts, running):
+    def _looked_up(self, batch, starts, drafts, running):
         k, vocabulary = self.drafter.k, self.drafter.head.vocabulary
         tokens = torch.zeros(len(batch.lengths), k, dtype=torch.long)
         for row, length in enumerate((batch.lengths - batch.prompt_length).tolist()):
@@ -72,7 +72,7 @@ def test_masks_read_the_same_in_decoding_as_in_training(name):
     class Checked(MultiTokenDecoding):
         checked = 0
 
-        def _looked_up(self, batch, drafts, running):
+        def _looked_up(self, batch, starts, drafts, running):
             for row in (drafts.by_masks & batch.running).nonzero()[:, 0].tolist():
                 text = batch.input_ids[
                     row, batch.attention_mask()[row].int().argmax() : batch.lengths[row] - 1

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from tokenry.core.errors import UserError
 
@@ -48,6 +48,9 @@ class Block(NamedTuple):
     log_probs: Float[Tensor, "batch block"] | None = None
     sources: Int[Tensor, "batch block"] | None = None
 
+
+_OF_LAST_TOKEN = (MaxLengthCriteria, EosTokenCriteria)
+"""Criteria that look at the last token and its place only."""
 
 _BESIDE = {"log_probs": float("nan"), "sources": -1}
 """What is kept beside the new tokens, and what stands there after the end of a row."""
@@ -122,20 +125,54 @@ class GrowingBatch:
         counts = torch.full_like(self.lengths, columns) if block.counts is None else block.counts
         before = self.lengths.clone()
         self._make_room(self.length + columns, block)
-        for column in range(columns):
+        if all(type(criterion) in _OF_LAST_TOKEN for criterion in self._criteria):
+            self._append_at_once(block, counts)
+        else:
+            self._append_one_by_one(block, counts)
+        self.length = int(self.lengths.max())
+        return self.lengths - before
+
+    def _append_at_once(self, block: Block, counts: Int[Tensor, "batch"]) -> None:
+        """Add all tokens up to the first end: what ends a row is known from a token and its place."""
+        columns = torch.arange(block.tokens.shape[1], device=counts.device)
+        lengths, ends = self.lengths[:, None] + columns + 1, torch.zeros_like(block.tokens, dtype=torch.bool)
+        for criterion in self._criteria:
+            if isinstance(criterion, MaxLengthCriteria):
+                ends |= lengths >= criterion.max_length
+            else:
+                ends |= torch.isin(block.tokens, criterion.eos_token_id.to(ends.device))
+        goes_on = ends.logical_not().long().cumprod(1)
+        kept = torch.minimum(counts, 1 + goes_on[:, :-1].sum(1)) * self.running
+        added = columns < kept[:, None]
+        rows, of_block = added.nonzero(as_tuple=True)
+        self._write(block, rows, of_block, self.lengths[rows] + of_block)
+        self.lengths += kept
+        self.running &= ~(added & ends).any(1)
+
+    def _append_one_by_one(self, block: Block, counts: Int[Tensor, "batch"]) -> None:
+        """Ask the criteria after every token about the text up to it."""
+        for column in range(block.tokens.shape[1]):
             growing = self.running & (column < counts)
             if not bool(growing.any()):
                 break
-            places = self.lengths[growing]
-            self.input_ids[growing, places] = block.tokens[growing, column]
-            for name in _BESIDE:
-                if (values := getattr(block, name)) is not None:
-                    getattr(self, name)[growing, places - self.prompt_length] = values[growing, column]
+            rows = growing.nonzero()[:, 0]
+            self._write(block, rows, torch.full_like(rows, column), self.lengths[rows])
             self.lengths += growing
-            for rows, prefixes in self.prefixes(growing):
-                self.running[rows] &= ~self._criteria(prefixes, None)
-        self.length = int(self.lengths.max())
-        return self.lengths - before
+            for part, prefixes in self.prefixes(growing):
+                self.running[part] &= ~self._criteria(prefixes, None)
+
+    def _write(
+        self,
+        block: Block,
+        rows: Int[Tensor, "new"],
+        columns: Int[Tensor, "new"],
+        places: Int[Tensor, "new"],
+    ) -> None:
+        """Put tokens of a block, and what is known of them, into their places."""
+        self.input_ids[rows, places] = block.tokens[rows, columns]
+        for name in _BESIDE:
+            if (values := getattr(block, name)) is not None:
+                getattr(self, name)[rows, places - self.prompt_length] = values[rows, columns]
 
     def _make_room(self, length: int, block: Block) -> None:
         """Twice the room that is needed, as far as rows can grow, so that a long answer is copied a few times only."""
@@ -154,6 +191,11 @@ class TokenChoice:
 
     def __init__(self, logits_processor: LogitsProcessorList, do_sample: bool = False) -> None:
         self.logits_processor, self.do_sample = logits_processor, do_sample
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether a choice is the most probable token by the model's own logits, whatever the text is."""
+        return not self.logits_processor and not self.do_sample
 
     def __call__(
         self, batch: GrowingBatch, logits: Float[Tensor, "batch vocabulary"]

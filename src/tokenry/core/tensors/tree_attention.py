@@ -110,6 +110,14 @@ class TreeAttention:
             self.real = self.real & real
         self.tokens, self._all_real = places.shape[1], bool(self.real.all())
 
+    def crop(self, kept: int) -> None:
+        """Keep the first tokens that were read, the same number in each row: `keep` without gathering."""
+        for layer in self._cache.layers:
+            if layer.keys is not None and layer.keys.numel():
+                layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
+        self.positions, self.real, self.tokens = self.positions[:, :kept], self.real[:, :kept], kept
+        self._all_real = bool(self.real.all())
+
     def _masks(self, sees: Bool[Tensor, "rows new all"] | None) -> Tensor | dict[str, Tensor]:
         """What is added to the attention, from what new tokens see: padding never, themselves always."""
         positions, known = self.positions, self.tokens

@@ -18,6 +18,7 @@ Source: Your LLM Knows the Future (arXiv 2507.11851), section 3.4; batches, `aut
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -108,13 +109,15 @@ class MultiTokenDecoding(Decoder):
         account, running = DraftAccount(), RunningPace(self.drafter.k)
         self.account, head = account, self.drafter.head
         tree, prompts, real = TreeAttention(model), batch.sequences(), batch.attention_mask()
+        starts = (batch.prompt_length - real.sum(1)).tolist()
         if prompts.shape[1] > 1:
             tree.read(prompts[:, :-1], real=real[:, :-1])
         last = prompts[:, -1]
-        drafts = self._looked_up(batch, _no_drafts(last), running)
+        drafts = self._looked_up(batch, starts, _no_drafts(last), running)
         try:
             while True:
-                account.lengths.append(batch.lengths.clone())
+                before = batch.lengths.clone()
+                account.lengths.append(before)
                 started = time.perf_counter()
                 pace = (
                     running.choose()
@@ -124,24 +127,14 @@ class MultiTokenDecoding(Decoder):
                 hidden, layout = self._read(tree, last, drafts, pace)
                 account.rows.append(hidden.shape[1])
                 logits = head.logits(hidden[:, : layout.tokens].flatten(0, 1)).unflatten(0, (len(last), -1))
-                right, matching = torch.zeros_like(last), batch.running.clone()
-                for place in range(layout.tokens):
-                    tokens = choose(batch, logits[:, place])
-                    last = torch.where(matching, tokens, last)
-                    yield Block(
-                        tokens[:, None],
-                        matching.long(),
-                        token_log_probs(logits[:, place], tokens)[:, None],
-                    )
-                    matching &= batch.running & (place < drafts.counts)
-                    if place < drafts.tokens.shape[1]:
-                        matching &= tokens == drafts.tokens[:, place]
-                    if not bool(matching.any()):
-                        break
-                    right += matching
+                yield from _verified(batch, choose, logits, drafts)
+                right = (batch.lengths - before - 1).clamp(min=0)
+                last = batch.input_ids.gather(1, batch.lengths[:, None] - 1)[:, 0]
                 if self.mode == "auto":
                     running.observe(right, drafts.counts, drafts.by_masks)
-                drafts = self._looked_up(batch, self._drafted(hidden, last, drafts, right, pace), running)
+                drafts = self._looked_up(
+                    batch, starts, self._drafted(hidden, last, drafts, right, pace), running
+                )
                 _keep_right(tree, layout, right, batch.running)
                 if self.mode == "auto":
                     running.timed(hidden.shape[1], time.perf_counter() - started)
@@ -167,14 +160,13 @@ class MultiTokenDecoding(Decoder):
         """Read the last token of each text, its draft and blocks of masks."""
         tokens, kept = torch.cat([last[:, None], drafts.tokens], 1), tree.tokens
         known = tree.real.sum(1) if kept else torch.zeros_like(last)
-        places = torch.arange(tokens.shape[1], device=last.device)
-        layout = block_layout(
-            tokens.shape[1],
-            places.expand_as(tokens) if pace.quadratic else drafts.counts[:, None],
-            pace.masks,
+        layout = (
+            _quadratic_layout(tokens.shape[1], pace.masks, last.device)
+            if pace.quadratic
+            else block_layout(tokens.shape[1], drafts.counts[:, None], pace.masks)
         )
         sees = torch.cat([layout.attn_allowed.new_ones(*layout.group.shape, kept), layout.attn_allowed], 2)
-        with self.drafter.lora.gate.on(layout.gate):
+        with self.drafter.lora.gate.on(layout.gate.expand(len(last), -1)):
             hidden = tree.read(
                 self.drafter.rows(tokens, layout),
                 known[:, None] + layout.position_ids,
@@ -204,33 +196,77 @@ class MultiTokenDecoding(Decoder):
             self.drafter.draft(masks, last, self.sampler)[:, : int(counts.max())], counts, is_valid
         )
 
-    def _looked_up(self, batch: GrowingBatch, drafts: _Drafts, running: RunningPace) -> _Drafts:
+    def _looked_up(
+        self, batch: GrowingBatch, starts: list[int], drafts: _Drafts, running: RunningPace
+    ) -> _Drafts:
         """Drafts from the text itself where they promise more than those of masks; in the mode `auto` only."""
         if self.mode != "auto":
             return drafts
-        k, (width, by_masks) = self.drafter.k, (drafts.tokens.shape[1], drafts.by_masks.clone())
-        tokens, counts = torch.nn.functional.pad(drafts.tokens, (0, k - width)), drafts.counts.clone()
-        start = batch.prompt_length - batch.attention_mask()[:, : batch.prompt_length].sum(1)
-        texts, found = batch.running.nonzero()[:, 0].tolist(), 0
+        k, counts, lengths = self.drafter.k, drafts.counts.tolist(), batch.lengths.tolist()
+        texts, found, better = batch.running.nonzero()[:, 0].tolist(), 0, dict[int, Tensor]()
         for text in texts:
-            draft = prompt_lookup_draft(batch.input_ids[text, start[text] : batch.lengths[text]], _NGRAM, k)
+            draft = prompt_lookup_draft(batch.input_ids[text, starts[text] : lengths[text]], _NGRAM, k)
             found += bool(len(draft))
-            if running.expected(1, len(draft)) > running.expected(0, int(counts[text])):
-                tokens[text, : len(draft)], counts[text], by_masks[text] = draft, len(draft), False
+            if running.expected(1, len(draft)) > running.expected(0, counts[text]):
+                better[text], counts[text] = draft, len(draft)
         running.looked_up(found, len(texts))
-        return _Drafts(tokens[:, : int(counts.max())], counts, by_masks)
+        if not better:
+            return drafts
+        tokens = torch.nn.functional.pad(drafts.tokens, (0, k - drafts.tokens.shape[1]))
+        by_masks = drafts.by_masks.clone()
+        for text, draft in better.items():
+            tokens[text, : len(draft)], by_masks[text] = draft, False
+        return _Drafts(tokens[:, : max(counts)], drafts.counts.new_tensor(counts), by_masks)
 
 
 def _no_drafts(last: Int[Tensor, "batch"]) -> _Drafts:
     return _Drafts(last[:, None][:, :0], torch.zeros_like(last), torch.zeros_like(last, dtype=torch.bool))
 
 
+def _verified(
+    batch: GrowingBatch,
+    choose: TokenChoice,
+    logits: Float[Tensor, "batch tokens vocabulary"],
+    drafts: _Drafts,
+) -> Iterator[Block]:
+    """The model's own choices, as far as the drafted tokens equal them, and one more."""
+    if choose.is_greedy:
+        # Each choice depends on its own logits only, so that all are made at once.
+        tokens = logits.argmax(-1)
+        places = torch.arange(drafts.tokens.shape[1], device=tokens.device)
+        agree = (tokens[:, :-1] == drafts.tokens) & (places < drafts.counts[:, None])
+        yield Block(
+            tokens,
+            1 + agree.long().cumprod(1).sum(1),
+            token_log_probs(logits.flatten(0, 1), tokens.flatten()).view_as(tokens),
+        )
+        return
+    matching = batch.running.clone()
+    for place in range(logits.shape[1]):
+        tokens = choose(batch, logits[:, place])
+        yield Block(tokens[:, None], matching.long(), token_log_probs(logits[:, place], tokens)[:, None])
+        matching &= batch.running & (place < drafts.counts)
+        if place < drafts.tokens.shape[1]:
+            matching &= tokens == drafts.tokens[:, place]
+        if not bool(matching.any()):
+            break
+
+
+@lru_cache
+def _quadratic_layout(tokens: int, masks: int, device: torch.device) -> MaskLayout:
+    """A block behind every token: the same for all texts, and in all steps with as many tokens."""
+    return block_layout(tokens, torch.arange(tokens, device=device)[None], masks)
+
+
 def _keep_right(
     tree: TreeAttention, layout: MaskLayout, right: Int[Tensor, "batch"], running: Bool[Tensor, "batch"]
 ) -> None:
     """Keep the rows of the last tokens and of the drafted ones that were right, each text's behind what it has, padded on the left."""
+    new = tree.tokens - layout.group.shape[1]
+    if len(right) == 1:
+        tree.crop(new + 1 + int(right))  # tokens are before masks: what is kept has no gaps
+        return
     kept = tree.real.clone()
-    new = kept.shape[1] - layout.group.shape[1]
     kept[:, new:] &= ~layout.gate & (layout.group <= right[:, None]) & running[:, None]
     places = kept.int().argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
     tree.keep(places, kept.gather(1, places))

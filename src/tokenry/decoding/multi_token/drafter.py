@@ -221,9 +221,9 @@ class Drafter(nn.Module):
             last: the last token.
             sampler: whether the sampler reads the masks, or the head does by itself.
         """
-        drafted, head = [], self.head
+        drafted, head, embeddings = [], self.head, self.model.get_input_embeddings()
         for mask in z.unbind(1):
-            last = head.logits(self.sampler(self.embed(last), mask) if sampler else mask).argmax(-1)
+            last = head.logits(self.sampler(embeddings(last), mask) if sampler else mask).argmax(-1)
             drafted.append(last)
         return torch.stack(drafted, 1)
 

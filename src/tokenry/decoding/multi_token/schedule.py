@@ -16,7 +16,7 @@ from operator import mul
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokenry.core.errors import require_one_of
@@ -53,13 +53,17 @@ def simulate_schedule(correct: Bool[Tensor, "tokens k"], mode: str, tokens: int 
 
 def prompt_lookup_draft(tokens: Int[Tensor, "length"], ngram: int, k: int) -> Int[Tensor, "drafted"]:
     """Draft the up to k tokens that followed the last tokens of a text where they stood last before; the longest n-gram first."""
-    for size in range(min(ngram, len(tokens) - 1), 0, -1):
-        windows = tokens[:-1].unfold(0, size, 1)
-        found = (windows == tokens[-size:]).all(1).nonzero()
-        if len(found):
-            start = int(found[-1]) + size
-            return tokens[start : start + k]
-    return tokens[:0]
+    text = tokens.numpy(force=True)
+    ends = np.arange(len(text) - 1)
+    start = 0
+    for size in range(1, ngram + 1):
+        # Ends of the windows that equal the last `size` tokens are among those of the shorter windows.
+        ends = ends[ends >= size - 1]
+        ends = ends[text[ends - size + 1] == text[-size]] if len(ends) else ends
+        if not len(ends):
+            break
+        start = int(ends[-1]) + 1
+    return tokens[start : start + k if start else 0]
 
 
 class RunningPace:
@@ -75,9 +79,8 @@ class RunningPace:
     def __init__(self, k: int) -> None:
         # By source, masks and prompt lookup, and by place in the draft.
         self._right, self._tried = np.full((2, k), 4.0), np.full((2, k), 5.0)
-        self._found = np.array(
-            [1.0, 2.0]
-        )  # texts with a draft by prompt lookup, among those that were looked at
+        # Texts with a draft by prompt lookup, among those that were looked at.
+        self._found = np.array([1.0, 2.0])
         self._moments, self._totals = np.zeros((2, 2)), np.zeros(2)
         kinds = ((masks, quadratic) for masks in range(1, k + 1) for quadratic in (False, True))
         self._paces = [Pace(0, False), *(Pace(*kind) for kind in kinds)]
@@ -87,11 +90,9 @@ class RunningPace:
         self, right: Int[Tensor, "batch"], drafted: Int[Tensor, "batch"], by_masks: Bool[Tensor, "batch"]
     ) -> None:
         """Record how many drafted tokens of each text were right, how many there were, and who drafted them."""
-        places = np.arange(self._right.shape[1])
-        sources = 1 - by_masks.numpy(force=True).astype(int)
-        counts, most = right.numpy(force=True)[:, None], drafted.numpy(force=True)[:, None]
-        np.add.at(self._right, sources, places < counts)
-        np.add.at(self._tried, sources, places < np.minimum(most, counts + 1))
+        for count, most, masks in zip(right.tolist(), drafted.tolist(), by_masks.tolist(), strict=True):
+            self._right[1 - masks, :count] += 1
+            self._tried[1 - masks, : min(most, count + 1)] += 1
 
     def looked_up(self, found: int, texts: int) -> None:
         """Record in how many texts prompt lookup found a draft."""
@@ -112,17 +113,19 @@ class RunningPace:
 
     def expected(self, source: int, drafted: int) -> float:
         """Number of right tokens to be expected in a draft by masks (source 0) or by prompt lookup (1)."""
-        return float(self._together(source, drafted).sum())
+        return sum(self._together(source, drafted), 0.0)
 
-    def _together(self, source: int, drafted: int) -> Float[np.ndarray, "drafted"]:
+    def _together(self, source: int, drafted: int) -> list[float]:
         """Probability that a draft is right up to each place."""
-        return np.cumprod(self._right[source, :drafted] / self._tried[source, :drafted])
+        shares = (self._right[source, :drafted] / self._tried[source, :drafted]).tolist()
+        return [*accumulate(shares, mul)]
 
     def _tokens(self, pace: Pace) -> float:
         """Expected tokens per step."""
         if not pace.masks:
             return 1 + self._share_found * self.expected(1, self._right.shape[1])
-        drafted, whole = 1 + self.expected(0, pace.masks), float(self._together(0, pace.masks)[-1])
+        together = self._together(0, pace.masks)
+        drafted, whole = 1 + sum(together), together[-1]
         return drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole)
 
     def _rows(self, pace: Pace) -> float:
