@@ -117,6 +117,7 @@ def test_one_mask_and_a_prompt_of_one_token():
         assert sum(found.blocks[0]) == 14
 
 
+@pytest.mark.newer("transformers")
 def test_a_logits_processor_sees_no_drafted_token():
     """Processors are asked for each verified token once, about the text up to it."""
     model = tiny.llama(initializer_range=0.5)
