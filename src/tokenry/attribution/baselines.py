@@ -9,7 +9,9 @@
 Sources: Abnar and Zuidema (arXiv 2005.00928) for the rollout; the selection is that of ReAGent (arXiv 2402.00794).
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -111,12 +113,14 @@ class InputXGradient(AttributionMethod):
 
 
 class _AttentionScores(AttributionMethod):
-    """Scores from the attention weights of every layer, of which no more than one matrix is kept."""
+    """Scores from the attention weights of layers, all by default, of which no more than one matrix is kept."""
+
+    of_layers: ClassVar[slice] = slice(None)
 
     def explain(self, question: Question) -> TokenScores:
         """Score every token by the attention that reaches it from the rows that predict the answer."""
         model = causal_lm(require_decoder(question, "attention"))
-        layers = attention_layers(model)
+        layers = attention_layers(model)[self.of_layers]
         kept: list[Tensor] = []
 
         def read(call: AttentionCall) -> None:
@@ -128,17 +132,19 @@ class _AttentionScores(AttributionMethod):
         length = len(question.context)
         return TokenScores(kept[0][length - 1 :].mean(dim=0)[:length])
 
+    @abstractmethod
     def _next(
         self, before: Float[Tensor, "seq seq"] | None, weights: Float[Tensor, "seq seq"], layers: int
     ) -> Float[Tensor, "seq seq"]:
         """What is kept after one more layer."""
-        raise NotImplementedError
 
 
 @ATTRIBUTIONS.register("attention-last")
 @dataclass(frozen=True)
 class LastAttention(_AttentionScores):
     """Attention in the last layer."""
+
+    of_layers: ClassVar[slice] = slice(-1, None)
 
     def _next(self, before: Tensor | None, weights: Tensor, layers: int) -> Tensor:
         return weights

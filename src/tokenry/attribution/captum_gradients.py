@@ -6,6 +6,7 @@
 Source: Sundararajan et al. (arXiv 1703.01365); Lundberg and Lee (arXiv 1705.07874).
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,9 @@ class _CaptumScores(AttributionMethod):
                 found, forwards = self._attributed(captum, log_p, embedded)
         return TokenScores(found[0, : len(question.context)].sum(dim=-1), forwards=2 * forwards)
 
+    @abstractmethod
     def _attributed(self, captum: Any, log_p: Any, embedded: Tensor) -> tuple[Tensor, int]:
         """What captum says about every number of the embeddings, and how many points it read."""
-        raise NotImplementedError
 
 
 @ATTRIBUTIONS.register("integrated-gradients")
