@@ -175,7 +175,7 @@ def test_what_cannot_be_calibrated_is_refused(call, words):
 
 @pytest.mark.parametrize(("content", "words"), [
     ({"kind": "other"}, "holds no calibration of a detector: `tokenry detect calibrate` writes one"),
-    ({"fpr": "high"}, "is no whole calibration: fpr"),
+    ({"fpr": "high"}, "is no whole calibration of a detector: fpr"),
 ])  # fmt: skip
 def test_a_file_that_is_no_calibration_is_refused(content, words, tmp_path):
     stored = replace(Written().calibrate(texts(range(9)), 0.5).calibration).as_json() | content

@@ -25,10 +25,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from pydantic import TypeAdapter, ValidationError
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.io.files import atomic_write, read_json
+from tokenry.core.io.files import atomic_write
+from tokenry.core.io.records import read_record
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import clopper_pearson
 from tokenry.data.attacks import normalize_text
@@ -258,17 +258,7 @@ class Calibration:
         Raises:
             UserError: it holds no calibration, or a damaged one.
         """
-        stored = read_json(path)
-        if not isinstance(stored, dict) or stored.get("kind") != KIND:
-            raise UserError(
-                f"{path} holds no calibration of a detector: `tokenry detect calibrate` writes one."
-            )
-        try:
-            return TypeAdapter(cls).validate_python({name: stored[name] for name in stored if name != "kind"})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path} is no whole calibration: {where}: {first['msg'].lower()}.") from error
+        return read_record(path, cls, KIND, "calibration of a detector", "tokenry detect calibrate")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import atomic_write, read_json, without_nan
+from tokenry.core.io.files import atomic_write, without_nan
+from tokenry.core.io.records import read_record
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, bootstrap_estimate, clopper_pearson
 from tokenry.decoding.cascades import (
@@ -181,18 +181,15 @@ class FittedRule:
         Raises:
             UserError: it is no file of a deferral rule, or a damaged one.
         """
-        stored = read_json(path)
-        if not isinstance(stored, dict) or stored.get("kind") != KIND:
-            raise UserError(f"{path} holds no deferral rule: `tokenry cascade fit` writes one.")
-        words: dict[Any, float] = {word: value for value, word in _INFINITE.items()}
-        values = {name: value for name, value in stored.items() if name != "kind"}
-        values["threshold"] = words.get(values.get("threshold"), values.get("threshold"))
-        try:
-            return TypeAdapter(cls).validate_python(_with_nan(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path} is no whole deferral rule: {where}: {first['msg'].lower()}.") from error
+        return read_record(path, cls, KIND, "deferral rule", "tokenry cascade fit", _values)
+
+
+def _values(stored: dict[str, Any]) -> dict[str, Any]:
+    """The values of a rule from those of its file, where no number is infinite or nan."""
+    words: dict[Any, float] = {word: value for value, word in _INFINITE.items()}
+    threshold = stored.get("threshold")
+    values: dict[str, Any] = _with_nan({**stored, "threshold": words.get(threshold, threshold)})
+    return values
 
 
 def fit_rule(
