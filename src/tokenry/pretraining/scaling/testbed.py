@@ -21,6 +21,26 @@ from tokenry.core.io.reading import read_csv
 TRAINING_SETS: Mapping[str, str] = {"c4": "c4_original", "redpajama": "rpj", "refinedweb": "rw_original"}
 """Names of the training sets, and what they are called in the data."""
 VOCAB_SIZE = 50_432
+TASKS_OF_SUBSET = (
+    "arc_easy",
+    "bigbench_cs_algorithms",
+    "bigbench_dyck_languages",
+    "bigbench_novel_concepts",
+    "bigbench_operators",
+    "bigbench_qa_wikidata",
+    "boolq",
+    "commonsense_qa",
+    "copa",
+    "coqa",
+    "hellaswag",
+    "hellaswag_zeroshot",
+    "lambada_openai",
+    "piqa",
+    "pubmed_qa_labeled",
+    "squad",
+    "winograd",
+)
+"""The 17 tasks whose mean error is `avg_subset`: those on which models of 0.154 billion parameters have left chance."""
 _TEXT = ("name", "dataset_name", "model_name", "qk_norm")
 # The runs that the paper fits: the smallest size of each shape at M = 20, and the smallest of all over-trained.
 _AT_20 = (10_569_312, 78_914_048, 153_677_376, 411_616_256)
