@@ -111,5 +111,5 @@ def test_draws_of_cases_leave_out_what_determines_nothing():
 
 def test_the_least_value_of_a_scan_is_narrowed():
     lowest = np.array([0.3, -1.7, 2.0])
-    found = scan_minimum(lambda x: np.square(x - lowest), -2, 2, samples=3)
+    found = scan_minimum(lambda x: np.square(x - lowest), np.linspace(-2, 2, 21)[:, None], samples=3)
     np.testing.assert_allclose(found, lowest, atol=1e-7)

@@ -124,8 +124,8 @@ def test_laws_without_errors_are_compared_without_errors():
 
 
 @pytest.mark.parametrize(("asked", "words"), [
-    ({}, "give a budget or a target_loss, one of them"),
-    ({"budget": 1e20, "target_loss": 2.5}, "give a budget or a target_loss"),
+    ({}, "give budget=FLOPS or target_loss=LOSS, one of them"),
+    ({"budget": 1e20, "target_loss": 2.5}, "give budget=FLOPS or target_loss=LOSS"),
     ({"budget": -1.0}, "budget must be finite and above 0, got -1"),
     ({"target_loss": 1.7}, "no run reaches a loss of 1.7: the law's floor is 1.800"),
     ({"budget": 1e20, "served_tokens": -1}, "served_tokens must be finite and at least 0, got -1"),

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,9 +32,10 @@ Reweigh = Callable[[ndarray, ndarray], ndarray]
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SCANNED, _NARROWED, _PROFILED = 128, 40, 512
+_SCANNED_NEAR, _NEAR = 5, 0.1
 _NUMBERS_AT_ONCE = 1 << 22
 _DEPENDENT, _DEPENDENCE = 1e-13, 1e10
-_ROUNDS, _SETTLED = 300, 1e-10
+_ROUNDS, _SETTLED = 300, 1e-8
 
 
 @dataclass(frozen=True)
@@ -202,22 +204,35 @@ def fit_samples(
 def _settled(
     curve: SeparableCurve, points: ndarray, measured: ndarray, given: ndarray | None, reweigh: Reweigh | None
 ) -> tuple[ndarray, ndarray, ndarray]:
-    weights, before = given, np.inf
+    """Fits by weights that follow from them; samples whose curve no longer moves are left as they are."""
+    exponents, coefficients, sse = _fit_weighted(curve, points, measured, given)
+    if reweigh is None:
+        return exponents, coefficients, sse
+    moving = np.arange(len(measured))
     for _ in range(_ROUNDS):
-        found = _fit_weighted(curve, points, measured, weights)
-        if reweigh is None:
+        fitted = _values(curve, points, exponents[moving], coefficients[moving])
+        weights = reweigh(fitted, measured[moving]) * (1.0 if given is None else given[moving])
+        found = _fit_weighted(curve, points, measured[moving], weights, near=exponents[moving])
+        exponents[moving], coefficients[moving], sse[moving] = found
+        moved = np.abs(_values(curve, points, *found[:2]) - fitted).max(axis=1)
+        moving = moving[moved > _SETTLED * np.abs(measured).max()]
+        if not len(moving):
             break
-        fitted = (curve.columns(found[0], points) @ found[1][..., None])[..., 0]
-        if np.max(np.abs(fitted - before)) <= _SETTLED * np.abs(measured).max():
-            break
-        before = fitted
-        weights = reweigh(fitted, measured) * (1.0 if given is None else given)
-    return found
+    return exponents, coefficients, sse
+
+
+def _values(curve: SeparableCurve, points: ndarray, exponents: ndarray, coefficients: ndarray) -> ndarray:
+    return (curve.columns(exponents, points) @ coefficients[..., None])[..., 0]
 
 
 def _fit_weighted(
-    curve: SeparableCurve, points: ndarray, measured: ndarray, weights: ndarray | None
+    curve: SeparableCurve,
+    points: ndarray,
+    measured: ndarray,
+    weights: ndarray | None,
+    near: ndarray | None = None,
 ) -> tuple[ndarray, ndarray, ndarray]:
+    """Weighted fits, with exponents from the whole range or, where a fit with other weights is known, near its exponents."""
     root = None if weights is None else np.sqrt(weights)
     target = measured if root is None else measured * root
 
@@ -225,25 +240,30 @@ def _fit_weighted(
         columns = curve.columns(np.exp(logarithm), points)
         return _constrained(columns if root is None else columns * root[..., None], target, curve.nonnegative)
 
-    ends = math.log(curve.low), math.log(curve.high)
-    best = scan_minimum(lambda logarithm: solve(logarithm)[1], *ends, samples=len(measured))
+    ends: Any = math.log(curve.low), math.log(curve.high)
+    scanned = np.linspace(*ends, _SCANNED)[:, None]
+    if near is not None:
+        scanned = np.clip(np.log(near) + np.linspace(-_NEAR, _NEAR, _SCANNED_NEAR)[:, None], *ends)
+    best = scan_minimum(lambda logarithm: solve(logarithm)[1], scanned, len(measured))
     return np.exp(best), *solve(best)
 
 
 def scan_minimum(
-    function: Callable[[ndarray], ndarray], low: float | int, high: float | int, samples: int
+    function: Callable[[ndarray], ndarray], scanned: Float[ndarray, "scan #samples"], samples: int
 ) -> Float[ndarray, "samples"]:
-    """Find where each of many functions of one number is least: the best of a scan, narrowed by golden section to 1e-10 of the range.
+    """Find where each of many functions of one number is least: the best place of a scan, narrowed by golden section.
 
     Args:
-        function: places, scan × 1 or samples, to values, scan × samples or samples.
-        low: lower end of the scan.
-        high: upper end of it.
+        function: places, of the shape of the scan or one per sample, to values.
+        scanned: ascending places, the same for all functions or a column for each.
         samples: number of functions.
     """
-    scanned = np.linspace(low, high, _SCANNED)
-    place = np.broadcast_to(function(scanned[:, None]), (_SCANNED, samples)).argmin(axis=0)
-    left, right = scanned[np.maximum(place - 1, 0)], scanned[np.minimum(place + 1, _SCANNED - 1)]
+    values = np.broadcast_to(function(scanned), (len(scanned), samples))
+    place = values.argmin(axis=0)
+    columns = np.broadcast_to(scanned, values.shape)
+    number = np.arange(samples)
+    left = columns[np.maximum(place - 1, 0), number]
+    right = columns[np.minimum(place + 1, len(scanned) - 1), number]
     first, second = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
     at_first, at_second = function(first), function(second)
     for _ in range(_NARROWED):

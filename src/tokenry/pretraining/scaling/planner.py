@@ -22,7 +22,7 @@ from tokenry.pretraining.scaling.loss_law import LossLaw, positive
 
 _MOST_LOST = 0.25
 _SIZES_AROUND = 10.0
-_LISTED = 9
+_LISTED, _SCANNED = 9, 128
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def plan_training(
             that would see fewer tokens than it has parameters.
     """
     if (budget is None) == (target_loss is None):
-        raise UserError("give a budget or a target_loss, one of them.")
+        raise UserError("give budget=FLOPS or target_loss=LOSS, one of them.")
     if not (served_tokens >= 0 and math.isfinite(served_tokens)):
         raise UserError(f"served_tokens must be finite and at least 0, got {served_tokens}.")
     search = _Search(budget, target_loss, float(served_tokens))
@@ -183,13 +183,14 @@ class _Search:
 
     def best_log_size(self, law: LossLaw, laws: int) -> ndarray:
         """Logarithm of the best number of parameters under each of many laws."""
+        lowest, highest = math.log(1e3), math.log(1e16)
         if self.budget is not None:
             # From one parameter to as many as there are tokens.
-            highest = math.log(self.budget / 6) / 2
+            lowest, highest = 0.0, math.log(self.budget / 6) / 2
             if self.served > 0:
                 highest = min(highest, math.log(self.budget / (2 * self.served)))
-            return scan_minimum(lambda log_size: self.score(law, log_size), 0.0, highest, laws)
-        return scan_minimum(lambda log_size: self.score(law, log_size), math.log(1e3), math.log(1e16), laws)
+        scanned = np.linspace(lowest, highest, _SCANNED)[:, None]
+        return scan_minimum(lambda log_size: self.score(law, log_size), scanned, laws)
 
     def run(self, law: LossLaw, size: float, multiplier: float) -> TrainingRun:
         size, multiplier = float(size), float(multiplier)

@@ -49,6 +49,8 @@ class RunTable:
         Raises:
             UserError: the table is none, or no law can be fitted to its runs.
         """
+        import numpy as np
+
         from tokenry.pretraining.scaling import (
             fit_error_law,
             fit_loss_law,
@@ -67,7 +69,7 @@ class RunTable:
             runs, vocabulary = published_runs(name, self.validation, self.downstream), VOCAB_SIZE
         else:
             name, runs, vocabulary = str(path), read_runs(path), LARGEST_VOCABULARY
-        chosen = for_errors = runs.loss > 0
+        chosen = for_errors = np.ones(len(runs.N), dtype=bool)
         if self.fit_below is not None:
             chosen = for_errors = runs.compute < self.fit_below
         elif path is None:
