@@ -121,7 +121,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         Text(said, "lead"),
         *(Text(warning, "warning") for warning in data["warnings"]),
         Table(
-            f"compute for the same loss, {at}",
+            f"Compute for the same loss, {at}",
             (Column("loss", "nats", ".3f"), Column("A", "FLOPs", ".2e"), Column("B", "FLOPs", ".2e"), Column("A / B", "", ".3f"), "95 % interval"),
             [(row["loss"], *row["flops"], _estimate(row), between(row["low"], row["high"], ".3f")) for row in rows],
             notes=(

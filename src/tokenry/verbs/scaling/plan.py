@@ -105,7 +105,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         blocks.append(Text("90 % of the bootstrap: {} parameters and {} tokens.".format(*said)))
     given = f"{data['budget']:.3g} FLOPs" if by_budget else f"a loss of {data['target_loss']:g}"
     served = f", {data['served_tokens']:.3g} tokens served" if data["served_tokens"] else ""
-    blocks.append(_table(f"runs for {given}{served}", data["options"]))
+    blocks.append(_table(f"Runs for {given}{served}", data["options"]))
     if len(data["options"]) > 1:
         blocks.append(_curve(data["options"], by_budget))
     return blocks

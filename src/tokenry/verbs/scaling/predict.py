@@ -71,12 +71,12 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     """Lay out the predictions and the fan of each number of tokens per parameter."""
     predicted = data["predictions"]
     farthest = max(run["flops"] for run in predicted) / data["most_fitted_flops"]
-    lead = f"From {data['fitted']} runs of {data['runs']}, up to {farthest:,.3g} times the compute of the largest of them."
+    lead = f"From {data['fitted']} runs of {data['runs']}, up to {farthest:,.0f} times the compute of the largest of them."
     return [
         Text(lead, "lead"),
         *(Text(warning, "warning") for warning in data["warnings"]),
         Table(
-            "predicted",
+            "Predicted runs",
             (
                 Column("parameters", "", ".3g"), Column("tokens", "", ".3g"), Column("M", "", ".4g"), Column("FLOPs", "", ".3g"),
                 Column("loss", "nats", ".3f"), Column("error", "", ".3f"),
