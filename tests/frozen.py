@@ -1,6 +1,6 @@
 """Names that others have written down, and that must not go: public names, and the fields of every verb's `result.json`.
 
-`pytest tests/verbs tests/test_public_names.py --store-names` writes tests/frozen/ anew: look at what it removes before you commit it.
+`pytest tests/verbs tests/test_public_names.py --store-names` writes tests/frozen/ anew, for the verbs whose tests it runs: look at what it removes before you commit it.
 A field is a path, `runs[].steps`; only those are kept that every result of its kind had in the run.
 """
 
@@ -15,6 +15,7 @@ from tokenry.core.io.files import write_json
 FOLDER = Path(__file__).parent / "frozen"
 NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
 PUBLISHED = (
+    "alignment",
     "attribution",
     "compression.vision",
     "data",
@@ -27,6 +28,7 @@ PUBLISHED = (
     "models",
     "pretraining",
     "recipes",
+    "theory",
     "tokenization",
     "tokenization.transplant",
     "tokenization.zett",
@@ -80,4 +82,5 @@ class FrozenFields:
     def pytest_sessionfinish(self) -> None:
         if self.storing:
             write_json(NAMES, {module: public_names(module) for module in PUBLISHED})
-            write_json(FIELDS, {kind: sorted(fields) for kind, fields in sorted(self.seen.items())})
+            seen = {kind: sorted(fields) for kind, fields in self.seen.items()}
+            write_json(FIELDS, dict(sorted((frozen(FIELDS) | seen).items())))

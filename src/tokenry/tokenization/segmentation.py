@@ -63,6 +63,7 @@ class TextSegmentation:
         text_back: whether the tokenizer gives the text back.
         relative_cost: number of tokens over that of the first tokenizer.
         shared_cuts: share of the cuts that the first tokenizer makes too, in [0, 1]; None where the pieces of one of the two are not the text, byte for byte.
+        vocabulary: number of tokens of the tokenizer.
     """
 
     tokenizer: str
@@ -74,6 +75,7 @@ class TextSegmentation:
     text_back: RoundTrip
     relative_cost: float = 1.0
     shared_cuts: float | None = 1.0
+    vocabulary: int = 0
 
     @property
     def is_lossless(self) -> bool:
@@ -175,6 +177,7 @@ def _side_by_side(text: str, cutters: Mapping[str, TokenCutter]) -> list[TextSeg
             cutters[name].text_back(text),
             len(pieces) / max(1, len(first)),
             _shared(first, pieces) if _is_text(first, data) and _is_text(pieces, data) else None,
+            cutters[name].vocabulary_size,
         )
         for name, pieces in cut.items()
     ]

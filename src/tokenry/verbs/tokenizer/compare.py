@@ -1,5 +1,6 @@
 """The same text cut by several tokenizers, side by side: where each cuts, and what it costs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -111,6 +112,7 @@ def _text_as_json(name: str, columns: "Sequence[TextSegmentation]") -> dict[str,
                 "vocabulary_used": column.use.used,
                 "shannon_efficiency": column.use.shannon_efficiency,
                 "renyi_efficiency": column.use.renyi_efficiency,
+                "unigram_bits_per_byte": _unigram_bits(column),
                 "relative_cost": column.relative_cost,
                 "shared_cuts": column.shared_cuts,
                 "is_lossless": column.is_lossless,
@@ -123,6 +125,14 @@ def _text_as_json(name: str, columns: "Sequence[TextSegmentation]") -> dict[str,
             for column in columns
         ],
     }
+
+
+def _unigram_bits(column: "TextSegmentation") -> float | None:
+    """What a unigram over the tokens costs, counted on the other half of the text: what the tokenizer leaves to a model."""
+    from tokenry.theory import crossfitted_unigram_ce
+
+    ids = [piece.id for piece in column.pieces]
+    return crossfitted_unigram_ce(ids, column.vocabulary, column.size) / math.log(2) if ids else None
 
 
 def kinds(column: "TextSegmentation", first: "TextSegmentation") -> list[str]:
@@ -204,6 +214,7 @@ def _costs(text: Mapping[str, Any], first: str) -> Table:
         "tokens_per_word": Column("tokens", "per word", ".2f"),
         "vocabulary_used": Column("vocabulary", "%"),
         "renyi_efficiency": Column("Rényi", "efficiency", ".3f"),
+        "unigram_bits_per_byte": Column("unigram", "bits per byte", ".2f"),
         "relative_cost": Column("cost", f"× {first}", ".2f"),
         "shared_cuts": Column("cuts shared", "%"),
     }
@@ -213,7 +224,7 @@ def _costs(text: Mapping[str, Any], first: str) -> Table:
         [
             (
                 column["tokenizer"],
-                *(column[name] for name in measures),
+                *(column.get(name) for name in measures),
                 column["text_back"]["summary"],
             )
             for column in text["tokenizers"]

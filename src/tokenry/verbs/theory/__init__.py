@@ -1,0 +1,1 @@
+"""What tokenizers and causal masks can and cannot do, computed."""
