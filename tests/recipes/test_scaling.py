@@ -12,6 +12,7 @@ from tokenry.recipes.scaling import (
     LARGEST,
     LawSizes,
     OfTrainingSet,
+    error_law_of,
     model_claims,
     single_tasks,
     target_claims,
