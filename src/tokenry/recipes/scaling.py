@@ -137,7 +137,7 @@ def target_claims(of: OfTrainingSet) -> Iterator[Claim]:
     losses, errors, blind_losses, blind_errors = [], [], [], []
     error_law = error_law_of(of.runs)
     for size, multiplier in TARGETS:
-        target = of.runs.where((size == of.runs.N) & (multiplier == of.runs.M))
+        target = of.runs.where(np.equal(of.runs.N, size) & np.equal(of.runs.M, multiplier))
         assert target.error is not None
         blind = of.compute_only.predict(target.compute)
         losses.append(relative_error(of.law.predict(N=size, M=multiplier), float(target.loss[0])))
@@ -261,7 +261,7 @@ def draw(figure: Figure, sets: Sets) -> None:
 
 def _draw_fan(axis: Any, of: OfTrainingSet) -> None:
     for multiplier, colour in ((20, "black"), (640, "tab:blue")):
-        near, most = of.runs.where(multiplier == of.runs.M), 6.0 * multiplier * LARGEST**2
+        near, most = of.runs.where(np.equal(of.runs.M, multiplier)), 6.0 * multiplier * LARGEST**2
         compute = np.geomspace(near.compute.min(), most, 60)
         sizes = np.sqrt(compute / 6 / multiplier)
         for by, strength in (("profile", 0.12), ("bootstrap", 0.25)):
@@ -271,7 +271,7 @@ def _draw_fan(axis: Any, of: OfTrainingSet) -> None:
         law = of.law.predict(N=sizes, M=multiplier)
         axis.plot(compute, law, color=colour, linewidth=1, label=f"M = {multiplier}")
         for runs, fill in ((of.fitted, "full"), (of.left_out, "none")):
-            here = runs.where(multiplier == runs.M)
+            here = runs.where(np.equal(runs.M, multiplier))
             axis.plot(here.compute, here.loss, "o", color=colour, fillstyle=fill, markersize=5)
     axis.set(
         xscale="log", ylim=(1.2, 5.5), xlabel="training FLOPs", ylabel="loss on C4, nats per token",

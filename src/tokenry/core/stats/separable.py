@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -240,10 +239,10 @@ def _fit_weighted(
         columns = curve.columns(np.exp(logarithm), points)
         return _constrained(columns if root is None else columns * root[..., None], target, curve.nonnegative)
 
-    ends: Any = math.log(curve.low), math.log(curve.high)
-    scanned = np.linspace(*ends, _SCANNED)[:, None]
+    low, high = math.log(curve.low), math.log(curve.high)
+    scanned = np.linspace(low, high, _SCANNED)[:, None]
     if near is not None:
-        scanned = np.clip(np.log(near) + np.linspace(-_NEAR, _NEAR, _SCANNED_NEAR)[:, None], *ends)
+        scanned = np.clip(np.log(near) + np.linspace(-_NEAR, _NEAR, _SCANNED_NEAR)[:, None], low, high)
     best = scan_minimum(lambda logarithm: solve(logarithm)[1], scanned, len(measured))
     return np.exp(best), *solve(best)
 

@@ -94,11 +94,10 @@ class LossLaw:
     def compute_for(self, loss: float | int, M: float | int | None = None) -> Any:
         """Training FLOPs that reach a loss with M tokens per parameter, by default the best M; inf where it cannot be reached."""
         rest = loss - np.asarray(self.E, dtype=float)
-        factor = 2 * np.sqrt(np.multiply(self.a, self.b))
-        if M is not None:
-            factor = self.a * M**self.eta + self.b * M**-self.eta
+        a, b, eta = (np.asarray(constant, dtype=float) for constant in (self.a, self.b, self.eta))
+        factor = 2 * np.sqrt(a * b) if M is None else a * M**eta + b * M**-eta
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.where(rest > 0, np.power(factor / rest, 1 / np.asarray(self.eta, dtype=float)), np.inf)
+            found = np.where(rest > 0, np.power(factor / rest, 1 / eta), np.inf)
         return found if np.ndim(found) else float(found)
 
     def bootstrap(self, draws: int = 1000, seed: int = 0, resample: str = "residuals") -> "LossLaw":

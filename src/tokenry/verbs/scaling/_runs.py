@@ -65,7 +65,7 @@ class RunTable:
                 f"give a file of runs or --training-set, not both: got {path} and --training-set {self.training_set}."
             )
         if path is None:
-            name = self.training_set or "redpajama"
+            name: str = self.training_set or "redpajama"
             runs, vocabulary = published_runs(name, self.validation, self.downstream), VOCAB_SIZE
         else:
             name, runs, vocabulary = str(path), read_runs(path), LARGEST_VOCABULARY

@@ -139,7 +139,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _law(title: str, constants: list[dict[str, Any]], data: Mapping[str, Any] | None = None) -> Table:
-    notes = ()
+    notes: tuple[str, ...] = ()
     if data is not None:
         official = ", ".join(f"{name} {value:.4g}" for name, value in data["official"].items())
         notes = (

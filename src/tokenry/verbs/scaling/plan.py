@@ -101,8 +101,10 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         *(Text(warning, "warning") for warning in data["warnings"]),
     ]
     if data["params_interval"]:
-        said = (between(*data[name], ".3g") for name in ("params_interval", "tokens_interval"))
-        blocks.append(Text("90 % of the bootstrap: {} parameters and {} tokens.".format(*said)))
+        sizes, tokens = (
+            between(low, high, ".3g") for low, high in (data["params_interval"], data["tokens_interval"])
+        )
+        blocks.append(Text(f"90 % of the bootstrap: {sizes} parameters and {tokens} tokens."))
     given = f"{data['budget']:.3g} FLOPs" if by_budget else f"a loss of {data['target_loss']:g}"
     served = f", {data['served_tokens']:.3g} tokens served" if data["served_tokens"] else ""
     blocks.append(_table(f"Runs for {given}{served}", data["options"]))
