@@ -142,7 +142,7 @@ def test_objectives_in_the_logarithm_reach_the_optimum_of_another_solver(objecti
 
     def missed(constants):
         law = LossLaw(constants[0], *np.exp(constants[1:3]), constants[3])
-        return np.log(law.predict(N=SIZES, M=MULTIPLIERS)) - np.log(measured)
+        return np.log(np.maximum(law.predict(N=SIZES, M=MULTIPLIERS), 1e-9)) - np.log(measured)
 
     def cost(missed):
         small = np.abs(missed) <= 1e-3
