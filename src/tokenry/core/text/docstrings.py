@@ -58,7 +58,12 @@ def _of_folder(folder: Path) -> tuple[tuple[str, ...], ...]:
 
 
 def _of_file(path: Path) -> Iterator[str]:
+    """Those of a file; none of one that is written for a newer Python than the one that runs."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
         if isinstance(node, documented) and (text := ast.get_docstring(node)):
             yield text
