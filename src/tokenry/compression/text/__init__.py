@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from tokenry.compression.text.long_text import (
         HACKS,
+        KEPT,
         HackReport,
         TextHacks,
         TokenizerLengths,
@@ -22,22 +23,35 @@ if TYPE_CHECKING:
         word_counts,
         word_tokens,
     )
+    from tokenry.compression.text.window_trials import (
+        NEWS,
+        ClassifiedTexts,
+        TextSplits,
+        WindowTrial,
+        window_trial,
+    )
     from tokenry.core.text.truncation import encode_window, truncate_ids
 
 __all__ = [
     "HACKS",
+    "KEPT",
+    "NEWS",
+    "ClassifiedTexts",
     "HackReport",
     "SearchResult",
     "SearchTrial",
     "TextHacks",
+    "TextSplits",
     "TokenizerLengths",
     "TrialLedger",
+    "WindowTrial",
     "encode_window",
     "gradual_search",
     "optuna_search",
     "stopword_list",
     "tokenizer_length_report",
     "truncate_ids",
+    "window_trial",
     "word_counts",
     "word_tokens",
 ]

@@ -27,13 +27,13 @@ from tokenry.core.text.token_counts import AnyTokenizer, text_token_counts
 from tokenry.core.text.token_statistics import TokenStats, stats_of_counts, token_stats
 from tokenry.core.text.words import SCRIPTS_WITHOUT_BLANKS
 
+KEPT = "kept"
 HACKS = ("stopwords", "punctuation", "low-frequency", "recurring")
 Splitter = Callable[[str], Sequence[str]]
 """Cuts a text into words and punctuation."""
 
 _TOKENS = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 _WORD, _ALONE = re.compile(r"\w"), re.compile(SCRIPTS_WITHOUT_BLANKS)
-_KEPT = "kept"
 _MANY_ALONE = 0.1
 
 
@@ -164,10 +164,14 @@ class TextHacks:
         self.counts = word_counts(_checked(texts), self._split, self.by_documents)
         return self
 
+    def judged(self, text: str) -> list[tuple[str, str]]:
+        """The words and the punctuation of a text, each with `kept` or the hack that drops it."""
+        tokens = self._split(text)
+        return list(zip(tokens, self._verdicts().of(tokens), strict=True))
+
     def words(self, text: str) -> list[str]:
         """The words and the punctuation that the hacks leave of a text."""
-        tokens = self._split(text)
-        return _left(tokens, self._verdicts().of(tokens))
+        return [token for token, verdict in self.judged(text) if verdict is KEPT]
 
     def transform(
         self, texts: Iterable[str], tokenizer: AnyTokenizer | None = None, max_length: int | None = None
@@ -197,8 +201,8 @@ class TextHacks:
         ]
         self._report = HackReport(
             documents=len(given),
-            words_before=sum(told[name] for name in (_KEPT, *HACKS)),
-            words_after=told[_KEPT],
+            words_before=sum(told[name] for name in (KEPT, *HACKS)),
+            words_after=told[KEPT],
             dropped={hack: told[hack] for hack in HACKS},
             emptied=told["emptied"],
             fell_back=0 if self.keep_empty else told["emptied"],
@@ -232,7 +236,7 @@ class TextHacks:
         tokens = self._split(text)
         became = verdicts.of(tokens)
         told.update(became)
-        left = _left(tokens, became)
+        left = [token for token, verdict in zip(tokens, became, strict=True) if verdict is KEPT]
         if left or not tokens:
             return " ".join(left)
         told["emptied"] += 1
@@ -263,13 +267,13 @@ class _Verdicts(dict[str, str]):
 
     def _judged(self, token: str) -> str:
         if not _WORD.search(token):
-            return "punctuation" if self._hacks.punctuation else _KEPT
+            return "punctuation" if self._hacks.punctuation else KEPT
         key = self._keys[token] = token.casefold()
         self._alone += bool(_ALONE.search(token))
         if key in self._stop:
             return "stopwords"
         least = self._hacks.min_count
-        return "low-frequency" if least is not None and self._counts[key] < least else _KEPT
+        return "low-frequency" if least is not None and self._counts[key] < least else KEPT
 
     def of(self, tokens: Sequence[str]) -> list[str]:
         """What becomes of each token of one document."""
@@ -278,7 +282,7 @@ class _Verdicts(dict[str, str]):
             seen: set[str] = set()
             for place, token in enumerate(tokens):
                 key = self._keys.get(token)
-                if key is not None and became[place] is _KEPT:
+                if key is not None and became[place] is KEPT:
                     if key in seen:
                         became[place] = "recurring"
                     seen.add(key)
@@ -358,10 +362,6 @@ def stopword_list(name: str) -> frozenset[str]:
             f"stopwords must be a file with one word per line, english, or a language with a number such as id:100, got {name!r}."
         )
     return frozenset(line.strip() for line in read_text(Path(name)).splitlines() if line.strip())
-
-
-def _left(tokens: Sequence[str], became: Sequence[str]) -> list[str]:
-    return [token for token, verdict in zip(tokens, became, strict=True) if verdict is _KEPT]
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
