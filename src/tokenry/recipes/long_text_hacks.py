@@ -90,9 +90,9 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     sizes: LongTextSizes = run.sizes
     run.progress("documents", 0.0)
     data = package_texts(sizes.documents)
-    trainer = _Trainer(run, data)
-    right, seconds = trainer.arms()
-    searches = trainer.searches()
+    training = _LongTextTraining(run, data)
+    right, seconds = training.arms()
+    searches = training.searches()
     run.settings |= {
         "sizes": asdict(sizes),
         "texts": {name: len(getattr(data, name).texts) for name in ("train", "validation", "test")},
@@ -105,7 +105,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     yield from claims(LongTextMeasures(right, seconds, searches), sizes.window)
 
 
-class _Trainer:
+class _LongTextTraining:
     """Trains the same encoder on any of the texts."""
 
     def __init__(self, run: RecipeRun, data: TextSplits) -> None:

@@ -165,19 +165,19 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     windows = data["windows"]
     lead = (
         f"{plural(data['counts']['documents'], 'text')}, counted with the tokenizer of {data['model']}, special tokens included. "
-        f"{last['name']} leave {last['mean']:.0f} of {raw['mean']:.0f} tokens per text; {1 - last['over'][-1]:.1%} of the texts fit in "
-        f"{windows[-1]} tokens, {1 - raw['over'][-1]:.1%} did before."
+        f"Without {last['name']}, {last['mean']:.0f} of {raw['mean']:.0f} tokens per text are left; {1 - last['over'][-1]:.1%} of the texts fit "
+        f"in {windows[-1]} tokens, {1 - raw['over'][-1]:.1%} did before."
     )
     blocks: list[Block] = [Text(lead, "lead"), *(Text(warning, "warning") for warning in data["warnings"])]
     if data["trials"]:
-        blocks += [Findings(list(findings(data)), "what can be said"), _trials(data["trials"])]
+        blocks += [Findings(list(findings(data)), "What can be said"), _trials(data["trials"])]
     if len(data["tokenizers"]) > 1:
         blocks.append(_tokenizers(data["tokenizers"], windows))
     blocks.append(_hacks(data["hacks"], windows))
     tokens = [Token(word, "kept" if verdict == "kept" else "dropped") for word, verdict in data["example"]]
     return [
         *blocks,
-        Heatmap("the longest text, as far as it is drawn", [(last["name"], tokens)], folded=True),
+        Heatmap("The longest text, as far as it is drawn", [(last["name"], tokens)], folded=True),
     ]
 
 
@@ -205,7 +205,7 @@ def _hacks(rows: Sequence[Mapping[str, Any]], windows: Sequence[int]) -> Table:
     columns += [*(Column(f"over {window}", "%") for window in windows), Column("dropped", "words")]
     raw = rows[0]["mean"] or 1.0
     return Table(
-        "what the hacks leave",
+        "What the hacks leave",
         columns,
         [
             (row["name"], row["mean"], 1 - row["mean"] / raw, row["p95"], *row["over"], sum(row["dropped"].values()))
@@ -228,7 +228,7 @@ def _tokenizers(rows: Sequence[Mapping[str, Any]], windows: Sequence[int]) -> Ta
     ]
     names = ("name", "mean", "median", "p95", "fertility")
     return Table(
-        "tokenizers on the raw training texts",
+        "Tokenizers on the raw training texts",
         columns,
         [(*(row[name] for name in names), *row["over"]) for row in rows],
     )  # fmt: skip
@@ -238,7 +238,7 @@ def _trials(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("texts", Column("window", "tokens"), Column("macro F1", "test", ".3f"), Column("right", "%"), Column("difference", "points", "+.1f"),
                Column("training", "s", ".1f"), "settings")  # fmt: skip
     return Table(
-        "fine-tuned",
+        "Fine-tuned",
         columns,
         [
             (
