@@ -21,10 +21,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
 from tokenry.core.errors import UserError, require_at_least, require_one_of
 from tokenry.core.io.reading import read_text
 from tokenry.core.text.token_counts import AnyTokenizer, text_token_counts
-from tokenry.core.text.token_statistics import TokenStats, stats_of_counts, token_stats
+from tokenry.core.text.token_statistics import TokenStats, stats_of_counts
 from tokenry.core.text.words import SCRIPTS_WITHOUT_BLANKS
 
 KEPT = "kept"
@@ -186,14 +190,12 @@ class TextHacks:
         given, verdicts = _checked(texts), self._verdicts()
         if (tokenizer is None) != (max_length is None):
             raise UserError("give tokenizer and max_length together, or neither of them.")
-        counts = None if tokenizer is None else text_token_counts(tokenizer, given, special_tokens=True)
-        if self.only_if_longer and counts is None:
+        if self.only_if_longer and tokenizer is None:
             raise UserError(
                 "only_if_longer needs the tokenizer and its window: call transform(texts, tokenizer, max_length)."
             )
-        fits = [False] * len(given)
-        if self.only_if_longer and counts is not None:
-            fits = (counts <= max_length).tolist()
+        counts = self._counts(given, tokenizer)
+        fits = [self.only_if_longer and count <= (max_length or 0) for count in counts.tolist()]
         told: Counter[str] = Counter()
         short = [
             text if fit else self._shortened(text, verdicts, told)
@@ -209,9 +211,7 @@ class TextHacks:
             left_alone=sum(fits),
             without_blanks=verdicts.without_blanks,
             tokens_before=self._stats(given, counts, max_length),
-            tokens_after=None
-            if tokenizer is None
-            else self._stats(short, text_token_counts(tokenizer, short, special_tokens=True), max_length),
+            tokens_after=self._stats(short, self._counts(short, tokenizer), max_length),
         )
         return short
 
@@ -242,13 +242,15 @@ class TextHacks:
         told["emptied"] += 1
         return "" if self.keep_empty else text
 
-    def _stats(self, texts: Sequence[str], counts: Any, max_length: int | None) -> TokenStats | None:
-        if counts is None or max_length is None or not texts:
-            return None
-        words = sum(len(self._split(text)) for text in texts)
-        return stats_of_counts(
-            counts, characters=sum(map(len, texts)), words=words, max_length=max_length, batch_size=16
-        )
+    def _counts(self, texts: Sequence[str], tokenizer: AnyTokenizer | None) -> Int[ndarray, "texts"]:
+        if tokenizer is None:
+            return np.zeros(len(texts), dtype=np.int64)
+        return text_token_counts(tokenizer, texts, special_tokens=True)
+
+    def _stats(
+        self, texts: Sequence[str], counts: Int[ndarray, "texts"], max_length: int | None
+    ) -> TokenStats | None:
+        return _token_stats(texts, counts, max_length, self._split) if texts and max_length else None
 
 
 class _Verdicts(dict[str, str]):
@@ -328,7 +330,7 @@ def tokenizer_length_report(
     rows = []
     for name, tokenizer in tokenizers.items():
         counts = text_token_counts(tokenizer, texts, special_tokens=True)
-        stats = token_stats(tokenizer, texts, max_length=max(max_lengths), words=splitter)
+        stats = _token_stats(texts, counts, max(max_lengths), splitter)
         rows.append(
             TokenizerLengths(name, stats, {window: float((counts > window).mean()) for window in max_lengths})
         )
@@ -362,6 +364,13 @@ def stopword_list(name: str) -> frozenset[str]:
             f"stopwords must be a file with one word per line, english, or a language with a number such as id:100, got {name!r}."
         )
     return frozenset(line.strip() for line in read_text(Path(name)).splitlines() if line.strip())
+
+
+def _token_stats(
+    texts: Sequence[str], counts: Int[ndarray, "texts"], max_length: int, splitter: Splitter
+) -> TokenStats:
+    words, characters = sum(len(splitter(text)) for text in texts), sum(map(len, texts))
+    return stats_of_counts(counts, characters=characters, words=words, max_length=max_length, batch_size=16)
 
 
 def _checked(texts: Iterable[str]) -> list[str]:

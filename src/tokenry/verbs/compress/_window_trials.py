@@ -1,6 +1,6 @@
 """Fine-tuning on raw and on shortened texts at every window, each after a search of its own with the same number of trainings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress, part
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from tokenry.compression.text import TextHacks, TextSplits, WindowTrial
+    from tokenry.compression.text import SearchResult, TextSplits, WindowTrial
     from tokenry.verbs.compress.long_text import Plan
 
 ORDER = ("learning_rate", "batch_size", "dropout")
@@ -60,90 +58,97 @@ def _splits(path: Path, seed: int) -> "TextSplits":
     )
 
 
-def window_trials(
-    plan: "Plan", model: str, splits: "TextSplits", hacks: "TextHacks",
-    tokenizer: "PreTrainedTokenizerBase", progress: Progress,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Search on each kind of texts at the longest window, and fine-tune with the best settings at every window."""
-    from tokenry.compression.text import gradual_search
-    from tokenry.core.io.workspace import fingerprint
+@dataclass(frozen=True)
+class WindowStudy:
+    """One model on raw and on shortened texts.
 
-    assert plan.output is not None
-    windows = sorted(plan.max_lengths)
-    kinds = {RAW: splits, SHORT: splits.shortened(hacks, tokenizer, windows[-1])}
-    grids = dict(zip(ORDER, (plan.learning_rates, plan.batch_sizes, plan.dropouts), strict=True))
-    start = {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in grids.items()}
-    found = []
-    for number, (kind, texts) in enumerate(kinds.items()):
-        stage = part(progress, number / 2, (number + 1) / 2)
+    Attributes:
+        plan: the plan of the verb.
+        model: name of the model.
+        windows: windows in tokens, the longest last.
+        output: folder of the ledgers.
+    """
 
-        made = iter(range(plan.trials))
+    plan: "Plan"
+    model: str
+    windows: Sequence[int]
+    output: Path
 
-        def score(
-            config: Mapping[str, Any],
-            texts: "TextSplits" = texts,
-            stage: Progress = stage,
-            made: Iterator[int] = made,
-        ) -> float:
-            number = next(made)
-            share = part(stage, 0.7 * number / plan.trials, 0.7 * (number + 1) / plan.trials)
-            return trained(plan, model, texts, windows[-1], config, share).validation_f1
+    def rows(self, raw: "TextSplits", short: "TextSplits", progress: Progress) -> list[dict[str, Any]]:
+        """Search on each kind of texts at the longest window, and fine-tune with what was best at every window."""
+        found = []
+        for number, (kind, texts) in enumerate(((RAW, raw), (SHORT, short))):
+            stage = part(progress, number / 2, (number + 1) / 2)
+            searched = self.searched(kind, texts, part(stage, 0.0, 0.7))
+            for place, window in enumerate(self.windows):
+                stretch = part(stage, *(0.7 + 0.3 * end / len(self.windows) for end in (place, place + 1)))
+                found.append((kind, window, searched, self.trained(texts, window, searched.best, stretch)))
+        whole = next(trial for kind, window, _, trial in found if (kind, window) == (RAW, self.windows[-1]))
+        return [
+            {
+                "texts": kind,
+                "window": window,
+                **beside(trial, whole, self.plan.margin),
+                "settings": dict(searched.best),
+                "trials": len(searched.trials),
+                "ended": searched.ended,
+            }
+            for kind, window, searched, trial in found
+        ]
 
-        task = {
-            "model": model,
-            "window": windows[-1],
-            "head": plan.head,
-            "epochs": plan.training.epochs,
-            "seed": plan.seed,
-        }
-        task["texts"] = fingerprint(
-            *texts.train.texts, *texts.validation.texts, texts.train.labels, length=16
+    def searched(self, kind: str, texts: "TextSplits", progress: Progress) -> "SearchResult":
+        """Search on one kind of texts; its ledger is resumed."""
+        from tokenry.compression.text import gradual_search
+        from tokenry.core.io.workspace import fingerprint
+
+        plan, window = self.plan, self.windows[-1]
+        stretches = (part(progress, n / plan.trials, (n + 1) / plan.trials) for n in range(plan.trials))
+        grids = dict(zip(ORDER, (plan.learning_rates, plan.batch_sizes, plan.dropouts), strict=True))
+        read = (*texts.train.texts, *texts.validation.texts, texts.train.labels)
+        return gradual_search(
+            lambda config: self.trained(texts, window, config, next(stretches)).validation_f1,
+            grids,
+            ORDER,
+            {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in grids.items()},
+            max_trials=plan.trials,
+            extend={"learning_rate": 2},
+            ledger=self.output / f"search-{kind}.jsonl",
+            task={
+                "model": self.model,
+                "window": window,
+                "head": plan.head,
+                "epochs": plan.training.epochs,
+                "seed": plan.seed,
+                "texts": fingerprint(*read, length=16),
+            },
         )
-        searched = gradual_search(
-            score, grids, ORDER, start, max_trials=plan.trials, extend={"learning_rate": 2},
-            ledger=plan.output / f"search-{kind}.jsonl", task=task,
-        )  # fmt: skip
-        for place, window in enumerate(windows):
-            share = part(stage, 0.7 + 0.3 * place / len(windows), 0.7 + 0.3 * (place + 1) / len(windows))
-            trial = trained(plan, model, texts, window, searched.best, share)
-            found.append((kind, window, trial, searched))
-    whole = next(trial for kind, window, trial, _ in found if (kind, window) == (RAW, windows[-1]))
-    return [
-        {
-            "texts": kind,
-            "window": window,
-            **beside(trial, whole, plan.margin),
-            "settings": dict(searched.best),
-            "trials": len(searched.trials),
-            "ended": searched.ended,
-        }
-        for kind, window, trial, searched in found
-    ]
 
+    def trained(
+        self, texts: "TextSplits", window: int, config: Mapping[str, Any], progress: Progress
+    ) -> "WindowTrial":
+        """Fine-tune a new head and the encoder under it."""
+        from torch import nn
 
-def trained(
-    plan: "Plan", model: str, texts: "TextSplits", window: int, config: Mapping[str, Any], progress: Progress
-) -> "WindowTrial":
-    """Fine-tune a new head and the encoder under it."""
-    from torch import nn
+        from tokenry.compression.text import NEWS, window_trial
+        from tokenry.models import load_text_classifier
 
-    from tokenry.compression.text import NEWS, window_trial
-    from tokenry.models import load_text_classifier
-
-    classifier = load_text_classifier(model, texts.names, max_length=window, dtype="float32", seed=plan.seed)
-    classifier.model.to(plan.hardware.place())
-    for module in classifier.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = config["dropout"]
-    settings = replace(
-        NEWS,
-        epochs=plan.training.epochs,
-        bfloat16=plan.training.bfloat16,
-        learning_rate=config["learning_rate"],
-        batch_size=config["batch_size"],
-        seed=plan.seed,
-    )
-    return window_trial(replace(classifier, head=plan.head), texts, settings, progress)
+        plan = self.plan
+        classifier = load_text_classifier(
+            self.model, texts.names, max_length=window, dtype="float32", seed=plan.seed
+        )
+        classifier.model.to(plan.hardware.place())
+        for module in classifier.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config["dropout"]
+        settings = replace(
+            NEWS,
+            epochs=plan.training.epochs,
+            bfloat16=plan.training.bfloat16,
+            learning_rate=config["learning_rate"],
+            batch_size=config["batch_size"],
+            seed=plan.seed,
+        )
+        return window_trial(replace(classifier, head=plan.head), texts, settings, progress)
 
 
 def beside(trial: "WindowTrial", whole: "WindowTrial", margin: float) -> dict[str, Any]:

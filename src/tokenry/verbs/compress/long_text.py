@@ -87,7 +87,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.text.truncation import truncate_ids, window_of
     from tokenry.models.loading import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
-    from tokenry.verbs.compress._window_trials import read_source, window_trials
+    from tokenry.verbs.compress._window_trials import WindowStudy, read_source
 
     progress("reading the texts", 0.0)
     source = read_source(plan.data, plan.seed, labelled=bool(plan.trials))
@@ -107,11 +107,11 @@ def run(plan: Plan, progress: Progress) -> Result:
             ).fit(source.train)
             short = hacks.transform(texts, tokenizers[model], windows[-1])
             measured.append(shortened_row(" + ".join(chosen), hacks, short, tokenizers[model], windows))
-        trials: list[dict[str, Any]] = []
-        if source.splits is not None:
-            trials = window_trials(
-                plan, model, source.splits, hacks, tokenizers[model], part(progress, 0.1, 1.0)
-            )
+        report, trials = hacks.report(), list[dict[str, Any]]()
+        if source.splits is not None and plan.output is not None:
+            splits = source.splits.shortened(hacks, tokenizers[model], windows[-1])
+            study = WindowStudy(plan, model, windows, plan.output)
+            trials = study.rows(source.splits, splits, part(progress, 0.1, 1.0))
     data = without_nan(
         {
             "kind": "compress long-text",
@@ -122,7 +122,7 @@ def run(plan: Plan, progress: Progress) -> Result:
                 {"name": row.name, **asdict(row.tokens), "over": list(row.over.values())} for row in lengths
             ],
             "hacks": [shortened_row(RAW, TextHacks(), texts, tokenizers[model], windows), *measured],
-            "warnings": [*hacks.report().warnings, *_leaks(plan, source.split_given)],
+            "warnings": [*report.warnings, *_leaks(plan, source.split_given)],
             "example": [list(judged) for judged in hacks.judged(max(texts, key=len))[:_DRAWN_WORDS]],
             "trials": trials,
             "settings": plan_settings(plan),
@@ -141,16 +141,12 @@ def shortened_row(
     from tokenry.compression.text import tokenizer_length_report
 
     (found,) = tokenizer_length_report({name: tokenizer}, short, windows)
-    dropped = dict.fromkeys(HACK_NAMES, 0)
-    if name != RAW:
-        report = hacks.report()
-        dropped = dict(report.dropped)
     return {
         "name": name,
         "mean": found.tokens.mean,
         "p95": found.tokens.p95,
         "over": list(found.over.values()),
-        "dropped": dropped,
+        "dropped": dict.fromkeys(HACK_NAMES, 0) if name == RAW else dict(hacks.report().dropped),
     }
 
 
