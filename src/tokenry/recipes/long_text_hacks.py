@@ -248,5 +248,5 @@ def draw(
     bars.legend(fontsize=8)
     for name, rows in searches.items():
         lines.plot(range(1, rows.shape[1] + 1), rows.mean(axis=0), marker="o", markersize=3, label=name)
-    lines.set(xlabel="trials", ylabel="best macro F1 (validation), mean over starts")
+    lines.set(xlabel="trials", ylabel="best macro F1 so far")
     lines.legend(fontsize=8)
