@@ -156,7 +156,7 @@ def test_the_ledger_of_another_search_is_refused(tmp_path):
         gradual_search(f1, {"lr": [1e-5]}, ["lr"], {"lr": 1e-5}, ledger=ledger, task={"data": "news"})
 
 
-@pytest.mark.parametrize("content", ["lr,bs\n1,2\n", '{"score": 1}\n', '["lr"]\n'])
+@pytest.mark.parametrize("content", ["lr,bs\n1,2\n", '{"score": 1}\n', '["lr"]\n', "a note"])
 def test_files_that_are_no_ledgers_are_refused_and_stay(content, tmp_path):
     ledger = tmp_path / "notes.txt"
     ledger.write_text(content, encoding="utf-8")
@@ -206,6 +206,12 @@ def test_the_journal_is_resumed_and_that_of_another_search_refused(tmp_path):
     assert not [config for config in more.calls if config in asked.calls]
     with pytest.raises(UserError, match=r"search\.log is the journal of another search"):
         control(journal=journal, task="other")
+
+
+def test_a_control_that_is_killed_in_its_first_trial_begins_at_the_start_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        control(Counted(kill_at=0), journal=tmp_path / "search.log")
+    assert control(journal=tmp_path / "search.log").trials[0].config == START
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch):

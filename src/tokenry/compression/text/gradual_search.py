@@ -136,6 +136,7 @@ def optuna_search(
     require_at_least(1, trials=trials)
     fixed = _checked_grids(grids, start)
     _require_file(journal)
+    told = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=None
@@ -145,6 +146,7 @@ def optuna_search(
         load_if_exists=True,
         direction="maximize",
     )
+    optuna.logging.set_verbosity(told)
     belongs = json.loads(_key({"grids": fixed, "task": task}))
     if study.user_attrs.get("search", belongs) != belongs:
         raise UserError(
@@ -154,7 +156,7 @@ def optuna_search(
     made = _Trials(evaluate, TrialLedger(None, list(fixed), task), trials)
     for old in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
         made.know({name: fixed[name][place] for name, place in old.params.items()}, old.value)
-    if not study.trials:
+    if not made.asked:
         study.enqueue_trial({name: fixed[name].index(value) for name, value in start.items()})
     # A sampler with the seed of a fresh study would draw the same configurations again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
@@ -205,7 +207,7 @@ class TrialLedger:
         whole, _, cut = read_text(path).rpartition("\n")
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
-            if lines and lines[0].get("kind") != _KIND:
+            if (lines or cut) and (not lines or lines[0].get("kind") != _KIND):
                 raise ValueError("its first line names no search")
             for line in lines[1:]:
                 _key(line["config"]), float(line["score"])
