@@ -12,7 +12,7 @@ from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import Estimate
 from tokenry.core.train.classifier import ClassifierConfig
-from tokenry.report.blocks import Block, Column, Findings, Heatmap, Table, Text, Token
+from tokenry.report.blocks import Block, Column, Findings, Heatmap, Section, Table, Text, Token
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHORT_FILE = "shortened.jsonl"
 RAW = "raw"
 HACK_NAMES = ("stopwords", "punctuation", "low-frequency", "recurring")
-_DRAWN_WORDS = 250
+_DRAWN_WORDS = 150
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     if len(data["tokenizers"]) > 1:
         blocks.append(_tokenizers(data["tokenizers"], windows))
     blocks.append(_hacks(data["hacks"], windows))
-    tokens = [Token(word, "kept" if verdict == "kept" else "dropped") for word, verdict in data["example"]]
-    return [
-        *blocks,
-        Heatmap("The longest text, as far as it is drawn", [(last["name"], tokens)], folded=True),
+    tokens = [
+        Token(f" {word}", "kept" if verdict == "kept" else "dropped") for word, verdict in data["example"]
     ]
+    drawn = Heatmap("The longest text, as far as it is drawn", [(last["name"], tokens)], folded=True)
+    return [*blocks, Section("What is dropped", [drawn])]
 
 
 def findings(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
