@@ -22,11 +22,9 @@ from tokenry.core.errors import UserError, require_one_of
 
 Span = tuple[int, int]
 
-SCRIPTS_WITHOUT_BLANKS = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
-"""Kana, Han, Thai, Lao, Khmer, Burmese: each character stands alone."""
-_WORD = re.compile(
-    rf"{SCRIPTS_WITHOUT_BLANKS}|\d+(?:[.,]\d+)*(?!\w)|(?:(?!{SCRIPTS_WITHOUT_BLANKS})[\w'’])+|[^\w\s]"
-)
+# Scripts without spaces: kana, Han, Thai, Lao, Khmer, Burmese; each character stands alone.
+_ALONE = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
+_WORD = re.compile(rf"{_ALONE}|\d+(?:[.,]\d+)*(?!\w)|(?:(?!{_ALONE})[\w'’])+|[^\w\s]")
 
 PROTECTED = {
     "numbers": r"-?[\d,]*\.?\d+",
@@ -35,6 +33,9 @@ PROTECTED = {
     "json-keys": r"\"[^\"\n]+\"(?=\s*:)",
 }
 """What can be protected by name; any other regular expression can be given in its place."""
+
+SCRIPTS_WITHOUT_BLANKS = _ALONE
+"""Regular expression of one character of a script that is written without blanks."""
 
 
 @dataclass(frozen=True)
