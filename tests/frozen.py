@@ -17,6 +17,7 @@ NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
 PUBLISHED = (
     "alignment",
     "attribution",
+    "compression.text",
     "compression.vision",
     "data",
     "decoding",

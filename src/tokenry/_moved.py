@@ -28,6 +28,7 @@ MOVED = {
     "finetuning.rows": "core.chat.rows",
     "finetuning.signals": "core.tensors.signals",
     "finetuning.template": "core.chat.template",
+    "evaluation.encoders.token_statistics": "core.text.token_statistics",
     "tokenization.token_counts": "core.text.token_counts",
 }
 LENT = {

@@ -1,5 +1,7 @@
 """Encoder classifiers: loaded, fine-tuned to the best epoch, and asked in batches that change nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,30 @@ def test_no_texts_and_impossible_settings_are_refused():
         ClassifierConfig(epochs=0)
     with pytest.raises(UserError, match=r"warmup must be in \[0, 1\], got 2"):
         ClassifierConfig(warmup=2.0)
+
+
+def test_the_end_of_a_long_text_can_be_kept():
+    subject = classifier(max_length=4)
+    both = TextClassifier(subject.model, subject.tokenizer, 4, head=1)
+    assert both.encode(["w1 w2 w3 w4 w5 w6", "w1"]) == [[7, 10, 11, 12], [7]]
+
+
+def test_macro_f1_is_the_mean_of_the_labels_and_can_choose_the_epoch():
+    for multi_label in (False, True):
+        texts, targets = sentences(24)[multi_label]
+        subject = classifier(multi_label)
+        prob = subject.probabilities(texts)
+        given, true = (
+            (prob >= 0.5, targets) if multi_label else (np.eye(3)[prob.argmax(axis=1)], np.eye(3)[targets])
+        )
+        hits, all_of_them = (given * true).sum(axis=0), given.sum(axis=0) + true.sum(axis=0)
+        expected = np.mean(np.divide(2 * hits, all_of_them, out=np.zeros(3), where=all_of_them > 0))
+        assert subject.macro_f1(texts, targets) == pytest.approx(expected)
+    texts, targets = sentences()[False]
+    subject = classifier()
+    tuned = subject.fine_tune(
+        texts[:90], targets[:90], replace(FAST, best_by="macro-f1"), (texts[90:], targets[90:])
+    )
+    assert subject.macro_f1(texts[90:], targets[90:]) == pytest.approx(max(tuned.scores))
+    with pytest.raises(UserError, match="best_by must be one of share-right, macro-f1, got 'loss'"):
+        ClassifierConfig(best_by="loss")

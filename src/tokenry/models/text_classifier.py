@@ -3,7 +3,8 @@
     one label of several     cross-entropy, softmax
     any number of labels     binary cross-entropy, mean over labels and texts; sigmoid (`multi_label`)
 
-Batches hold texts of about one length. Of several epochs, the one that labels most validation texts entirely right is kept.
+Batches hold texts of about one length. Of several epochs, the best on the validation texts is kept: that labels most of them entirely
+right, or has the highest macro F1 (`best_by`).
 
     classifier = load_text_classifier("answerdotai/ModernBERT-base", labels=("cyst", "nodule"), multi_label=True)
     classifier.fine_tune(texts, targets, validation=(other_texts, other_targets))
@@ -33,6 +34,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import processes
 from tokenry.core.tensors.gate import name_of, position_limit
 from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.text.truncation import encode_window
 from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.classifier import FOUR_EPOCHS, ClassifierConfig
 from tokenry.core.train.training import LoopConfig, Training
@@ -55,7 +57,7 @@ class FineTuned:
         seconds: wall-clock time, without that of validation.
         cpu_seconds: CPU time of the process, likewise.
         losses: loss of every step.
-        scores: after every epoch, the share of the validation texts that are labelled entirely right; empty without validation.
+        scores: after every epoch, the score on the validation texts (`best_by`); empty without validation.
     """
 
     texts: int
@@ -78,11 +80,13 @@ class TextClassifier:
         model: the model; `problem_type` in its config tells whether a text has one label or any number.
         tokenizer: its tokenizer.
         max_length: maximum number of tokens of a text, special tokens included; longer ones are cut.
+        head: of a text that is cut, the number of tokens kept at its beginning, the others at its end; None for the beginning alone.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int = 512
+    head: int | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_length=self.max_length)
@@ -108,13 +112,10 @@ class TextClassifier:
         return bool(self.model.config.problem_type == MULTI_LABEL)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, cut at `max_length`, with the special tokens of the model."""
+        """The token ids of each text, cut to `max_length`, with the special tokens of the model."""
         if not texts:
             raise UserError("there are no texts: give at least one.")
-        ids: list[list[int]] = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )["input_ids"]
-        return ids
+        return encode_window(self.tokenizer, texts, self.max_length, self.head)
 
     def padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Token ids as one batch on the device of the model."""
@@ -146,6 +147,16 @@ class TextClassifier:
         if self.multi_label:
             return float(((logits >= 0) == (expected == 1)).all(axis=1).mean())
         return float((logits.argmax(axis=1) == expected).mean())
+
+    def macro_f1(self, texts: Sequence[str], targets: Targets, batch_size: int = 32) -> float:
+        """Mean F1 of the labels; 0 for a label that no text has and none is given."""
+        from sklearn.metrics import f1_score
+
+        expected = self.checked_targets(targets, len(texts))
+        logits = self.logits_of(self.encode(texts), batch_size)
+        given = (logits >= 0).astype(int) if self.multi_label else logits.argmax(axis=1)
+        labels = range(len(self.labels))
+        return float(f1_score(expected, given, labels=labels, average="macro", zero_division=0))
 
     def fine_tune(
         self,
@@ -183,7 +194,7 @@ class TextClassifier:
             batch = self.padded([ids[place] for place in places])
             return {"loss": self.model(**batch, labels=labels.float() if self.multi_label else labels).loss}
 
-        best = None if validation is None else _BestEpoch(self, validation, steps_per_epoch)
+        best = None if validation is None else _BestEpoch(self, validation, steps_per_epoch, config.best_by)
         training = Training(
             self.model,
             loss,
@@ -328,9 +339,14 @@ class _BestEpoch(TrainerCallback):
     """Scores every epoch on validation texts and keeps the weights of the first of the best."""
 
     def __init__(
-        self, classifier: TextClassifier, validation: tuple[Sequence[str], Targets], steps_per_epoch: int
+        self,
+        classifier: TextClassifier,
+        validation: tuple[Sequence[str], Targets],
+        steps_per_epoch: int,
+        best_by: str,
     ) -> None:
         self._classifier, self._validation, self._steps = classifier, validation, steps_per_epoch
+        self._by = best_by
         self.scores: list[float] = []
         self.weights: dict[str, Tensor] = {}
         self.taken = np.zeros(2)
@@ -339,7 +355,8 @@ class _BestEpoch(TrainerCallback):
         if state.global_step % self._steps:
             return
         started, model = _clocks(), self._classifier.model
-        score = self._classifier.share_right(*self._validation)
+        scored = self._classifier.macro_f1 if self._by == "macro-f1" else self._classifier.share_right
+        score = scored(*self._validation)
         if not self.scores or score > max(self.scores):
             self.weights = {
                 name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()

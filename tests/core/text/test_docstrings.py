@@ -40,6 +40,13 @@ def test_the_same_seed_puts_the_same_files_aside(package):
     assert read_docstrings([package], 0.5, seed=1) != read_docstrings([package], 0.5)
 
 
+def test_files_of_a_newer_python_and_files_beyond_the_most_are_left_out(package, tmp_path):
+    (tmp_path / "madeup" / "newer.py").write_text(f'def f[:\n    """{"of a newer Python " * 40}"""\n')
+    found = read_docstrings([package], held_out_share=0.0)
+    assert len(found.train) == 20
+    assert 4 <= len(read_docstrings([package], held_out_share=0.0, most_files=6).train) <= 6
+
+
 def test_a_package_that_is_not_there_is_named():
     with pytest.raises(UserError, match="the package nowhere is not installed"):
         read_docstrings(["nowhere"])

@@ -29,9 +29,18 @@ class Docstrings:
     held_out: tuple[str, ...]
 
 
-def read_docstrings(packages: Sequence[str], held_out_share: float = 0.05, seed: int = 0) -> Docstrings:
-    """Read the docstrings of at least 200 characters of installed packages, without their tests."""
-    files = [docstrings for package in packages for docstrings in _of_package(package)]
+def read_docstrings(
+    packages: Sequence[str], held_out_share: float = 0.05, seed: int = 0, most_files: int | None = None
+) -> Docstrings:
+    """Read the docstrings of at least 200 characters of installed packages, without their tests.
+
+    Args:
+        packages: names of the packages.
+        held_out_share: share of the files that are held out.
+        seed: random seed of the files that are held out.
+        most_files: number of files of a package that are read, at equal distances; None for all.
+    """
+    files = [docstrings for package in packages for docstrings in _of_package(package, most_files)]
     random.Random(seed).shuffle(files)
     aside = round(held_out_share * len(files))
     train = tuple(text for file in files[aside:] for text in file)
@@ -40,25 +49,31 @@ def read_docstrings(packages: Sequence[str], held_out_share: float = 0.05, seed:
     return Docstrings(train, held_out)
 
 
-def _of_package(package: str) -> tuple[tuple[str, ...], ...]:
+def _of_package(package: str, most_files: int | None) -> tuple[tuple[str, ...], ...]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(
             f"the package {package} is not installed, and its docstrings are needed: pip install {package}."
         )
-    return _of_folder(Path(spec.origin).parent)
+    return _of_folder(Path(spec.origin).parent, most_files)
 
 
 @cache
-def _of_folder(folder: Path) -> tuple[tuple[str, ...], ...]:
+def _of_folder(folder: Path, most_files: int | None) -> tuple[tuple[str, ...], ...]:
     """File by file; installed sources stay as they are while a process runs."""
     paths = [path for path in sorted(folder.rglob("*.py")) if "tests" not in path.relative_to(folder).parts]
-    files = [tuple(text for text in _of_file(path) if len(text) >= _SHORTEST) for path in paths]
+    apart = -(-len(paths) // most_files) if most_files else 1
+    files = [tuple(text for text in _of_file(path) if len(text) >= _SHORTEST) for path in paths[::apart]]
     return tuple(filter(None, files))
 
 
 def _of_file(path: Path) -> Iterator[str]:
+    """Those of a file; none of one that is written for a newer Python than the one that runs."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
         if isinstance(node, documented) and (text := ast.get_docstring(node)):
             yield text

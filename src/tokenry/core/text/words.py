@@ -34,6 +34,9 @@ PROTECTED = {
 }
 """What can be protected by name; any other regular expression can be given in its place."""
 
+SCRIPTS_WITHOUT_BLANKS = _ALONE
+"""Regular expression of one character of a script that is written without blanks."""
+
 
 @dataclass(frozen=True)
 class Words:

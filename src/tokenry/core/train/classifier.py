@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tokenry.core.errors import require_at_least, require_fraction
+from tokenry.core.errors import require_at_least, require_fraction, require_one_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class ClassifierConfig:
         weight_decay: weight decay of matrices.
         bfloat16: compute in mixed precision.
         seed: random seed of the order of the texts and of dropout.
+        best_by: score of the validation texts that chooses the epoch.
     """
 
     epochs: int = 4
@@ -26,11 +27,13 @@ class ClassifierConfig:
     weight_decay: float = 0.01
     bfloat16: bool = False
     seed: int = 0
+    best_by: str = "share-right"
 
     def __post_init__(self) -> None:
         require_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         require_at_least(0, learning_rate=self.learning_rate, seed=self.seed)
         require_fraction(self.warmup, "warmup")
+        require_one_of(self.best_by, ("share-right", "macro-f1"), "best_by")
 
 
 FOUR_EPOCHS = ClassifierConfig()

@@ -6,6 +6,7 @@ from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
     from tokenry.core.stats import McNemar, holm, mcnemar
+    from tokenry.core.text.token_statistics import TokenStats, token_stats
     from tokenry.evaluation.encoders.compare import (
         EfficiencyReport,
         EncoderData,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         tuned_thresholds,
     )
     from tokenry.evaluation.encoders.throughput import SpeedUp, Throughput, speed_ups, throughput
-    from tokenry.evaluation.encoders.token_statistics import TokenStats, token_stats
 
 __all__ = [
     "EfficiencyReport",

@@ -23,6 +23,7 @@ from tokenry.core.errors import UserError, require_fraction
 from tokenry.core.io.files import without_nan
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import items_needed
+from tokenry.core.text.token_statistics import TokenStats, token_stats
 from tokenry.core.train.classifier import FOUR_EPOCHS, ClassifierConfig
 from tokenry.evaluation.encoders.multilabel import (
     MultilabelMetrics,
@@ -35,7 +36,6 @@ from tokenry.evaluation.encoders.multilabel import (
     tuned_thresholds,
 )
 from tokenry.evaluation.encoders.throughput import SpeedUp, Throughput, speed_ups
-from tokenry.evaluation.encoders.token_statistics import TokenStats, token_stats
 from tokenry.models.text_classifier import FineTuned, TextClassifier
 
 

@@ -1,3 +1,3 @@
-"""Carry fewer tokens: inside a vision encoder, and into a language model."""
+"""Carry fewer tokens: inside a vision encoder, into a language model, and of a long text."""
 
-ORDER = ("vision", "plan")
+ORDER = ("vision", "plan", "long_text")

@@ -8,8 +8,8 @@ import pytest
 from tests.golden import golden_json
 from tests.tiny.tokenizers import character_tokenizer
 from tokenry.core.errors import UserError
+from tokenry.core.text.token_statistics import padding_waste, stats_of_counts
 from tokenry.evaluation.encoders import token_stats
-from tokenry.evaluation.encoders.token_statistics import padding_waste, stats_of_counts
 
 
 def test_statistics_are_those_of_the_reference():
