@@ -27,6 +27,7 @@ PUBLISHED = (
     "evaluation.encoders",
     "finetuning",
     "models",
+    "pretraining",
     "recipes",
     "theory",
     "tokenization",

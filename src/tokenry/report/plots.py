@@ -165,6 +165,7 @@ def _lines(axes: Axes, figure: Figure) -> None:
         axes.axhline(figure.reference, color=mpl.rcParams["axes.edgecolor"], linewidth=1)
     if figure.logarithmic:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _intervals(axes: Axes, figure: Figure) -> None:

@@ -29,7 +29,7 @@ _AT_BOUND = 1e-9
 
 
 @runtime_checkable
-class ErrorLaw(Protocol):
+class VisualErrorLaw(Protocol):
     """Anything that predicts an error from a size in billions and a number of visual tokens."""
 
     def predict(self, n_billion: Numbers, tokens: Numbers) -> Any:
@@ -81,7 +81,7 @@ class TaskMixture:
         weights: the share of each task in the traffic, in any unit.
     """
 
-    fits: Sequence[ErrorLaw]
+    fits: Sequence[VisualErrorLaw]
     weights: Sequence[float | int]
 
     def __post_init__(self) -> None:
@@ -276,7 +276,7 @@ def inference_flops(
 
 
 def compute_optimal(
-    fit: ErrorLaw,
+    fit: VisualErrorLaw,
     sizes: Sequence[float | int] | np.ndarray,
     token_counts: Sequence[int] | np.ndarray,
     budget_flops: float | int,

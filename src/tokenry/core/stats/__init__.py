@@ -15,7 +15,7 @@ from tokenry.core.stats.estimate import (
     paired_difference,
     ratio_estimate,
 )
-from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap
+from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap, residual_draws
 from tokenry.core.stats.intervals import bootstrap, clopper_pearson, index_matrix
 from tokenry.core.stats.paired import Paired
 from tokenry.core.stats.paired_tests import (
@@ -27,6 +27,13 @@ from tokenry.core.stats.paired_tests import (
     mcnemar_power,
     not_worse_p,
     paired_share_difference,
+)
+from tokenry.core.stats.separable import (
+    SeparableCurve,
+    SeparableFit,
+    fit_samples,
+    fit_separable,
+    scan_minimum,
 )
 from tokenry.core.stats.verdicts import (
     FEWEST_ITEMS,
@@ -48,6 +55,8 @@ __all__ = [
     "Fit",
     "McNemar",
     "Paired",
+    "SeparableCurve",
+    "SeparableFit",
     "Values",
     "Verdict",
     "absent",
@@ -60,6 +69,8 @@ __all__ = [
     "estimate_of_trimmed_mean",
     "exactly",
     "fit_nonnegative",
+    "fit_samples",
+    "fit_separable",
     "holm",
     "independent_difference",
     "index_matrix",
@@ -75,6 +86,8 @@ __all__ = [
     "ratio_estimate",
     "resampled_totals",
     "residual_bootstrap",
+    "residual_draws",
+    "scan_minimum",
     "shown",
     "times_drawn",
 ]

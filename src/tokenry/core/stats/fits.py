@@ -90,14 +90,25 @@ def residual_bootstrap(
         samples: number of fits.
         seed: random seed of the draws.
     """
+    drawn = residual_draws(fitted, measured, parameters, samples, seed)
+    return np.stack([refit(sample) for sample in drawn]) if len(drawn) else np.empty((0, parameters))
+
+
+def residual_draws(
+    fitted: Float[ndarray, "points"],
+    measured: Float[ndarray, "points"],
+    parameters: int,
+    samples: int,
+    seed: int = 0,
+) -> Float[ndarray, "samples points"]:
+    """Measurements on a fitted curve with its residuals drawn anew; arguments as in `residual_bootstrap`."""
     spare = len(measured) - parameters
     if spare <= 0 or samples <= 0:
-        return np.empty((0, parameters))
+        return np.empty((0, len(measured)))
     residuals = measured - fitted
     # A fit takes out part of the noise: what it leaves is widened by the degrees of freedom it used up.
     residuals = (residuals - residuals.mean()) * math.sqrt(len(measured) / spare)
-    drawn = np.random.default_rng(seed).choice(residuals, size=(samples, len(measured)))
-    return np.stack([refit(fitted + noise) for noise in drawn])
+    return fitted + np.random.default_rng(seed).choice(residuals, size=(samples, len(measured)))
 
 
 def profile(
