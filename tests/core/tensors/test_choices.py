@@ -22,6 +22,7 @@ ROUNDING = {
     "ceil": lambda exact: math.ceil(exact - 1e-9),
     "floor": lambda exact: int(exact),
     "floor_at_least_one": lambda exact: max(1, int(exact)),
+    "half_even": lambda exact: round(round(exact, 9)),
 }
 shares = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.6, 0.7, 0.99, 1.0])
 

@@ -1,3 +1,43 @@
 """Carry fewer tokens of a text: of a prompt, of code, of a long document."""
 
-__all__: list[str] = []
+from tokenry.compression.text.frugal_prompt import Compressed, PromptCompressor
+from tokenry.compression.text.lexrank import lexrank, lexrank_similarity, released_idf, sentence_words
+from tokenry.compression.text.released_words import keep_words, merge_pieces, released_word_scores
+from tokenry.compression.text.scorers import (
+    AttributionScorer,
+    BottomScorer,
+    PromptScorer,
+    RandomScorer,
+    ScoredText,
+    SelfInformation,
+    TokenClassifierScorer,
+    TokenScorer,
+    decompx_scorer,
+    globenc_scorer,
+    released_decompx_scorer,
+)
+from tokenry.core.text.words import word_scores
+
+__all__ = [
+    "AttributionScorer",
+    "BottomScorer",
+    "Compressed",
+    "PromptCompressor",
+    "PromptScorer",
+    "RandomScorer",
+    "ScoredText",
+    "SelfInformation",
+    "TokenClassifierScorer",
+    "TokenScorer",
+    "decompx_scorer",
+    "globenc_scorer",
+    "keep_words",
+    "lexrank",
+    "lexrank_similarity",
+    "merge_pieces",
+    "released_decompx_scorer",
+    "released_idf",
+    "released_word_scores",
+    "sentence_words",
+    "word_scores",
+]
