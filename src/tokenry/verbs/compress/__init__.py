@@ -1,3 +1,3 @@
-"""Carry fewer tokens: inside a vision encoder, and into a language model."""
+"""Carry fewer tokens: of a prompt, inside a vision encoder, and into a language model."""
 
-ORDER = ("vision", "plan")
+ORDER = ("prompt", "vision", "plan")
