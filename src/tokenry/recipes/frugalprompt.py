@@ -33,7 +33,7 @@ from tokenry.core.io.progress import named, part
 from tokenry.core.stats import all_of, mcnemar, more_often, paired_difference, paired_share_difference, shown
 from tokenry.models import load_model, load_tokenizer
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
-from tokenry.recipes.testbeds.told_facts import Asked, draw_facts, draw_sums
+from tokenry.recipes.testbeds.told_facts import ToldFact, draw_facts, draw_sums
 from tokenry.recipes.testbeds.word_families import FamilySetting, draw_sentences, train_reader
 
 DECOMPX, GLOBENC, RELEASED, RANDOM, BOTTOM = "DecompX", "GlobEnc", "class 0", "random", "bottom"
@@ -133,7 +133,7 @@ def read_by_a_writer(sizes: FrugalSizes, run: RecipeRun) -> tuple[Nats, Nats]:
     writer, tokenizer = load_model(sizes.writer, dtype="float32").eval(), load_tokenizer(sizes.writer)
     scorer = SelfInformation(writer, tokenizer)
 
-    def judge(asked: Sequence[Asked]) -> AnswerLikelihood:
+    def judge(asked: Sequence[ToldFact]) -> AnswerLikelihood:
         answers, endings = [one.answer for one in asked], [one.question for one in asked]
         return AnswerLikelihood(writer, tokenizer, answers, endings)
 

@@ -52,7 +52,7 @@ class ScoredText:
         return len(self.spans)
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """A stretch of a text that a model reads at once; the scores of its words are multiplied by `weight`."""
 
     text: str
@@ -141,9 +141,9 @@ class TokenScorer(PromptScorer):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_tokens = int(min(max_tokens, position_limit(model)))
 
-    def parts(self, text: str) -> list[Part]:
+    def parts(self, text: str) -> list[PromptPart]:
         """The sentences; those that are too long are cut in the middle."""
-        return [Part(window) for sentence in sentences(text) for window in self.windows(sentence)]
+        return [PromptPart(window) for sentence in sentences(text) for window in self.windows(sentence)]
 
     @abstractmethod
     def word_scores(self, words: Sequence[Words]) -> list[Float[Tensor, "words"]]:
@@ -238,14 +238,14 @@ class AttributionScorer(TokenScorer):
             rescale,
         )
 
-    def parts(self, text: str) -> list[Part]:
+    def parts(self, text: str) -> list[PromptPart]:
         """Sentences with their weights; the whole text for a language model."""
         found = [text] if self.reads_all else sentences(text)
         weights = (
             lexrank(found).tolist() if self.sentence_weights == "lexrank" and found else [1.0] * len(found)
         )
         return [
-            Part(window, weight)
+            PromptPart(window, weight)
             for sentence, weight in zip(found, weights, strict=True)
             for window in self.windows(sentence)
         ]
@@ -310,7 +310,7 @@ class TokenClassifierScorer(TokenScorer):
                 f"{model.config.num_labels}): give one such as microsoft/llmlingua-2-bert-base-multilingual-cased-meetingbank."
             )
 
-    def parts(self, text: str) -> list[Part]:
+    def parts(self, text: str) -> list[PromptPart]:
         """As many sentences as are read at once."""
         packed: list[str] = []
         length = 0
@@ -323,7 +323,7 @@ class TokenClassifierScorer(TokenScorer):
             else:
                 packed.append(part.text)
                 length = tokens
-        return [Part(window) for text in packed for window in self.windows(text)]
+        return [PromptPart(window) for text in packed for window in self.windows(text)]
 
     def word_scores(self, words: Sequence[Words]) -> list[Float[Tensor, "words"]]:
         """Mean of p(keep) over the tokens of each word."""

@@ -41,7 +41,7 @@ _THINGS = ("plums", "pens", "coins", "shells", "stamps", "apples", "books", "key
 
 
 @dataclass(frozen=True)
-class Asked:
+class ToldFact:
     """A context, the question after it, and the answer."""
 
     context: str
@@ -49,7 +49,7 @@ class Asked:
     answer: str
 
 
-def draw_facts(number: int, seed: int, facts: int = 4) -> list[Asked]:
+def draw_facts(number: int, seed: int, facts: int = 4) -> list[ToldFact]:
     """Draw contexts of several facts about different people, and ask for one of them."""
     draw, asked = Random(seed), []
     for _ in range(number):
@@ -59,11 +59,11 @@ def draw_facts(number: int, seed: int, facts: int = 4) -> list[Asked]:
             for who, (sentence, question, values) in zip(people, kinds, strict=True)
         ]
         _, question, answer = draw.choice(told)
-        asked.append(Asked(" ".join(sentence for sentence, _, _ in told), f"\n{question}", f" {answer}"))
+        asked.append(ToldFact(" ".join(sentence for sentence, _, _ in told), f"\n{question}", f" {answer}"))
     return asked
 
 
-def draw_sums(number: int, seed: int) -> list[Asked]:
+def draw_sums(number: int, seed: int) -> list[ToldFact]:
     """Draw sums of two numbers below ten, told in words; two others stand before each with their answers."""
     draw, asked = Random(seed), []
     for _ in range(number):
@@ -73,5 +73,5 @@ def draw_sums(number: int, seed: int) -> list[Asked]:
             stories.append(sentence.format(a=a, b=b, who=draw.choice(PEOPLE), what=draw.choice(_THINGS)))
             sums.append(a + b)
         solved = [f"{story}\nAltogether: {total}\n\n" for story, total in zip(stories, sums, strict=True)]
-        asked.append(Asked("".join([*solved[:-1], stories[-1]]), "\nAltogether:", f" {sums[-1]}"))
+        asked.append(ToldFact("".join([*solved[:-1], stories[-1]]), "\nAltogether:", f" {sums[-1]}"))
     return asked
