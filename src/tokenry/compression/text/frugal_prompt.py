@@ -12,6 +12,7 @@ Source: FrugalPrompt (arXiv 2510.16439). The budget in tokens and protected word
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -185,7 +186,7 @@ class PromptCompressor:
     def _within_budget(
         self, scored: ScoredText, protected: Bool[Tensor, "words"], tokens: int
     ) -> Bool[Tensor, "words"]:
-        """The most of the highest words that fit, found by bisection, and lower ones that fill what is left."""
+        """The most of the highest words that fit, found by a search, and lower ones that fill what is left."""
         order = _ranking(scored.scores, protected)
         kept = torch.zeros_like(protected)
         must = min(max(int(protected.sum()), self.min_keep), len(order))
@@ -196,15 +197,21 @@ class PromptCompressor:
                 f"tokens={tokens} is too few: the {what} {'word' if must == 1 else f'{must} words'} alone need {used}; use tokens={used} "
                 f"or more, {'or protect less' if what == 'protected' else 'or min_keep=0'}."
             )
-        fits, too_many, probe = must, len(order) + 1, len(order)
-        while too_many - fits > 1:
+        fits, too_many, over = must, len(order) + 1, 0
+        for turn in count():
+            if too_many - fits <= 1:
+                break
+            # All words first; then by turns where the budget lies on a straight line, and in the middle, which cannot stall.
+            step = (tokens - used) / (over - used) if over and turn % 2 else 0.5
+            probe = (
+                fits + min(max(int(step * (too_many - fits)), 1), too_many - fits - 1) if turn else len(order)
+            )
             candidate = torch.zeros_like(kept)
             candidate[order[:probe]] = True
             if (found := self._count(scored, candidate)) <= tokens:
                 fits, kept, used = probe, candidate, found
             else:
-                too_many = probe
-            probe = (fits + too_many) // 2
+                too_many, over = probe, found
         for word in self._short_words(scored, order[fits:].tolist(), tokens - used):
             if used == tokens:
                 break

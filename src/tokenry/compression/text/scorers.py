@@ -14,6 +14,7 @@ Sources: FrugalPrompt (arXiv 2510.16439); Selective Context (arXiv 2310.06201); 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -32,6 +33,8 @@ from tokenry.core.tensors.losses import backbone, causal_lm, output_head, token_
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.text.sentences import sentences
 from tokenry.core.text.words import Span, Words, word_spans, words_of
+
+_SENTENCES_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class TokenScorer(PromptScorer):
         require_at_least(1, batch_size=batch_size)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_tokens = int(min(max_tokens, position_limit(model)))
+        self.read = lru_cache(_SENTENCES_KEPT)(self._read)
 
     def parts(self, text: str) -> list[PromptPart]:
         """The sentences; those that are too long are cut in the middle."""
@@ -166,7 +170,7 @@ class TokenScorer(PromptScorer):
             joined.append(ScoredText(text, tuple(spans), torch.cat(scores)))
         return joined
 
-    def read(self, text: str) -> Words:
+    def _read(self, text: str) -> Words:
         """The words of a text with their tokens."""
         return words_of(self.tokenizer, text, self.special_tokens)
 
@@ -312,17 +316,18 @@ class TokenClassifierScorer(TokenScorer):
 
     def parts(self, text: str) -> list[PromptPart]:
         """As many sentences as are read at once."""
-        packed: list[str] = []
-        length = 0
-        around = self.tokenizer.num_special_tokens_to_add()
-        for part in super().parts(text):
-            tokens = len(self.read(part.text).input_ids) - around
-            if packed and length + tokens + around <= self.max_tokens:
-                packed[-1] += part.text
-                length += tokens
-            else:
-                packed.append(part.text)
-                length = tokens
+        cut = sentences(text)
+        lengths = map(
+            len, self.tokenizer(cut, add_special_tokens=False, verbose=False)["input_ids"] if cut else []
+        )
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
+        packed, filled = [""], 0
+        for sentence, length in zip(cut, lengths, strict=True):
+            if filled and filled + length > room:
+                packed.append("")
+                filled = 0
+            packed[-1] += sentence
+            filled += length
         return [PromptPart(window) for text in packed for window in self.windows(text)]
 
     def word_scores(self, words: Sequence[Words]) -> list[Float[Tensor, "words"]]:
