@@ -95,6 +95,7 @@ def test_every_scorer_has_a_name(scorer, labels, target, encoders, tmp_path):
         ((TEXT, "--keep", "0.5", "--tokens", "9"), "give --keep 0.5 or --tokens 9, not both"),
         ((TEXT, "--keep", "80"), "--keep must be in (0, 1], got 80.0"),
         ((TEXT, "--tokens", "0"), "--tokens must be at least 1, got 0"),
+        ((TEXT, "--scorer", "tfidf"), "--scorer must be one of self-information, linear, globenc"),
         ((TEXT, "--scorer", "globenc"), "the scorer globenc needs a fine-tuned encoder classifier: name one with --model"),
         ((TEXT, "--scorer", "token-classifier"), "needs a token classifier: name one with --model"),
         ((TEXT, "--protect", "("), "protect takes numbers, code, quotes, json-keys or a regular expression"),

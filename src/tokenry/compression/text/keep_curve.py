@@ -25,7 +25,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_ITEMS, Estimate, Verdict, estimate_of_mean, shown
 from tokenry.core.tensors.losses import backbone, causal_lm, output_head, token_nll
 from tokenry.core.tensors.modes import evaluation_mode
-from tokenry.models.text_classifier import TextClassifier
+from tokenry.models.text_classifier import Targets, TextClassifier
 
 Judge = Callable[[Sequence[int], Sequence[str]], Float[ndarray, "texts"]]
 """What texts are worth, higher = better, given the number of the prompt that each was made from."""
@@ -106,7 +106,7 @@ def keep_curve(
         judge: says what a text is worth.
         shares: shares of the words that are kept.
         draws: random choices of words per prompt and share.
-        seed: random seed of the first of them.
+        seed: random seed; the draws have the next ones.
         progress: called for each share.
     """
     require_at_least(1, draws=draws)
@@ -128,7 +128,8 @@ def keep_curve(
         found["bottom"].append(judge(numbers, alike))
         drawn = [
             judge(
-                numbers, [_as_many(compressor, cut, random_scores(cut.scored, seed + draw)) for cut in ours]
+                numbers,
+                [_as_many(compressor, cut, random_scores(cut.scored, seed + 1 + draw)) for cut in ours],
             )
             for draw in range(draws)
         ]
@@ -221,7 +222,7 @@ class LabelKept:
         batch_size: texts that are read at once.
     """
 
-    def __init__(self, classifier: TextClassifier, labels: Sequence[int], batch_size: int = 64) -> None:
+    def __init__(self, classifier: TextClassifier, labels: Targets, batch_size: int = 64) -> None:
         self.classifier, self.labels, self.batch_size = classifier, np.asarray(labels), batch_size
 
     def __call__(self, numbers: Sequence[int], texts: Sequence[str]) -> Float[ndarray, "texts"]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenry.core.errors import UserError, require_at_least, require_share
+from tokenry.core.errors import UserError, require_at_least, require_one_of, require_share
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import (
@@ -34,9 +34,15 @@ if TYPE_CHECKING:
 
     from tokenry.compression.text import Compressed, KeepCurve, PromptScorer
 
-Scorer = Literal[
-    "self-information", "linear", "globenc", "decompx", "decompx-class-0", "token-classifier", "random"
-]
+SCORERS = (
+    "self-information",
+    "linear",
+    "globenc",
+    "decompx",
+    "decompx-class-0",
+    "token-classifier",
+    "random",
+)
 _OF_TARGET = ("self-information", "linear", "random")
 _MAPS, _ANSWER_TOKENS = 3, 16
 
@@ -53,13 +59,13 @@ class Plan:
         question: what follows the prompt and stays whole.
         answer: known answer by which shortened prompts are judged; by default what the target says after the whole prompt.
         target: model that the prompt is for: embedded, a folder, or a hub name.
-        scorer: what says how much a word is worth.
+        scorer: what says how much a word is worth: self-information, linear, globenc, decompx, decompx-class-0, token-classifier or random.
         model: model of the scorer: by default the target for self-information and linear; the others need one that was trained for it.
         per: whether the words of the whole text compete, or those of each sentence.
         curve: whether the target reads prompts of several lengths beside random ones.
         shares: shares of the words in that comparison.
         draws: random choices of words in it.
-        seed: random seed of the first of them.
+        seed: random seed.
         output: folder for result.json, report.html and the shortened text, or a .json file; nothing is written without it.
     """
 
@@ -70,7 +76,7 @@ class Plan:
     question: str = ""
     answer: str | None = None
     target: str = option("embedded", metavar="NAME")
-    scorer: Scorer = "self-information"
+    scorer: str = option(SCORERS[0], metavar="NAME")
     model: str | None = option(None, metavar="NAME")
     per: Literal["text", "sentence"] = "text"
     curve: bool = True
@@ -81,6 +87,7 @@ class Plan:
     output: Path | None = None
 
     def __post_init__(self) -> None:
+        require_one_of(self.scorer, SCORERS, "scorer")
         if self.keep is not None and self.tokens is not None:
             raise UserError(f"give --keep {self.keep:g} or --tokens {self.tokens}, not both.")
         if self.model is None and self.scorer not in _OF_TARGET:
