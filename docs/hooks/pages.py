@@ -39,6 +39,7 @@ GUIDES = (
     "which-credit",
     "what-a-preference-loss-says",
     "which-attribution",
+    "how-to-shorten-a-prompt",
     "which-reduction",
     "which-tokenizer-change",
     "which-decoder",

@@ -22,6 +22,7 @@ ROUNDING = {
     "ceil": lambda exact: math.ceil(exact - 1e-9),
     "floor": lambda exact: int(exact),
     "floor_at_least_one": lambda exact: max(1, int(exact)),
+    "half_even": lambda exact: round(round(exact, 9)),
 }
 shares = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.6, 0.7, 0.99, 1.0])
 
@@ -228,3 +229,11 @@ def test_a_window_without_a_middle_is_refused(window):
     among, groups = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(UserError, match=f"window must be a positive odd number of tokens, got {window}"):
         window_mean(signal, among, groups, window)
+
+
+def test_half_is_rounded_to_the_even_number_whatever_the_float_says():
+    counts = torch.tensor([1, 5, 7, 13])
+    assert kept_counts(counts, 0.5, "half_even").tolist() == [0, 2, 4, 6]
+    # 0.07 * 150 is 10.500000000000002 and 0.57 * 50 is 28.499999999999996.
+    assert kept_counts(torch.tensor([150]), 0.07, "half_even").tolist() == [10]
+    assert kept_counts(torch.tensor([50]), 0.57, "half_even").tolist() == [28]

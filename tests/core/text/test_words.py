@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny.tokenizers import character_tokenizer, chatml_tokenizer, word_tokenizer
 from tokenry.core.errors import UserError
-from tokenry.core.text.words import protected_spans, words_of
+from tokenry.core.text.words import protected_spans, touched, word_spans, words_of
 
 TOKENIZERS = {"bytes": chatml_tokenizer(), "characters": character_tokenizer(), "words": word_tokenizer()}
 
@@ -22,6 +22,11 @@ def test_words_numbers_signs_and_characters_of_scripts_without_spaces_stand_alon
     text = "It's $3.50, déjà vu: 東京 tower"
     expected = ["It's", "$", "3.50", ",", "déjà", "vu", ":", "東", "京", "tower"]
     assert written("bytes", text) == written("characters", text) == expected
+
+
+def test_combining_marks_belong_to_the_letter_before_them():
+    written = [text[start:end] for text in ("हिन्दी में", "สวัสดี", "e\u0301t") for start, end in word_spans(text)]
+    assert written == ["हिन्दी", "में", "ส", "วั", "ส", "ดี", "e\u0301t"]
 
 
 def test_words_that_share_a_token_are_one_word():
@@ -90,3 +95,16 @@ def test_what_cannot_be_read_is_refused():
     slow.__class__ = type("SlowTokenizer", (PreTrainedTokenizerFast,), {"is_fast": False})
     with pytest.raises(UserError, match="SlowTokenizer is a slow tokenizer without offsets"):
         words_of(slow, "a")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    ends=st.lists(st.integers(0, 30), max_size=12),
+    spans=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted).map(tuple), max_size=5),
+)
+def test_a_word_is_touched_if_one_of_its_characters_is(ends, spans):
+    edges = sorted(set(ends))
+    words = list(zip(edges[::2], edges[1::2], strict=False))
+    spans = [span for span in spans if span[0] < span[1]]
+    held = {place for start, end in spans for place in range(start, end)}
+    assert touched(words, spans).tolist() == [not held.isdisjoint(range(*word)) for word in words]

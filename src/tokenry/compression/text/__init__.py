@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tokenry.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from tokenry.compression.text.frugal_prompt import Compressed, PromptCompressor
     from tokenry.compression.text.gradual_search import (
         SearchResult,
         SearchTrial,
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
         gradual_search,
         optuna_search,
     )
+    from tokenry.compression.text.keep_curve import AnswerLikelihood, KeepCurve, LabelKept, keep_curve
+    from tokenry.compression.text.lexrank import lexrank, lexrank_similarity, released_idf, sentence_words
     from tokenry.compression.text.long_text import (
         HACKS,
         KEPT,
@@ -23,6 +26,20 @@ if TYPE_CHECKING:
         word_counts,
         word_tokens,
     )
+    from tokenry.compression.text.released_words import keep_words, merge_pieces, released_word_scores
+    from tokenry.compression.text.scorers import (
+        AttributionScorer,
+        BottomScorer,
+        PromptScorer,
+        RandomScorer,
+        ScoredText,
+        SelfInformation,
+        TokenClassifierScorer,
+        TokenScorer,
+        decompx_scorer,
+        globenc_scorer,
+        released_decompx_scorer,
+    )
     from tokenry.compression.text.window_trials import (
         NEWS,
         ClassifiedTexts,
@@ -31,28 +48,54 @@ if TYPE_CHECKING:
         window_trial,
     )
     from tokenry.core.text.truncation import encode_window, truncate_ids
+    from tokenry.core.text.words import word_scores
 
 __all__ = [
     "HACKS",
     "KEPT",
     "NEWS",
+    "AnswerLikelihood",
+    "AttributionScorer",
+    "BottomScorer",
     "ClassifiedTexts",
+    "Compressed",
     "HackReport",
+    "KeepCurve",
+    "LabelKept",
+    "PromptCompressor",
+    "PromptScorer",
+    "RandomScorer",
+    "ScoredText",
     "SearchResult",
     "SearchTrial",
+    "SelfInformation",
     "TextHacks",
     "TextSplits",
+    "TokenClassifierScorer",
+    "TokenScorer",
     "TokenizerLengths",
     "TrialLedger",
     "WindowTrial",
+    "decompx_scorer",
     "encode_window",
+    "globenc_scorer",
     "gradual_search",
+    "keep_curve",
+    "keep_words",
+    "lexrank",
+    "lexrank_similarity",
+    "merge_pieces",
     "optuna_search",
+    "released_decompx_scorer",
+    "released_idf",
+    "released_word_scores",
+    "sentence_words",
     "stopword_list",
     "tokenizer_length_report",
     "truncate_ids",
     "window_trial",
     "word_counts",
+    "word_scores",
     "word_tokens",
 ]
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from tokenry.core.errors import UserError, require_share
 
-Rounding = Literal["ceil", "floor", "floor_at_least_one"]
+Rounding = Literal["ceil", "floor", "floor_at_least_one", "half_even"]
 
 # 0.6 * 5 is 3.0000000000000004 in some orders of evaluation: without the margin such artefacts would keep one token more.
 _ROUNDING: dict[str, Callable[[Tensor], Tensor]] = {
     "ceil": lambda exact: torch.ceil(exact - 1e-9),
     "floor": torch.floor,
     "floor_at_least_one": lambda exact: torch.floor(exact).clamp(min=1),
+    "half_even": lambda exact: torch.round(torch.round(exact, decimals=9)),
 }
 
 
@@ -29,7 +30,7 @@ def kept_counts(
     """Number of the `counts` tokens of each group that a share keeps; a group without tokens keeps none.
 
     `ceil`: k = ceil(share · R − 1e-9), at least one (ssToken). `floor`: int(share · R), which can be none (TokenCleaning).
-    `floor_at_least_one`: max(1, int(share · R)) (RHO-1).
+    `floor_at_least_one`: max(1, int(share · R)) (RHO-1). `half_even`: the nearest, of two the even one, which can be none (FrugalPrompt).
     """
     require_share(share)
     kept = _ROUNDING[rounding](counts.double() * share).long()

@@ -3,15 +3,18 @@
     words = words_of(tokenizer, "cost: $3.50")         spans (0, 4) cost, (4, 5) :, (6, 7) $, (7, 11) 3.50
     words.of_token                                     word of every token, -1 for special tokens
     words.total(token_scores)                          one score per word
+    parts_of(text, words.spans, kept)                  what is left of the text where only some words are kept
 
 A word is a run of letters and digits, a number with its point, or one sign; of scripts without spaces, one character. Words that share a
 token are one word, so every token belongs to exactly one. A text is cut by the spans of its words, never joined from pieces.
 """
 
 import re
-from bisect import bisect_right
+import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +27,16 @@ Span = tuple[int, int]
 
 # Scripts without spaces: kana, Han, Thai, Lao, Khmer, Burmese; each character stands alone.
 _ALONE = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
-_WORD = re.compile(rf"{_ALONE}|\d+(?:[.,]\d+)*(?!\w)|(?:(?!{_ALONE})[\w'’])+|[^\w\s]")
+# Combining marks, such as the vowel signs of Hindi, belong to the letter before them; `\w` holds none.
+_MARKS = "".join(
+    chr(code) for code in range(0x300, 0x3000) if unicodedata.category(chr(code)).startswith("M")
+)
+_LETTER = rf"(?!{_ALONE})[\w{_MARKS}]"
+_WORD = re.compile(
+    rf"{_ALONE}[{_MARKS}]*|\d+(?:[.,]\d+)*(?![\w{_MARKS}])|(?:{_LETTER}|['’])+|[^\w\s][{_MARKS}]*"
+)
+_RUNS_ON = re.compile(_LETTER)
+_WHITE_SPACE = re.compile(r"\s+")
 
 PROTECTED = {
     "numbers": r"-?[\d,]*\.?\d+",
@@ -64,19 +76,11 @@ class Words:
 
     def total(self, scores: Float[Tensor, "seq"], reduce: str = "sum") -> Float[Tensor, "words"]:
         """One score per word: the `sum`, `mean` or `max` of its tokens'; special tokens count for none."""
-        require_one_of(reduce, ("sum", "mean", "max"), "reduce")
-        own = self.of_token >= 0
-        total = scores.new_zeros(len(self.spans))
-        kind = {"max": "amax"}.get(reduce, reduce)
-        return total.scatter_reduce(0, self.of_token[own], scores[own], kind, include_self=False)
+        return word_scores(scores, self.of_token, reduce, len(self.spans))
 
     def inside(self, spans: Iterable[Span]) -> Bool[Tensor, "words"]:
         """The words that have a character in one of the spans."""
-        covered = list(spans)
-        return torch.tensor(
-            [any(start < until and since < end for since, until in covered) for start, end in self.spans],
-            dtype=torch.bool,
-        )
+        return touched(self.spans, spans)
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> Words:
@@ -93,10 +97,91 @@ def words_of(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: 
         text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False
     )
     offsets = [_visible(text, *offset) for offset in encoded["offset_mapping"]]
-    spans = [match.span() for match in _WORD.finditer(text)]
-    joined = _joined([*spans, *(span for span in offsets if span and span[0] < span[1])])
+    joined = _joined([*word_spans(text), *(span for span in offsets if span and span[0] < span[1])])
     of_token = torch.tensor([_word_at(joined, span) for span in offsets], dtype=torch.long)
     return Words(text, tuple(joined), torch.tensor(encoded["input_ids"], dtype=torch.long), of_token)
+
+
+def word_spans(text: str) -> list[Span]:
+    """The words of a text that no tokenizer has read."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def word_scores(
+    piece_scores: Float[Tensor, "seq"],
+    word_ids: Int[Tensor, "seq"] | Sequence[int | None],
+    reduce: str = "sum",
+    words: int | None = None,
+) -> Float[Tensor, "words"]:
+    """One score per word from those of its tokens.
+
+    Args:
+        piece_scores: of the tokens.
+        word_ids: word of every token; None or -1 for special tokens, which count for none.
+        reduce: `sum`, `mean` or `max`.
+        words: number of words; by default up to the last one that has a token.
+    """
+    require_one_of(reduce, ("sum", "mean", "max"), "reduce")
+    word = torch.as_tensor([-1 if number is None else int(number) for number in word_ids]).to(
+        piece_scores.device
+    )
+    own = word >= 0
+    number = words if words is not None else int(word.max()) + 1 if len(word) else 0
+    kind = {"max": "amax"}.get(reduce, reduce)
+    return piece_scores.new_zeros(number).scatter_reduce(
+        0, word[own], piece_scores[own], kind, include_self=False
+    )
+
+
+def touched(words: Sequence[Span], spans: Iterable[Span]) -> Bool[Tensor, "words"]:
+    """The words that have a character in one of the spans."""
+    covered = sorted(spans)
+    starts = [since for since, _ in covered]
+    reach = list(accumulate((until for _, until in covered), max))
+    # The spans that begin before the end of a word are the first ones; one of them must reach beyond its start.
+    before = [bisect_left(starts, end) for _, end in words]
+    return torch.tensor(
+        [number > 0 and reach[number - 1] > start for number, (start, _) in zip(before, words, strict=True)],
+        dtype=torch.bool,
+    )
+
+
+def parts_of(text: str, spans: Sequence[Span], kept: Bool[Tensor, "words"]) -> list[Span]:
+    """The parts of a text that hold the kept words, in order: joined, they are the text without the other words.
+
+    Between words that were neighbours, everything stays. Of what stood between others, one white space stays, the one with the most line
+    breaks; it stays if it breaks a line, if white space stood on both sides, or if two words would otherwise be one. Two words with no
+    white space between them keep a sign that was there: without `-`, 3-4 would be 34.
+    """
+    numbers = kept.nonzero()[:, 0].tolist()
+    if not numbers:
+        return []
+    parts = [(0 if numbers[0] == 0 else spans[numbers[0]][0], spans[numbers[0]][1])]
+    for before, after in pairwise(numbers):
+        (_, end), (start, until) = spans[before], spans[after]
+        parts += [(end, start)] if after == before + 1 else _joint(text, end, start)
+        parts.append((start, until))
+    if numbers[-1] == len(spans) - 1:
+        parts.append((parts[-1][1], len(text)))
+    return [(start, end) for start, end in parts if start < end]
+
+
+def _joint(text: str, end: int, start: int) -> list[Span]:
+    """What stays between two kept words that were no neighbours."""
+    gap = text[end:start]
+    blanks = list(_WHITE_SPACE.finditer(gap))
+    breaks = [blank.group().count("\n") for blank in blanks]
+    run_on = end > 0 and bool(_RUNS_ON.match(text, end - 1)) and bool(_RUNS_ON.match(text, start))
+    if any(breaks):
+        first, last = blanks[breaks.index(max(breaks))].span()
+    elif blanks and (run_on or (gap[0].isspace() and gap[-1].isspace())):
+        first, last = blanks[-1].span()
+    elif run_on:
+        first = next((place for place in range(len(gap)) if not _RUNS_ON.match(gap, place)), 0)
+        last = first + 1
+    else:
+        return []
+    return [(end + first, end + last)]
 
 
 def protected_spans(text: str, what: Sequence[str]) -> list[Span]:

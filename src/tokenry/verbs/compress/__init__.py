@@ -1,3 +1,3 @@
-"""Carry fewer tokens: inside a vision encoder, into a language model, and of a long text."""
+"""Carry fewer tokens: of a prompt, of a long text, inside a vision encoder, and into a language model."""
 
-ORDER = ("vision", "plan", "long_text")
+ORDER = ("prompt", "long_text", "vision", "plan")
