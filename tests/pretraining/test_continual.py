@@ -198,7 +198,7 @@ def test_accumulated_batches_are_one_larger_batch():
     [
         ({"old": None, "replay": 0.05}, "0.05 of every batch is to be replayed, but there is no old text"),
         ({"replay": 1.5}, r"replay must be in \[0, 1\], got 1.5"),
-        ({"batch_size": 20}, "12 samples are too few for one batch of 20"),
+        ({"batch_size": 20}, "the text is too short for one step of 20 blocks"),
         ({"batch_size": 10, "batches_per_step": 2}, "the text is too short for one step of 20 blocks"),
         ({"schedule": RewarmSchedule(7, 1, 0.1)}, "ends at step 7, but the data last for 6 steps"),
         ({"schedule": InfiniteSchedule.over(8, 1, 0.1)}, "ends at step 8, but the data last for 6 steps"),

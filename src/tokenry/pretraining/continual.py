@@ -86,6 +86,24 @@ class ContinualConfig:
         require_at_least(1, evaluate_every=self.evaluate_every, save_every=self.save_every)
         require_at_least(0, seed=self.seed)
 
+    @property
+    def step_blocks(self) -> int:
+        """Blocks per step, of all processes together."""
+        return self.batch_size * self.batches_per_step * processes()
+
+    def steps_on(self, new: TokenBlocks) -> int:
+        """The steps that were asked for, or those of one pass over the new text.
+
+        Raises:
+            UserError: the text is too short for one.
+        """
+        steps = len(new.train) // self.step_blocks if self.steps is None else self.steps
+        if not steps:
+            raise UserError(
+                f"the text is too short for one step of {self.step_blocks} blocks: give more text, or a smaller batch."
+            )
+        return steps
+
 
 @dataclass(frozen=True)
 class ContinualReport:
@@ -292,14 +310,19 @@ def continue_pretraining(
     sides = [side for side in (old, new) if side is not None]
     for blocks in (blocks for side in sides for blocks in (side.train, side.held_out)):
         require_readable(model, blocks.flatten(), [blocks.shape[1]], "the text")
-    at_once = config.batches_per_step * processes()
-    batch = config.batch_size * at_once
-    total = None if config.steps is None else config.steps * batch
+    steps = config.steps_on(new)
+    if math.isfinite(schedule.last) and schedule.last > steps:
+        raise UserError(
+            f"the schedule ends at step {schedule.last:g}, but the data last for {steps} steps: end it earlier, or give more text or steps."
+        )
     mixer = ReplayMixer(
-        [] if old is None else old.train, new.train, config.replay, config.batch_size, total, config.seed
+        [] if old is None else old.train,
+        new.train,
+        config.replay,
+        config.batch_size,
+        steps * config.step_blocks,
+        config.seed,
     )
-    steps = len(mixer) // at_once
-    require_steps(schedule, steps, batch)
     callback = ContinualCallback(
         old.held_out if old else None, new.held_out, config.evaluate_every, config.batch_size, config.bfloat16
     )
@@ -326,18 +349,6 @@ def continue_pretraining(
     model.eval()
     points = steps // config.evaluate_every
     return callback.report(final_window=max(1, points // 10))
-
-
-def require_steps(schedule: RateSchedule, steps: int, batch: int) -> None:
-    """Refuse data that do not last for a step, or not until the schedule has come to its end."""
-    if not steps:
-        raise UserError(
-            f"the text is too short for one step of {batch} blocks: give more text, or a smaller batch."
-        )
-    if math.isfinite(schedule.last) and schedule.last > steps:
-        raise UserError(
-            f"the schedule ends at step {schedule.last:g}, but the data last for {steps} steps: end it earlier, or give more text or steps."
-        )
 
 
 def compare_schedules(
