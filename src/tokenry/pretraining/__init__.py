@@ -13,6 +13,7 @@ from tokenry.pretraining.replay import ReplayMixer, compute_equivalent, packed_b
 from tokenry.pretraining.schedules import (
     InfiniteSchedule,
     InfiniteScheduler,
+    RateSchedule,
     RewarmSchedule,
     RewarmScheduler,
     ScheduleCallback,
@@ -27,6 +28,7 @@ __all__ = [
     "ContinualReport",
     "InfiniteSchedule",
     "InfiniteScheduler",
+    "RateSchedule",
     "ReplayMixer",
     "RewarmSchedule",
     "RewarmScheduler",

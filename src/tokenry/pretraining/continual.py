@@ -8,6 +8,7 @@ Source: Gupta et al., Continual Pre-Training of Large Language Models: How to (r
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -285,7 +286,7 @@ def continue_pretraining(
     new: TokenBlocks,
     schedule: RateSchedule,
     config: ContinualConfig | None = None,
-    folder: Path | None = None,
+    folder: str | os.PathLike | None = None,
     resume: bool = False,
     progress: Progress = lambda what, share: None,
 ) -> ContinualReport:
@@ -357,7 +358,7 @@ def compare_schedules(
     new: TokenBlocks,
     grid: Mapping[str, RateSchedule],
     config: ContinualConfig | None = None,
-    folder: Path | None = None,
+    folder: str | os.PathLike | None = None,
     resume: bool = False,
     progress: Progress = lambda what, share: None,
 ) -> dict[str, ContinualReport]:
@@ -378,7 +379,7 @@ def compare_schedules(
         told = part(progress, number / len(grid), (number + 1) / len(grid))
         reports[name] = continue_pretraining(
             model_fn(), old, new, schedule, config,
-            None if folder is None else folder / name, resume,
+            None if folder is None else Path(folder) / name, resume,
             lambda _, share, name=name, told=told: told(name, share),  # type: ignore[misc]
         )  # fmt: skip
     return reports

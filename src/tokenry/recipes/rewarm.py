@@ -9,7 +9,7 @@ batches for the same number of steps; two seeds each. Measured in nats per token
     from scratch           the re-warmed schedule on an untrained model
     the same text          the re-warmed schedule on the old text, from a base that was trained on until its rate was a thousandth
 
-Headline: continued beats from scratch, also where the new text is not small (section 4.2). Two seeds are too few to be the units: the
+Headline: continued beats from scratch, however large the new text. Two seeds are too few to be the units: the
 units are held-out blocks, each with its mean over the seeds. The paper shows curves only, of Pythia-410M on 300 billion tokens.
 """
 
@@ -29,13 +29,13 @@ from tokenry.core.stats import absent, all_of, bootstrap, paired_difference, sho
 from tokenry.pretraining import (
     ContinualReport,
     InfiniteSchedule,
+    RateSchedule,
     RewarmSchedule,
     compare_schedules,
     continue_pretraining,
 )
 from tokenry.pretraining.continual import DOWNSTREAM as NEW
 from tokenry.pretraining.continual import UPSTREAM as OLD
-from tokenry.pretraining.schedules import RateSchedule
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.two_corpora import TwoCorpora, pythia, two_packages
 
@@ -44,10 +44,8 @@ REWARMED, NO_WARMUP, LONG_WARMUP = "re-warmed", "no warm-up", "2 % warm-up"
 HALF, TWICE, CONSTANT = "half the rate", "twice the rate", "constant minimum"
 INFINITE, REPLAY, SCRATCH, SAME = "infinite", "5 % replay", "from scratch", "the same text"
 
-CLOSE = 0.02
-"""Nats per token within which two schedules are said to be equal."""
-SHARE = 0.2
-"""The spread over warm-up lengths is to be below this share of the spread over highest rates."""
+CLOSE, SHARE = 0.02, 0.2
+"""Nats per token within which schedules are equal; largest spread over warm-up lengths, as a share of that over highest rates."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,10 @@ class ArmLosses:
     steps: Sequence[int]
     curves: Mapping[str, Float[ndarray, "points"]]
 
-    def forgetting(self, side: str = OLD) -> Float[ndarray, "blocks"]:
-        """By how much the loss of each block has risen."""
-        return self.final[side] - self.before[side]
+    @property
+    def forgetting(self) -> Float[ndarray, "blocks"]:
+        """By how much the loss of each block of the old text has risen."""
+        return self.final[OLD] - self.before[OLD]
 
 
 Arms = Mapping[str, ArmLosses]
@@ -89,7 +88,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
         "loss": {
             name: {
                 side: {"before": float(arm.before[side].mean()), "final": float(arm.final[side].mean())}
-                for side in arm.final
+                for side in (OLD, NEW)
             }
             for name, arm in arms.items()
         },
@@ -151,8 +150,8 @@ def _of_seed(subject: TwoCorpora, seed: int, progress: Progress) -> dict[str, Co
     found[REPLAY] = go_on(copy.deepcopy(base), REPLAY, config=replace(config, replay=0.05))
     found[SCRATCH] = go_on(subject.fresh(seed), SCRATCH)
     lowered = RewarmSchedule(steps, 0, 0.1 * subject.max_lr, 0.001 * subject.max_lr)
-    go_on(base, "training the base on", old=None, new=old, schedule=lowered)
-    found[SAME] = go_on(base, SAME, old=None, new=old, config=replace(config, seed=seed + 1000))
+    go_on(base, "training the base on", new=old, schedule=lowered)
+    found[SAME] = go_on(base, SAME, new=old, config=replace(config, seed=seed + 1000))
     return found
 
 
@@ -161,15 +160,13 @@ def _pretrained(subject: TwoCorpora, seed: int, progress: Progress) -> PreTraine
         return subject.pretrained()
     model, steps = subject.fresh(seed), subject.base_steps
     config = replace(subject.config, seed=seed, steps=steps, evaluate_every=steps)
-    schedule = RewarmSchedule(steps, int(0.01 * steps), subject.max_lr)
-    continue_pretraining(
-        model, None, subject.old, schedule, config, progress=lambda _, share: progress("pretraining", share)
-    )
+    schedule = {"pretraining": RewarmSchedule(steps, int(0.01 * steps), subject.max_lr)}
+    compare_schedules(lambda: model, None, subject.old, schedule, config, progress=progress)
     return model
 
 
 def _mean(reports: Sequence[ContinualReport]) -> ArmLosses:
-    sides = list(reports[0].curves)
+    sides = (OLD, NEW)
     return ArmLosses(
         {side: np.mean([report.before[side] for report in reports], axis=0) for side in sides},
         {side: np.mean([report.final_by_block(side) for report in reports], axis=0) for side in sides},
@@ -180,10 +177,7 @@ def _mean(reports: Sequence[ContinualReport]) -> ArmLosses:
 
 def judge(arms: Arms) -> Iterator[Claim]:
     """Put each claim beside its measurement, block by block."""
-    final = {
-        side: {name: arm.final[side] for name, arm in arms.items() if side in arm.final}
-        for side in (OLD, NEW)
-    }
+    final = {side: {name: arm.final[side] for name, arm in arms.items()} for side in (OLD, NEW)}
     yield Claim.above(
         "continued is better on the new text than from scratch in as many steps (nats per token)",
         final[NEW][REWARMED],
@@ -204,11 +198,10 @@ def judge(arms: Arms) -> Iterator[Claim]:
         control=f"{final[NEW][REWARMED].mean():.3f} ({REWARMED})",
         verdict=absent(infinite, CLOSE),
     )
-    same = arms[SAME]
     yield Claim.above(
         "re-warmed on the same text, the loss ends above where it began (nats per token)",
-        same.final[NEW],
-        same.before[NEW],
+        arms[SAME].final[OLD],
+        arms[SAME].before[OLD],
         "before",
         spec=".3f",
         paper=f"not recovered within 50 B tokens ({CURVES})",
@@ -255,7 +248,7 @@ def _higher_rates(final: Mapping[str, Mapping[str, Float[ndarray, "blocks"]]]) -
 
 
 def _replay(arms: Arms) -> Claim:
-    without, replayed = arms[REWARMED].forgetting(), arms[REPLAY].forgetting()
+    without, replayed = arms[REWARMED].forgetting, arms[REPLAY].forgetting
     saved = paired_difference(0.5 * without, replayed)
     return Claim(
         "5 % replay halves forgetting at the same compute (rise of the loss on the old text, nats per token)",
@@ -275,14 +268,12 @@ def draw(figure: Figure, arms: Arms, grid: Mapping[str, RateSchedule]) -> None:
         if name in grid:
             rates.plot(steps, grid[name](steps), color=color, label=name)
         for axes, side in ((new, NEW), (old, OLD)):
-            arm = arms[name]
-            begun = [] if name == SCRATCH else [float(arm.before[side].mean())]
-            points = [0, *arm.steps] if begun else arm.steps
-            axes.plot(points, [*begun, *arm.curves[side]], dashed, color=color, marker=".", label=name)
-    rates.set(title="learning rate", xlabel="step")
-    new.set(title="loss on the new text", xlabel="step", ylabel="nats per token")
-    old.set(title="loss on the old text", xlabel="step")
-    for axes in (rates, new, old):
+            arm, first = arms[name], name != SCRATCH
+            losses = [*[arm.before[side].mean()] * first, *arm.curves[side]]
+            axes.plot([*[0] * first, *arm.steps], losses, dashed, color=color, marker=".", label=name)
+    titles = ("learning rate", "loss on the new text (nats per token)", "loss on the old text")
+    for axes, title in zip((rates, new, old), titles, strict=True):
+        axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
     new.legend(fontsize=7)
     figure.suptitle("A model goes on with other text (means over seeds; held-out blocks)", fontsize=10)

@@ -19,8 +19,7 @@ from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
-    from tokenry.pretraining import ContinualConfig, ContinualReport, TokenBlocks
-    from tokenry.pretraining.schedules import RateSchedule
+    from tokenry.pretraining import ContinualConfig, ContinualReport, RateSchedule, TokenBlocks
 
 MOST_HELD_OUT = 0.1
 _EVALUATIONS, _DRAWN = 20, 401
