@@ -37,6 +37,11 @@ def test_the_counts_add_up_for_any_share(fraction, size, batches):
     assert counts.max() - counts.min() <= 1
 
 
+def test_a_share_is_not_rounded_off_by_the_floating_point():
+    assert 0.29 * 100 < 29
+    assert compute_equivalent(100, 0.29) == (29, 71)
+
+
 def test_a_batch_holds_as_many_old_samples_as_it_should_and_no_new_one_twice():
     mixer = ReplayMixer(OLD, NEW, 0.3, 8)
     batches = list(mixer)

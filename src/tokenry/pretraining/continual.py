@@ -139,12 +139,15 @@ class ContinualReport:
         """The final loss of each block of one side, to be paired with that of another training."""
         return self._by_block(side)[-self.final_window :].mean(axis=0)
 
+    def before_by_block(self, side: str) -> Float[ndarray, "blocks"]:
+        """The loss of each block of one side before."""
+        return np.atleast_1d(np.asarray(self.before[side], dtype=np.float64))
+
     def change(self, side: str) -> Estimate:
         """Final loss − loss before, paired by block; nan where the side was not measured, and its error without blocks."""
         if side not in self.curves:
             return Estimate(math.nan, math.nan, 0)
-        before = np.atleast_1d(np.asarray(self.before[side], dtype=np.float64))
-        return estimate_of_mean(self.final_by_block(side) - before)
+        return estimate_of_mean(self.final_by_block(side) - self.before_by_block(side))
 
     @property
     def upstream_final(self) -> float:

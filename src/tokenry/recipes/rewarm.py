@@ -32,7 +32,6 @@ from tokenry.pretraining import (
     RateSchedule,
     RewarmSchedule,
     compare_schedules,
-    continue_pretraining,
 )
 from tokenry.pretraining.continual import DOWNSTREAM as NEW
 from tokenry.pretraining.continual import UPSTREAM as OLD
@@ -129,8 +128,7 @@ def _of_seed(subject: TwoCorpora, seed: int, progress: Progress) -> dict[str, Co
     old, new, steps = subject.old, subject.new, subject.steps
     grid = schedules(steps, subject.max_lr)
     config = replace(subject.config, seed=seed, steps=steps)
-    whole = subject.base_steps + (len(grid) + 4) * steps
-    done = 0
+    done, whole = 0, subject.base_steps + (len(grid) + 4) * steps
 
     def next_part(count: int) -> Progress:
         nonlocal done
@@ -139,10 +137,13 @@ def _of_seed(subject: TwoCorpora, seed: int, progress: Progress) -> dict[str, Co
 
     base = _pretrained(subject, seed, next_part(subject.base_steps))
 
-    def go_on(model: PreTrainedModel, name: str, **changed: Any) -> ContinualReport:
-        told = next_part(steps)
-        given = {"old": old, "new": new, "schedule": grid[REWARMED], "config": config} | changed
-        return continue_pretraining(model, **given, progress=lambda _, share: told(name, share))
+    def go_on(
+        model: PreTrainedModel, name: str, schedule: RateSchedule = grid[REWARMED], **changed: Any
+    ) -> ContinualReport:
+        given: dict[str, Any] = {"old": old, "new": new, "config": config} | changed
+        return compare_schedules(lambda: model, grid={name: schedule}, progress=next_part(steps), **given)[
+            name
+        ]
 
     found = compare_schedules(
         lambda: copy.deepcopy(base), old, new, grid, config, progress=next_part(len(grid) * steps)
@@ -150,7 +151,7 @@ def _of_seed(subject: TwoCorpora, seed: int, progress: Progress) -> dict[str, Co
     found[REPLAY] = go_on(copy.deepcopy(base), REPLAY, config=replace(config, replay=0.05))
     found[SCRATCH] = go_on(subject.fresh(seed), SCRATCH)
     lowered = RewarmSchedule(steps, 0, 0.1 * subject.max_lr, 0.001 * subject.max_lr)
-    go_on(base, "training the base on", new=old, schedule=lowered)
+    go_on(base, "training the base on", lowered, new=old)
     found[SAME] = go_on(base, SAME, new=old, config=replace(config, seed=seed + 1000))
     return found
 
@@ -168,7 +169,7 @@ def _pretrained(subject: TwoCorpora, seed: int, progress: Progress) -> PreTraine
 def _mean(reports: Sequence[ContinualReport]) -> ArmLosses:
     sides = (OLD, NEW)
     return ArmLosses(
-        {side: np.mean([report.before[side] for report in reports], axis=0) for side in sides},
+        {side: np.mean([report.before_by_block(side) for report in reports], axis=0) for side in sides},
         {side: np.mean([report.final_by_block(side) for report in reports], axis=0) for side in sides},
         reports[0].steps,
         {side: np.mean([report.curve(side) for report in reports], axis=0) for side in sides},

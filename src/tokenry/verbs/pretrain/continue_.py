@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import require_folder_name, require_new, without_nan
+from tokenry.core.io.files import new_folder, require_folder_name, require_new, without_nan
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
@@ -19,6 +19,8 @@ from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tokenry.pretraining import ContinualConfig, ContinualReport, RateSchedule, TokenBlocks
 
 MOST_HELD_OUT = 0.1
@@ -117,38 +119,38 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
-    from tokenry.pretraining import compare_schedules, continue_pretraining
+    from tokenry.pretraining import compare_schedules
     from tokenry.verbs._training import remove_checkpoints
 
     require_new(plan.output / "model")
     hardware = Hardware(plan.device, "float32")
     with quiet_libraries():
         progress("reading the texts", 0.0)
-        tokenizer, notes = load_tokenizer(plan.model), []
+        tokenizer = load_tokenizer(plan.model)
+        notes: list[str] = []
         new = _blocks(plan, plan.new, tokenizer, notes)
         old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
         say(notes)
         config = _config(plan, new)
         steps = config.steps_on(new)
-        main, *others = _schedules(plan, steps).items()
-        model, share = hardware.load(plan.model), 1 / (1 + len(others))
-        checkpoints = plan.output / "checkpoints"
-        told = part(progress, 0.05, 0.05 + 0.9 * share)
-        reports = {
-            main[0]: continue_pretraining(
-                model, old, new, main[1], config, checkpoints / main[0], plan.resume, told
-            )
-        }
-        reports |= compare_schedules(
-            lambda: hardware.load(plan.model), old, new, dict(others), config, checkpoints, plan.resume,
-            part(progress, 0.05 + 0.9 * share, 0.95),
-        )  # fmt: skip
+        schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
+        kept: list[PreTrainedModel] = []
+
+        def load() -> "PreTrainedModel":
+            model = hardware.load(plan.model)
+            if not kept:  # the schedule that was asked for comes first
+                kept.append(model)
+            return model
+
+        reports = compare_schedules(
+            load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
+        )
         progress("saving", 0.95)
-        model.save_pretrained(plan.output / "model")
-        tokenizer.save_pretrained(plan.output / "model")
+        with new_folder(plan.output / "model") as folder:
+            kept[0].save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         for name in reports:
             remove_checkpoints(checkpoints / name)
-    schedules = dict([main, *others])
     data = {
         "kind": "pretrain continue",
         "model": plan.model,
@@ -266,7 +268,7 @@ def _record(name: str, schedule: "RateSchedule", report: "ContinualReport") -> d
         "adaptation": _estimated(changes["downstream"].scaled(-1)),
         "forgetting": _estimated(changes["upstream"]),
         "max_forgetting": report.max_forgetting,
-        "schedule": {"steps": drawn.tolist(), "lr": schedule(drawn).tolist()},
+        "schedule": {"steps": drawn.tolist(), "lr": np.asarray(schedule(drawn)).tolist()},
         "points": [
             {"step": step, **{side: curves[side][place] if side in curves else None for side in _SIDES}}
             for place, step in enumerate(steps)
