@@ -36,6 +36,7 @@ from tokenry.pretraining.replay import ReplayMixer
 from tokenry.pretraining.schedules import RateSchedule
 
 UPSTREAM, DOWNSTREAM = "upstream", "downstream"
+_EVALUATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class ContinualConfig:
     Attributes:
         batch_size: blocks per forward pass.
         batches_per_step: batches whose mean loss is one step: their gradients are accumulated.
-        replay: share of every batch that is old text.
-        steps: steps of the optimiser; None for one pass over the new text, or as many steps where some are old.
-        evaluate_every: steps between evaluations of both sides.
+        replay: share of every batch that is old text, in the place of new text.
+        steps: steps of the optimiser; None for those of one pass over the new text.
+        evaluate_every: steps between evaluations of both sides; None for a twentieth of all.
         save_every: steps between checkpoints.
-        bfloat16: compute in mixed precision.
-        seed: random seed of the order of the blocks, and of dropout.
+        bfloat16: compute in mixed precision; the weights stay as they are.
+        seed: random seed of the order of the text, and of dropout.
         adamw: the optimiser; its defaults are those of Pythia.
     """
 
@@ -71,7 +72,7 @@ class ContinualConfig:
     batches_per_step: int = 1
     replay: float | int = 0.0
     steps: int | None = None
-    evaluate_every: int = 50
+    evaluate_every: int | None = None
     save_every: int = 500
     bfloat16: bool = False
     seed: int = 0
@@ -327,8 +328,9 @@ def continue_pretraining(
         steps * config.step_blocks,
         config.seed,
     )
+    every = config.evaluate_every or max(1, steps // _EVALUATIONS)
     callback = ContinualCallback(
-        old.held_out if old else None, new.held_out, config.evaluate_every, config.batch_size, config.bfloat16
+        old.held_out if old else None, new.held_out, every, config.batch_size, config.bfloat16
     )
 
     def loss(blocks: list[Tensor]) -> dict[str, Tensor]:
@@ -351,8 +353,7 @@ def continue_pretraining(
     training = Training(model.train(), loss, mixer, loop, made_of, [callback])
     training.run(folder, resume, progress)
     model.eval()
-    points = steps // config.evaluate_every
-    return callback.report(final_window=max(1, points // 10))
+    return callback.report(final_window=max(1, steps // every // 10))
 
 
 def compare_schedules(

@@ -1,14 +1,14 @@
 """Continued pretraining of a model on new text: its schedule, and the losses on new and old text through it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.io.files import new_folder, require_folder_name, require_new, without_nan
 from tokenry.core.io.progress import Progress, part
-from tokenry.core.plans import argument, plan_settings
+from tokenry.core.plans import argument, plan_settings, values_for
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -21,10 +21,10 @@ from tokenry.verbs._models import model_title
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tokenry.pretraining import ContinualConfig, ContinualReport, RateSchedule, TokenBlocks
+    from tokenry.pretraining import ContinualReport, RateSchedule, TokenBlocks
 
 MOST_HELD_OUT = 0.1
-_EVALUATIONS, _DRAWN = 20, 401
+_DRAWN = 401
 _WHOLE = 10**9
 _SIDES = {"downstream": "new text", "upstream": "old text"}
 
@@ -119,7 +119,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
-    from tokenry.pretraining import compare_schedules
+    from tokenry.pretraining import ContinualConfig, compare_schedules
     from tokenry.verbs._training import remove_checkpoints
 
     require_new(plan.output / "model")
@@ -131,7 +131,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         new = _blocks(plan, plan.new, tokenizer, notes)
         old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
         say(notes)
-        config = _config(plan, new)
+        config = ContinualConfig(**values_for(ContinualConfig, plan))
         steps = config.steps_on(new)
         schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
         kept: list[PreTrainedModel] = []
@@ -168,18 +168,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     data = without_nan(data)
     progress("done", 1.0)
     return Result(f"Continued pretraining of {model_title(plan.model)}", data, lay_out(data))
-
-
-def _config(plan: Plan, new: "TokenBlocks") -> "ContinualConfig":
-    from tokenry.core.plans import values_for
-    from tokenry.pretraining import ContinualConfig
-
-    config = ContinualConfig(
-        **values_for(ContinualConfig, plan) | {"evaluate_every": plan.evaluate_every or 1}
-    )
-    if plan.evaluate_every is None:
-        return replace(config, evaluate_every=max(1, config.steps_on(new) // _EVALUATIONS))
-    return config
 
 
 def _schedules(plan: Plan, steps: int) -> "dict[str, RateSchedule]":
