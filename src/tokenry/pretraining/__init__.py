@@ -1,5 +1,15 @@
 """How a model is pretrained: its objective, its schedule, its size, and how flat its minimum is."""
 
+from tokenry.pretraining.continual import (
+    ContinualCallback,
+    ContinualConfig,
+    ContinualReport,
+    TokenBlocks,
+    block_losses,
+    compare_schedules,
+    continue_pretraining,
+)
+from tokenry.pretraining.replay import ReplayMixer, compute_equivalent, packed_blocks, replay_counts
 from tokenry.pretraining.scaling import (
     ErrorLaw,
     LossLaw,
@@ -16,20 +26,51 @@ from tokenry.pretraining.scaling import (
     predict_downstream,
     relative_error,
 )
+from tokenry.pretraining.schedules import (
+    InfiniteSchedule,
+    InfiniteScheduler,
+    RateSchedule,
+    RewarmSchedule,
+    RewarmScheduler,
+    ScheduleCallback,
+    infinite_lr,
+    register_schedules,
+    rewarm_lr,
+)
 
 __all__ = [
+    "ContinualCallback",
+    "ContinualConfig",
+    "ContinualReport",
     "ErrorLaw",
+    "InfiniteSchedule",
+    "InfiniteScheduler",
     "LossLaw",
     "PowerCurve",
+    "RateSchedule",
+    "ReplayMixer",
+    "RewarmSchedule",
+    "RewarmScheduler",
+    "ScheduleCallback",
+    "TokenBlocks",
     "TrainingOptions",
     "TrainingRun",
+    "block_losses",
+    "compare_schedules",
+    "compute_equivalent",
     "compute_multiplier",
+    "continue_pretraining",
     "downstream_interval",
     "fit_error_law",
     "fit_loss_law",
     "fit_power_law",
+    "infinite_lr",
     "load_testbed",
+    "packed_blocks",
     "plan_training",
     "predict_downstream",
+    "register_schedules",
     "relative_error",
+    "replay_counts",
+    "rewarm_lr",
 ]

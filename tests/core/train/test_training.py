@@ -72,6 +72,16 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path):
     assert again.history["learning_rate"] == [0.01 / step for step in range(1, 7)]
 
 
+def test_a_checkpoint_without_the_state_of_its_optimiser_keeps_the_learning_rate(tmp_path):
+    made()[1].run(tmp_path)
+    checkpoint = tmp_path / "checkpoint-6"
+    for state in ("optimizer.pt", "scheduler.pt"):
+        (checkpoint / state).unlink()
+    _, longer = made(steps=8)
+    longer.run(tmp_path, resume=True)
+    assert longer.history["learning_rate"] == [0.01 / step for step in range(1, 9)]
+
+
 def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(tmp_path):
     whole, training = made()
     training.run(tmp_path)

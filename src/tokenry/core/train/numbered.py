@@ -1,6 +1,7 @@
 """Batches and random numbers that depend on the number of a step alone, so that training can begin at any step."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -9,16 +10,16 @@ class TextBatches:
     """An endless sequence of batches of texts, each epoch in another order: batch `n` is always the same.
 
     Args:
-        texts: texts, none of them empty.
+        texts: texts in any form, such as blocks of tokens.
         batch_size: texts per batch.
         seed: random seed of the orders.
     """
 
-    def __init__(self, texts: Iterable[str], batch_size: int, seed: int) -> None:
+    def __init__(self, texts: Iterable[Any], batch_size: int, seed: int) -> None:
         self._texts, self._batch_size, self._seed = list(texts), batch_size, seed
         self._orders: dict[int, list[int]] = {}
 
-    def __getitem__(self, number: int) -> list[str]:
+    def __getitem__(self, number: int) -> list[Any]:
         size = len(self._texts)
         places = range(number * self._batch_size, (number + 1) * self._batch_size)
         return [self._texts[self._order(place // size)[place % size]] for place in places]

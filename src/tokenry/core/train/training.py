@@ -320,6 +320,13 @@ class _Trainer(Trainer):
             raise UserError(f"{checkpoint} is damaged ({error}): remove it to begin anew.") from error
         self._record.load(checkpoint / _RECORD)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        step = 0 if checkpoint is None else int(Path(checkpoint).name.rpartition("-")[2])
+        if self.lr_scheduler.last_epoch != step:
+            # A checkpoint without the state of its optimiser: the moments begin anew, the steps do not.
+            self.lr_scheduler = LambdaLR(self.optimizer, self.lr_scheduler.lr_lambdas, step - 1)
+
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights that share no memory, which safetensors refuses: tied ones are written once for each name."""
