@@ -7,6 +7,8 @@ from tokenry.pretraining.masking import (
     rtd_loss,
     sample_replacements,
 )
+from tokenry.pretraining.released_optimizer import ElectraAdamW, official_lr
+from tokenry.pretraining.replaced_token_trainer import ReplacedTokenTrainer
 from tokenry.pretraining.replaced_tokens import (
     ReplacedTokenConfig,
     ReplacedTokenOutput,
@@ -15,12 +17,15 @@ from tokenry.pretraining.replaced_tokens import (
 from tokenry.pretraining.shared_embeddings import generator_config
 
 __all__ = [
+    "ElectraAdamW",
     "MaskedBatch",
     "ReplacedTokenConfig",
     "ReplacedTokenOutput",
     "ReplacedTokenPretrainer",
+    "ReplacedTokenTrainer",
     "generator_config",
     "mask_tokens",
+    "official_lr",
     "rtd_labels",
     "rtd_loss",
     "sample_replacements",

@@ -36,7 +36,7 @@ from tokenry.pretraining.masking import (
     sample_quantiles,
 )
 from tokenry.pretraining.replaced_token_metrics import count
-from tokenry.pretraining.shared_embeddings import TIES, Tie, share, unshared
+from tokenry.pretraining.shared_embeddings import TIES, share, unshared
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         generator: PreTrainedModel,
         discriminator: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        tie: Tie = "embeddings",
+        tie: str = "embeddings",
         config: ReplacedTokenConfig = ReplacedTokenConfig(),
     ) -> None:
         require_one_of(tie, TIES, "tie")
         encoder = discriminator.base_model
         require_pair(generator, encoder, tokenizer)
         pair = ReplacedTokenPair()
-        pair.update({"generator": generator.config.to_dict(), "discriminator": encoder.config.to_dict()})
-        pair.update({"tie": tie, "replaced_tokens": asdict(config)})
+        pair.update({"of_generator": generator.config.to_dict(), "of_discriminator": encoder.config.to_dict()})
+        pair.update({"tie": tie, "settings": asdict(config)})
         super().__init__(pair)
         self.rtd = config
         self.special_ids, self.mask_id = _special_ids(tokenizer), tokenizer.mask_token_id
@@ -212,6 +212,11 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         counts = prediction_counts(real.sum(1), self.rtd.mask_prob, self.rtd.most(input_ids.shape[1]))
         masked = counts.minimum(candidates(input_ids, real, self.special_ids).sum(1)).sum()
         return torch.stack([masked, real.sum() if self.rtd.all_tokens else masked]).float()
+
+    @property
+    def reads(self) -> list[str]:
+        """What the encoder can be given."""
+        return [*inspect.signature(self.discriminator.forward).parameters]
 
     def discriminator_only(self) -> PreTrainedModel:
         """A copy of the encoder that was pretrained, as `AutoModel` loads it once it is saved."""

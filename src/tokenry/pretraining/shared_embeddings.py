@@ -8,7 +8,7 @@ that of DeBERTa-v3 (arXiv 2111.09543): the generator alone trains the table, the
 """
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tokenry.core.errors import UserError, require_share
 from tokenry.core.tensors.output_head import backbone
 
-Tie = Literal["embeddings", "none", "all", "disentangled"]
 TIES = ("embeddings", "none", "all", "disentangled")
 _HEAD_WIDTH = 64
 
@@ -44,7 +43,7 @@ def generator_config(disc_config: PreTrainedConfig, hidden_fraction: float) -> P
     return config
 
 
-def share(generator: PreTrainedModel, discriminator: PreTrainedModel, tie: Tie) -> None:
+def share(generator: PreTrainedModel, discriminator: PreTrainedModel, tie: str) -> None:
     """Let a generator and an encoder share what `tie` says, in place.
 
     Raises:

@@ -322,7 +322,7 @@ class _LayersBefore(nn.Module):
             del matrix.forward
             if before is not None:
                 matrix.forward = before  # type: ignore[method-assign]
-        return taken[0].reshape(len(rows), -1)
+        return taken[0].reshape(len(rows), taken[0].shape[-1])
 
 
 @dataclass
