@@ -7,7 +7,6 @@ from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTrainin
 from tests.golden import golden_arrays, golden_json
 from tests.tiny.pretraining import mask_tokenizer
 from tokenry.pretraining import (
-    MaskedBatch,
     ReplacedTokenConfig,
     ReplacedTokenPretrainer,
     generator_config,
@@ -96,7 +95,9 @@ def golden_models(arrays):
     generator, discriminator = ElectraForMaskedLM(theirs), ElectraForPreTraining(ours)
     for model, scope in ((generator, "generator"), (discriminator, "electra")):
         own = dict(model.named_parameters())
-        read = {torch_name(key[2:], scope): (key, value) for key, value in arrays.items() if key.startswith("W|")}
+        read = {
+            torch_name(key[2:], scope): (key, value) for key, value in arrays.items() if key.startswith("W|")
+        }
         assert own.keys() <= read.keys()
         for name, weight in own.items():
             key, value = read[name]
@@ -106,7 +107,11 @@ def golden_models(arrays):
 
 def torch_name(name, scope):
     """The name in transformers of a weight in TensorFlow, in the model of this scope."""
-    parts = name.replace("layer_", "layer/").replace("generator_predictions/output_bias", "generator_lm_head/bias").split("/")
+    parts = (
+        name.replace("layer_", "layer/")
+        .replace("generator_predictions/output_bias", "generator_lm_head/bias")
+        .split("/")
+    )
     if parts[0] in ("electra", "generator") and parts[1] != "embeddings":
         parts[0] = "electra" if parts[0] == scope else "of the other"
     leaf = {"kernel": "weight", "gamma": "weight", "beta": "bias"}.get(parts[-1], parts[-1])
@@ -123,9 +128,13 @@ def test_the_pretrainer_has_losses_and_gradients_of_the_released_code(monkeypatc
     ).eval()
     masked = masked_batch(arrays)
     draws = arrays["sampled_ids"].long()[masked.weights > 0]
-    monkeypatch.setattr(model, "_masked", lambda *_: (masked, torch.zeros(len(masked.labels), dtype=torch.long)))
+    monkeypatch.setattr(
+        model, "_masked", lambda *_: (masked, torch.zeros(len(masked.labels), dtype=torch.long))
+    )
     monkeypatch.setattr(replaced_tokens, "sample_at", lambda *_: draws)
-    found = model(arrays["input_ids"].long(), arrays["input_mask"].long(), token_type_ids=arrays["segment_ids"].long())
+    found = model(
+        arrays["input_ids"].long(), arrays["input_mask"].long(), token_type_ids=arrays["segment_ids"].long()
+    )
     torch.testing.assert_close(found.generator_loss, arrays["gen_loss"], **NEAR)
     torch.testing.assert_close(found.discriminator_loss, arrays["disc_loss"], **NEAR)
     torch.testing.assert_close(found.loss, arrays["total_loss"], **NEAR)
@@ -136,7 +145,10 @@ def test_the_pretrainer_has_losses_and_gradients_of_the_released_code(monkeypatc
     torch.testing.assert_close(norm, arrays["grad_global_norm"], rtol=1e-3, atol=0)
     ours = {
         "electra/embeddings/word_embeddings": model.discriminator.embeddings.word_embeddings.weight,
-        **{f"generator_predictions/{n}/{k}": p for n, k, p in predictions(model.generator.generator_predictions)},
+        **{
+            f"generator_predictions/{n}/{k}": p
+            for n, k, p in predictions(model.generator.generator_predictions)
+        },
         "generator_predictions/output_bias": model.generator.generator_lm_head.bias,
         **{f"discriminator_predictions/{n}/{k}": p for n, k, p in predictions(model.head)},
     }
@@ -147,7 +159,9 @@ def test_the_pretrainer_has_losses_and_gradients_of_the_released_code(monkeypatc
         grad = ours[name].grad.T if name.endswith("kernel") else ours[name].grad
         if name.endswith("word_embeddings"):  # in transformers no text trains the row of the padding token
             grad, theirs = grad[1:], theirs[1:]
-        torch.testing.assert_close(grad, theirs, rtol=2e-3, atol=1e-4, msg=lambda words, name=name: f"{name}: {words}")
+        torch.testing.assert_close(
+            grad, theirs, rtol=2e-3, atol=1e-4, msg=lambda words, name=name: f"{name}: {words}"
+        )
 
 
 def predictions(head):
@@ -193,7 +207,12 @@ def test_generators_have_the_sizes_of_the_released_code():
             ),
             fraction,
         )
-        found = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
+        found = (
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.intermediate_size,
+        )
         assert found == (gen["hidden"], gen["layers"], gen["heads"], gen["ffn"])
         assert config.embedding_size == disc["embedding"]
         assert most_predictions(expected["seq"], expected["mask_prob"]) == expected["max_predictions"]

@@ -16,7 +16,9 @@ ROWS = st.lists(st.integers(2, 12), min_size=1, max_size=4).map(tuple)
 
 
 def masked(rows, **options):
-    return mask_tokens(*rows.values(), SPECIAL, 4, **{"generator": torch.Generator().manual_seed(0), **options})
+    return mask_tokens(
+        *rows.values(), SPECIAL, 4, **{"generator": torch.Generator().manual_seed(0), **options}
+    )
 
 
 @settings(max_examples=15)

@@ -120,7 +120,10 @@ def test_a_narrower_generator_reads_the_table_through_a_projection():
 
 def test_disentangled_sharing_lets_the_generator_alone_train_its_table():
     model = pretrainer("electra", 1.0, "disentangled")
-    own, added = model.generator.electra.embeddings.word_embeddings, model.discriminator.embeddings.word_embeddings
+    own, added = (
+        model.generator.electra.embeddings.word_embeddings,
+        model.discriminator.embeddings.word_embeddings,
+    )
     output = model(**text_rows(), number=0)
     (output.loss - output.loss.detach()).backward()
     by_both = own.weight.grad.clone()

@@ -69,7 +69,11 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path):
 def test_the_released_optimiser_takes_the_released_steps(tmp_path):
     made = trainer(tmp_path, warmup_steps=2, weight_decay=0.01, max_steps=4)
     own = ReplacedTokenTrainer(
-        pretrainer(), made.args, train_dataset=data(), processing_class=mask_tokenizer(), released_optimizer=True
+        pretrainer(),
+        made.args,
+        train_dataset=data(),
+        processing_class=mask_tokenizer(),
+        released_optimizer=True,
     )
     rates = []
 
@@ -86,9 +90,7 @@ def test_the_released_optimiser_takes_the_released_steps(tmp_path):
 
 
 def test_evaluation_says_the_loss_over_all_tokens_whatever_the_batches(tmp_path):
-    found = [
-        trainer(tmp_path, per_device_eval_batch_size=size).evaluate(data()) for size in (2, 12)
-    ]
+    found = [trainer(tmp_path, per_device_eval_batch_size=size).evaluate(data()) for size in (2, 12)]
     for name in ("eval_loss", "eval_generator_loss", "eval_discriminator_loss", "eval_auc", "eval_replaced"):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 

@@ -53,9 +53,20 @@ def run(folder: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
     made = trainer(folder, ranks)
     made.train()
     logs = [entry for entry in made.state.log_history if "loss" in entry]
-    names = ("loss", "generator_loss", "discriminator_loss", "replaced", "auc", "sampled_accuracy", "grad_norm")
+    names = (
+        "loss",
+        "generator_loss",
+        "discriminator_loss",
+        "replaced",
+        "auc",
+        "sampled_accuracy",
+        "grad_norm",
+    )
     logged = torch.tensor([[float(entry[name]) for name in names if name in entry] for entry in logs])
-    return {"logged": logged, **{name: weight.detach().clone() for name, weight in made.model.named_parameters()}}
+    return {
+        "logged": logged,
+        **{name: weight.detach().clone() for name, weight in made.model.named_parameters()},
+    }
 
 
 def _main(output: Path) -> None:

@@ -35,11 +35,21 @@ _CONFIGS = {
     "bert": (BertConfig, {**_SIZES, **_WIDE}),
     "roberta": (RobertaConfig, {**_SIZES, **_WIDE}),
     "modernbert": (ModernBertConfig, {**_SIZES, **_WIDE, **_ENDS}),
-    "deberta": (DebertaV2Config, {**_SIZES, **_WIDE, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+    "deberta": (
+        DebertaV2Config,
+        {**_SIZES, **_WIDE, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    ),
     "longformer": (LongformerConfig, {**_SIZES, **_WIDE, "attention_window": [4, 4]}),
     "distilbert": (
         DistilBertConfig,
-        {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "pad_token_id": 0},
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 32,
+            "pad_token_id": 0,
+        },
     ),
 }
 KINDS = tuple(_CONFIGS)
@@ -67,19 +77,26 @@ def pretrainer(
     fraction: float = 0.5,
     tie: str = "embeddings",
     seed: int = 0,
-    rtd: ReplacedTokenConfig = ReplacedTokenConfig(),
+    rtd: ReplacedTokenConfig | None = None,
     **settings: object,
 ) -> ReplacedTokenPretrainer:
     config = encoder_config(kind, **settings)
     torch.manual_seed(seed)
     generator = AutoModelForMaskedLM.from_config(generator_config(config, fraction))
-    return ReplacedTokenPretrainer(generator, AutoModel.from_config(config), mask_tokenizer(), tie, rtd).eval()
+    return ReplacedTokenPretrainer(
+        generator, AutoModel.from_config(config), mask_tokenizer(), tie, rtd
+    ).eval()
 
 
-def text_rows(lengths: tuple[int, ...] = (14, 9, 5), seed: int = 1, left: bool = False) -> dict[str, torch.Tensor]:
+def text_rows(
+    lengths: tuple[int, ...] = (14, 9, 5), seed: int = 1, left: bool = False
+) -> dict[str, torch.Tensor]:
     """Texts between [CLS] and [SEP], padded to the longest."""
     generator, width = torch.Generator().manual_seed(seed), max(lengths)
-    ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width, dtype=torch.long)
+    ids, mask = (
+        torch.zeros(len(lengths), width, dtype=torch.long),
+        torch.zeros(len(lengths), width, dtype=torch.long),
+    )
     for row, length in enumerate(lengths):
         words = torch.randint(len(SPECIAL), VOCABULARY, (length - 2,), generator=generator)
         text = torch.cat([torch.tensor([2]), words, torch.tensor([3])])

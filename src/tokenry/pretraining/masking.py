@@ -59,7 +59,9 @@ def prediction_counts(tokens: Int[Tensor, "batch"], p: float, most: int) -> Int[
 
 
 def candidates(
-    input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"], special_ids: Collection[int]
+    input_ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"],
+    special_ids: Collection[int],
 ) -> Bool[Tensor, "batch seq"]:
     """The tokens that may be masked: neither padding nor special."""
     special = torch.tensor(sorted(special_ids), device=input_ids.device, dtype=input_ids.dtype)
@@ -240,7 +242,9 @@ def scatter_update(
 
 
 def rtd_labels(
-    original: Int[Tensor, "batch seq"], corrupted: Int[Tensor, "batch seq"], selected: Bool[Tensor, "batch seq"]
+    original: Int[Tensor, "batch seq"],
+    corrupted: Int[Tensor, "batch seq"],
+    selected: Bool[Tensor, "batch seq"],
 ) -> Int[Tensor, "batch seq"]:
     """1 where a chosen token differs from the original, 0 elsewhere: "was masked" is not what is asked."""
     return (selected.bool() & (original != corrupted)).long()

@@ -9,7 +9,6 @@ one tokenizer. The generator meets the vocabulary at the masked tokens alone.
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -134,7 +133,9 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         encoder = discriminator.base_model
         require_pair(generator, encoder, tokenizer)
         pair = ReplacedTokenPair()
-        pair.update({"of_generator": generator.config.to_dict(), "of_discriminator": encoder.config.to_dict()})
+        pair.update(
+            {"of_generator": generator.config.to_dict(), "of_discriminator": encoder.config.to_dict()}
+        )
         pair.update({"tie": tie, "settings": asdict(config)})
         super().__init__(pair)
         self.rtd = config
@@ -238,7 +239,10 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         return masked, keys
 
     def _generate(
-        self, rows: Float[Tensor, "slots dim"], targets: Int[Tensor, "slots"], quantiles: Float[Tensor, "slots"]
+        self,
+        rows: Float[Tensor, "slots dim"],
+        targets: Int[Tensor, "slots"],
+        quantiles: Float[Tensor, "slots"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The sum of the NLL, with gradients; NLL, accuracy and a sampled token of every masked slot."""
         rows, head = output_head(self.generator).split(rows)

@@ -10,7 +10,6 @@ that of DeBERTa-v3 (arXiv 2111.09543): the generator alone trains the table, the
 import copy
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding
@@ -37,7 +36,9 @@ def generator_config(disc_config: PreTrainedConfig, hidden_fraction: float) -> P
         )
     width -= width % 2
     heads = next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % (2 * heads) == 0)
-    inner = "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size"  # DistilBERT has a name of its own
+    inner = (
+        "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size"
+    )  # DistilBERT has a name of its own
     setattr(config, inner, max(1, getattr(disc_config, inner) * width // disc_config.hidden_size))
     config.hidden_size, config.num_attention_heads = width, heads
     return config
@@ -121,7 +122,9 @@ class ProjectedEmbeddings(nn.Module):
 
 
 def _share_all(generator: PreTrainedModel, body: nn.Module, discriminator: PreTrainedModel) -> None:
-    ours, theirs = ({name: weight.shape for name, weight in model.named_parameters()} for model in (body, discriminator))
+    ours, theirs = (
+        {name: weight.shape for name, weight in model.named_parameters()} for model in (body, discriminator)
+    )
     if any(theirs.get(name) != shape for name, shape in ours.items()):
         raise UserError(
             "tie='all' shares every layer, and generator and discriminator have other sizes: use tie='embeddings', or a generator_config "

@@ -304,7 +304,10 @@ class _LayersBefore(nn.Module):
 
     def __init__(self, inner: PreTrainedModel, matrix: nn.Linear) -> None:
         super().__init__()
-        self._rest, self._matrix = (_RestOfForward(inner),), (matrix,)  # in tuples, as they are no part of this module
+        self._rest, self._matrix = (
+            (_RestOfForward(inner),),
+            (matrix,),
+        )  # in tuples, as they are no part of this module
 
     def forward(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         (rest,), (matrix,) = self._rest, self._matrix

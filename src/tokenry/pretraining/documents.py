@@ -1,0 +1,21 @@
+"""Documents as blocks that an encoder reads: never across two documents, each between the tokens that begin and end a text.
+
+BudgetLongformer (arXiv 2211.17135): blocks of at most 4,096 tokens; the short rest of a document is kept.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from tokenry.core.errors import require_at_least
+
+
+def split_documents(
+    tokenized_docs: Iterable[Sequence[int]], max_length: int, bos: int, eos: int
+) -> list[list[int]]:
+    """Cut documents into blocks of at most `max_length` tokens, `bos` and `eos` included; an empty document gives none."""
+    require_at_least(3, max_length=max_length)
+    size = max_length - 2
+    return [
+        [bos, *document[start : start + size], eos]
+        for document in tokenized_docs
+        for start in range(0, len(document), size)
+    ]
