@@ -1,4 +1,4 @@
-"""Trainings that one process and two ranks must end alike; run by test_trainer.py, on two CPU processes."""
+"""Trainings that one process and two ranks must end alike; run by test_replaced_token_trainer.py, on two CPU processes."""
 
 import os
 import sys
