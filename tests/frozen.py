@@ -25,6 +25,7 @@ PUBLISHED = (
     "evaluation.encoders",
     "finetuning",
     "models",
+    "pretraining",
     "recipes",
     "tokenization",
     "tokenization.transplant",

@@ -66,7 +66,7 @@ class ElectraAdamW(Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {name: torch.zeros_like(weight) for name in ("mean", "square")}
-        gradients = [weight.grad for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         means, squares = ([self.state[weight][name] for weight in weights] for name in ("mean", "square"))
         (beta1, beta2), lr = group["betas"], group["lr"]
         torch._foreach_lerp_(means, gradients, 1 - beta1)

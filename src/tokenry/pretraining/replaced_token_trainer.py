@@ -40,6 +40,8 @@ class ReplacedTokenTrainer(Trainer):
         UserError: arguments under which a pair cannot be trained.
     """
 
+    _signature_columns: list[str] | None
+
     @with_parameters_of(Trainer.__init__)
     def __init__(self, *args: Any, released_optimizer: bool = False, **kwargs: Any) -> None:
         if given := [name for name in _OWN if kwargs.get(name) is not None]:

@@ -52,8 +52,8 @@ def share(generator: PreTrainedModel, discriminator: PreTrainedModel, tie: str) 
     """
     if tie == "none":
         return
-    body, table = backbone(generator), discriminator.get_input_embeddings().weight
-    matrix = generator.get_output_embeddings()
+    body: Any = backbone(generator)
+    table, matrix = discriminator.get_input_embeddings().weight, generator.get_output_embeddings()
     is_tied = matrix.weight is body.get_input_embeddings().weight
     own = body.get_input_embeddings().weight.shape
     if tie == "all":
@@ -144,7 +144,7 @@ def _share_parameters(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def _share_through_projections(
-    generator: PreTrainedModel, body: nn.Module, discriminator: PreTrainedModel, is_tied: bool
+    generator: PreTrainedModel, body: Any, discriminator: PreTrainedModel, is_tied: bool
 ) -> None:
     width, shared = generator.config.hidden_size, _embeddings_of(discriminator)
     table = discriminator.get_input_embeddings().weight

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_share
 from tokenry.core.io.files import require_folder_name, require_new, without_nan
 from tokenry.core.io.progress import Progress
-from tokenry.core.plans import argument, option, plan_settings
+from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -79,7 +79,7 @@ class Plan:
     save_every: int = 500
     resume: bool = False
     seed: int = 0
-    hardware: Hardware = Hardware()
+    hardware: Hardware = embedded(Hardware(), only=("device",))
     output: Path = Path("runs/rtd")
 
     def __post_init__(self) -> None:
