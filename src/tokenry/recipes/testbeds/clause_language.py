@@ -40,13 +40,13 @@ class ClauseSetting:
         probe: sentences that a probe is trained on, and as many that it is tested on.
     """
 
-    words: int = 5
+    words: int = 3
     classes: int = 2
-    rows: int = 48
+    rows: int = 96
     layers: int = 2
     width: int = 48
     heads: int = 4
-    initializer_range: float = 0.05
+    initializer_range: float = 0.1
     probe: int = 1500
 
 

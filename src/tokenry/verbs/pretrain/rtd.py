@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 _NOT_COMPARED = ("output", "resume", "device", "save_every")
 _FIGURES = {
-    "generator_loss": Column("loss", "generator, nats", ".3f"),
-    "discriminator_loss": Column("loss", "encoder, nats", ".4f"),
-    "replaced": Column("replaced", "% of tokens", ".1f"),
-    "auc": Column("AUC", "encoder", ".3f"),
-    "recall": Column("found", "% of replaced", ".1f"),
+    "generator_loss": Column("generator", "nats", ".3f"),
+    "discriminator_loss": Column("encoder", "nats", ".4f"),
+    "replaced": Column("replaced", "%", ".1f"),
+    "auc": Column("AUC", format=".3f"),
+    "recall": Column("found", "%", ".1f"),
 }
-_PERCENT = ("replaced", "recall")
 _ROWS = 8
 
 
@@ -328,7 +327,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     facts = [
         ("encoder", f"{data['model_type']}, {data['parameters']:,} parameters"),
         ("generator", f"{data['beside']:,} parameters beside the encoder's, not kept"),
-        ("use", "AutoModel.from_pretrained on the folder `encoder`; its tokenizer is in it too"),
+        ("use", "AutoModel and AutoTokenizer load the folder encoder"),
     ]
     blocks.append(
         Section(
