@@ -25,8 +25,7 @@ def judged(**changed):
         (MLM, 480): [80.0, 82.0, 81.0],
         (MLM, LONGER): [81.0, 82.0, 81.0],
     }
-    alike = {key: values if key not in changed else values for key, values in accuracy.items()}
-    alike |= {(MLM, 480): changed.pop("alike", accuracy[MLM, 480])}
+    alike = accuracy | {(MLM, 480): changed.pop("alike", accuracy[MLM, 480])}
     named = {"headline": (MLM, 480), "masked": (MASKED, 480), "flops": (MLM, LONGER), "early": (RTD, 120)}
     accuracy |= {named[name]: values for name, values in changed.items()}
     found = ElectraMeasures(

@@ -84,7 +84,7 @@ def pretrainer(
     torch.manual_seed(seed)
     generator = AutoModelForMaskedLM.from_config(generator_config(config, fraction))
     return ReplacedTokenPretrainer(
-        generator, AutoModel.from_config(config), mask_tokenizer(), tie, rtd
+        generator, AutoModel.from_config(config), mask_tokenizer(), tie, rtd or ReplacedTokenConfig()
     ).eval()
 
 

@@ -1,5 +1,7 @@
 """How a model is pretrained: its objective, its schedule, its size, and how flat its minimum is."""
 
+from tokenry.pretraining.documents import split_documents
+from tokenry.pretraining.longformer import extend_positions, longformer_config
 from tokenry.pretraining.masking import (
     MaskedBatch,
     mask_tokens,
@@ -15,6 +17,7 @@ from tokenry.pretraining.replaced_tokens import (
     ReplacedTokenPretrainer,
 )
 from tokenry.pretraining.shared_embeddings import generator_config
+from tokenry.pretraining.sliding_window import SlidingWindow, sliding_window_attention, sliding_window_mask
 
 __all__ = [
     "ElectraAdamW",
@@ -23,10 +26,16 @@ __all__ = [
     "ReplacedTokenOutput",
     "ReplacedTokenPretrainer",
     "ReplacedTokenTrainer",
+    "SlidingWindow",
+    "extend_positions",
     "generator_config",
+    "longformer_config",
     "mask_tokens",
     "official_lr",
     "rtd_labels",
     "rtd_loss",
     "sample_replacements",
+    "sliding_window_attention",
+    "sliding_window_mask",
+    "split_documents",
 ]

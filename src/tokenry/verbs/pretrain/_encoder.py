@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Encoder(NamedTuple):
+class PretrainedEncoder(NamedTuple):
     """An encoder with its tokenizer.
 
     Attributes:
@@ -23,7 +23,7 @@ class Encoder(NamedTuple):
     is_new: bool
 
 
-def load_encoder(name: str, tokenizer: str | None, seed: int) -> Encoder:
+def load_encoder(name: str, tokenizer: str | None, seed: int) -> PretrainedEncoder:
     """Load an encoder, or make one of a configuration: a folder without weights, or a JSON file.
 
     Raises:
@@ -60,7 +60,7 @@ def load_encoder(name: str, tokenizer: str | None, seed: int) -> Encoder:
             model = AutoModel.from_config(config)
         else:
             model, _ = load_weights(AutoModel, name, folder, "an encoder", dtype=torch.float32)
-    return Encoder(model.float(), load_tokenizer(tokenizer or folder), is_new)
+    return PretrainedEncoder(model.float(), load_tokenizer(tokenizer or folder), is_new)
 
 
 def longest_text(model: "PreTrainedModel") -> int | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
-    from tokenry.verbs.pretrain._encoder import Encoder
+    from tokenry.verbs.pretrain._encoder import PretrainedEncoder
 
 _NOT_COMPARED = ("output", "resume", "device", "save_every")
 _FIGURES = {
@@ -162,7 +162,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _blocks(plan: Plan, encoder: "Encoder") -> "tuple[Dataset, Dataset, int]":
+def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset, int]":
     """Training blocks, held-out blocks, and the number of texts."""
     from datasets import Dataset
 
@@ -208,7 +208,9 @@ def _blocks(plan: Plan, encoder: "Encoder") -> "tuple[Dataset, Dataset, int]":
     ]
     if not all(parts):
         raise UserError(f"{plan.corpus} gives no tokens with this tokenizer: check that it fits the texts.")
-    train, held_out = (Dataset.from_dict({"input_ids": blocks}) for blocks in parts)
+    train, held_out = (
+        Dataset.from_dict({"input_ids": [block["ids"] for block in blocks]}) for blocks in parts
+    )
     return train, held_out, len(ids)
 
 
@@ -228,7 +230,7 @@ def _claim(plan: Plan, checkpoints: Path) -> None:
 
 
 def _rtd_trainer(
-    plan: Plan, encoder: "Encoder", train: "Dataset", arguments: "TrainingArguments"
+    plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
 ) -> "Trainer":
     import torch
     from transformers import AutoModelForMaskedLM
@@ -252,7 +254,7 @@ def _rtd_trainer(
 
 
 def _mlm_trainer(
-    plan: Plan, encoder: "Encoder", train: "Dataset", arguments: "TrainingArguments"
+    plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
 ) -> "Trainer":
     import torch
     from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, Trainer
