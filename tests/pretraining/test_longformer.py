@@ -9,9 +9,16 @@ from transformers import LEDConfig, LEDModel, LongformerConfig, LongformerModel
 
 from tests import tiny
 from tests.golden import golden_arrays, golden_json
-from tests.tiny.pretraining import pretrainer, text_rows
+from tests.tiny.pretraining import VOCABULARY, mask_tokenizer, pretrainer, text_rows
 from tokenry.core.errors import UserError
-from tokenry.pretraining import SlidingWindow, longformer_config, rtd_labels, split_documents
+from tokenry.pretraining import (
+    SlidingWindow,
+    attach_decoder,
+    longformer_config,
+    rtd_labels,
+    split_documents,
+    summarise,
+)
 from tokenry.pretraining.longformer import extend_positions
 from tokenry.pretraining.masking import discriminator_losses, mean_of
 from tokenry.pretraining.sliding_window import global_places, sliding_window_attention, sliding_window_mask
@@ -189,5 +196,61 @@ def test_a_row_of_padding_alone_gives_numbers():
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(call, words):
+    with pytest.raises(UserError, match=words):
+        call()
+
+
+# --- a decoder on top ----------------------------------------------------------------------------------------------------
+
+
+def long_encoder(**options):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    config = longformer_config("small", VOCABULARY, window=4, positions=40, **{**sizes, **options})
+    made = LongformerModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def test_the_encoder_of_a_summariser_says_what_the_longformer_says():
+    encoder = long_encoder()
+    model = attach_decoder(encoder, layers=1)
+    ids = text_rows((14, 9))["input_ids"]
+    mask = (ids > 0).long()
+    ids = ids.masked_fill(mask == 0, 1)
+    seen = torch.zeros_like(ids)
+    seen[:, 0] = 1
+    given = {"attention_mask": mask, "global_attention_mask": seen}
+    expected = encoder(ids, **given).last_hidden_state
+    found = model.led.encoder(input_ids=ids, **given).last_hidden_state
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-4)
+    with SlidingWindow(model):
+        fast = model.led.encoder(input_ids=ids, **given).last_hidden_state
+    torch.testing.assert_close(fast[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-4)
+    assert model.lm_head.weight is model.led.encoder.embed_tokens.weight
+    assert model.config.decoder_layers == 1
+
+
+def test_texts_are_summarised_by_beam_search():
+    model, tokenizer = attach_decoder(long_encoder(), layers=1), mask_tokenizer()
+    texts = ["w7 w8 w9", "w10 " * 60, "w11"]
+    found = summarise(model, tokenizer, texts, max_new_tokens=5, num_beams=2, batch_size=2)
+    assert len(found) == 3
+    assert all(set(text.split()) <= set(tokenizer.get_vocab()) for text in found)
+    assert found == summarise(model, tokenizer, texts, max_new_tokens=5, num_beams=2, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: attach_decoder(tiny.bert()), "a decoder is attached to a Longformer, whose layers are those of LED, got BertModel"),
+        (lambda: attach_decoder(long_encoder(), layers=0), "layers must be at least 1, got 0"),
+        (lambda: attach_decoder(long_encoder(hidden_act="relu")), "is run with gelu, and this Longformer has relu"),
+        (lambda: summarise(attach_decoder(long_encoder()), mask_tokenizer(), ["w7"], num_beams=0), "num_beams must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_a_decoder_that_cannot_be_is_refused(call, words):
     with pytest.raises(UserError, match=words):
         call()

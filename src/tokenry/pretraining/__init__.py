@@ -1,6 +1,7 @@
 """How a model is pretrained: its objective, its schedule, its size, and how flat its minimum is."""
 
 from tokenry.pretraining.documents import split_documents
+from tokenry.pretraining.long_summaries import attach_decoder, summarise
 from tokenry.pretraining.longformer import extend_positions, longformer_config
 from tokenry.pretraining.masking import (
     MaskedBatch,
@@ -27,6 +28,7 @@ __all__ = [
     "ReplacedTokenPretrainer",
     "ReplacedTokenTrainer",
     "SlidingWindow",
+    "attach_decoder",
     "extend_positions",
     "generator_config",
     "longformer_config",
@@ -38,4 +40,5 @@ __all__ = [
     "sliding_window_attention",
     "sliding_window_mask",
     "split_documents",
+    "summarise",
 ]
