@@ -1,23 +1,37 @@
-"""Replaced-token detection of the size of ELECTRA-Small, against the loop that is written with the models of transformers.
+"""Replaced-token detection of the size of ELECTRA-Small, and sliding windows, against what is written with transformers.
 
 The loop computes logits of all positions, draws a token for each of them by Gumbel noise, and keeps those of the masked ones; ours takes
 the masked positions to the vocabulary alone. Both take one step of the same pair on the same masks, forward and backward, dropout on.
+
+Sliding windows: one layer of the attention of a Longformer in its own form and in blocks, and blocks against full attention.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from _measure import interleaved
 from _report import Result, note, run, speedup
 from tokenizers import Tokenizer, models
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForMaskedLM, ElectraConfig, ElectraForPreTraining, PreTrainedTokenizerFast
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers import (
+    AutoModelForMaskedLM,
+    ElectraConfig,
+    ElectraForPreTraining,
+    LongformerModel,
+    PreTrainedTokenizerFast,
+)
 
 from tokenry.core.tensors.chunked_loss import CHUNK_ELEMENTS, matrix_loss
 from tokenry.core.tensors.output_head import output_head
 from tokenry.core.tensors.row_losses import cross_entropy as cross_entropy_of_rows
-from tokenry.pretraining import ReplacedTokenPretrainer, generator_config
+from tokenry.pretraining import (
+    ReplacedTokenPretrainer,
+    SlidingWindow,
+    generator_config,
+    longformer_config,
+    sliding_window_attention,
+)
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -56,6 +70,12 @@ def our_step(model: ReplacedTokenPretrainer, ids: Tensor, mask: Tensor) -> None:
 
 def measure(smoke: bool) -> Iterator[Result]:
     """The ratios in CPU time of one thread."""
+    yield from replaced_tokens(smoke)
+    yield from sliding_windows(smoke)
+
+
+def replaced_tokens(smoke: bool) -> Iterator[Result]:
+    """A step, and the generator's head."""
     rows, length, rounds = (2, 16, 1) if smoke else (8, 128, 5)
     sizes = {"num_hidden_layers": 1, "vocab_size": 300} if smoke else {}
     config = ElectraConfig(**sizes)
@@ -110,6 +130,62 @@ def measure(smoke: bool) -> Iterator[Result]:
         all=taken["everywhere"].cpu,
         masked=taken["slots"].cpu,
     )
+
+
+def sliding_windows(smoke: bool) -> Iterator[Result]:
+    """Forward, forward with backward, and against full attention."""
+    length, window, rounds = (64, 8, 1) if smoke else (4096, 256, 3)
+    torch.manual_seed(0)
+    settings = {"window": window, "positions": length, "num_hidden_layers": 1}
+    model = LongformerModel(longformer_config("small", 100, **settings), add_pooling_layer=False).eval()
+    layer = model.encoder.layer[0].attention.self
+    hidden = torch.randn(1, length, 256, requires_grad=True)
+    nothing = torch.zeros(1, length, dtype=torch.bool)
+    given = {
+        "attention_mask": torch.zeros(1, length),
+        "is_index_masked": nothing,
+        "is_index_global_attn": nothing,
+    }
+
+    def attend() -> Tensor:
+        return layer(hidden, **given, is_global_attn=False)[0]
+
+    def in_blocks(step: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            with SlidingWindow(model):
+                step()
+
+        return run
+
+    def forward() -> None:
+        with torch.no_grad():
+            attend()
+
+    def both() -> None:
+        attend().sum().backward()
+        model.zero_grad()
+
+    shape = {"length": length, "window": window, "width": 256, "heads": 4}
+    for name, step, target in (("forward", forward, 2.5), ("forward and backward", both, 4.0)):
+        note(f"sliding windows, {name}")
+        taken = interleaved({"transformers": step, "blocks": in_blocks(step)}, rounds, threads=1)
+        ratio = taken["transformers"].cpu / taken["blocks"].cpu
+        figures = {key: seconds.cpu for key, seconds in taken.items()}
+        yield speedup(
+            f"sliding-window attention, {name}, against transformers", ratio, target, **shape, **figures
+        )
+    q, k, v = torch.randn(3, 1, 4, length, 64)
+    taken = interleaved(
+        {
+            "full": lambda: scaled_dot_product_attention(q, k, v),
+            "blocks": lambda: sliding_window_attention(q, k, v, window),
+        },
+        rounds,
+        threads=1,
+    )
+    ratio = taken["full"].cpu / taken["blocks"].cpu
+    figures = {key: seconds.cpu for key, seconds in taken.items()}
+    yield speedup("sliding-window attention against full attention", ratio, 2.0, **shape, **figures)
 
 
 if __name__ == "__main__":

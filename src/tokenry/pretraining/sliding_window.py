@@ -175,6 +175,11 @@ def _with_global(
     return torch.cat([visible, seen], dim=-1), (wide[0], wide[1])
 
 
+def has_sliding_windows(model: nn.Module) -> bool:
+    """Whether a model has layers that `SlidingWindow` makes faster."""
+    return any(type(module) in _FAST for module in model.modules())
+
+
 class SlidingWindow(Handle):
     """The fast attention on a model, until `remove()`; its weights and its outputs stay what they are.
 
@@ -187,11 +192,11 @@ class SlidingWindow(Handle):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self._layers = [module for module in model.modules() if type(module) in _FAST]
-        if not self._layers:
+        if not has_sliding_windows(model):
             raise UserError(
                 f"{type(model).__name__} has no sliding-window attention that is to be made faster: Longformer and LED have."
             )
+        self._layers = [module for module in model.modules() if type(module) in _FAST]
         self._on_removal(self._restore)
         for layer in self._layers:
             layer.__class__ = _FAST[type(layer)]

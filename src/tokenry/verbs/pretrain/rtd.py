@@ -122,6 +122,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from transformers.trainer_utils import get_last_checkpoint
 
     from tokenry.core.io.files import new_folder
+    from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
     from tokenry.verbs._training import TellSteps, remove_checkpoints
     from tokenry.verbs.pretrain._encoder import load_encoder
@@ -133,6 +134,8 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
         plan, encoder, train, _arguments(plan, checkpoints)
     )
     _claim(plan, checkpoints)
+    if has_sliding_windows(trainer.model):
+        SlidingWindow(trainer.model)
     trainer.remove_callback(PrinterCallback)
     stages = Stages(progress, [1.0])
     trainer.add_callback(TellSteps(stages))
@@ -363,10 +366,7 @@ def _warnings(data: Mapping[str, Any]) -> list[str]:
 
 
 def _row(point: Mapping[str, Any], columns: list[str]) -> list[Any]:
-    return [
-        None if point.get(name) is None else point[name] * (100 if name in _PERCENT else 1)
-        for name in columns
-    ]
+    return [point.get(name) for name in columns]
 
 
 def _figures(curve: list[Mapping[str, Any]], columns: list[str]) -> list[Block]:
