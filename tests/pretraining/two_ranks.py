@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 from tests.tiny.pretraining import mask_tokenizer, pretrainer, text_rows
 from tokenry.pretraining import ReplacedTokenTrainer
 
-STRATEGIES = {"ddp": {}, "fsdp": {"fsdp": "full_shard"}}
 LENGTHS = (14, 9, 5, 12, 3, 2, 11, 7, 13, 6, 10, 4)
 
 

@@ -92,9 +92,13 @@ def sliding_window_attention(
     queries = pad(q, (0, 0, 0, rest)).reshape(batch, heads, blocks, half, dim)
     keys, values = (_around(each, half, rest, blocks) for each in (k, v))
     visible, (keys, values) = _with_global(real, global_idx, (k, v), (keys, values), half, rest, blocks)
-    flat = [each.transpose(1, 2).reshape(batch * blocks, heads, -1, dim) for each in (queries, keys, values)]
+    by_block = [
+        each.transpose(1, 2).reshape(batch * blocks, heads, -1, dim) for each in (queries, keys, values)
+    ]
     mask = visible.reshape(batch * blocks, 1, half, -1)
-    attended = scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout)
+    attended = scaled_dot_product_attention(
+        by_block[0], by_block[1], by_block[2], attn_mask=mask, dropout_p=dropout
+    )
     attended = attended.reshape(batch, blocks, heads, half, dim).transpose(1, 2)
     attended = attended.reshape(batch, heads, blocks * half, dim)[:, :, :length]
     return attended if attention_mask is None else attended.masked_fill(~real[:, None, :, None], 0.0)
@@ -250,8 +254,9 @@ class _InBlocks:
             own = hidden_states.gather(
                 1, places.clamp(min=0)[..., None].expand(-1, -1, hidden_states.shape[2])
             )
-            given = (self.query_global(own), self.key_global(hidden_states), self.value_global(hidden_states))
-            seen = global_attention(*map(self._heads, given), real, dropout).transpose(1, 2).flatten(2)
+            key, value = self.key_global(hidden_states), self.value_global(hidden_states)
+            q, k, v = (self._heads(states) for states in (self.query_global(own), key, value))
+            seen = global_attention(q, k, v, real, dropout).transpose(1, 2).flatten(2)
             joined = joined.index_put((rows, places[rows, slots]), seen[rows, slots].to(joined.dtype))
         return (joined,)
 
