@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from tests.fresh_process import run_ranks
-from tests.pretraining.two_ranks import data, run, trainer
+from tests.pretraining.two_ranks import STRATEGIES, data, run, trainer
 from tests.tiny.pretraining import mask_tokenizer, pretrainer
 from tokenry.core.errors import UserError
 from tokenry.pretraining import ElectraAdamW, ReplacedTokenTrainer, official_lr
@@ -30,12 +30,21 @@ def alone(tmp_path_factory):
     return run(tmp_path_factory.mktemp("alone"))
 
 
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What both ranks ended with, by every strategy; and what they said."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    said = run_ranks("tests.pretraining.two_ranks", str(folder), folder=folder)
+    return folder, "".join(rank.stdout + rank.stderr for rank in said)
+
+
 @pytest.mark.distributed
-def test_two_ranks_learn_as_one_process_does(alone, tmp_path):
-    said = run_ranks("tests.pretraining.two_ranks", str(tmp_path), folder=tmp_path)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_learn_as_one_process_does(alone, two_ranks, strategy):
+    folder, said = two_ranks
     for rank in range(2):
-        ended = tmp_path / f"ended-{rank}.pt"
-        assert ended.exists(), said[rank].stderr[-3000:]
+        ended = folder / f"{strategy}-{rank}.pt"
+        assert ended.exists(), said[-3000:]
         found = torch.load(ended)
         torch.testing.assert_close(found.pop("logged"), alone["logged"], rtol=1e-5, atol=1e-5)
         assert_same(found, {name: value for name, value in alone.items() if name != "logged"})
@@ -52,15 +61,21 @@ class Stop(TrainerCallback):
         control.should_save, control.should_training_stop = True, state.global_step == 2
 
 
+def with_dropout(folder):
+    made = trainer(folder)
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return made
+
+
 def test_a_resumed_training_ends_with_the_same_weights(tmp_path):
-    dropout = {"hidden_dropout_prob": 0.1}
-    whole = trainer(tmp_path / "whole")
-    whole.model.discriminator.config.update(dropout)
+    whole = with_dropout(tmp_path / "whole")
     whole.train()
-    begun = trainer(tmp_path / "run")
+    begun = with_dropout(tmp_path / "run")
     begun.add_callback(Stop())
     begun.train()
-    resumed = trainer(tmp_path / "run")
+    resumed = with_dropout(tmp_path / "run")
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 3
     assert_same(weights(resumed), weights(whole), atol=0)

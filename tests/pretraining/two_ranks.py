@@ -6,12 +6,19 @@ import tempfile
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from tests.tiny.pretraining import mask_tokenizer, pretrainer, text_rows
 from tokenry.pretraining import ReplacedTokenTrainer
 
+STRATEGIES = {
+    "ddp": {},
+    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["ElectraLayer"]}},
+}
 LENGTHS = (14, 9, 5, 12, 3, 2, 11, 7, 13, 6, 10, 4)
 
 
@@ -22,9 +29,8 @@ def data() -> Dataset:
     return Dataset.from_dict({"input_ids": ids})
 
 
-def trainer(folder: Path, ranks: int = 1, kind: str = "electra", **options: object) -> ReplacedTokenTrainer:
+def trainer(folder: Path, ranks: int = 1, **options: object) -> ReplacedTokenTrainer:
     """Four rows a step in two micro-batches, in order."""
-    sizes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     default = {
         "output_dir": str(folder),
         "max_steps": 3,
@@ -39,17 +45,22 @@ def trainer(folder: Path, ranks: int = 1, kind: str = "electra", **options: obje
         "save_strategy": "no",
         **({"ddp_backend": "gloo", "ddp_timeout": 60} if ranks > 1 else {}),
     }
+    arguments = TrainingArguments(**(default | options))
+    if "fsdp" in options:
+        # accelerate shards on accelerators only; what it does there is run here on two CPU processes.
+        _ = arguments.device
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return ReplacedTokenTrainer(
-        pretrainer(kind, **sizes),
-        TrainingArguments(**(default | options)),
+        pretrainer(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        arguments,
         train_dataset=data(),
         processing_class=mask_tokenizer(),
     )
 
 
-def run(folder: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
+def run(folder: Path, ranks: int = 1, strategy: str = "ddp") -> dict[str, torch.Tensor]:
     """The weights, and what was logged."""
-    made = trainer(folder, ranks)
+    made = trainer(folder, ranks, **STRATEGIES[strategy])
     made.train()
     logs = [entry for entry in made.state.log_history if "loss" in entry]
     names = (
@@ -62,15 +73,17 @@ def run(folder: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
         "grad_norm",
     )
     logged = torch.tensor([[float(entry[name]) for name in names if name in entry] for entry in logs])
-    return {
-        "logged": logged,
-        **{name: weight.detach().clone() for name, weight in made.model.named_parameters()},
+    weights = {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
+        for name, weight in made.model.named_parameters()
     }
+    return {"logged": logged, **weights}
 
 
 def _main(output: Path) -> None:
     torch.set_num_threads(1)
-    torch.save(run(output, ranks=2), output / f"ended-{os.environ['RANK']}.pt")
+    for strategy in STRATEGIES:
+        torch.save(run(output, 2, strategy), output / f"{strategy}-{os.environ['RANK']}.pt")
 
 
 if __name__ == "__main__":

@@ -214,6 +214,9 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         masked = counts.minimum(candidates(input_ids, real, self.special_ids).sum(1)).sum()
         return torch.stack([masked, real.sum() if self.rtd.all_tokens else masked]).float()
 
+    def get_input_embeddings(self) -> None:
+        """None: what is shared belongs to both models, and FSDP2 must not make it a unit of one of them."""
+
     @property
     def reads(self) -> list[str]:
         """What the encoder can be given."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_share
-from tokenry.core.io.files import require_folder_name, require_new, without_nan
+from tokenry.core.io.files import new_folder, require_folder_name, require_new
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
@@ -17,7 +18,7 @@ from tokenry.verbs._hardware import Hardware
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import Trainer, TrainingArguments
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
 
     from tokenry.verbs.pretrain._encoder import PretrainedEncoder
 
@@ -114,17 +115,16 @@ def run(plan: Plan, progress: Progress) -> Result:
         "environment": environment(device),
     }
     progress("done", 1.0)
-    return Result(f"{plan.encoder} pretrained by {data['objective']}", data, lay_out(without_nan(data)))
+    return Result(f"{plan.encoder} pretrained by {data['objective']}", data, lay_out(data))
 
 
 def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
-    from tokenry.core.io.files import new_folder
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, remove_checkpoints
+    from tokenry.verbs._training import TellSteps, remove_checkpoints, splits_weights
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
@@ -133,6 +133,10 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(
         plan, encoder, train, _arguments(plan, checkpoints)
     )
+    if splits_weights(trainer.args):
+        raise UserError(
+            "the encoder is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ReplacedTokenTrainer in Python."
+        )
     _claim(plan, checkpoints)
     if has_sliding_windows(trainer.model):
         SlidingWindow(trainer.model)
@@ -145,9 +149,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     measured = trainer.evaluate(held_out)
     trained = trainer.model.base_model if plan.mlm else trainer.model.discriminator_only()
     generator = 0 if plan.mlm else sum(value.numel() for value in trainer.model.parameters())
-    with new_folder(plan.output / "encoder") as folder:
-        trained.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
+    _save(trained, encoder, plan.output / "encoder")
     remove_checkpoints(checkpoints)
     parameters = trained.num_parameters()
     return {
@@ -217,6 +219,14 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
     return train, held_out, len(ids)
 
 
+@by_first
+def _save(trained: "PreTrainedModel", encoder: "PretrainedEncoder", output: Path) -> None:
+    with new_folder(output) as folder:
+        trained.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+
+
+@by_first
 def _claim(plan: Plan, checkpoints: Path) -> None:
     """Make the folder of the checkpoints that of this run, or refuse."""
     from tokenry.core.io.workspace import Workspace
