@@ -16,7 +16,7 @@ FEW = ("--steps", 4, "--batch-size", 4, "--max-length", 12, "--held-out", 0.2, "
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rtd")
-    for kind in ("electra", "roberta"):
+    for kind in ("electra", "longformer"):
         encoder_config(kind).save_pretrained(folder / kind)
         mask_tokenizer().save_pretrained(folder / kind)
     numbers = torch.randint(5, 40, (20, 16), generator=torch.Generator().manual_seed(0)).tolist()
@@ -58,7 +58,7 @@ def test_the_control_is_masked_language_modelling(folder, tmp_path):
         "pretrain rtd",
         folder / "corpus.txt",
         "--encoder",
-        folder / "roberta",
+        folder / "longformer",
         "--mlm",
         *FEW,
         output=tmp_path / "mlm",
@@ -66,7 +66,7 @@ def test_the_control_is_masked_language_modelling(folder, tmp_path):
     assert saved["objective"] == "MLM"
     assert saved["beside"] == 0
     assert saved["held_out_figures"]["loss"] > 0
-    assert AutoModel.from_pretrained(tmp_path / "mlm" / "encoder").config.model_type == "roberta"
+    assert AutoModel.from_pretrained(tmp_path / "mlm" / "encoder").config.model_type == "longformer"
 
 
 def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path):
