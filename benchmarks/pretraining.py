@@ -168,8 +168,8 @@ def sliding_windows(smoke: bool) -> Iterator[Result]:
     shape = {"length": length, "window": window, "width": 256, "heads": 4}
     for name, step, target in (("forward", forward, 2.5), ("forward and backward", both, 4.0)):
         note(f"sliding windows, {name}")
-        taken = interleaved({"transformers": step, "blocks": in_blocks(step)}, rounds, threads=1)
-        ratio = taken["transformers"].cpu / taken["blocks"].cpu
+        taken = interleaved({"theirs": step, "blocks": in_blocks(step)}, rounds, threads=1)
+        ratio = taken["theirs"].cpu / taken["blocks"].cpu
         figures = {key: seconds.cpu for key, seconds in taken.items()}
         yield speedup(
             f"sliding-window attention, {name}, against transformers", ratio, target, **shape, **figures
