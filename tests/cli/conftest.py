@@ -12,7 +12,7 @@ __all__ = ["desk"]
 SOURCE = """
 from tokenry.recipes.kit import Claim, recipe
 
-@recipe("electra", laptop=None, paper=None)
+@recipe("xar", laptop=None, paper=None)
 def reproduce(run):
     print("a library that chatters on stdout")
     run.progress("measuring", 0.5)
@@ -25,10 +25,10 @@ def reproduce(run):
 
 @pytest.fixture
 def fake_recipe(tmp_path_factory):
-    """Electra has a recipe."""
+    """A paper that has none has a recipe."""
     folder = tmp_path_factory.mktemp("recipes")
-    (folder / "electra.py").write_text(SOURCE)
+    (folder / "xar.py").write_text(SOURCE)
     recipes.__path__.append(str(folder))
     yield
     recipes.__path__.remove(str(folder))
-    sys.modules.pop("tokenry.recipes.electra", None)
+    sys.modules.pop("tokenry.recipes.xar", None)

@@ -25,14 +25,14 @@ def test_json_is_a_list_of_forty_objects_with_the_promised_keys(run):
 
 def test_only_the_available_ones_are_listed_when_asked(run, fake_recipe):
     papers = json.loads(run("--json", "--available").stdout)
-    assert "electra" in [paper["slug"] for paper in papers]
+    assert "xar" in [paper["slug"] for paper in papers]
     assert all(paper["available"] for paper in papers)
 
 
 def test_the_table_says_for_every_paper_whether_it_can_be_reproduced(run, monkeypatch):
-    monkeypatch.setattr("tokenry.papers.has_recipe", lambda slug: slug == "electra")
+    monkeypatch.setattr("tokenry.papers.has_recipe", lambda slug: slug == "image-tokenizer-posttraining")
     result = run()
-    number, rest = "23", result.stdout.partition("stored run")[2]
+    number, rest = "40", result.stdout.partition("stored run")[2]
     lines = {line.split()[0]: line for line in rest.splitlines() if line[:2].isdigit()}
     assert result.exit_code == 0
     assert "1 of 40 can be reproduced" in result.stdout

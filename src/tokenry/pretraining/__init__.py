@@ -9,6 +9,17 @@ from tokenry.pretraining.continual import (
     compare_schedules,
     continue_pretraining,
 )
+from tokenry.pretraining.documents import split_documents
+from tokenry.pretraining.long_summaries import attach_decoder, summarise
+from tokenry.pretraining.longformer import extend_positions, longformer_config
+from tokenry.pretraining.masking import MaskedBatch, mask_tokens, rtd_labels, rtd_loss, sample_replacements
+from tokenry.pretraining.released_optimizer import ElectraAdamW, official_lr
+from tokenry.pretraining.replaced_token_trainer import ReplacedTokenTrainer
+from tokenry.pretraining.replaced_tokens import (
+    ReplacedTokenConfig,
+    ReplacedTokenOutput,
+    ReplacedTokenPretrainer,
+)
 from tokenry.pretraining.replay import ReplayMixer, compute_equivalent, packed_blocks, replay_counts
 from tokenry.pretraining.scaling import (
     ErrorLaw,
@@ -37,35 +48,50 @@ from tokenry.pretraining.schedules import (
     register_schedules,
     rewarm_lr,
 )
+from tokenry.pretraining.shared_embeddings import generator_config
+from tokenry.pretraining.sliding_window import SlidingWindow, sliding_window_attention, sliding_window_mask
 
 __all__ = [
     "ContinualCallback",
     "ContinualConfig",
     "ContinualReport",
+    "ElectraAdamW",
     "ErrorLaw",
     "InfiniteSchedule",
     "InfiniteScheduler",
     "LossLaw",
+    "MaskedBatch",
     "PowerCurve",
     "RateSchedule",
+    "ReplacedTokenConfig",
+    "ReplacedTokenOutput",
+    "ReplacedTokenPretrainer",
+    "ReplacedTokenTrainer",
     "ReplayMixer",
     "RewarmSchedule",
     "RewarmScheduler",
     "ScheduleCallback",
+    "SlidingWindow",
     "TokenBlocks",
     "TrainingOptions",
     "TrainingRun",
+    "attach_decoder",
     "block_losses",
     "compare_schedules",
     "compute_equivalent",
     "compute_multiplier",
     "continue_pretraining",
     "downstream_interval",
+    "extend_positions",
     "fit_error_law",
     "fit_loss_law",
     "fit_power_law",
+    "generator_config",
     "infinite_lr",
     "load_testbed",
+    "longformer_config",
+    "mask_tokens",
+    "official_lr",
     "packed_blocks",
     "plan_training",
     "predict_downstream",
@@ -73,4 +99,11 @@ __all__ = [
     "relative_error",
     "replay_counts",
     "rewarm_lr",
+    "rtd_labels",
+    "rtd_loss",
+    "sample_replacements",
+    "sliding_window_attention",
+    "sliding_window_mask",
+    "split_documents",
+    "summarise",
 ]

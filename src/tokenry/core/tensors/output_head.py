@@ -1,13 +1,14 @@
-"""From hidden states to logits: the output head of a causal language model, as a matrix or as the rest of its own forward.
+"""From hidden states to logits: the output head of a language model, as a matrix, as layers and a matrix, or as its own forward.
 
-    logits = softcap · tanh(scale · (hidden @ weight.T + bias) / softcap) / temperature
+    logits = softcap · tanh(scale · (layers(hidden) @ weight.T + bias) / softcap) / temperature
 
-A model that does more with its hidden states (`check_output_head` finds out) computes its logits with its own forward.
+Masked language models have layers before the matrix (dense, activation, norm), each under names of its own; a model that does still more
+with its hidden states computes its logits with its own forward. `check_output_head` finds out.
 """
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,10 @@ from tokenry.core.tensors.modes import evaluation_mode
 
 @dataclass(frozen=True)
 class OutputHead:
-    """The map from hidden states to logits of one causal language model.
+    """The map from hidden states to logits of one language model.
 
-    `module` maps a row of hidden states to raw logits, which are then multiplied by `scale`, soft-capped and divided by `temperature`.
+    `module` maps a row of hidden states, after `layers` where there are any, to raw logits, which are then multiplied by `scale`,
+    soft-capped and divided by `temperature`.
     """
 
     module: nn.Module
@@ -34,6 +36,7 @@ class OutputHead:
     scale: float = 1.0
     softcap: float | None = None
     temperature: float = 1.0
+    layers: nn.Module | None = None
 
     @cached_property
     def linear(self) -> nn.Linear | None:
@@ -44,16 +47,20 @@ class OutputHead:
         # Not the type: fully_shard makes a subclass, and offloading hooks replace the forward of the instance.
         plain = getattr(self.module.forward, "__func__", None) is nn.Linear.forward
         known = plain and type(self.module.weight) in (nn.Parameter, Tensor, DTensor)
-        return self.module if known else None  # type: ignore[return-value]
+        return self.module if known and self.layers is None else None  # type: ignore[return-value]
 
     @property
     def is_plain(self) -> bool:
         """Whether hidden states meet the head as they are; else the rest of the model's forward is between them."""
-        return not isinstance(self.module, _RestOfForward)
+        return self.layers is None and not isinstance(self.module, _RestOfForward)
+
+    def split(self, rows: Float[Tensor, "rows dim"]) -> "tuple[Float[Tensor, 'rows width'], OutputHead]":
+        """Apply the layers, and return the rows with the head that is left: mostly a matrix, whose gradients need no autograd."""
+        return (rows, self) if self.layers is None else (self.layers(rows), replace(self, layers=None))
 
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
         """Compute the logits of `rows` with a graph, in float32 (float64 for a float64 model)."""
-        raw: Tensor = self.module(rows)
+        raw: Tensor = self.module(rows if self.layers is None else self.layers(rows))
         logits = raw.to(accumulation_dtype(raw.dtype))
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -119,7 +126,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """Find the transformers causal language model inside PEFT, DDP and other wrappers.
+    """Find the transformers language model inside PEFT, DDP and other wrappers.
 
     Raises:
         UserError: there is no model with an output head.
@@ -158,7 +165,7 @@ def output_head(model: nn.Module) -> OutputHead:
         UserError: the model has no output head.
     """
     inner = causal_lm(model)
-    return _through_forward(inner) if getattr(inner, _OWN_LOGITS, False) else _plain_head(inner)
+    return _HEADS[getattr(inner, _HEAD, "plain")](inner)
 
 
 @torch.no_grad()
@@ -167,11 +174,11 @@ def check_output_head(
 ) -> None:
     """Compare the logits that `output_head` explains with the model's own on a few tokens, and note what explains them.
 
-    A head behind further layers (BERT, RoFormer), or logits that are scaled in a way of the model's own, are computed by the
-    model's own forward from then on. A model that does more would be trained on the wrong loss in silence.
+    A head behind further layers (BERT, RoFormer) is known by them from then on; logits that are scaled in a way of the model's own are
+    computed by its own forward. A model that does more would be trained on the wrong loss in silence.
 
     Args:
-        model: a causal language model, wrapped or not, that can run; in evaluation mode if dropout is to be off.
+        model: a causal or masked language model, wrapped or not, that can run; in evaluation mode if dropout is to be off.
         input_ids: the few tokens; by default those of `short_text`.
         logits: what the model says about them, where it is known.
 
@@ -204,7 +211,11 @@ def check_output_head(
                 f"{type(inner).__name__} computes its logits in a way that tokenry does not know (not from the hidden state of "
                 "the token before alone): per-token losses would be wrong, so this model cannot be used."
             )
-    setattr(inner, _OWN_LOGITS, not is_plain)
+        if is_plain:
+            found = "plain"
+        else:
+            found = "layers" if _explains(_behind_layers(inner), rows, expected) else "own"
+    setattr(inner, _HEAD, found)
 
 
 def short_text(model: nn.Module, tokens: int = 6) -> Int[Tensor, "1 seq"]:
@@ -227,8 +238,8 @@ def short_text(model: nn.Module, tokens: int = 6) -> Int[Tensor, "1 seq"]:
     return torch.tensor([(found * tokens)[:tokens]], device=next(inner.parameters()).device)
 
 
-# The attribute of a model whose logits are more than head, scale and soft-cap; copies of the model bear it too.
-_OWN_LOGITS = "_tokenry_own_logits"
+# The attribute of a model that says which of `_HEADS` explains its logits; copies of the model bear it too.
+_HEAD = "_tokenry_head"
 _LARGE_LOGITS = 50.0
 
 
@@ -245,6 +256,13 @@ def _plain_head(inner: PreTrainedModel) -> OutputHead:
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def _behind_layers(inner: PreTrainedModel) -> OutputHead:
+    head = _plain_head(inner)
+    # A head of several matrices begins with layers too: only the last of them meets the vocabulary.
+    matrix = [module for module in head.module.modules() if isinstance(module, nn.Linear)][-1:]
+    return replace(head, module=matrix[0], layers=_LayersBefore(inner, matrix[0])) if matrix else head
 
 
 def _through_forward(inner: PreTrainedModel) -> OutputHead:
@@ -281,6 +299,35 @@ class _RestOfForward(nn.Module):
                     part.forward = forward
 
 
+class _LayersBefore(nn.Module):
+    """What a model does with its hidden states before the matrix: its own forward, in which the matrix takes what it is given."""
+
+    def __init__(self, inner: PreTrainedModel, matrix: nn.Linear) -> None:
+        super().__init__()
+        self._rest, self._matrix = (
+            (_RestOfForward(inner),),
+            (matrix,),
+        )  # in tuples, as they are no part of this module
+
+    def forward(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
+        (rest,), (matrix,) = self._rest, self._matrix
+        taken: list[Tensor] = []
+
+        def take(given: Tensor) -> Tensor:
+            taken.append(given)
+            return given
+
+        before = vars(matrix).get("forward")
+        matrix.forward = take  # type: ignore[assignment, method-assign]
+        try:
+            rest(rows)
+        finally:
+            del matrix.forward
+            if before is not None:
+                matrix.forward = before  # type: ignore[method-assign]
+        return taken[0].reshape(len(rows), taken[0].shape[-1])
+
+
 @dataclass
 class _HiddenStates(ModelOutput):
     """The output of a backbone of any kind: hidden states, and None for all else that is asked of it."""
@@ -311,3 +358,10 @@ def _logits_or_none(head: OutputHead, rows: Tensor) -> Tensor | None:
     except Exception:
         # A head of another width, or a forward that asks more of its backbone than hidden states: said in many ways.
         return None
+
+
+_HEADS: dict[str, Callable[[PreTrainedModel], OutputHead]] = {
+    "plain": _plain_head,
+    "layers": _behind_layers,
+    "own": _through_forward,
+}

@@ -2,7 +2,12 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -18,3 +23,14 @@ def is_finished(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def apart(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Weights that share no memory, which safetensors refuses: tied ones are written once for each name."""
+    seen: set[int] = set()
+    apart = {}
+    for name, weight in weights.items():
+        memory = weight.untyped_storage().data_ptr()
+        apart[name] = weight.clone() if memory in seen else weight.contiguous()
+        seen.add(memory)
+    return apart

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 class TextBatches:
@@ -41,3 +43,23 @@ def step_generator(seed: int, number: int, what: str) -> torch.Generator:
     return torch.Generator().manual_seed(
         (first ^ (salt * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9)) % 2**63
     )
+
+
+def mixed(numbers: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Scatter integers over all 64 bits (SplitMix64): neighbours become as unlike as any two; the same on every device."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        numbers = (numbers ^ _shifted(numbers, shift)) * factor
+    return numbers ^ _shifted(numbers, 31)
+
+
+def uniform_numbers(
+    keys: Int[Tensor, "*rows"], places: Int[Tensor, "*rows places"]
+) -> Float[Tensor, "*rows places"]:
+    """Random numbers in [0, 1), each of which follows from the key of its row and its place in it, and from nothing else."""
+    bits = _shifted(mixed(keys[..., None] + (places + 1) * -0x61C8864680B583EB), 40)
+    return bits.float() / (1 << 24)
+
+
+def _shifted(numbers: Int[Tensor, "*shape"], by: int) -> Int[Tensor, "*shape"]:
+    """Shift to the right without the sign."""
+    return (numbers >> by) & ((1 << (64 - by)) - 1)

@@ -32,7 +32,7 @@ from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import atomic_write
 from tokenry.core.io.progress import Progress
 from tokenry.core.train.adamw import AdamWSettings
-from tokenry.core.train.checkpoints import checkpoints_in, is_finished
+from tokenry.core.train.checkpoints import apart, checkpoints_in, is_finished
 
 Values = Mapping[str, Tensor | float]
 """The `loss` of a batch, which is differentiated, and whatever else is to be recorded: always the same names."""
@@ -309,7 +309,7 @@ class _Trainer(Trainer):
         super().log(logs, *args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict or _apart(self.model.state_dict()))
+        super()._save(output_dir, state_dict or apart(self.model.state_dict()))
         self._record.save(Path(output_dir or self.args.output_dir) / _RECORD)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -326,17 +326,6 @@ class _Trainer(Trainer):
         if self.lr_scheduler.last_epoch != step:
             # A checkpoint without the state of its optimiser: the moments begin anew, the steps do not.
             self.lr_scheduler = LambdaLR(self.optimizer, self.lr_scheduler.lr_lambdas, step - 1)
-
-
-def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that share no memory, which safetensors refuses: tied ones are written once for each name."""
-    seen: set[int] = set()
-    apart = {}
-    for name, weight in weights.items():
-        memory = weight.untyped_storage().data_ptr()
-        apart[name] = weight.clone() if memory in seen else weight.contiguous()
-        seen.add(memory)
-    return apart
 
 
 class _Told(TrainerCallback):

@@ -1,0 +1,278 @@
+"""Sliding-window attention in blocks: every token sees `window / 2` tokens to either side, and global tokens see and are seen by all.
+
+Longformer (arXiv 2004.05150), exactly, for the layers of `LongformerModel` and of the encoder of LED in transformers, whose own form
+copies the scores several times. Blocks of w/2 queries meet the 3w/2 keys around them in one call of scaled dot-product attention:
+
+    allowed(i, j) = key j is a token  and  (|i − j| ≤ w/2  or  j is global)          with the ordinary projections
+    row i global  = over all tokens, with projections of its own
+
+so that memory and time grow with length · window.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import PreTrainedModel
+from transformers.models.led.modeling_led import LEDEncoderSelfAttention
+from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+
+from tokenry.core.errors import UserError
+from tokenry.core.tensors.handles import Handle
+
+
+def require_window(window: int) -> None:
+    """Raise `UserError` unless a window is even and at least 2."""
+    if window < 2 or window % 2:
+        raise UserError(
+            f"window must be even and at least 2, got {window}: half of it lies on either side of a token."
+        )
+
+
+def sliding_window_mask(
+    length: int,
+    window: int,
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    global_mask: Int[Tensor, "batch tokens"] | None = None,
+) -> Bool[Tensor, "batch seq seq"]:
+    """Which pairs of tokens may interact, as a whole matrix: the reference, for short texts."""
+    require_window(window)
+    places = torch.arange(length)
+    near = (places[:, None] - places).abs() <= window // 2
+    allowed, real = near[None], None if attention_mask is None else attention_mask.bool()
+    if global_mask is not None:
+        require_same_shape(global_mask, attention_mask)
+        seen = global_mask.bool() if real is None else global_mask.bool() & real
+        allowed = allowed.to(seen.device) | seen[:, :, None] | seen[:, None, :]
+    if real is not None:
+        allowed = allowed.to(real.device) & real[:, :, None] & real[:, None, :]
+    return allowed
+
+
+def require_same_shape(global_mask: Tensor, attention_mask: Tensor | None) -> None:
+    """Raise `UserError` where the masks belong to other batches."""
+    if attention_mask is not None and global_mask.shape != attention_mask.shape:
+        raise UserError(
+            f"the global mask has shape {tuple(global_mask.shape)} and the attention mask {tuple(attention_mask.shape)}: both need one "
+            "value per token."
+        )
+
+
+def sliding_window_attention(
+    q: Float[Tensor, "batch heads seq dim"],
+    k: Float[Tensor, "batch heads seq dim"],
+    v: Float[Tensor, "batch heads seq dim"],
+    window: int,
+    global_idx: Int[Tensor, "batch globals"] | None = None,
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch heads seq dim"]:
+    """Attend to the window around each token, and to the global tokens; scores are scaled by 1 / sqrt(dim).
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        window: tokens that each token sees, half of them on either side, besides itself.
+        global_idx: places of the tokens that all see, −1 where a row has fewer; padding among them is ignored.
+        attention_mask: 1 for tokens, 0 for padding; padding attends to nothing and gives zeros.
+        dropout: of the attention weights.
+
+    Returns:
+        Attention of all rows by the ordinary projections; rows of global tokens are for `global_attention`.
+    """
+    require_window(window)
+    batch, heads, length, dim = q.shape
+    half = min(window // 2, length)
+    blocks = -(-length // half)
+    rest = blocks * half - length
+    real = q.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    queries = pad(q, (0, 0, 0, rest)).reshape(batch, heads, blocks, half, dim)
+    keys, values = (_around(each, half, rest, blocks) for each in (k, v))
+    visible, (keys, values) = _with_global(real, global_idx, (k, v), (keys, values), half, rest, blocks)
+    by_block = [
+        each.transpose(1, 2).reshape(batch * blocks, heads, -1, dim) for each in (queries, keys, values)
+    ]
+    mask = visible.reshape(batch * blocks, 1, half, -1)
+    attended = scaled_dot_product_attention(
+        by_block[0], by_block[1], by_block[2], attn_mask=mask, dropout_p=dropout
+    )
+    attended = attended.reshape(batch, blocks, heads, half, dim).transpose(1, 2)
+    attended = attended.reshape(batch, heads, blocks * half, dim)[:, :, :length]
+    return attended if attention_mask is None else attended.masked_fill(~real[:, None, :, None], 0.0)
+
+
+def global_attention(
+    q: Float[Tensor, "batch heads globals dim"],
+    k: Float[Tensor, "batch heads seq dim"],
+    v: Float[Tensor, "batch heads seq dim"],
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch heads globals dim"]:
+    """Attend from the global tokens to all tokens; the queries, keys and values are of projections of their own."""
+    mask = None
+    if attention_mask is not None:
+        real = attention_mask.bool()
+        real = real | ~real.any(1, keepdim=True)  # a row of padding alone: its output is not read
+        mask = real[:, None, None, :]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def global_places(is_global: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch globals"]:
+    """The places of the global tokens of each row, −1 where it has fewer than others."""
+    most = int(is_global.sum(1).max()) if is_global.numel() else 0
+    places = is_global.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return places.masked_fill(~is_global.gather(1, places), -1)
+
+
+def _around(
+    states: Tensor, half: int, rest: int, blocks: int
+) -> Float[Tensor, "batch heads blocks keys dim"]:
+    """The keys or values from half a window before each block to half a window behind it."""
+    padded = pad(states, (0, 0, half, half + rest))
+    return padded.unfold(2, 3 * half, half)[:, :, :blocks].transpose(-1, -2)
+
+
+def _with_global(
+    real: Bool[Tensor, "batch seq"],
+    global_idx: Int[Tensor, "batch globals"] | None,
+    states: tuple[Tensor, Tensor],
+    around: tuple[Tensor, Tensor],
+    half: int,
+    rest: int,
+    blocks: int,
+) -> tuple[Bool[Tensor, "batch blocks half keys"], tuple[Tensor, Tensor]]:
+    """What each query sees, and the keys and values with those of the global tokens behind them."""
+    batch = len(real)
+    seen_near, number = real, 0 if global_idx is None else global_idx.shape[1]
+    if global_idx is not None and number:
+        places = global_idx.clamp(min=0)
+        known = (global_idx >= 0) & real.gather(1, places)
+        rows, slots = known.nonzero(as_tuple=True)
+        seen_near = real.clone()
+        seen_near[rows, places[rows, slots]] = False  # once, among the global ones
+    row, column = torch.arange(half, device=real.device)[:, None], torch.arange(3 * half, device=real.device)
+    band = (column >= row) & (column <= row + 2 * half)
+    near = pad(seen_near, (half, half + rest)).unfold(1, 3 * half, half)[:, :blocks, None, :]
+    own = column == row + half  # padding sees itself: no row of scores is empty
+    visible = (near & band) | (
+        own & ~pad(real, (half, half + rest)).unfold(1, 3 * half, half)[:, :blocks, None, :]
+    )
+    if not number:
+        return visible, around
+    index = places[:, None, :, None]
+    wide = [
+        torch.cat(
+            [
+                near_states,
+                whole.gather(2, index.expand(-1, whole.shape[1], -1, whole.shape[3]))[:, :, None].expand(
+                    -1, -1, blocks, -1, -1
+                ),
+            ],
+            dim=3,
+        )
+        for whole, near_states in zip(states, around, strict=True)
+    ]
+    seen = known[:, None, None, :].expand(batch, blocks, half, number)
+    return torch.cat([visible, seen], dim=-1), (wide[0], wide[1])
+
+
+def has_sliding_windows(model: nn.Module) -> bool:
+    """Whether a model has layers that `SlidingWindow` makes faster."""
+    return any(type(module) in _FAST for module in model.modules())
+
+
+class SlidingWindow(Handle):
+    """The fast attention on a model, until `remove()`; its weights and its outputs stay what they are.
+
+    Args:
+        model: a Longformer or an LED, with any head.
+
+    Raises:
+        UserError: the model has no sliding-window attention.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        if not has_sliding_windows(model):
+            raise UserError(
+                f"{type(model).__name__} has no sliding-window attention that is to be made faster: Longformer and LED have."
+            )
+        self._layers = [module for module in model.modules() if type(module) in _FAST]
+        self._on_removal(self._restore)
+        for layer in self._layers:
+            layer.__class__ = _FAST[type(layer)]
+
+    def _restore(self) -> None:
+        for layer in self._layers:
+            layer.__class__ = type(layer).__mro__[2]
+
+    def _method(self) -> str:
+        return f"sliding windows in {len(self._layers)} layers"
+
+
+class _InBlocks:
+    """The forward of a layer of sliding-window attention, by `sliding_window_attention`."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        is_index_masked: Tensor | None = None,
+        is_index_global_attn: Tensor | None = None,
+        is_global_attn: bool | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Attend; where the weights are asked for, in transformers' own form."""
+        if output_attentions:
+            given = (
+                hidden_states,
+                attention_mask,
+                is_index_masked,
+                is_index_global_attn,
+                is_global_attn,
+                True,
+            )
+            plain: tuple[Tensor, ...] = super().forward(*given)  # type: ignore[misc]
+            return plain
+        real = None if is_index_masked is None or not is_index_masked.any() else (~is_index_masked).long()
+        places = None
+        if is_global_attn and is_index_global_attn is not None:
+            places = global_places(
+                is_index_global_attn if real is None else is_index_global_attn & (real > 0)
+            )
+        dropout = self.dropout if self.training else 0.0
+        q, k, v = (self._heads(project(hidden_states)) for project in (self.query, self.key, self.value))
+        attended = sliding_window_attention(
+            q, k, v, 2 * self.one_sided_attn_window_size, places, real, dropout
+        )
+        joined = attended.transpose(1, 2).flatten(2)
+        if places is not None and places.shape[1]:
+            rows, slots = (places >= 0).nonzero(as_tuple=True)
+            own = hidden_states.gather(
+                1, places.clamp(min=0)[..., None].expand(-1, -1, hidden_states.shape[2])
+            )
+            key, value = self.key_global(hidden_states), self.value_global(hidden_states)
+            q, k, v = (self._heads(states) for states in (self.query_global(own), key, value))
+            seen = global_attention(q, k, v, real, dropout).transpose(1, 2).flatten(2)
+            joined = joined.index_put((rows, places[rows, slots]), seen[rows, slots].to(joined.dtype))
+        return (joined,)
+
+    def _heads(self: Any, states: Tensor) -> Float[Tensor, "batch heads seq dim"]:
+        return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class _LongformerInBlocks(_InBlocks, LongformerSelfAttention):
+    pass
+
+
+class _LedInBlocks(_InBlocks, LEDEncoderSelfAttention):
+    pass
+
+
+_FAST: dict[type, type[nn.Module]] = {
+    LongformerSelfAttention: _LongformerInBlocks,
+    LEDEncoderSelfAttention: _LedInBlocks,
+}

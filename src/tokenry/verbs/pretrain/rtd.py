@@ -1,0 +1,400 @@
+"""An encoder pretrained by replaced-token detection, or by masked language modelling as its control."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenry.core.errors import UserError, require_at_least, require_fraction, require_share
+from tokenry.core.io.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
+from tokenry.core.plans import argument, embedded, option, plan_settings
+from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+from tokenry.verbs._environment import environment
+from tokenry.verbs._hardware import Hardware
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+    from tokenry.verbs.pretrain._encoder import PretrainedEncoder
+
+_NOT_COMPARED = ("output", "resume", "device", "save_every")
+_FIGURES = {
+    "generator_loss": Column("generator", "nats", ".3f"),
+    "discriminator_loss": Column("encoder", "nats", ".4f"),
+    "replaced": Column("replaced", "%", ".1f"),
+    "auc": Column("AUC", format=".3f"),
+    "recall": Column("found", "%", ".1f"),
+}
+_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pretrain an encoder by replaced-token detection, from nothing or going on from a model; a stopped run can be resumed.
+
+    Attributes:
+        corpus: a text file (texts end at empty lines), or rows with `text` (JSONL, JSON, CSV, Parquet, a saved data set).
+        encoder: an encoder that goes on, a folder or a hub name; or a configuration to begin from nothing, a JSON file or a folder without weights.
+        tokenizer: folder or hub name of its tokenizer; by default the one in the folder of the encoder.
+        generator_share: width of the generator, as a share of the encoder's.
+        tie: what generator and encoder share; disentangled is that of DeBERTa-v3.
+        mlm: pretrain by masked language modelling instead: the control.
+        mask_prob: share of the tokens that are masked.
+        disc_weight: weight of the encoder's loss against the generator's.
+        steps: steps of the optimiser.
+        batch_size: blocks of a step in each process.
+        max_length: tokens of a block; longer texts are cut into several.
+        learning_rate: highest learning rate; it falls to 0 in a straight line.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: weight decay of matrices.
+        held_out: share of the texts that measure what was learned.
+        bfloat16: compute in mixed precision.
+        save_every: steps between checkpoints.
+        resume: resume from the last checkpoint in the folder.
+        seed: random seed.
+        output: new folder for the encoder, result.json and report.html.
+    """
+
+    corpus: Path = argument()
+    encoder: str = option(metavar="CONFIG|DIR")
+    tokenizer: str | None = None
+    generator_share: float = 0.25
+    tie: Literal["embeddings", "none", "all", "disentangled"] = "embeddings"
+    mlm: bool = False
+    mask_prob: float = 0.15
+    disc_weight: float = 50.0
+    steps: int = 10_000
+    batch_size: int = 32
+    max_length: int = 128
+    learning_rate: float = 5e-4
+    warmup: float = 0.01
+    weight_decay: float = 0.01
+    held_out: float = 0.02
+    bfloat16: bool = False
+    save_every: int = 500
+    resume: bool = False
+    seed: int = 0
+    hardware: Hardware = embedded(Hardware(), only=("device",))
+    output: Path = Path("runs/rtd")
+
+    def __post_init__(self) -> None:
+        require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        require_at_least(3, max_length=self.max_length)
+        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        require_share(self.generator_share, "generator_share")
+        require_fraction(self.warmup, "warmup")
+        for name in ("learning_rate", "disc_weight"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        for name in ("mask_prob", "held_out"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
+        require_folder_name(self.output, "the encoder")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Read, train or resume, measure, save."""
+    from tokenry.models.quiet import quiet_libraries
+
+    require_new(plan.output / "encoder")
+    device = plan.hardware.place()
+    with quiet_libraries():
+        progress("reading the encoder and the texts", 0.0)
+        found = _pretrained(plan, progress)
+    data = {
+        "kind": "pretrain rtd",
+        "corpus": str(plan.corpus),
+        "objective": "MLM" if plan.mlm else "RTD",
+        **found,
+        "settings": plan_settings(plan),
+        "environment": environment(device),
+    }
+    progress("done", 1.0)
+    return Result(f"{plan.encoder} pretrained by {data['objective']}", data, lay_out(data))
+
+
+def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
+    from transformers import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
+    from tokenry.verbs._stages import Stages
+    from tokenry.verbs._training import TellSteps, remove_checkpoints, splits_weights
+    from tokenry.verbs.pretrain._encoder import load_encoder
+
+    encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
+    train, held_out, documents = _blocks(plan, encoder)
+    checkpoints = plan.output / "checkpoints"
+    trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(
+        plan, encoder, train, _arguments(plan, checkpoints)
+    )
+    if splits_weights(trainer.args):
+        raise UserError(
+            "the encoder is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ReplacedTokenTrainer in Python."
+        )
+    _claim(plan, checkpoints)
+    if has_sliding_windows(trainer.model):
+        SlidingWindow(trainer.model)
+    trainer.remove_callback(PrinterCallback)
+    stages = Stages(progress, [1.0])
+    trainer.add_callback(TellSteps(stages))
+    stages.begin("training", 1.0)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    stages.say("measuring")
+    measured = trainer.evaluate(held_out)
+    trained = trainer.model.base_model if plan.mlm else trainer.model.discriminator_only()
+    generator = 0 if plan.mlm else sum(value.numel() for value in trainer.model.parameters())
+    _save(trained, encoder, plan.output / "encoder")
+    remove_checkpoints(checkpoints)
+    parameters = trained.num_parameters()
+    return {
+        "is_new": encoder.is_new,
+        "model_type": trained.config.model_type,
+        "parameters": parameters,
+        "beside": max(0, generator - parameters),
+        "documents": documents,
+        "blocks": [len(train), len(held_out)],
+        "tokens": sum(map(len, train["input_ids"])),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "curve": [_point(entry) for entry in trainer.state.log_history if "loss" in entry],
+        "held_out_figures": _point({name.removeprefix("eval_"): value for name, value in measured.items()}),
+    }
+
+
+def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset, int]":
+    """Training blocks, held-out blocks, and the number of texts."""
+    from datasets import Dataset
+
+    from tokenry.core.chat.reading import read_rows
+    from tokenry.core.text.passages import read_texts
+    from tokenry.pretraining.documents import split_documents
+    from tokenry.verbs.pretrain._encoder import longest_text
+
+    longest = longest_text(encoder.model)
+    if longest is not None and plan.max_length > longest:
+        raise UserError(
+            f"max_length is {plan.max_length}, and {plan.encoder} has positions for {longest} tokens: use at most {longest}."
+        )
+    is_text = plan.corpus.suffix.lower() in ("", ".txt", ".md") and plan.corpus.is_file()
+    read = read_texts(plan.corpus) if is_text else (row.get("text") for row in read_rows(str(plan.corpus)))
+    texts = [text for text in read if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise UserError(f"{plan.corpus} holds no text: give rows with a text under `text`, or a text file.")
+    tokenizer = encoder.tokenizer
+    begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if begin is None or end is None:
+        raise UserError(
+            "the tokenizer has no tokens that begin and end a text ([CLS] and [SEP], or bos and eos): add them."
+        )
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    apart = round(plan.held_out * len(ids))
+    if not 0 < apart < len(ids):
+        raise UserError(
+            f"{plan.corpus} has {plural(len(ids), 'text')}, of which a share of {plan.held_out} holds out {apart}: give more texts or "
+            "another share."
+        )
+    every = len(ids) // apart  # evenly over the corpus, which may be sorted
+    is_held_out = [number % every == 0 and number // every < apart for number in range(len(ids))]
+    parts = [
+        split_documents(
+            (row for row, out in zip(ids, is_held_out, strict=True) if out == held),
+            plan.max_length,
+            begin,
+            end,
+        )
+        for held in (False, True)
+    ]
+    if not all(parts):
+        raise UserError(f"{plan.corpus} gives no tokens with this tokenizer: check that it fits the texts.")
+    train, held_out = (
+        Dataset.from_dict({"input_ids": [block["ids"] for block in blocks]}) for blocks in parts
+    )
+    return train, held_out, len(ids)
+
+
+@by_first
+def _save(trained: "PreTrainedModel", encoder: "PretrainedEncoder", output: Path) -> None:
+    with new_folder(output) as folder:
+        trained.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+
+
+@by_first
+def _claim(plan: Plan, checkpoints: Path) -> None:
+    """Make the folder of the checkpoints that of this run, or refuse."""
+    from tokenry.core.io.workspace import Workspace
+
+    settings = {name: value for name, value in plan_settings(plan).items() if name not in _NOT_COMPARED}
+    workspace = Workspace(checkpoints, settings, "run.json")
+    if workspace.is_begun and not plan.resume:
+        raise UserError(
+            f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
+        )
+    workspace.claim(
+        f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
+    )
+
+
+def _rtd_trainer(
+    plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
+) -> "Trainer":
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    from tokenry.core.plans import values_for
+    from tokenry.pretraining import (
+        ReplacedTokenConfig,
+        ReplacedTokenPretrainer,
+        ReplacedTokenTrainer,
+        generator_config,
+    )
+
+    config = ReplacedTokenConfig(**values_for(ReplacedTokenConfig, plan))
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        generator = AutoModelForMaskedLM.from_config(
+            generator_config(encoder.model.config, plan.generator_share)
+        )
+        pair = ReplacedTokenPretrainer(generator, encoder.model, encoder.tokenizer, plan.tie, config)
+    return ReplacedTokenTrainer(pair, arguments, train_dataset=train, processing_class=encoder.tokenizer)
+
+
+def _mlm_trainer(
+    plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
+) -> "Trainer":
+    import torch
+    from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, Trainer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        model = AutoModelForMaskedLM.from_config(encoder.model.config)
+    model.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
+    collator = DataCollatorForLanguageModeling(
+        encoder.tokenizer,
+        mlm_probability=plan.mask_prob,
+        mask_replace_prob=0.85,
+        random_replace_prob=0.0,
+        seed=plan.seed,
+    )
+    return Trainer(
+        model, arguments, train_dataset=train, data_collator=collator, processing_class=encoder.tokenizer
+    )
+
+
+def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
+    from transformers import TrainingArguments
+
+    device = plan.hardware.place().type
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch_size,
+        per_device_eval_batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        warmup_steps=round(plan.warmup * plan.steps),
+        weight_decay=plan.weight_decay,
+        bf16=plan.bfloat16,
+        seed=plan.seed,
+        use_cpu=device == "cpu",
+        logging_steps=max(1, plan.steps // 100),
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What is drawn of one entry of the log."""
+    return {name: entry[name] for name in ("step", "loss", *_FIGURES) if name in entry}
+
+
+# --- layout --------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """What the encoder has learned, and the course of training."""
+    curve, held_out = data["curve"], data["held_out_figures"]
+    train, apart = data["blocks"]
+    origin = "from nothing" if data["is_new"] else "going on from its weights"
+    lead = (
+        f"{plural(data['steps'], 'step')} of {data['objective']} on {plural(train, 'block')} of {plural(data['documents'], 'text')} "
+        f"({data['tokens']:,} tokens), {origin}: {_learned(held_out)}"
+    )
+    blocks: list[Block] = [Text(lead, "lead")]
+    blocks += [Text(warning, "warning") for warning in _warnings(data)]
+    columns = [name for name in _FIGURES if any(name in point for point in (*curve, held_out))] or ["loss"]
+    headings = [_FIGURES.get(name, Column("loss", "nats", ".3f")) for name in columns]
+    shown = curve[:: max(1, -(-len(curve) // _ROWS))]
+    rows = [(str(point["step"]), *_row(point, columns)) for point in shown]
+    rows.append((f"held out ({plural(apart, 'block')})", *_row(held_out, columns)))
+    table = Table("", ("step", *headings), rows)
+    blocks.append(Section("Training", [table, *_figures(curve, columns)]))
+    facts = [
+        ("encoder", f"{data['model_type']}, {data['parameters']:,} parameters"),
+        ("generator", f"{data['beside']:,} parameters beside the encoder's, not kept"),
+        ("use", "AutoModel and AutoTokenizer load the folder encoder"),
+    ]
+    blocks.append(
+        Section(
+            "The encoder", [Findings([fact for fact in facts if data["beside"] or fact[0] != "generator"])]
+        )
+    )
+    return blocks
+
+
+def _learned(held_out: Mapping[str, Any]) -> str:
+    if held_out.get("auc") is None:
+        return f"the loss on held-out text is {held_out['loss']:.3f} nats."
+    return (
+        f"on held-out text the encoder ranks a replaced token above an original one in {held_out['auc']:.1%} of the pairs (AUC), and "
+        f"{held_out['replaced']:.1%} of the tokens are replaced."
+    )
+
+
+def _warnings(data: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures must know."""
+    found = []
+    if data["epochs"] and data["epochs"] > 40:
+        found.append(
+            f"Every text was read {data['epochs']:.0f} times: a larger corpus, or fewer steps, teaches more for the same compute."
+        )
+    if data["objective"] == "RTD" and data["held_out_figures"].get("replaced") == 0:
+        found.append(
+            "The generator guesses every masked token: nothing is replaced and nothing is learned; use a smaller --generator-share."
+        )
+    return found
+
+
+def _row(point: Mapping[str, Any], columns: list[str]) -> list[Any]:
+    return [point.get(name) for name in columns]
+
+
+def _figures(curve: list[Mapping[str, Any]], columns: list[str]) -> list[Block]:
+    """The losses over the steps; those of generator and encoder are of other sizes."""
+    steps, names = (
+        [point["step"] for point in curve],
+        {"generator_loss": "generator", "discriminator_loss": "encoder"},
+    )
+    drawn = [name for name in columns if name in names or name == "loss"]
+    return [
+        Figure(
+            f"Loss of the {names[name]}" if name in names else "Loss",
+            "lines",
+            [Series(names.get(name, "loss"), steps, [point.get(name) for point in curve])],
+            "step",
+            "nats per token",
+            f"{names.get(name, 'loss')}: from {curve[0].get(name, 0):.3f} to {curve[-1].get(name, 0):.3f} nats per token",
+        )
+        for name in drawn
+        if len(curve) > 1
+    ]
