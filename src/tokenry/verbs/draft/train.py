@@ -195,7 +195,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         "",
         ("step", *columns),
         [
-            (str(row["step"]), row["head"], row["sampler"], row["consistency"], 100 * row["accuracy"])
+            (str(row["step"]), row["head"], row["sampler"], row["consistency"], row["accuracy"])
             for row in shown
         ],
     )
