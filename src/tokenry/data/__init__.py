@@ -1,4 +1,4 @@
-"""Which texts to learn from: who wrote them, a human or a machine."""
+"""Which texts to learn from: who wrote them, a human or a machine, and which of a corpus teach most."""
 
 from tokenry.data.ai_text import CalibratedDetector, Calibration, Decision, Detector, TextScores
 from tokenry.data.attacks import ATTACKS, attack, normalize_text
@@ -15,7 +15,28 @@ from tokenry.data.decisions import (
     tpr_at_fpr,
 )
 from tokenry.data.detection_report import DetectionReport, detection_report
+from tokenry.data.document_losses import DocumentLosses, LossConfig, document_bpc
+from tokenry.data.fasttext_model import FastTextModel
 from tokenry.data.paper_pipeline import PorterStemmer, paper_split, preprocess_paper
+from tokenry.data.predictive_strength import predictive_strength, select_extremes
+from tokenry.data.scorers import (
+    FastTextConfig,
+    FastTextScorer,
+    LinearConfig,
+    LinearScorer,
+    Scorer,
+    load_scorer,
+)
+from tokenry.data.selection import (
+    Document,
+    SampleConfig,
+    Selection,
+    filter_documents,
+    filter_shard,
+    sample_documents,
+    threshold_of,
+)
+from tokenry.data.thresholds import length_weighted_threshold
 from tokenry.data.zero_shot import ZeroShotDetector, zero_shot_scores
 
 __all__ = [
@@ -27,21 +48,41 @@ __all__ = [
     "Decision",
     "DetectionReport",
     "Detector",
+    "Document",
+    "DocumentLosses",
+    "FastTextConfig",
+    "FastTextModel",
+    "FastTextScorer",
+    "LinearConfig",
+    "LinearScorer",
+    "LossConfig",
     "PorterStemmer",
+    "SampleConfig",
+    "Scorer",
+    "Selection",
     "TextScores",
     "ZeroShotDetector",
     "attack",
     "auroc",
     "brier",
     "detection_report",
+    "document_bpc",
     "ece",
+    "filter_documents",
+    "filter_shard",
     "fpr_at_tpr",
+    "length_weighted_threshold",
+    "load_scorer",
     "mce",
     "normalize_text",
     "paper_split",
+    "predictive_strength",
     "preprocess_paper",
     "raid_threshold",
+    "sample_documents",
+    "select_extremes",
     "threshold_at_fpr",
+    "threshold_of",
     "tpr_at_fpr",
     "zero_shot_scores",
 ]
