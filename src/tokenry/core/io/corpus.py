@@ -126,7 +126,10 @@ def _chosen(lines: Sequence[str], kept: Bool[ndarray, "rows"]) -> Iterator[str]:
 
 def _read_lines(path: Path, fields: Fields, size: int) -> Iterator[Batch]:
     if str(path) == STDIN:
-        yield from _batches(sys.stdin, "the standard input", fields, size)
+        try:
+            yield from _batches(sys.stdin, "the standard input", fields, size)
+        except UnicodeDecodeError as error:
+            raise UserError(f"the standard input is not {error.encoding}: encode it so.") from error
         return
     with open_text(path, newline="\n") as lines:
         yield from _batches(lines, str(path), fields, size)
