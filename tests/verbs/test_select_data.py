@@ -318,4 +318,3 @@ def test_ray_that_is_not_installed_is_said(scorer, corpus, tmp_path, monkeypatch
 
 def test_from_which_size_ray_pays_follows_from_the_speed():
     assert "pays from 180 MB on" in Workers(actors=2).pays_from(3.0)
-    assert Workers(actors=1).pays_from(3.0) == ""

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from tokenry.core.text.bits_per_byte import text_loss
 from tokenry.core.text.docstrings import read_docstrings
 from tokenry.recipes.testbeds.docstring_model import bpe_tokenizer, small_model, train_language_model
 
-DOCSTRINGS = "docstrings"
+DOCSTRINGS, LICENCES = "docstrings", "licences"
 LANGUAGES = ("de", "es", "fr", "it", "nl", "pt")
 _COMMON_WORDS = 5000
-_LICENCES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
+_LICENCE_FILES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MixedDocument:
 
 
 @dataclass(frozen=True)
-class Docstrings:
+class DocstringRoles:
     """Docstrings by what they are for.
 
     Attributes:
@@ -56,7 +57,7 @@ class Docstrings:
 
 def docstrings_of(
     family: Sequence[str], ranking: Sequence[str], pool: Sequence[str], texts: int, longest: int, seed: int
-) -> Docstrings:
+) -> DocstringRoles:
     """Read lower-cased docstrings of packages, cut to `longest` characters; `texts` of those that measure."""
 
     def cut(found: Sequence[str]) -> list[str]:
@@ -65,7 +66,7 @@ def docstrings_of(
     of_pool = read_docstrings(pool, held_out_share=0.2, seed=seed)
     ranked = read_docstrings(ranking, held_out_share=0.0, seed=seed).train
     learned = read_docstrings(family, held_out_share=0.0, seed=seed).train
-    return Docstrings(
+    return DocstringRoles(
         [text.lower() for text in learned],
         cut(ranked)[:texts],
         cut(of_pool.train),
@@ -80,7 +81,7 @@ def mixed_documents(docstrings: Sequence[str], each: int, seed: int) -> list[Mix
     licences = _licences()
     vocabularies = _vocabularies()
     makers: Mapping[str, Callable[[int], str]] = {
-        "licences": lambda length: _passage(draw.choice(licences), length, draw),
+        LICENCES: lambda length: _passage(draw.choice(licences), length, draw),
         "number tables": lambda length: _table(length, draw),
         "base64": lambda length: base64.encodebytes(draw.randbytes(length)).decode().lower()[:length],
         "shuffled words": lambda length: _shuffled(draw.choice(docstrings), draw),
@@ -120,10 +121,11 @@ class Family:
 
 
 def checkpoint_family(
-    docstrings: Docstrings,
+    docstrings: DocstringRoles,
     vocabulary: int,
     steps: int,
     shares: Sequence[float],
+    batch_size: int,
     seed: int,
     progress: Callable[[float], None],
 ) -> Family:
@@ -137,7 +139,9 @@ def checkpoint_family(
             states.append({name: weight.clone() for name, weight in model.state_dict().items()})
         progress(share)
 
-    train_language_model(model, tokenizer, docstrings.family, steps, seed=seed, progress=keep)
+    train_language_model(
+        model, tokenizer, docstrings.family, steps, batch_size=batch_size, seed=seed, progress=keep
+    )
     bits = []
     for state in states:
         model.load_state_dict(state)
@@ -146,6 +150,7 @@ def checkpoint_family(
     return Family(model, tokenizer, states, -np.array(bits))
 
 
+@cache
 def _licences() -> list[str]:
     """The licences of installed packages, each text once."""
     found: dict[str, None] = {}
@@ -153,7 +158,7 @@ def _licences() -> list[str]:
         for file in distribution.files or ():
             path = Path(str(distribution.locate_file(file)))
             if (
-                file.name.upper().startswith(_LICENCES)
+                file.name.upper().startswith(_LICENCE_FILES)
                 and path.suffix in ("", ".txt", ".md")
                 and path.is_file()
             ):

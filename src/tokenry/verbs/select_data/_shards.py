@@ -64,9 +64,7 @@ class Workers:
             yield row["found"]
 
     def pays_from(self, megabytes_per_second: float) -> str:
-        """The sentence that says from which size of a corpus Ray is worth its start."""
-        if self.actors == 1 or not megabytes_per_second:
-            return ""
+        """The sentence that says from which size of a corpus several Ray workers are worth their start."""
         megabytes = START * megabytes_per_second * self.actors / (self.actors - 1)
         return (
             f"One process read {megabytes_per_second:.2g} MB/s: with {self.actors} workers of that speed, Ray, which takes about "

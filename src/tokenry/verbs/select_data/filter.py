@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RUN_FILE, _THRESHOLD_FILE = "filter-run.json", "threshold.json"
 _KEPT, _RECORDS = "documents", "shards"
 _SHOWN, _BATCH = 20, 1000
+_MEASURABLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         _figure(data["lengths"]),
     ]
     speed = data["megabytes_per_second"]
-    return [*blocks, Text(workers.pays_from(speed))] if speed and workers.actors > 1 else blocks
+    measured = data["characters"] >= _MEASURABLE and workers.actors > 1
+    return [*blocks, Text(workers.pays_from(speed))] if measured else blocks
 
 
 def _near(share: float, asked: float) -> bool:

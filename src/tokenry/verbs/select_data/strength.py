@@ -320,8 +320,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     perfect, measured = data["counts"][-1], sum(data["counts"])
     blocks: list[Block] = [
         Text(
-            f"Strength {mean:.3f} on average over {plural(measured, 'document')}; {perfect:,} order all {pairs} pairs of models as the "
-            "benchmarks do. `tokenry select-data train` learns from both ends.",
+            f"Strength {mean:.3f} on average over {plural(measured, 'document')}; {perfect:,} order all models as the benchmarks "
+            "do. `tokenry select-data train` learns from both ends.",
             "lead",
         )
     ]
@@ -343,8 +343,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         Figure(
             "Documents by predictive strength",
             "histogram",
-            [Series("documents", [(place - 0.5) / pairs for place in range(pairs + 2)], data["counts"])],
-            "predictive strength",
+            [Series("documents", [place - 0.5 for place in range(pairs + 2)], data["counts"])],
+            f"pairs of models ordered rightly, of {pairs}",
             "documents",
             f"{perfect:,} of {measured:,} documents have strength 1; the mean is {mean.value:.3f}.",
         ),
