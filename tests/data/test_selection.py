@@ -7,13 +7,13 @@ import pytest
 
 from tests.tiny.chats import write_rows
 from tokenry.core.errors import UserError
-from tokenry.core.io.corpus import Batch, Fields, read_shard
+from tokenry.core.io.corpus import Fields, ShardBatch, read_shard
 from tokenry.data import SampleConfig, Selection, filter_shard, sample_documents, threshold_of
-from tokenry.data.scorers import Scorer
+from tokenry.data.scorers import TextScorer
 from tokenry.data.selection import beginnings
 
 
-class Length(Scorer):
+class Length(TextScorer):
     """The longer, the better."""
 
     def score(self, texts):
@@ -29,7 +29,7 @@ class Length(Scorer):
 def batches(*rows, size=3):
     for start in range(0, len(rows), size):
         texts, domains = zip(*rows[start : start + size], strict=True)
-        yield Batch([*texts], [*domains], [*texts])
+        yield ShardBatch([*texts], [*domains], [*texts])
 
 
 def test_a_sample_has_some_documents_of_the_most_frequent_domains():

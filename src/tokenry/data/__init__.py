@@ -24,7 +24,7 @@ from tokenry.data.scorers import (
     FastTextScorer,
     LinearConfig,
     LinearScorer,
-    Scorer,
+    TextScorer,
     load_scorer,
 )
 from tokenry.data.selection import (
@@ -58,8 +58,8 @@ __all__ = [
     "LossConfig",
     "PorterStemmer",
     "SampleConfig",
-    "Scorer",
     "Selection",
+    "TextScorer",
     "TextScores",
     "ZeroShotDetector",
     "attack",

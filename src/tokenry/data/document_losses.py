@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.tensors.gate import require_causal_lm
-from tokenry.core.text.bits_per_byte import Window, scored_spans, text_loss, window_nll
+from tokenry.core.text.bits_per_byte import TokenWindow, scored_spans, text_loss, window_nll
 
 _STRIDE = 512
 
@@ -131,7 +131,7 @@ def _packed(
     stream = list(chain.from_iterable(encoded))
     owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in encoded])
     windows = [
-        Window(begin, stream[begin:end], scored - begin)
+        TokenWindow(begin, stream[begin:end], scored - begin)
         for begin, end, scored in scored_spans(len(stream), config.window + 1, config.advance, whole=True)
     ]
     total, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)

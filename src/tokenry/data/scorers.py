@@ -32,7 +32,7 @@ Labels = Sequence[int] | Int[ndarray, "texts"]
 Words = list[tuple[str, float]]
 
 
-class Scorer(ABC):
+class TextScorer(ABC):
     """Scores texts: higher for those to keep."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ class FastTextConfig:
             raise UserError(f"lr must be above 0, got {self.lr}.")
 
 
-class FastTextScorer(Scorer):
+class FastTextScorer(TextScorer):
     """The paper's classifier, applied by numpy.
 
     Args:
@@ -183,7 +183,7 @@ class LinearConfig:
             raise UserError(f"alpha must be above 0, got {self.alpha}.")
 
 
-class LinearScorer(Scorer):
+class LinearScorer(TextScorer):
     """A logistic regression on hashed words and pairs of words.
 
     Args:
@@ -264,7 +264,7 @@ class LinearScorer(Scorer):
             )
 
 
-def load_scorer(path: Path) -> Scorer:
+def load_scorer(path: Path) -> TextScorer:
     """Read a scorer of either kind.
 
     Raises:

@@ -22,8 +22,8 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.io.corpus import Batch, Fields, open_shard, read_shard
-from tokenry.data.scorers import Scorer
+from tokenry.core.io.corpus import Fields, ShardBatch, open_shard, read_shard
+from tokenry.data.scorers import TextScorer
 from tokenry.data.thresholds import length_weighted_threshold
 
 _MOST_DOMAINS = 10_000
@@ -56,7 +56,7 @@ class Document:
     domain: str = ""
 
 
-def sample_documents(read: Callable[[], Iterable[Batch]], config: SampleConfig) -> list[Document]:
+def sample_documents(read: Callable[[], Iterable[ShardBatch]], config: SampleConfig) -> list[Document]:
     """Draw documents of the most frequent domains, each document of a domain with the same probability; empty ones are left out.
 
     Args:
@@ -116,7 +116,7 @@ class Selection:
         """Number of documents that were kept."""
         return self.kept_lengths.total()
 
-    def add(self, batch: Batch, kept: Bool[ndarray, "rows"]) -> None:
+    def add(self, batch: ShardBatch, kept: Bool[ndarray, "rows"]) -> None:
         """Count a batch."""
         for text, domain, keep in zip(batch.texts, batch.domains, kept.tolist(), strict=True):
             length = len(text)
@@ -158,15 +158,15 @@ class Selection:
 
 
 def filter_documents(
-    scorer: Scorer, batches: Iterable[Batch], threshold: float | int
-) -> Iterator[tuple[Batch, Bool[ndarray, "rows"]]]:
+    scorer: TextScorer, batches: Iterable[ShardBatch], threshold: float | int
+) -> Iterator[tuple[ShardBatch, Bool[ndarray, "rows"]]]:
     """Yield batches with what is kept of them: documents with a score of at least the threshold."""
     for batch in batches:
         yield batch, scorer.score(batch.texts) >= threshold
 
 
 def filter_shard(
-    scorer: Scorer, batches: Iterable[Batch], threshold: float | int, source: Path, target: Path
+    scorer: TextScorer, batches: Iterable[ShardBatch], threshold: float | int, source: Path, target: Path
 ) -> Selection:
     """Write the documents of a shard that are kept, whole rows, into a new shard of the same kind.
 
@@ -185,7 +185,7 @@ def filter_shard(
     return counted
 
 
-def threshold_of(scorer: Scorer, batches: Iterable[Batch], keep: float) -> float:
+def threshold_of(scorer: TextScorer, batches: Iterable[ShardBatch], keep: float) -> float:
     """The score from which on a share of the characters of these documents is kept."""
     scores, lengths = [], []
     for batch in batches:
@@ -196,7 +196,7 @@ def threshold_of(scorer: Scorer, batches: Iterable[Batch], keep: float) -> float
     return length_weighted_threshold(np.concatenate(scores), np.concatenate(lengths), keep)
 
 
-def beginnings(shards: Iterable[Path], fields: Fields, documents: int) -> Iterator[Batch]:
+def beginnings(shards: Iterable[Path], fields: Fields, documents: int) -> Iterator[ShardBatch]:
     """The first documents of every shard, as many of each, about `documents` together."""
     paths = list(shards)
     each = max(1, documents // len(paths))
@@ -204,7 +204,7 @@ def beginnings(shards: Iterable[Path], fields: Fields, documents: int) -> Iterat
     return chain.from_iterable(islice(read_shard(path, fields, size), -(-each // size)) for path in paths)
 
 
-def _with_text(batch: Batch) -> Iterator[tuple[str, str]]:
+def _with_text(batch: ShardBatch) -> Iterator[tuple[str, str]]:
     return ((text, domain) for text, domain in zip(batch.texts, batch.domains, strict=True) if text.strip())
 
 

@@ -45,7 +45,7 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ShardBatch:
     """Some rows of a shard.
 
     Attributes:
@@ -83,7 +83,7 @@ def shards_of(source: str | Path) -> list[Path]:
     return [path]
 
 
-def read_shard(path: Path, fields: Fields | None = None, size: int = 1000) -> Iterator[Batch]:
+def read_shard(path: Path, fields: Fields | None = None, size: int = 1000) -> Iterator[ShardBatch]:
     """Read a shard, `size` rows at a time.
 
     Raises:
@@ -94,7 +94,7 @@ def read_shard(path: Path, fields: Fields | None = None, size: int = 1000) -> It
 
 
 @contextmanager
-def open_shard(path: Path, like: Path) -> Iterator[Callable[[Batch, Bool[ndarray, "rows"]], None]]:
+def open_shard(path: Path, like: Path) -> Iterator[Callable[[ShardBatch, Bool[ndarray, "rows"]], None]]:
     """Yield a function that writes the kept rows of batches into a new shard, which is there only when it is whole.
 
     Args:
@@ -124,7 +124,7 @@ def _chosen(lines: Sequence[str], kept: Bool[ndarray, "rows"]) -> Iterator[str]:
 # --- JSON lines --------------------------------------------------------------------------------------------------------
 
 
-def _read_lines(path: Path, fields: Fields, size: int) -> Iterator[Batch]:
+def _read_lines(path: Path, fields: Fields, size: int) -> Iterator[ShardBatch]:
     if str(path) == STDIN:
         try:
             yield from _batches(sys.stdin, "the standard input", fields, size)
@@ -135,11 +135,11 @@ def _read_lines(path: Path, fields: Fields, size: int) -> Iterator[Batch]:
         yield from _batches(lines, str(path), fields, size)
 
 
-def _batches(lines: Iterable[str], name: str, fields: Fields, size: int) -> Iterator[Batch]:
+def _batches(lines: Iterable[str], name: str, fields: Fields, size: int) -> Iterator[ShardBatch]:
     numbered = ((number, line) for number, line in enumerate(lines, start=1) if not line.isspace())
     while some := list(islice(numbered, size)):
         rows = [_parsed(line, f"{name}, line {number}", fields.text) for number, line in some]
-        yield Batch(
+        yield ShardBatch(
             [row[fields.text] for row in rows],
             [_domain(row.get(fields.domain)) for row in rows],
             [line for _, line in some],
@@ -164,7 +164,7 @@ def _domain(value: Any) -> str:
 # --- Parquet -----------------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, fields: Fields, size: int) -> Iterator[Batch]:
+def _read_parquet(path: Path, fields: Fields, size: int) -> Iterator[ShardBatch]:
     try:
         with pyarrow.parquet.ParquetFile(path) as opened:
             names = opened.schema_arrow.names
@@ -178,10 +178,10 @@ def _read_parquet(path: Path, fields: Fields, size: int) -> Iterator[Batch]:
         ) from error
 
 
-def _columns(rows: Any, path: Path, fields: Fields) -> Batch:
+def _columns(rows: Any, path: Path, fields: Fields) -> ShardBatch:
     texts = rows.column(fields.text).to_pylist()
     if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path} has rows without text under `{fields.text}`: leave them out.")
     there = fields.domain in rows.schema.names
     domains = rows.column(fields.domain).to_pylist() if there else [None] * len(texts)
-    return Batch(texts, [_domain(domain) for domain in domains], rows)
+    return ShardBatch(texts, [_domain(domain) for domain in domains], rows)

@@ -70,7 +70,7 @@ def bits_difference(one: TextLoss, other: TextLoss) -> Estimate:
     return ratio_estimate((one.nll - other.nll) / math.log(2), one.text_bytes)
 
 
-class Window(NamedTuple):
+class TokenWindow(NamedTuple):
     """A stretch of tokens that a model reads at once.
 
     Attributes:
@@ -124,11 +124,11 @@ def text_loss(
 
 def window_nll(
     model: nn.Module,
-    windows: Sequence[Window],
+    windows: Sequence[TokenWindow],
     batch_size: int = 8,
     batch_tokens: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[tuple[Window, np.ndarray]]:
+) -> Iterator[tuple[TokenWindow, np.ndarray]]:
     """Yield windows, the longest first, with the NLL in nats of the tokens that are scored in each; arguments as in `text_loss`."""
     read = list(itertools.chain.from_iterable(window.ids for window in windows))
     require_readable(model, read, [len(window.ids) for window in windows], "the texts")
@@ -191,20 +191,20 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _windows(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, stride: int | None
-) -> Iterator[Window]:
+) -> Iterator[TokenWindow]:
     first = first_token(tokenizer)
     for number, ids in enumerate(tokenizer(list(texts), add_special_tokens=False)["input_ids"]):
         if stride is None:
             for start in range(0, len(ids), max_length - 1):
-                yield Window(number, [first, *ids[start : start + max_length - 1]])
+                yield TokenWindow(number, [first, *ids[start : start + max_length - 1]])
         else:
             stream = [first, *ids]
             for begin, end, scored in scored_spans(len(stream), max_length, stride):
-                yield Window(number, stream[begin:end], scored - begin)
+                yield TokenWindow(number, stream[begin:end], scored - begin)
 
 
 @torch.no_grad()
-def _batch_nll(model: nn.Module, windows: Sequence[Window]) -> list[np.ndarray]:
+def _batch_nll(model: nn.Module, windows: Sequence[TokenWindow]) -> list[np.ndarray]:
     inner: Any = causal_lm(model)
     device = next(inner.parameters()).device
     pad = nn.utils.rnn.pad_sequence

@@ -10,6 +10,7 @@ All rules keep the same share of the characters, and all models are trained for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -42,7 +43,7 @@ from tokenry.recipes.testbeds.planted_corpus import planted_corpus
 STRENGTH, RANDOM, PERPLEXITY, LONGEST = "strength", "random", "lowest perplexity", "longest"
 CONTROLS = (RANDOM, PERPLEXITY, LONGEST)
 _BUCKET, _BATCH_TOKENS = 200_000, 8192
-_WINDOW = {"window": 255, "batch_tokens": _BATCH_TOKENS}
+_WINDOW: dict[str, Any] = {"window": 255, "batch_tokens": _BATCH_TOKENS}
 _TIE = 1e-3
 
 
@@ -213,7 +214,9 @@ def fitted(
 ) -> FastTextScorer:
     """The paper's classifier of both ends, with fewer buckets."""
     labels = [1] * len(positive) + [0] * len(negative)
-    return FastTextScorer.train([texts[place] for place in [*positive, *negative]], labels, bucket=_BUCKET)
+    return FastTextScorer.train(
+        [texts[place] for place in [*positive.tolist(), *negative.tolist()]], labels, bucket=_BUCKET
+    )
 
 
 def choices(
@@ -233,7 +236,9 @@ def choices(
         LONGEST: lengths + _TIE * chance,
     }
     kept = {name: score >= length_weighted_threshold(score, lengths, keep) for name, score in scores.items()}
-    return {name: [documents[place] for place in np.flatnonzero(chosen)] for name, chosen in kept.items()}
+    return {
+        name: [documents[place] for place in np.flatnonzero(chosen).tolist()] for name, chosen in kept.items()
+    }
 
 
 def planted_quality(sizes: PreSelectSizes) -> dict[str, Float[ndarray, "_"]]:

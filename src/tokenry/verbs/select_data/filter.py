@@ -22,8 +22,8 @@ from tokenry.verbs.select_data._shards import Workers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenry.core.io.corpus import Batch
-    from tokenry.data import Scorer, Selection
+    from tokenry.core.io.corpus import ShardBatch
+    from tokenry.data import Selection, TextScorer
 
 _RUN_FILE, _THRESHOLD_FILE = "filter-run.json", "threshold.json"
 _KEPT, _RECORDS = "documents", "shards"
@@ -128,7 +128,7 @@ def _claim(plan: Plan, shards: Sequence[Path]) -> None:
     )
 
 
-def _threshold(plan: Plan, scorer: "Scorer", batches: "Iterator[Batch]") -> float:
+def _threshold(plan: Plan, scorer: "TextScorer", batches: "Iterator[ShardBatch]") -> float:
     """The threshold as it is given, as it was found when the run began, or of the beginning of the corpus."""
     from tokenry.data import threshold_of
 
@@ -149,7 +149,7 @@ class ShardFilter:
         plan: what is filtered, and where to.
     """
 
-    def __init__(self, scorer: "Scorer | Path", threshold: float, plan: Plan) -> None:
+    def __init__(self, scorer: "TextScorer | Path", threshold: float, plan: Plan) -> None:
         from tokenry.data import load_scorer
 
         self.scorer = load_scorer(scorer) if isinstance(scorer, Path) else scorer
@@ -159,7 +159,7 @@ class ShardFilter:
         """Filter a shard; returns the file of its record, which is there when its documents are."""
         return self.filter(Path(shard), read_shard(Path(shard), self.plan.fields, _BATCH))
 
-    def filter(self, shard: Path, batches: "Iterable[Batch]") -> str:
+    def filter(self, shard: Path, batches: "Iterable[ShardBatch]") -> str:
         """Filter what is read of a shard."""
         from tokenry.data import filter_shard
 

@@ -20,7 +20,7 @@ from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs.select_data.strength import STRENGTH_FILE
 
 if TYPE_CHECKING:
-    from tokenry.data import Scorer
+    from tokenry.data import TextScorer
 
 SCORER_FILES = {"fasttext": "scorer.bin", "linear": "scorer.npz"}
 _WORDS, _BINS = 20, 20
@@ -121,7 +121,7 @@ def _aside(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return aside if all(aside[labels == label].any() for label in (0, 1)) else np.zeros_like(aside)
 
 
-def _trained(plan: Plan, texts: Sequence[str], labels: np.ndarray) -> "Scorer":
+def _trained(plan: Plan, texts: Sequence[str], labels: np.ndarray) -> "TextScorer":
     from tokenry.data import FastTextScorer, LinearScorer
 
     if plan.scorer == "fasttext":
