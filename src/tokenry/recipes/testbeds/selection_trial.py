@@ -81,7 +81,7 @@ class PreSelectSizes:
     vocabulary: int = 420
     family_steps: int = 400
     checkpoints: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    corpus: int = 180
+    corpus: int = 120
     keep: float = 0.2
     steps: int = 200
     batch_size: int = 16
@@ -89,7 +89,7 @@ class PreSelectSizes:
     planted: int = 12_000
     extremes: int = 1300
     depths: tuple[int, ...] = (18, 22, 26, 30)
-    depth_sample: int = 50
+    depth_sample: int = 30
     depth_length: int = 60
     seed: int = 0
 
