@@ -11,7 +11,6 @@ Source: PreSelect (arXiv 2503.00808), released `packed_dataset.py`: blocks of 19
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,40 +20,9 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.tensors.gate import require_causal_lm
 from tokenry.core.text.bits_per_byte import TokenWindow, scored_spans, text_loss, window_nll
-
-_STRIDE = 512
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """How documents are read.
-
-    Attributes:
-        window: number of tokens that a token is predicted from at most.
-        stride: tokens by which the windows of a long document advance, the rest is context; by default 512, or a shorter window.
-        batch_tokens: tokens that a model reads at once, with padding.
-        packed: read all documents as one stream, as the released code does.
-    """
-
-    window: int = 1900
-    stride: int | None = None
-    batch_tokens: int = 16_384
-    packed: bool = False
-
-    def __post_init__(self) -> None:
-        require_at_least(1, window=self.window, batch_tokens=self.batch_tokens)
-        if self.stride is not None and not 1 <= self.stride <= self.window:
-            raise UserError(
-                f"stride must be from 1 to the window, {self.window}, got {self.stride}: with a longer one, tokens are never scored."
-            )
-
-    @property
-    def advance(self) -> int:
-        """The stride."""
-        return min(_STRIDE, self.window) if self.stride is None else self.stride
+from tokenry.data.selection_settings import LossConfig
 
 
 class DocumentLosses(NamedTuple):

@@ -14,7 +14,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from numpy import ndarray
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import SGDClassifier
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
 from tokenry.data.fasttext_model import LABEL, MAGIC, FastTextModel, words_of
+from tokenry.data.selection_settings import FastTextConfig, LinearConfig
 
 Labels = Sequence[int] | Int[ndarray, "texts"]
 Words = list[tuple[str, float]]
@@ -53,35 +54,6 @@ class TextScorer(ABC):
     @abstractmethod
     def save(self, path: Path) -> None:
         """Write the scorer to a file that `load_scorer` reads."""
-
-
-@dataclass(frozen=True)
-class FastTextConfig:
-    """Training of a fastText classifier.
-
-    Attributes:
-        epoch: passes over the documents.
-        lr: learning rate at the beginning.
-        word_ngrams: longest sequence of words that is a feature.
-        dim: dimensions of the features.
-        bucket: number of buckets into which sequences of words are hashed.
-        threads: threads; with fewer than 10, fastText 0.9.2 leaves part of its matrix as memory happened to be.
-        seed: random seed of the matrix; training itself is not repeatable with several threads.
-    """
-
-    epoch: int = 3
-    lr: float = 0.1
-    word_ngrams: int = 2
-    dim: int = 100
-    bucket: int = 2_000_000
-    threads: int = 12
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(1, epoch=self.epoch, word_ngrams=self.word_ngrams, dim=self.dim, bucket=self.bucket)
-        require_at_least(10, threads=self.threads)
-        if not self.lr > 0:
-            raise UserError(f"lr must be above 0, got {self.lr}.")
 
 
 class FastTextScorer(TextScorer):
@@ -157,30 +129,6 @@ class FastTextScorer(TextScorer):
         """Copy the `.bin` file, which fastText and datatrove read too."""
         with atomic_write(path) as partial:
             shutil.copyfile(self.path, partial)
-
-
-@dataclass(frozen=True)
-class LinearConfig:
-    """Training of a logistic regression on hashed words.
-
-    Attributes:
-        epoch: passes over the documents.
-        alpha: strength of the L2 penalty.
-        word_ngrams: longest sequence of words that is a feature.
-        features: number of features into which words are hashed.
-        seed: random seed of the order of the documents.
-    """
-
-    epoch: int = 3
-    alpha: float = 1e-5
-    word_ngrams: int = 2
-    features: int = 1 << 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(1, epoch=self.epoch, word_ngrams=self.word_ngrams, features=self.features)
-        if not self.alpha > 0:
-            raise UserError(f"alpha must be above 0, got {self.alpha}.")
 
 
 class LinearScorer(TextScorer):

@@ -21,31 +21,14 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError
 from tokenry.core.io.corpus import Fields, ShardBatch, open_shard, read_shard
 from tokenry.data.scorers import TextScorer
+from tokenry.data.selection_settings import SampleConfig
 from tokenry.data.thresholds import length_weighted_threshold
 
 _MOST_DOMAINS = 10_000
 _COUNTED = ("lengths", "kept_lengths", "domains", "kept_domains")
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """Which documents of a corpus are measured.
-
-    Attributes:
-        domains: number of domains, the most frequent ones.
-        per_domain: documents of each; of a corpus without domains, domains × per_domain documents.
-        seed: random seed of the documents.
-    """
-
-    domains: int = 3000
-    per_domain: int = 300
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(1, domains=self.domains, per_domain=self.per_domain)
 
 
 @dataclass(frozen=True)

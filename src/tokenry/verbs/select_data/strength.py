@@ -19,8 +19,7 @@ from tokenry.core.io.reading import read_csv
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import Estimate, estimate_of_mean, ratio_estimate
-from tokenry.data.document_losses import LossConfig
-from tokenry.data.selection import Document, SampleConfig
+from tokenry.data.selection_settings import LossConfig, SampleConfig
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
@@ -32,6 +31,8 @@ from tokenry.verbs.select_data._shards import Workers
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
+
+    from tokenry.data import Document
 
 STRENGTH_FILE = "strength.jsonl"
 _RUN_FILE, _SAMPLE_FILE = "strength-run.json", "sample.json"
@@ -182,7 +183,9 @@ def _sample(plan: Plan, progress: Progress) -> list[str]:
     return [str(plan.output / block) for block in read_json(drawn)]
 
 
-def _read_block(path: Path) -> list[Document]:
+def _read_block(path: Path) -> "list[Document]":
+    from tokenry.data import Document
+
     return [Document(**row) for row in read_json(path)]
 
 
@@ -249,7 +252,7 @@ def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress)
 # --- the result --------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, documents: Sequence[Document], strength: Any, loss: Any) -> None:
+def _write(path: Path, documents: "Sequence[Document]", strength: Any, loss: Any) -> None:
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as opened:
         for document, value, nll in zip(documents, strength.tolist(), loss.tolist(), strict=True):
             row = {**asdict(document), "strength": _number(value), "nll": [_number(part) for part in nll]}
@@ -277,7 +280,7 @@ def _counts(strength: Any, models: int) -> list[int]:
 
 
 def _model_rows(
-    models: Sequence[str], benchmark: Any, loss: Any, documents: Sequence[Document]
+    models: Sequence[str], benchmark: Any, loss: Any, documents: "Sequence[Document]"
 ) -> list[dict[str, Any]]:
     known = np.isfinite(loss).all(1)
     chars = np.array([len(document.text) for document in documents])[known]
@@ -291,7 +294,7 @@ def _model_rows(
     ]
 
 
-def _domain_rows(documents: Sequence[Document], strength: Any) -> list[dict[str, Any]]:
+def _domain_rows(documents: "Sequence[Document]", strength: Any) -> list[dict[str, Any]]:
     by_domain: dict[str, list[float]] = defaultdict(list)
     for document, value in zip(documents, strength.tolist(), strict=True):
         if document.domain and not math.isnan(value):
@@ -301,7 +304,7 @@ def _domain_rows(documents: Sequence[Document], strength: Any) -> list[dict[str,
     return sorted(rows, key=lambda row: -row["value"])
 
 
-def _examples(documents: Sequence[Document], strength: Any) -> list[dict[str, Any]]:
+def _examples(documents: "Sequence[Document]", strength: Any) -> list[dict[str, Any]]:
     known = np.flatnonzero(np.isfinite(strength))
     rising = known[np.argsort(strength[known], kind="stable")]
     chosen = [*rising[::-1][:_EXAMPLES], *rising[: max(0, min(_EXAMPLES, len(rising) - _EXAMPLES))]]

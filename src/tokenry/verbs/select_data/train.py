@@ -12,7 +12,7 @@ from tokenry.core.io.files import require_folder_name
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import estimate_of_mean
-from tokenry.data.scorers import FastTextConfig, LinearConfig
+from tokenry.data.selection_settings import FastTextConfig, LinearConfig
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
