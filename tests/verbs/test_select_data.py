@@ -230,6 +230,10 @@ def test_the_standard_input_is_filtered_while_it_is_read(scorer, corpus, tmp_pat
     saved = check_verb("select-data filter", "-", scorer[1], "--keep", 0.5, output=tmp_path / "out")
     assert saved["documents"] == 40
     assert len(kept_ids(tmp_path / "out")) == saved["kept_documents"] > 0
+    check_refused(
+        "select-data filter", "-", scorer[1], "--keep", 0.5, "--output", tmp_path / "out",
+        words="holds what was kept of a standard input before",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [0, 1.5])

@@ -73,6 +73,10 @@ def run(plan: Plan, progress: Progress) -> Result:
     progress("loading the classifier", 0.0)
     scorer = load_scorer(plan.scorer)
     if plan.corpus == STDIN:
+        if _record(plan, shards[0]).exists():
+            raise UserError(
+                f"{plan.output} holds what was kept of a standard input before, which cannot be told from this one: name another folder."
+            )
         # Its beginning cannot be read again, so that it is held while the threshold is found.
         batches = read_shard(shards[0], plan.fields)
         head = list(islice(batches, -(-plan.calibrate // _BATCH)))
