@@ -12,7 +12,7 @@ others. The other claims ask for what is kept, for a corpus of known quality, fo
 four depths as a family.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -65,14 +65,16 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Measure, choose and train by every rule and seed, and judge each claim."""
     sizes: PreSelectSizes = run.sizes
     found = measured(sizes, run.progress)
+    bits = {name: found.over_seeds("bits", name).tolist() for name in ARMS}
+    strength = by_kind(found.rounds)
     run.settings |= {
         "sizes": asdict(sizes),
-        "bits_per_byte": {name: found.over_seeds("bits", name).tolist() for name in ARMS},
+        "bits_per_byte": bits,
         "docstrings_among_kept": {name: found.over_seeds("docstrings", name).tolist() for name in ARMS},
-        "strength": {kind: asdict(estimate) for kind, estimate in by_kind(found.rounds).items()},
+        "strength": {kind: asdict(estimate) for kind, estimate in strength.items()},
     }
     with run.figure(9, 3.6) as figure:
-        draw(figure, found)
+        draw(figure, bits, strength)
     yield from claims(found)
 
 
@@ -144,24 +146,21 @@ def _apart(claim: str, ours: Estimate, theirs: Estimate, against: str) -> Claim:
     )
 
 
-def draw(figure: Figure, found: Selected) -> None:
+def draw(figure: Figure, bits: Mapping[str, Sequence[float]], strength: Mapping[str, Estimate]) -> None:
     """Bits per byte by rule and seed, and strength by kind of document."""
     left, right = figure.subplots(1, 2)
-    for place, name in enumerate(ARMS):
-        bits = found.over_seeds("bits", name)
-        left.scatter(bits, np.full(len(bits), place), color="C0" if name == STRENGTH else "0.35", zorder=3)
-        left.plot([bits.mean()] * 2, [place - 0.25, place + 0.25], color="0.35", linewidth=1)
-    left.set_yticks(range(len(ARMS)), ARMS)
+    for place, (name, of_seeds) in enumerate(bits.items()):
+        left.scatter(of_seeds, [place] * len(of_seeds), color="C0" if name == STRENGTH else "0.35", zorder=3)
+        left.plot([np.mean(of_seeds)] * 2, [place - 0.25, place + 0.25], color="0.35", linewidth=1)
+    left.set_yticks(range(len(bits)), bits)
     left.set(xlabel="bits per byte on docstrings held out", title="trained on documents by (dots: seeds)")
     left.invert_yaxis()
-    kinds = sorted(by_kind(found.rounds).items(), key=lambda entry: entry[1].value)
+    kinds = sorted(strength.items(), key=lambda entry: entry[1].value)
     values, errors = (
         [getattr(estimate, what) for _, estimate in kinds] for what in ("value", "standard_error")
     )
     right.barh([kind for kind, _ in kinds], values, xerr=errors, color="C0", ecolor="0.35")
-    right.set(
-        xlabel="mean predictive strength (bars: standard error)", title="kinds of documents", xlim=(0, 1.05)
-    )
+    right.set(xlabel="mean strength (lines: standard error)", title="kinds of documents", xlim=(0, 1.05))
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
         axes.title.set_fontsize(10)
