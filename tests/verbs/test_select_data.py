@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import random
+import sys
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -314,10 +315,40 @@ def test_documents_that_teach_nothing_are_refused(labelled, tmp_path):
 
 
 def test_ray_that_is_not_installed_is_said(scorer, corpus, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     check_refused(
         "select-data filter", corpus, scorer[1], "--ray", "--output", tmp_path / "out", words="Ray is not installed"
     )  # fmt: skip
+
+
+class FakeDataset:
+    """Runs a class of a worker as Ray Data does, in this process."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def map_batches(self, worker, fn_constructor_args, batch_size, compute, num_gpus):
+        assert (batch_size, compute, num_gpus) == (1, 2, 0.0)
+        work = worker(*fn_constructor_args)
+        found = [work({"shard": [row["shard"]]}) for row in self.rows]
+        return FakeDataset([{"found": value} for batch in found for value in batch["found"]])
+
+    def iter_rows(self):
+        return iter(self.rows)
+
+
+def test_ray_data_gives_every_shard_to_a_worker(scorer, corpus, folder, tmp_path, monkeypatch):
+    data = SimpleNamespace(
+        DataContext=SimpleNamespace(get_current=lambda: SimpleNamespace()),
+        from_items=lambda rows, override_num_blocks: FakeDataset(rows),
+        ActorPoolStrategy=lambda size: size,
+    )
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True, data=data))
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    given = (corpus, scorer[1], "--keep", 0.3, "--ray", "--output", tmp_path / "out", "--json", "--quiet")
+    on_ray = json.loads(tokenry("select-data filter", *given).stdout)
+    assert on_ray["kept_documents"] == len(kept_ids(tmp_path / "out"))
+    assert sorted(kept_ids(tmp_path / "out")) == sorted(kept_ids(folder / "selected"))
 
 
 def test_from_which_size_ray_pays_follows_from_the_speed():
