@@ -210,7 +210,9 @@ def _datatrove(corpus: Path, model: Path, threshold: float) -> Callable[[Path], 
     readers, filters, writers = (
         importlib.import_module(f"{pipeline.__name__}.{name}") for name in ("readers", "filters", "writers")
     )
-    classifier = filters.FastTextClassifierFilter(str(model), keep_labels=[("1", threshold)])
+    classifier = filters.FastTextClassifierFilter(
+        str(model), keep_labels=[("1", threshold)], newline_replacement=" "
+    )
     assert classifier.model is not None
 
     def filtered(output: Path) -> int:
