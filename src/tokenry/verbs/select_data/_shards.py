@@ -1,5 +1,6 @@
 """Work that is done shard by shard: in this process, or by Ray Data, whose actors each make one worker and with it load a model once."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,6 +52,7 @@ class Workers:
         started_ray()
         data = import_module("ray.data")
         data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         found = data.from_items(
             [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
