@@ -5,12 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import tiny
+from tests.golden import golden_json
 from tokenry.core.errors import UserError
-from tokenry.core.text.bits_per_byte import TextLoss, bits_difference, text_loss
+from tokenry.core.text.bits_per_byte import TextLoss, bits_difference, scored_spans, text_loss
 
 TEXTS = ["one text", "another, a longer text", "x"]
 
@@ -97,3 +100,49 @@ def test_differences_are_paired_text_by_text():
     assert found.value == pytest.approx(0.2)
     assert found.standard_error == pytest.approx(0, abs=1e-9)
     assert f"{found:+.3f}" == "+0.200 ± 0.000"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(2, 12), st.data())
+def test_windows_with_context_score_every_token_but_the_first_once(tokens, length, data):
+    stride = data.draw(st.integers(1, length - 1))
+    spans = list(scored_spans(tokens, length, stride))
+    assert [t for _, end, scored in spans for t in range(scored, end)] == list(range(1, tokens))
+    assert all(begin < scored and end - begin <= length for begin, end, scored in spans)
+
+
+def test_windows_of_the_released_code_are_the_reference_ones():
+    for case in golden_json("33-preselect", "dev-windows.json"):
+        spans = scored_spans(case["n_tokens"], case["block"], case["stride"], whole=True)
+        found = [
+            {"begin": begin, "end": end, "scored_targets": [*range(scored, end)]}
+            for begin, end, scored in spans
+        ]
+        assert found == case["items"]
+
+
+def test_context_is_seen_and_not_scored_again(model):
+    tokenizer = byte_tokenizer(bos_token="<s>")
+    stream = [0, *tokenizer(TEXTS[1])["input_ids"]]
+
+    def part(begin, end, scored):
+        context = by_hand(model, stream[begin:scored]) if scored > begin + 1 else 0.0
+        return by_hand(model, stream[begin:end]) - context
+
+    expected = sum(part(*span) for span in scored_spans(len(stream), 8, 3))
+    loss = text_loss(model, tokenizer, [TEXTS[1]], max_length=8, stride=3)
+    assert loss.nll[0] == pytest.approx(expected, rel=1e-4)
+    assert loss.tokens.tolist() == [len(TEXTS[1])]
+
+
+def test_a_budget_of_tokens_changes_nothing(model):
+    tokenizer = byte_tokenizer(bos_token="<s>")
+    losses = [text_loss(model, tokenizer, TEXTS, batch_tokens=tokens).nll for tokens in (1, 20, 1000)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [0, 8, 9])
+def test_a_stride_that_skips_tokens_is_refused(model, stride):
+    with pytest.raises(UserError, match=f"stride must be from 1 to 7.*got {stride}"):
+        text_loss(model, byte_tokenizer(bos_token="<s>"), TEXTS, max_length=8, stride=stride)

@@ -1,5 +1,6 @@
 """Independent jobs, done one after another in this process or side by side on a Ray cluster."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
@@ -39,6 +40,24 @@ def over(
         progress(name(job), done / len(jobs))
 
 
+def started_ray() -> Any:
+    """The module `ray`, connected to the running cluster, else to a local one.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    # What it reads when it is imported: no token file in the home folder.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise UserError("Ray is not installed: pip install 'tokenry[ray]', or run without it.") from error
+    if not ray.is_initialized():
+        plain = {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", runtime_env=plain)
+    return ray
+
+
 def _here(
     jobs: Sequence[Job], run: Callable[..., Iterable[Found]], arguments: Callable[[Job], tuple[Any, ...]]
 ) -> Iterator[tuple[Job, Iterable[Found]]]:
@@ -48,12 +67,7 @@ def _here(
 def _on_ray(
     jobs: Sequence[Job], run: Callable[..., Iterable[Found]], arguments: Callable[[Job], tuple[Any, ...]]
 ) -> Iterator[tuple[Job, Iterable[Found]]]:
-    try:
-        ray = import_module("ray")
-    except ImportError as error:
-        raise UserError("Ray is not installed: pip install 'tokenry[ray]', or run without it.") from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}})
+    ray = started_ray()
     remote = ray.remote(_whole)
     room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = deque(jobs)

@@ -1,8 +1,10 @@
 """Text files and CSV tables as users give them: UTF-8 with or without a byte-order mark, and one sentence for what is wrong with one."""
 
 import csv
+import gzip
 import io
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +22,7 @@ def open_text(
     """Open a text file to be read piece by piece.
 
     Args:
-        path: the file.
+        path: the file; one that ends in .gz is unpacked meanwhile.
         newline: what ends a line, as in `open`.
         kind: what the file is read as, for the error messages.
         name: what the file is called there; None for its path.
@@ -30,11 +32,15 @@ def open_text(
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline=newline) as opened:
+        with _opener(path)(path, "rt", encoding="utf-8-sig", newline=newline) as opened:
             yield opened
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name or path} is not UTF-8: {_first_broken_byte(path)}; save the file as UTF-8."
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{name or path} is no whole gzip file: it is cut off, damaged, or of another kind."
         ) from error
     except OSError as error:
         raise UserError(f"{name or path} cannot be read as {kind} ({error.strerror}).") from error
@@ -73,7 +79,7 @@ def read_csv(path: Path, name: str | None = None) -> tuple[list[str], list[tuple
 def _first_broken_byte(path: Path) -> str:
     """The place of the first byte that is not UTF-8; what was read piece by piece knows only its place in a piece."""
     start = 0
-    with path.open("rb") as lines:
+    with _opener(path)(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode()
@@ -81,3 +87,7 @@ def _first_broken_byte(path: Path) -> str:
                 return f"byte {start + error.start} (line {number}) is 0x{line[error.start]:02x}"
             start += len(line)
     return "it was changed while it was read"
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    return gzip.open if path.suffix == ".gz" else open
