@@ -51,7 +51,7 @@ class ClauseSetting:
 
 
 @dataclass(frozen=True)
-class Sentences:
+class ProbedSentences:
     """Sentences with their labels for each probe."""
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -77,7 +77,7 @@ class ClauseLanguage:
         while True:
             yield self._sentences(self._subjects(self.setting.rows, generator), generator)
 
-    def labelled(self, seed: int) -> dict[str, Sentences]:
+    def labelled(self, seed: int) -> dict[str, ProbedSentences]:
         """Sentences of every probe: half of them swapped, half of them alike."""
         generator = Generator().manual_seed(seed)
         number, classes = 2 * self.setting.probe, self.setting.classes
@@ -94,7 +94,7 @@ class ClauseLanguage:
                 clause = torch.randint(2, (number,), generator=generator)
                 verbs[torch.arange(number), clause] += others * labels
             ids = self._sentences(subjects, generator, verbs % classes)
-            found[probe] = Sentences(ids, {probe: labels.numpy()})
+            found[probe] = ProbedSentences(ids, {probe: labels.numpy()})
         return found
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -158,7 +158,7 @@ def features(encoder: nn.Module, ids: Int[Tensor, "rows tokens"]) -> Float[ndarr
     return torch.cat([hidden.mean(1), hidden.amax(1)], dim=1).numpy()
 
 
-def probe(encoder: PreTrainedModel, sentences: dict[str, Sentences]) -> dict[str, float]:
+def probe(encoder: PreTrainedModel, sentences: dict[str, ProbedSentences]) -> dict[str, float]:
     """The accuracy of every probe on the second half of its sentences, in percent; the encoder stays as it is."""
     was_training, found = encoder.training, {}
     encoder.eval()

@@ -55,14 +55,14 @@ class FamilySetting:
 
 
 @dataclass(frozen=True)
-class Sentences:
+class FamilySentences:
     """Sentences as texts, with their labels."""
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
 
 
-def draw_sentences(number: int, setting: FamilySetting, generator: Generator) -> Sentences:
+def draw_sentences(number: int, setting: FamilySetting, generator: Generator) -> FamilySentences:
     """Draw sentences of both labels."""
     texts, labels = [], []
     for label in torch.randint(2, (number,), generator=generator).tolist():
@@ -77,7 +77,7 @@ def draw_sentences(number: int, setting: FamilySetting, generator: Generator) ->
         shuffled = places[torch.randperm(setting.length, generator=generator)]
         texts.append(" ".join(f"w{word}" for word in shuffled.tolist()))
         labels.append(label)
-    return Sentences(tuple(texts), tuple(labels))
+    return FamilySentences(tuple(texts), tuple(labels))
 
 
 def family_tokenizer(setting: FamilySetting) -> PreTrainedTokenizerFast:
@@ -94,7 +94,7 @@ def family_tokenizer(setting: FamilySetting) -> PreTrainedTokenizerFast:
 
 
 def train_reader(
-    sentences: Sentences,
+    sentences: FamilySentences,
     setting: FamilySetting,
     seed: int,
     progress: Callable[[float], None] = lambda share: None,
