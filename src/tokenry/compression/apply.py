@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
-from tokenry.compression.vision.plan import MergePlan, compose_places, source_map
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.compression.flops import encoder_flops, layer_costs
+from tokenry.compression.plan import MergePlan, compose_places, source_map
+from tokenry.compression.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.handles import Handle

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan, compose_places, source_map
-from tokenry.compression.vision.reducer import per_length
+from tokenry.compression.plan import DROPPED, MergePlan, compose_places, source_map
+from tokenry.compression.reducer import per_length
 from tokenry.core.errors import UserError
 
 

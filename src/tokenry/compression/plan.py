@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from tokenry.compression.vision.precision import precise
+from tokenry.compression.precision import precise
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.choices import top_k_indices
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan, Reduce
-from tokenry.compression.vision.precision import precise, precise_dtype
+from tokenry.compression.plan import DROPPED, MergePlan, Reduce
+from tokenry.compression.precision import precise, precise_dtype
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.patching import Encoder, run_call
