@@ -49,7 +49,7 @@ class Tokens:
             plan: the plan.
             reduce: how tokens are merged; None for the mean weighted with sizes, which then add up.
         """
-        mask = None if self.mask is None else plan.merge_mask(self.mask)
+        mask = plan.merge_mask(self.mask)
         if reduce is not None:
             return plan.merge(hidden_states, reduce), replace(self, mask=mask, plan=plan)
         merged, size = plan.merge_weighted(hidden_states, self.size)
@@ -60,7 +60,7 @@ class Tokens:
     ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
         """Carry out a plan that merges nothing: the kept tokens stay as they are."""
         size = None if self.size is None else plan.merge(self.size)
-        mask = None if self.mask is None else plan.merge_mask(self.mask)
+        mask = plan.merge_mask(self.mask)
         return plan.merge(hidden_states), replace(self, size=size, mask=mask, plan=plan)
 
 
