@@ -49,7 +49,9 @@ def last_states(model, given):
     with torch.no_grad():
         model(**given)
     hook.remove()
-    return seen[0]
+    return (
+        seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
+    )  # T5 hands a position bias on beside it
 
 
 # --- nothing changes where nothing is reduced ----------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@
 A method makes a plan (`MergePlan`) and chooses how it is carried out; counting, sizes in attention, masks, sources and undoing are shared.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenry.compression.plan import DROPPED, MergePlan, Reduce
 from tokenry.compression.precision import precise, precise_dtype
@@ -29,18 +29,21 @@ class Tokens:
         size: number of first tokens that each stands for; None while each stands for itself.
         mask: False for padding; None where nothing is padding.
         plan: how they came from the tokens before; None where nothing changed.
+        inputs: what the forward was given for the reduction, by name (`TokenReducer.inputs`).
     """
 
     special: int
     size: Float[Tensor, "batch tokens 1"] | None = None
     mask: Bool[Tensor, "batch tokens"] | None = None
     plan: MergePlan | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def merge(
         self,
         hidden_states: Float[Tensor, "batch tokens hidden"],
         plan: MergePlan,
         reduce: Reduce | None = None,
+        weight: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
         """Carry out a plan.
 
@@ -48,11 +51,14 @@ class Tokens:
             hidden_states: hidden states of these tokens.
             plan: the plan.
             reduce: how tokens are merged; None for the mean weighted with sizes, which then add up.
+            weight: weights of that mean in place of the sizes, which add up all the same.
         """
         mask = plan.merge_mask(self.mask)
         if reduce is not None:
             return plan.merge(hidden_states, reduce), replace(self, mask=mask, plan=plan)
-        merged, size = plan.merge_weighted(hidden_states, self.size)
+        merged, size = plan.merge_weighted(hidden_states, self.size if weight is None else weight)
+        if weight is not None:
+            size = plan.merge(torch.ones_like(weight) if self.size is None else self.size, "sum")
         return merged, replace(self, size=size, mask=mask, plan=plan)
 
     def drop(
@@ -101,9 +107,19 @@ class LayerReducer:
 
     Attributes:
         after: its place in the layer: between attention and MLP, or after both.
+        positions: where a token stands for a relative position bias: where the kept one stood, or at its new place.
+        module: its trainable part; a part of the model, `token_reduction`, while the model is patched.
     """
 
     after: Literal["attention", "layer"] = "attention"
+    positions: Literal["first", "compact"] = "first"
+    module: nn.Module | None = None
+
+    def enter(
+        self, hidden_states: Float[Tensor, "batch tokens hidden"], tokens: Tokens
+    ) -> tuple[Float[Tensor, "batch kept hidden"], Tokens]:
+        """Return what the layer starts from, for a reduction that needs no attention; here, what arrives."""
+        return hidden_states, tokens
 
     def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """Answer the layer's attention call; the model's own kernel unless a method defines another attention."""
@@ -151,6 +167,9 @@ def per_length(mask: Bool[Tensor, "batch tokens"], plan: Callable[[Tensor, Tenso
 @runtime_checkable
 class TokenReducer(Protocol):
     """A reduction method: an object with the method's options.
+
+    It may name further `inputs` of a forward, such as `("group_ids",)`: they are taken out of the arguments of the model that was patched,
+    and stand in `Tokens.inputs`.
 
     Attributes:
         proportional_attention: whether keys get the bias log(size), so that attention counts a merged token by its size.

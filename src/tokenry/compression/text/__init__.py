@@ -1,3 +1,27 @@
 """Carry fewer tokens of a text: of a prompt, of code, of a long document."""
 
-__all__: list[str] = []
+from tokenry.compression.text.code_merge import (
+    CodeMergeCollator,
+    GroupedCode,
+    MemberScorer,
+    Merged,
+    SubwordMerging,
+    merge_flops,
+    merge_tokens,
+    unmerge,
+)
+from tokenry.compression.text.code_units import Unit, group_tokens, semantic_units
+
+__all__ = [
+    "CodeMergeCollator",
+    "GroupedCode",
+    "MemberScorer",
+    "Merged",
+    "SubwordMerging",
+    "Unit",
+    "group_tokens",
+    "merge_flops",
+    "merge_tokens",
+    "semantic_units",
+    "unmerge",
+]
