@@ -14,7 +14,7 @@ Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -152,7 +152,7 @@ class _Owner:
 def _bias_of(
     bias: Float[Tensor, "batch_or_one heads tokens tokens"],
     plan: MergePlan,
-    positions: Literal["first", "compact"],
+    positions: str,
 ) -> Float[Tensor, "batch heads kept kept"]:
     """Position bias between the places of a plan."""
     places = plan.first

@@ -70,6 +70,10 @@ class Tokens:
         return plan.merge(hidden_states), replace(self, size=size, mask=mask, plan=plan)
 
 
+Positions = Literal["first", "compact"]
+"""Where a place stands for a position bias: where its kept token stood, or at its own number."""
+
+
 class Attention:
     """The attention call of a layer, with what methods read from it, computed at each access."""
 
@@ -107,12 +111,12 @@ class LayerReducer:
 
     Attributes:
         after: its place in the layer: between attention and MLP, or after both.
-        positions: where a token stands for a relative position bias: where the kept one stood, or at its new place.
+        positions: where a place stands for a relative position bias; see `Positions`.
         module: its trainable part; a part of the model, `token_reduction`, while the model is patched.
     """
 
     after: Literal["attention", "layer"] = "attention"
-    positions: Literal["first", "compact"] = "first"
+    positions: str = "first"
     module: nn.Module | None = None
 
     def enter(

@@ -29,8 +29,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.compression.flops import LayerCost
 from tokenry.compression.plan import DROPPED, EMPTY, MergePlan
-from tokenry.compression.reducer import Attention, LayerReducer, Tokens
-from tokenry.compression.text.code_units import Backend, Policy, backend_for, group_tokens, semantic_units
+from tokenry.compression.reducer import Attention, LayerReducer, Positions, Tokens
+from tokenry.compression.text.code_units import Policy, backend_for, group_tokens, semantic_units
 from tokenry.core.errors import UserError, require_at_least, require_one_of
 from tokenry.core.tensors.gate import name_of, position_limit
 from tokenry.core.tensors.patching import Encoder
@@ -167,9 +167,9 @@ class SubwordMerging:
     """
 
     after: int | None = None
-    mode: Mode = "mean"
-    policy: Policy = "identifier"
-    position: Literal["first", "compact"] = "first"
+    mode: str = "mean"
+    policy: str = "identifier"
+    position: str = "first"
     proportional_attention: bool = False
     scorer: nn.Module | None = field(default=None, repr=False, compare=False)
     inputs: tuple[str, ...] = field(default=("group_ids",), init=False, repr=False)
@@ -177,7 +177,7 @@ class SubwordMerging:
     def __post_init__(self) -> None:
         require_one_of(self.mode, get_args(Mode), "mode")
         require_one_of(self.policy, get_args(Policy), "policy")
-        require_one_of(self.position, ("first", "compact"), "position")
+        require_one_of(self.position, get_args(Positions), "position")
         require_at_least(0, after=self.after)
 
     def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
@@ -208,9 +208,7 @@ class _MergeGroups(LayerReducer):
 
     after = "layer"
 
-    def __init__(
-        self, before: bool, positions: Literal["first", "compact"], scorer: nn.Module | None
-    ) -> None:
+    def __init__(self, before: bool, positions: str, scorer: nn.Module | None) -> None:
         self.before, self.positions, self.module = before, positions, scorer
 
     def enter(self, hidden_states: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
@@ -239,16 +237,25 @@ class _MergeGroups(LayerReducer):
 # --- batches -------------------------------------------------------------------------------------------------------------------------
 
 
-class GroupedCode(NamedTuple):
-    """One source as a model reads it: its tokens, and the group of each."""
+@dataclass(frozen=True)
+class GroupedCode:
+    """One source as a model reads it.
+
+    Attributes:
+        input_ids: its tokens, special ones included.
+        group_ids: the group of each.
+    """
 
     input_ids: Int[ndarray, "tokens"]
     group_ids: Int[ndarray, "tokens"]
 
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
     @property
     def merged_length(self) -> int:
         """Number of groups."""
-        return int(self.group_ids[-1]) + 1 if len(self.group_ids) else 0
+        return int(self.group_ids[-1]) + 1 if len(self) else 0
 
 
 @dataclass
@@ -270,8 +277,8 @@ class CodeMergeCollator:
 
     tokenizer: PreTrainedTokenizerBase
     language: str = "python"
-    policy: Policy = "identifier"
-    backend: Backend = "auto"
+    policy: str = "identifier"
+    backend: str = "auto"
     max_length: int = 512
     column: str = "code"
     model: PreTrainedModel | None = field(default=None, repr=False)
@@ -332,16 +339,15 @@ class CodeMergeCollator:
             units = semantic_units(source, self.language, self.policy, self.backend)
             special = encoded["special_tokens_mask"][number]
             groups = group_tokens(encoded["offset_mapping"][number], special, units, source)
-            yield GroupedCode(np.asarray(encoded["input_ids"][number]), groups)
+            yield GroupedCode(np.asarray(encoded["input_ids"][number], dtype=np.int64), groups)
 
 
 def pad_groups(rows: Sequence[GroupedCode], pad_token_id: int) -> dict[str, Int[Tensor, "batch seq"]]:
     """Sources as one batch: input_ids, attention_mask and group_ids, padded on the right."""
-    shape = (len(rows), max(len(row.input_ids) for row in rows))
+    shape = (len(rows), max(map(len, rows)))
     ids, groups = np.full(shape, pad_token_id), np.full(shape, DROPPED)
     for place, row in enumerate(rows):
-        ids[place, : len(row.input_ids)] = row.input_ids
-        groups[place, : len(row.group_ids)] = row.group_ids
+        ids[place, : len(row)], groups[place, : len(row)] = row.input_ids, row.group_ids
     return {
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy((groups != DROPPED).astype(np.int64)),
