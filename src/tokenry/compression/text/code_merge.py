@@ -27,7 +27,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.compression.flops import LayerCost
+from tokenry.compression.flops import LayerCost, encoder_flops
 from tokenry.compression.plan import DROPPED, EMPTY, MergePlan
 from tokenry.compression.reducer import Attention, LayerReducer, Positions, Tokens
 from tokenry.compression.text.code_units import Policy, backend_for, group_tokens, semantic_units
@@ -135,10 +135,17 @@ def merge_flops(
     The merge itself is not counted: 2 S hidden for the mean, 4 S hidden for the learned combination.
     """
     _require_place(merge_after, num_layers)
-    layer = LayerCost(4 * hidden**2, 2 * hidden * intermediate, hidden)
-    full, less = (2 * layer.flops(length, length) for length in (seq_len, merged_len))
-    base, merged = num_layers * full, merge_after * full + (num_layers - merge_after) * less
+    costs = [LayerCost(4 * hidden**2, 2 * hidden * intermediate, hidden)] * num_layers
+    counts = [seq_len] * merge_after + [merged_len] * (num_layers - merge_after)
+    base, merged = (2 * encoder_flops(costs, each, each) for each in ([seq_len] * num_layers, counts))
     return {"flops_base": base, "flops_merged": merged, "saving": 1 - merged / base}
+
+
+def flops_saved(costs: Sequence[LayerCost], merge_after: int, code: "GroupedCode") -> float:
+    """Share of the FLOPs that merging after a layer saves for one source, in an encoder whose layers cost this."""
+    counts = [len(code)] * merge_after + [code.merged_length] * (len(costs) - merge_after)
+    whole = [len(code)] * len(costs)
+    return 1 - encoder_flops(costs, counts, counts) / encoder_flops(costs, whole, whole)
 
 
 def _require_place(after: int, layers: int) -> None:
@@ -238,8 +245,8 @@ class _MergeGroups(LayerReducer):
 
 
 @dataclass(frozen=True)
-class GroupedCode:
-    """One source as a model reads it.
+class GroupedCode(Sequence[int]):
+    """One source as a model reads it: a sequence of token ids, with their groups.
 
     Attributes:
         input_ids: its tokens, special ones included.
@@ -251,6 +258,9 @@ class GroupedCode:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.input_ids[place].tolist()
 
     @property
     def merged_length(self) -> int:

@@ -1,29 +1,33 @@
-"""Functions of the standard library, labelled by their package, and a RoBERTa that is small enough to learn the labels from nothing.
+"""Source code with labels, and classifiers of it: functions of the standard library by package, and the paper's vulnerable functions.
 
-It averages over the tokens, each token as often as the source has it: one that reads its first token alone learns nothing for hundreds of
-steps when its layers are untrained.
+The RoBERTa that learns the packages from nothing averages over the tokens, each as often as the source has it: one that reads its first
+token alone learns nothing for hundreds of steps when its layers are untrained.
 """
 
 import ast
 import random
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, RobertaConfig, RobertaModel, RobertaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tokenry.compression.text.code_merge import CodeMergeCollator, pad_groups
-from tokenry.models import TextClassifier
+from tokenry.compression.text.code_merge import CodeMergeCollator, GroupedCode, pad_groups
+from tokenry.models import TextClassifier, load_text_classifier, load_tokenizer
 from tokenry.models.text_classifier import SINGLE_LABEL
-from tokenry.recipes.testbeds.tiny_encoder import EncoderSizes
+from tokenry.recipes.testbeds.tiny_encoder import EncoderSizes, encoder_tokenizer
 
 _SHORTEST = 60
+CODEBERT = "microsoft/codebert-base"
 PACKAGES = ("asyncio", "email", "importlib", "logging", "multiprocessing", "unittest", "urllib", "xml")
+WINDOW_OF_96 = EncoderSizes(layers=4, width=64, heads=4, feed_forward=128, positions=96)
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,16 @@ class FunctionSetting:
         train: training functions of each.
         test: maximum number of test functions of each.
         seed: random seed of the split.
+        vocab_size: size of the tokenizer.
+        encoder: size of the encoder; its positions are the window.
     """
 
     packages: tuple[str, ...] = PACKAGES
-    train: int = 180
+    train: int = 120
     test: int = 400
     seed: int = 0
+    vocab_size: int = 2000
+    encoder: EncoderSizes = WINDOW_OF_96
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,59 @@ class LabelledFunctions:
 
     sources: list[str]
     labels: list[int]
+
+
+@dataclass(frozen=True)
+class CodeTask:
+    """A task with a classifier for it.
+
+    Attributes:
+        train: training sources.
+        test: test sources.
+        language: language of the sources.
+        classifier: (seed, collator) -> a classifier that has not learned the task; its batches have groups where there is a collator.
+        tokenizer: its tokenizer.
+        max_length: its window.
+    """
+
+    train: LabelledFunctions
+    test: LabelledFunctions
+    language: str
+    classifier: Callable[[int, CodeMergeCollator | None], "CodeClassifier"]
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+
+def library_task(setting: FunctionSetting = FunctionSetting()) -> CodeTask:
+    """Which package of the standard library is a function from?"""
+    train, test = function_data(setting)
+    tokenizer = encoder_tokenizer(train.sources, setting.vocab_size)
+    sizes, names = setting.encoder, setting.packages
+    return CodeTask(
+        train,
+        test,
+        "python",
+        lambda seed, collator: code_classifier(tokenizer, names, sizes, seed, collator),
+        tokenizer,
+        sizes.positions,
+    )
+
+
+def vulnerability_task() -> CodeTask:
+    """Is a C function vulnerable? Devign and CodeBERT, from the hub."""
+    from datasets import load_dataset
+
+    data = load_dataset("code_x_glue_cc_defect_detection")
+    train, test = (
+        LabelledFunctions(list(data[part]["func"]), [int(label) for label in data[part]["target"]])
+        for part in ("train", "test")
+    )
+
+    def classifier(seed: int, collator: CodeMergeCollator | None) -> CodeClassifier:
+        loaded = load_text_classifier(CODEBERT, ("safe", "vulnerable"), dtype="float32", seed=seed)
+        return CodeClassifier(loaded.model, loaded.tokenizer, loaded.max_length, collator)
+
+    return CodeTask(train, test, "c", classifier, load_tokenizer(CODEBERT), 512)
 
 
 def function_data(setting: FunctionSetting) -> tuple[LabelledFunctions, LabelledFunctions]:
@@ -74,9 +135,10 @@ def functions_of(package: str) -> Iterator[str]:
         if {"test", "tests"} & set(path.relative_to(root).parts):
             continue
         text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                source = ast.get_source_segment(text, node) or ""
+                source = dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
                 if len(source) >= _SHORTEST:
                     yield source
 
@@ -144,3 +206,11 @@ def code_classifier(
         torch.manual_seed(seed)
         model = MeanRoberta(config)
     return CodeClassifier(model.eval(), tokenizer, sizes.positions, collator)
+
+
+def shuffled_groups(code: GroupedCode, seed: int) -> GroupedCode:
+    """Groups of the same sizes in another order: as many tokens, made of random neighbours. The special tokens at both ends stay."""
+    sizes = np.bincount(code.group_ids)
+    inner = np.random.default_rng((seed, len(code))).permutation(sizes[1:-1])
+    order = np.concatenate([sizes[:1], inner, sizes[-1:]])
+    return GroupedCode(code.input_ids, np.repeat(np.arange(len(sizes)), order))
