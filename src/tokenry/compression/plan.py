@@ -118,15 +118,15 @@ class MergePlan:
             raise UserError(
                 f"the plan is for {self.tokens} tokens, but there are {x.shape[1]}: match and merge the same tokens."
             )
-        kept, merged = _take(x, self.first), _take(x, self.merged)
+        first, target = self.first, self.target
+        if self.ragged:  # dropped tokens go to one more place, which is cut off
+            first = torch.cat([first, torch.zeros_like(first[:, :1])], dim=1)
+            target = torch.where(target == DROPPED, first.shape[1] - 1, target)
+        kept, merged = _take(x, first), _take(x, self.merged)
         if self.sparse:
-            kept = kept.masked_fill(_wide(self.kept == EMPTY, x), 0)
-        if not self.ragged:
-            return _scatter(kept, self.target, merged, reduce)
-        # Dropped tokens go to one more place, which is cut off.
-        aside = torch.cat([kept, kept[:, :1]], dim=1)
-        target = torch.where(self.target == DROPPED, kept.shape[1], self.target)
-        return _scatter(aside, target, merged, reduce)[:, :-1]
+            kept[:, : self.kept.shape[1]].masked_fill_(_wide(self.kept == EMPTY, x), 0)
+        reduced = _scatter(kept, target, merged, reduce)
+        return reduced[:, :-1] if self.ragged else reduced
 
     def merge_weighted(
         self, x: Float[Tensor, "batch tokens channels"], size: Float[Tensor, "batch tokens 1"] | None = None
@@ -144,7 +144,7 @@ class MergePlan:
         """
         wide = precise(x)
         if size is None:
-            size = wide.new_ones((*x.shape[:2], 1))
+            return self.merge(wide).to(x.dtype), self.merge(wide.new_ones((*x.shape[:2], 1)), "sum")
         total = self.merge(size, "sum")
         # Shares before the sum, so that a token that nothing is merged into (share 1) stays the same to the last bit.
         share = size / self.unmerge(total, size)
@@ -239,7 +239,7 @@ def _scatter(out: Tensor, target: Tensor, x: Tensor, reduce: Reduce) -> Tensor:
     members = torch.ones_like(out.flatten(0, 1)[:, :1]).index_add(
         0, rows, torch.ones_like(x.flatten(0, 1)[:, :1])
     )
-    return total / _wide(members.view(out.shape[:2]), out)
+    return total.div_(_wide(members.view(out.shape[:2]), out))
 
 
 def _wide(

@@ -161,11 +161,16 @@ def _require_forward(spans: Int[ndarray, "tokens 2"], special: Bool[ndarray, "to
         )
 
 
+_BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
+"""Whether a character is white space, by its code; none beyond the last is."""
+
+
 def _without_space(
     spans: Int[ndarray, "tokens 2"], source: str
 ) -> tuple[Int[ndarray, "tokens"], Int[ndarray, "tokens"]]:
     """Spans without white space at either end; those of white space alone end before they start."""
-    blank = np.fromiter(map(str.isspace, source), dtype=bool, count=len(source))
+    codes = np.frombuffer(source.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    blank = _BLANK[np.minimum(codes, len(_BLANK) - 1)]
     here = np.arange(len(source))
     # For every border between characters: the first visible one after it, and the end of the last one before it.
     after = np.append(np.where(blank, len(source), here), len(source))
