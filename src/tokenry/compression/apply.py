@@ -52,13 +52,24 @@ class _Stream:
     special: int
     proportional_attention: bool
     restore_length: bool
+    pair_masks: bool
     boundaries: list[_Boundary] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def take(self, names: Sequence[str], model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Keep the inputs of the reduction and hand the others on: a pre-hook of the model."""
-        self.inputs = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        """Keep the inputs of the reduction for the next forward and hand the others on: a pre-hook of the model."""
+        self.inputs |= {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         return args, {name: value for name, value in kwargs.items() if name not in names}
+
+    def mask_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Let a decoder see the tokens that the encoder put out: a pre-hook of the decoder."""
+        states, tokens = kwargs.get("encoder_hidden_states"), self.boundaries[-1].tokens
+        if states is None or tokens is None or (tokens.plan is None and not self.plans(self.layers)):
+            return args, kwargs
+        mask = states.new_ones(states.shape[:2], dtype=torch.long)
+        if tokens.mask is not None:  # every beam has a copy of its text
+            mask = tokens.mask.long().repeat_interleave(len(states) // len(tokens.mask), dim=0)
+        return args, {**kwargs, "encoder_attention_mask": mask}
 
     @property
     def ran(self) -> bool:
@@ -81,6 +92,7 @@ class _Owner:
         if self.number == 0:
             self.stream.boundaries = [_Boundary() for _ in range(self.stream.layers + 1)]
             self.stream.boundaries[0].tokens = Tokens(self.stream.special, inputs=self.stream.inputs)
+            self.stream.inputs = {}
         return self.stream.boundaries
 
     def __call__(self, layer: SplitLayer, hidden_states: Tensor) -> Tensor:
@@ -111,7 +123,9 @@ class _Owner:
     def _arrive(self, here: _Boundary, layer: SplitLayer, hidden_states: Tensor) -> Tokens:
         assert here.tokens is not None
         if self.number == 0:
-            here.tokens = replace(here.tokens, mask=_padding(layer.attention_mask))
+            pairs = _pairs(layer.attention_mask, self.stream.pair_masks)
+            mask = _padding(layer.attention_mask if pairs is None else pairs.any(dim=1)[:, None, None])
+            here.tokens = replace(here.tokens, mask=mask, pairs=pairs)
         here.count = hidden_states.shape[1]
         return replace(here.tokens, plan=None)
 
@@ -124,9 +138,9 @@ class _Owner:
         ahead.before_drop = before if plan.drops and self.stream.restore_length else None
 
     def _key_bias(self, call: AttentionCall, tokens: Tokens) -> Tensor | None:
-        """One number per key, added to the logits: log(size), and the least number for padding."""
+        """One number per key, added to the logits: log(size), and the least number for what is not seen."""
         weighted = self.stream.proportional_attention and tokens.size is not None
-        if tokens.mask is None and not weighted:
+        if tokens.mask is None and tokens.pairs is None and not weighted:
             return None
         batch, _, keys, _ = call.key.shape
         bias = (
@@ -136,7 +150,12 @@ class _Owner:
         )
         if tokens.mask is not None:
             bias = bias.masked_fill(~tokens.mask, torch.finfo(call.query.dtype).min)
-        return bias.to(call.query.dtype)[:, None, None, :]
+        bias = bias.to(call.query.dtype)[:, None, None, :]
+        return (
+            bias
+            if tokens.pairs is None
+            else bias.masked_fill(~tokens.pairs[:, None], torch.finfo(bias.dtype).min)
+        )
 
     def _reduce(
         self, hidden_states: Tensor, layer: SplitLayer, call: AttentionCall, ahead: _Boundary
@@ -171,14 +190,20 @@ def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
     return hidden_states
 
 
-def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
-    if attention_mask is None:
+def _pairs(attention_mask: Tensor | None, allowed: bool) -> Bool[Tensor, "batch tokens tokens"] | None:
+    """The mask of every query, where they differ."""
+    if attention_mask is None or not bool((attention_mask != attention_mask[:, :1, :1]).any()):
         return None
-    if bool((attention_mask != attention_mask[:, :1, :1]).any()):
+    if not allowed:
         raise UserError(
             "the attention mask differs from query to query (as for packed texts), but a merged token has one: give one mask for "
             "all queries, (batch, tokens)."
         )
+    seen = attention_mask[:, 0]
+    return seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2
+
+
+def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
     mask = key_mask(attention_mask)
     if mask is None or bool(mask.all()):
         return None
@@ -206,13 +231,22 @@ class TokenReduction(Handle):
         super().__init__(encoder.model)
         reducers = [layer or LayerReducer() for layer in reducer.layer_reducers(encoder)]
         self._reducer = reducer
-        self._stream = _Stream(len(reducers), encoder.special_tokens, proportional_attention, restore_length)
+        pair_masks = getattr(reducer, "pair_masks", False)
+        self._stream = _Stream(
+            len(reducers), encoder.special_tokens, proportional_attention, restore_length, pair_masks
+        )
         self._costs = layer_costs(encoder)
         owners = [_Owner(number, layer, self._stream) for number, layer in enumerate(reducers)]
         self._on_removal(Patch(encoder, owners).remove)
         if inputs := getattr(reducer, "inputs", ()):
-            taking = partial(self._stream.take, inputs)
-            self._on_removal(model.register_forward_pre_hook(taking, with_kwargs=True).remove)
+            for called in {model, encoder.model}:
+                taking = partial(self._stream.take, inputs)
+                self._on_removal(called.register_forward_pre_hook(taking, with_kwargs=True).remove)
+        if model.config.is_encoder_decoder and not restore_length:
+            decoder = model.get_decoder()
+            self._on_removal(
+                decoder.register_forward_pre_hook(self._stream.mask_decoder, with_kwargs=True).remove
+            )
         for layer in reducers:
             if layer.module is not None:
                 encoder.model.token_reduction = layer.module
@@ -296,8 +330,8 @@ def apply_token_reduction(
 ) -> TokenReduction:
     """Make an encoder carry fewer tokens from layer to layer, whatever its batches; `remove()` undoes it.
 
-    Works on ViT, DeiT, DINOv2, CLIP and SigLIP vision towers, on BERT-like text encoders and on the encoder of T5, in any dtype, in training
-    (gradient checkpointing included) and inference, with sdpa or eager attention. `output_hidden_states` then gives shrinking tensors.
+    Works on ViT, DeiT, DINOv2, CLIP and SigLIP vision towers, on BERT-like text encoders and on the encoder of T5 (whose decoder then sees the
+    tokens that are left), in any dtype, in training (gradient checkpointing included) and inference, with sdpa or eager attention. `output_hidden_states` then gives shrinking tensors.
 
     Args:
         model: the model or tower; of a CLIP or SigLIP model with two towers the vision tower is patched.

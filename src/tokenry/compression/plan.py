@@ -187,6 +187,11 @@ class MergePlan:
             return self.kept != EMPTY if self.sparse else None
         return self.merge(mask.to(torch.uint8), "amax").bool()
 
+    def merge_pairs(self, pairs: Bool[Tensor, "batch tokens tokens"]) -> Bool[Tensor, "batch kept kept"]:
+        """Merge a mask of queries and keys: a place sees another if one of its tokens saw one of the other's."""
+        queries = self.merge(pairs.to(torch.uint8), "amax")
+        return self.merge(queries.transpose(1, 2), "amax").transpose(1, 2).bool()
+
 
 def compose_places(
     plans: Sequence[MergePlan], tokens: int, batch: int, device: torch.device

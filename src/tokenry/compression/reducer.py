@@ -30,6 +30,7 @@ class Tokens:
         mask: False for padding; None where nothing is padding.
         plan: how they came from the tokens before; None where nothing changed.
         inputs: what the forward was given for the reduction, by name (`TokenReducer.inputs`).
+        pairs: keys that each query sees, where they differ from query to query (`TokenReducer.pair_masks`).
     """
 
     special: int
@@ -37,6 +38,7 @@ class Tokens:
     mask: Bool[Tensor, "batch tokens"] | None = None
     plan: MergePlan | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    pairs: Bool[Tensor, "batch tokens tokens"] | None = field(default=None, kw_only=True)
 
     def merge(
         self,
@@ -54,12 +56,13 @@ class Tokens:
             weight: weights of that mean in place of the sizes, which add up all the same.
         """
         mask = plan.merge_mask(self.mask)
+        pairs = None if self.pairs is None else plan.merge_pairs(self.pairs)
         if reduce is not None:
-            return plan.merge(hidden_states, reduce), replace(self, mask=mask, plan=plan)
+            return plan.merge(hidden_states, reduce), replace(self, mask=mask, pairs=pairs, plan=plan)
         merged, size = plan.merge_weighted(hidden_states, self.size if weight is None else weight)
         if weight is not None:
             size = plan.merge(torch.ones_like(weight) if self.size is None else self.size, "sum")
-        return merged, replace(self, size=size, mask=mask, plan=plan)
+        return merged, replace(self, size=size, mask=mask, pairs=pairs, plan=plan)
 
     def drop(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], plan: MergePlan
@@ -173,7 +176,7 @@ class TokenReducer(Protocol):
     """A reduction method: an object with the method's options.
 
     It may name further `inputs` of a forward, such as `("group_ids",)`: they are taken out of the arguments of the model that was patched,
-    and stand in `Tokens.inputs`.
+    and stand in `Tokens.inputs`. With `pair_masks` it takes attention masks that differ from query to query (`Tokens.pairs`).
 
     Attributes:
         proportional_attention: whether keys get the bias log(size), so that attention counts a merged token by its size.

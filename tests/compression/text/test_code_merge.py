@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import RobertaConfig, RobertaForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from tests.golden import golden_arrays, golden_json
 from tests.tiny.encoders import LANGUAGE, LAYERS, inputs, tiny
 from tests.tiny.models import made
 from tests.tiny.tokenizers import CODE, byte_level
 from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.plan import MergePlan
 from tokenry.compression.text import (
     CodeMergeCollator,
     MemberScorer,
@@ -313,6 +314,60 @@ def test_the_class_token_is_left_to_itself_and_a_classifier_needs_no_change():
     twin_reduction.remove()
     apply_token_reduction(model, SubwordMerging(1, "learned", scorer=scorer))
     torch.testing.assert_close(states(model, grouped("roberta")), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_mask_of_every_query_is_merged_over_the_members(attention):
+    """As GraphCodeBERT has it, for nodes of the data flow: here the last two tokens, which see each other and token 1 alone."""
+    model = tiny("roberta")
+    model.set_attn_implementation(attention)
+    ids, groups = inputs("roberta")["input_ids"][:1], GROUPS[:1]
+    seen = torch.ones(1, 12, 12, dtype=torch.bool)
+    seen[:, 10:, :10] = False
+    seen[:, 10:, 1] = True
+    merged = MergePlan.from_groups(groups).merge_pairs(seen)
+    assert merged.sum(dim=2).tolist() == [[9] * 7 + [3, 3]]
+
+    def as_mask(pairs):
+        return (
+            pairs[:, None]
+            if attention == "sdpa"
+            else (~pairs[:, None]).float() * torch.finfo(torch.float32).min
+        )
+
+    with torch.no_grad():
+        hidden = model.embeddings(ids)
+        for number, layer in enumerate(model.encoder.layer):
+            if number == 1:
+                hidden = merge_tokens(hidden, groups).hidden
+            hidden = layer(hidden, as_mask(seen if number == 0 else merged))
+    apply_token_reduction(model, SubwordMerging(1))
+    found = states(model, {"input_ids": ids, "attention_mask": as_mask(seen), "group_ids": groups})
+    torch.testing.assert_close(found, hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_the_decoder_of_t5_sees_the_groups():
+    config = T5Config(
+        vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
+    model = made(T5ForConditionalGeneration, config)
+    given = grouped("roberta")
+    labels = torch.tensor([[5, 6, 7], [8, 9, 1]])
+    before = model(**{name: given[name] for name in ("input_ids", "attention_mask")}, labels=labels).loss
+    with apply_token_reduction(model, SubwordMerging(1)) as reduction:
+        loss = model(**given, labels=labels).loss
+        encoded = model.get_encoder()(**given)
+        assert encoded.last_hidden_state.shape[1] == 9
+        mask = reduction.mask
+        written = model.generate(
+            encoder_outputs=copy.copy(encoded), attention_mask=mask.long(), max_new_tokens=4, num_beams=2
+        )
+        assert len(written) == 2
+    found = model(encoder_outputs=encoded, attention_mask=mask.long(), labels=labels).loss
+    torch.testing.assert_close(loss, found)
+    assert not torch.equal(loss, before)
+    plain = {name: given[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(model(**plain, labels=labels).loss, before, rtol=0, atol=0)
 
 
 # --- batches -------------------------------------------------------------------------------------------------------------------------

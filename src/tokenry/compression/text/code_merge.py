@@ -180,6 +180,7 @@ class SubwordMerging:
     proportional_attention: bool = False
     scorer: nn.Module | None = field(default=None, repr=False, compare=False)
     inputs: tuple[str, ...] = field(default=("group_ids",), init=False, repr=False)
+    pair_masks: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_one_of(self.mode, get_args(Mode), "mode")

@@ -242,13 +242,13 @@ def shown_tokens(
     spans = collator.tokenizer(
         source, return_offsets_mapping=True, truncation=True, max_length=collator.max_length
     )
-    tokens = [
-        {"text": source[start:end], "id": token, "group": group}
-        for token, group, (start, end) in zip(
-            ids, code.group_ids.tolist(), spans["offset_mapping"], strict=False
-        )
-        if start < end
-    ]
+    tokens, drawn = [], 0
+    for token, group, (start, end) in zip(
+        ids, code.group_ids.tolist(), spans["offset_mapping"], strict=False
+    ):
+        if start < end:  # the tokens of one character have one span: its text stands with the first
+            tokens.append({"text": source[max(start, drawn) : end], "id": token, "group": group})
+            drawn = max(end, drawn)
     return {"name": name, "tokens": tokens}
 
 
@@ -280,8 +280,8 @@ def find_sources(code: Path, language: str | None, limit: int) -> tuple[list[Pat
     ]
     if not chosen:
         raise UserError(f"{code} has no source in {language} that is not empty.")
-    step = max(1, -(-len(chosen) // limit))
-    return chosen[::step], language
+    number = min(limit, len(chosen))
+    return [chosen[place * len(chosen) // number] for place in range(number)], language
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------
