@@ -14,7 +14,6 @@ not be read: its figures are those of the abstract.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,9 +37,7 @@ from tokenry.core.train.classifier import ClassifierConfig
 from tokenry.evaluation.encoders import throughput
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.code_functions import (
-    CodeClassifier,
     CodeTask,
-    LabelledFunctions,
     code_classifier,
     library_task,
     shuffled_groups,
@@ -167,13 +164,13 @@ def measured(sizes: MergeSizes, task: CodeTask, progress: Progress) -> MergeMeas
         if merging:
             apply_token_reduction(classifier.model, merging, restore_length=True)
         classifier.fine_tune(task.train.sources, task.train.labels, replace(sizes.training, seed=seed))
-        right[name].append(_right(classifier, classifier.encode(task.test.sources), task.test))
+        right[name].append(classifier.right(classifier.encode(task.test.sources), task.test.labels))
         if name == NONE:
             grouped = replace(classifier, collator=collator)
             with apply_token_reduction(grouped.model, SubwordMerging(), restore_length=True):
-                right[IDENTIFIERS].append(_right(grouped, read, task.test))
+                right[IDENTIFIERS].append(grouped.right(read, task.test.labels))
                 others = [shuffled_groups(code, seed) for code in read]
-                right[NEIGHBOURS].append(_right(grouped, others, task.test))
+                right[NEIGHBOURS].append(grouped.right(others, task.test.labels))
     return MergeMeasures(
         tokens={
             "without merging": float(np.mean([len(code) for code in read])),
@@ -187,11 +184,6 @@ def measured(sizes: MergeSizes, task: CodeTask, progress: Progress) -> MergeMeas
         right={name: np.mean(of_seeds, axis=0) for name, of_seeds in right.items()},
         timed=list(timed(sizes, task, part(progress, 0.85, 1.0))),
     )
-
-
-def _right(classifier: CodeClassifier, rows: Sequence[Any], test: LabelledFunctions) -> Right:
-    found: Right = (classifier.logits_of(rows, 64).argmax(axis=1) == np.array(test.labels)).astype(float)
-    return found
 
 
 def timed(sizes: MergeSizes, task: CodeTask, progress: Progress) -> Iterator[TimedMerge]:
@@ -217,19 +209,18 @@ def timed(sizes: MergeSizes, task: CodeTask, progress: Progress) -> Iterator[Tim
 
 def claims(found: MergeMeasures) -> Iterator[Claim]:
     """Put each claim beside its measurement."""
-    right, saved = found.right, found.savings[MIDDLE]
-    difference = paired_difference(right[MIDDLE], right[NONE])
+    saved, percent = found.savings[MIDDLE], {name: 100 * values for name, values in found.right.items()}
+    difference = paired_difference(found.right[MIDDLE], found.right[NONE])
     points = difference.scaled(100)
     yield Claim(
         f"identifiers merged after the middle layer: at least {100 * LEAST_SAVED:.0f} % fewer FLOPs, and an accuracy not worse by more than "
         f"{100 * MARGIN:.0f} points",
         paper=ABSTRACT,
-        measured=f"{saved:.1%} fewer FLOPs, accuracy {_accuracy(right[MIDDLE])}, difference {points.with_interval('+.1f')} points, "
+        measured=f"{saved:.1%} fewer FLOPs, accuracy {percent[MIDDLE].mean():.1f} %, difference {points.with_interval('+.1f')} points, "
         f"n = {points.samples:,}",
-        control=f"{_accuracy(right[NONE])} ({NONE})",
+        control=f"{percent[NONE].mean():.1f} % ({NONE})",
         verdict=all_of([exactly(saved >= LEAST_SAVED), shown(difference, -MARGIN)]),
     )
-    percent = {name: 100 * values for name, values in right.items()}
     yield Claim.above(
         "a learned combination classifies more functions right than the mean (after the middle layer)",
         percent[LEARNED],
@@ -263,10 +254,6 @@ def claims(found: MergeMeasures) -> Iterator[Claim]:
         control="; ".join(f"{at.saved:.1%} fewer FLOPs" for at in found.timed),
         verdict=all_of(shown(at.speed, 1 / (1 - FOLLOWS * at.saved), FEWEST_SEEDS) for at in found.timed),
     )
-
-
-def _accuracy(right: Right) -> str:
-    return f"{100 * right.mean():.1f} %"
 
 
 def draw(figure: Figure, found: MergeMeasures) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, RobertaConfig, RobertaModel, RobertaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -179,6 +181,11 @@ class CodeClassifier(TextClassifier):
             return super().padded(rows)
         batch = pad_groups(rows, self.tokenizer.pad_token_id)
         return {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def right(self, rows: Sequence[Any], labels: Sequence[int]) -> Float[ndarray, "functions"]:
+        """1 for each source that is classified right, else 0."""
+        found: ndarray = (self.logits_of(rows, 64).argmax(axis=1) == np.array(labels)).astype(float)
+        return found
 
 
 def code_classifier(
