@@ -188,11 +188,16 @@ class SubwordMerging:
         require_one_of(self.position, get_args(Positions), "position")
         require_at_least(0, after=self.after)
 
+    def place(self, layers: int) -> int:
+        """Number of layers before the merging, in an encoder of so many."""
+        after = layers // 2 if self.after is None else self.after
+        _require_place(after, layers)
+        return after
+
     def layer_reducers(self, encoder: Encoder) -> Sequence[LayerReducer | None]:
         """Merge once, after the layer; see `TokenReducer`."""
         layers = len(encoder.layers)
-        after = layers // 2 if self.after is None else self.after
-        _require_place(after, layers)
+        after = self.place(layers)
         if encoder.modality != "text":
             raise UserError(
                 f"{type(encoder.model).__name__} reads images: subwords are merged in encoders of text."

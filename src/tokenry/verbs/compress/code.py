@@ -100,7 +100,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         model, tokenizer = load_text_encoder(plan.model, plan.hardware.dtype or preferred_dtype(device))
         model.to(device)
         merging = SubwordMerging(plan.after, policy=plan.policy)
-        merging.layer_reducers(find_encoder(model))  # refuses before any work
+        after = merging.place(len(find_encoder(model).layers))
         max_length = plan.max_length or int(min(512, position_limit(model)))
         options = {"backend": plan.backend, "max_length": max_length, "model": model}
         collator = merging.collator(tokenizer, language, **options)
@@ -127,6 +127,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             "sources": len(sources),
             "backend": collator.backend,
             "policy": plan.policy,
+            "after": after,
             "layers": len(savings[plan.policy]) - 1,
             "tokens": tokens,
             "savings": savings,
@@ -201,11 +202,11 @@ def measure(
     running = plain
 
     @contextmanager
-    def patched(**options: Any) -> Iterator[Any]:
+    def patched(**options: Any) -> Iterator[None]:
         nonlocal running
-        with apply_token_reduction(model, merging, **options) as reduction:
+        with apply_token_reduction(model, merging, **options):
             running = merged
-            yield reduction
+            yield
         running = plain
 
     def means() -> list[torch.Tensor]:
@@ -215,9 +216,6 @@ def measure(
     before = torch.cat(means())
     with patched(restore_length=True):
         after = torch.cat(means())
-    with patched() as reduction:
-        model(**running[0])
-        place = reduction.token_counts.index(reduction.token_counts[-1])
     taken = take_turns(
         lambda: [model(**batch) for batch in running] and None,
         {"unmerged": nullcontext, "merged": patched},
@@ -227,7 +225,6 @@ def measure(
     wall, cpu = speedup(taken["unmerged"], taken["merged"])
     cosine = torch.nn.functional.cosine_similarity(before, after).cpu()
     return {
-        "after": plan.after if plan.after is not None else place,
         "cosine": asdict(estimate_of_mean(cosine)),
         "speedup": asdict(wall),
         "cpu_speedup": cpu,
