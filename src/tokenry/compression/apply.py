@@ -242,7 +242,7 @@ class TokenReduction(Handle):
             for called in {model, encoder.model}:
                 taking = partial(self._stream.take, inputs)
                 self._on_removal(called.register_forward_pre_hook(taking, with_kwargs=True).remove)
-        if model.config.is_encoder_decoder and not restore_length:
+        if getattr(model.config, "is_encoder_decoder", False) and not restore_length:
             decoder = model.get_decoder()
             self._on_removal(
                 decoder.register_forward_pre_hook(self._stream.mask_decoder, with_kwargs=True).remove

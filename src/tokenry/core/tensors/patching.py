@@ -289,7 +289,7 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
     tower = getattr(model, "vision_model", model)
     if not isinstance(tower, PreTrainedModel):  # CLIP before transformers 5.2: the tower is the whole model's
         tower = model
-    if tower.config.is_encoder_decoder:
+    if getattr(tower.config, "is_encoder_decoder", False):
         tower = tower.get_encoder()
     layers = tuple(module for module in tower.modules() if _is_known(module))
     if len({type(layer) for layer in layers}) != 1:
