@@ -69,8 +69,9 @@ class Tokens:
     ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
         """Carry out a plan that merges nothing: the kept tokens stay as they are."""
         size = None if self.size is None else plan.merge(self.size)
+        pairs = None if self.pairs is None else plan.merge_pairs(self.pairs)
         mask = plan.merge_mask(self.mask)
-        return plan.merge(hidden_states), replace(self, size=size, mask=mask, plan=plan)
+        return plan.merge(hidden_states), replace(self, size=size, mask=mask, pairs=pairs, plan=plan)
 
 
 Positions = Literal["first", "compact"]

@@ -80,7 +80,7 @@ def test_the_shares_of_a_learned_combination_are_those_of_the_reference():
     groups = REFERENCE["group_ids"]
     scores = REFERENCE["hidden"] @ REFERENCE["score_weight"] + REFERENCE["score_bias"]
     eye = torch.eye(groups.shape[1], dtype=torch.float64).expand(len(groups), -1, -1)
-    merged = merge_tokens(eye, groups, "learned", Scores(scores)).hidden
+    merged = merge_tokens(eye, groups, "learned", lambda hidden: scores).hidden
     torch.testing.assert_close(merged.sum(dim=1), REFERENCE["alpha"], rtol=1e-9, atol=1e-12)
 
 

@@ -15,7 +15,7 @@ Source: Saad et al., "Token merging for pre-trained code models" (arXiv 2507.144
 of a semantic unit. The rules of groups, the form of the learned combination and the default place are those of its reproduction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, get_args
@@ -83,7 +83,7 @@ def merge_tokens(
     hidden: Float[Tensor, "batch seq hidden"],
     group_ids: Int[Tensor, "batch seq"],
     mode: str = "mean",
-    scorer: nn.Module | None = None,
+    scorer: Callable[[Tensor], Tensor] | None = None,
 ) -> Merged:
     """Make one token of each group.
 
@@ -91,7 +91,7 @@ def merge_tokens(
         hidden: hidden states.
         group_ids: group of each token, from 0 in every text; -1 for padding.
         mode: how they are combined.
-        scorer: scores the tokens, one number each, for the learned combination.
+        scorer: scores the tokens, one number each, for the learned combination: a `MemberScorer`, or any function.
 
     Raises:
         UserError: groups that do not follow each other, no such mode, no scorer.
@@ -100,7 +100,9 @@ def merge_tokens(
     if mode == "learned" and scorer is None:
         raise UserError("the learned combination needs a scorer: give MemberScorer(hidden_size).")
     plan = MergePlan.from_groups(group_ids)
-    weight = None if mode == "mean" or scorer is None else member_weights(scorer(hidden), plan)
+    weight = None
+    if mode == "learned" and scorer is not None:
+        weight = member_weights(scorer(hidden).reshape(*group_ids.shape, 1), plan)
     merged, _ = plan.merge_weighted(hidden, weight)
     return Merged(
         merged,

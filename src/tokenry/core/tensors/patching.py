@@ -151,8 +151,7 @@ def _t5_finite(x: Tensor) -> Tensor:
 
 
 def _t5_bias(layer: Any, tokens: int) -> Tensor:
-    bias: Tensor = layer.layer[0].SelfAttention.compute_bias(tokens, tokens)
-    return bias
+    return layer.layer[0].SelfAttention.compute_bias(tokens, tokens)
 
 
 def _special(count: int) -> Callable[[Any], int]:
@@ -175,15 +174,8 @@ _BERT = _Family(_bert_attend, _bert_feed_forward, "attention", "attention.self",
 _DISTILBERT = _Family(
     _distilbert_attend, _distilbert_feed_forward, "attention", "attention", _special(1), "text"
 )
-_T5 = _Family(
-    _t5_attend,
-    _t5_feed_forward,
-    "layer.0.SelfAttention",
-    "layer.0.SelfAttention",
-    _special(0),
-    "text",
-    _t5_bias,
-)
+_T5_ATTENTION = "layer.0.SelfAttention"
+_T5 = _Family(_t5_attend, _t5_feed_forward, _T5_ATTENTION, _T5_ATTENTION, _special(0), "text", _t5_bias)
 
 _FAMILIES: dict[str, _Family] = {
     "ViTLayer": _VIT,
