@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import Dinov2Config, Dinov2Model
 
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.controls import ClassAttentionDrop, NormDrop, RandomDrop
 from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
-from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 
 RATIOS = (0.95, 0.9, 0.85)

@@ -16,9 +16,9 @@ from _report import Result, dtype_name, note, result, run, speedup
 from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.compression.vision.pitome import PiToMe
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.tensors.patching import Encoder, find_encoder
 

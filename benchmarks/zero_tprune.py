@@ -14,7 +14,7 @@ from _report import Result, note, result, run
 from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
 from tokenry.compression.vision.page_rank import aggregate_heads, page_rank
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,

@@ -19,7 +19,12 @@ ROOMS = {
 MOVED = {
     f"core.{module}": f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
 } | {
-    "core.precision": "compression.vision.precision",
+    "compression.vision.apply": "compression.apply",
+    "compression.vision.flops": "compression.flops",
+    "compression.vision.plan": "compression.plan",
+    "compression.vision.precision": "compression.precision",
+    "compression.vision.reducer": "compression.reducer",
+    "core.precision": "compression.precision",
     "core.texts": "core.text.passages",
     "decoding.model_identity": "models.identity",
     "evaluation.generation": "core.tensors.generation",

@@ -5,7 +5,7 @@ import torch
 
 from tests import tiny
 from tests.recipes.check_recipe import check_recipe
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule
 from tokenry.recipes import diffrate
 from tokenry.recipes.diffrate import (

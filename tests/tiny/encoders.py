@@ -26,6 +26,8 @@ from transformers import (
     RobertaModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -74,6 +76,15 @@ _DISTIL = {
     "n_heads": 4,
     "hidden_dim": 48,
 }
+_T5 = {
+    "vocab_size": 60,
+    "d_model": 24,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": LAYERS,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+}
 _LANGUAGE = {
     "bert": (BertModel, BertConfig, _TEXT),
     "bert in chunks": (BertModel, BertConfig, {**_TEXT, "chunk_size_feed_forward": 4}),
@@ -81,10 +92,11 @@ _LANGUAGE = {
     "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig, _TEXT),
     "electra": (ElectraModel, ElectraConfig, {**_TEXT, "embedding_size": 24}),
     "distilbert": (DistilBertModel, DistilBertConfig, _DISTIL),
+    "t5": (T5EncoderModel, T5Config, _T5),
 }
 VISION, LANGUAGE = tuple(_VISION), tuple(_LANGUAGE)
 FAMILIES = VISION + LANGUAGE
-SPECIAL = {"deit": 2, "dinov2 registers": 4, "siglip": 0}
+SPECIAL = {"deit": 2, "dinov2 registers": 4, "siglip": 0, "t5": 0}
 
 
 def tiny(family: str, seed: int = 0, **options) -> PreTrainedModel:
@@ -101,7 +113,7 @@ def tiny(family: str, seed: int = 0, **options) -> PreTrainedModel:
 
 def unchecked(family: str, seed: int = 0, **options) -> PreTrainedModel:
     model_class, config_class, own = {**_VISION, **_LANGUAGE}[family]
-    sizes = {} if family == "distilbert" else _SIZES
+    sizes = {} if family in ("distilbert", "t5") else _SIZES
     return _random(model_class, config_class(**{**sizes, **own, **options}), seed)
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, TensorDataset
 
+from tokenry.compression.flops import layer_costs
+from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.controls import RandomDrop
 from tokenry.compression.vision.diffrate import By, DiffRate, Schedule, uniform_schedule
-from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_search import Batches, SearchStep, search_rates
-from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import exactly
 from tokenry.core.tensors.patching import find_encoder

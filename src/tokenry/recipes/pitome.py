@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from matplotlib.figure import Figure
 
+from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.pitome import PiToMe, ratio_schedule
-from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.io.progress import Progress, part
 from tokenry.recipes.kit import Claim, RecipeRun, recipe

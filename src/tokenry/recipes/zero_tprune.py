@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity
 from transformers import PreTrainedModel
 
+from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.controls import ClassAttentionDrop, RandomDrop
 from tokenry.compression.vision.page_rank import aggregate_heads, weighted_page_rank
-from tokenry.compression.vision.reducer import TokenReducer
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.tensors.patching import find_encoder

@@ -7,9 +7,9 @@ reduced as it would be alone, gradients are finite, bfloat16 stays bfloat16, and
 import torch
 
 from tests.tiny.encoders import SPECIAL, inputs, tiny, tokens_of
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.flops import layer_costs
-from tokenry.compression.vision.reducer import REDUCERS, TokenReducer
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import layer_costs
+from tokenry.compression.reducer import REDUCERS, TokenReducer
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.core.tensors.patching import find_encoder
 

@@ -8,14 +8,14 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from tests import tiny
 from tests.tiny.models import PIXELS, SIZES, made
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.reducer import Tokens
 from tokenry.compression.vision.controls import (
     ClassAttentionDrop,
     NormDrop,
     RandomDrop,
     keep_highest,
 )
-from tokenry.compression.vision.reducer import Tokens
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from tests.compression.vision.golden_diffrate import CLOSE, FLOAT32, GOLDEN, cases, golden_vit
 from tests.tiny.encoders import LAYERS, PATCHES, images, inputs, tiny, tokens_of
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import layer_costs
+from tokenry.compression.reducer import Attention
 from tokenry.compression.vision.diffrate import (
     DiffRate,
     Schedule,
@@ -20,9 +22,7 @@ from tokenry.compression.vision.diffrate import (
     uniform_schedule,
     vit_flops,
 )
-from tokenry.compression.vision.flops import layer_costs
 from tokenry.compression.vision.rate_proxy import RateProxy
-from tokenry.compression.vision.reducer import Attention
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.patching import find_encoder
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.compression.vision.check_reducer import check_reducer, reducer_at
-from tokenry.compression.vision.reducer import REDUCERS
+from tokenry.compression.reducer import REDUCERS
 
 
 @pytest.mark.parametrize("method", REDUCERS)

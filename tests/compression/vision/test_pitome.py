@@ -28,8 +28,9 @@ from transformers import (
 from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, cases, golden_vit
 from tests.tiny.models import PIXELS, SIZES, made
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.flops import LayerCost, encoder_flops
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import LayerCost, encoder_flops
+from tokenry.compression.plan import MergePlan
 from tokenry.compression.vision.pitome import (
     PiToMe,
     energy_score,
@@ -39,7 +40,6 @@ from tokenry.compression.vision.pitome import (
     ratio_schedule,
     removed_tokens,
 )
-from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.patching import find_encoder

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.compression.vision.golden_diffrate import arrays, cases, golden_vit
 from tests.tiny.encoders import LAYERS, images, tiny
 from tests.tiny.models import vit_classifier
+from tokenry.compression.apply import apply_token_reduction
 from tokenry.compression.vision import rate_search, searched_rates
-from tokenry.compression.vision.apply import apply_token_reduction
 from tokenry.compression.vision.diffrate import DiffRate, Schedule, masked_softmax, vit_flops
 from tokenry.compression.vision.rate_search import SearchInterrupted, search_rates
 from tokenry.compression.vision.searched_rates import SearchedRates

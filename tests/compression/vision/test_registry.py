@@ -1,9 +1,9 @@
 import pytest
 
+from tokenry.compression.reducer import REDUCERS, make_reducer
 from tokenry.compression.vision.controls import RandomDrop
 from tokenry.compression.vision.diffrate import DiffRate, Schedule
 from tokenry.compression.vision.pitome import PiToMe
-from tokenry.compression.vision.reducer import REDUCERS, make_reducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig
 from tokenry.core.errors import UserError

@@ -1,7 +1,7 @@
 import pytest
 
-from tokenry.compression.vision.flops import LayerCost
-from tokenry.compression.vision.reducer import REDUCERS, make_reducer
+from tokenry.compression.flops import LayerCost
+from tokenry.compression.reducer import REDUCERS, make_reducer
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.zero_tprune import token_trace
 

@@ -16,7 +16,7 @@ from transformers import (
 from tests import tiny
 from tests.compression.vision.golden_vit import CLOSE, GOLDEN, arrays, cases, golden_vit
 from tests.tiny.models import SIZES, made
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
 from tokenry.compression.vision.tome import (
     ToMe,
     bipartite_soft_matching,

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tests.golden import golden_arrays, golden_json
 from tests.tiny.encoders import inputs, tiny, tokens_of
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import LayerCost, encoder_flops
+from tokenry.compression.reducer import Attention
 from tokenry.compression.vision import zero_tprune
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.flops import LayerCost, encoder_flops
 from tokenry.compression.vision.page_rank import aggregate_heads, head_variance, weighted_page_rank
-from tokenry.compression.vision.reducer import Attention
 from tokenry.compression.vision.zero_tprune import (
     ZeroTPrune,
     ZeroTPruneConfig,

@@ -22,8 +22,8 @@ from transformers import (
     ResNetConfig,
     SiglipTextConfig,
     SiglipTextModel,
-    T5Config,
-    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
     ViTConfig,
     ViTModel,
 )
@@ -272,8 +272,8 @@ def test_causal_text_towers_are_refused():
 
 
 def test_unknown_layers_are_refused_with_the_supported_ones_named():
-    t5 = T5EncoderModel(T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=50))
-    refused(t5, "the layers of T5EncoderModel cannot be split", "Dinov2Layer", "SiglipEncoderLayer")
+    umt5 = UMT5EncoderModel(UMT5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=50))
+    refused(umt5, "the layers of UMT5EncoderModel cannot be split", "Dinov2Layer", "SiglipEncoderLayer")
     resnet = AutoModel.from_config(ResNetConfig(hidden_sizes=[8, 8], depths=[1, 1], embedding_size=8))
     refused(resnet, "the layers of ResNetModel cannot be split")
 

@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from tests.tiny.images import IMAGE, SIZE, write_classifier, write_model
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.reducer import LayerReducer
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.reducer import LayerReducer
 from tokenry.core.stats import Estimate
 from tokenry.models.image_encoders import load_image_encoder
 from tokenry.verbs.compress._vision.findings import finding, sweep_findings

@@ -7,9 +7,9 @@ from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVi
 from tests.compression.vision.check_reducer import check_reducer
 from tests.tiny.images import CLASSES, IMAGE, SIZE, write_classifier, write_images, write_model
 from tests.verbs.check_verb import tokenry
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.reducer import REDUCERS, LayerReducer
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.plan import MergePlan
+from tokenry.compression.reducer import REDUCERS, LayerReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.models.image_encoders import load_image_encoder

@@ -5,7 +5,18 @@ LLaVA, LLaVA-NeXT and Qwen2-VL; `attach_compressor` puts a trainable compressor 
 model and how many visual tokens a budget is best spent on.
 """
 
-from tokenry.compression.vision.apply import TokenReduction, apply_token_reduction
+from tokenry.compression.apply import TokenReduction, apply_token_reduction
+from tokenry.compression.flops import LayerCost, encoder_flops, layer_costs
+from tokenry.compression.plan import MergePlan
+from tokenry.compression.reducer import (
+    REDUCERS,
+    Attention,
+    LayerReducer,
+    TokenReducer,
+    Tokens,
+    make_reducer,
+    per_length,
+)
 from tokenry.compression.vision.compressor import (
     AttachedCompressor,
     attach_compressor,
@@ -32,7 +43,6 @@ from tokenry.compression.vision.diversity import (
     token_budget,
     with_newlines,
 )
-from tokenry.compression.vision.flops import LayerCost, encoder_flops, layer_costs
 from tokenry.compression.vision.page_rank import aggregate_heads, head_variance, weighted_page_rank
 from tokenry.compression.vision.pitome import (
     PiToMe,
@@ -43,20 +53,10 @@ from tokenry.compression.vision.pitome import (
     ratio_schedule,
     removed_tokens,
 )
-from tokenry.compression.vision.plan import MergePlan
 from tokenry.compression.vision.published_scaling import grid_search, published_scores
 from tokenry.compression.vision.quecc import CompressorConfig, QueCC, TokenPackerCompressor
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.rate_search import SearchInterrupted, SearchStep, search_rates
-from tokenry.compression.vision.reducer import (
-    REDUCERS,
-    Attention,
-    LayerReducer,
-    TokenReducer,
-    Tokens,
-    make_reducer,
-    per_length,
-)
 from tokenry.compression.vision.relevance import relevance_correlation
 from tokenry.compression.vision.searched_rates import SearchedRates
 from tokenry.compression.vision.shares import EncoderShape

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.compression.vision.plan import MergePlan, special_first
-from tokenry.compression.vision.precision import precise_dtype
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.plan import MergePlan, special_first
+from tokenry.compression.precision import precise_dtype
+from tokenry.compression.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.compression.vision.tome import parse_r
 from tokenry.core.errors import UserError, require_one_of, require_share

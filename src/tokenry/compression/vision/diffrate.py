@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from tokenry.compression.vision.flops import LayerCost
-from tokenry.compression.vision.plan import MergePlan, special_first
-from tokenry.compression.vision.precision import precise
+from tokenry.compression.flops import LayerCost
+from tokenry.compression.plan import MergePlan, special_first
+from tokenry.compression.precision import precise
+from tokenry.compression.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.published_rates import PUBLISHED_RATES, RELEASED_NAMES
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.compression.vision.tome import unit_vectors
 from tokenry.core.errors import UserError, require_one_of

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.compression.vision.precision import precise, require_features, require_finite
+from tokenry.compression.precision import precise, require_features, require_finite
 from tokenry.core.errors import UserError
 
 NEWLINE = -9999

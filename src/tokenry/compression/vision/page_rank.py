@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenry.compression.vision.precision import precise
+from tokenry.compression.precision import precise
 from tokenry.core.errors import UserError, require_at_least, require_one_of
 
 Aggregation = Literal["rms", "mean"]

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import elu
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan, special_first
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.plan import DROPPED, MergePlan, special_first
+from tokenry.compression.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at_ratio, ratio_at
 from tokenry.compression.vision.tome import MERGED, PADDING, arrange, keep_all, match_even_odd, unit_vectors
 from tokenry.core.errors import UserError, require_one_of

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import LayerCost, layer_costs
 from tokenry.compression.vision.diffrate import (
     DiffRate,
     Schedule,
@@ -29,7 +30,6 @@ from tokenry.compression.vision.diffrate import (
     scheduled_flops,
     uniform_schedule,
 )
-from tokenry.compression.vision.flops import LayerCost, layer_costs
 from tokenry.compression.vision.rate_proxy import RateProxy
 from tokenry.compression.vision.searched_rates import SearchedRates
 from tokenry.core.errors import UserError, require_at_least, require_one_of, require_share

@@ -14,6 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenry.compression.flops import LayerCost
+from tokenry.compression.plan import MergePlan
+from tokenry.compression.precision import precise_dtype
+from tokenry.compression.reducer import Attention, LayerReducer, Tokens
 from tokenry.compression.vision.diffrate import (
     Schedule,
     diffrate_merge,
@@ -25,11 +29,7 @@ from tokenry.compression.vision.diffrate import (
     scheduled_flops,
     take,
 )
-from tokenry.compression.vision.flops import LayerCost
-from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.precision import precise_dtype
 from tokenry.compression.vision.rate_proxy import RateProxy
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.patching import Encoder
 

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenry.compression.vision.flops import LayerCost, encoder_flops
+from tokenry.compression.flops import LayerCost, encoder_flops
 
 _STEPS = 1000
 

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan
-from tokenry.compression.vision.precision import precise
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens
+from tokenry.compression.plan import DROPPED, MergePlan
+from tokenry.compression.precision import precise
+from tokenry.compression.reducer import REDUCERS, Attention, LayerReducer, Tokens
 from tokenry.compression.vision.shares import EncoderShape, counts_at
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.patching import Encoder

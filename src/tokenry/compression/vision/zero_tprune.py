@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenry.compression.plan import DROPPED, MergePlan, special_first
+from tokenry.compression.reducer import REDUCERS, Attention, LayerReducer, Tokens, per_length
 from tokenry.compression.vision.page_rank import (
     Aggregation,
     aggregate_heads,
@@ -24,8 +26,6 @@ from tokenry.compression.vision.page_rank import (
     require_graph,
     require_window,
 )
-from tokenry.compression.vision.plan import DROPPED, MergePlan, special_first
-from tokenry.compression.vision.reducer import REDUCERS, Attention, LayerReducer, Tokens, per_length
 from tokenry.compression.vision.shares import EncoderShape, nearest_strength
 from tokenry.compression.vision.zero_tprune_stages import Partition, kept_by_both, most_similar
 from tokenry.core.errors import UserError, require_one_of, require_share

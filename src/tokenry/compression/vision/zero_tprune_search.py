@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import encoder_flops, layer_costs
 from tokenry.compression.vision.zero_tprune import ZeroTPrune, ZeroTPruneConfig, token_trace
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.modes import evaluation_mode

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
-from tokenry.compression.vision.precision import precise, require_features
+from tokenry.compression.precision import precise, require_features
 from tokenry.core.errors import UserError, require_at_least, require_one_of
 
 Projector = Callable[[Tensor], Tensor]

@@ -79,6 +79,7 @@ class _Family:
         kernel: name of the module in it that calls the attention function.
         special_tokens: number of leading tokens that are no patch or word (class, distillation, registers), from the config.
         modality: the input that tokens stand for.
+        position_bias: (layer, number of tokens) -> bias of every pair of tokens, where the stack hands one from layer to layer.
     """
 
     attend: Callable[[Any, Tensor, dict[str, Any]], Tensor]
@@ -87,6 +88,7 @@ class _Family:
     kernel: str
     special_tokens: Callable[[Any], int]
     modality: Literal["image", "text"]
+    position_bias: Callable[[Any, int], Tensor] | None = None
 
 
 def _vit_attend(layer: Any, x: Tensor, arguments: dict[str, Any]) -> Tensor:
@@ -131,6 +133,27 @@ def _distilbert_feed_forward(layer: Any, x: Tensor) -> Tensor:
     return layer.output_layer_norm(layer.ffn(x) + x)
 
 
+def _t5_attend(layer: Any, x: Tensor, arguments: dict[str, Any]) -> Tensor:
+    return _t5_finite(layer.layer[0](x, **arguments)[0])
+
+
+def _t5_feed_forward(layer: Any, x: Tensor) -> Tensor:
+    return _t5_finite(layer.layer[-1](x))
+
+
+def _t5_finite(x: Tensor) -> Tensor:
+    """Clamp what float16 cannot hold, as T5 does."""
+    if x.dtype != torch.float16:
+        return x
+    largest = torch.finfo(x.dtype).max
+    limit = torch.where(torch.isinf(x).any(), largest - 1000, largest)
+    return torch.clamp(x, min=-limit, max=limit)
+
+
+def _t5_bias(layer: Any, tokens: int) -> Tensor:
+    return layer.layer[0].SelfAttention.compute_bias(tokens, tokens)
+
+
 def _special(count: int) -> Callable[[Any], int]:
     return lambda config: count
 
@@ -151,6 +174,8 @@ _BERT = _Family(_bert_attend, _bert_feed_forward, "attention", "attention.self",
 _DISTILBERT = _Family(
     _distilbert_attend, _distilbert_feed_forward, "attention", "attention", _special(1), "text"
 )
+_T5_ATTENTION = "layer.0.SelfAttention"
+_T5 = _Family(_t5_attend, _t5_feed_forward, _T5_ATTENTION, _T5_ATTENTION, _special(0), "text", _t5_bias)
 
 _FAMILIES: dict[str, _Family] = {
     "ViTLayer": _VIT,
@@ -165,6 +190,7 @@ _FAMILIES: dict[str, _Family] = {
     "XLMRobertaLayer": _BERT,
     "ElectraLayer": _BERT,
     "TransformerBlock": _DISTILBERT,
+    "T5Block": _T5,
 }
 
 
@@ -177,7 +203,7 @@ def _family(layer: nn.Module) -> _Family:
     return next(_FAMILIES[owner.__name__] for owner in type(layer).__mro__ if owner.__name__ in _FAMILIES)
 
 
-@dataclass(frozen=True)
+@dataclass
 class SplitLayer:
     """One call of a patched layer: its two halves.
 
@@ -186,12 +212,15 @@ class SplitLayer:
         attention_mask: as the model made it for this call: None, or bool or additive (batch, 1, 1 or tokens, tokens).
         kwargs: further arguments of the model for its attention.
         state: the result of the owner's `begin` for this call.
+        position_bias: bias of every pair of tokens, (1 or batch, heads, tokens, tokens), which goes on to the next layer; None where
+            the model has none. An owner that changes the tokens puts theirs here.
     """
 
     module: nn.Module
     attention_mask: Tensor | None
     kwargs: dict[str, Any]
     state: Any
+    position_bias: Tensor | None = None
 
     def attend(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], tap: AttentionTap
@@ -202,6 +231,8 @@ class SplitLayer:
         setattr(kernel, _TAP, tap)
         try:
             arguments = {**self.kwargs, "attention_mask": self.attention_mask}
+            if self.position_bias is not None:
+                arguments["position_bias"] = self.position_bias
             return family.attend(self.module, hidden_states, arguments)
         finally:
             delattr(kernel, _TAP)
@@ -236,7 +267,8 @@ class Encoder:
 
 
 def find_encoder(model: PreTrainedModel) -> Encoder:
-    """Find the layers of an encoder; of a CLIP or SigLIP model with two towers, those of its vision tower.
+    """Find the layers of an encoder; of a CLIP or SigLIP model with two towers, those of its vision tower, of an encoder-decoder, those of
+    its encoder.
 
     Raises:
         UserError: it is a decoder or a vision-language model, or its layers are of no supported family.
@@ -249,6 +281,8 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
     tower = getattr(model, "vision_model", model)
     if not isinstance(tower, PreTrainedModel):  # CLIP before transformers 5.2: the tower is the whole model's
         tower = model
+    if getattr(tower.config, "is_encoder_decoder", False):
+        tower = tower.get_encoder()
     layers = tuple(module for module in tower.modules() if _is_known(module))
     if len({type(layer) for layer in layers}) != 1:
         raise UserError(
@@ -261,7 +295,12 @@ def find_encoder(model: PreTrainedModel) -> Encoder:
             "install a newer transformers (5.9 for ViT and DeiT, 5.18 for DINOv2)."
         )
     family = _family(layers[0])
-    attention = tuple(getattr(layer, family.attention) for layer in layers)
+    if interface_forward(layers[0].get_submodule(family.kernel)) is None:
+        raise UserError(
+            f"the {type(layers[0]).__name__} of this transformers version does not use the attention interface: install a newer "
+            "transformers."
+        )
+    attention = tuple(layer.get_submodule(family.attention) for layer in layers)
     config = tower.config
     if any(getattr(module, "is_causal", False) for part in attention for module in part.modules()) or (
         family.modality == "image" and not hasattr(config, "image_size")
@@ -297,15 +336,20 @@ _STATE = "_tokenry_state"
 
 def _owned_forward(
     self: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *more: Any, **kwargs: Any
-) -> Tensor:
-    state = kwargs.pop(_STATE)
-    used = {name: value for name, value in kwargs.items() if value is not None}
-    if any(value is not None for value in more) or "past_key_values" in used:
+) -> Any:
+    layer = SplitLayer(self, attention_mask, {}, kwargs.pop(_STATE))
+    first_bias = _family(self).position_bias
+    if first_bias is not None:  # what T5's stack hands on comes first, and is expected back
+        handed, *more = more  # type: ignore[assignment]
+        layer.position_bias = first_bias(self, hidden_states.shape[1]) if handed is None else handed
+    layer.kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if any(value is not None for value in more) or "past_key_values" in layer.kwargs:
         raise UserError(
             "a model with patched layers takes neither a key-value cache nor states of another encoder: call remove() first."
         )
     owner: LayerOwner = getattr(self, _OWNER)
-    return owner(SplitLayer(self, attention_mask, used, state), hidden_states)
+    hidden_states = owner(layer, hidden_states)
+    return hidden_states if first_bias is None else (hidden_states, layer.position_bias, None)
 
 
 class Patch(Handle):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenry.compression.reducer import Attention, LayerReducer, Tokens
 from tokenry.compression.vision.diffrate import DiffRate
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.tensors.patching import Encoder
 
 

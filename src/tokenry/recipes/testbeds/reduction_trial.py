@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.reducer import TokenReducer
 from tokenry.core.io.progress import Progress
 from tokenry.core.stats import Estimate, estimate_of_mean
 from tokenry.recipes.testbeds.digits_vit import correct, load_digits_vit

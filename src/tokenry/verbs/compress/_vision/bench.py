@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tokenry.compression.vision.apply import TokenReduction, apply_token_reduction
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
-from tokenry.compression.vision.reducer import TokenReducer
+from tokenry.compression.apply import TokenReduction, apply_token_reduction
+from tokenry.compression.flops import encoder_flops, layer_costs
+from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.compression.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.patching import Encoder
 from tokenry.models.image_encoders import ImageEncoder

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from tokenry.compression.vision.apply import TokenReduction
+from tokenry.compression.apply import TokenReduction
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs.compress._vision.records import Panel, Picture
 

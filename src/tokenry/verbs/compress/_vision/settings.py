@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from tokenry.compression.vision.flops import LayerCost, layer_costs
-from tokenry.compression.vision.reducer import REDUCERS, TokenReducer
+from tokenry.compression.flops import LayerCost, layer_costs
+from tokenry.compression.reducer import REDUCERS, TokenReducer
 from tokenry.compression.vision.shares import EncoderShape
 from tokenry.core.errors import UserError
 from tokenry.core.io.settings import of_kind, parse_yaml

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tokenry.compression.vision.plan import MergePlan
-from tokenry.compression.vision.reducer import Attention, LayerReducer, Tokens
+from tokenry.compression.plan import MergePlan
+from tokenry.compression.reducer import Attention, LayerReducer, Tokens
 from tokenry.core.tensors.patching import Encoder
 
 

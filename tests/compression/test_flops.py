@@ -5,10 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTModel
 
-from tests.compression.vision.first_tokens import DropFirst, MergeFirst
+from tests.compression.first_tokens import DropFirst, MergeFirst
 from tests.tiny.encoders import FAMILIES, LAYERS, inputs, texts, tiny, tokens_of
-from tokenry.compression.vision.apply import apply_token_reduction
-from tokenry.compression.vision.flops import LayerCost, encoder_flops, layer_costs
+from tokenry.compression.apply import apply_token_reduction
+from tokenry.compression.flops import LayerCost, encoder_flops, layer_costs
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.tensors.patching import find_encoder
 

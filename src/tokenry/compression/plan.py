@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from tokenry.compression.vision.precision import precise
+from tokenry.compression.precision import precise
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.choices import top_k_indices
 
@@ -22,6 +22,8 @@ Reduce = Literal["mean", "sum", "amax"]
 
 DROPPED = -1
 """The place of a dropped token."""
+EMPTY = -1
+"""What is kept at a place where nothing stands."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class MergePlan:
 
     Attributes:
         tokens: number of tokens before.
-        kept: the token at each place afterwards.
-        merged: the tokens that are merged into a kept one.
+        kept: the token at each place afterwards, `EMPTY` where none stands (where rows of a batch end with different numbers).
+        merged: the tokens that are merged into a kept one; a kept token among them, with `DROPPED` as its target, fills up a row.
         target: the place that each of these goes to; several may share one, and `DROPPED` drops the token (where rows of a batch merge
             different numbers).
         ragged: whether a target may be `DROPPED`.
+        sparse: whether a place may be `EMPTY`.
     """
 
     tokens: int
@@ -42,6 +45,7 @@ class MergePlan:
     merged: Int[Tensor, "batch merged"]
     target: Int[Tensor, "batch merged"]
     ragged: bool = False
+    sparse: bool = False
 
     @classmethod
     def keep(cls, kept: Int[Tensor, "batch kept"], tokens: int) -> "MergePlan":
@@ -49,11 +53,53 @@ class MergePlan:
         none = kept[:, :0]
         return cls(tokens, kept, none, none)
 
+    @classmethod
+    def from_groups(cls, group_ids: Int[Tensor, "batch tokens"]) -> "MergePlan":
+        """Make one token of each group of neighbours, at the place of its number.
+
+        Example: of rows with the groups (0, 1, 1, 2) and (0, 0, 0, -1), the first has 3 places; the second has 1, and 2 empty ones.
+
+        Args:
+            group_ids: group of each token, from 0 in every row, the same or the next one from token to token; -1 drops a token (padding).
+
+        Raises:
+            UserError: the groups of a row do not follow each other like that.
+        """
+        group_ids = group_ids.long()
+        start = group_ids.new_full((len(group_ids), 1), DROPPED)
+        before = torch.cat([start, group_ids[:, :-1]], dim=1)
+        dropped = group_ids == DROPPED
+        joins = (group_ids == before) & ~dropped
+        begins = (group_ids == before.cummax(dim=1).values + 1) & ~dropped
+        known = joins | begins | dropped
+        if not bool(known.all()):
+            row, token = (~known).nonzero()[0].tolist()
+            raise UserError(
+                "groups are numbered 0, 1, 2, … from the first token of a text to its last, each of neighbours, with -1 for padding; token "
+                f"{token} of row {row} is in group {int(group_ids[row, token])} after {int(before[row, token])}: use group_tokens."
+            )
+        groups, others = begins.sum(dim=1), (~begins).sum(dim=1)
+        width = group_ids.shape[1]
+        fewest, places, most = torch.stack([groups.min(), groups.max(), others.max()]).tolist()
+        tokens = torch.arange(width, device=group_ids.device).expand_as(group_ids)
+        kept = torch.full_like(torch.cat([start, group_ids], dim=1), EMPTY)
+        kept.scatter_(1, torch.where(begins, group_ids, width), tokens)
+        # The tokens that are not kept stand first; in a row with fewer of them than another, kept ones that go nowhere follow.
+        merged = begins.to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        target = torch.where(joins, group_ids, DROPPED).gather(1, merged)
+        ragged = bool((target == DROPPED).any())
+        return cls(width, kept[:, :places], merged, target, ragged, sparse=fewest < places)
+
     def sending(self, target: Int[Tensor, "batch tokens"]) -> "MergePlan":
         """Keep the same tokens, and send each of the others to its place in `target`, which may be `DROPPED`."""
         gone = torch.ones_like(target).scatter(1, self.kept, 0)
         merged = top_k_indices(gone, self.tokens - self.kept.shape[1])
         return MergePlan(self.tokens, self.kept, merged, target.gather(1, merged), ragged=True)
+
+    @property
+    def first(self) -> Int[Tensor, "batch kept"]:
+        """The token at each place; token 0 for an empty one, where it must be hidden."""
+        return self.kept.clamp_min(0) if self.sparse else self.kept
 
     @property
     def drops(self) -> bool:
@@ -72,13 +118,15 @@ class MergePlan:
             raise UserError(
                 f"the plan is for {self.tokens} tokens, but there are {x.shape[1]}: match and merge the same tokens."
             )
-        kept, merged = _take(x, self.kept), _take(x, self.merged)
-        if not self.ragged:
-            return _scatter(kept, self.target, merged, reduce)
-        # Dropped tokens go to one more place, which is cut off.
-        aside = torch.cat([kept, kept[:, :1]], dim=1)
-        target = torch.where(self.target == DROPPED, kept.shape[1], self.target)
-        return _scatter(aside, target, merged, reduce)[:, :-1]
+        first, target = self.first, self.target
+        if self.ragged:  # dropped tokens go to one more place, which is cut off
+            first = torch.cat([first, torch.zeros_like(first[:, :1])], dim=1)
+            target = torch.where(target == DROPPED, first.shape[1] - 1, target)
+        kept, merged = _take(x, first), _take(x, self.merged)
+        if self.sparse:
+            kept[:, : self.kept.shape[1]].masked_fill_(_wide(self.kept == EMPTY, x), 0)
+        reduced = _scatter(kept, target, merged, reduce)
+        return reduced[:, :-1] if self.ragged else reduced
 
     def merge_weighted(
         self, x: Float[Tensor, "batch tokens channels"], size: Float[Tensor, "batch tokens 1"] | None = None
@@ -96,7 +144,7 @@ class MergePlan:
         """
         wide = precise(x)
         if size is None:
-            size = wide.new_ones((*x.shape[:2], 1))
+            return self.merge(wide).to(x.dtype), self.merge(wide.new_ones((*x.shape[:2], 1)), "sum")
         total = self.merge(size, "sum")
         # Shares before the sum, so that a token that nothing is merged into (share 1) stays the same to the last bit.
         share = size / self.unmerge(total, size)
@@ -105,10 +153,12 @@ class MergePlan:
     def place(self) -> Int[Tensor, "batch tokens"]:
         """Place of each token afterwards; `DROPPED` for dropped ones."""
         places = torch.full(
-            (self.kept.shape[0], self.tokens), DROPPED, dtype=torch.long, device=self.kept.device
+            (self.kept.shape[0], self.tokens + 1), DROPPED, dtype=torch.long, device=self.kept.device
         )
         standing = torch.arange(self.kept.shape[1], device=self.kept.device).expand_as(self.kept)
-        return places.scatter(1, self.kept, standing).scatter(1, self.merged, self.target)
+        # Kept ones after the merged, among which they may stand to fill up a row; what is kept at an empty place is cut off.
+        kept = torch.where(self.kept == EMPTY, self.tokens, self.kept) if self.sparse else self.kept
+        return places.scatter(1, self.merged, self.target).scatter(1, kept, standing)[:, :-1]
 
     def unmerge(
         self,
@@ -131,9 +181,16 @@ class MergePlan:
         """Follow which of the first tokens each token is made of: the maximum of one-hot rows."""
         return self.merge(source, "amax")
 
-    def merge_mask(self, mask: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch kept"]:
-        """Merge a padding mask: a place is seen if one of its tokens was."""
+    def merge_mask(self, mask: Bool[Tensor, "batch tokens"] | None) -> Bool[Tensor, "batch kept"] | None:
+        """Merge a padding mask: a place is seen if one of its tokens was, an empty one never; None where all are seen."""
+        if mask is None:
+            return self.kept != EMPTY if self.sparse else None
         return self.merge(mask.to(torch.uint8), "amax").bool()
+
+    def merge_pairs(self, pairs: Bool[Tensor, "batch tokens tokens"]) -> Bool[Tensor, "batch kept kept"]:
+        """Merge a mask of queries and keys: a place sees another if one of its tokens saw one of the other's."""
+        queries = self.merge(pairs.to(torch.uint8), "amax")
+        return self.merge(queries.transpose(1, 2), "amax").transpose(1, 2).bool()
 
 
 def compose_places(
@@ -178,7 +235,7 @@ def _scatter(out: Tensor, target: Tensor, x: Tensor, reduce: Reduce) -> Tensor:
     if target.shape[1] == 0:
         return out
     if reduce == "amax":
-        index = target.view(*target.shape, *[1] * (x.ndim - 2)).expand_as(x)
+        index = _wide(target, x).expand_as(x)
         return out.scatter_reduce(1, index, x, "amax", include_self=True)
     rows = _rows(target, out.shape[1])
     total = out.flatten(0, 1).index_add_(0, rows, x.flatten(0, 1)).view_as(out)  # `out` is a copy already
@@ -187,4 +244,11 @@ def _scatter(out: Tensor, target: Tensor, x: Tensor, reduce: Reduce) -> Tensor:
     members = torch.ones_like(out.flatten(0, 1)[:, :1]).index_add(
         0, rows, torch.ones_like(x.flatten(0, 1)[:, :1])
     )
-    return total / members.view(*out.shape[:2], *[1] * (out.ndim - 2))
+    return total.div_(_wide(members.view(out.shape[:2]), out))
+
+
+def _wide(
+    values: Shaped[Tensor, "batch tokens"], x: Shaped[Tensor, "batch _ *channels"]
+) -> Shaped[Tensor, "batch tokens *ones"]:
+    """One value for all channels of a token."""
+    return values.view(*values.shape, *[1] * (x.ndim - 2))

@@ -5,16 +5,16 @@
 A method makes a plan (`MergePlan`) and chooses how it is carried out; counting, sizes in attention, masks, sources and undoing are shared.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan, Reduce
-from tokenry.compression.vision.precision import precise, precise_dtype
+from tokenry.compression.plan import DROPPED, MergePlan, Reduce
+from tokenry.compression.precision import precise, precise_dtype
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.patching import Encoder, run_call
@@ -29,18 +29,23 @@ class Tokens:
         size: number of first tokens that each stands for; None while each stands for itself.
         mask: False for padding; None where nothing is padding.
         plan: how they came from the tokens before; None where nothing changed.
+        inputs: what the forward was given for the reduction, by name (`TokenReducer.inputs`).
+        pairs: keys that each query sees, where they differ from query to query (`TokenReducer.pair_masks`).
     """
 
     special: int
     size: Float[Tensor, "batch tokens 1"] | None = None
     mask: Bool[Tensor, "batch tokens"] | None = None
     plan: MergePlan | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    pairs: Bool[Tensor, "batch tokens tokens"] | None = field(default=None, kw_only=True)
 
     def merge(
         self,
         hidden_states: Float[Tensor, "batch tokens hidden"],
         plan: MergePlan,
         reduce: Reduce | None = None,
+        weight: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
         """Carry out a plan.
 
@@ -48,20 +53,29 @@ class Tokens:
             hidden_states: hidden states of these tokens.
             plan: the plan.
             reduce: how tokens are merged; None for the mean weighted with sizes, which then add up.
+            weight: weights of that mean in place of the sizes, which add up all the same.
         """
-        mask = None if self.mask is None else plan.merge_mask(self.mask)
+        mask = plan.merge_mask(self.mask)
+        pairs = None if self.pairs is None else plan.merge_pairs(self.pairs)
         if reduce is not None:
-            return plan.merge(hidden_states, reduce), replace(self, mask=mask, plan=plan)
-        merged, size = plan.merge_weighted(hidden_states, self.size)
-        return merged, replace(self, size=size, mask=mask, plan=plan)
+            return plan.merge(hidden_states, reduce), replace(self, mask=mask, pairs=pairs, plan=plan)
+        merged, size = plan.merge_weighted(hidden_states, self.size if weight is None else weight)
+        if weight is not None:
+            size = plan.merge(torch.ones_like(weight) if self.size is None else self.size, "sum")
+        return merged, replace(self, size=size, mask=mask, pairs=pairs, plan=plan)
 
     def drop(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], plan: MergePlan
     ) -> tuple[Float[Tensor, "batch kept hidden"], "Tokens"]:
         """Carry out a plan that merges nothing: the kept tokens stay as they are."""
         size = None if self.size is None else plan.merge(self.size)
-        mask = None if self.mask is None else plan.merge_mask(self.mask)
-        return plan.merge(hidden_states), replace(self, size=size, mask=mask, plan=plan)
+        pairs = None if self.pairs is None else plan.merge_pairs(self.pairs)
+        mask = plan.merge_mask(self.mask)
+        return plan.merge(hidden_states), replace(self, size=size, mask=mask, pairs=pairs, plan=plan)
+
+
+Positions = Literal["first", "compact"]
+"""Where a place stands for a position bias: where its kept token stood, or at its own number."""
 
 
 class Attention:
@@ -101,9 +115,19 @@ class LayerReducer:
 
     Attributes:
         after: its place in the layer: between attention and MLP, or after both.
+        positions: where a place stands for a relative position bias; see `Positions`.
+        module: its trainable part; a part of the model, `token_reduction`, while the model is patched.
     """
 
     after: Literal["attention", "layer"] = "attention"
+    positions: str = "first"
+    module: nn.Module | None = None
+
+    def enter(
+        self, hidden_states: Float[Tensor, "batch tokens hidden"], tokens: Tokens
+    ) -> tuple[Float[Tensor, "batch kept hidden"], Tokens]:
+        """Return what the layer starts from, for a reduction that needs no attention; here, what arrives."""
+        return hidden_states, tokens
 
     def attend(self, call: AttentionCall, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """Answer the layer's attention call; the model's own kernel unless a method defines another attention."""
@@ -151,6 +175,9 @@ def per_length(mask: Bool[Tensor, "batch tokens"], plan: Callable[[Tensor, Tenso
 @runtime_checkable
 class TokenReducer(Protocol):
     """A reduction method: an object with the method's options.
+
+    It may name further `inputs` of a forward, such as `("group_ids",)`: they are taken out of the arguments of the model that was patched,
+    and stand in `Tokens.inputs`. With `pair_masks` it takes attention masks that differ from query to query (`Tokens.pairs`).
 
     Attributes:
         proportional_attention: whether keys get the bias log(size), so that attention counts a merged token by its size.

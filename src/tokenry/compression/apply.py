@@ -13,15 +13,17 @@ Source: ToMe (arXiv 2210.09461), proportional attention: softmax(QK^T / sqrt(d) 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenry.compression.vision.flops import encoder_flops, layer_costs
-from tokenry.compression.vision.plan import MergePlan, compose_places, source_map
-from tokenry.compression.vision.reducer import Attention, LayerReducer, TokenReducer, Tokens
+from tokenry.compression.flops import encoder_flops, layer_costs
+from tokenry.compression.plan import MergePlan, compose_places, source_map
+from tokenry.compression.reducer import Attention, LayerReducer, TokenReducer, Tokens
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.attention import AttentionCall
 from tokenry.core.tensors.handles import Handle
@@ -37,6 +39,7 @@ class _Boundary:
 
     tokens: Tokens | None = None
     count: int = 0
+    seen_by_attention: int = 0
     seen_by_mlp: int = 0
     before_drop: Tensor | None = None
 
@@ -49,7 +52,24 @@ class _Stream:
     special: int
     proportional_attention: bool
     restore_length: bool
+    pair_masks: bool
     boundaries: list[_Boundary] = field(default_factory=list)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, names: Sequence[str], model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Keep the inputs of the reduction for the next forward and hand the others on: a pre-hook of the model."""
+        self.inputs |= {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return args, {name: value for name, value in kwargs.items() if name not in names}
+
+    def mask_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Let a decoder see the tokens that the encoder put out: a pre-hook of the decoder."""
+        states, tokens = kwargs.get("encoder_hidden_states"), self.boundaries[-1].tokens
+        if states is None or tokens is None or (tokens.plan is None and not self.plans(self.layers)):
+            return args, kwargs
+        mask = states.new_ones(states.shape[:2], dtype=torch.long)
+        if tokens.mask is not None:  # every beam has a copy of its text
+            mask = tokens.mask.long().repeat_interleave(len(states) // len(tokens.mask), dim=0)
+        return args, {**kwargs, "encoder_attention_mask": mask}
 
     @property
     def ran(self) -> bool:
@@ -71,11 +91,16 @@ class _Owner:
     def begin(self) -> list[_Boundary]:
         if self.number == 0:
             self.stream.boundaries = [_Boundary() for _ in range(self.stream.layers + 1)]
+            self.stream.boundaries[0].tokens = Tokens(self.stream.special, inputs=self.stream.inputs)
+            self.stream.inputs = {}
         return self.stream.boundaries
 
     def __call__(self, layer: SplitLayer, hidden_states: Tensor) -> Tensor:
         here, ahead = layer.state[self.number : self.number + 2]
-        tokens = self._enter(here, layer, hidden_states)
+        tokens = self._arrive(here, layer, hidden_states)
+        arrived, (hidden_states, tokens) = hidden_states, self.reducer.enter(hidden_states, tokens)
+        self._follow(layer, tokens.plan, ahead, arrived)
+        here.seen_by_attention = hidden_states.shape[1]
         calls: list[AttentionCall] = []  # the layer's own first; who reads attention repeats it
 
         def tap(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
@@ -83,28 +108,39 @@ class _Owner:
             return self.reducer.attend(calls[-1], tokens)
 
         hidden_states = layer.attend(hidden_states, tap)
+        ahead.tokens = tokens
         if self.reducer.after == "attention":
-            hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
+            hidden_states = self._reduce(hidden_states, layer, calls[0], ahead)
             calls.clear()  # queries, keys and values need not live through the MLP
         here.seen_by_mlp = hidden_states.shape[1]
         hidden_states = layer.feed_forward(hidden_states)
         if self.reducer.after == "layer":
-            hidden_states = self._reduce(hidden_states, tokens, calls[0], ahead)
+            hidden_states = self._reduce(hidden_states, layer, calls[0], ahead)
         ahead.count = hidden_states.shape[1]
         last = self.number == self.stream.layers - 1
         return _restored(hidden_states, layer.state) if last and self.stream.restore_length else hidden_states
 
-    def _enter(self, here: _Boundary, layer: SplitLayer, hidden_states: Tensor) -> Tokens:
-        if self.number == 0:
-            here.tokens = Tokens(self.stream.special, mask=_padding(layer.attention_mask))
-        here.count = hidden_states.shape[1]
+    def _arrive(self, here: _Boundary, layer: SplitLayer, hidden_states: Tensor) -> Tokens:
         assert here.tokens is not None
+        if self.number == 0:
+            pairs = _pairs(layer.attention_mask, self.stream.pair_masks)
+            mask = _padding(layer.attention_mask if pairs is None else pairs.any(dim=1)[:, None, None])
+            here.tokens = replace(here.tokens, mask=mask, pairs=pairs)
+        here.count = hidden_states.shape[1]
         return replace(here.tokens, plan=None)
 
+    def _follow(self, layer: SplitLayer, plan: MergePlan | None, ahead: _Boundary, before: Tensor) -> None:
+        """Keep what later layers need of the tokens before a plan: their positions, and the states of the dropped."""
+        if plan is None:
+            return
+        if layer.position_bias is not None:
+            layer.position_bias = _bias_of(layer.position_bias, plan, self.reducer.positions)
+        ahead.before_drop = before if plan.drops and self.stream.restore_length else None
+
     def _key_bias(self, call: AttentionCall, tokens: Tokens) -> Tensor | None:
-        """One number per key, added to the logits: log(size), and the least number for padding."""
+        """One number per key, added to the logits: log(size), and the least number for what is not seen."""
         weighted = self.stream.proportional_attention and tokens.size is not None
-        if tokens.mask is None and not weighted:
+        if tokens.mask is None and tokens.pairs is None and not weighted:
             return None
         batch, _, keys, _ = call.key.shape
         bias = (
@@ -114,13 +150,36 @@ class _Owner:
         )
         if tokens.mask is not None:
             bias = bias.masked_fill(~tokens.mask, torch.finfo(call.query.dtype).min)
-        return bias.to(call.query.dtype)[:, None, None, :]
+        bias = bias.to(call.query.dtype)[:, None, None, :]
+        return (
+            bias
+            if tokens.pairs is None
+            else bias.masked_fill(~tokens.pairs[:, None], torch.finfo(bias.dtype).min)
+        )
 
-    def _reduce(self, hidden_states: Tensor, tokens: Tokens, call: AttentionCall, ahead: _Boundary) -> Tensor:
-        reduced, ahead.tokens = self.reducer.reduce(hidden_states, tokens, Attention(call))
-        drops = ahead.tokens.plan is not None and ahead.tokens.plan.drops
-        ahead.before_drop = hidden_states if drops and self.stream.restore_length else None
+    def _reduce(
+        self, hidden_states: Tensor, layer: SplitLayer, call: AttentionCall, ahead: _Boundary
+    ) -> Tensor:
+        assert ahead.tokens is not None
+        entered = ahead.tokens.plan
+        reduced, ahead.tokens = self.reducer.reduce(hidden_states, ahead.tokens, Attention(call))
+        if ahead.tokens.plan is not entered:
+            self._follow(layer, ahead.tokens.plan, ahead, hidden_states)
         return reduced
+
+
+def _bias_of(
+    bias: Float[Tensor, "batch_or_one heads tokens tokens"],
+    plan: MergePlan,
+    positions: str,
+) -> Float[Tensor, "batch heads kept kept"]:
+    """Position bias between the places of a plan."""
+    places = plan.first
+    if positions == "compact":
+        return bias[:, :, : places.shape[1], : places.shape[1]]
+    rows = torch.arange(len(places), device=places.device)[:, None, None]
+    of_pairs = bias.expand(len(places), -1, -1, -1)[rows, :, places[:, :, None], places[:, None, :]]
+    return of_pairs.permute(0, 3, 1, 2)
 
 
 def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
@@ -131,14 +190,20 @@ def _restored(hidden_states: Tensor, boundaries: Sequence[_Boundary]) -> Tensor:
     return hidden_states
 
 
-def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
-    if attention_mask is None:
+def _pairs(attention_mask: Tensor | None, allowed: bool) -> Bool[Tensor, "batch tokens tokens"] | None:
+    """The mask of every query, where they differ."""
+    if attention_mask is None or not bool((attention_mask != attention_mask[:, :1, :1]).any()):
         return None
-    if bool((attention_mask != attention_mask[:, :1, :1]).any()):
+    if not allowed:
         raise UserError(
             "the attention mask differs from query to query (as for packed texts), but a merged token has one: give one mask for "
             "all queries, (batch, tokens)."
         )
+    seen = attention_mask[:, 0]
+    return seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2
+
+
+def _padding(attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"] | None:
     mask = key_mask(attention_mask)
     if mask is None or bool(mask.all()):
         return None
@@ -156,15 +221,36 @@ class TokenReduction(Handle):
     """
 
     def __init__(
-        self, encoder: Encoder, reducer: TokenReducer, proportional_attention: bool, restore_length: bool
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        reducer: TokenReducer,
+        proportional_attention: bool,
+        restore_length: bool,
     ) -> None:
         super().__init__(encoder.model)
         reducers = [layer or LayerReducer() for layer in reducer.layer_reducers(encoder)]
         self._reducer = reducer
-        self._stream = _Stream(len(reducers), encoder.special_tokens, proportional_attention, restore_length)
+        pair_masks = getattr(reducer, "pair_masks", False)
+        self._stream = _Stream(
+            len(reducers), encoder.special_tokens, proportional_attention, restore_length, pair_masks
+        )
         self._costs = layer_costs(encoder)
         owners = [_Owner(number, layer, self._stream) for number, layer in enumerate(reducers)]
         self._on_removal(Patch(encoder, owners).remove)
+        if inputs := getattr(reducer, "inputs", ()):
+            for called in {model, encoder.model}:
+                taking = partial(self._stream.take, inputs)
+                self._on_removal(called.register_forward_pre_hook(taking, with_kwargs=True).remove)
+        if getattr(model.config, "is_encoder_decoder", False) and not restore_length:
+            decoder = model.get_decoder()
+            self._on_removal(
+                decoder.register_forward_pre_hook(self._stream.mask_decoder, with_kwargs=True).remove
+            )
+        for layer in reducers:
+            if layer.module is not None:
+                encoder.model.token_reduction = layer.module
+                self._on_removal(partial(delattr, encoder.model, "token_reduction"))
 
     @property
     def token_counts(self) -> tuple[int, ...]:
@@ -181,7 +267,9 @@ class TokenReduction(Handle):
         """Multiply-adds of the layers for one image or text."""
         layers = self._ran()[:-1]
         return encoder_flops(
-            self._costs, [layer.count for layer in layers], [layer.seen_by_mlp for layer in layers]
+            self._costs,
+            [layer.seen_by_attention for layer in layers],
+            [layer.seen_by_mlp for layer in layers],
         )
 
     @property
@@ -195,6 +283,12 @@ class TokenReduction(Handle):
         """Number of first tokens that each remaining token stands for; None where sizes were not followed."""
         tokens = self._ran()[-1].tokens
         return None if tokens is None else tokens.size
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch kept"] | None:
+        """False for padding and for empty places after the last layer; None where there is neither."""
+        tokens = self._ran()[-1].tokens
+        return None if tokens is None else tokens.mask
 
     def places(self, layers: int | None = None) -> Int[Tensor, "batch tokens"]:
         """Place of each of the first tokens after `layers` layers (default: all); -1 for dropped ones."""
@@ -236,8 +330,8 @@ def apply_token_reduction(
 ) -> TokenReduction:
     """Make an encoder carry fewer tokens from layer to layer, whatever its batches; `remove()` undoes it.
 
-    Works on ViT, DeiT, DINOv2, CLIP and SigLIP vision towers and on BERT-like text encoders, in any dtype, in training (gradient
-    checkpointing included) and inference, with sdpa or eager attention. `output_hidden_states` then gives shrinking tensors.
+    Works on ViT, DeiT, DINOv2, CLIP and SigLIP vision towers, on BERT-like text encoders and on the encoder of T5 (whose decoder then sees the
+    tokens that are left), in any dtype, in training (gradient checkpointing included) and inference, with sdpa or eager attention. `output_hidden_states` then gives shrinking tensors.
 
     Args:
         model: the model or tower; of a CLIP or SigLIP model with two towers the vision tower is patched.
@@ -255,4 +349,4 @@ def apply_token_reduction(
     proportional = (
         reducer.proportional_attention if proportional_attention is None else proportional_attention
     )
-    return TokenReduction(find_encoder(model), reducer, proportional, restore_length)
+    return TokenReduction(model, find_encoder(model), reducer, proportional, restore_length)

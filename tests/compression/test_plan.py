@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenry.compression.vision.plan import DROPPED, MergePlan, compose_places, source_map
-from tokenry.compression.vision.reducer import per_length
+from tokenry.compression.plan import DROPPED, EMPTY, MergePlan, compose_places, source_map
+from tokenry.compression.reducer import per_length
 from tokenry.core.errors import UserError
 
 
@@ -247,3 +247,89 @@ def test_texts_that_only_drop_merge_nothing():
     mask = torch.tensor([[True, True, True], [True, True, False]])
     together = per_length(mask, lambda rows, real: MergePlan.keep(real[:, :1] * 0, real.shape[1]))
     assert (together.kept.tolist(), together.merged.shape[1]) == ([[0], [0]], 0)
+
+
+# --- groups of neighbours ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def group_ids(draw):
+    """Rows of at least one group each, and padding behind them or none."""
+    rows = draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=5), min_size=1, max_size=3))
+    width = max(map(sum, rows)) + draw(st.integers(0, 2))
+    groups = [[number for number, size in enumerate(row) for _ in range(size)] for row in rows]
+    return torch.tensor([row + [DROPPED] * (width - len(row)) for row in groups])
+
+
+@quick
+@given(group_ids(), st.sampled_from(["mean", "sum", "amax"]))
+def test_a_place_holds_the_reduction_of_its_group_and_an_empty_one_nothing(groups, reduce):
+    plan = MergePlan.from_groups(groups)
+    x = tokens_for(plan)
+    merged, seen = plan.merge(x, reduce), plan.merge_mask(groups != DROPPED)
+    assert merged.shape[1] == groups.max() + 1
+    for row in range(len(groups)):
+        for place in range(merged.shape[1]):
+            made_of = x[row, groups[row] == place]
+            assert bool(seen[row, place]) is bool(len(made_of))
+            expected = getattr(made_of, reduce)(dim=0) if len(made_of) else torch.zeros(5)
+            torch.testing.assert_close(merged[row, place], expected.double())
+
+
+@quick
+@given(group_ids())
+def test_groups_are_places_and_padding_is_nowhere(groups):
+    plan = MergePlan.from_groups(groups)
+    assert torch.equal(plan.place(), groups)
+    assert torch.equal(compose_places([plan], plan.tokens, len(groups), groups.device), groups)
+    eye = torch.eye(plan.tokens).expand(len(groups), -1, -1)
+    assert torch.equal(plan.merge_source(eye).bool(), source_map(groups, plan.kept.shape[1]))
+    x = tokens_for(plan)
+    restored = plan.unmerge(plan.merge(x, "sum"), x)
+    assert torch.equal(restored[groups == DROPPED], x[groups == DROPPED])
+
+
+@quick
+@given(group_ids(), st.integers(0, 100))
+def test_groups_are_weighted_by_any_weights(groups, seed):
+    plan = MergePlan.from_groups(groups)
+    x = tokens_for(plan)
+    weight = torch.rand(*groups.shape, 1, generator=torch.Generator().manual_seed(seed)).double() + 0.1
+    merged, total = plan.merge_weighted(x, weight)
+    assert merged.isfinite().all()
+    for row, place in (plan.kept != EMPTY).nonzero().tolist():
+        own = groups[row] == place
+        expected = (x[row, own] * weight[row, own]).sum(dim=0) / weight[row, own].sum()
+        torch.testing.assert_close(merged[row, place], expected)
+    assert torch.equal(total[..., 0] == 0, plan.kept == EMPTY)
+
+
+def test_a_full_row_and_one_that_merges_most_have_places_for_the_fuller_and_a_mask():
+    """No padding in the batch: without empty places, the second row could not be filled up."""
+    plan = MergePlan.from_groups(torch.tensor([[0, 1, 2, 3], [0, 1, 1, 1]]))
+    assert plan.merge_mask(None).tolist() == [[True] * 4, [True, True, False, False]]
+    x = torch.ones(2, 4, 3, requires_grad=True)
+    merged, size = plan.merge_weighted(x)
+    assert size[..., 0].tolist() == [[1, 1, 1, 1], [1, 3, 0, 0]]
+    merged.sum().backward()
+    torch.testing.assert_close(x.grad[1, :, 0], torch.tensor([1, 1 / 3, 1 / 3, 1 / 3]))
+
+
+def test_rows_with_equally_many_groups_have_no_empty_place():
+    plan = MergePlan.from_groups(torch.tensor([[0, 1, 1], [0, 0, 1]]))
+    assert (plan.sparse, plan.ragged, plan.drops, plan.merge_mask(None)) == (False, False, False, None)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([[0, 1, 0]], "token 2 of row 0 is in group 0 after 1"),
+        ([[0, 2, 2]], "token 1 of row 0 is in group 2 after 0"),
+        ([[0, 0], [1, 1]], "token 0 of row 1 is in group 1 after -1"),
+        ([[0, -1, 0]], "token 2 of row 0 is in group 0 after -1"),
+        ([[0, -2]], "token 1 of row 0 is in group -2 after 0"),
+    ],
+)
+def test_groups_that_do_not_follow_each_other_are_refused(groups, words):
+    with pytest.raises(UserError, match=f"groups are numbered 0, 1, 2.*{words}: use group_tokens"):
+        MergePlan.from_groups(torch.tensor(groups))
