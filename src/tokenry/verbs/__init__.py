@@ -20,4 +20,5 @@ ORDER = (
     "draft",
     "sift",
     "detect",
+    "flatness",
 )

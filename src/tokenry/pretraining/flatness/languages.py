@@ -13,7 +13,7 @@ Source: Same Pre-training Loss, Better Downstream (arXiv 2210.14199), sections o
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -141,27 +141,29 @@ class LinearProbe(NamedTuple):
     """How well labels are read off features by a linear map.
 
     Attributes:
-        accuracy: over the items, each predicted by a map that has not seen it.
-        correct: of each item.
+        accuracy: over the items, each predicted by maps that have not seen it.
+        correct: share of these maps that are right about each item.
     """
 
     accuracy: Estimate
-    correct: Bool[ndarray, "items"]
+    correct: Float[ndarray, "items"]
 
 
 def linear_probe(
     features: Float[Tensor, "items dim"] | Float[ndarray, "items dim"],
     labels: Sequence[int] | Int[ndarray, "items"] | Int[Tensor, "items"],
     folds: int = 5,
+    few: bool = False,
     strength: float = 1.0,
     seed: int = 0,
 ) -> LinearProbe:
-    """Fit logistic regression on frozen, standardised features, and judge it on the items of the fold that was left out.
+    """Fit logistic regression on frozen features, and judge it on items that it has not seen.
 
     Args:
-        features: of the items.
+        features: of the items; centred, and scaled by one number.
         labels: their classes.
         folds: parts of the items, with equal shares of the classes; at most as many as the rarest class has items.
+        few: fit on one fold and judge on all others, in place of the other way round: how much a few labels tell.
         strength: inverse of the penalty on the squared weights.
         seed: of the folds.
 
@@ -169,17 +171,20 @@ def linear_probe(
         UserError: one class only, or a class with fewer items than two.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import StratifiedKFold
 
     classes, counts = np.unique(np.asarray(labels), return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
-        raise UserError(
-            f"a linear probe needs at least two classes with two items each, got {dict(zip(classes.tolist(), counts.tolist(), strict=True))}."
-        )
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        given = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        raise UserError(f"a linear probe needs at least two classes with two items each, got {given}.")
+    rows, truth = np.asarray(features, dtype=float), np.asarray(labels)
+    rows = (rows - rows.mean(0)) / max(float(rows.std()), 1e-12)
     parts = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-    predicted: Any = cross_val_predict(probe, np.asarray(features), np.asarray(labels), cv=parts)
-    correct = predicted == np.asarray(labels)
+    right, judged = np.zeros(len(rows)), np.zeros(len(rows))
+    for many, one in parts.split(rows, truth):
+        seen, unseen = (one, many) if few else (many, one)
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(rows[seen], truth[seen])
+        right[unseen] += fitted.predict(rows[unseen]) == truth[unseen]
+        judged[unseen] += 1
+    correct = right / judged
     return LinearProbe(estimate_of_mean(correct), correct)
