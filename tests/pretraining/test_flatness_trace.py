@@ -1,6 +1,7 @@
 """Traces of Hessian and Fisher: reference numbers, exact traces of tiny models, and what must not change them."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from tests.golden import golden_arrays
 from tests.pretraining.context_model import ContextModel, case, exact_hessian
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json
-from tokenry.pretraining import DrawConfig, fisher_trace, hessian_trace, hvp, top_hessian_eigenvalue
+from tokenry.pretraining import (
+    DrawConfig,
+    fisher_trace,
+    hessian_operator,
+    hessian_trace,
+    hvp,
+    top_hessian_eigenvalue,
+)
 from tokenry.pretraining.flatness.objective import Objective, group_of
 
 CASES = ("dev-trace.npz", "dev-trace-single.npz")
@@ -269,6 +277,27 @@ def test_it_goes_on_until_the_error_is_small_enough():
     assert "above the 0.1% asked for" in given_up.notes[-1]
     fisher = fisher_trace(model, batch, tol=0.1)
     assert fisher.stderr <= 0.1 * fisher.mean
+
+
+def test_the_hessian_is_an_operator_of_curvlinops():
+    curvlinops = pytest.importorskip("curvlinops")
+    arrays = golden_arrays("16-flatness", CASES[0])
+    model, batch, exclude, used = case(arrays)
+    operator = hessian_operator(model, [batch, batch], exclude)
+    size = sum(one.numel() for one in used)
+    expected = exact_hessian(model(**batch).loss, used)
+    torch.testing.assert_close(
+        operator @ torch.eye(size, dtype=torch.float64), expected, rtol=1e-8, atol=1e-12
+    )
+    torch.manual_seed(0)
+    for estimate in (curvlinops.hutchpp_trace, curvlinops.xtrace):
+        assert float(estimate(operator, 60)) == pytest.approx(float(arrays["trace_hessian"]), abs=0.2)
+
+
+def test_without_curvlinops_the_operator_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "curvlinops._torch_base", None)
+    with pytest.raises(UserError, match=r"pip install 'tokenry\[curvature\]'"):
+        hessian_operator(small_llama(), small_batch())
 
 
 def test_an_interrupted_estimate_goes_on(tmp_path):

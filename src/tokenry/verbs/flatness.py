@@ -11,7 +11,7 @@ from tokenry.core.io.files import is_result_file
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import Estimate
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
@@ -229,6 +229,8 @@ _MEANING = {
         "model has learned the language, and leaves out what residuals bend elsewhere."
     ),
 }
+# What every model with fused attention needs is no warning.
+_AS_USUAL = "attention ran"
 _RELATIVE = "Relative: each diagonal entry times its squared weight, which a rescaling of weights that leaves the function alone does not change."
 
 
@@ -238,7 +240,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     drawn = plural(trace.samples, "sequence" if data["what"] == "Fisher" else "probe")
     blocks: list[Block] = [
         Text(f"The trace of the {data['what']} is {trace:.4g} ({drawn}).", "lead"),
-        *(Text(note, "warning") for note in data["notes"]),
+        *(Text(note, "note" if note.startswith(_AS_USUAL) else "warning") for note in data["notes"]),
         Text(_MEANING[data["what"]]),
         Table(
             "What was measured", ("", Column("value"), Column("standard error", format=".3g")), _figures(data)
@@ -250,8 +252,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _figures(data: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
-    kind = "masked" if data["masked"] else "next"
-    named = (("trace", "trace"), ("relative trace", "relative"), (f"loss per {kind} token (nats)", "loss"))
+    token = "masked token" if data["masked"] else "token"
+    named = (("trace", "trace"), ("relative trace", "relative"), (f"loss per {token} (nats)", "loss"))
     rows = [(title, data[name]["value"], data[name]["standard_error"]) for title, name in named if data[name]]
     if data["top_eigenvalue"] is not None:
         rows.append(("largest eigenvalue", data["top_eigenvalue"], None))
@@ -272,9 +274,6 @@ def _by_layer(data: Mapping[str, Any]) -> Section:
         [found.high for _, found in shown],
     )
     figure = Figure("Trace by layer", "intervals", [series], "trace", "", summary, reference=0.0)
-    columns = ("parameters", Column("trace"), Column("share", "%", ".0%"))
+    columns = ("parameters", Column("trace"), Column("share", "%", ".0f"))
     rows = [(name, found, found.value / total if total else None) for name, found in groups]
-    return Section(
-        "By layer",
-        [Findings([(largest[0], f"the largest part: {largest[1]:.3g}")]), figure, Table("", columns, rows)],
-    )
+    return Section("By layer", [figure, Table("", columns, rows)])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         linear_probe,
         population_loss,
     )
+    from tokenry.pretraining.flatness.operator import hessian_operator
     from tokenry.pretraining.flatness.pcfg import PCFG
     from tokenry.pretraining.flatness.trace import hessian_trace, hvp, top_hessian_eigenvalue
     from tokenry.pretraining.flatness.tracking import FlatnessCallback, FlatnessRecord
@@ -30,6 +31,7 @@ __all__ = [
     "TraceEstimate",
     "enlarge_transformer",
     "fisher_trace",
+    "hessian_operator",
     "hessian_trace",
     "hvp",
     "linear_probe",

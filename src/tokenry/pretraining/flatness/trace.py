@@ -159,7 +159,7 @@ def top_hessian_eigenvalue(
     alphas, betas = list[float](), list[float]()
     with objective.at_rest(twice=True):
         while True:
-            product = _whole_product(objective, whole, vector) - beta * before
+            product = whole_product(objective, whole, vector) - beta * before
             alphas.append(float(product.dot(vector)))
             product -= alphas[-1] * vector
             beta = float(product.norm())
@@ -189,7 +189,7 @@ def _parts(
     )
 
 
-def _whole_product(objective: Objective, batches: Sequence[Batch], vector: Tensor) -> Tensor:
+def whole_product(objective: Objective, batches: Sequence[Batch], vector: Tensor) -> Tensor:
     """The product of a vector with the Hessian of the mean loss over the targets of all batches."""
     chosen = [*objective.parameters.values()]
     total, number = torch.zeros_like(vector), 0
