@@ -24,6 +24,7 @@ from tokenry.pretraining import (
     top_hessian_eigenvalue,
 )
 from tokenry.pretraining.flatness.objective import Objective, group_of
+from tokenry.pretraining.flatness.trace import probe
 
 CASES = ("dev-trace.npz", "dev-trace-single.npz")
 IDS = torch.randint(5, 60, (3, 8), generator=torch.Generator().manual_seed(0))
@@ -194,6 +195,15 @@ def test_probes_that_share_a_graph_are_one_draw():
     assert found.estimate.samples == 3
 
 
+def test_probes_have_mean_zero_and_variance_one():
+    generator = torch.Generator().manual_seed(0)
+    signs = probe(torch.zeros(4000), "rademacher", generator)
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    for drawn in (signs, probe(torch.zeros(4000), "gaussian", generator)):
+        assert abs(float(drawn.mean())) < 0.07
+        assert abs(float(drawn.var()) - 1) < 0.1
+
+
 def test_seeds_draw_other_probes():
     model, batch = small_llama(), small_batch()
     traces = {hessian_trace(model, batch, 1, config=DrawConfig(seed=seed)).mean for seed in range(3)}
@@ -318,6 +328,12 @@ def test_an_interrupted_estimate_goes_on(tmp_path):
     again = hessian_trace(model, batches, 6, config=DrawConfig(every=2, folder=tmp_path))
     assert again.mean == whole.mean
     assert seen == [2, 4]
+    kept = DrawConfig(folder=tmp_path / "fisher")
+    begun = fisher_trace(model, batches, sequences=2, config=kept)
+    assert begun.estimate.samples == 2
+    gone_on = fisher_trace(model, batches, sequences=5, config=kept)
+    assert gone_on.mean == fisher_trace(model, batches, sequences=5).mean
+    assert gone_on.relative is None
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------------

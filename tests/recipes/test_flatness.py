@@ -5,7 +5,7 @@ import torch
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.pretraining import hessian_trace
-from tokenry.recipes.flatness import FlatnessSizes, Measured, claims, relative
+from tokenry.recipes.flatness import FlatnessSizes, MeasuredNetworks, claims, relative
 from tokenry.recipes.testbeds.hidden_classes import ClassLanguages, ContextRuns
 
 SMALL = FlatnessSizes(runs=2, contexts=8, vocabulary=5, embedding=4, width=6, checkpoints=(2, 4), tol=0.5)
@@ -15,7 +15,9 @@ def measured(loss=2.0, trace=3.0, probe=0.9, fisher=None, step=9):
     """Eight runs around these values."""
     spread = [1 + 0.001 * number for number in range(8)]
     fisher = trace if fisher is None else fisher
-    return Measured(step, *([value * one for one in spread] for value in (loss, trace, fisher, probe)))
+    return MeasuredNetworks(
+        step, *([value * one for one in spread] for value in (loss, trace, fisher, probe))
+    )
 
 
 SHOWN = {

@@ -61,7 +61,7 @@ class FlatnessSizes:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredNetworks:
     """Networks of all runs at one checkpoint, one value for each run.
 
     Attributes:
@@ -124,9 +124,11 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     yield from claims(course[0], course[-1], **{name.replace(" ", "_"): one for name, one in found.items()})
 
 
-def measure(networks: Sequence[ContextNetwork], languages: ClassLanguages, step: int, tol: float) -> Measured:
+def measure(
+    networks: Sequence[ContextNetwork], languages: ClassLanguages, step: int, tol: float
+) -> MeasuredNetworks:
     """Measure the network of every run on its language."""
-    found = Measured(step)
+    found = MeasuredNetworks(step)
     contexts = torch.arange(len(languages.classes))[None]
     for network, conditionals in zip(networks, languages.conditionals, strict=True):
         trace = hessian_trace(network, {"input_ids": contexts, "conditionals": conditionals[None]}, tol=tol)
@@ -145,7 +147,11 @@ def measure(networks: Sequence[ContextNetwork], languages: ClassLanguages, step:
 
 
 def claims(
-    early: Measured, late: Measured, without_noise: Measured, wide: Measured, enlarged: Measured
+    early: MeasuredNetworks,
+    late: MeasuredNetworks,
+    without_noise: MeasuredNetworks,
+    wide: MeasuredNetworks,
+    enlarged: MeasuredNetworks,
 ) -> Iterator[Claim]:
     """Put each claim beside its measurement; the units are the runs."""
     apart = estimate_of_mean(relative(late.loss, early.loss))
@@ -197,7 +203,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def draw(
-    figure: Figure, course: Sequence[Measured], without: Measured, entropy: Float[Tensor, "runs"]
+    figure: Figure,
+    course: Sequence[MeasuredNetworks],
+    without: MeasuredNetworks,
+    entropy: Float[Tensor, "runs"],
 ) -> None:
     """Loss above the least possible, trace and probe of every run over the steps, and of training without noise."""
     steps = [one.step for one in course]

@@ -94,7 +94,7 @@ class DrawConfig:
 AS_USUAL = DrawConfig()
 
 
-class Draw(NamedTuple):
+class TraceDraw(NamedTuple):
     """What one draw found.
 
     Attributes:
@@ -110,7 +110,7 @@ class Draw(NamedTuple):
     relative: float = math.nan
 
 
-class Draws:
+class TraceDraws:
     """The draws so far, in a folder where one is asked for.
 
     Args:
@@ -149,7 +149,7 @@ class Draws:
     def make(
         self,
         batches: Iterator[Batch],
-        draw: Callable[[Batch, Generator], Draw],
+        draw: Callable[[Batch, Generator], TraceDraw],
         fewest: int,
         tol: float | None,
         notes: list[str],
@@ -173,7 +173,7 @@ class Draws:
                     return found
         found = self._saved(notes)
         if tol is not None and not is_precise(found.estimate, tol):
-            error = abs(found.stderr / found.mean)
+            error = found.stderr / abs(found.mean) if found.mean else math.inf
             notes.append(
                 f"the error is {error:.1%} of the trace, above the {tol:.1%} asked for: give more batches or draws"
             )
@@ -184,7 +184,7 @@ class Draws:
         drawn = np.random.SeedSequence((self.config.seed, rank(), len(self.rows)))
         return int(drawn.generate_state(1)[0])
 
-    def _add(self, found: Draw) -> None:
+    def _add(self, found: TraceDraw) -> None:
         values = found.values.tolist()
         if not all(map(math.isfinite, values)):
             raise UserError(

@@ -23,9 +23,9 @@ from tokenry.core.tensors.alignment import IGNORED
 from tokenry.pretraining.flatness.draws import (
     AS_USUAL,
     FEWEST_DRAWS,
-    Draw,
     DrawConfig,
-    Draws,
+    TraceDraw,
+    TraceDraws,
     TraceEstimate,
     cycled,
 )
@@ -77,15 +77,17 @@ def fisher_trace(
     if labels == "all" and per == "sequence":
         raise UserError("labels='all' sums over the vocabulary at every target: it goes with per='token'.")
     objective = Objective(model, exclude, include, half=(torch.float16,))
-    draws = Draws(objective, config, f"Fisher, labels of {labels}, per {per}")
+    draws = TraceDraws(objective, config, f"Fisher, labels of {labels}, per {per}")
     chosen = [*objective.parameters.values()]
 
-    def draw(sequence: Batch, generator: Generator) -> Draw:
+    def draw(sequence: Batch, generator: Generator) -> TraceDraw:
         targets = objective.targets(sequence)
         loss = float(targets.nll.detach().mean())
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss}: the model is damaged, or its training has diverged.")
-        return Draw(len(targets.labels), loss, _squared_norms(targets, chosen, labels, per, generator).cpu())
+        return TraceDraw(
+            len(targets.labels), loss, _squared_norms(targets, chosen, labels, per, generator).cpu()
+        )
 
     once = sequences is None and tol is None
     given = [batches] if isinstance(batches, Mapping) else batches

@@ -28,7 +28,7 @@ from tokenry.core.tensors.modes import evaluation_mode
 
 
 @runtime_checkable
-class Language(Protocol):
+class KnownLanguage(Protocol):
     """A language with exact conditional probabilities."""
 
     @property
@@ -62,7 +62,7 @@ class MaskedSentences(NamedTuple):
 
 
 def masked_sentences(
-    language: Language, n: int, seed: int = 0, mask_share: float = 0.15, most_masks: int = 5
+    language: KnownLanguage, n: int, seed: int = 0, mask_share: float = 0.15, most_masks: int = 5
 ) -> Iterator[MaskedSentences]:
     """Draw sentences and mask some tokens of each, at least one: batches of sentences of one length."""
     require_at_least(1, n=n, most_masks=most_masks)
@@ -98,7 +98,7 @@ class PopulationLoss:
 @torch.no_grad()
 def population_loss(
     model: nn.Module,
-    language: Language,
+    language: KnownLanguage,
     sentences: int = 512,
     seed: int = 0,
     mask_share: float = 0.15,

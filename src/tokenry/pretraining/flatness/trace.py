@@ -21,7 +21,14 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Generator, Tensor, nn
 
 from tokenry.core.errors import UserError, require_at_least, require_one_of
-from tokenry.pretraining.flatness.draws import AS_USUAL, Draw, DrawConfig, Draws, TraceEstimate, cycled
+from tokenry.pretraining.flatness.draws import (
+    AS_USUAL,
+    DrawConfig,
+    TraceDraw,
+    TraceDraws,
+    TraceEstimate,
+    cycled,
+)
 from tokenry.pretraining.flatness.objective import EXCLUDED, Batch, Objective
 
 DISTRIBUTIONS = ("rademacher", "gaussian")
@@ -101,10 +108,10 @@ def hessian_trace(
     require_at_least(0, tol=tol)
     require_one_of(distribution, DISTRIBUTIONS, "distribution")
     objective = Objective(loss_fn_or_model, exclude, include, parameters)
-    draws = Draws(objective, config, f"Hessian, {distribution}")
+    draws = TraceDraws(objective, config, f"Hessian, {distribution}")
     chosen = [*objective.parameters.values()]
 
-    def draw(batch: Batch, generator: Generator) -> Draw:
+    def draw(batch: Batch, generator: Generator) -> TraceDraw:
         loss, targets = objective.loss(batch)
         gradients = _gradients(loss, chosen)
         trace = torch.zeros(2, len(chosen), dtype=torch.float64, device=objective.device)
@@ -112,7 +119,7 @@ def hessian_trace(
             vector = [probe(one, distribution, generator) for one in chosen]
             trace += _parts(chosen, vector, _product(gradients, chosen, vector))
         values, relative = (trace / config.probes_per_batch).cpu()
-        return Draw(targets, float(loss.detach()), values, float(relative.sum()))
+        return TraceDraw(targets, float(loss.detach()), values, float(relative.sum()))
 
     with objective.at_rest(twice=True) as notes:
         found = draws.make(cycled(batches), draw, -(-probes // config.probes_per_batch), tol, notes)

@@ -108,7 +108,7 @@ class ContextRuns(nn.Module):
 
         def drawn(*shape: int, fan: int = 1) -> nn.Parameter:
             values = torch.randn(runs, *shape, generator=generator, dtype=torch.float64)
-            return nn.Parameter(values / fan**0.5)
+            return nn.Parameter(values * fan**-0.5)
 
         self.languages = languages
         self.weights = nn.ParameterDict(
