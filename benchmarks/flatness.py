@@ -33,57 +33,57 @@ Batch = dict[str, Tensor]
 class Shape:
     """Sizes of a measurement."""
 
-    vocabulary: int = 256
+    vocabulary: int = 2000
     layers: int = 4
     width: int = 128
     heads: int = 4
-    steps: int = 600
-    batch: int = 32
-    small: int = 4
-    draws: int = 240
+    steps: int = 400
+    batch: int = 16
+    probes: int = 8
+    draws: int = 200
 
 
-SMOKE = Shape(30, 1, 16, 2, 2, 4, 2, 16)
-MEMORY = Shape(8000, 4, 256, 4, 0, 16, 16, 1)
+SMOKE = Shape(30, 1, 16, 2, 2, 4, 2, 20)
+MEMORY = Shape(8000, 4, 256, 4, 0, 16, 1, 1)
 MEMORY_LENGTH = 128
 
 
 def measure(smoke: bool) -> Iterator[Result]:
-    """Hutchinson on the same batches and on small ones, the Fisher trace, and memory."""
+    """Hutchinson with one and with several probes on a graph, the Fisher trace, and memory."""
     shape = SMOKE if smoke else Shape()
     memory = SMOKE if smoke else MEMORY
     peaks = peak_memory({name: partial(prepare, name, memory) for name in ("training", "trace", "fisher")})
     language = HMM.random(STATES, shape.vocabulary, length=LENGTH, concentration=0.1)
     model = trained(shape, language)
     rows = sentences(language, shape.batch * shape.draws, seed=1)
-    whole, small = (batches(rows, size) for size in (shape.batch, shape.small))
+    whole = batches(rows, shape.batch)
     ways: dict[str, tuple[Sequence[Batch], Callable[[Any], list[float]]]] = {
         "released loop": (whole, lambda given: released_loop(model, given)),
-        "same batches": (whole, lambda given: ours(model, given)),
-        "small batches": (small, lambda given: ours(model, given)),
-        "fisher": (small, lambda given: fisher(model, given)),
+        "one probe": (whole, lambda given: ours(model, given, 1)),
+        "several probes": (whole[: 2 * shape.draws // 5], lambda given: ours(model, given, shape.probes)),
+        "fisher": (whole[: shape.draws // 5], lambda given: fisher(model, given)),
     }
-    found = by_turns(ways, shape.draws, rounds=2 if smoke else 8)
+    found = by_turns(ways, rounds=2 if smoke else 8)
     settings = {
         "model": f"BERT, {shape.layers} x {shape.width}, {shape.vocabulary} tokens, sequences of {LENGTH} with 5 masks",
         "batch": shape.batch,
-        "small_batch": shape.small,
+        "probes_on_a_graph": shape.probes,
         "training_steps": shape.steps,
         "threads": 1,
         "ways": {name: way.as_json() for name, way in found.items()},
     }
     price = {name: way.price for name, way in found.items()}
     yield speedup(
-        "Hessian trace at equal standard error, same batches: released loop / ours",
-        price["released loop"] / price["same batches"], 1.0, **settings,
+        "Hessian trace at equal standard error, one probe a graph: released loop / ours",
+        price["released loop"] / price["one probe"], 1.0, **settings,
     )  # fmt: skip
     yield speedup(
-        "Hessian trace at equal standard error: released loop / ours on small batches",
-        price["released loop"] / price["small batches"], 2.0, **settings,
+        f"Hessian trace at equal standard error, {shape.probes} probes a graph: released loop / ours",
+        price["released loop"] / price["several probes"], 2.0, **settings,
     )  # fmt: skip
     yield speedup(
         "Fisher trace at saturation, at equal relative error: our Hessian trace / Fisher",
-        price["small batches"] / price["fisher"], 3.0, **settings,
+        price["several probes"] / price["fisher"], 3.0, **settings,
     )  # fmt: skip
     held = {name: round(peak) for name, peak in peaks.items()}
     for name in ("trace", "fisher"):
@@ -120,17 +120,17 @@ class Way:
         }
 
 
-def by_turns(ways: Any, draws: int, rounds: int) -> dict[str, Way]:
+def by_turns(ways: Any, rounds: int) -> dict[str, Way]:
     """Run a part of the draws of every way in each round, by turns, after a draw that warms up."""
     torch.set_num_threads(1)
     values: dict[str, list[float]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    part = draws // rounds
     for given, estimate in ways.values():
         estimate(given[:1])
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
         for name, (given, estimate) in ways.items():
+            part = len(given) // rounds
             begun = time.process_time()
             found = estimate(given[number * part : (number + 1) * part])
             seconds[name].append((time.process_time() - begun) / len(found))
@@ -190,9 +190,9 @@ def released_loop(model: BertForMaskedLM, given: Sequence[Batch]) -> list[float]
     return found
 
 
-def ours(model: BertForMaskedLM, given: Sequence[Batch]) -> list[float]:
-    """One Rademacher probe for each batch."""
-    return draws_of(partial(hessian_trace, model, given, len(given)), len(given))
+def ours(model: BertForMaskedLM, given: Sequence[Batch], probes: int) -> list[float]:
+    """Some Rademacher probes for each batch."""
+    return draws_of(partial(hessian_trace, model, given, len(given) * probes), len(given), probes)
 
 
 def fisher(model: BertForMaskedLM, given: Sequence[Batch]) -> list[float]:
@@ -202,10 +202,12 @@ def fisher(model: BertForMaskedLM, given: Sequence[Batch]) -> list[float]:
     )
 
 
-def draws_of(estimate: Callable[..., Any], number: int) -> list[float]:
+def draws_of(estimate: Callable[..., Any], number: int, probes: int = 1) -> list[float]:
     """The values of the draws, from the running means."""
     means: list[float] = []
-    config = DrawConfig(every=1, progress=lambda draws, found: means.append(found.mean))
+    config = DrawConfig(
+        probes_per_batch=probes, every=1, progress=lambda draws, found: means.append(found.mean)
+    )
     estimate(config=config)
     totals = np.array(means[:number]) * np.arange(1, number + 1)
     return np.diff(totals, prepend=0.0).tolist()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tokenry.pretraining import TraceEstimate
 
 _DRAWN_LAYERS = 60
+# They share forward and first backward of their batch.
+_PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class Plan:
         data: a text file (.txt, .md), or texts or conversations: a file (JSONL, JSON, CSV, Parquet), a folder, or a hub name.
         fisher: take the Fisher trace with labels of the model instead, which needs no second derivative and equals the trace where the model has learned its language.
         tolerance: standard error at which it ends, as a share of the trace.
-        most_draws: number of probes, or of sequences with --fisher, after which it ends anyhow.
+        most_draws: number of draws after which it ends anyhow: batches with four probes each, or sequences with --fisher.
         eigenvalue: find the largest eigenvalue of the Hessian too, over the first batches.
-        batch_size: sequences of a probe; small ones give more for the same time.
+        batch_size: sequences of a draw.
         max_length: maximum tokens of a sequence.
         sequences: maximum number of sequences.
         mask_share: share of the tokens that are masked for a masked language model.
@@ -115,7 +117,7 @@ def _measured(plan: Plan, progress: Progress) -> dict[str, Any]:
         reached = (plan.tolerance * found.mean / found.stderr) ** 2 if found.stderr > 0 else 0.0
         progress(f"draw {draws}: {found}", min(0.95, max(reached, draws / plan.most_draws)))
 
-    config = DrawConfig(seed=plan.seed, most=plan.most_draws, every=8, folder=folder, progress=tell)
+    config = DrawConfig(plan.seed, 1 if plan.fisher else _PROBES, "targets", plan.most_draws, 8, folder, tell)
     chosen: dict[str, Any] = {
         "include": plan.include or None,
         "per_group": True,
@@ -126,7 +128,7 @@ def _measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     if plan.fisher:
         trace = fisher_trace(model, batches, per="sequence", sequences=fewest, **chosen)
     else:
-        trace = hessian_trace(model, batches, fewest, **chosen)
+        trace = hessian_trace(model, batches, fewest * _PROBES, **chosen)
     top = None
     if plan.eigenvalue:
         progress("the largest eigenvalue", 0.96)
@@ -237,7 +239,7 @@ _RELATIVE = "Relative: each diagonal entry times its squared weight, which a res
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
     """The trace with its error, what else was measured, and the trace by layer."""
     trace = stored_estimate(data["trace"])
-    drawn = plural(trace.samples, "sequence" if data["what"] == "Fisher" else "probe")
+    drawn = plural(trace.samples, "sequence" if data["what"] == "Fisher" else "draw")
     blocks: list[Block] = [
         Text(f"The trace of the {data['what']} is {trace:.4g} ({drawn}).", "lead"),
         *(Text(note, "note" if note.startswith(_AS_USUAL) else "warning") for note in data["notes"]),

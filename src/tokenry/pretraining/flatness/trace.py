@@ -85,7 +85,7 @@ def hessian_trace(
 ) -> TraceEstimate:
     """Estimate the trace of the Hessian of the loss, with its standard error.
 
-    Small batches are the better buy: a draw costs as much as its batch is long, and errs little more on a small one.
+    Where batches are long enough, several probes on one graph (`DrawConfig.probes_per_batch`) give more for the same time.
 
     Args:
         loss_fn_or_model: a causal or masked language model of transformers, wrapped or not; a module whose output is or has a loss; or a
