@@ -23,7 +23,7 @@ from tokenry.pretraining import (
     hvp,
     top_hessian_eigenvalue,
 )
-from tokenry.pretraining.flatness.objective import Objective, group_of
+from tokenry.pretraining.flatness.objective import Objective, group_of, rows_of
 from tokenry.pretraining.flatness.trace import probe
 
 CASES = ("dev-trace.npz", "dev-trace-single.npz")
@@ -264,6 +264,29 @@ def test_the_model_is_left_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert any("dropout" in note for note in found.notes)
     assert any("math kernel" in note for note in found.notes)
+
+
+def test_products_of_a_transformer_are_those_of_its_hessian():
+    model, batch = small_llama(), small_batch()
+    size = sum(parameter.numel() for parameter in model.parameters())
+    vector = torch.ones(size, dtype=torch.float64)
+    found = hvp(model, lambda: Objective(model).loss(batch)[0], vector)
+    assert float(found.sum()) == pytest.approx(
+        float(exact_hessian(_eager_loss(model, batch), [*model.parameters()]).sum()), rel=1e-3
+    )
+    parts = hvp(
+        model,
+        lambda: Objective(model).loss(batch)[0],
+        vector.split([one.numel() for one in model.parameters()]),
+    )
+    torch.testing.assert_close(torch.cat([part.flatten() for part in parts]), found)
+    with pytest.raises(UserError, match="no second derivative"):
+        hvp(model, Objective(model).loss(batch)[0], vector)
+
+
+def test_rows_that_share_positions_keep_them():
+    shared = {"input_ids": IDS, "position_ids": torch.arange(8)[None]}
+    assert [len(row["position_ids"]) for row in rows_of(shared)] == [1, 1, 1]
 
 
 def test_flash_attention_is_replaced_for_the_call():

@@ -169,13 +169,13 @@ class Objective:
                     notes.append("dropout was on in the model: it was switched off for the measurement")
                 stack.enter_context(evaluation_mode(self.model))
             if twice:
-                notes += stack.enter_context(_math_attention(self.model))
+                notes += stack.enter_context(_eager_attention(self.model))
+                stack.enter_context(second_derivatives())
             if self.model is not None and self.shifts:
                 require_causal_lm(self.model)
             elif self.model is not None and self.shifts is not None:
                 check_output_head(self.model)
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(_in_one_sentence())
             yield notes
 
 
@@ -191,9 +191,10 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 def rows_of(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The sequences of a batch one by one, without their padding."""
     mask = batch.get("attention_mask")
-    first: Any = next(value for value in batch.values() if isinstance(value, Tensor))
-    for row in range(len(first)):
-        one = {name: value[row : row + 1] for name, value in batch.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    for row in range(max(map(len, tensors.values()), default=0)):
+        # What all sequences share, such as positions, has a single row.
+        one = {name: value if len(value) == 1 else value[row : row + 1] for name, value in tensors.items()}
         if mask is not None and mask.ndim == 2:
             real = mask[row].bool()
             one = {
@@ -308,22 +309,19 @@ def _drops(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _math_attention(model: nn.Module | None) -> Iterator[list[str]]:
-    """Attention that can be differentiated twice: the math kernel in place of a fused one, eager in place of flash or flex attention."""
+def _eager_attention(model: nn.Module | None) -> Iterator[list[str]]:
+    """Eager attention in place of flash or flex attention; yields what is said about the attention."""
     inner: Any = next((module for module in _modules(model) if isinstance(module, PreTrainedModel)), None)
     before = inner.config._attn_implementation if inner is not None else None
-    notes = []
-    if before not in (None, "eager", "sdpa"):
-        inner.set_attn_implementation("eager")
-        notes.append(f"attention ran eagerly: {before} has no second derivative")
-    elif before == "sdpa":
-        notes.append("attention ran on the math kernel: fused kernels have no second derivative")
+    if before in (None, "eager", "sdpa"):
+        fused = before == "sdpa"
+        yield ["attention ran on the math kernel: fused kernels have no second derivative"] if fused else []
+        return
+    inner.set_attn_implementation("eager")
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield notes
+        yield [f"attention ran eagerly: {before} has no second derivative"]
     finally:
-        if inner is not None and before not in (None, "eager", "sdpa"):
-            inner.set_attn_implementation(before)
+        inner.set_attn_implementation(before)
 
 
 def _modules(model: nn.Module | None) -> Iterator[nn.Module]:
@@ -331,9 +329,11 @@ def _modules(model: nn.Module | None) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _in_one_sentence() -> Iterator[None]:
+def second_derivatives() -> Iterator[None]:
+    """Attention on the math kernel of PyTorch, and one sentence where a kernel is used that cannot be differentiated twice."""
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     except RuntimeError as error:
         if not _NO_SECOND_DERIVATIVE.search(str(error)):
             raise

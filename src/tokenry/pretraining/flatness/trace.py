@@ -29,7 +29,7 @@ from tokenry.pretraining.flatness.draws import (
     TraceEstimate,
     cycled,
 )
-from tokenry.pretraining.flatness.objective import EXCLUDED, Batch, Objective
+from tokenry.pretraining.flatness.objective import EXCLUDED, Batch, Objective, second_derivatives
 
 DISTRIBUTIONS = ("rademacher", "gaussian")
 
@@ -43,14 +43,14 @@ def hvp(
 
     Args:
         model: a module, whose trainable parameters in their order are meant, or the parameters themselves.
-        loss: the loss with a graph, which is kept; or a function that computes it.
+        loss: the loss with a graph, which is kept; or a function that computes it, with attention on the math kernel.
         vector: flat, or a tensor for every parameter.
 
     Returns:
         The product, in the form of the vector.
 
     Raises:
-        UserError: the vector has another size than the parameters.
+        UserError: the vector has another size than the parameters, or attention in the graph has no second derivative.
     """
     parameters = (
         [one for one in model.parameters() if one.requires_grad] if isinstance(model, nn.Module) else [*model]
@@ -63,10 +63,10 @@ def hvp(
             f"the vector has {given} entries and the parameters have {sum(sizes)}: give one for each."
         )
     parts = vector.split(sizes) if isinstance(vector, Tensor) else vector
-    gradients = _gradients(loss if isinstance(loss, Tensor) else loss(), parameters)
-    product = _product(
-        gradients, parameters, [part.view_as(one) for part, one in zip(parts, parameters, strict=True)]
-    )
+    shaped = [part.view_as(one) for part, one in zip(parts, parameters, strict=True)]
+    with second_derivatives():
+        gradients = _gradients(loss if isinstance(loss, Tensor) else loss(), parameters)
+        product = _product(gradients, parameters, shaped)
     return torch.cat([part.flatten() for part in product]) if flat else product
 
 
