@@ -85,8 +85,6 @@ def hessian_trace(
 ) -> TraceEstimate:
     """Estimate the trace of the Hessian of the loss, with its standard error.
 
-    Where batches are long enough, several probes on one graph (`DrawConfig.probes_per_batch`) give more for the same time.
-
     Args:
         loss_fn_or_model: a causal or masked language model of transformers, wrapped or not; a module whose output is or has a loss; or a
             function that computes the loss of a batch from `parameters`.
