@@ -18,6 +18,7 @@ PUBLISHED = (
     "alignment",
     "attribution",
     "compression.text",
+    "compression",
     "compression.vision",
     "data",
     "decoding",

@@ -20,4 +20,9 @@ ORDER = (
     "draft",
     "sift",
     "detect",
+    "select_data",
+    "scaling",
+    "pretrain",
+    "flatness",
+    "theory",
 )

@@ -15,9 +15,14 @@ _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 
 
+def rank() -> int:
+    """The number of this process, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def processes() -> int:

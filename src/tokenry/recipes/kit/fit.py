@@ -1,4 +1,4 @@
-"""The one training loop of the small models that recipes train from nothing: AdamW and a schedule of the learning rate."""
+"""The one training loop of the small models that recipes train from nothing: AdamW (or another) and a schedule of the learning rate."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -9,13 +9,18 @@ from jaxtyping import Int
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 Batch = TypeVar("Batch")
 Schedule = Callable[[Optimizer, int], LRScheduler]
 
 _REPORTS = 100
+
+
+def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The learning rate as it is."""
+    return ConstantLR(optimizer, 1.0)
 
 
 def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -54,6 +59,7 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.999),
     clip: float | None = None,
     fused: bool = False,
+    optimiser: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[float]:
     """Train all parameters of a model in place and return the loss of every step.
@@ -69,10 +75,15 @@ def fit(
         betas: decay rates of AdamW's moments.
         clip: largest norm of the gradients; None for no limit.
         fused: whether AdamW uses its fused kernel.
+        optimiser: makes another optimiser, which then has settings of its own, from the parameters.
         progress: called about a hundred times with the share of the steps that is done.
     """
-    optimizer = AdamW(
-        model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused or None
+    optimizer = (
+        AdamW(
+            model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused or None
+        )
+        if optimiser is None
+        else optimiser(model.parameters())
     )
     scheduled, losses = schedule(optimizer, steps), []
     progress(0.0)

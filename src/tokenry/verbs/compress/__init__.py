@@ -1,3 +1,3 @@
-"""Carry fewer tokens: of a prompt, of a long text, inside a vision encoder, and into a language model."""
+"""Carry fewer tokens: of a prompt, of code, of a long text, inside a vision encoder, and into a language model."""
 
-ORDER = ("prompt", "long_text", "vision", "plan")
+ORDER = ("prompt", "code", "long_text", "vision", "plan")
