@@ -17,8 +17,8 @@ NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
 PUBLISHED = (
     "alignment",
     "attribution",
-    "compression.text",
     "compression",
+    "compression.text",
     "compression.vision",
     "data",
     "decoding",
