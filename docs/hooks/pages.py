@@ -44,6 +44,7 @@ GUIDES = (
     "which-tokenizer-change",
     "which-decoder",
     "which-encoder",
+    "which-pretraining-decision",
     "distributed",
     "endpoints",
 )
