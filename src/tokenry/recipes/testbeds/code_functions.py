@@ -109,7 +109,7 @@ def vulnerability_task() -> CodeTask:
 
     def classifier(seed: int, collator: CodeMergeCollator | None) -> CodeClassifier:
         loaded = load_text_classifier(CODEBERT, ("safe", "vulnerable"), dtype="float32", seed=seed)
-        return CodeClassifier(loaded.model, loaded.tokenizer, loaded.max_length, collator)
+        return CodeClassifier(loaded.model, loaded.tokenizer, loaded.max_length, collator=collator)
 
     return CodeTask(train, test, "c", classifier, load_tokenizer(CODEBERT), 512)
 
@@ -212,7 +212,7 @@ def code_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = MeanRoberta(config)
-    return CodeClassifier(model.eval(), tokenizer, sizes.positions, collator)
+    return CodeClassifier(model.eval(), tokenizer, sizes.positions, collator=collator)
 
 
 def shuffled_groups(code: GroupedCode, seed: int) -> GroupedCode:
