@@ -263,7 +263,8 @@ def positive(name: str, values: Numbers) -> ndarray:
     """
     array = np.asarray(values, dtype=float)
     if len(wrong := array[~((array > 0) & np.isfinite(array))]):
-        raise UserError(f"{name} must be finite and above 0, got {wrong[0]:g}: leave such a run out.")
+        hint = ": leave such a run out" if array.ndim else ""
+        raise UserError(f"{name} must be finite and above 0, got {wrong[0]:g}{hint}.")
     return array
 
 

@@ -120,7 +120,8 @@ def _source(plan: Plan) -> "tuple[MarkovSource | None, str]":
     if plan.transition is not None:
         return MarkovSource(read_transition(plan.transition), plan.order), plan.transition.name
     back = plan.switch if plan.back is None else plan.back
-    name = f"switching source of order {plan.order}, {plan.switch:g} and {back:g}"
+    odds = f"p = {plan.switch:g}" if back == plan.switch else f"p = {plan.switch:g}, q = {back:g}"
+    name = f"switching source of order {plan.order} ({odds})"
     return MarkovSource.switching(plan.order, plan.switch, back), name
 
 
@@ -264,22 +265,22 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         else f"{rate:.4f}" + ("" if data["entropy_of"] == "exact" else f" ({data['entropy_of']})")
     )
     lead = (
-        f"{data['source']}: {data['symbols']:,} {unit}s measured. A unigram over {unit}s costs {data['symbol_entropy']:.4f} {per_unit}; "
+        f"{data['source'][0].upper()}{data['source'][1:]}: {data['symbols']:,} {unit}s measured. A unigram over {unit}s costs {data['symbol_entropy']:.4f} {per_unit}; "
         f"the entropy rate is {known}."
     )
     of_source = data["delta"] is not None
     measures = {
-        "mean_token_len": Column("token", f"{unit}s", ".2f"),
-        "ce_per_char": Column("unigram", per_unit, ".4f"),
-        "heldout_unigram": Column("held out", per_unit, ".4f"),
-        "heldout_bigram": Column("bigram", per_unit, ".4f"),
+        "mean_token_len": Column(f"{unit}s", "per token", ".2f"),
+        "ce_per_char": Column("unigram", "", ".4f"),
+        "heldout_unigram": Column("held out", "", ".4f"),
+        "heldout_bigram": Column("bigram", "", ".4f"),
         "ratio": Column("over", "entropy", ".3f"),
         "share_done": Column("share done", "%"),
-    }  # fmt: skip
+    }
     if of_source:
-        measures |= {"exact": Column("exact", per_unit, ".4f"), "bound": Column("bound", "× entropy", ".2f")}
+        measures |= {"exact": Column("exact", "", ".4f"), "bound": Column("bound", "× entropy", ".2f")}
     table = Table(
-        "unigram models over the tokens",
+        f"unigram models over the tokens, costs in {per_unit}",
         ("tokenizer", Column("tokens", "", ",d"), *measures.values()),
         [(row["tokenizer"], row["dictionary"], *(row[name] for name in measures)) for row in rows],
         notes=(
