@@ -1,0 +1,153 @@
+"""The disentangled attention-only transformer: heads read and write apart, so that what it can and cannot do can be read off its matrices.
+
+    h_0 = [X, I]                                       features, and the position as a one-hot beside them
+    a   = softmax(h A hᵀ), −∞ above the diagonal where it is causal         one matrix per head: no scale, no bias, no values
+    h'  = [h, a_1 h, …, a_H h]                         what heads find is put beside the state, never added
+    out = h_L[rows] W
+
+The identity is never formed: h A is X A_x + A_p + …, and h' holds the attention itself in its place. Of the last layer only what W reads is
+computed.
+
+Source: The Impossibility of Inverse Permutation Learning in Transformer Models (arXiv 2509.24125), section 2; after Nichani et al. 2024.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tokenry.core.errors import UserError, require_at_least
+
+Rows = slice | Sequence[int] | Int[Tensor, "rows"]
+
+
+class DisentangledTransformer(nn.Module):
+    """A stack of attention layers whose outputs are concatenated.
+
+    Args:
+        seq_len: tokens of a sequence.
+        n_features: features of a token, and of an output.
+        heads: heads of each layer.
+        causal: whether a token attends to earlier ones and itself alone.
+        init_scale: standard deviation of the matrices; 0 as in the released code.
+
+    Attributes:
+        attention: the matrices of each layer, (heads, width, width).
+        readout: the last matrix, (width, n_features).
+    """
+
+    def __init__(
+        self,
+        seq_len: int,
+        n_features: int,
+        heads: Sequence[int] = (1, 1),
+        causal: bool = True,
+        init_scale: float | int = 0.0,
+    ) -> None:
+        super().__init__()
+        require_at_least(1, seq_len=seq_len, n_features=n_features)
+        if not heads or min(heads) < 1:
+            raise UserError(
+                f"heads lists the heads of each layer, at least one of one head, got {tuple(heads)}."
+            )
+        self.seq_len, self.n_features, self.causal = seq_len, n_features, causal
+        width, matrices = n_features + seq_len, []
+        for number in heads:
+            matrices.append(nn.Parameter(init_scale * torch.randn(number, width, width)))
+            width *= 1 + number
+        self.attention = nn.ParameterList(matrices)
+        self.readout = nn.Parameter(init_scale * torch.randn(width, n_features))
+
+    def forward(
+        self, x: Float[Tensor, "batch seq features"], rows: Rows
+    ) -> Float[Tensor, "batch rows features"]:
+        """Predict the features of some rows.
+
+        Raises:
+            UserError: sequences or features of another length, or rows outside the sequence.
+        """
+        self._require_input(x)
+        chosen = self._require_rows(rows)
+        parts = self._parts(x)
+        for matrices in self.attention[:-1]:
+            parts = self._layer(parts, matrices)
+        last = self.attention[-1]
+        width = last.shape[1]
+        blocks = self.readout.split(width)
+        found = _times(parts, blocks[0])[:, chosen]
+        for matrix, block in zip(last, blocks[1:], strict=True):
+            found = found + self._weights(parts, matrix)[:, chosen] @ _times(parts, block)
+        return found
+
+    def residual(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch seq width"]]:
+        """The state before the first layer and after each, written out."""
+        self._require_input(x)
+        parts = self._parts(x)
+        states = [torch.cat(parts, dim=-1)]
+        for matrices in self.attention:
+            parts = self._layer(parts, matrices)
+            states.append(torch.cat(parts, dim=-1))
+        return states
+
+    def weights(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch heads seq seq"]]:
+        """The attention of each layer."""
+        self._require_input(x)
+        parts, found = self._parts(x), []
+        for matrices in self.attention:
+            found.append(torch.stack([self._weights(parts, matrix) for matrix in matrices], dim=1))
+            parts = self._layer(parts, matrices)
+        return found
+
+    def _parts(self, x: Tensor) -> list[Tensor]:
+        """X, the positions (one identity for all sequences), and what heads have added: blocks of the state, side by side."""
+        identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device)
+        return [x, identity.expand(len(x), -1, -1)]
+
+    def _layer(self, parts: list[Tensor], matrices: Tensor) -> list[Tensor]:
+        added = []
+        for matrix in matrices:
+            attention = self._weights(parts, matrix)
+            # What a head reads of the identity is its own attention.
+            added += [attention @ parts[0], attention, *(attention @ part for part in parts[2:])]
+        return [*parts, *added]
+
+    def _weights(self, parts: list[Tensor], matrix: Tensor) -> Tensor:
+        queries = _times(parts, matrix)
+        widths = [part.shape[-1] for part in parts]
+        x, positions, *rest = queries.split(widths, dim=-1)
+        scores = x @ parts[0].mT + positions
+        for query, part in zip(rest, parts[2:], strict=True):
+            scores = scores + query @ part.mT
+        if self.causal:
+            later = torch.ones(self.seq_len, self.seq_len, dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        return scores.softmax(dim=-1)
+
+    def _require_input(self, x: Tensor) -> None:
+        if x.shape[1:] != (self.seq_len, self.n_features):
+            raise UserError(
+                f"the model reads {self.seq_len} tokens of {self.n_features} features, got {tuple(x.shape[1:])}: make the input for it."
+            )
+
+    def _require_rows(self, rows: Rows) -> Tensor:
+        chosen = torch.arange(self.seq_len)[rows] if isinstance(rows, slice) else torch.as_tensor(rows)
+        if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= self.seq_len:
+            raise UserError(
+                f"rows must be among the {self.seq_len} tokens of a sequence, got {chosen.tolist()}."
+            )
+        return chosen
+
+
+def _times(parts: list[Tensor], matrix: Float[Tensor, "width out"]) -> Float[Tensor, "batch seq out"]:
+    """The state times a matrix, block by block; the identity takes its rows as they are."""
+    blocks = matrix.split([part.shape[-1] for part in parts])
+    found = parts[0] @ blocks[0] + blocks[1]
+    for part, block in zip(parts[2:], blocks[2:], strict=True):
+        found = found + part @ block
+    return found
+
+
+def causal_mask(seq_len: int) -> Bool[Tensor, "seq seq"]:
+    """Which rows (second) each row (first) may read."""
+    return torch.ones(seq_len, seq_len, dtype=torch.bool).tril()

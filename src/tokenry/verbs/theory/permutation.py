@@ -1,0 +1,151 @@
+"""A list put back in order: weights written down that do it, what no causal model can do, and what a trained one reaches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenry.core.errors import require_at_least
+from tokenry.core.io.progress import Progress, part
+from tokenry.core.plans import plan_settings
+from tokenry.report.blocks import Block, Column, Table, Text
+from tokenry.report.result import Result
+
+LAYOUTS = {
+    "none": "no scratch rows",
+    "suffix": "scratch rows behind",
+    "both": "scratch rows before and behind",
+}
+BETAS = {"float64": 30.0, "float32": 20.0, "bfloat16": 10.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Solve inverse permutation with two layers of attention that are written down, beside the least error of any causal model.
+
+    Attributes:
+        n: rows of the list, and entries of a row.
+        layout: where scratch rows stand: none, suffix or both.
+        beta: sharpness of attention; by default 30 in float64, 20 in float32, 10 in bfloat16.
+        lists: lists that errors are measured on.
+        steps: steps of training for a causal model without and with scratch rows; 0 for none.
+        seed: random seed.
+        output: folder for result.json and report.html, or a .json file; nothing is written without it.
+    """
+
+    n: int = 10
+    layout: str = "suffix"
+    beta: float | None = None
+    lists: int = 512
+    steps: int = 0
+    seed: int = 0
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        from tokenry.core.errors import UserError, require_one_of
+
+        require_at_least(1, n=self.n, lists=self.lists)
+        require_at_least(0, steps=self.steps, seed=self.seed)
+        require_one_of(self.layout, tuple(LAYOUTS), "layout")
+        if self.beta is not None and not self.beta > 0:
+            raise UserError(f"beta must be above 0, got {self.beta}: it makes attention sharp.")
+        if self.steps and self.n < 2:
+            raise UserError("a list of one row is in order already: train with n of 2 or more.")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Measure the construction in every precision, and train where asked to."""
+    from tokenry.theory import best_causal_accuracy, best_causal_mse
+
+    rows = [_constructed(plan, causal, name) for causal in _masks(plan) for name in BETAS]
+    if plan.steps:
+        rows += [
+            _trained(plan, layout, part(progress, at, at + 0.5))
+            for layout, at in (("none", 0.0), ("suffix", 0.5))
+        ]
+    data = {
+        "kind": "theory permutation",
+        "n": plan.n,
+        "layout": plan.layout,
+        "models": rows,
+        "best_causal_mse": best_causal_mse(plan.n),
+        "best_causal_accuracy": best_causal_accuracy(plan.n),
+        "settings": plan_settings(plan),
+    }
+    progress("done", 1.0)
+    return Result(f"Inverse permutation of {plan.n} rows", data, lay_out(data))
+
+
+def _masks(plan: Plan) -> tuple[bool, ...]:
+    """Without scratch rows nothing solves it under the causal mask, so nothing is written down."""
+    return (False,) if plan.layout == "none" else (True, False)
+
+
+def _constructed(plan: Plan, causal: bool, dtype: str) -> dict[str, Any]:
+    import torch
+
+    from tokenry.theory import InversePermutationTask, solve_inverse_permutation
+
+    task = InversePermutationTask(plan.n, plan.layout)
+    kind = getattr(torch, dtype)
+    model = solve_inverse_permutation(plan.n, plan.layout, causal, plan.beta or BETAS[dtype], kind)
+    x, y = task.sample(plan.lists, torch.Generator().manual_seed(plan.seed))
+    with torch.no_grad():
+        found = model(x.to(kind), task.rows).double()
+    return {
+        "model": f"written down, {dtype}",
+        "causal": causal,
+        "layout": plan.layout,
+        "loss": float((found - y).square().sum(dim=2).mean()),
+        "accuracy": float(((found > 0.5) == (y > 0.5)).double().mean()),
+    }
+
+
+def _trained(plan: Plan, layout: str, progress: Progress) -> dict[str, Any]:
+    from tokenry.theory import InversePermutationTask, PermutationTraining, train_inverse_permutation
+
+    task = InversePermutationTask(plan.n, layout, "Y" if layout == "none" else None)
+    config = PermutationTraining(task, steps=plan.steps, test_size=max(plan.lists, 2), seed=plan.seed)
+    found = train_inverse_permutation(
+        config, progress=lambda _, share: progress(f"training, {LAYOUTS[layout]}", share)
+    )
+    return {
+        "model": f"trained, {plan.steps:,} steps",
+        "causal": True,
+        "layout": layout,
+        "loss": float(found.loss.mean()),
+        "accuracy": found.accuracy,
+    }
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """Lay out what each model reaches."""
+    lead = (
+        f"A causal model that reads a permutation of {data['n']} rows and the permuted rows, and says each row of the answer where a row of the "
+        f"list stands, cannot get below an error of {data['best_causal_mse']:.4g} a row, however deep it is. Scratch rows behind the list "
+        "are enough for two layers."
+    )
+    table = Table(
+        "squared error of a row, and entries right when cut at one half",
+        ("model", "mask", "layout", Column("error", "", ".3g"), Column("right", "%")),
+        [
+            (
+                row["model"],
+                "causal" if row["causal"] else "none",
+                LAYOUTS[row["layout"]],
+                row["loss"],
+                row["accuracy"],
+            )
+            for row in data["models"]
+        ]
+        + [
+            (
+                "best possible",
+                "causal",
+                LAYOUTS["none"],
+                data["best_causal_mse"],
+                data["best_causal_accuracy"],
+            )
+        ],
+    )
+    return [Text(lead, "lead"), table]
