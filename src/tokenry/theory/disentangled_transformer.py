@@ -75,9 +75,10 @@ class DisentangledTransformer(nn.Module):
         last = self.attention[-1]
         width = last.shape[1]
         blocks = self.readout.split(width)
-        found = _times(parts, blocks[0])[:, chosen]
+        read = [part[:, chosen] for part in parts]
+        found = _times(read, blocks[0], chosen)
         for matrix, block in zip(last, blocks[1:], strict=True):
-            found = found + self._weights(parts, matrix)[:, chosen] @ _times(parts, block)
+            found = found + self._weights(parts, matrix, read, chosen) @ _times(parts, block)
         return found
 
     def residual(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch seq width"]]:
@@ -112,15 +113,22 @@ class DisentangledTransformer(nn.Module):
             added += [attention @ parts[0], attention, *(attention @ part for part in parts[2:])]
         return [*parts, *added]
 
-    def _weights(self, parts: list[Tensor], matrix: Tensor) -> Tensor:
-        queries = _times(parts, matrix)
+    def _weights(
+        self,
+        parts: list[Tensor],
+        matrix: Tensor,
+        read: list[Tensor] | None = None,
+        rows: Tensor | slice = slice(None),
+    ) -> Tensor:
+        """The attention of some rows, whose state is `read`; of all by default."""
+        queries = _times(parts if read is None else read, matrix, rows)
         widths = [part.shape[-1] for part in parts]
         x, positions, *rest = queries.split(widths, dim=-1)
         scores = x @ parts[0].mT + positions
         for query, part in zip(rest, parts[2:], strict=True):
             scores = scores + query @ part.mT
         if self.causal:
-            later = torch.ones(self.seq_len, self.seq_len, dtype=torch.bool, device=scores.device).triu(1)
+            later = ~causal_mask(self.seq_len).to(scores.device)[rows]
             scores = scores.masked_fill(later, -torch.inf)
         return scores.softmax(dim=-1)
 
@@ -139,10 +147,12 @@ class DisentangledTransformer(nn.Module):
         return chosen
 
 
-def _times(parts: list[Tensor], matrix: Float[Tensor, "width out"]) -> Float[Tensor, "batch seq out"]:
-    """The state times a matrix, block by block; the identity takes its rows as they are."""
+def _times(
+    parts: list[Tensor], matrix: Float[Tensor, "width out"], rows: Tensor | slice = slice(None)
+) -> Float[Tensor, "batch rows out"]:
+    """The state of some rows times a matrix, block by block; the identity takes the rows of its block as they are."""
     blocks = matrix.split([part.shape[-1] for part in parts])
-    found = parts[0] @ blocks[0] + blocks[1]
+    found = parts[0] @ blocks[0] + blocks[1][rows]
     for part, block in zip(parts[2:], blocks[2:], strict=True):
         found = found + part @ block
     return found
