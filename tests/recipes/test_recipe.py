@@ -11,7 +11,7 @@ from tokenry.recipes import Claim, Reproduction, has_recipe, load_recipe, recipe
 RECIPE_SOURCE = """
 from tokenry.recipes.kit import Claim, recipe
 
-@recipe("electra", laptop=2.0, paper=9.0)
+@recipe("xar", laptop=2.0, paper=9.0)
 def reproduce(run):
     run.progress("measuring", 0.5)
     run.settings["size"] = run.sizes
@@ -23,11 +23,11 @@ def reproduce(run):
 
 @pytest.fixture
 def made_up(tmp_path):
-    (tmp_path / "electra.py").write_text(RECIPE_SOURCE)
+    (tmp_path / "xar.py").write_text(RECIPE_SOURCE)
     recipes.__path__.append(str(tmp_path))
     yield
     recipes.__path__.remove(str(tmp_path))
-    sys.modules.pop("tokenry.recipes.electra", None)
+    sys.modules.pop("tokenry.recipes.xar", None)
 
 
 def claim(verdict):
@@ -35,7 +35,7 @@ def claim(verdict):
 
 
 def reproduction(*verdicts):
-    return Reproduction("electra", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
+    return Reproduction("xar", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
 
 
 def test_the_verdict_is_that_of_the_headline_and_the_other_claims_keep_theirs():
@@ -66,14 +66,14 @@ def test_a_verdict_in_other_words_is_refused():
 
 
 def test_more_than_five_claims_beside_the_headline_are_refused(tmp_path):
-    many = recipe("electra", laptop=7, paper=7)(lambda run: [claim("shown")] * run.sizes)
-    with pytest.raises(ValueError, match="electra makes 7 claims: a headline and at most 5 more"):
+    many = recipe("xar", laptop=7, paper=7)(lambda run: [claim("shown")] * run.sizes)
+    with pytest.raises(ValueError, match="xar makes 7 claims: a headline and at most 5 more"):
         many.run("laptop", tmp_path, lambda what, share: None)
 
 
 def test_the_json_names_the_headline_and_counts_the_claims():
     written = reproduction("opposite", "shown").as_json()
-    assert (written["slug"], written["verdict"], written["headline"]) == ("electra", "opposite", "a claim")
+    assert (written["slug"], written["verdict"], written["headline"]) == ("xar", "opposite", "a claim")
     assert (written["shown"], written["of"]) == (1, 2)
     assert [set(each) for each in written["claims"]] == [
         {"claim", "paper", "measured", "control", "verdict"}
@@ -109,20 +109,20 @@ def test_a_claim_at_several_settings_must_hold_at_each():
 
 
 def test_a_recipe_is_registered_by_its_file_and_takes_its_title_from_the_catalogue(made_up):
-    assert has_recipe("electra")
-    assert load_recipe("electra").title == paper("electra").title
+    assert has_recipe("xar")
+    assert load_recipe("xar").title == paper("xar").title
 
 
 def test_a_missing_recipe_is_named_together_with_how_to_list_what_there_is():
-    assert not has_recipe("electra")
+    assert not has_recipe("xar")
     assert not has_recipe("kit")
-    with pytest.raises(UserError, match=r"'electra' has no recipe yet: `tokenry reproduce --list`"):
-        load_recipe("electra")
+    with pytest.raises(UserError, match=r"'xar' has no recipe yet: `tokenry reproduce --list`"):
+        load_recipe("xar")
 
 
 def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp_path):
     heard, folder = [], tmp_path / "new" / "run"
-    result = run_recipe("electra", "laptop", folder, lambda what, share: heard.append((what, share)))
+    result = run_recipe("xar", "laptop", folder, lambda what, share: heard.append((what, share)))
     assert json.loads((folder / "result.json").read_text()) == result.as_json()
     assert result.settings == {"scale": "laptop", "size": 2.0}
     assert (folder / result.plots[0]).stat().st_size > 1000
@@ -131,13 +131,13 @@ def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp
 
 
 def test_the_scale_decides_what_is_run(made_up, tmp_path):
-    assert run_recipe("electra", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
+    assert run_recipe("xar", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_recipe_runs(made_up, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match="cannot be a folder"):
-        run_recipe("electra", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
+        run_recipe("xar", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
 
 
 @pytest.mark.parametrize("slug", [entry.slug for entry in catalogue() if entry.available])
