@@ -31,7 +31,6 @@ def test_a_curve_is_measured_where_it_was_asked_for_and_at_the_end():
     assert curve.nats_per_symbol[-1] < curve.nats_per_symbol[0]
     assert curve.tokens_per_symbol == 1
     assert curve.at(3) == curve.nats_per_symbol[1]
-    assert curve.first_below(0) is None
 
 
 def test_tokens_are_paid_for_per_symbol(tokenizer):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.io.ranks import processes
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, Values, estimate_of_mean
@@ -384,6 +384,6 @@ def compare_schedules(
         reports[name] = continue_pretraining(
             model_fn(), old, new, schedule, config,
             None if folder is None else Path(folder) / name, resume,
-            lambda _, share, name=name, told=told: told(name, share),  # type: ignore[misc]
+            one_stage(told, name),
         )  # fmt: skip
     return reports

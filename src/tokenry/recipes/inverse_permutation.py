@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.stats import FEWEST_SEEDS, absent, all_of, estimate_of_mean, exactly, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.row_transformer import RowTransformer, RowTransformerSizes
@@ -96,7 +96,7 @@ def trained(sizes: PermutationSizes, progress: Progress) -> dict[str, list[float
         if arm == MLPS:
             model = RowTransformer(task.seq_len, n, sizes.mlps, seed)
             config = PermutationTraining(task, steps=sizes.mlp_steps, learning_rate=1e-3, seed=seed)
-        found = train_inverse_permutation(config, model, progress=_called(told, f"{arm}, seed {seed}"))
+        found = train_inverse_permutation(config, model, progress=one_stage(told, f"{arm}, seed {seed}"))
         losses[arm].append(float(found.loss.mean()))
     return losses
 
@@ -171,10 +171,6 @@ def claims(losses: Losses, changed: int, n: int) -> Iterator[Claim]:
         control=f"{best_causal_mse(n, 'P'):.3f} (n / 4)",
         verdict=absent(on_p, NEAR, FEWEST_SEEDS),
     )
-
-
-def _called(progress: Progress, what: str) -> Progress:
-    return lambda _, share: progress(what, share)
 
 
 def draw(figure: Figure, losses: Losses, n: int) -> None:

@@ -91,15 +91,6 @@ class DisentangledTransformer(nn.Module):
             states.append(torch.cat(parts, dim=-1))
         return states
 
-    def weights(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch heads seq seq"]]:
-        """The attention of each layer."""
-        self._require_input(x)
-        parts, found = self._parts(x), []
-        for matrices in self.attention:
-            found.append(torch.stack([self._weights(parts, matrix) for matrix in matrices], dim=1))
-            parts = self._layer(parts, matrices)
-        return found
-
     def _parts(self, x: Tensor) -> list[Tensor]:
         """X, the positions (one identity for all sequences), and what heads have added: blocks of the state, side by side."""
         identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device)

@@ -86,12 +86,6 @@ class MarkovCurve:
         """Nats per symbol after a step."""
         return self.nats_per_symbol[self.steps.index(step)]
 
-    def first_below(self, nats: float | int) -> int | None:
-        """The first measured step at which the text cost less; None if it never did."""
-        return next(
-            (step for step, cost in zip(self.steps, self.nats_per_symbol, strict=True) if cost < nats), None
-        )
-
 
 def markov_experiment(
     source: MarkovSource,

@@ -17,3 +17,8 @@ def part(progress: Progress, begin: float, end: float) -> Progress:
 def named(progress: Progress, what: str) -> Callable[[float], None]:
     """Progress of a job that only knows its share, under one name."""
     return lambda share: progress(what, share)
+
+
+def one_stage(progress: Progress, what: str) -> Progress:
+    """Progress of a job that is a single stage of the whole: its own stages go unnamed."""
+    return lambda stage, share: progress(what, share)

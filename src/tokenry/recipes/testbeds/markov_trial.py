@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.theory import (
     BPETokenizer,
     LZWTokenizer,
@@ -146,7 +146,7 @@ def markov_curves(sizes: MarkovSizes, progress: Progress) -> list[Curves]:
             source,
             tokenizer,
             replace(sizes.training, seed=seed),
-            progress=_called(stage, f"order {order}, {arm}, seed {seed}"),
+            progress=one_stage(stage, f"order {order}, {arm}, seed {seed}"),
         )
         found.setdefault((order, arm), []).append(curve)
     return [
@@ -159,7 +159,3 @@ def markov_curves(sizes: MarkovSizes, progress: Progress) -> list[Curves]:
         )
         for order, source in sources.items()
     ]
-
-
-def _called(progress: Progress, what: str) -> Progress:
-    return lambda _, share: progress(what, share)

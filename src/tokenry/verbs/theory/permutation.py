@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.errors import require_at_least
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.errors import UserError, require_at_least, require_one_of
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.plans import plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
@@ -42,8 +42,6 @@ class Plan:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        from tokenry.core.errors import UserError, require_one_of
-
         require_at_least(1, n=self.n, lists=self.lists)
         require_at_least(0, steps=self.steps, seed=self.seed)
         require_one_of(self.layout, tuple(LAYOUTS), "layout")
@@ -106,9 +104,7 @@ def _trained(plan: Plan, layout: str, progress: Progress) -> dict[str, Any]:
 
     task = InversePermutationTask(plan.n, layout, "Y" if layout == "none" else None)
     config = PermutationTraining(task, steps=plan.steps, test_size=max(plan.lists, 2), seed=plan.seed)
-    found = train_inverse_permutation(
-        config, progress=lambda _, share: progress(f"training, {LAYOUTS[layout]}", share)
-    )
+    found = train_inverse_permutation(config, progress=one_stage(progress, f"training, {LAYOUTS[layout]}"))
     return {
         "model": f"trained, {plan.steps:,} steps",
         "causal": True,
