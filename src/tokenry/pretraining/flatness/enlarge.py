@@ -25,8 +25,9 @@ Config = TypeVar("Config", bound=PretrainedConfig)
 
 ROLES = ("embedding", "vector", "matrix", "output", "fixed")
 
-# What a model computes at once, by name of its module: three maps of attention, two of a gated layer. Others have none.
-_FUSED: Mapping[str, Mapping[str, int]] = {
+# What a model computes at once, by name of its module: three maps of attention, two of a gated layer, and the axis of their outputs, which
+# is the last one in a Conv1D. Others have none.
+_FUSED: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "bert": {},
     "roberta": {},
     "electra": {},
@@ -34,8 +35,8 @@ _FUSED: Mapping[str, Mapping[str, int]] = {
     "mistral": {},
     "qwen2": {},
     "opt": {},
-    "gpt2": {"c_attn": 3},
-    "modernbert": {"Wqkv": 3, "Wi": 2},
+    "gpt2": {"c_attn": (3, -1)},
+    "modernbert": {"Wqkv": (3, 0), "Wi": (2, 0)},
 }
 _WIDTHS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "embedding_size"),
@@ -73,9 +74,7 @@ def enlarge_transformer(
     fused = _FUSED[config.model_type]
     large = {}
     for name, weight in state_dict.items():
-        blocks = next((number for module, number in fused.items() if f"{module}." in name), 1)
-        # Conv1D of GPT-2 has its outputs last.
-        axis = 1 if blocks > 1 and weight.ndim == 2 and config.model_type == "gpt2" else 0
+        blocks, axis = next((found for module, found in fused.items() if f"{module}." in name), (1, 0))
         parts = weight.chunk(blocks, axis)
         large[name] = torch.cat([enlarged(part, role_of(name, part), times) for part in parts], axis)
     wider = copy.deepcopy(config)
