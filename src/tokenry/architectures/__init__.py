@@ -1,0 +1,1 @@
+"""Language models that read and write something other than the tokens of a tokenizer."""
