@@ -38,6 +38,7 @@ FAMILIES = {
 GUIDES = (
     "index",
     "quickstart",
+    "which-method",
     "how-to-choose",
     "reinforcement-learning",
     "which-credit",

@@ -15,7 +15,8 @@ from tokenry.cli import app
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.S | re.M)
-STANDS_FOR_THE_USERS = re.compile(r"\[[A-Z-]|…|\.\.\.")
+STANDS_FOR_THE_USERS = re.compile(r"\[[A-Z-]|…|\.\.\.|^VERB$|^SLUG$")
+NAMED_ONLY = re.compile("Missing|requires an argument")
 
 
 def blocks(*languages):
@@ -62,6 +63,19 @@ def test_every_command_in_the_pages_is_one(code):
             parse(words)
         except Exception as error:
             pytest.fail(f"tokenry {shlex.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_in_a_sentence_is_one(page):
+    for call in re.findall(r"(?<!`)`(tokenry [^`\n]+)`(?!`)", page.read_text(encoding="utf-8")):
+        for words in commands(call):
+            if any(map(STANDS_FOR_THE_USERS.search, words)):
+                continue
+            try:
+                parse(words)
+            except Exception as error:  # of an option that is only named, or a group
+                if not (NAMED_ONLY.search(str(error)) or type(error).__name__ == "NoArgsIsHelpError"):
+                    pytest.fail(f"{call}: {error}")
 
 
 @pytest.mark.parametrize("code", blocks("python", "py"))
