@@ -17,6 +17,7 @@ from tokenry.papers import catalogue
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery import pictures
+from notebooks import titles
 
 ROOT = Path(__file__).parents[2]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src"
@@ -62,6 +63,7 @@ def on_config(config: Any) -> Any:
     config.nav = [
         *({_title(DOCS / f"{page}.md"): f"{page}.md"} for page in GUIDES),
         *({title: methods[family]} for family, title in FAMILIES.items() if family in methods),
+        {"Notebooks": [{title: page} for page, title in titles().items()]},
         {"Proof": [{_title(DOCS / f"{page}.md"): f"{page}.md"} for page in PROOF]},
         {
             "Reference": [
