@@ -58,11 +58,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Attribute the answer by every method, and measure the faithfulness of each.
-
-    Raises:
-        UserError: an empty text, an answer without tokens, or an unknown method.
-    """
+    """Attribute the answer by every method, and measure the faithfulness of each."""
     from tokenry.attribution import ATTRIBUTIONS, TargetProbability, attribute
     from tokenry.core.text.words import words_of
     from tokenry.models import load_tokenizer

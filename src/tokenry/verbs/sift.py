@@ -289,11 +289,7 @@ def _yes(right: bool | None) -> str | None:
 
 
 def read_questions(path: Path) -> tuple[list[str], list[Verifier | None]]:
-    """Read questions, and what tells whether their answers are right.
-
-    Raises:
-        UserError: the file cannot be read, holds no question, or a row has none.
-    """
+    """Read questions, and what tells whether their answers are right."""
     if path.suffix.lower() in ("", ".txt"):
         queries = [line for line in read_text(path).splitlines() if line.strip()]
         rows: list[Mapping[str, Any]] = [{"question": line} for line in queries]

@@ -35,8 +35,6 @@ def read_docstrings(
     """Read the docstrings of at least 200 characters of installed packages, without their tests.
 
     Args:
-        packages: names of the packages.
-        held_out_share: share of the files that are held out.
         seed: random seed of the files that are held out.
         most_files: number of files of a package that are read, at equal distances; None for all.
     """

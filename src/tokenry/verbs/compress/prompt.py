@@ -107,11 +107,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Shorten the prompts, and let the target read them.
-
-    Raises:
-        UserError: no prompt, a budget below what must stay, or a scorer that its model is not made for.
-    """
+    """Shorten the prompts, and let the target read them."""
     from tokenry.compression.text import PromptCompressor, RandomScorer
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries

@@ -83,11 +83,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train, and measure held-out pairs before and after.
-
-    Raises:
-        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
-    """
+    """Train, and measure held-out pairs before and after."""
     from tokenry.alignment import preference_loss
     from tokenry.models.quiet import quiet_libraries
 

@@ -123,11 +123,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def layers(described: str) -> list[int]:
-    """Read layers such as `3,20-23`.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """Read layers such as `3,20-23`."""
     found: set[int] = set()
     for piece in described.split(","):
         first, dash, last = piece.strip().partition("-")

@@ -230,11 +230,7 @@ def _warnings(source: "MarkovSource | None", sizes: tuple[int, ...], alphabet: i
 
 
 def read_transition(path: Path) -> "np.ndarray":
-    """Read a table of transitions: numbers separated by commas, one row per state.
-
-    Raises:
-        UserError: the file cannot be read, has a header or a cell that is no number, or rows of different lengths.
-    """
+    """Read a table of transitions: numbers separated by commas, one row per state."""
     import numpy as np
 
     lines = [line for line in read_text(path).splitlines() if line.strip()]
