@@ -115,7 +115,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(model.device),
     }
-    progress("done", 1.0)
     return Result(f"What made {model_title(plan.model)} say so", data, lay_out(data))
 
 

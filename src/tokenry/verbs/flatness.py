@@ -89,7 +89,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Flatness of {model_title(plan.model)}", data, lay_out(data))
 
 

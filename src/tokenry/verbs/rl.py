@@ -244,7 +244,6 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
             **_outcomes(before, [arms.run(name) for name in arms.credits]),
         }
         write_json(runs.result_file, data)
-    progress("done", 1.0)
     return data
 
 

@@ -118,7 +118,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found,
     }
     data["environment"] = environment(device) | found["environment"]
-    progress("done", 1.0)
     files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
     title = f"Scores by {model_title(plan.model)}"
     return Result(title, data, lay_out(data), files=files, printed_part="examples")

@@ -126,7 +126,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "control": control,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Answers from stickers by {model_title(name)}", data, lay_out(data))
 
 

@@ -84,7 +84,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Texts by {' and '.join(map(model_title, plan.models))}", data, lay_out(data))
 
 

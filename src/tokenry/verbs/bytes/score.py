@@ -57,7 +57,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Surprise of a text to {model_title(plan.model)}", data, lay_out(data))
 
 

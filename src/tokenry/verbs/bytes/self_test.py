@@ -42,7 +42,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found.as_json(),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Byte map of {model_title(plan.tokenizer)}", data, lay_out(data), ok=found.is_sound)
 
 

@@ -79,7 +79,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Cascade of {names[0]} and {names[1]}", data, lay_out(data))
 
 

@@ -144,7 +144,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "environment": environment(device),
         }
     )
-    progress("done", 1.0)
     return Result(f"{plan.model} on {plan.code}", data, lay_out(data))
 
 

@@ -108,7 +108,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "choices": [{"budget_flops": budget, "best": choice and asdict(choice)} for budget, choice in chosen],
         "settings": plan_settings(plan) | {"scores": name, "sizes": sizes, "tokens": tokens},
     }
-    progress("done", 1.0)
     return Result(f"Model size and visual tokens, {name}", data, lay_out(data))
 
 

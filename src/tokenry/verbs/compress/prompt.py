@@ -144,7 +144,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     shortened = [
         {"prompt": cut.text, "question": row["question"]} for row, cut in zip(rows, found, strict=True)
     ]

@@ -95,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     title = f"{plan.loss} on pairs of {Path(plan.data).name}, {model_title(plan.model)}"
     return Result(title, data, lay_out(data), only_saved=("examples",))
 

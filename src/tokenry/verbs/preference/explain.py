@@ -63,7 +63,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "multipliers": _multipliers(loss, plan),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"The preference loss {data['loss']}", data, lay_out(data))
 
 

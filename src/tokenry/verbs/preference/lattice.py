@@ -62,7 +62,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "entailments": sum(lower in kept and higher in kept for lower, higher in found.entailments()),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result("The lattice of preference losses", data, lay_out(data))
 
 

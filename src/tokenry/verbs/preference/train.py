@@ -105,7 +105,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device, "trl", "peft"),
     }
-    progress("done", 1.0)
     title = f"{model_title(plan.model)} trained on {Path(plan.data).name} with {plan.loss}"
     return Result(title, data, lay_out(data))
 

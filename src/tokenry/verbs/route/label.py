@@ -99,7 +99,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "agreement_with_gap": without_nan(asdict(agreement(verdicts, gaps))),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Labelled tokens of {plan.pair.small} and {plan.pair.large}", data, lay_out(data))
 
 

@@ -103,7 +103,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "loss": [sum(losses[:few]) / few, sum(losses[-few:]) / few] if losses else None,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Small model of {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -95,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "losses": list(report.losses),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Router for {name}", data, lay_out(data))
 
 

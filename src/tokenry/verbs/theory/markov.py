@@ -108,7 +108,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "warnings": list(_warnings(source, sizes, alphabet)),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"What tokenizers leave to a unigram, {name}", data, lay_out(data))
 
 

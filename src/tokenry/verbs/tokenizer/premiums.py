@@ -76,7 +76,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "tables": [table.as_json() for table in tables],
         "settings": plan_settings(plan) | {"text": str(plan.parallel or "UDHR")},
     }
-    progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 

@@ -86,7 +86,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "text_back": measured["text_back"].as_json(),
         "settings": plan_settings(plan) | {"pattern": training.pattern},
     }
-    progress("done", 1.0)
     return Result(f"A tokenizer trained by {plan.algorithm}", data, lay_out(data))
 
 

@@ -89,7 +89,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **measured,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 
