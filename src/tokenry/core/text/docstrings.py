@@ -36,7 +36,6 @@ def read_docstrings(
 
     Args:
         packages: names of packages, or of modules that are a file.
-        held_out_share: share of the files that are held out.
         seed: random seed of the files that are held out.
         most_files: number of files of a package that are read, at equal distances; None for all.
     """
