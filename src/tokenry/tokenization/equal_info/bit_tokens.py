@@ -25,7 +25,9 @@ def tokens_of_bits(bits: UInt8[np.ndarray, "bits"], token_bits: int) -> Int[np.n
     """Bits as tokens of `token_bits` bits; the last one is padded with zeros."""
     require_at_least(1, token_bits=token_bits)
     if token_bits > MOST_TOKEN_BITS:
-        raise UserError(f"token_bits must be at most {MOST_TOKEN_BITS}, got {token_bits}: 8 and 16 are usual.")
+        raise UserError(
+            f"token_bits must be at most {MOST_TOKEN_BITS}, got {token_bits}: 8 and 16 are usual."
+        )
     padded = np.pad(bits, (0, -len(bits) % token_bits)).reshape(-1, token_bits)
     return padded.astype(np.int64) @ (1 << np.arange(token_bits - 1, -1, -1))
 

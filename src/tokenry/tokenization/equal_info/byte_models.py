@@ -51,7 +51,7 @@ class WindowModel(ABC):
 
     symbols: int
     fingerprint: str
-    longest: float = math.inf
+    longest: float | int = math.inf
     memory: int = 0
 
     @property
@@ -90,9 +90,7 @@ class WindowReader:
 
     def extend(self, kept: Sequence[int], symbols: Sequence[int]) -> Rows:
         """Go on with some of the windows, each with a symbol more; one row for each of them."""
-        self._windows = [
-            (*self._windows[row], symbol) for row, symbol in zip(kept, symbols, strict=True)
-        ]
+        self._windows = [(*self._windows[row], symbol) for row, symbol in zip(kept, symbols, strict=True)]
         return self._model.after(self._windows)
 
 
@@ -135,13 +133,17 @@ class WittenBellModel(WindowModel):
 
     def __repr__(self) -> str:
         """Its order and the number of strings it has counted."""
-        return f"WittenBellModel(order={self.order}, {sum(len(found[1]) for found in self._counted):,} strings)"
+        return (
+            f"WittenBellModel(order={self.order}, {sum(len(found[1]) for found in self._counted):,} strings)"
+        )
 
     def after(self, windows: Sequence[Symbols]) -> Rows:
         """Rows are kept by their context."""
         if len(self._rows) > _KEPT_ROWS:
             self._rows.clear()
-        return np.stack([self._row(bytes(window[-self.memory :] if self.memory else ())) for window in windows])
+        return np.stack(
+            [self._row(bytes(window[-self.memory :] if self.memory else ())) for window in windows]
+        )
 
     def _row(self, context: bytes) -> Float[np.ndarray, "256"]:
         row = self._rows.get(context)
@@ -166,9 +168,7 @@ class WittenBellModel(WindowModel):
 _KEPT_ROWS = 1 << 15
 
 
-def _counted(
-    text: np.ndarray, length: int
-) -> tuple[np.ndarray, Int[np.ndarray, "strings"]]:
+def _counted(text: np.ndarray, length: int) -> tuple[np.ndarray, Int[np.ndarray, "strings"]]:
     """The strings of a length that occur, each as one number, in order, and how often."""
     places = max(0, len(text) - length + 1)
     strings = np.zeros(places, np.uint64)
@@ -188,7 +188,7 @@ class NextByteWindows(WindowModel):
 
     symbols = BYTES
 
-    def __init__(self, model: NextByteModel, fingerprint: str, longest: float = math.inf) -> None:
+    def __init__(self, model: NextByteModel, fingerprint: str, longest: float | int = math.inf) -> None:
         self._model, self.fingerprint, self.longest = model, fingerprint, longest
         self.memory = int(min(longest, _STREAM_CONTEXT) // 2)
 
@@ -228,7 +228,9 @@ class CausalWindowModel(WindowModel):
         self.symbols = rows if symbols is None else symbols
         require_at_least(2, symbols=self.symbols)
         if self.symbols > rows:
-            raise UserError(f"symbols must be at most {rows}, the token ids that the model knows, got {self.symbols}.")
+            raise UserError(
+                f"symbols must be at most {rows}, the token ids that the model knows, got {self.symbols}."
+            )
         exact = all(weight.dtype == torch.float64 for weight in inner.parameters())
         self._model: Any = inner if exact else copy.deepcopy(inner).double()
         self.start_id = int(start)
@@ -296,6 +298,8 @@ class _CachedReader(WindowReader):
             self._cache.batch_select_indices(chosen.to(self._causal.device))
             found = self._causal.forward(self._ids[:, -1:], past_key_values=self._cache, use_cache=True)
         cache = getattr(found, "past_key_values", None)
-        selects = isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+        selects = isinstance(cache, DynamicCache) and all(
+            isinstance(layer, DynamicLayer) for layer in cache.layers
+        )
         self._cache = cache if selects else None
         return self._causal.probabilities(found.logits[:, -1], torch.ones(len(kept), dtype=torch.bool))

@@ -13,21 +13,21 @@ decoded in one batch.
 Source: Training LLMs over Neurally Compressed Text (arXiv 2404.03626), sections 3.2, A.5 and D.5; `free` is ours.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int
 
-from tokenry.core.errors import UserError, require_at_least, require_one_of
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.tokenization.equal_info.bit_tokens import bits_of, tokens_of_bits, whole_bits
 from tokenry.tokenization.equal_info.byte_models import FunctionWindows, Symbols, WindowModel
 from tokenry.tokenization.equal_info.interval_code import (
     WHOLE,
     Interval,
-    code_of,
     intervals_that_fit,
     padded_code,
 )
@@ -47,19 +47,16 @@ class CodedWindows:
     Attributes:
         window_bits: bits W of a window.
         codes: the W bits of each window, as a number.
-        n_symbols: symbols of each window.
+        length: symbols of the text: the last window has no end of its own.
         escaped: windows that end as by `delay` where the others are `free`.
+        n_symbols: symbols of each window, where a text was coded.
     """
 
     window_bits: int
     codes: tuple[int, ...]
-    n_symbols: tuple[int, ...]
+    length: int
     escaped: tuple[int, ...] = ()
-
-    @property
-    def length(self) -> int:
-        """Symbols of the text."""
-        return sum(self.n_symbols)
+    n_symbols: tuple[int, ...] = ()
 
     def bits(self) -> str:
         """All windows as one string of 0 and 1."""
@@ -107,8 +104,8 @@ class EqualInfoCodec:
             )
         if window_bits < precision + 1:
             raise UserError(
-                f"window_bits must be at least {precision + 1}, as one symbol can need precision + 1 bits and precision is {precision}, "
-                f"got {window_bits}."
+                f"window_bits must be at least {precision + 1}, got {window_bits}: one of {self.m1.symbols:,} symbols at precision {precision} "
+                f"can need {precision + 1} bits."
             )
 
     # --- encode ---------------------------------------------------------------------------------------------------------------
@@ -156,7 +153,10 @@ class EqualInfoCodec:
                 rows = slice(first, first := first + len(symbols))
                 path = list(
                     intervals_that_fit(
-                        starts[rows].tolist(), (ends - starts)[rows].tolist(), self.precision, self.window_bits
+                        starts[rows].tolist(),
+                        (ends - starts)[rows].tolist(),
+                        self.precision,
+                        self.window_bits,
                     )
                 )
                 at_end = len(symbols) in (cut.left, self.m1.longest)
@@ -208,11 +208,12 @@ class EqualInfoCodec:
 
     def _test(self, texts: Sequence[Symbols], coded: Sequence[CodedWindows]) -> None:
         for number, (text, found) in enumerate(zip(texts, self.decode_many(coded), strict=True)):
-            wrong = next((place for place, pair in enumerate(zip(text, found)) if pair[0] != pair[1]), len(found))
-            if len(found) != len(text) or wrong < len(found):
+            pairs = enumerate(itertools.zip_longest(text, found))
+            wrong = next((place for place, (was, now) in pairs if was != now), None)
+            if wrong is not None:
                 raise UserError(
-                    f"text {number} decodes to something else from symbol {wrong} on: M1 answers otherwise for one symbol after the other "
-                    "than for a whole window; run it in float64, on one device."
+                    f"text {number} decodes to something else from symbol {wrong} on: M1 answers otherwise for one symbol after the "
+                    "other than for a whole window; run it in float64, on one device."
                 )
 
     # --- decode ---------------------------------------------------------------------------------------------------------------
@@ -235,7 +236,9 @@ class EqualInfoCodec:
         codes = [code for windows in coded for code in windows.codes]
         offsets = np.cumsum([0, *(len(windows.codes) for windows in coded)]).tolist()
         escaped = {
-            offset + place for windows, offset in zip(coded, offsets, strict=False) for place in windows.escaped
+            offset + place
+            for windows, offset in zip(coded, offsets, strict=False)
+            for place in windows.escaped
         }
         most = max((windows.length for windows in coded), default=0)
         decoded = self.decode_windows(codes, escaped, most)
@@ -246,7 +249,7 @@ class EqualInfoCodec:
         return texts
 
     def decode_windows(
-        self, codes: Sequence[int], escaped: "frozenset[int] | set[int]" = frozenset(), most: float = math.inf
+        self, codes: Sequence[int], escaped: "frozenset[int] | set[int]" = frozenset(), most: float | int = math.inf
     ) -> list[list[int]]:
         """The symbols of each window, all in one batch: as many steps as the longest window has symbols.
 
@@ -273,7 +276,7 @@ class EqualInfoCodec:
             found += [window.text(first + place) for place, window in enumerate(windows)]
         return found
 
-    def _decode(self, windows: "list[_Decoded]", most: float) -> None:
+    def _decode(self, windows: "list[_Decoded]", most: float | int) -> None:
         reader = self.m1.reader()
         active = windows if most >= 1 else []
         rows = reader.begin(len(active)) if active else None
@@ -322,7 +325,9 @@ class _Cut:
         self._place += symbols
 
     def coded(self, window_bits: int) -> CodedWindows:
-        return CodedWindows(window_bits, tuple(self.codes), tuple(self.n_symbols), tuple(self.escaped))
+        return CodedWindows(
+            window_bits, tuple(self.codes), self._place, tuple(self.escaped), tuple(self.n_symbols)
+        )
 
 
 class _Decoded:

@@ -10,8 +10,8 @@ Source: Training LLMs over Neurally Compressed Text (arXiv 2404.03626), section 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,9 +27,7 @@ def bits_per_byte(loss: float | int, n_tokens: int, n_bytes: int) -> float:
     return n_tokens / n_bytes * loss / math.log(2)
 
 
-def flops_per_byte(
-    m2_params: float | int, n_tokens: int, n_bytes: int, m1_params: float | int = 0
-) -> float:
+def flops_per_byte(m2_params: float | int, n_tokens: int, n_bytes: int, m1_params: float | int = 0) -> float:
     """Floating-point operations of a forward pass per byte, by non-embedding parameters; M1 counts where it is used."""
     require_at_least(1, n_bytes=n_bytes)
     return 2 * m2_params * n_tokens / n_bytes + 2 * m1_params
@@ -122,8 +120,10 @@ def bits_of_words(text: bytes, bits: Float[np.ndarray, "bytes"]) -> list[tuple[b
     """Words of a text, each with the space before it, and the bits of their bytes."""
     letters = np.frombuffer(text, np.uint8)
     is_space = np.isin(letters, np.frombuffer(b" \t\r\n", np.uint8))
-    begins = np.flatnonzero(is_space & ~np.concatenate([[False], is_space[:-1]])) if len(text) else np.zeros(0, int)
-    cuts: Sequence[int] = sorted({0, *begins.tolist(), len(text)})
-    return [
-        (text[begin:end], float(bits[begin:end].sum())) for begin, end in zip(cuts, cuts[1:], strict=False)
-    ]
+    begins = (
+        np.flatnonzero(is_space & ~np.concatenate([[False], is_space[:-1]]))
+        if len(text)
+        else np.zeros(0, int)
+    )
+    cuts = sorted({0, *begins.tolist(), len(text)})
+    return [(text[begin:end], float(bits[begin:end].sum())) for begin, end in pairwise(cuts)]

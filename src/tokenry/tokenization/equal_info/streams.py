@@ -51,7 +51,11 @@ class ArithmeticCodec:
         """The code of a text: whole words of 32 bits."""
         encoder = self._stream.queue.RangeEncoder()
         for symbols, table in tables_along(self.m1, text, self.precision):
-            encoder.encode(np.asarray(list(symbols), np.int32), self._stream.model.Categorical(perfect=False), self._shares(table))
+            encoder.encode(
+                np.asarray(list(symbols), np.int32),
+                self._stream.model.Categorical(perfect=False),
+                self._shares(table),
+            )
         return encoder.get_compressed().astype(">u4").tobytes()
 
     def decode(self, code: bytes, length: int) -> list[int]:
@@ -120,7 +124,7 @@ def coder_resets(m1: WindowModel, text: Symbols, window_bits: int = 16, precisio
         codes.append(padded_code(path[-1], window_bits))
         n_symbols.append(len(path) - 1)
         place += n_symbols[-1]
-    return CodedWindows(window_bits, tuple(codes), tuple(n_symbols))
+    return CodedWindows(window_bits, tuple(codes), len(text), n_symbols=tuple(n_symbols))
 
 
 def gzip_stream(data: bytes) -> bytes:
@@ -137,7 +141,9 @@ def _constriction() -> Any:
     try:
         import constriction
     except ImportError as error:
-        raise UserError("arithmetic codes need constriction, which is not installed: pip install 'tokenry[codec]'.") from error
+        raise UserError(
+            "arithmetic codes need constriction, which is not installed: pip install 'tokenry[codec]'."
+        ) from error
     return constriction.stream
 
 
@@ -176,7 +182,10 @@ def wnc_encode(starts: Sequence[int], frequencies: Sequence[int], precision: int
 
 
 def wnc_decode(
-    bits: str, length: int, table_after: Callable[[Sequence[int]], Int[np.ndarray, "symbols_and_one"]], precision: int
+    bits: str,
+    length: int,
+    table_after: Callable[[Sequence[int]], Int[np.ndarray, "symbols_and_one"]],
+    precision: int,
 ) -> list[int]:
     """The text of such a code.
 
@@ -205,5 +214,10 @@ def wnc_decode(
             else:
                 break
             following = int(bits[place]) if place < len(bits) else 0
-            low, high, value, place = 2 * (low - away), 2 * (high - away) + 1, 2 * (value - away) + following, place + 1
+            low, high, value, place = (
+                2 * (low - away),
+                2 * (high - away) + 1,
+                2 * (value - away) + following,
+                place + 1,
+            )
     return text
