@@ -58,6 +58,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     losses = learned(streams, text, STREAMS, sizes, part(run.progress, 0.15, 1.0))
     run.settings |= {
         "seeds": list(sizes.seeds),
+        "few_seeds": list(sizes.few_seeds),
         "steps": sizes.steps,
         "bits_per_token": {name: loss.bits.tolist() for name, loss in losses.items()},
         "unigram": {name: loss.unigram.tolist() for name, loss in losses.items()},

@@ -9,7 +9,7 @@ A text is coded example by example, 10,240 bytes each as in the paper; held-out 
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,8 @@ class CodedTextSizes:
         batch_size: stretches of a step.
         steps: steps.
         learning_rate: highest learning rate.
-        seeds: one M2 for each.
+        seeds: one M2 for each, on the streams of the headline.
+        few_seeds: on the other streams.
     """
 
     packages: tuple[str, ...] = ("sklearn", "scipy", "pandas")
@@ -65,7 +66,7 @@ class CodedTextSizes:
     text: int = 2_000_000
     held_out: int = 153_600
     example_bytes: int = 10_240
-    ratio_bytes: int = 5_120
+    ratio_bytes: int = 4_096
     ratio_examples: int = 10
     windows: tuple[int, ...] = (16, 32, 64, 128)
     bpe: int = 1024
@@ -77,6 +78,7 @@ class CodedTextSizes:
     steps: int = 200
     learning_rate: float = 2e-3
     seeds: tuple[int, ...] = (0, 1)
+    few_seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def learned(
             streams.tokens(name, example) for example in examples_of(text.held_out, sizes.example_bytes)
         ]
         told_of_training = one_stage(part(told, 0.2, 1.0), f"training M2, {name}")
-        found[name] = _loss_of(train, held_out, streams.vocabulary(name), sizes, told_of_training)
+        own = replace(sizes, seeds=sizes.seeds if name in (AC, WINDOWS) else sizes.few_seeds)
+        found[name] = _loss_of(train, held_out, streams.vocabulary(name), own, told_of_training)
     return found
 
 

@@ -249,7 +249,10 @@ class EqualInfoCodec:
         return texts
 
     def decode_windows(
-        self, codes: Sequence[int], escaped: "frozenset[int] | set[int]" = frozenset(), most: float | int = math.inf
+        self,
+        codes: Sequence[int],
+        escaped: "frozenset[int] | set[int]" = frozenset(),
+        most: float | int = math.inf,
     ) -> list[list[int]]:
         """The symbols of each window, all in one batch: as many steps as the longest window has symbols.
 

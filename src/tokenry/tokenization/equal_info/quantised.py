@@ -47,20 +47,24 @@ def quantize_pmf(
     return frequencies
 
 
-def cumulative_table(rows: np.ndarray, precision: int) -> Int[np.ndarray, "*rows symbols_and_one"]:
-    """The cumulative frequencies 0, c_1, …, 2^precision of distributions; whole numbers are taken as the frequencies themselves.
+def frequency_rows(rows: np.ndarray, precision: int) -> Int[np.ndarray, "*rows symbols"]:
+    """The frequencies of distributions; whole numbers are taken as the frequencies themselves.
 
     Raises:
         UserError: frequencies that do not add up to 2^precision or hold a 0, or distributions that cannot be.
     """
-    if np.issubdtype(rows.dtype, np.integer):
-        if (rows < 1).any() or (rows.sum(axis=-1) != 1 << precision).any():
-            raise UserError(
-                f"frequencies must be at least 1 and add up to 2^{precision} = {1 << precision}: give that precision, or probabilities."
-            )
-        frequencies = rows
-    else:
-        frequencies = quantize_pmf(rows, precision)
+    if not np.issubdtype(rows.dtype, np.integer):
+        return quantize_pmf(rows, precision)
+    if (rows < 1).any() or (rows.sum(axis=-1) != 1 << precision).any():
+        raise UserError(
+            f"frequencies must be at least 1 and add up to 2^{precision} = {1 << precision}: give that precision, or probabilities."
+        )
+    return rows
+
+
+def cumulative_table(rows: np.ndarray, precision: int) -> Int[np.ndarray, "*rows symbols_and_one"]:
+    """The cumulative frequencies 0, c_1, …, 2^precision of distributions, as `frequency_rows` takes them."""
+    frequencies = frequency_rows(rows, precision)
     table = np.zeros((*frequencies.shape[:-1], frequencies.shape[-1] + 1), dtype=np.int64)
     np.cumsum(frequencies, axis=-1, out=table[..., 1:])
     return table

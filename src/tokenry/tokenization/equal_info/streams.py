@@ -13,18 +13,18 @@ Data Compression (1987).
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from tokenry.core.errors import UserError
 from tokenry.tokenization.equal_info.bit_tokens import tokens_of_bits
-from tokenry.tokenization.equal_info.byte_models import Symbols, WindowModel
+from tokenry.tokenization.equal_info.byte_models import Rows, Symbols, WindowModel
 from tokenry.tokenization.equal_info.codec import CodedWindows
 from tokenry.tokenization.equal_info.interval_code import intervals_that_fit, padded_code
-from tokenry.tokenization.equal_info.quantised import cumulative_table, require_precision
+from tokenry.tokenization.equal_info.quantised import cumulative_table, frequency_rows, require_precision
 
 _CHUNK = 4096
 
@@ -44,23 +44,19 @@ class ArithmeticCodec:
 
     def __init__(self, m1: WindowModel, precision: int = 14) -> None:
         require_precision(precision, m1.symbols)
+        _constriction()
         self.m1, self.precision = m1, precision
-        self._stream = _constriction()
 
     def encode(self, text: Symbols) -> bytes:
         """The code of a text: whole words of 32 bits."""
-        encoder = self._stream.queue.RangeEncoder()
-        for symbols, table in tables_along(self.m1, text, self.precision):
-            encoder.encode(
-                np.asarray(list(symbols), np.int32),
-                self._stream.model.Categorical(perfect=False),
-                self._shares(table),
-            )
-        return encoder.get_compressed().astype(">u4").tobytes()
+        return range_encode(
+            (symbols, frequency_rows(rows, self.precision)) for symbols, rows in rows_along(self.m1, text)
+        )
 
     def decode(self, code: bytes, length: int) -> list[int]:
         """The first `length` symbols of the text of a code, one after another."""
-        decoder = self._stream.queue.RangeDecoder(np.frombuffer(code, ">u4").astype(np.uint32))
+        stream = _constriction()
+        decoder = stream.queue.RangeDecoder(np.frombuffer(code, ">u4").astype(np.uint32))
         text: list[int] = []
         for before, begin, end in stretches(self.m1, length):
             reader = self.m1.reader()
@@ -68,23 +64,31 @@ class ArithmeticCodec:
             for symbol in text[before:begin]:
                 rows = reader.extend([0], [symbol])
             while len(text) < end:
-                shares = self._shares(cumulative_table(rows, self.precision))[0]
-                text.append(int(decoder.decode(self._stream.model.Categorical(shares, perfect=False))))
+                law = _weights(frequency_rows(rows, self.precision))[0]
+                text.append(int(decoder.decode(stream.model.Categorical(law, perfect=False))))
                 if len(text) < end:
                     rows = reader.extend([0], text[-1:])
         return text
 
-    def _shares(self, table: np.ndarray) -> np.ndarray:
-        return np.diff(table, axis=-1) / (1 << self.precision)
+
+def range_encode(chunks: Iterable[tuple[Symbols, Int[np.ndarray, "chunk symbols"]]]) -> bytes:
+    """The code of symbols by constriction's range coder, chunk by chunk with the frequencies before each symbol."""
+    stream = _constriction()
+    encoder, family = stream.queue.RangeEncoder(), stream.model.Categorical(perfect=False)
+    for symbols, frequencies in chunks:
+        encoder.encode(np.array(list(symbols), np.int32), family, _weights(frequencies))
+    return encoder.get_compressed().astype(">u4").tobytes()
 
 
-def tables_along(
-    m1: WindowModel, text: Symbols, precision: int
-) -> Iterator[tuple[Symbols, Int[np.ndarray, "chunk symbols_and_one"]]]:
-    """The chunks of a text with the cumulative table before each symbol, from a model that is never begun anew."""
+def _weights(frequencies: Int[np.ndarray, "rows symbols"]) -> Float[np.ndarray, "rows symbols"]:
+    """Constriction divides by the sum itself; float32 holds the 24 bits that it uses."""
+    return frequencies.astype(np.float32)
+
+
+def rows_along(m1: WindowModel, text: Symbols) -> Iterator[tuple[Symbols, Rows]]:
+    """The chunks of a text with the distribution before each symbol, from a model that is never begun anew."""
     for before, begin, end in stretches(m1, len(text)):
-        rows = m1.along([text[before:end]])[begin - before :]
-        yield text[begin:end], cumulative_table(rows, precision)
+        yield text[begin:end], m1.along([text[before:end]])[begin - before :]
 
 
 def stretches(m1: WindowModel, length: int) -> Iterator[tuple[int, int, int]]:
@@ -99,8 +103,9 @@ def symbol_intervals(
 ) -> tuple[Int[np.ndarray, "text"], Int[np.ndarray, "text"]]:
     """The cumulative frequency and the frequency of each symbol of a text: −log2 (f / 2^precision) is what it costs in bits."""
     starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for symbols, table in tables_along(m1, text, precision):
-        chosen, places = np.asarray(list(symbols)), np.arange(len(symbols))
+    for symbols, rows in rows_along(m1, text):
+        table = cumulative_table(rows, precision)
+        chosen, places = np.array(list(symbols)), np.arange(len(symbols))
         starts.append(table[places, chosen])
         ends.append(table[places, chosen + 1])
     first, last = np.concatenate(starts), np.concatenate(ends)

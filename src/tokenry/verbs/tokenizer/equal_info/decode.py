@@ -52,8 +52,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     require_new_file(to)
     require_output_file(to)
     progress("reading the model", 0.0)
-    m1 = replace(plan.m1, units=header.units, precision=header.precision)
-    codec, units = m1.codec(header.window_bits, header.end_of_window)
+    stored: dict[str, Any] = {"units": header.units, "precision": header.precision}
+    codec, units = replace(plan.m1, **stored).codec(header.window_bits, header.end_of_window)
     data = decode_file(plan.file, to, codec, units, progress)
     found = {
         "kind": "equal-info decode",
