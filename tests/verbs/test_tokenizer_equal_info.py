@@ -107,7 +107,7 @@ def test_a_language_model_reports_by_tokens(models, text, tmp_path):
         ("encode {text} --model {model} --units tokens", "tokens are of UTF-8 text, and byte"),
         (
             "encode {text} --model {model} --units tokens --precision 10",
-            "precision must be at least 11 bits for the 400 symbols",
+            "precision must be at least 11 bits for the 355 symbols",
         ),
         ("decode {text}", "is no file of equal-info windows"),
         ("decode nowhere.eqi", "nowhere.eqi cannot be read"),
