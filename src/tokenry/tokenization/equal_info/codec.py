@@ -126,7 +126,7 @@ class EqualInfoCodec:
         """
         for text in texts:
             self._require_known(text)
-        cuts = [_Cut(text) for text in texts]
+        cuts = [_CutText(text) for text in texts]
         look = _FIRST_LOOK
         while open_cuts := [cut for cut in cuts if cut.left]:
             room = max(1, _TABLE_ELEMENTS // (look * self.m1.symbols))
@@ -140,7 +140,7 @@ class EqualInfoCodec:
             self._test(texts, coded)
         return coded
 
-    def _cut_next(self, cuts: "Sequence[_Cut]", look: int) -> None:
+    def _cut_next(self, cuts: "Sequence[_CutText]", look: int) -> None:
         """Cut one window of each text."""
         while cuts:
             ahead = [cut.ahead(int(min(look, self.m1.longest))) for cut in cuts]
@@ -305,7 +305,7 @@ class EqualInfoCodec:
             rows = reader.extend(kept, symbols) if active else None
 
 
-class _Cut:
+class _CutText:
     """A text of which some windows are cut."""
 
     def __init__(self, text: Symbols) -> None:
