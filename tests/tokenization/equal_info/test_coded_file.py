@@ -71,12 +71,12 @@ def test_an_interrupted_job_goes_on(tmp_path, monkeypatch):
     coded_parts = []
 
     class Interrupted(EqualInfoCodec):
-        def encode_many(self, texts, self_test=True):
+        def encode_many(self, texts, **options):
             if len(coded_parts) == 1:
                 coded_parts.append(None)
                 raise KeyboardInterrupt
             coded_parts.append(texts)
-            return super().encode_many(texts, self_test)
+            return super().encode_many(texts, **options)
 
     with pytest.raises(KeyboardInterrupt):
         encode_file(text, path, Interrupted(NGRAM), SmallParts())
@@ -90,7 +90,7 @@ def test_an_interrupted_job_goes_on(tmp_path, monkeypatch):
 
 def test_what_an_interrupted_job_kept_belongs_to_its_text(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        EqualInfoCodec, "encode_many", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+        EqualInfoCodec, "encode_many", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         encode_file(TEXT, tmp_path / "a.eqi", CODEC)

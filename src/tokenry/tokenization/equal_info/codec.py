@@ -114,12 +114,18 @@ class EqualInfoCodec:
         """Cut one text into windows; arguments as in `encode_many`."""
         return self.encode_many([text], self_test)[0]
 
-    def encode_many(self, texts: Sequence[Symbols], self_test: bool = True) -> list[CodedWindows]:
+    def encode_many(
+        self,
+        texts: Sequence[Symbols],
+        self_test: bool = True,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> list[CodedWindows]:
         """Cut texts into windows, one window of every text at a time.
 
         Args:
             texts: bytes, or sequences of symbols.
             self_test: decode the windows before they are returned; `greedy`, which cannot pass it, is not tested.
+            progress: called with the share of the texts that is cut.
 
         Raises:
             UserError: a symbol that M1 does not know, or windows that decode to something else.
@@ -127,7 +133,7 @@ class EqualInfoCodec:
         for text in texts:
             self._require_known(text)
         cuts = [_CutText(text) for text in texts]
-        look = _FIRST_LOOK
+        look, whole = _FIRST_LOOK, sum(map(len, texts))
         while open_cuts := [cut for cut in cuts if cut.left]:
             room = max(1, _TABLE_ELEMENTS // (look * self.m1.symbols))
             for first in range(0, len(open_cuts), room):
@@ -135,6 +141,7 @@ class EqualInfoCodec:
             # Windows of a text are alike: half as long again as the last ones is mostly enough.
             last = sum(cut.n_symbols[-1] for cut in open_cuts) / len(open_cuts)
             look = max(_SHORTEST_LOOK, math.ceil(1.5 * last) + 1)
+            progress(1 - sum(cut.left for cut in cuts) / whole)
         coded = [cut.coded(self.window_bits) for cut in cuts]
         if self_test and self.end_of_window != "greedy":
             self._test(texts, coded)

@@ -113,7 +113,9 @@ def encode_file(
         path,
         settings,
         [parts[first : first + _BATCH] for first in range(0, len(parts), _BATCH)],
-        lambda batch: [[list(part.codes), list(part.escaped)] for part in codec.encode_many(batch)],
+        lambda batch, told: [
+            [list(part.codes), list(part.escaped)] for part in codec.encode_many(batch, progress=told)
+        ],
         lambda share: progress("coding", share),
     )
     bits = bits_of([code for codes, _ in found for code in codes], codec.window_bits)
@@ -192,7 +194,7 @@ def decode_file(
         output,
         {**_settings(codec, units), "code": header.code},
         [parts[first : first + _BATCH] for first in range(0, len(parts), _BATCH)],
-        lambda batch: [units.text(symbols).hex() for symbols in codec.decode_many(batch)],
+        lambda batch, told: [units.text(symbols).hex() for symbols in codec.decode_many(batch)],
         lambda share: progress("decoding", share),
     )
     data = bytes.fromhex("".join(found))
@@ -230,7 +232,7 @@ def _in_batches(
     path: Path,
     settings: dict[str, Any],
     batches: Sequence[Sequence[Any]],
-    work: Callable[[Sequence[Any]], list[Any]],
+    work: Callable[[Sequence[Any], Callable[[float], None]], list[Any]],
     told: Callable[[float], None],
 ) -> list[Any]:
     """Do the batches that are not done yet; what is done is kept in a folder beside the file."""
@@ -240,10 +242,14 @@ def _in_batches(
     )
     found: list[Any] = []
     for number, batch in enumerate(batches):
-        told(number / len(batches))
+
+        def within(share: float | int, begun: int = number) -> None:
+            told((begun + share) / len(batches))
+
+        within(0.0)
         done = folder / f"{number:06d}.json"
         if not done.exists():
-            write_json(done, work(batch))
+            write_json(done, work(batch, within))
         found += read_json(done)
     told(1.0)
     return found

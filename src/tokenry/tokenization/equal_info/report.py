@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.tokenization.equal_info.byte_models import Symbols
@@ -90,15 +90,14 @@ def compression_report(
 
 
 def window_report(
-    codec: EqualInfoCodec, coded: CodedWindows, text: Symbols, token_bits: int, n_bytes: int
+    name: str, coded: CodedWindows, wrong: Bool[np.ndarray, "windows"], token_bits: int, n_bytes: int
 ) -> StreamReport:
-    """Report on windows of a text; they are decoded, and those that are read wrongly are counted."""
-    report = compression_report(codec.end_of_window, coded.to_tokens(token_bits), token_bits, n_bytes)
-    wrong = int(wrong_windows(codec, coded, text).sum())
-    return replace(report, windows=len(coded.codes), wrong=wrong, escaped=len(coded.escaped))
+    """Report on the windows of a text, of which some are read wrongly (`wrong_windows`)."""
+    report = compression_report(name, coded.to_tokens(token_bits), token_bits, n_bytes)
+    return replace(report, windows=len(coded.codes), wrong=int(wrong.sum()), escaped=len(coded.escaped))
 
 
-def wrong_windows(codec: EqualInfoCodec, coded: CodedWindows, text: Symbols) -> np.ndarray:
+def wrong_windows(codec: EqualInfoCodec, coded: CodedWindows, text: Symbols) -> Bool[np.ndarray, "windows"]:
     """Which windows are read as something else; of the last one, what is behind the end of the text does not count."""
     decoded = codec.decode_windows(coded.codes, set(coded.escaped), max(coded.length, 1))
     wrong, place = [], 0

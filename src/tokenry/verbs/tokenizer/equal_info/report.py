@@ -55,9 +55,12 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: a file or model that cannot be read, or a window that is too small.
     """
-    from dataclasses import replace
-
-    from tokenry.tokenization.equal_info import EqualInfoCodec, compression_report, window_report
+    from tokenry.tokenization.equal_info import (
+        EqualInfoCodec,
+        compression_report,
+        window_report,
+        wrong_windows,
+    )
 
     data = read_data(plan.file)
     most = plan.most or (COUNTED_BYTES if plan.m1.model == NGRAM else MODEL_BYTES)
@@ -65,15 +68,18 @@ def run(plan: Plan, progress: Progress) -> Result:
     progress("reading the model", 0.0)
     codec, units = plan.m1.codec(plan.window_bits, ENDS[0])
     (symbols,) = units.parts(text, len(text))
-    streams, cut = [], {}
+    streams, pieces, free = [], {}, None
     for number, end in enumerate(ENDS):
         progress(f"coding, {end}", 0.1 + 0.2 * number)
         rule = EqualInfoCodec(codec.m1, codec.window_bits, codec.precision, end)
-        coded = rule.encode(symbols)
+        coded = rule.encode(symbols, self_test=False)
+        free = free or coded
+        wrong = wrong_windows(rule, coded, symbols)
         name = f"EqualInfo[{codec.window_bits}], {end}"
-        report = window_report(rule, coded, symbols, plan.token_bits, len(text))
-        streams.append(_stream(replace(report, name=name), coded.to_tokens(plan.token_bits)))
-        cut[end] = (rule, coded)
+        report = window_report(name, coded, wrong, plan.token_bits, len(text))
+        streams.append(_stream(report, coded.to_tokens(plan.token_bits)))
+        pieces[end] = _pieces(coded, wrong, symbols, units, plan.shown)
+    assert free is not None
     progress("coding, other streams", 0.7)
     for name, tokens in _others(plan, codec, symbols, text):
         streams.append(_stream(compression_report(name, tokens, plan.token_bits, len(text)), tokens))
@@ -87,8 +93,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         "window_bits": codec.window_bits,
         "precision": codec.precision,
         "streams": streams,
-        "pieces": {end: _pieces(*cut[end], symbols, units, plan.shown) for end in ENDS},
-        "words": _words(codec, cut[ENDS[0]][1], symbols, units, text, plan.shown),
+        "pieces": pieces,
+        "words": _words(codec, free, symbols, units, text, plan.shown),
         "settings": plan_settings(plan),
     }
     progress("done", 1.0)
@@ -139,17 +145,13 @@ def _stream(report: Any, tokens: "np.ndarray") -> dict[str, Any]:
 
 
 def _pieces(
-    codec: "EqualInfoCodec", coded: "CodedWindows", symbols: "Symbols", units: "SymbolUnits", shown: int
+    coded: "CodedWindows", wrong: "np.ndarray", symbols: "Symbols", units: "SymbolUnits", shown: int
 ) -> list[dict[str, Any]]:
     """The windows of the beginning of the text, and which of them are read wrongly."""
-    from tokenry.tokenization.equal_info import wrong_windows
-
     pieces, place, size = [], 0, 0
-    for code, count, wrong in zip(
-        coded.codes, coded.n_symbols, wrong_windows(codec, coded, symbols), strict=True
-    ):
+    for code, count, is_wrong in zip(coded.codes, coded.n_symbols, wrong.tolist(), strict=True):
         data = units.text(symbols[place : place + count])
-        pieces.append({"id": code, "text": _drawn(data), "wrong": bool(wrong)})
+        pieces.append({"id": code, "text": _drawn(data), "wrong": is_wrong})
         place, size = place + count, size + len(data)
         if size >= shown:
             break
