@@ -26,7 +26,7 @@ from tokenry.tokenization.equal_info.codec import CodedWindows
 from tokenry.tokenization.equal_info.interval_code import intervals_that_fit, padded_code
 from tokenry.tokenization.equal_info.quantised import cumulative_table, frequency_rows, require_precision
 
-_CHUNK = 4096
+_CHUNK, _LEAST_CHUNK, _TABLE_ELEMENTS = 4096, 64, 1 << 22
 
 
 class ArithmeticCodec:
@@ -93,7 +93,7 @@ def rows_along(m1: WindowModel, text: Symbols) -> Iterator[tuple[Symbols, Rows]]
 
 def stretches(m1: WindowModel, length: int) -> Iterator[tuple[int, int, int]]:
     """Chunks of a text as a model reads them: the first symbol of the context, the first that is predicted, and the end."""
-    step = int(min(_CHUNK, m1.longest - m1.memory))
+    step = int(min(_CHUNK, max(_LEAST_CHUNK, _TABLE_ELEMENTS // m1.symbols), m1.longest - m1.memory))
     for begin in range(0, length, step):
         yield max(0, begin - m1.memory), begin, min(begin + step, length)
 
