@@ -77,7 +77,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     rows = [
         ("bytes of the file", data["bytes"]),
         ("bytes of the coded file", data["coded_bytes"]),
-        (data["units"], data["symbols"]),
+        (f"symbols ({data['units']})", data["symbols"]),
         ("windows", data["windows"]),
         ("windows that end as by delay", data["escaped"]),
         ("bits of the frequencies", data["precision"]),
