@@ -14,9 +14,17 @@ from tokenry.generation.flow_matching import (
     sde_times,
     velocity_to_score,
 )
+from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput, load_released_next_x
+from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate_next_x, guidance_schedule
+from tokenry.generation.xar.partitions import Partition
 
 __all__ = [
+    "NextXSamplingConfig","generate_next_x","guidance_schedule",
     "Modulation",
+    "NextXConfig",
+    "NextXModel",
+    "NextXOutput",
+    "Partition",
     "TimeEmbedding",
     "euler",
     "euler_maruyama",
@@ -24,6 +32,7 @@ __all__ = [
     "flow_matching_loss",
     "flow_path",
     "guide",
+    "load_released_next_x",
     "logit_normal_times",
     "midpoint",
     "modulate",
