@@ -19,11 +19,11 @@ from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate
 from tokenry.generation.xar.partitions import Partition
 
 __all__ = [
-    "NextXSamplingConfig","generate_next_x","guidance_schedule",
     "Modulation",
     "NextXConfig",
     "NextXModel",
     "NextXOutput",
+    "NextXSamplingConfig",
     "Partition",
     "TimeEmbedding",
     "euler",
@@ -31,6 +31,8 @@ __all__ = [
     "even_times",
     "flow_matching_loss",
     "flow_path",
+    "generate_next_x",
+    "guidance_schedule",
     "guide",
     "load_released_next_x",
     "logit_normal_times",

@@ -121,8 +121,8 @@ class NextXOutput(ModelOutput):
         velocity: (batch, tokens, channels), from noise to data.
     """
 
-    loss: Tensor | None = None
-    velocity: Tensor | None = None
+    loss: Any = None
+    velocity: Any = None
 
 
 class NextXModel(PreTrainedModel):

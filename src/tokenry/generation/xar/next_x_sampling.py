@@ -9,7 +9,6 @@ Source: Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generatio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -47,7 +46,7 @@ class NextXSamplingConfig:
     """
 
     steps: int | Sequence[int] = 40
-    solver: Literal["sde", "ode"] = "sde"
+    solver: str = "sde"
     guidance: float = 2.7
     context_noise: float = 0.0
     sde_end: float = SDE_END

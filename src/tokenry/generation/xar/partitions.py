@@ -96,7 +96,9 @@ class Partition:
         """
         grid = _grid(height, width, stride, "subsamples")
         entities = [
-            grid[row::stride, column::stride].ravel().tolist() for row in range(stride) for column in range(stride)
+            grid[row::stride, column::stride].ravel().tolist()
+            for row in range(stride)
+            for column in range(stride)
         ]
         return cls.of(f"subsample:{stride}", height, width, entities)
 
