@@ -25,7 +25,7 @@ def test_json_is_a_list_of_forty_objects_with_the_promised_keys(run):
 
 def test_only_the_available_ones_are_listed_when_asked(run, fake_recipe):
     papers = json.loads(run("--json", "--available").stdout)
-    assert "xar" in [paper["slug"] for paper in papers]
+    assert "made-up" in [paper["slug"] for paper in papers]
     assert all(paper["available"] for paper in papers)
 
 

@@ -139,7 +139,7 @@ def test_images_are_cut_to_one_size_when_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"std": 5.0}, "the noise one of 1: multiply them by 0.2"),
+        ({"std": 5.0}, "the noise one of 1: multiply them by 0."),
         ({"std": 0.0}, "have a standard deviation of 0, and the noise one of 1: they do not vary"),
         ({"labels": torch.arange(11)}, "has latents of 12 × 4 × 4 × 4 and labels of 11"),
         ({"labels": torch.arange(12) - 1}, "has labels from -1 to 10"),

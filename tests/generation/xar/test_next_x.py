@@ -249,3 +249,12 @@ def test_weights_of_another_model_are_refused():
     small = NextXModel(released_config(data, height=8, width=8, partitions=["cell:4"]))
     with pytest.raises(UserError, match="the released positions are 256, and the grid has 64 tokens"):
         with_released_weights(small, weights)
+
+
+def test_every_block_starts_as_the_identity():
+    model = NextXModel(
+        NextXConfig.of_size("tiny", channels=1, height=4, width=4, partitions=["cell:2"], classes=2)
+    )
+    assert not any(layer.modulation.linear.weight.any() for layer in model.layers)
+    assert all(layer.qkv.weight.std() > 0.05 for layer in model.layers)
+    assert 0.01 < model.encoder_positions.std() < 0.03

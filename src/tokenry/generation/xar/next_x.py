@@ -165,11 +165,9 @@ class NextXModel(PreTrainedModel):
                 nn.init.ones_(norm)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, Modulation):
-            nn.init.zeros_(module.linear.weight)
-            module.linear.starts_at_zero = True
-        elif isinstance(module, nn.Linear) and not getattr(module, "starts_at_zero", False):
-            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Linear):
+            modulates = any(module is part.linear for part in self.modules() if isinstance(part, Modulation))
+            (nn.init.zeros_ if modulates else nn.init.xavier_uniform_)(module.weight)
             nn.init.zeros_(module.bias)
 
     def forward(
@@ -419,7 +417,7 @@ class EntityCache:
     @classmethod
     def empty(cls, model: NextXModel, batch: int, tokens: int) -> "EntityCache":
         """Memory for a batch of so many tokens."""
-        config, weight = model.config, model.layers[0].qkv.weight
+        config, weight = model.config, next(model.layers.parameters())
         head = config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, 2, batch, config.num_attention_heads, tokens, head)
         return cls(torch.empty(shape, dtype=weight.dtype, device=weight.device))

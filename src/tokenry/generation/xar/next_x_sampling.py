@@ -207,6 +207,6 @@ class _Sampler:
             )
             self.cached = entity
             parts = found[:, -x.shape[1] :].double().split(self.batch)
-            return guide(*parts, weight) if halves == 2 else parts[0]
+            return guide(parts[0], parts[1], weight) if halves == 2 else parts[0]
 
         return velocity

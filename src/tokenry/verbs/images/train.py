@@ -16,7 +16,7 @@ from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from torch.utils.data import Subset
     from transformers import Trainer
 
     from tokenry.generation import NextXModel
@@ -179,7 +179,7 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
             for partition in model.partitions
         ],
         "parameters": model.num_parameters(),
-        "images": [len(train), len(held_out)],
+        "images": [len(train.indices), len(held_out.indices)],
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "curve": [{name: entry[name] for name in names if name in entry} for entry in log if "loss" in entry],
@@ -187,7 +187,7 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
     }
 
 
-def _split(plan: Plan, rows: "LatentRows") -> "tuple[Dataset, Dataset]":
+def _split(plan: Plan, rows: "LatentRows") -> "tuple[Subset, Subset]":
     import torch
     from torch.utils.data import Subset
 
@@ -201,7 +201,7 @@ def _split(plan: Plan, rows: "LatentRows") -> "tuple[Dataset, Dataset]":
     return Subset(rows, order[apart:]), Subset(rows, order[:apart])
 
 
-def _trainer(plan: Plan, rows: "LatentRows", train: "Dataset", checkpoints: Path) -> "Trainer":
+def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path) -> "Trainer":
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
