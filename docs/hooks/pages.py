@@ -45,6 +45,7 @@ GUIDES = (
     "which-decoder",
     "which-encoder",
     "which-pretraining-decision",
+    "which-unit-to-predict",
     "distributed",
     "endpoints",
 )
