@@ -174,7 +174,11 @@ def read_latents(
     classes = sorted({_class_of(file) for file in files})
     coder = Coder(None if vae is None else str(vae), device)
     source = coder.source(tuple(classes), scale)
-    settings = {"images": fingerprint([file.name for file in files]), "crop": crop, **asdict(source)}
+    settings = {
+        "images": fingerprint([(file.name, file.path.stat().st_size) for file in files]),
+        "crop": crop,
+        **asdict(source),
+    }
     Workspace(output, settings, "latents.json").claim(
         f"{output} holds the latents of other images, or of another autoencoder or crop: name a new folder."
     )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def visible(pixels: Float[Tensor, "n colours height width"]) -> UInt8[Tensor, "n height width 3"]:
@@ -16,8 +17,9 @@ def visible(pixels: Float[Tensor, "n colours height width"]) -> UInt8[Tensor, "n
 
 
 def montage(images: UInt8[Tensor, "n height width 3"], columns: int) -> UInt8[Tensor, "rows columns 3"]:
-    """Images side by side, row by row; what is missing in the last row is white."""
+    """Images side by side, row by row, with white between them and for what is missing in the last row."""
     rows = -(-len(images) // columns)
+    images = pad(images, (0, 0, 0, 1, 0, 1), value=255)
     height, width = images.shape[1:3]
     canvas = torch.full((rows * columns, height, width, 3), 255, dtype=torch.uint8)
     canvas[: len(images)] = images

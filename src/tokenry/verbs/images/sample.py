@@ -154,14 +154,14 @@ def _reference(plan: Plan, model: "NextXModel", source: "LatentSource") -> "Late
     from tokenry.verbs.images._latents import read_latents
 
     assert plan.reference is not None
-    scale = source.scale if source.kind == "latents" else None
-    config, vae = model.config, None if source.vae is None else Path(source.vae)
+    config = model.config
+    encoded = plan.reference.is_file() or any(plan.reference.glob("*.safetensors"))
     rows = read_latents(
         plan.reference,
         plan.output / "reference",
-        None if any(plan.reference.glob("*.safetensors")) else vae,
+        None if encoded or source.vae is None else Path(source.vae),
         None,
-        scale,
+        source.scale,
         torch.device("cpu"),
         lambda what, share: None,
     )
@@ -265,7 +265,7 @@ def _pictures(
     shown = visible(pixels)
     columns = min(8, len(shown[:_SHOWN]))
     last = partition.entities - 1
-    drawn = sorted({round(number * last / (_PANELS - 1)) for number in range(_PANELS)})
+    drawn = sorted({round(number * last / _PANELS) for number in range(_PANELS)} - {last})
     return {
         "samples": encoded(enlarged(montage(shown[:_SHOWN], columns), 2 * _SIDE)),
         "columns": columns,
@@ -307,7 +307,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             pictures["samples"],
             rows,
             columns,
-            [("as generated", list(range(rows * columns)))],
+            [],
         )
     )
     height, width = pictures["grid"]
