@@ -132,7 +132,7 @@ def released(model: NextXModel, labels: Tensor, noise: Tensor, steps: int) -> Te
             before = [entity - 1] if first and entity else []
             tokens = torch.cat([finished[:, -size:], x], dim=1) if before else x
             layout = model.layout(partition, [*before, entity])
-            times = torch.tensor([1.0] * len(before) + [t]).expand(len(both), -1)
+            times = torch.tensor([1.0] * len(before) + [t], dtype=torch.float64).expand(len(both), -1)
             found = released_velocity(
                 model, tokens.float().repeat(2, 1, 1), times, both, layout, caches, size * len(before)
             )

@@ -141,7 +141,7 @@ def test_low_precision_gives_images_that_are_close():
     expected = generate_next_x(model, LABELS, config)
     found = generate_next_x(model.to(torch.bfloat16), LABELS, config)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, atol=0.2, rtol=0)
+    assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.1
 
 
 def test_a_model_in_training_is_evaluated_and_left_in_training():
