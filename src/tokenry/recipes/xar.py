@@ -13,7 +13,7 @@ Headline: noise of 0.4 costs the first less than half of its distance, the secon
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
             drawn.setdefault((arm, disturbance), images[:10])
     ratios = step_ratios(sizes)
     run.settings |= {
-        "sizes": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(sizes).items()},
+        "sizes": asdict(sizes),
         "distances": {f"{arm}, {noise:g}": [score.distance for score in found] for (arm, noise), found in scores.items()},
         "right": {f"{arm}, {noise:g}": [float(np.mean(score.right)) for score in found] for (arm, noise), found in scores.items()},
         "step_ratios": ratios,
@@ -263,21 +263,17 @@ def draw(figure: Figure, scores: Scores, drawn: Mapping[tuple[str, float], Tenso
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     for arm, marker in ((NOISY, "o"), (CLEAN, "s")):
         losses = [loss_of_distance(scores, arm, noise) for noise in sizes.disturbances]
-        low = [100 * (loss.value - loss.low) for loss in losses]
-        high = [100 * (loss.high - loss.value) for loss in losses]
-        values = [100 * loss.value for loss in losses]
-        left.errorbar(sizes.disturbances, values, np.abs([low, high]), marker=marker, capsize=3, label=arm)
+        values, low, high = (100 * np.array([(loss.value, loss.low, loss.high) for loss in losses])).T
+        bars = np.abs([values - low, high - values])
+        left.errorbar(sizes.disturbances, values, bars, marker=marker, capsize=3, label=arm)
     left.axhline(0, color="0.7", linewidth=1)
-    left.set(
-        xlabel="noise on finished cells", ylabel="Fréchet distance lost (%)", title="robustness to its own errors"
-    )  # fmt: skip
+    left.set(xlabel="noise on finished cells", ylabel="Fréchet distance lost (%)")
+    left.set_title("robustness to its own errors")
     left.legend(frameon=False)
     rows = [(arm, noise) for arm in (NOISY, CLEAN) for noise in (0.0, sizes.disturbances[-1])]
     grid = torch.cat([torch.cat([*drawn[row][:, 0]], dim=1) for row in rows])
     right.imshow(grid, cmap="gray", vmin=-1, vmax=1)
-    right.set_yticks(
-        [SIDE * (place + 0.5) - 0.5 for place in range(len(rows))],
-        [f"{arm}, {noise:g}" for arm, noise in rows],
-    )
+    middles = [SIDE * (place + 0.5) - 0.5 for place in range(len(rows))]
+    right.set_yticks(middles, [f"{arm}, {noise:g}" for arm, noise in rows])
     right.set_xticks([])
     right.set_title("the same noise at the start, in rows")
