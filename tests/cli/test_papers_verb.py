@@ -33,8 +33,8 @@ def test_the_table_says_for_every_paper_whether_it_can_be_reproduced(run, monkey
     monkeypatch.setattr("tokenry.papers.has_recipe", lambda slug: slug == "sstoken")
     monkeypatch.setattr("tokenry.papers._reproduced", dict)
     result = run()
-    number, rest = "1", result.stdout.partition("stored run")[2]
-    lines = {line.split()[0]: line for line in rest.splitlines() if line.split(" ")[0].isdigit()}
+    number, rest = "01", result.stdout.partition("stored run")[2]
+    lines = {line.split()[0]: line for line in rest.splitlines() if line[:2].isdigit()}
     assert result.exit_code == 0
     assert "1 of 40 can be reproduced" in result.stdout
     assert "not run yet" in lines[number]
