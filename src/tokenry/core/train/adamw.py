@@ -1,6 +1,7 @@
-"""The optimiser of a training, as options."""
+"""The optimiser of a training, or of a part of it, as options."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from tokenry.core.errors import UserError
 
@@ -31,3 +32,16 @@ class AdamWSettings:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
+
+
+@dataclass(frozen=True)
+class PartOptimiser:
+    """The optimiser of one part of a module.
+
+    Attributes:
+        learning_rate: learning rate of each step, from 0.
+        adamw: the optimiser.
+    """
+
+    learning_rate: Callable[[int], float]
+    adamw: AdamWSettings = field(default_factory=AdamWSettings)

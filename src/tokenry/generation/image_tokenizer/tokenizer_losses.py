@@ -32,6 +32,8 @@ class LeCam(nn.Module):
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__()
         self.decay = decay
+        self.real: Tensor
+        self.fake: Tensor
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
 
