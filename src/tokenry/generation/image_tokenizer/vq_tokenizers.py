@@ -134,7 +134,9 @@ class DiffusersTokenizer:
 
     def decode(self, codes: Codes) -> Samples:
         """Images in [−1, 1]."""
-        return self.module.decode(look_up(self.codebooks[0], codes[:, 0]), force_not_quantize=True).sample
+        model, quantized = self.module, look_up(self.codebooks[0], codes[:, 0])
+        spatial = quantized if model.config.norm_type == "spatial" else None
+        return model.decoder(model.post_quant_conv(quantized), spatial)
 
 
 class EncodecTokenizer:
