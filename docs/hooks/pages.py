@@ -45,6 +45,7 @@ GUIDES = (
     "which-decoder",
     "which-encoder",
     "which-pretraining-decision",
+    "which-image-tokenizer",
     "distributed",
     "endpoints",
 )

@@ -1,6 +1,7 @@
 """pFID: the released cells, its grid, its interval, and that nothing perturbed is rFID."""
 
 import pytest
+import torch
 
 from tests.golden import golden_arrays
 from tests.tiny.vq import TinyTokenizer, images
@@ -66,6 +67,19 @@ def test_streamed_features_and_other_batches_give_the_reconstruction_distance():
     other = pfid(TinyTokenizer(), PICTURES, means, PFIDConfig(GRID, batch_size=7, draws=0))
     assert one.rfid.estimate.value == pytest.approx(other.rfid.estimate.value, rel=1e-6)
     assert one.mean - one.mean == 0
+
+
+def test_two_tokenizers_on_the_same_images_have_a_paired_difference():
+    other = TinyTokenizer()
+    with torch.no_grad():
+        other.decoder[0].weight.mul_(0.9)
+    config = PFIDConfig(GRID, draws=60)
+    one, two = (pfid(tokenizer, PICTURES, means, config) for tokenizer in (TinyTokenizer(), other))
+    found = two.minus(one)
+    assert found.value == pytest.approx(two.mean - one.mean)
+    assert found.standard_error < one.mean.estimate.standard_error
+    with pytest.raises(UserError, match="compare on one grid and the same resamples"):
+        two.minus(pfid(other, PICTURES, means, PFIDConfig(PerturbationGrid((0.5,)), draws=60)))
 
 
 def test_tokenizers_are_compared_on_the_same_images_only():

@@ -11,7 +11,7 @@ Sources: Robust Latent Matters, arXiv 2503.08354; RobusTok, arXiv 2509.12474. It
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,15 +87,31 @@ class PFID:
         mean: pFID.
         rfid: distance of the reconstructions of the codes as they are.
         grid: the cells in words.
+        drawn: pFID of each resample; tokenizers that are measured on the same images with the same seed share their resamples.
     """
 
     cells: tuple[PFIDCell, ...]
     mean: FrechetDistance
     rfid: FrechetDistance
     grid: str
+    drawn: Float[np.ndarray, "draws"] = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"pFID {self.mean} ({self.grid}), rFID {self.rfid.estimate.with_interval()}"
+
+    def minus(self, other: "PFID") -> Estimate:
+        """The difference of two pFIDs with its interval: an image is drawn for both.
+
+        Raises:
+            UserError: they were measured under other conditions, on another grid or with other resamples.
+        """
+        value = self.mean - other.mean
+        if self.grid != other.grid or len(self.drawn) != len(other.drawn):
+            raise UserError(
+                f"pFIDs compare on one grid and the same resamples, got {self.grid} with {len(self.drawn)} and {other.grid} with "
+                f"{len(other.drawn)}."
+            )
+        return around(value, self.drawn - other.drawn, self.mean.samples)
 
 
 @dataclass(frozen=True)
@@ -174,6 +190,7 @@ def pfid(
         mean=told(float(np.mean(distances[1:])), drawn[1:].mean(0)),
         rfid=told(distances[0], drawn[0]),
         grid=str(config.grid),
+        drawn=drawn[1:].mean(0),
     )
 
 

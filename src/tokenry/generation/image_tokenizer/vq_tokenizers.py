@@ -35,15 +35,15 @@ Codes = Int[Tensor, "batch levels *grid"]
 
 @runtime_checkable
 class VQTokenizer(Protocol):
-    """What perturbation, pFID and post-training need of a tokenizer.
+    """What perturbation, pFID and post-training need of a tokenizer."""
 
-    Attributes:
-        module: the whole model; `save_pretrained` where it is to be saved.
-        decoder: the part that turns codes into samples, and that post-training trains.
-    """
+    @property
+    def module(self) -> Any:
+        """The whole model; it has `save_pretrained` where it is to be saved."""
 
-    module: Any
-    decoder: nn.Module
+    @property
+    def decoder(self) -> nn.Module:
+        """The part that turns codes into samples, and that post-training trains."""
 
     @property
     def codebooks(self) -> Sequence[Float[Tensor, "codes dim"]]:

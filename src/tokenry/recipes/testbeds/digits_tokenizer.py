@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +36,7 @@ SIDE, GRID, CLASSES = 16, 4, 10
 _EPOCHS_OF_THE_PAPER = 200
 
 Images = Float[Tensor, "images 1 16 16"]
+Made = TypeVar("Made", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ class DigitsTokenizer(nn.Module):
 class DistortedDigits:
     """Images and their classes."""
 
-    train: Images
-    train_classes: Int[Tensor, "images"]
-    test: Images
-    test_classes: Int[Tensor, "images"]
+    train: Float[Tensor, "train 1 16 16"]
+    train_classes: Int[Tensor, "train"]
+    test: Float[Tensor, "test 1 16 16"]
+    test_classes: Int[Tensor, "test"]
 
 
 def distorted_digits(setting: DigitsTokenizerSetting, seed: int) -> DistortedDigits:
@@ -272,7 +274,7 @@ def of_classes(model: GPT2LMHeadModel, codes: int) -> Callable[[Int[Tensor, "ima
     return partial(ClassConditionalLM, model, codes)
 
 
-def _seeded(seed: int, make: Callable[[], nn.Module]) -> "nn.Module":
+def _seeded(seed: int, make: Callable[[], Made]) -> Made:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
