@@ -26,6 +26,7 @@ from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.stats import Estimate, FrechetStats, all_of, frechet_draws, shown
 from tokenry.core.stats.frechet import around
 from tokenry.generation import (
+    DecoderPairs,
     PairDrawing,
     PatchDiscriminator,
     PerturbationGrid,
@@ -70,18 +71,18 @@ class PostTrainingSizes:
         pairs: pairs drawn for it.
         shown: images in the figure.
         draws: resamples of the intervals.
-        seeds: one run of every arm for each.
+        seeds: one run of every arm each.
     """
 
     setting: DigitsTokenizerSetting = field(default_factory=DigitsTokenizerSetting)
     post: PostTrainingConfig = field(
         default_factory=lambda: PostTrainingConfig(
-            steps=250, learning_rate=1e-3, discriminator_learning_rate=1e-3
+            steps=300, learning_rate=1e-3, discriminator_learning_rate=1e-3
         )
     )
-    pairs: int = 2000
+    pairs: int = 1500
     shown: int = 8
-    draws: int = 200
+    draws: int = 100
     seeds: tuple[int, ...] = (0, 1)
 
 
@@ -95,7 +96,7 @@ class Measured:
         rebuilt: rFID.
         drawn: distance of generated images in each resample; arms share their resamples.
         drawn_perturbed: pFID in each.
-        losses: negative log-likelihood of each test image's tokens by the generator, in nats per token, plain and perturbed.
+        losses: nats per token of each test digit, the mean of its copies, plain and perturbed.
         images: samples behind a distance.
         pictures: real, then decoded by each arm.
     """
@@ -143,7 +144,7 @@ def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> Measure
     metric = train_judge(metric_body, 32, digits, setting, seed)
     percept = train_judge(perceptual_body, 512, digits, setting, seed + 1)
     reference = FrechetStats().update(metric(digits.test))
-    arms: dict[str, tuple[DigitsTokenizer, Int[Tensor, "images 1 4 4"]]] = {}
+    arms: dict[str, tuple[DigitsTokenizer, Int[Tensor, "images 1 8 8"]]] = {}
     losses: dict[str, list[float]] = {}
     for place, (arm, perturbed) in enumerate(((PLAIN, False), (BEFORE, True))):
         progress(f"training the {arm} tokenizer and its generator", 0.05 + 0.3 * place)
@@ -152,22 +153,26 @@ def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> Measure
         generator = train_generator(codes, digits.train_classes, setting, seed)
         with torch.no_grad():
             test_codes = tokenizer.encode(digits.test).flatten(1)
-            losses[arm] = generator_losses(generator, test_codes, digits.test_classes, setting.codes).tolist()
+            each = generator_losses(generator, test_codes, digits.test_classes, setting.codes)
+        losses[arm] = each.view(setting.copies, -1).mean(0).tolist()
         arms[arm] = tokenizer, sampled_codes(generator, digits.test_classes, setting.codes, seed)
     ways = ((AFTER, SIGMA, percept), (CLEAN, 1.0, percept), (BLURRED, SIGMA, None))
+    drawn = {
+        sigma: pairs_at(sigma, arms[BEFORE][0], of_classes(generator, setting.codes), digits, sizes)
+        for sigma in (SIGMA, 1.0)
+    }
     for place, (arm, sigma, judge) in enumerate(ways):
         told = one_stage(part(progress, 0.65 + 0.1 * place, 0.75 + 0.1 * place), f"post-training, {arm}")
         tokenizer, samples = deepcopy(arms[BEFORE][0]), arms[BEFORE][1]
-        post_trained(tokenizer, of_classes(generator, setting.codes), digits, judge, sigma, sizes, told)
+        post_trained(tokenizer, drawn[sigma], digits, judge, sizes, told)
         arms[arm] = tokenizer, samples
     progress("measuring", 0.95)
-    features = {name: generated_features(*arm, metric) for name, arm in arms.items()}
+    with torch.no_grad():
+        made = {name: tokenizer.decode(samples) for name, (tokenizer, samples) in arms.items()}
+    features = {name: metric(images) for name, images in made.items()}
     config = PFIDConfig(GRID, 256, sizes.draws, seed)
     cells = {name: pfid(tokenizer, digits.test, metric, config) for name, (tokenizer, _) in arms.items()}
-    images = min(sizes.shown, len(digits.test))
-    pictures = {"real": digits.test[:images, 0]} | {
-        name: tokenizer.decode(samples[:images]).detach()[:, 0] for name, (tokenizer, samples) in arms.items()
-    }
+    pictures = {"real": digits.test, **made}
     return Measured(
         {name: FrechetStats().update(rows).distance(reference) for name, rows in features.items()},
         {name: float(found.mean.estimate.value) for name, found in cells.items()},
@@ -176,38 +181,38 @@ def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> Measure
         {name: found.drawn for name, found in cells.items()},
         losses,
         len(digits.test),
-        pictures,
+        {name: images[: sizes.shown, 0] for name, images in pictures.items()},
     )
 
 
-@torch.no_grad()
-def generated_features(
-    tokenizer: DigitsTokenizer, samples: Int[Tensor, "images 1 4 4"], metric: DigitJudge
-) -> Float[Tensor, "images features"]:
-    """Features of decoded samples."""
-    return metric(tokenizer.decode(samples))
+def pairs_at(
+    sigma: float,
+    tokenizer: DigitsTokenizer,
+    generator: Any,
+    digits: DistortedDigits,
+    sizes: PostTrainingSizes,
+) -> DecoderPairs:
+    """Mixed tokens of training images; they are not encoded again, which the laptop's tokenizer would add errors of its own by."""
+    images, classes = digits.train[: sizes.pairs], digits.train_classes[: sizes.pairs]
+    drawing = PairDrawing(PreservedSampling(sigma), reencode=False, shard_size=len(images))
+    return draw_pairs(tokenizer, generator, images, classes, drawing)
 
 
 def post_trained(
     tokenizer: DigitsTokenizer,
-    generator: Any,
+    pairs: DecoderPairs,
     digits: DistortedDigits,
     percept: DigitJudge | None,
-    sigma: float,
     sizes: PostTrainingSizes,
     progress: Progress,
 ) -> None:
-    """Draw pairs and train the decoder on them; without a perceptual judge, by squared error alone."""
-    images, classes = digits.train[: sizes.pairs], digits.train_classes[: sizes.pairs]
-    drawing = PairDrawing(PreservedSampling(sigma), reencode=False, shard_size=len(images))
-    pairs = draw_pairs(tokenizer, generator, images, classes, drawing)
-    config, judge = sizes.post, PatchDiscriminator(1, 16, 2)
+    """Train the decoder on pairs; without a perceptual judge, by squared error alone."""
     if percept is None:
-        config = replace(config, adversarial_weight=0, allow_blur=True)
-        post_train_decoder(tokenizer, pairs, images, config, progress=progress)
+        config = replace(sizes.post, adversarial_weight=0, allow_blur=True)
+        post_train_decoder(tokenizer, pairs, digits.train, config, progress=progress)
     else:
-        compared = partial(perceptual_loss, percept)
-        post_train_decoder(tokenizer, pairs, images, config, compared, judge, progress=progress)
+        compared, judge = partial(perceptual_loss, percept), PatchDiscriminator(1, 16, 2)
+        post_train_decoder(tokenizer, pairs, digits.train, sizes.post, compared, judge, progress=progress)
 
 
 def claims(found: Sequence[Measured]) -> Iterator[Claim]:

@@ -1,9 +1,10 @@
-"""Handwritten digits as 4 × 4 tokens: a vector-quantised autoencoder, a generator of its codes, and what judges both.
+"""Handwritten digits as 8 × 8 tokens: a vector-quantised autoencoder, a generator of its codes, and what judges both.
 
 A digit of scikit-learn (8 × 8, upsampled to 16 × 16, in [−1, 1]) is turned, scaled and shifted a little, several times over; training
-and test images are of different digits. The autoencoder has 16 tokens of a codebook of 64, the generator is a causal language model
-over class and tokens. Fréchet distances are between the 32 features of a classifier that is trained for that alone; the perceptual
-loss is that of another, convolutional one, so that nothing is trained on what measures it.
+and test images are of different digits. The autoencoder makes 64 tokens of a codebook of 64, each of them local, as in large images (with
+4 × 4 tokens a wrong one changes the digit, and no decoder can repair that), and the generator is a causal language model over class and
+tokens. Fréchet distances are between the 32 features of a classifier that is trained for that alone; the perceptual loss is that of
+another, convolutional one, so that nothing is trained on what measures it.
 """
 
 import math
@@ -32,7 +33,7 @@ from tokenry.generation.image_tokenizer.preserved_sampling import (
 from tokenry.generation.image_tokenizer.vector_quantizer import VectorQuantizer, look_up
 from tokenry.recipes.kit import batches_of_epochs, cosine, fit
 
-SIDE, GRID, CLASSES = 16, 4, 10
+SIDE, GRID, CLASSES = 16, 8, 10
 _EPOCHS_OF_THE_PAPER = 200
 
 Images = Float[Tensor, "images 1 16 16"]
@@ -58,17 +59,17 @@ class DigitsTokenizerSetting:
         perturbation: perturbation of the latents, annealed over the training as the paper's.
     """
 
-    copies: int = 5
+    copies: int = 3
     test_digits: int = 397
     codes: int = 64
     dim: int = 8
-    width: int = 32
-    steps: int = 600
-    generator_width: int = 64
-    generator_steps: int = 900
-    judge_steps: int = 300
-    batch_size: int = 64
-    feature_weight: float = 0.1
+    width: int = 16
+    steps: int = 400
+    generator_width: int = 48
+    generator_steps: int = 300
+    judge_steps: int = 400
+    batch_size: int = 32
+    feature_weight: float = 0.3
     perturbation: LatentPerturbation = field(default_factory=lambda: LatentPerturbation(strength=8))
 
 
@@ -80,7 +81,7 @@ class DigitsTokenizer(nn.Module):
         width = setting.width
         self.encoder = nn.Sequential(
             nn.Conv2d(1, width, 4, 2, 1), nn.GELU(),
-            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.GELU(),
+            nn.Conv2d(width, 2 * width, 3, 1, 1), nn.GELU(),
             nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GELU(),
             nn.Conv2d(2 * width, setting.dim, 1),
         )  # fmt: skip
@@ -88,7 +89,7 @@ class DigitsTokenizer(nn.Module):
         self.decoder = nn.Sequential(
             nn.Conv2d(setting.dim, 2 * width, 3, 1, 1), nn.GELU(),
             nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GELU(),
-            nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.GELU(),
+            nn.Conv2d(2 * width, width, 3, 1, 1), nn.GELU(),
             nn.ConvTranspose2d(width, width, 4, 2, 1), nn.GELU(),
             nn.Conv2d(width, 1, 3, 1, 1),
         )  # fmt: skip
@@ -104,11 +105,11 @@ class DigitsTokenizer(nn.Module):
         return (self.quantizer.codebook,)
 
     @torch.no_grad()
-    def encode(self, samples: Images) -> Int[Tensor, "images 1 4 4"]:
+    def encode(self, samples: Images) -> Int[Tensor, "images 1 8 8"]:
         """The codes of images."""
         return self.quantizer(self.encoder(samples)).indices[:, None]
 
-    def decode(self, codes: Int[Tensor, "images 1 4 4"]) -> Images:
+    def decode(self, codes: Int[Tensor, "images 1 8 8"]) -> Images:
         """Images of codes."""
         return self.decoder(look_up(self.quantizer.codebook, codes[:, 0]))
 
@@ -261,7 +262,7 @@ def generator_losses(
 
 def sampled_codes(
     model: GPT2LMHeadModel, classes: Int[Tensor, "images"], codes: int, seed: int
-) -> Int[Tensor, "images 1 4 4"]:
+) -> Int[Tensor, "images 1 8 8"]:
     """Sample an image's codes for each class."""
     nothing = torch.zeros(len(classes), GRID**2, dtype=torch.long)
     generator = ClassConditionalLM(model, codes, classes)

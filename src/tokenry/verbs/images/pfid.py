@@ -77,7 +77,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     with quiet_libraries():
         loaded = [load_vq_tokenizer(folder) for folder in folders]
         features = feature_function(plan.features, device)
-        rows = []
+        rows, first = [], None
         for number, (folder, tokenizer) in enumerate(zip(folders, loaded, strict=True)):
             tokenizer.module.to(device)
             told = one_stage(part(progress, number / len(folders), (number + 1) / len(folders)), str(folder))
@@ -85,7 +85,11 @@ def run(plan: Plan, progress: Progress) -> Result:
                 tokenizer, images, features, config, str(plan.images), images.preparation,
                 feature_title(plan.features), told,
             )  # fmt: skip
-            rows.append({"tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found)})
+            first = first or found
+            rows.append({
+                "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
+                "difference": stored_distance(found.minus(first)) if number else None,
+            })  # fmt: skip
     data = {
         "kind": "images pfid",
         "images": len(images),
@@ -134,14 +138,13 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         f"{data['grid']}."
     )
     blocks: list[Block] = [Text(lead, "lead"), *(Text(warning, "warning") for warning in data["warnings"])]
+    columns = [Column("codes", "", ",d"), Column("pFID", "", ".2f"), Column("rFID", "", ".2f")]
+    columns += [Column("pFID", "to the first", "+.2f")] if len(rows) > 1 else []
     blocks.append(
         Table(
             "Fréchet distances to the images themselves, lower is better",
-            ("tokenizer", Column("codes", "", ",d"), Column("pFID", "", ".2f"), Column("rFID", "", ".2f")),
-            [
-                (row["tokenizer"], row["codes"], distance_cell(row["pfid"]), distance_cell(row["rfid"]))
-                for row in rows
-            ],
+            ("tokenizer", *columns),
+            [_row(row)[: 1 + len(columns)] for row in rows],
             notes=(
                 "A tokenizer is chosen by pFID, not by rFID: a generator feeds it wrong tokens. Distances compare only on the same images, "
                 "crop, size, number and features.",
@@ -170,8 +173,14 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def distance_cell(distance: Mapping[str, Any]) -> Any:
+def _row(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    difference = row["difference"]
+    beside = None if difference is None else distance_cell(difference, "+.2f")
+    return row["tokenizer"], row["codes"], distance_cell(row["pfid"]), distance_cell(row["rfid"]), beside
+
+
+def distance_cell(distance: Mapping[str, Any], style: str = ".2f") -> Any:
     """A distance with its interval under it, where it has one."""
     if distance["low"] is None:
         return distance["value"]
-    return interval_cell(distance["value"], distance["low"], distance["high"], style=".2f")
+    return interval_cell(distance["value"], distance["low"], distance["high"], style=style)
