@@ -39,7 +39,21 @@ def test_tokenizers_stand_side_by_side_with_their_grid(places, tmp_path):
     assert [len(row["cells"]) for row in saved["tokenizers"]] == [2, 2]
     assert saved["grid"] == "alpha 0.5, 0.9 × delta 10 % of the codebook"
     assert saved["preparation"] == "middle square, 16 × 16 px"
-    assert saved["warnings"]
+    assert len(saved["warnings"]) == 1
+
+
+def test_a_codebook_that_is_too_small_for_the_strengths_is_told_of(places, tmp_path):
+    saved = check_verb(
+        "images pfid",
+        places / "emu3",
+        places / "pictures",
+        *SMALL,
+        "--rates",
+        "0.5",
+        output=tmp_path / "result",
+    )
+    assert "has 16 codes, so that no strength reaches another one" in saved["warnings"][1]
+    assert saved["tokenizers"][0]["pfid"] == saved["tokenizers"][0]["rfid"]
 
 
 def test_the_features_of_an_image_encoder_are_compared_where_one_is_named(places, tmp_path):

@@ -1,7 +1,7 @@
 """pFID of image tokenizers on a user's own images: which one a generator should be trained on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "features": feature_title(plan.features),
         "grid": str(config.grid),
         "tokenizers": rows,
-        "warnings": [_OF_PIXELS] if plan.features == PIXELS else [],
+        "warnings": [*([_OF_PIXELS] if plan.features == PIXELS else []), *_too_small(rows)],
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
@@ -107,6 +107,16 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 _OF_PIXELS = "Averaged pixels see colour and blur, not what is in an image: name an image encoder (--features) before you choose by these figures."
+
+
+def _too_small(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What is said where a share of the codebook is a single code, which is the token itself."""
+    for row in rows:
+        if all(cell["strength"] == 1 for cell in row["cells"]):
+            yield (
+                f"{row['tokenizer']} has {row['codes']} codes, so that no strength reaches another one and nothing was perturbed: give larger "
+                "--strengths."
+            )
 
 
 def stored(found: "PFID") -> dict[str, Any]:

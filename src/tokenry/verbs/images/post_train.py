@@ -138,7 +138,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             rows = [training[list(range(len(first)))], tokenizer.decode(first)]
         trained = post_train_decoder(
             tokenizer, pairs, training, config, perceptual, folder=plan.output / CHECKPOINTS, resume=True,
-            progress=part(progress, 0.4, 0.9),
+            progress=one_stage(part(progress, 0.4, 0.9), "post-training the decoder"),
         )  # fmt: skip
         after = measure(part(progress, 0.9, 1.0), "after")
         with torch.no_grad():
@@ -322,9 +322,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         ],
         "step", "loss", "; ".join(f"{name} ends at {values[-1]:.3f}" for name, values in losses.items()),
     )  # fmt: skip
-    states = ("real", "its codes decoded before", "and after")
-    picture = Patches(
-        f"images from above to below: {', '.join(states)}", data["picture"], len(states), data["shown"],
-        [("real, before, after", list(range(len(states) * data["shown"])))],
-    )  # fmt: skip
+    rows = ("real", "its codes decoded before", "and after")
+    title = f"images, from above to below: {', '.join(rows)}"
+    picture = Patches(title, data["picture"], len(rows), data["shown"], [])
     return [Text(lead, "lead"), table, picture, figure]
