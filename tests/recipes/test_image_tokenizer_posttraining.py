@@ -5,7 +5,7 @@ import torch
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.generation import PostTrainingConfig
-from tokenry.recipes.image_tokenizer_posttraining import Measured, PostTrainingSizes, claims
+from tokenry.recipes.image_tokenizer_posttraining import SeedFigures, PostTrainingSizes, claims
 from tokenry.recipes.testbeds.digits_tokenizer import DigitsTokenizerSetting
 
 SMALL = PostTrainingSizes(
@@ -32,7 +32,7 @@ def judged(before=10.0, after=7.0, clean=9.0, plain=10.0, blurred=12.0, pfid_aft
         "plain": plain, "perturbed": before, "sigma 0.7": after, "sigma 1": clean, "squared error alone": blurred,
     }  # fmt: skip
     perturbed = dict.fromkeys(generated, 6.0) | {"sigma 0.7": pfid_after}
-    one = Measured(
+    one = SeedFigures(
         generated,
         perturbed,
         perturbed,

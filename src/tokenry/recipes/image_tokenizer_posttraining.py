@@ -81,7 +81,7 @@ class PostTrainingSizes:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SeedFigures:
     """What one seed gave, by arm.
 
     Attributes:
@@ -126,7 +126,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     yield from claims(found)
 
 
-def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> Measured:
+def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> SeedFigures:
     """Run every arm with one seed."""
     setting = sizes.setting
     progress("training the judges", 0.0)
@@ -162,7 +162,7 @@ def measured(sizes: PostTrainingSizes, seed: int, progress: Progress) -> Measure
     features = {name: metric(images) for name, images in made.items()}
     config = PFIDConfig(GRID, 256, sizes.draws, seed)
     cells = {name: pfid(tokenizer, digits.test, metric, config) for name, (tokenizer, _) in arms.items()}
-    return Measured(
+    return SeedFigures(
         {name: FrechetStats().update(rows).distance(reference) for name, rows in features.items()},
         {name: float(found.mean.estimate.value) for name, found in cells.items()},
         {name: float(found.rfid.estimate.value) for name, found in cells.items()},
@@ -204,7 +204,7 @@ def post_trained(
         post_train_decoder(tokenizer, pairs, digits.train, sizes.post, compared, judge, progress=progress)
 
 
-def claims(found: Sequence[Measured]) -> Iterator[Claim]:
+def claims(found: Sequence[SeedFigures]) -> Iterator[Claim]:
     """Judge what was measured; the units are the images behind each distance."""
     seeds = f"{len(found)} seeds, resampled images"
     share = _over(found, lambda distances: 1 - distances[AFTER] / distances[BEFORE], "generated")
@@ -248,18 +248,18 @@ def claims(found: Sequence[Measured]) -> Iterator[Claim]:
     )
 
 
-def _over(found: Sequence[Measured], figure: Callable[[Mapping[str, Any]], Any], of: str) -> Estimate:
+def _over(found: Sequence[SeedFigures], figure: Callable[[Mapping[str, Any]], Any], of: str) -> Estimate:
     """The mean of a figure over the seeds, with the interval of the resamples."""
     values = [float(figure(getattr(one, of))) for one in found]
     drawn = [figure(one.drawn if of == "generated" else one.drawn_perturbed) for one in found]
     return around(float(np.mean(values)), np.mean(drawn, axis=0), sum(one.images for one in found))
 
 
-def _mean(found: Sequence[Measured], arm: str, of: str = "generated") -> str:
+def _mean(found: Sequence[SeedFigures], arm: str, of: str = "generated") -> str:
     return f"{np.mean([getattr(one, of)[arm] for one in found]):.2f}"
 
 
-def draw(figure: Figure, found: Sequence[Measured]) -> None:
+def draw(figure: Figure, found: Sequence[SeedFigures]) -> None:
     """The distances of every arm, and what the first seed's decoders make of the same samples."""
     left, right = cast(Sequence[Any], figure.subfigures(1, 2, width_ratios=(1, 1.1)))
     axes, arms = left.subplots(), [PLAIN, BEFORE, CLEAN, AFTER, BLURRED]

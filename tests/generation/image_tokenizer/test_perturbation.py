@@ -54,6 +54,20 @@ def test_the_released_quantiser(released, name):
     torch.testing.assert_close(output.commitment_loss, case["commit_loss"], rtol=0, atol=1e-10)
 
 
+@torch.no_grad()
+def test_a_peer_chooses_the_same_codes():
+    peer = pytest.importorskip("vector_quantize_pytorch")
+    ours, z = quantizer(l2_norm=False), drawn(2, 4, 3, 3)
+    theirs = peer.VectorQuantize(
+        4, 16, accept_image_fmap=True, ema_update=False, learnable_codebook=True
+    ).eval()
+    theirs.codebook = ours.weight.detach()
+    chosen, indices, _ = theirs(z)
+    output = ours(z)
+    assert torch.equal(indices, output.indices)
+    torch.testing.assert_close(chosen, output.quantized)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_released_perturbation_and_its_gradient(released, name):
     case, made = released_case(released, name)

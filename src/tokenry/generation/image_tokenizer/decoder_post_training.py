@@ -131,13 +131,11 @@ def post_train_decoder(
     resume: bool = False,
     progress: Progress = lambda what, share: None,
 ) -> PostTrained:
-    """Train the decoder of a tokenizer in place.
+    """Train the decoder of a tokenizer in place; it ends in evaluation mode.
 
     Args:
-        tokenizer: the tokenizer; its decoder ends in evaluation mode.
         pairs: from `draw_pairs`, or of your own.
         images: the real images, in [−1, 1].
-        config: how.
         perceptual: how unlike images are.
         discriminator: from images to logits; by default a `PatchDiscriminator`.
         folder: of the checkpoints; None to keep none.

@@ -65,7 +65,6 @@ class PairDrawing:
         sampling: sampling that keeps a share of the real tokens.
         reencode: decode the mixed tokens, round to 8 bits and encode again, as the paper does; else the mixed tokens are the codes.
         shard_size: pairs per shard, and images per batch of the generator.
-        seed: random seed.
     """
 
     sampling: PreservedSampling
@@ -94,8 +93,6 @@ def draw_pairs(
         tokenizer: the tokenizer, of one level.
         generator: makes the generator of a batch from the classes of its images: `partial(ClassConditionalLM, model, codes)`.
         images: real images in [−1, 1].
-        classes: their classes.
-        drawing: how.
         folder: where shards are kept; None to keep them in memory.
         fingerprint: of generator and images, so that a folder with other pairs is refused.
         progress: called before each shard.

@@ -94,8 +94,6 @@ def perturb_latents(
     """Replace tokens of the first images of a batch.
 
     Args:
-        output: of the quantiser.
-        quantizer: the quantiser.
         perturbation: how much.
         generator: of the random numbers, on the CPU.
         u: uniform numbers in the place of drawn ones.

@@ -120,7 +120,6 @@ class PFIDConfig:
 
     Attributes:
         grid: the cells.
-        batch_size: images per batch.
         draws: resamples of the interval; without any, features are streamed and none is kept.
         seed: random seed of the perturbation and of the resamples.
     """
@@ -152,7 +151,6 @@ def pfid(
         tokenizer: of images, or of audio: each level has neighbours of its own.
         images: evaluation images, which are reconstructed and are the reference.
         features: of a batch of samples.
-        config: how.
         reference: name of the image set, written with the figures.
         preparation: crop and size of the images, written with the figures.
         feature_name: name of the feature network, written with the figures.

@@ -73,7 +73,6 @@ def preserved_generate(
     Args:
         next_logits: the generator, conditioned on the class of each image.
         tokens: the real tokens.
-        sampling: how.
         generator: of the random numbers, on the CPU.
         u_keep: uniform numbers in the place of drawn ones: a token is kept below sigma.
         u_sample: uniform numbers that samples are drawn by.

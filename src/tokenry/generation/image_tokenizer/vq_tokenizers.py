@@ -73,7 +73,9 @@ class Emu3Tokenizer:
         """One code for each square of the image."""
         _require_multiple(samples, self.module.vision_spatial_factor)
         sizes = torch.tensor([samples.shape[-2:]] * len(samples))
-        return torch.stack(list(self.module.encode(samples, sizes).image_tokens))[:, None]
+        found = self.module.encode(samples, sizes)
+        # Earlier versions of transformers return the tokens alone.
+        return torch.stack(list(getattr(found, "image_tokens", found)))[:, None]
 
     def decode(self, codes: Codes) -> Samples:
         """Images in [−1, 1]."""
@@ -97,7 +99,10 @@ class JanusTokenizer:
     def encode(self, samples: Samples) -> Codes:
         """One code for each square of the image."""
         side = self.module.quantize.quant_state_dims[0]
-        tokens = self.module.encode(samples).image_tokens.view(len(samples), 1, -1)
+        found = self.module.encode(samples)
+        # Earlier versions of transformers return a tuple with the tokens last.
+        tokens = getattr(found, "image_tokens", None)
+        tokens = (found[2] if tokens is None else tokens).view(len(samples), 1, -1)
         if tokens.shape[2] != side**2:
             raise UserError(
                 f"these images of {samples.shape[-2]} × {samples.shape[-1]} give {tokens.shape[2]} tokens, but the tokenizer decodes "
