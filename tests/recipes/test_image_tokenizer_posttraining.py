@@ -5,7 +5,7 @@ import torch
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.generation import PostTrainingConfig
-from tokenry.recipes.image_tokenizer_posttraining import SeedFigures, PostTrainingSizes, claims
+from tokenry.recipes.image_tokenizer_posttraining import PostTrainingSizes, SeedFigures, claims
 from tokenry.recipes.testbeds.digits_tokenizer import DigitsTokenizerSetting
 
 SMALL = PostTrainingSizes(
