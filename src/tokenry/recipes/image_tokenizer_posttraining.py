@@ -67,9 +67,7 @@ class PostTrainingSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        pairs: pairs drawn for post-training.
         shown: images in the figure.
-        draws: resamples of the intervals.
     """
 
     setting: DigitsTokenizerSetting = field(default_factory=DigitsTokenizerSetting)

@@ -189,16 +189,17 @@ def frechet_draws(
 ) -> Float[ndarray, "draws"]:
     """The distances of resamples, with the arguments of `frechet_estimate`; sets of the same samples share their draws."""
     rows = feature_rows(features)
-    if isinstance(reference, FrechetStats):
-        others, fixed = None, (reference.mean, reference.covariance)
-    else:
-        others, fixed = feature_rows(reference), None
+    others = None if isinstance(reference, FrechetStats) else feature_rows(reference)
     if paired and (others is None or len(others) != len(rows)):
         given = "statistics" if others is None else f"{len(others)} rows"
         raise UserError(
             f"a paired distance needs one row of the reference for each of {len(rows)} samples, got {given}."
         )
-    sides = repeat(fixed) if others is None else _resampled(others, draws, seed + (not paired))
+    sides: Iterator[tuple[ndarray, ndarray]] = (
+        repeat((reference.mean, reference.covariance))
+        if others is None
+        else _resampled(others, draws, seed + (not paired))
+    )
     return np.array([
         frechet_distance(*of_samples, *of_reference)
         for of_samples, of_reference in zip(_resampled(rows, draws, seed), sides, strict=False)

@@ -59,20 +59,20 @@ class LoopConfig:
 
     Attributes:
         learning_rate: learning rate of each step, from 0.
-        parts: children of the module, by name, that have another optimiser.
         batches_per_step: batches whose mean loss is one step: their gradients are accumulated.
         bfloat16: compute the loss in mixed precision.
         save_every: steps between checkpoints, of which the last is kept.
+        parts: children of the module, by name, that have another optimiser.
     """
 
     steps: int
     learning_rate: Callable[[int], float]
     adamw: AdamWSettings = field(default_factory=AdamWSettings)
-    parts: Mapping[str, PartOptimiser] = field(default_factory=dict)
     batches_per_step: int = 1
     bfloat16: bool = False
     seed: int = 0
     save_every: int = 1000
+    parts: Mapping[str, PartOptimiser] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_at_least(

@@ -239,7 +239,7 @@ def _loop(config: PostTrainingConfig) -> LoopConfig:
         config.steps,
         partial(falling, config.learning_rate),
         AdamWSettings(weight_decay=0.0, max_gradient_norm=config.max_gradient_norm),
-        parts,
+        parts=parts,
         bfloat16=config.bfloat16,
         seed=config.seed,
         save_every=config.save_every,
