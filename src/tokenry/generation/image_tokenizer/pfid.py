@@ -10,7 +10,7 @@ the same random numbers per image, and an interval draws an image with all its r
 Sources: Robust Latent Matters, arXiv 2503.08354; RobusTok, arXiv 2509.12474. Its code for pFID was not released.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,17 +198,17 @@ def _perturbed(
     cells: list[tuple[float, int]],
     seed: int,
     batch: int,
-) -> Iterator[Codes]:
-    """The codes of a batch as each cell perturbs them."""
+) -> list[Codes]:
+    """The codes of a batch as each cell perturbs them; all cells draw the same numbers."""
+    perturbed = []
     for rate, strength in cells:
         draw = step_generator(seed, batch, "pfid")
-        yield torch.stack(
-            [
-                perturb_tokens(codes[:, level], table[:, :strength], rate, draw)
-                for level, table in enumerate(tables)
-            ],
-            dim=1,
-        )
+        levels = [
+            perturb_tokens(codes[:, level], table[:, :strength], rate, draw)
+            for level, table in enumerate(tables)
+        ]
+        perturbed.append(torch.stack(levels, dim=1))
+    return perturbed
 
 
 class _Kept:
