@@ -52,6 +52,7 @@ GUIDES = (
     "which-encoder",
     "which-pretraining-decision",
     "which-unit-to-predict",
+    "which-image-tokenizer",
     "distributed",
     "endpoints",
 )

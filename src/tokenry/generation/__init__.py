@@ -14,18 +14,76 @@ from tokenry.generation.flow_matching import (
     sde_times,
     velocity_to_score,
 )
+from tokenry.generation.image_tokenizer.decoder_post_training import (
+    PatchDiscriminator,
+    PostTrained,
+    PostTrainingConfig,
+    post_train_decoder,
+)
+from tokenry.generation.image_tokenizer.drawn_pairs import DecoderPairs, PairDrawing, draw_pairs
+from tokenry.generation.image_tokenizer.perturbation import (
+    LatentPerturbation,
+    PerturbationSchedule,
+    neighbour_table,
+    perturb_latents,
+    perturb_tokens,
+)
+from tokenry.generation.image_tokenizer.pfid import PFID, PerturbationGrid, PFIDConfig, pfid
+from tokenry.generation.image_tokenizer.preserved_sampling import (
+    ClassConditionalLM,
+    PreservedSampling,
+    preserved_generate,
+)
+from tokenry.generation.image_tokenizer.tokenizer_losses import LeCam, adaptive_weight, semantic_loss
+from tokenry.generation.image_tokenizer.vector_quantizer import QuantizeOutput, VectorQuantizer
+from tokenry.generation.image_tokenizer.vq_tokenizers import (
+    DacTokenizer,
+    DiffusersTokenizer,
+    Emu3Tokenizer,
+    EncodecTokenizer,
+    JanusTokenizer,
+    MimiTokenizer,
+    VQTokenizer,
+    adapt_vq_tokenizer,
+    load_vq_tokenizer,
+)
 from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput, load_released_next_x
 from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate_next_x, guidance_schedule
 from tokenry.generation.xar.partitions import Partition
 
 __all__ = [
+    "PFID",
+    "ClassConditionalLM",
+    "DacTokenizer",
+    "DecoderPairs",
+    "DiffusersTokenizer",
+    "Emu3Tokenizer",
+    "EncodecTokenizer",
+    "JanusTokenizer",
+    "LatentPerturbation",
+    "LeCam",
+    "MimiTokenizer",
     "Modulation",
     "NextXConfig",
     "NextXModel",
     "NextXOutput",
     "NextXSamplingConfig",
+    "PFIDConfig",
+    "PairDrawing",
     "Partition",
+    "PatchDiscriminator",
+    "PerturbationGrid",
+    "PerturbationSchedule",
+    "PostTrained",
+    "PostTrainingConfig",
+    "PreservedSampling",
+    "QuantizeOutput",
     "TimeEmbedding",
+    "VQTokenizer",
+    "VectorQuantizer",
+    "adapt_vq_tokenizer",
+    "adaptive_weight",
+    "draw_pairs",
     "euler",
     "euler_maruyama",
     "even_times",
@@ -35,12 +93,20 @@ __all__ = [
     "guidance_schedule",
     "guide",
     "load_released_next_x",
+    "load_vq_tokenizer",
     "logit_normal_times",
     "midpoint",
     "modulate",
+    "neighbour_table",
+    "perturb_latents",
+    "perturb_tokens",
+    "pfid",
+    "post_train_decoder",
+    "preserved_generate",
     "rms_norm",
     "score_to_velocity",
     "sde_times",
+    "semantic_loss",
     "sinusoids",
     "velocity_to_score",
 ]

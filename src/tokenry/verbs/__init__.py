@@ -24,5 +24,6 @@ ORDER = (
     "scaling",
     "pretrain",
     "flatness",
+    "images",
     "theory",
 )

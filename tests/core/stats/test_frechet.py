@@ -1,8 +1,5 @@
 """The Fréchet distance: the released values, torchmetrics and scipy, streams, processes, intervals."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -10,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import ROOT
+from tests.fresh_process import run_ranks
 from tests.golden import golden_arrays
 from tokenry.core.errors import UserError
 from tokenry.core.stats import FrechetDistance, FrechetStats, frechet_distance, frechet_estimate
@@ -119,32 +116,10 @@ def test_half_precision_is_added_up_in_double():
     np.testing.assert_allclose(stats(rows).covariance, np.cov(rows.double().numpy().T), rtol=1e-12)
 
 
-RANKS = """
-import numpy as np, os, torch.distributed
-from tokenry.core.stats import FrechetStats
-torch.distributed.init_process_group("gloo")
-rank = int(os.environ["RANK"])
-rows = np.random.default_rng(0).normal(size=(40, 3))
-whole = FrechetStats().update(rows[rank::2]).across_ranks()
-assert whole.samples == 40
-np.testing.assert_allclose(whole.covariance, np.cov(rows.T), rtol=1e-9)
-"""
-
-
+@pytest.mark.distributed
 def test_two_processes_have_the_statistics_of_all(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for ended in run_ranks("tests.core.stats.frechet_ranks", folder=tmp_path):
+        assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_the_interval_holds_the_value_and_is_as_wide_as_fresh_samples_vary():

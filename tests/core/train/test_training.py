@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from tests.core.train.two_processes import regression
 from tests.fresh_process import run_ranks
 from tokenry.core.errors import UserError
-from tokenry.core.train.adamw import AdamWSettings
+from tokenry.core.train.adamw import AdamWSettings, PartOptimiser
 from tokenry.core.train.training import LoopConfig, Training
 
 
@@ -193,6 +193,87 @@ def test_the_progress_names_stages():
 def test_a_bad_loop_is_one_sentence(name):
     with pytest.raises(UserError, match=f"{name} must be at least 1, got 0"):
         made(**{name: 0})
+
+
+class Adversaries(nn.Module):
+    """Two parts whose losses share a forward pass, and a third that has the optimiser of the loop."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decoder, self.critic, self.rest = nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(4, 4)
+
+    def losses(self, rows):
+        made = self.decoder(rows)
+        judged = nn.functional.linear(made, self.critic.weight.detach(), self.critic.bias.detach())
+        return (
+            made.square().mean() - judged.mean(),
+            self.critic(made.detach()).square().mean(),
+            self.rest(rows).mean(),
+        )
+
+
+PARTS = {
+    "decoder": PartOptimiser(lambda step: 0.1 / (step + 1), AdamWSettings(0.8, 0.9, weight_decay=0.0, max_gradient_norm=0.01)),
+    "critic": PartOptimiser(lambda step: 0.02, AdamWSettings(weight_decay=0.3, max_gradient_norm=1e6)),
+}  # fmt: skip
+
+
+def adversaries(**changed):
+    module = Adversaries()
+
+    def loss(batch):
+        parts = module.losses(batch["rows"])
+        return {"loss": sum(parts), "critic": parts[1]}
+
+    config = LoopConfig(
+        **({"steps": 6, "learning_rate": lambda step: 0.05, "parts": PARTS, "save_every": 2} | changed)
+    )
+    return module, Training(module, loss, Rows(), config)
+
+
+def test_every_part_takes_the_steps_of_an_optimiser_of_its_own():
+    module, training = adversaries()
+    training.run()
+    expected = Adversaries()
+    settings = {**PARTS, "rest": PartOptimiser(lambda step: 0.05)}
+    optimizers = {}
+    for name, part in settings.items():
+        child, adamw = getattr(expected, name), part.adamw
+        groups = [
+            {"params": [child.weight]},
+            {"params": [child.bias], "weight_decay": 0.0},
+        ]
+        betas = (adamw.beta1, adamw.beta2)
+        optimizers[name] = torch.optim.AdamW(groups, lr=1.0, betas=betas, weight_decay=adamw.weight_decay)
+    for step in range(6):
+        for loss in expected.losses(Rows()[step]["rows"]):
+            loss.backward()
+        for name, optimizer in optimizers.items():
+            limit = settings[name].adamw.max_gradient_norm
+            nn.utils.clip_grad_norm_(getattr(expected, name).parameters(), limit)
+            for group in optimizer.param_groups:
+                group["lr"] = settings[name].learning_rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, weight in module.state_dict().items():
+        torch.testing.assert_close(weight, expected.state_dict()[name])
+
+
+def test_a_resumed_training_of_parts_ends_as_if_it_had_not_stopped(tmp_path):
+    whole, training = adversaries()
+    training.run()
+    with pytest.raises(KeyboardInterrupt):
+        adversaries()[1].run(tmp_path, progress=stopped)
+    resumed, again = adversaries()
+    again.run(tmp_path, resume=True)
+    assert same(whole, resumed)
+    assert again.history == training.history
+
+
+def test_a_part_that_the_module_has_not_is_refused():
+    with pytest.raises(UserError, match="the module has no part named painter to give an optimiser"):
+        adversaries(parts={"painter": PARTS["critic"]})
 
 
 @pytest.mark.distributed

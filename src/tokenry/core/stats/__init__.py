@@ -16,7 +16,13 @@ from tokenry.core.stats.estimate import (
     ratio_estimate,
 )
 from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap, residual_draws
-from tokenry.core.stats.frechet import FrechetDistance, FrechetStats, frechet_distance, frechet_estimate
+from tokenry.core.stats.frechet import (
+    FrechetDistance,
+    FrechetStats,
+    frechet_distance,
+    frechet_draws,
+    frechet_estimate,
+)
 from tokenry.core.stats.intervals import bootstrap, clopper_pearson, index_matrix
 from tokenry.core.stats.paired import Paired
 from tokenry.core.stats.paired_tests import (
@@ -75,6 +81,7 @@ __all__ = [
     "fit_samples",
     "fit_separable",
     "frechet_distance",
+    "frechet_draws",
     "frechet_estimate",
     "holm",
     "independent_difference",

@@ -179,30 +179,36 @@ def frechet_estimate(
         UserError: fewer than two rows, unequal features, a value that is not finite, or pairs of unequal number.
     """
     rows = feature_rows(features)
-    if isinstance(reference, FrechetStats):
-        others, known = None, reference
-    else:
-        others = feature_rows(reference)
-        known = FrechetStats().update(others)
+    known = reference if isinstance(reference, FrechetStats) else FrechetStats().update(reference)
+    value = FrechetStats().update(rows).distance(known)
+    return around(value, frechet_draws(rows, reference, draws, seed, paired), len(rows))
+
+
+def frechet_draws(
+    features: Any, reference: Any, draws: int = 200, seed: int = 0, paired: bool = False
+) -> Float[ndarray, "draws"]:
+    """The distances of resamples, with the arguments of `frechet_estimate`; sets of the same samples share their draws."""
+    rows = feature_rows(features)
+    others = None if isinstance(reference, FrechetStats) else feature_rows(reference)
     if paired and (others is None or len(others) != len(rows)):
         given = "statistics" if others is None else f"{len(others)} rows"
         raise UserError(
             f"a paired distance needs one row of the reference for each of {len(rows)} samples, got {given}."
         )
-    value = FrechetStats().update(rows).distance(known)
-    drawn = np.array(
-        [
-            frechet_distance(*of_samples, *of_reference)
-            for of_samples, of_reference in zip(
-                _resampled(rows, draws, seed),
-                repeat((known.mean, known.covariance))
-                if others is None
-                else _resampled(others, draws, seed + (not paired)),
-                strict=False,
-            )
-        ]
+    sides: Iterator[tuple[ndarray, ndarray]] = (
+        repeat((reference.mean, reference.covariance))
+        if others is None
+        else _resampled(others, draws, seed + (not paired))
     )
-    return bootstrap_estimate(value, drawn - drawn.mean() + value if draws else drawn, len(rows))
+    return np.array([
+        frechet_distance(*of_samples, *of_reference)
+        for of_samples, of_reference in zip(_resampled(rows, draws, seed), sides, strict=False)
+    ])  # fmt: skip
+
+
+def around(value: float, drawn: Float[ndarray, "draws"], samples: int) -> Estimate:
+    """Put a distance, or a mean of several, beside its draws, moved onto it."""
+    return bootstrap_estimate(value, drawn - drawn.mean() + value if len(drawn) else drawn, samples)
 
 
 def feature_rows(features: Any) -> Float[ndarray, "samples features"]:

@@ -1,6 +1,7 @@
-"""The optimiser of a training, as options."""
+"""The optimiser of a training, or of a part of it, as options."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from tokenry.core.errors import UserError, require_above_zero
 
@@ -29,3 +30,16 @@ class AdamWSettings:
         require_above_zero(epsilon=self.epsilon, max_gradient_norm=self.max_gradient_norm)
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
+
+
+@dataclass(frozen=True)
+class PartOptimiser:
+    """The optimiser of one part of a module.
+
+    Attributes:
+        learning_rate: learning rate of each step, from 0.
+        adamw: the optimiser.
+    """
+
+    learning_rate: Callable[[int], float]
+    adamw: AdamWSettings = field(default_factory=AdamWSettings)

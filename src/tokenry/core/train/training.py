@@ -2,6 +2,10 @@
 
     step n      loss(batches[n])["loss"] is differentiated, AdamW takes a step with learning_rate(n)
 
+    parts       children of the module may have an optimiser of their own (a discriminator beside a decoder): its learning rate, its
+                betas, its limit on the gradient. One backward pass serves all of them, so each part's loss must leave the other
+                parts without a gradient; steps are taken at once, each by the gradients of the same weights.
+
 Several processes (DDP through accelerate), trackers, callbacks and every other `TrainingArguments` come with the Trainer.
 
     training = Training(model, lambda batch: {"loss": model(**batch).loss}, batches, LoopConfig(100, lambda step: 1e-4))
@@ -24,6 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -31,7 +36,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import atomic_write
 from tokenry.core.io.progress import Progress
-from tokenry.core.train.adamw import AdamWSettings
+from tokenry.core.train.adamw import AdamWSettings, PartOptimiser
 from tokenry.core.train.checkpoints import apart, checkpoints_in, is_finished
 
 Values = Mapping[str, Tensor | float]
@@ -57,6 +62,7 @@ class LoopConfig:
         batches_per_step: batches whose mean loss is one step: their gradients are accumulated.
         bfloat16: compute the loss in mixed precision.
         save_every: steps between checkpoints, of which the last is kept.
+        parts: children of the module, by name, that have another optimiser.
     """
 
     steps: int
@@ -66,6 +72,7 @@ class LoopConfig:
     bfloat16: bool = False
     seed: int = 0
     save_every: int = 1000
+    parts: Mapping[str, PartOptimiser] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -95,6 +102,10 @@ class Training:
         callbacks: Sequence[TrainerCallback] = (),
         **arguments: Any,
     ) -> None:
+        if unknown := sorted(set(config.parts) - {name for name, _ in module.named_children()}):
+            raise UserError(
+                f"the module has no part named {', '.join(unknown)} to give an optimiser of its own."
+            )
         self._stepped = _Stepped(module, loss)
         self._batches, self._config = batches, config
         self._callbacks, self._arguments = callbacks, arguments
@@ -171,7 +182,7 @@ class Training:
             "adam_beta2": adamw.beta2,
             "adam_epsilon": adamw.epsilon,
             "weight_decay": adamw.weight_decay,
-            "max_grad_norm": adamw.max_gradient_norm,
+            "max_grad_norm": 0.0 if config.parts else adamw.max_gradient_norm,  # each part has its own limit
             "bf16": config.bfloat16,
             "seed": config.seed,
             "save_strategy": "steps" if keep else "no",
@@ -264,6 +275,8 @@ def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
 class _Trainer(Trainer):
     """The Trainer with numbered batches, one learning rate per step, and a record of every step."""
 
+    optimizer: Any
+
     def __init__(
         self,
         stepped: _Stepped,
@@ -274,7 +287,7 @@ class _Trainer(Trainer):
     ) -> None:
         items = config.steps * config.batches_per_step * arguments.world_size
         super().__init__(stepped, arguments, train_dataset=_Numbers(batches, items), data_collator=_only)
-        self._rate, self._record = config.learning_rate, record
+        self._config, self._record = config, record
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -282,9 +295,23 @@ class _Trainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if not self._config.parts:
+            return super().create_optimizer() if model is None else super().create_optimizer(model)
+        if self.optimizer is None:
+            self.optimizer = _optimiser_of_parts(self.model if model is None else model, self._config)
+        return self.optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         self._created_lr_scheduler = True
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: self._rate(step))
+        optimizer = optimizer or self.optimizer
+        rates = [
+            self._config.parts[group["part"]].learning_rate
+            if group.get("part")
+            else self._config.learning_rate
+            for group in optimizer.param_groups
+        ]
+        self.lr_scheduler = LambdaLR(optimizer, [_as_function(rate) for rate in rates])
         return self.lr_scheduler
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
@@ -322,6 +349,43 @@ class _Trainer(Trainer):
         if self.lr_scheduler.last_epoch != step:
             # A checkpoint without the state of its optimiser: the moments begin anew, the steps do not.
             self.lr_scheduler = LambdaLR(self.optimizer, self.lr_scheduler.lr_lambdas, step - 1)
+
+
+def _as_function(rate: Callable[[int], float]) -> Callable[[int], float]:
+    """The learning rate as a function, of which the scheduler's state holds nothing."""
+    return lambda step: rate(step)
+
+
+def _optimiser_of_parts(stepped: nn.Module, config: LoopConfig) -> AdamW:
+    """One AdamW whose groups are the parts, each limited in its gradient by itself; a learning rate of 1 is that of the part."""
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in stepped.named_parameters():
+        child = name.removeprefix("module.").partition(".")[0]
+        if parameter.requires_grad:
+            members.setdefault((child if child in config.parts else "", parameter.ndim > 1), []).append(
+                parameter
+            )
+    groups = []
+    for (part, decays), parameters in members.items():
+        adamw = config.parts[part].adamw if part else config.adamw
+        groups.append({
+            "params": parameters,
+            "part": part,
+            "lr": 1.0,
+            "betas": (adamw.beta1, adamw.beta2),
+            "eps": adamw.epsilon,
+            "weight_decay": adamw.weight_decay if decays else 0.0,
+        })  # fmt: skip
+    optimizer = AdamW(groups)
+
+    def limit(*_: Any) -> None:
+        for part in {part for part, _ in members}:
+            adamw = config.parts[part].adamw if part else config.adamw
+            ours = [weight for (name, _), weights in members.items() if name == part for weight in weights]
+            nn.utils.clip_grad_norm_(ours, adamw.max_gradient_norm)
+
+    optimizer.register_step_pre_hook(limit)
+    return optimizer
 
 
 class _Told(TrainerCallback):
