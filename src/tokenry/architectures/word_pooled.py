@@ -82,7 +82,7 @@ class WordPooledConfig(PreTrainedConfig):
                 raise UserError(f"n_embd must be a multiple of {name}, got {n_embd} and {heads}.")
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be in [0, 1), got {dropout}.")
-        if released and max_word_len + n_prefix > vocab_size + n_prefix:
+        if released and max_word_len > vocab_size:
             raise UserError(
                 f"the released form takes units {max_word_len} to {max_word_len + n_prefix - 1} as its CLS, and there are {vocab_size}: "
                 "use released=False."
