@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.golden import golden_arrays
-from tokenry.architectures.word_pooled import WordPooledConfig, WordPooledLM, released_weights
+from tokenry.architectures import WordPooledConfig, WordPooledLM, released_weights
 
 FILES = ("dev-model-a.npz", "dev-model-b.npz")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -15,7 +15,9 @@ def golden_model(golden, released):
     names = ("vocab_size", "n_embd", "n_layer", "n_head", "n_word_layer", "n_word_head", "n_prefix")
     sizes = dict(zip((*names, "max_words", "max_word_len"), golden["config"].tolist(), strict=False))
     model = WordPooledLM(WordPooledConfig(**sizes, released=released)).eval()
-    state = {name.removeprefix("param:"): value for name, value in golden.items() if name.startswith("param:")}
+    state = {
+        name.removeprefix("param:"): value for name, value in golden.items() if name.startswith("param:")
+    }
     model.load_state_dict(released_weights(state))
     return model
 
@@ -40,4 +42,6 @@ def test_vectors_states_logits_and_losses_are_the_reference(golden, released):
         on_all = cross_entropy(logits.flatten(0, 2), golden["y"][:, :-1].flatten())
         torch.testing.assert_close(on_all, golden["official_loss" if released else "fixed_loss_all"], **CLOSE)
         loss = model(words, lengths).loss
-        torch.testing.assert_close(loss, golden["official_loss" if released else "fixed_loss_masked"], **CLOSE)
+        torch.testing.assert_close(
+            loss, golden["official_loss" if released else "fixed_loss_masked"], **CLOSE
+        )

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from tokenry.architectures.words import END, Word
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.alignment import IGNORED
-from tokenry.core.tensors.losses import output_head, token_statistics
+from tokenry.core.tensors.losses import output_head, token_statistics, weighted_cross_entropy
 from tokenry.core.tensors.modes import evaluation_mode
 
 
@@ -27,13 +28,20 @@ class FlatConfig(GPT2Config):
 
     Attributes:
         positions: learned positions; without them, and without dropout of the input, as in the released code.
+        max_words: most words of a window, where it is read in words.
     """
 
     model_type = "flat_units"
 
-    def __init__(self, positions: bool = True, **sizes: Any) -> None:
-        self.positions = positions
-        own = {"activation_function": "gelu", "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": False}
+    def __init__(self, positions: bool = True, max_words: int | None = None, **sizes: Any) -> None:
+        self.positions, self.max_words = positions, max_words
+        own = {
+            "activation_function": "gelu",
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "tie_word_embeddings": False,
+            "loss_type": "ForCausalLM",
+        }
         super().__init__(**(own | sizes | ({} if positions else {"embd_pdrop": 0.0})))
 
     @classmethod
@@ -45,24 +53,56 @@ class FlatConfig(GPT2Config):
         n_head: int = 8,
         max_units: int = 192,
         dropout: float = 0.1,
+        initializer_range: float = 0.02,
         positions: bool = True,
+        max_words: int | None = None,
     ) -> "FlatConfig":
-        """The trunk of a word-pooled model over `max_units` units."""
+        """The trunk of a word-pooled model, over `max_units` units."""
         drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
         sizes = {"vocab_size": vocab_size, "n_embd": n_embd, "n_layer": n_layer, "n_head": n_head}
-        return cls(positions, n_positions=max_units, **sizes, **drops)
+        return cls(
+            positions,
+            max_words,
+            n_positions=max_units,
+            initializer_range=initializer_range,
+            **sizes,
+            **drops,
+        )
+
+    @classmethod
+    def over_words(cls, max_words: int, max_word_len: int, **sizes: Any) -> "FlatConfig":
+        """One that reads any window of so many words, each of at most so many units and its end."""
+        return cls.of_sizes(max_units=max_words * (max_word_len + 1), max_words=max_words, **sizes)
 
 
 class FlatLM(GPT2LMHeadModel):
     """The model: a causal language model of transformers, which also scores words."""
 
     config_class = FlatConfig
-    _tied_weights_keys: ClassVar = {}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: FlatConfig) -> None:
         super().__init__(config)
         if not config.positions:
             self.transformer.wpe = _NoPositions()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch units"],
+        attention_mask: Int[Tensor, "batch units"] | None = None,
+        labels: Int[Tensor, "batch units"] | None = None,
+        num_items_in_batch: Int[Tensor, ""] | int | None = None,
+        **options: Any,
+    ) -> Any:
+        """With labels the loss alone, which makes no (batch, units, vocabulary); without them what GPT-2 returns."""
+        if labels is None:
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+        told = labels != IGNORED
+        hidden = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        total, _ = weighted_cross_entropy(hidden, labels, told.to(torch.float32), output_head(self))
+        return CausalLMOutput(loss=total / (told.sum() if num_items_in_batch is None else num_items_in_batch))
 
     def score_words(
         self, windows: Sequence[Sequence[Word]], batch_size: int = 8
@@ -81,9 +121,7 @@ class FlatLM(GPT2LMHeadModel):
                 told: Bool[Tensor, "batch units"] = batch["labels"] != IGNORED
                 said = token_statistics(hidden, batch["input_ids"], head, told, ("nll", "rank"))
                 nll, rank = (said[name].double().cpu().numpy() for name in ("nll", "rank"))
-                found += [
-                    _by_word(window, *rows) for window, *rows in zip(part, nll, rank, strict=True)
-                ]
+                found += [_by_word(window, *rows) for window, *rows in zip(part, nll, rank, strict=True)]
         return found
 
     def require_room(self, units: int) -> None:
@@ -115,9 +153,7 @@ def collate_flat(windows: Sequence[Sequence[Word]]) -> dict[str, Int[Tensor, "ba
     """
     rows = [flat_units(window) for window in windows]
     longest = max(map(len, rows))
-    input_ids, attention_mask, labels = (
-        torch.full((len(rows), longest), fill) for fill in (END, 0, IGNORED)
-    )
+    input_ids, attention_mask, labels = (torch.full((len(rows), longest), fill) for fill in (END, 0, IGNORED))
     for number, (row, window) in enumerate(zip(rows, windows, strict=True)):
         first = len(window[0]) + 1
         input_ids[number, : len(row)] = torch.tensor(row)

@@ -68,7 +68,9 @@ def generate_words(
     """
     sampling = sampling or WordSampling()
     if not prompts or not all(prompts):
-        raise UserError("a text goes on from at least one word: give a prompt, or the word that begins a text.")
+        raise UserError(
+            "a text goes on from at least one word: give a prompt, or the word that begins a text."
+        )
     longest = max(map(len, prompts)) + sampling.max_new_words
     if longest > model.config.max_words:
         raise UserError(
@@ -171,7 +173,8 @@ class _TrunkCache:
     ) -> tuple["_TrunkCache", Float[Tensor, "texts prefix width"]]:
         """Read prompts, moved to the right so that all end together."""
         batch = {name: value.to(model.device) for name, value in collate_words(prompts).items()}
-        vectors, there = model.embed_words(**batch), batch["attention_mask"]
+        there = batch["attention_mask"]
+        vectors = model.embed_words(batch["input_ids"], batch["lengths"], there)
         missing = (~there).sum(1)
         place = torch.arange(there.shape[1], device=there.device)
         moved = (place - missing[:, None]) % there.shape[1]
@@ -199,4 +202,3 @@ class _TrunkCache:
             use_cache=True,
         ).last_hidden_state
         return states[:, -self.model.config.n_prefix :]
-

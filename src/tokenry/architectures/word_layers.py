@@ -109,9 +109,7 @@ class PoolingLayer(nn.Module):
     def forward(self, rows: Float[Tensor, "slots width"], attend: Attend) -> Float[Tensor, "slots width"]:
         """Mix and transform rows."""
         rows = self.norm1(rows + self.dropout(self.attention(rows, attend)))
-        found: Tensor = self.norm2(
-            rows + self.dropout(self.down(self.dropout(relu(self.up(rows)))))
-        )
+        found: Tensor = self.norm2(rows + self.dropout(self.down(self.dropout(relu(self.up(rows))))))
         return found
 
 

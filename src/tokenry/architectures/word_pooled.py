@@ -8,8 +8,7 @@ Source: Learn Your Tokens (arXiv 2310.11628). Its code, avi-jit/eTok, shares the
 computes a canvas of the longest word, and learns from all padding: `released=True` does the same.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +49,7 @@ class WordPooledConfig(PreTrainedConfig):
         max_word_len: most units of a word; one of exactly so many has no end.
         feed_forward: width inside the layers that pool.
         dropout: of everything.
+        initializer_range: standard deviation of new weights; the released 0.02 is for width 512, and far too little for width 64.
         released: compute and learn as the released code does.
         trunk_config: of any causal transformer of this width that takes embeddings; by default a GPT-2 of these sizes.
     """
@@ -70,6 +70,7 @@ class WordPooledConfig(PreTrainedConfig):
         max_word_len: int = 24,
         feed_forward: int = 2048,
         dropout: float = 0.1,
+        initializer_range: float = 0.02,
         released: bool = False,
         trunk_config: PreTrainedConfig | dict[str, Any] | None = None,
         **options: Any,
@@ -91,8 +92,10 @@ class WordPooledConfig(PreTrainedConfig):
         self.n_prefix, self.n_word_layer, self.n_word_head = n_prefix, n_word_layer, n_word_head
         self.max_words, self.max_word_len = max_words, max_word_len
         self.feed_forward, self.dropout, self.released = feed_forward, dropout, released
-        if trunk_config is None:
-            trunk_config = GPT2Config(
+        self.initializer_range = initializer_range
+        trunk: Any = trunk_config
+        if trunk is None:
+            trunk = GPT2Config(
                 vocab_size=1,
                 n_positions=max_words * n_prefix,
                 n_embd=n_embd,
@@ -102,16 +105,17 @@ class WordPooledConfig(PreTrainedConfig):
                 resid_pdrop=dropout,
                 embd_pdrop=dropout,
                 attn_pdrop=dropout,
+                initializer_range=initializer_range,
                 bos_token_id=None,
                 eos_token_id=None,
             )
-        elif isinstance(trunk_config, dict):
-            trunk_config = AutoConfig.for_model(**trunk_config)
-        if trunk_config.hidden_size != n_embd:
+        elif isinstance(trunk, dict):
+            trunk = AutoConfig.for_model(**trunk)
+        if trunk.hidden_size != n_embd:
             raise UserError(
-                f"the trunk has width {trunk_config.hidden_size} and n_embd is {n_embd}: give n_embd={trunk_config.hidden_size}."
+                f"the trunk has width {trunk.hidden_size} and n_embd is {n_embd}: give both the same."
             )
-        self.trunk_config = trunk_config
+        self.trunk_config = trunk
         super().__init__(**options)
 
 
@@ -400,17 +404,24 @@ class WordPooledLM(PreTrainedModel):
             raise UserError(
                 f"words of {width} units do not fit the model, whose words have {config.max_word_len}: cut or split longer ones."
             )
-        there = lengths.new_ones(lengths.shape, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        there = (
+            lengths.new_ones(lengths.shape, dtype=torch.bool)
+            if attention_mask is None
+            else attention_mask.bool()
+        )
         inside = torch.arange(width, device=lengths.device) < lengths[:, :, None]
         held = input_ids[there]
         wrong = {
             f"a length is 0 or below, or above the {width} units of the table: every word has at least one unit.": (
                 (lengths < 1) | (lengths > width)
             )[there],
-            f"a unit is outside 0 to {config.vocab_size - 1}: were the words coded with other units?": (held < 0)
+            f"a unit is outside 0 to {config.vocab_size - 1}: were the words coded with other units?": (
+                held < 0
+            )
             | (held >= config.vocab_size),
             "units stand behind the length of a word: fill it up with 0.": (held != END) & ~inside[there],
-            "unit 0, the end of a word, stands inside one: give its true length.": (held == END) & inside[there],
+            "unit 0, the end of a word, stands inside one: give its true length.": (held == END)
+            & inside[there],
             "padding stands before words: it belongs behind them.": ~there[:, :-1] & there[:, 1:],
             "a text without words is in the batch: leave it out.": ~there.any(1),
         }
@@ -418,68 +429,6 @@ class WordPooledLM(PreTrainedModel):
         if any(found):
             raise UserError(next(words for words, is_so in zip(wrong, found, strict=True) if is_so))
         return there
-
-
-def released_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the released code (`myGPT`) to those of `WordPooledLM`."""
-    found: dict[str, Tensor] = {}
-    for name, weight in state.items():
-        part, _, rest = name.partition(".")
-        if part in ("blocks", "decoder_blocks"):
-            continue
-        if part == "wordenc":
-            _, number, inner = rest.split(".", 2)
-            for old, new in _OF_POOLING.items():
-                inner = inner.replace(old, new)
-            found[f"pooling.{number}.{inner}"] = weight
-        else:
-            value = weight[0] if part in ("in_pe", "word_pe") else weight
-            found[_OF_MODEL[name]] = value
-    for kind in ("blocks", "decoder_blocks"):
-        numbers = sorted({int(name.split(".")[1]) for name in state if name.startswith(f"{kind}.")})
-        for number in numbers:
-            block = {
-                name.removeprefix(f"{kind}.{number}."): weight
-                for name, weight in state.items()
-                if name.startswith(f"{kind}.{number}.")
-            }
-            found |= _of_block(block, number, trunk=kind == "blocks")
-    return found
-
-
-_OF_MODEL = {
-    "in_emb.weight": "embedding.weight",
-    "in_pe": "slots.weight",
-    "word_pe": "trunk.wpe.weight",
-    "ln_f.weight": "trunk.ln_f.weight",
-    "ln_f.bias": "trunk.ln_f.bias",
-    "head.weight": "head.weight",
-}
-_OF_POOLING = {
-    "self_attn.in_proj_": "attention.projected.",
-    "self_attn.out_proj": "attention.output",
-    "linear1": "up",
-    "linear2": "down",
-}
-
-
-def _of_block(block: Mapping[str, Tensor], number: int, trunk: bool) -> dict[str, Tensor]:
-    """One block of minGPT: that of GPT-2, whose matrices are the other way round, or one that spells."""
-    names = (
-        ("trunk.h", "ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-        if trunk
-        else ("spelling", "norm1", "norm2", "attention.projected", "attention.output", "up", "down")
-    )
-    found = {}
-    for kind in ("weight", "bias"):
-        projected = torch.cat([block[f"attn.{part}.{kind}"] for part in ("query", "key", "value")])
-        matrices = (projected, block[f"attn.proj.{kind}"], block[f"mlp.0.{kind}"], block[f"mlp.2.{kind}"])
-        turned = [matrix.T.contiguous() if trunk and kind == "weight" else matrix for matrix in matrices]
-        parts = (block[f"ln1.{kind}"], block[f"ln2.{kind}"], *turned)
-        found |= {
-            f"{names[0]}.{number}.{name}.{kind}": part for name, part in zip(names[1:], parts, strict=True)
-        }
-    return found
 
 
 AutoConfig.register(WordPooledConfig.model_type, WordPooledConfig, exist_ok=True)

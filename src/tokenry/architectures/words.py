@@ -70,7 +70,9 @@ class WordSplitter:
         clean = self.clean(text)
         found = [match.group() for match in re.finditer(self.pattern, clean)] if self.keeps_text else None
         if found is not None and "".join(found) != clean:
-            raise UserError(f"the pattern {self.pattern!r} leaves out a part of {text[:30]!r}: let it match every character.")
+            raise UserError(
+                f"the pattern {self.pattern!r} leaves out a part of {text[:30]!r}: let it match every character."
+            )
         words = [word for word in (clean.split(" ") if found is None else found) if word]
         if not words:
             raise UserError(f"{text[:30]!r} holds no words: give a text with at least one.")
@@ -270,7 +272,9 @@ class WordCoder:
         """
         path = Path(folder) / CODER_FILE
         if not path.is_file():
-            raise UserError(f"{folder} holds no {CODER_FILE}: name the folder of a model that `tokenry words train` made.")
+            raise UserError(
+                f"{folder} holds no {CODER_FILE}: name the folder of a model that `tokenry words train` made."
+            )
         settings = read_json(path)
         try:
             kind = settings["units"]
