@@ -36,7 +36,7 @@ class WordSampling:
     """
 
     max_new_words: int = 50
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     seed: int = 0
     stop: Word | None = None
 

@@ -137,14 +137,14 @@ def by_frequency(
 # --- metrics of the paper, on tables of units ----------------------------------------------------------------------------------------
 
 
-def next_word_accuracy(predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*words units"]) -> float:
+def next_word_accuracy(predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"]) -> float:
     """Share of the words of which every unit is right, and the end."""
     _require_same_shape(predicted, true)
     return float((predicted == true).all(-1).double().mean())
 
 
 def unit_accuracy(
-    predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*words units"], pad_id: int = 0
+    predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"], pad_id: int = 0
 ) -> float:
     """Share of the units that are right, where the true one is no padding."""
     _require_same_shape(predicted, true)
@@ -154,7 +154,7 @@ def unit_accuracy(
 
 def accuracy_by_frequency(
     predicted: Int[Tensor, "words units"],
-    true: Int[Tensor, "words units"],
+    true: Int[Tensor, "same_words same_units"],
     counts: Sequence[int],
     bins: Sequence[tuple[int, int | None]] = BINS,
 ) -> dict[tuple[int, int | None], Estimate]:

@@ -8,7 +8,7 @@ Source: Learn Your Tokens (arXiv 2310.11628). Its code, avi-jit/eTok, shares the
 computes a canvas of the longest word, and learns from all padding: `released=True` does the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -130,7 +130,8 @@ class WordPooledOutput(ModelOutput):
             as in `nll`.
     """
 
-    loss: Float[Tensor, ""] | None = None
+    # Under autocast accelerate rebuilds the output from a mapping.
+    loss: Tensor | Mapping[str, Tensor] | None = None
     nll: Float[Tensor, "batch words"] | None = None
     right: Float[Tensor, "batch words"] | None = None
 
@@ -180,7 +181,7 @@ class WordPooledLM(PreTrainedModel):
     def forward(
         self,
         input_ids: Int[Tensor, "batch words units"],
-        lengths: Int[Tensor, "batch words"],
+        lengths: Int[Tensor, "of_texts of_words"],
         attention_mask: Bool[Tensor, "batch words"] | Int[Tensor, "batch words"] | None = None,
         return_loss: bool = True,
     ) -> WordPooledOutput:
@@ -215,7 +216,7 @@ class WordPooledLM(PreTrainedModel):
     def embed_words(
         self,
         input_ids: Int[Tensor, "batch words units"],
-        lengths: Int[Tensor, "batch words"],
+        lengths: Int[Tensor, "of_texts of_words"],
         attention_mask: Bool[Tensor, "batch words"] | Int[Tensor, "batch words"] | None = None,
         check: bool = True,
     ) -> Float[Tensor, "batch words prefix width"]:
@@ -344,7 +345,7 @@ class WordPooledLM(PreTrainedModel):
     def canvas_logits(
         self,
         input_ids: Int[Tensor, "batch words units"],
-        lengths: Int[Tensor, "batch words"],
+        lengths: Int[Tensor, "of_texts of_words"],
     ) -> Float[Tensor, "batch next_words units vocabulary"]:
         """Logits of every slot of words 2 to T in a table as wide as the longest word, padding included: for comparison only."""
         there = self.checked(input_ids, lengths, None)
@@ -383,7 +384,7 @@ class WordPooledLM(PreTrainedModel):
     def checked(
         self,
         input_ids: Int[Tensor, "batch words units"],
-        lengths: Int[Tensor, "some_batch some_words"],
+        lengths: Int[Tensor, "of_texts of_words"],
         attention_mask: Bool[Tensor, "batch words"] | Int[Tensor, "batch words"] | None,
     ) -> Bool[Tensor, "batch words"]:
         """The words that are there.
