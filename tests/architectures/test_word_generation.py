@@ -27,17 +27,26 @@ def by_the_canvas(model, prompt, new_words):
 
 
 LLAMA = LlamaConfig(
-    vocab_size=3, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=40
+    vocab_size=3,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=40,
 )
 
 
-@pytest.mark.parametrize("sizes", [{}, {"n_prefix": 1}, {"trunk_config": LLAMA}], ids=["gpt2", "one vector", "llama"])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"n_prefix": 1}, {"trunk_config": LLAMA}], ids=["gpt2", "one vector", "llama"]
+)
 def test_a_batch_writes_what_each_text_alone_would(sizes):
     model, prompts = word_pooled(seed=3, **sizes), windows(1, (5, 1, 3))
     together = generate_words(model, prompts, WordSampling(4, temperature=0))
     with torch.no_grad():
         assert together == [by_the_canvas(model, prompt, 4) for prompt in prompts]
-    assert together == [generate_words(model, [prompt], WordSampling(4, temperature=0))[0] for prompt in prompts]
+    assert together == [
+        generate_words(model, [prompt], WordSampling(4, temperature=0))[0] for prompt in prompts
+    ]
     assert all(0 < len(word) <= LONGEST for text in together for word in text)
 
 

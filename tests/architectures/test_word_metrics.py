@@ -75,8 +75,14 @@ def test_tables_of_words_are_counted_in_bins_too():
 @pytest.mark.parametrize(
     ("measure", "words"),
     [
-        (lambda: next_word_accuracy(torch.zeros(2, 2).long(), torch.zeros(2, 3).long()), "predicted words have shape (2, 2)"),
-        (lambda: accuracy_by_frequency(torch.ones(2, 1).long(), torch.ones(2, 1).long(), [1]), "2 words and 1 counts"),
+        (
+            lambda: next_word_accuracy(torch.zeros(2, 2).long(), torch.zeros(2, 3).long()),
+            "predicted words have shape (2, 2)",
+        ),
+        (
+            lambda: accuracy_by_frequency(torch.ones(2, 1).long(), torch.ones(2, 1).long(), [1]),
+            "2 words and 1 counts",
+        ),
         (lambda: score_texts(word_pooled(), CODER, [], 12), "there is no text to score"),
         (lambda: score_text(word_pooled(), CODER, "abc de", 1), "max_length must be at least 2, got 1"),
     ],

@@ -23,7 +23,9 @@ def golden_model(golden, released):
     names = ("vocab_size", "n_embd", "n_layer", "n_head", "n_word_layer", "n_word_head", "n_prefix")
     sizes = dict(zip((*names, "max_words", "max_word_len"), golden["config"].tolist(), strict=False))
     model = WordPooledLM(WordPooledConfig(**sizes, released=released)).eval()
-    state = {name.removeprefix("param:"): value for name, value in golden.items() if name.startswith("param:")}
+    state = {
+        name.removeprefix("param:"): value for name, value in golden.items() if name.startswith("param:")
+    }
     model.load_state_dict(released_weights(state))
     return model
 
@@ -48,7 +50,9 @@ def test_vectors_states_logits_and_losses_are_the_reference(golden, released):
         on_all = cross_entropy(logits.flatten(0, 2), golden["y"][:, :-1].flatten())
         torch.testing.assert_close(on_all, golden["official_loss" if released else "fixed_loss_all"], **CLOSE)
         loss = model(words, lengths).loss
-        torch.testing.assert_close(loss, golden["official_loss" if released else "fixed_loss_masked"], **CLOSE)
+        torch.testing.assert_close(
+            loss, golden["official_loss" if released else "fixed_loss_masked"], **CLOSE
+        )
 
 
 # --- properties ----------------------------------------------------------------------------------------------------------------------
@@ -220,9 +224,19 @@ SIZES = torch.tensor([[2, 1]])
         (-GOOD, SIZES, None, "a unit is outside 0 to 11"),
         (GOOD, torch.tensor([[1, 1]]), None, "units stand behind the length of a word"),
         (GOOD, torch.tensor([[2, 2]]), None, "unit 0, the end of a word, stands inside one"),
-        (GOOD, torch.tensor([2, 1])[:, None], None, "lengths have shape (2, 1) and input_ids hold 1 × 2 words"),
+        (
+            GOOD,
+            torch.tensor([2, 1])[:, None],
+            None,
+            "lengths have shape (2, 1) and input_ids hold 1 × 2 words",
+        ),
         (GOOD[:, :1], SIZES[:, :1], None, "a text of one word has no next word"),
-        (GOOD.repeat(1, 11, 1), SIZES.repeat(1, 11), None, "a text of 22 words does not fit the 20 positions"),
+        (
+            GOOD.repeat(1, 11, 1),
+            SIZES.repeat(1, 11),
+            None,
+            "a text of 22 words does not fit the 20 positions",
+        ),
         (GOOD.repeat(1, 1, 3), SIZES, None, "words of 6 units do not fit the model, whose words have 5"),
         (GOOD, SIZES, torch.tensor([[False, True]]), "padding stands before words"),
         (GOOD, SIZES, torch.tensor([[False, False]]), "a text without words is in the batch"),
@@ -243,7 +257,10 @@ def test_tables_that_are_no_words_are_refused(ids, lengths, mask, words):
         ({"n_word_head": 3}, "n_embd must be a multiple of n_word_head, got 16 and 3"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
         ({"trunk_config": LlamaConfig(hidden_size=32)}, "the trunk has width 32 and n_embd is 16"),
-        ({"released": True, "max_word_len": 13}, "the released form takes units 13 to 14 as its CLS, and there are 12"),
+        (
+            {"released": True, "max_word_len": 13},
+            "the released form takes units 13 to 14 as its CLS, and there are 12",
+        ),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(sizes, words):

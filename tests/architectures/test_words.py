@@ -66,7 +66,11 @@ def test_words_of_the_paper_stand_between_spaces():
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "subwords"])
 def test_a_coder_is_the_same_after_it_was_saved(kind, tmp_path):
-    units = {"bytes": ByteUnits(), "characters": CharacterUnits("abc "), "subwords": SubwordUnits(byte_level())}
+    units = {
+        "bytes": ByteUnits(),
+        "characters": CharacterUnits("abc "),
+        "subwords": SubwordUnits(byte_level()),
+    }
     coder = WordCoder(units[kind], lossless(), 3)
     coder.save(tmp_path)
     again = WordCoder.load(tmp_path)
@@ -90,10 +94,19 @@ def test_a_batch_is_padded_behind_words_and_behind_texts():
         (lambda: WordCoder(ByteUnits()).words(""), "holds no words: give a text with at least one"),
         (lambda: WordCoder(ByteUnits(), lossless()).words(""), "holds no words"),
         (lambda: WordCoder(ByteUnits()).words(" = \n"), "holds no words"),
-        (lambda: WordCoder(ByteUnits(), longest=4).words("a longer one"), "'longer' has 6 units and words have at most 4"),
+        (
+            lambda: WordCoder(ByteUnits(), longest=4).words("a longer one"),
+            "'longer' has 6 units and words have at most 4",
+        ),
         (lambda: WordCoder(ByteUnits(), longest=0), "longest must be at least 1, got 0"),
-        (lambda: WordCoder(CharacterUnits("ab")).words("abc"), "the character 'c' is not among the 2 of the model"),
-        (lambda: WordCoder(SubwordUnits(word_tokenizer())).words("hello"), "back for 'hello', so words cannot be spelled"),
+        (
+            lambda: WordCoder(CharacterUnits("ab")).words("abc"),
+            "the character 'c' is not among the 2 of the model",
+        ),
+        (
+            lambda: WordCoder(SubwordUnits(word_tokenizer())).words("hello"),
+            "back for 'hello', so words cannot be spelled",
+        ),
         (lambda: WordSplitter("("), "'(' is no regular expression"),
         (lambda: WordSplitter(r"\w+", keeps_text=True).words("a b"), r"leaves out a part of 'a b'"),
     ],

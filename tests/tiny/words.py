@@ -9,7 +9,15 @@ UNITS, LONGEST = 12, 5
 
 def word_pooled(seed: int = 0, **settings: object) -> WordPooledLM:
     """Two vectors a word, two layers, words of at most five of twelve units."""
-    default = {"vocab_size": UNITS, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_prefix": 2, "n_word_layer": 2, "n_word_head": 2}
+    default = {
+        "vocab_size": UNITS,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_prefix": 2,
+        "n_word_layer": 2,
+        "n_word_head": 2,
+    }
     more = {"max_words": 20, "max_word_len": LONGEST, "feed_forward": 24, "dropout": 0.0}
     torch.manual_seed(seed)
     return _loud(WordPooledLM(WordPooledConfig(**(default | more | settings))))
@@ -22,7 +30,9 @@ def flat_lm(seed: int = 0, **settings: object) -> FlatLM:
     return _loud(FlatLM(FlatConfig.of_sizes(**(default | settings))))
 
 
-def windows(seed: int = 0, lengths: tuple[int, ...] = (6, 2, 4), longest: int = LONGEST) -> list[list[tuple[int, ...]]]:
+def windows(
+    seed: int = 0, lengths: tuple[int, ...] = (6, 2, 4), longest: int = LONGEST
+) -> list[list[tuple[int, ...]]]:
     """Random words, some of which are as long as words can be."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -30,7 +40,8 @@ def windows(seed: int = 0, lengths: tuple[int, ...] = (6, 2, 4), longest: int = 
         return int(torch.randint(low, high + 1, (1,), generator=draw))
 
     return [
-        [tuple(number(1, UNITS - 1) for _ in range(number(1, longest))) for _ in range(length)] for length in lengths
+        [tuple(number(1, UNITS - 1) for _ in range(number(1, longest))) for _ in range(length)]
+        for length in lengths
     ]
 
 

@@ -91,7 +91,7 @@ class FlatLM(GPT2LMHeadModel):
         input_ids: Int[Tensor, "batch units"],
         attention_mask: Int[Tensor, "batch units"] | None = None,
         labels: Int[Tensor, "batch units"] | None = None,
-        num_items_in_batch: Int[Tensor, ""] | int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **options: Any,
     ) -> Any:
         """With labels the loss alone, which makes no (batch, units, vocabulary); without them what GPT-2 returns."""

@@ -137,7 +137,9 @@ def by_frequency(
 # --- metrics of the paper, on tables of units ----------------------------------------------------------------------------------------
 
 
-def next_word_accuracy(predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"]) -> float:
+def next_word_accuracy(
+    predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"]
+) -> float:
     """Share of the words of which every unit is right, and the end."""
     _require_same_shape(predicted, true)
     return float((predicted == true).all(-1).double().mean())

@@ -312,7 +312,7 @@ class WordPooledLM(PreTrainedModel):
         lengths: Int[Tensor, "words"],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The released loss: over all slots, the padding behind a word too."""
-        rows = self._spell_canvas(states, units)
+        rows = self.spell_canvas(states, units)
         labels = torch.full(rows.shape[:2], IGNORED, device=rows.device)
         labels[:, self.config.n_prefix :] = units
         owner = torch.arange(len(units), device=rows.device)[:, None].expand_as(labels)
@@ -333,9 +333,10 @@ class WordPooledLM(PreTrainedModel):
         """From states to units."""
         return OutputHead(self.head, self.config.vocab_size)
 
-    def _spell_canvas(
+    def spell_canvas(
         self, states: Float[Tensor, "words prefix width"], units: Int[Tensor, "words units"]
     ) -> Float[Tensor, "words slots width"]:
+        """Spell words in a table as wide as the longest: states of every slot."""
         hints = self.dropout(self._canvas(units))[:, self.config.n_prefix :]
         rows = torch.cat([states, hints], dim=1)
         rows = self.dropout(rows + self.slots.weight[: rows.shape[1]])
@@ -352,7 +353,7 @@ class WordPooledLM(PreTrainedModel):
         flat = input_ids.flatten(0, 1), lengths.flatten()
         vectors = self.pool_canvas(*flat).unflatten(0, there.shape)
         states = self.trunk_states(vectors)[:, :-1]
-        rows = self._spell_canvas(states.flatten(0, 1), input_ids[:, 1:].flatten(0, 1))
+        rows = self.spell_canvas(states.flatten(0, 1), input_ids[:, 1:].flatten(0, 1))
         prefix = self.config.n_prefix
         logits: Tensor = self.head(rows[:, prefix - 1 : -1])
         return logits.unflatten(0, states.shape[:2])
