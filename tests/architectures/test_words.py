@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_one_sentence(read, words):
 
 
 def test_a_folder_without_words_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no words.json: name the folder"):
+    with pytest.raises(UserError, match=r"holds no words\.json: name the folder"):
         WordCoder.load(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps({"units": "syllables"}))
     with pytest.raises(UserError, match="units must be one of bytes, characters, subwords, got 'syllables'"):
