@@ -11,6 +11,7 @@ such that both arms compute equally many multiply-adds.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -66,7 +67,7 @@ class WordSizes:
     texts: int = 512
     width: int = 64
     batch_size: int = 32
-    text_steps: int = 600
+    text_steps: int = 450
     text_width: int = 96
     text_layers: int = 3
     text_batch: int = 8
@@ -130,12 +131,18 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 def _repeated(runs: WordRuns, sizes: WordSizes, seed: int, progress: Progress) -> None:
     task = RepeatedWords(seed)
     units, width = LETTERS + 1, sizes.width
-    flat = {"n_embd": width, "n_layer": 4, "n_head": 4, "dropout": 0.0, "initializer_range": 0.1}
+    flat: dict[str, Any] = {
+        "n_embd": width,
+        "n_layer": 4,
+        "n_head": 4,
+        "dropout": 0.0,
+        "initializer_range": 0.1,
+    }
     most = task.length * (LETTERS_LONGEST + 1)
 
     def pooled() -> WordPooledLM:
-        small = {"n_word_layer": 1, "n_word_head": 4, "feed_forward": 4 * width}
-        words = {"max_words": task.length, "max_word_len": LETTERS_LONGEST + 1, "n_prefix": 1}
+        small: dict[str, Any] = {"n_word_layer": 1, "n_word_head": 4, "feed_forward": 4 * width}
+        words: dict[str, Any] = {"max_words": task.length, "max_word_len": LETTERS_LONGEST + 1, "n_prefix": 1}
         return WordPooledLM(WordPooledConfig(vocab_size=units, **(flat | {"n_layer": 2}), **small, **words))
 
     def of_letters(positions: bool) -> FlatLM:
@@ -187,7 +194,7 @@ def _trained(
     fit(
         model.train(),
         watched(),
-        lambda batch: model(**batch).loss,
+        partial(_loss, model),
         looks[-1],
         LEARNING_RATE,
         constant,
@@ -204,9 +211,15 @@ def _trained(
 def _docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None:
     text, units = DocstringWords(sizes.seeds[0], windows=sizes.windows), ByteUnits().size
     width, layers = sizes.text_width, sizes.text_layers
-    trunk = {"vocab_size": units, "n_embd": width, "n_head": 4, "dropout": 0.0, "initializer_range": 0.08}
-    small = {"n_word_layer": 1, "n_prefix": 1, "feed_forward": 4 * width}
-    words = {"max_words": text.length, "max_word_len": LONGEST + 1}
+    trunk: dict[str, Any] = {
+        "vocab_size": units,
+        "n_embd": width,
+        "n_head": 4,
+        "dropout": 0.0,
+        "initializer_range": 0.08,
+    }
+    small: dict[str, Any] = {"n_word_layer": 1, "n_prefix": 1, "feed_forward": 4 * width}
+    words: dict[str, Any] = {"max_words": text.length, "max_word_len": LONGEST + 1}
     models: dict[str, tuple[Any, Any]] = {}
     for arm in (POOLED, FLAT):
         torch.manual_seed(text.seed)
@@ -234,7 +247,7 @@ def _docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None:
         fit(
             model.train(),
             text.batches(collate, sizes.text_batch),
-            lambda batch, model=model: model(**batch).loss,
+            partial(_loss, model),
             steps,
             LEARNING_RATE,
             cosine,
@@ -243,6 +256,11 @@ def _docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None:
         )
         runs.bits[arm], runs.typos[arm] = text.word_bits(model), text.typo_cost(model)
     runs.rare = text.seen() <= RARE
+
+
+def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    found: Tensor = model(**batch).loss
+    return found
 
 
 def _multiplications(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
