@@ -5,6 +5,7 @@ import random
 import numpy as np
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
+from tests.tiny.words import word_pooled
 from tokenry.recipes.testbeds.docstring_words import DocstringWords, mistype
 from tokenry.recipes.testbeds.repeated_words import RepeatedWords, first_units
 from tokenry.recipes.word_pooled import BARE, FLAT, POOLED, SHORT, WordRuns, WordSizes, claims
@@ -43,6 +44,9 @@ def test_held_out_words_of_docstrings_are_new_windows_of_bytes():
     assert [len(window) for window in text.held_out] == [10] * 5
     assert len(text.seen()) == 5 * 9
     assert max(len(word) for word in text.streams[0]) <= 20
+    reader = word_pooled(vocab_size=259, max_word_len=21)
+    assert np.abs(text.typo_cost(reader)).max() > 0.1, "mistyped words before it change the last word"
+    assert text.word_bits(reader).shape == text.seen().shape
 
 
 SIZES = WordSizes()
