@@ -19,7 +19,7 @@ def test_words_are_scored_from_their_units_and_ends():
         place = len(text[0])
         for number, word in enumerate(text[1:]):
             told = slice(place, place + len(word) + 1)
-            assert nll[number] == pytest.approx(float(of_units[told].sum()), abs=1e-4)
+            assert nll[number] == pytest.approx(of_units[told].sum().item(), abs=1e-4)
             assert right[number] == (logits[told].argmax(1).tolist() == [*word, 0])
             place = told.stop
 
