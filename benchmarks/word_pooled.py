@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tokenry.architectures import (
-    ByteUnits,
+    ByteSpelling,
     Word,
     WordCoder,
     WordPooledConfig,
@@ -103,7 +103,7 @@ def model_of(width: int, words: int) -> WordPooledLM:
 @cache
 def docstring_words() -> list[Word]:
     """Words of docstrings, without those that are longer than the canvas."""
-    coder = WordCoder(ByteUnits(), longest=CANVAS)
+    coder = WordCoder(ByteSpelling(), longest=CANVAS)
     texts = read_docstrings(("sklearn",), most_files=40).train
     found = (tuple(coder.units.encode(word)) for text in texts for word in coder.splitter.words(text))
     return [word for word in found if len(word) <= CANVAS]

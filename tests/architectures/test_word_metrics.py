@@ -9,7 +9,7 @@ import torch
 from tests.golden import golden_arrays
 from tests.tiny.words import flat_lm, word_pooled
 from tokenry.architectures import (
-    CharacterUnits,
+    CharacterSpelling,
     ScoredWords,
     WordCoder,
     accuracy_by_frequency,
@@ -23,7 +23,7 @@ from tokenry.architectures import (
 )
 from tokenry.core.errors import UserError
 
-CODER = WordCoder(CharacterUnits("abcdefgh "), lossless(), 5)
+CODER = WordCoder(CharacterSpelling("abcdefgh "), lossless(), 5)
 
 
 @pytest.mark.parametrize("file", ["dev-model-a.npz", "dev-model-b.npz"])

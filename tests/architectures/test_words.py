@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.golden import golden_json
 from tests.tiny.tokenizers import byte_level, word_tokenizer
 from tokenry.architectures import (
-    ByteUnits,
-    CharacterUnits,
-    SubwordUnits,
+    ByteSpelling,
+    CharacterSpelling,
+    SubwordSpelling,
     WordCoder,
     WordSplitter,
     collate_words,
@@ -30,9 +30,9 @@ def test_words_and_units_are_the_reference(case):
     assert splitter.clean(case["text"]) == case["clean"]
     words = splitter.words(case["text"])
     assert words == case["words"]
-    characters = CharacterUnits.of(words)
+    characters = CharacterSpelling.of(words)
     assert {c: number for number, c in enumerate(characters.characters, start=1)} == case["char_vocab"]
-    for units, name in ((characters, "char"), (ByteUnits(), "byte")):
+    for units, name in ((characters, "char"), (ByteSpelling(), "byte")):
         ids, lengths = pad_words(words, units, case["max_len"])
         assert ids.tolist() == case[f"{name}_ids"]
         assert lengths.tolist() == case[f"{name}_len"]
@@ -41,7 +41,7 @@ def test_words_and_units_are_the_reference(case):
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=60), st.integers(1, 7))
 def test_every_text_comes_back_from_its_bytes(text, longest):
-    coder = WordCoder(ByteUnits(), lossless(), longest)
+    coder = WordCoder(ByteSpelling(), lossless(), longest)
     words = coder.words(text)
     assert coder.text(words) == text
     assert all(0 < len(word) <= longest and 0 not in word for word in words)
@@ -50,8 +50,8 @@ def test_every_text_comes_back_from_its_bytes(text, longest):
 
 @pytest.mark.parametrize("text", ["the cat", " naïve  café\n\ttwo\n", "f(x) = 東京"])
 def test_characters_and_subwords_give_the_text_back_too(text):
-    characters = CharacterUnits.of(lossless().words(text))
-    for units in (characters, SubwordUnits(byte_level())):
+    characters = CharacterSpelling.of(lossless().words(text))
+    for units in (characters, SubwordSpelling(byte_level())):
         coder = WordCoder(units, lossless(), 4)
         words = coder.words(text)
         assert coder.text([coder.begin, *words]) == text
@@ -59,7 +59,7 @@ def test_characters_and_subwords_give_the_text_back_too(text):
 
 
 def test_words_of_the_paper_stand_between_spaces():
-    coder = WordCoder(ByteUnits())
+    coder = WordCoder(ByteSpelling())
     assert coder.text(coder.words("To be,\nor not")) == "To be , or not"
     assert coder.text_bytes("To be,\nor not") == len("To be , or not ")
 
@@ -67,9 +67,9 @@ def test_words_of_the_paper_stand_between_spaces():
 @pytest.mark.parametrize("kind", ["bytes", "characters", "subwords"])
 def test_a_coder_is_the_same_after_it_was_saved(kind, tmp_path):
     units = {
-        "bytes": ByteUnits(),
-        "characters": CharacterUnits("abc "),
-        "subwords": SubwordUnits(byte_level()),
+        "bytes": ByteSpelling(),
+        "characters": CharacterSpelling("abc "),
+        "subwords": SubwordSpelling(byte_level()),
     }
     coder = WordCoder(units[kind], lossless(), 3)
     coder.save(tmp_path)
@@ -91,20 +91,20 @@ def test_a_batch_is_padded_behind_words_and_behind_texts():
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (lambda: WordCoder(ByteUnits()).words(""), "holds no words: give a text with at least one"),
-        (lambda: WordCoder(ByteUnits(), lossless()).words(""), "holds no words"),
-        (lambda: WordCoder(ByteUnits()).words(" = \n"), "holds no words"),
+        (lambda: WordCoder(ByteSpelling()).words(""), "holds no words: give a text with at least one"),
+        (lambda: WordCoder(ByteSpelling(), lossless()).words(""), "holds no words"),
+        (lambda: WordCoder(ByteSpelling()).words(" = \n"), "holds no words"),
         (
-            lambda: WordCoder(ByteUnits(), longest=4).words("a longer one"),
+            lambda: WordCoder(ByteSpelling(), longest=4).words("a longer one"),
             "'longer' has 6 units and words have at most 4",
         ),
-        (lambda: WordCoder(ByteUnits(), longest=0), "longest must be at least 1, got 0"),
+        (lambda: WordCoder(ByteSpelling(), longest=0), "longest must be at least 1, got 0"),
         (
-            lambda: WordCoder(CharacterUnits("ab")).words("abc"),
+            lambda: WordCoder(CharacterSpelling("ab")).words("abc"),
             "the character 'c' is not among the 2 of the model",
         ),
         (
-            lambda: WordCoder(SubwordUnits(word_tokenizer())).words("hello"),
+            lambda: WordCoder(SubwordSpelling(word_tokenizer())).words("hello"),
             "back for 'hello', so words cannot be spelled",
         ),
         (lambda: WordSplitter("("), "'(' is no regular expression"),

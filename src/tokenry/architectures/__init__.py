@@ -17,10 +17,10 @@ from tokenry.architectures.word_metrics import (
 )
 from tokenry.architectures.word_pooled import WordPooledConfig, WordPooledLM, WordPooledOutput
 from tokenry.architectures.words import (
-    ByteUnits,
-    CharacterUnits,
-    SubwordUnits,
-    Units,
+    ByteSpelling,
+    CharacterSpelling,
+    Spelling,
+    SubwordSpelling,
     Word,
     WordCoder,
     WordSplitter,
@@ -30,14 +30,14 @@ from tokenry.architectures.words import (
 )
 
 __all__ = [
-    "ByteUnits",
-    "CharacterUnits",
+    "ByteSpelling",
+    "CharacterSpelling",
     "FlatConfig",
     "FlatLM",
     "FrequencyBin",
     "ScoredWords",
-    "SubwordUnits",
-    "Units",
+    "Spelling",
+    "SubwordSpelling",
     "Word",
     "WordCoder",
     "WordModel",

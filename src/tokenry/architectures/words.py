@@ -1,6 +1,6 @@
 """Text as words, and words as units: characters, bytes, or the subwords of any tokenizer; a unit of its own ends every word.
 
-    coder = WordCoder(ByteUnits(), lossless())
+    coder = WordCoder(ByteSpelling(), lossless())
     coder.words("the cat")                   # (119, 107, 104), (35, 102, 100, 119)     " cat" keeps its space
     coder.text(coder.words("the cat"))       # "the cat"
 
@@ -85,7 +85,7 @@ def lossless() -> WordSplitter:
 
 
 @runtime_checkable
-class Units(Protocol):
+class Spelling(Protocol):
     """What words are spelled in. Unit 0 ends a word; the word of the one unit `begin` stands before every text."""
 
     @property
@@ -108,7 +108,7 @@ class Units(Protocol):
 
 
 @dataclass(frozen=True)
-class ByteUnits:
+class ByteSpelling:
     """UTF-8 bytes, with the ids of ByT5: byte + 3."""
 
     size: int = field(default=259, init=False)
@@ -124,13 +124,13 @@ class ByteUnits:
 
 
 @dataclass(frozen=True)
-class CharacterUnits:
+class CharacterSpelling:
     """The characters of a text, sorted, from 1 on."""
 
     characters: str
 
     @classmethod
-    def of(cls, words: Iterable[str]) -> "CharacterUnits":
+    def of(cls, words: Iterable[str]) -> "CharacterSpelling":
         """All characters of some words."""
         return cls("".join(sorted(set(chain.from_iterable(words)))))
 
@@ -163,7 +163,7 @@ class CharacterUnits:
 
 
 @dataclass(frozen=True)
-class SubwordUnits:
+class SubwordSpelling:
     """The tokens of a tokenizer, from 1 on."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -207,7 +207,7 @@ class WordCoder:
         longest: most units of a word; without loss, a longer word is cut into several.
     """
 
-    units: Units
+    units: Spelling
     splitter: WordSplitter = field(default_factory=WordSplitter)
     longest: int = 24
 
@@ -257,9 +257,9 @@ class WordCoder:
             "pattern": self.splitter.pattern,
             "keeps_text": self.splitter.keeps_text,
         }
-        if isinstance(self.units, CharacterUnits):
+        if isinstance(self.units, CharacterSpelling):
             settings["characters"] = self.units.characters
-        if isinstance(self.units, SubwordUnits):
+        if isinstance(self.units, SubwordSpelling):
             self.units.tokenizer.save_pretrained(folder)
         write_json(Path(folder) / CODER_FILE, settings)
 
@@ -279,12 +279,12 @@ class WordCoder:
         try:
             kind = settings["units"]
             require_one_of(kind, UNITS, "units")
-            units: Units = (
-                ByteUnits()
+            units: Spelling = (
+                ByteSpelling()
                 if kind == "bytes"
-                else CharacterUnits(settings["characters"])
+                else CharacterSpelling(settings["characters"])
                 if kind == "characters"
-                else SubwordUnits(AutoTokenizer.from_pretrained(folder))
+                else SubwordSpelling(AutoTokenizer.from_pretrained(folder))
             )
             splitter = WordSplitter(settings["pattern"], settings["keeps_text"])
             return cls(units, splitter, settings["longest"])
@@ -292,11 +292,15 @@ class WordCoder:
             raise UserError(f"{path} is damaged ({error}): train the model anew.") from error
 
 
-_KINDS: dict[str, type] = {"bytes": ByteUnits, "characters": CharacterUnits, "subwords": SubwordUnits}
+_KINDS: dict[str, type] = {
+    "bytes": ByteSpelling,
+    "characters": CharacterSpelling,
+    "subwords": SubwordSpelling,
+}
 
 
 def pad_words(
-    words: Sequence[str], units: Units, longest: int
+    words: Sequence[str], units: Spelling, longest: int
 ) -> tuple[Int[Tensor, "words longest"], Int[Tensor, "words"]]:
     """Write words as a table of units, cut after `longest` of them as the paper does; returns it with their lengths."""
     spelled = [units.encode(word)[:longest] for word in words]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenry.architectures import (
-    ByteUnits,
+    ByteSpelling,
     FlatConfig,
     FlatLM,
     WordPooledConfig,
@@ -209,7 +209,7 @@ def _trained(
 
 
 def _docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None:
-    text, units = DocstringWords(sizes.seeds[0], windows=sizes.windows), ByteUnits().size
+    text, units = DocstringWords(sizes.seeds[0], windows=sizes.windows), ByteSpelling().size
     width, layers = sizes.text_width, sizes.text_layers
     trunk: dict[str, Any] = {
         "vocab_size": units,

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from tokenry.architectures import ByteUnits, Word, WordCoder, WordModel
+from tokenry.architectures import ByteSpelling, Word, WordCoder, WordModel
 from tokenry.core.text.docstrings import read_docstrings
 
 LONGEST = 20
@@ -37,7 +37,7 @@ class DocstringWords:
     @cached_property
     def streams(self) -> tuple[list[Word], list[Word]]:
         """Training words and held-out words, without those of more than 20 bytes."""
-        coder = WordCoder(ByteUnits(), longest=LONGEST)
+        coder = WordCoder(ByteSpelling(), longest=LONGEST)
         found = read_docstrings(_PACKAGES, 0.05, self.seed, _FILES)
         sides = []
         for texts in (found.train, found.held_out):

@@ -201,10 +201,10 @@ def word_windows(texts: "Sequence[Sequence[Word]]", begin: "Word", length: int) 
 
 def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
     from tokenry.architectures import (
-        ByteUnits,
-        CharacterUnits,
-        SubwordUnits,
-        Units,
+        ByteSpelling,
+        CharacterSpelling,
+        Spelling,
+        SubwordSpelling,
         WordCoder,
         WordSplitter,
         lossless,
@@ -212,13 +212,13 @@ def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
     from tokenry.models import load_tokenizer
 
     splitter = lossless() if plan.splitting == "lossless" else WordSplitter()
-    units: Units
+    units: Spelling
     if plan.units == "bytes":
-        units = ByteUnits()
+        units = ByteSpelling()
     elif plan.units == "characters":
-        units = CharacterUnits.of(word for text in texts for word in splitter.words(text))
+        units = CharacterSpelling.of(word for text in texts for word in splitter.words(text))
     else:
-        units = SubwordUnits(load_tokenizer(plan.units))
+        units = SubwordSpelling(load_tokenizer(plan.units))
     return WordCoder(units, splitter, plan.max_word_len)
 
 
