@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent / "frozen"
 NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
 PUBLISHED = (
     "alignment",
+    "architectures",
     "attribution",
     "compression",
     "compression.text",

@@ -23,6 +23,7 @@ ORDER = (
     "select_data",
     "scaling",
     "pretrain",
+    "words",
     "flatness",
     "images",
     "theory",

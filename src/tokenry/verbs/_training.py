@@ -4,7 +4,7 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.ranks import by_first, processes
+from tokenry.core.io.workspace import Workspace
+from tokenry.core.plans import plan_settings
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._stages import Stages
 
@@ -141,6 +143,26 @@ def splits_weights(args: TrainingArguments) -> bool:
     """Whether FSDP or DeepSpeed will split the weights between the processes, by these arguments or by `accelerate launch`."""
     launched = [os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED")]
     return processes() > 1 and bool(args.fsdp or args.deepspeed or "true" in map(str.lower, launched))
+
+
+@by_first
+def claim_checkpoints(plan: Any, checkpoints: Path, but: Collection[str]) -> None:
+    """Make the folder of the checkpoints that of this run, or refuse.
+
+    Args:
+        plan: the plan of the verb, whose `resume` lets a run be resumed.
+        checkpoints: the folder.
+        but: settings that may differ.
+    """
+    settings = {name: value for name, value in plan_settings(plan).items() if name not in but}
+    workspace = Workspace(checkpoints, settings, "run.json")
+    if workspace.is_begun and not plan.resume:
+        raise UserError(
+            f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
+        )
+    workspace.claim(
+        f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
+    )
 
 
 @by_first

@@ -13,6 +13,7 @@ from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._corpus import held_out_texts, read_corpus
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 
@@ -124,7 +125,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
 
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints, splits_weights
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
@@ -137,7 +138,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
         raise UserError(
             "the encoder is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ReplacedTokenTrainer in Python."
         )
-    _claim(plan, checkpoints)
+    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
     if has_sliding_windows(trainer.model):
         SlidingWindow(trainer.model)
     trainer.remove_callback(PrinterCallback)
@@ -171,8 +172,6 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
     """Training blocks, held-out blocks, and the number of texts."""
     from datasets import Dataset
 
-    from tokenry.core.chat.reading import read_rows
-    from tokenry.core.text.passages import read_texts
     from tokenry.pretraining.documents import split_documents
     from tokenry.verbs.pretrain._encoder import longest_text
 
@@ -181,11 +180,7 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
         raise UserError(
             f"max_length is {plan.max_length}, and {plan.encoder} has positions for {longest} tokens: use at most {longest}."
         )
-    is_text = plan.corpus.suffix.lower() in ("", ".txt", ".md") and plan.corpus.is_file()
-    read = read_texts(plan.corpus) if is_text else (row.get("text") for row in read_rows(str(plan.corpus)))
-    texts = [text for text in read if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise UserError(f"{plan.corpus} holds no text: give rows with a text under `text`, or a text file.")
+    texts = read_corpus(plan.corpus)
     tokenizer = encoder.tokenizer
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -194,14 +189,7 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
             "the tokenizer has no tokens that begin and end a text ([CLS] and [SEP], or bos and eos): add them."
         )
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    apart = round(plan.held_out * len(ids))
-    if not 0 < apart < len(ids):
-        raise UserError(
-            f"{plan.corpus} has {plural(len(ids), 'text')}, of which a share of {plan.held_out} holds out {apart}: give more texts or "
-            "another share."
-        )
-    every = len(ids) // apart  # evenly over the corpus, which may be sorted
-    is_held_out = [number % every == 0 and number // every < apart for number in range(len(ids))]
+    is_held_out = held_out_texts(len(ids), plan.held_out, plan.corpus)
     parts = [
         split_documents(
             (row for row, out in zip(ids, is_held_out, strict=True) if out == held),
@@ -224,22 +212,6 @@ def _save(trained: "PreTrainedModel", encoder: "PretrainedEncoder", output: Path
     with new_folder(output) as folder:
         trained.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
-
-
-@by_first
-def _claim(plan: Plan, checkpoints: Path) -> None:
-    """Make the folder of the checkpoints that of this run, or refuse."""
-    from tokenry.core.io.workspace import Workspace
-
-    settings = {name: value for name, value in plan_settings(plan).items() if name not in _NOT_COMPARED}
-    workspace = Workspace(checkpoints, settings, "run.json")
-    if workspace.is_begun and not plan.resume:
-        raise UserError(
-            f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
-        )
-    workspace.claim(
-        f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
-    )
 
 
 def _rtd_trainer(

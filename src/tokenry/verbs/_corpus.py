@@ -1,0 +1,39 @@
+"""A corpus of plain texts, of which a share is held out."""
+
+from pathlib import Path
+
+from tokenry.core.errors import UserError
+from tokenry.report.writing import plural
+
+
+def read_corpus(corpus: Path) -> list[str]:
+    """Read a text file, cut at empty lines, or the `text` of rows.
+
+    Raises:
+        UserError: it holds no text.
+    """
+    from tokenry.core.chat.reading import read_rows
+    from tokenry.core.text.passages import read_texts
+
+    is_text = corpus.suffix.lower() in ("", ".txt", ".md") and corpus.is_file()
+    read = read_texts(corpus) if is_text else (row.get("text") for row in read_rows(str(corpus)))
+    texts = [text for text in read if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise UserError(f"{corpus} holds no text: give rows with a text under `text`, or a text file.")
+    return texts
+
+
+def held_out_texts(texts: int, share: float, corpus: Path) -> list[bool]:
+    """Which of so many texts are held out: a share of them, evenly over the corpus, which may be sorted.
+
+    Raises:
+        UserError: none, or all of them.
+    """
+    apart = round(share * texts)
+    if not 0 < apart < texts:
+        raise UserError(
+            f"{corpus} has {plural(texts, 'text')}, of which a share of {share} holds out {apart}: give more texts or "
+            "another share."
+        )
+    every = texts // apart
+    return [number % every == 0 and number // every < apart for number in range(texts)]

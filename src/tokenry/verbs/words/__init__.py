@@ -1,0 +1,1 @@
+"""Language models over words that are pooled from characters, bytes or subwords."""

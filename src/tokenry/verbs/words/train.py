@@ -1,0 +1,345 @@
+"""A language model that reads and writes words, trained from nothing; or the flat baseline that reads its units one by one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.io.files import new_folder, require_folder_name, require_new, write_json
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
+from tokenry.core.plans import argument, embedded, option, plan_settings
+from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._environment import environment
+from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._hardware import Hardware
+from tokenry.verbs.words._models import (
+    COUNTS_FILE,
+    MODEL_FOLDER,
+    StoredWordModel,
+    drawn_words,
+    frequency_rows,
+    frequency_table,
+    word_map,
+)
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from tokenry.architectures import FlatLM, Word, WordCoder, WordPooledLM
+
+_NOT_COMPARED = ("output", "resume", "device", "save_every")
+_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Train a word-pooled language model on a text, or with --flat its baseline; a stopped run can be resumed.
+
+    Attributes:
+        corpus: a text file (texts end at empty lines), or rows with `text` (JSONL, JSON, CSV, Parquet, a saved data set).
+        units: what words are spelled in: bytes, characters, or the folder or hub name of a tokenizer, for its subwords.
+        splitting: lossless keeps the white space before a word; paper sets signs apart, and loses line breaks and some signs.
+        flat: train the flat baseline instead: the same trunk over the units themselves.
+        n_embd: width.
+        n_layer: layers of the trunk.
+        n_head: heads of the trunk.
+        n_prefix: vectors of a word.
+        n_word_layer: layers that pool a word, and blocks that spell it.
+        n_word_head: their heads.
+        max_words: words of a window.
+        max_word_len: most units of a word; without loss, longer ones are cut into several.
+        dropout: of everything.
+        steps: steps of the optimiser.
+        batch_size: windows of a step in each process.
+        learning_rate: highest learning rate; it falls to 0 in a straight line.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: weight decay of matrices.
+        held_out: share of the texts that measure what was learned.
+        scored: held-out texts that are scored at most.
+        bfloat16: compute in mixed precision.
+        save_every: steps between checkpoints.
+        resume: resume from the last checkpoint in the folder.
+        seed: random seed.
+        output: new folder for the model, result.json and report.html.
+    """
+
+    corpus: Path = argument()
+    units: str = option("bytes", metavar="bytes|characters|TOKENIZER")
+    splitting: Literal["lossless", "paper"] = "lossless"
+    flat: bool = False
+    n_embd: int = 256
+    n_layer: int = 4
+    n_head: int = 4
+    n_prefix: int = 4
+    n_word_layer: int = 2
+    n_word_head: int = 4
+    max_words: int = 192
+    max_word_len: int = 24
+    dropout: float = 0.1
+    steps: int = 5000
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    warmup: float = 0.02
+    weight_decay: float = 0.1
+    held_out: float = 0.02
+    scored: int = 100
+    bfloat16: bool = False
+    save_every: int = 500
+    resume: bool = False
+    seed: int = 0
+    hardware: Hardware = embedded(Hardware(), only=("device",))
+    output: Path = Path("runs/words")
+
+    def __post_init__(self) -> None:
+        require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        require_at_least(2, max_words=self.max_words, scored=self.scored)
+        require_at_least(1, max_word_len=self.max_word_len)
+        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if not 0.0 <= self.warmup < 1.0:
+            raise UserError(f"warmup must be in [0, 1), got {self.warmup}.")
+        if not 0.0 < self.held_out < 1.0:
+            raise UserError(f"held_out must be in (0, 1), got {self.held_out}.")
+        require_folder_name(self.output, "the model")
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Read, train or resume, measure, save."""
+    from tokenry.models.quiet import quiet_libraries
+
+    require_new(plan.output / MODEL_FOLDER)
+    device = plan.hardware.place()
+    with quiet_libraries():
+        progress("reading the texts", 0.0)
+        found = _trained(plan, progress)
+    kind = "flat" if plan.flat else "word-pooled"
+    data = {
+        "kind": "words train",
+        "corpus": str(plan.corpus),
+        "model": kind,
+        **found,
+        "settings": plan_settings(plan),
+        "environment": environment(device),
+    }
+    progress("done", 1.0)
+    return Result(f"A {kind} model of {plan.corpus.name}", data, lay_out(data))
+
+
+def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
+    from transformers import PrinterCallback, Trainer
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from tokenry.architectures import collate_flat, collate_words, score_texts, word_loss
+    from tokenry.verbs._stages import Stages
+    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints
+
+    texts = read_corpus(plan.corpus)
+    apart = held_out_texts(len(texts), plan.held_out, plan.corpus)
+    train, held_out = (
+        [text for text, out in zip(texts, apart, strict=True) if out == side] for side in (False, True)
+    )
+    held_out = held_out[: plan.scored]
+    coder = _coder(plan, texts)
+    spelled = [coder.words(text) for text in train]
+    model, checkpoints = _model(plan, coder), plan.output / "checkpoints"
+    arguments = _arguments(plan, checkpoints)
+    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
+    collate: Any = collate_flat if plan.flat else collate_words
+    windows = word_windows(spelled, coder.begin, plan.max_words)
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=[{"words": window} for window in windows],
+        data_collator=lambda rows: collate([row["words"] for row in rows]),
+    )
+    trainer.remove_callback(PrinterCallback)
+    stages = Stages(progress, [0.9, 0.1])
+    trainer.add_callback(TellSteps(stages))
+    stages.begin("training", 0.9)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    stages.begin("measuring", 0.1)
+    counts = _counts(coder, spelled)
+    stored = StoredWordModel(model, coder, counts)
+    scored = score_texts(model, coder, held_out, plan.max_words, plan.batch_size, stages.tell)
+    _save(stored, plan.output / MODEL_FOLDER)
+    remove_checkpoints(checkpoints)
+    words = sum(map(len, spelled))
+    return {
+        "parameters": model.num_parameters(),
+        "unit_kind": plan.units,
+        "unit_count": coder.units.size,
+        "texts": [len(train), len(held_out)],
+        "words": words,
+        "word_types": len(counts),
+        "units_per_word": sum(len(word) for text in spelled for word in text) / words,
+        "windows": len(windows),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "curve": [
+            {"step": entry["step"], "loss": entry["loss"]}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ],
+        "bits_per_byte": word_loss(coder, held_out, scored).as_json(),
+        "frequencies": frequency_rows(stored, scored),
+        "sample": drawn_words(coder, scored[0]),
+    }
+
+
+def word_windows(texts: "Sequence[Sequence[Word]]", begin: "Word", length: int) -> "list[list[Word]]":
+    """Texts end to end, each behind the word that begins a text, cut into windows; one of a single word is dropped."""
+    stream = [word for text in texts for word in (begin, *text)]
+    windows = [stream[start : start + length] for start in range(0, len(stream), length)]
+    return [window for window in windows if len(window) > 1]
+
+
+def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
+    from tokenry.architectures import (
+        ByteSpelling,
+        CharacterSpelling,
+        Spelling,
+        SubwordSpelling,
+        WordCoder,
+        WordSplitter,
+        lossless,
+    )
+    from tokenry.models import load_tokenizer
+
+    splitter = lossless() if plan.splitting == "lossless" else WordSplitter()
+    units: Spelling
+    if plan.units == "bytes":
+        units = ByteSpelling()
+    elif plan.units == "characters":
+        units = CharacterSpelling.of(word for text in texts for word in splitter.words(text))
+    else:
+        units = SubwordSpelling(load_tokenizer(plan.units))
+    return WordCoder(units, splitter, plan.max_word_len)
+
+
+def _model(plan: Plan, coder: "WordCoder") -> "WordPooledLM | FlatLM":
+    import torch
+
+    from tokenry.architectures import FlatConfig, FlatLM, WordPooledConfig, WordPooledLM
+
+    trunk: dict[str, Any] = {
+        "vocab_size": coder.units.size,
+        "n_embd": plan.n_embd,
+        "n_layer": plan.n_layer,
+        "n_head": plan.n_head,
+        "dropout": plan.dropout,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        if plan.flat:
+            return FlatLM(FlatConfig.over_words(plan.max_words, plan.max_word_len, **trunk))
+        return WordPooledLM(
+            WordPooledConfig(
+                **trunk,
+                n_prefix=plan.n_prefix,
+                n_word_layer=plan.n_word_layer,
+                n_word_head=plan.n_word_head,
+                max_words=plan.max_words,
+                max_word_len=plan.max_word_len,
+            )
+        )
+
+
+def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
+    from transformers import TrainingArguments
+
+    device = plan.hardware.place().type
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        warmup_steps=round(plan.warmup * plan.steps),
+        weight_decay=plan.weight_decay,
+        adam_beta2=0.95,
+        bf16=plan.bfloat16,
+        seed=plan.seed,
+        use_cpu=device == "cpu",
+        logging_steps=max(1, plan.steps // 100),
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+def _counts(coder: "WordCoder", texts: "Sequence[Sequence[Word]]") -> dict[str, int]:
+    from collections import Counter
+
+    counted = Counter(word for text in texts for word in text)
+    return {coder.units.decode(word): count for word, count in counted.items()}
+
+
+@by_first
+def _save(stored: StoredWordModel, output: Path) -> None:
+    with new_folder(output) as folder:
+        stored.model.save_pretrained(folder)
+        stored.coder.save(folder)
+        write_json(folder / COUNTS_FILE, dict(stored.counts))
+
+
+# --- layout --------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """What the model has learned, its words, and the course of training."""
+    train, held_out = data["texts"]
+    bits = stored_estimate(data["bits_per_byte"])
+    pooled = data["model"] == "word-pooled"
+    lead = (
+        f"{plural(data['steps'], 'step')} on {data['words']:,} words of {plural(train, 'text')}: {bits:.3f} bits per byte on "
+        f"{plural(held_out, 'held-out text')}. A word has {data['units_per_word']:.1f} {_named(data['unit_kind'])} on average"
+        + (", and the trunk reads it in one go." if pooled else ", and the trunk reads them one by one.")
+    )
+    blocks: list[Block] = [Text(lead, "lead")]
+    if data["epochs"] and data["epochs"] > 20:
+        blocks.append(
+            Text(
+                f"Every text was read {data['epochs']:.0f} times: a larger corpus, or fewer steps, teaches more.",
+                "warning",
+            )
+        )
+    blocks.append(
+        Section(
+            "Held-out words",
+            [frequency_table(data["frequencies"]), word_map("the first held-out text", data["sample"])],
+        )
+    )
+    curve = data["curve"]
+    rows = curve[:: max(1, -(-len(curve) // _ROWS))]
+    table = Table(
+        "",
+        ("step", Column("loss", "nats per unit", ".3f")),
+        [(str(row["step"]), row["loss"]) for row in rows],
+    )
+    figures: list[Block] = []
+    if len(curve) > 1:
+        steps, losses = [row["step"] for row in curve], [row["loss"] for row in curve]
+        summary = f"Loss from {losses[0]:.3f} to {losses[-1]:.3f} nats per unit."
+        figures.append(
+            Figure("Loss", "lines", [Series("loss", steps, losses)], "step", "nats per unit", summary)
+        )
+    blocks.append(Section("Training", [table, *figures]))
+    facts = [
+        ("model", f"{data['model']}, {data['parameters']:,} parameters, {data['unit_count']:,} units"),
+        ("text", f"{data['word_types']:,} types of words, {plural(data['windows'], 'window')}"),
+        ("use", "tokenry words evaluate and generate read the folder"),
+    ]
+    return [*blocks, Section("The model", [Findings(facts)])]
+
+
+def _named(units: str) -> str:
+    return units if units in ("bytes", "characters") else "subwords"
