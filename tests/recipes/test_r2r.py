@@ -17,8 +17,8 @@ from tokenry.recipes.r2r import (
     Routed,
     RoutingOutcome,
     claims,
-    threshold_at,
 )
+from tokenry.recipes.testbeds.character_routers import threshold_at
 from tokenry.recipes.testbeds.character_tasks import (
     CharacterModel,
     character_tokenizer,
@@ -78,7 +78,8 @@ def test_it_runs_small(tmp_path, monkeypatch):
     monkeypatch.setattr(
         f"{recipe}.is_right", lambda problem, answer: (int(problem.answer[-1]) + answer.token_ids[0]) % 3 > 0
     )
-    monkeypatch.setattr(f"{recipe}.digits", lambda answer: str(sum(answer) % 3))
+    routers = "tokenry.recipes.testbeds.character_routers"
+    monkeypatch.setattr(f"{routers}.digits", lambda answer: str(sum(answer) % 3))
     monkeypatch.setattr(f"{recipe}.RATES", (LOW, RATE))
     check_recipe("r2r", SMALL, tmp_path)
 

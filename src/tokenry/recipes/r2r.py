@@ -13,7 +13,7 @@ on others.
 Headline: at a share of 0.15, routing by the router of divergent tokens is more accurate than by that of different tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -23,31 +23,23 @@ import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
-from transformers import GPT2LMHeadModel
 
 from tokenry.core.io.progress import named, part
 from tokenry.core.stats import estimate_of_mean, exactly, paired_difference, shown
 from tokenry.core.tensors.generation import Continuation
 from tokenry.decoding import (
     EntropyRule,
-    ExactVerifier,
     RandomRule,
-    Response,
     RoutedDecoding,
-    RouterTrainingConfig,
-    TokenRouter,
     activated_parameters,
-    fit_router,
-    label_responses,
 )
 from tokenry.decoding.r2r import RoutingRule
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
+from tokenry.recipes.testbeds.character_routers import labelled_answers, threshold_at, trained_router
 from tokenry.recipes.testbeds.character_tasks import (
     CharacterModel,
     Problem,
     answers_of,
-    character_tokenizer,
-    digits,
     draw_problems,
     is_right,
     train_character_model,
@@ -57,7 +49,6 @@ DIVERGENT, DIFFERENT, ENTROPY, RANDOM = "divergent tokens", "different tokens", 
 RATES = (0.05, 0.1, 0.15, 0.25)
 RATE, LOW = 0.15, 0.05
 SHARE, MARGIN = 0.9, 0.01
-TOP_K, WIDTHS = 10, (48, 48)
 _POSITIONS = 64
 """Room for answers that go a longer way than any right one."""
 
@@ -151,7 +142,14 @@ def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
         draw_problems(count, generator) for count in (sizes.labelled, sizes.calibrated, sizes.measured)
     )
     run.progress("labels", 0.5)
-    rules: dict[str, RoutingRule] = routers(run, small, large, labelled, sizes)
+    tokens, run.settings["labels"] = labelled_answers(small, large, labelled)
+    kinds = {DIVERGENT: tokens.divergent, DIFFERENT: tokens.mismatch.long()}
+    rules: dict[str, RoutingRule] = {}
+    for number, (name, labels) in enumerate(kinds.items()):
+        run.progress(f"a router on {name}", 0.6 + 0.05 * number)
+        rules[name], run.settings[f"router on {name}"] = trained_router(
+            small, tokens, labels, sizes.epochs, sizes.seed
+        )
     rules |= {ENTROPY: EntropyRule(), RANDOM: RandomRule(seed=sizes.seed)}
     router = rules[DIVERGENT].parameters()  # type: ignore[attr-defined]
     trained = sum(weight.numel() for weight in router if weight.requires_grad)
@@ -182,66 +180,6 @@ def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
 def rights(problems: Sequence[Problem], answers: Sequence[Continuation]) -> Float[ndarray, "problems"]:
     """Whether each answer is right."""
     return np.array(list(map(is_right, problems, answers)), dtype=float)
-
-
-def routers(
-    run: RecipeRun,
-    small: GPT2LMHeadModel,
-    large: GPT2LMHeadModel,
-    problems: Sequence[Problem],
-    sizes: R2RSizes,
-) -> dict[str, RoutingRule]:
-    """Two routers, trained on the same tokens with different labels."""
-    answers = answers_of(large, problems)
-    responses = [
-        Response(problem.prompt_ids, answer.token_ids)
-        for problem, answer in zip(problems, answers, strict=True)
-        if digits(answer.token_ids) is not None
-    ]
-    labelled, _, _ = label_responses(
-        small,
-        large,
-        character_tokenizer(),
-        responses,
-        ExactVerifier(lambda text, answer: digits(answer)),
-        top_k=TOP_K,
-        batch_size=500,
-    )
-    run.settings["labels"] = {
-        "answers": len(responses),
-        "tokens": len(labelled.divergent),
-        "different": float(labelled.mismatch.double().mean()),
-        "divergent": float((labelled.divergent == 1).double().mean()),
-    }
-    found: dict[str, RoutingRule] = {}
-    config = RouterTrainingConfig(
-        learning_rate=2e-3, batch_size=256, epochs=sizes.epochs, validation=0.2, seed=sizes.seed
-    )
-    for number, (name, labels) in enumerate(
-        {DIVERGENT: labelled.divergent, DIFFERENT: labelled.mismatch.long()}.items()
-    ):
-        run.progress(f"a router on {name}", 0.6 + 0.05 * number)
-        torch.manual_seed(sizes.seed)
-        router = TokenRouter.from_small_model(small, top_k=TOP_K, widths=WIDTHS)
-        found[name], report = fit_router(router, labelled.features, labels, config)
-        run.settings[f"router on {name}"] = asdict(report)
-    return found
-
-
-def threshold_at(
-    rate: float, rule: RoutingRule, rate_of: Callable[[float], float], halvings: int = 10
-) -> float:
-    """The threshold at which the large model writes a share of the tokens: the rate falls as the threshold rises.
-
-    Found by halving, in logits of a probability and in logs of an entropy, as scores crowd near the ends.
-    """
-    scale = torch.sigmoid if rule.highest == 1 else torch.exp
-    low, high = -12.0, 12.0 if rule.highest == 1 else 2.0
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        above = rate_of(float(scale(torch.tensor(middle)))) > rate
-        low, high = (middle, high) if above else (low, middle)
-    return float(scale(torch.tensor(high)))
 
 
 def claims(outcome: RoutingOutcome) -> Iterator[Claim]:
