@@ -1,4 +1,4 @@
-"""The command line: the tree of `tokenry.verbs`, and the two verbs that know the recipes."""
+"""The command line: the tree of `tokenry.verbs`, and the verbs that know the recipes or the app."""
 
 import os
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from tokenry import __version__
 from tokenry.cli.tree import Verb, Verbs
 from tokenry.verbs._catalogue import add_verbs
 
-WITH_RECIPES = {name: f"tokenry.cli.{name}" for name in ("papers", "reproduce")}
+WITH_RECIPES = {name: f"tokenry.cli.{name}" for name in ("papers", "reproduce", "app")}
 add_verbs(WITH_RECIPES)
 
 

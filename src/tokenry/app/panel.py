@@ -1,0 +1,62 @@
+"""What a page shows of a job, as HTML: the queue, the progress, an error in one sentence, or the report with its command and its files.
+
+Everything that comes from data is escaped by jinja2. The report is the page that `Result.save` wrote, in a frame that may run the report's
+own script and nothing else.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from tokenry.app.jobs import Job
+from tokenry.core.io.progress import DETAILS
+from tokenry.report.text import harmless
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is shown beside a job.
+
+    Attributes:
+        address: where its files are, relative to the page.
+        command: the command that does the same; empty until it is known.
+        title: title of the result; empty until it is there.
+        resumes: whether a run that was stopped goes on when it is asked for again.
+    """
+
+    address: str
+    command: str = ""
+    title: str = ""
+    resumes: bool = False
+
+
+def panel(job: Job, ahead: int, paper: Paper) -> str:
+    """Draw a job.
+
+    Args:
+        job: the job.
+        ahead: number of jobs before it, while it waits.
+        paper: what is shown beside it.
+    """
+    stage, _, details = job.stage.partition(DETAILS)
+    drawn = _template().render(job=job, ahead=ahead, paper=paper, stage=stage, details=details)
+    return harmless(drawn)
+
+
+def refusal(sentence: str) -> str:
+    """Draw what was refused before there was a job."""
+    job = Job(lambda progress: None, state="refused", said=sentence)
+    return panel(job, 0, Paper(""))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("tokenry.app"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("panel.html.j2")
