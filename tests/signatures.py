@@ -59,7 +59,12 @@ def _checked_inner(function: types.FunctionType) -> Callable[..., Any]:
         inner.called = function
         return inner.check(*args, **kwargs)
 
-    return check_and_call
+    @functools.wraps(function)
+    def check_and_generate(*args, **kwargs):
+        yield from check_and_call(*args, **kwargs)
+
+    # Who is handed a function, such as gradio, may ask whether it is a generator.
+    return check_and_generate if inspect.isgeneratorfunction(function) else check_and_call
 
 
 def _has_shapes(function: Callable[..., Any]) -> bool:

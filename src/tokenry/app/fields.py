@@ -221,10 +221,10 @@ class Slider(Field):
         written: how a setting of the form `name=value` is written, such as `max_steps={}`; empty for the number itself.
     """
 
-    low: float = 0.0
-    high: float = 1.0
-    step: float = 0.05
-    value: float = 0.5
+    low: float | int = 0.0
+    high: float | int = 1.0
+    step: float | int = 0.05
+    value: float | int = 0.5
     power: bool = False
     written: str = ""
 
@@ -244,7 +244,7 @@ class Slider(Field):
             raise UserError(f"{self.label} must be from {self.low:g} to {self.high:g}, got {value}.")
         if self.power and value == 0:
             return {}
-        number: float = int(value) if isinstance(self.step, int) else float(value)
+        number: float | int = int(value) if isinstance(self.step, int) else float(value)
         if self.power:
             number = float(f"{10.0**value:.3g}")
         return {self.option: self.written.format(number) if self.written else number}
@@ -289,7 +289,7 @@ class Upload(Field):
             file_count="multiple" if self.many else "single",
             file_types=list(self.kind.endings),
             type="filepath",
-            height=120,
+            height=52,
             label=label,
             **said,
         )
