@@ -79,11 +79,6 @@ def test_cut_of_nothing_is_refused(app):
     assert app.open("Cut").fill("Text", " ").run() == "refused: That does not work. Text is empty: write or paste a text."
 
 
-def test_cut_takes_a_megabyte_of_text_and_no_more(app):
-    assert app.open("Cut").fill("Text", "tokens " * 130_000).run().startswith("done")
-    assert "a page takes 1,000,000" in app.fill("Text", "tokens " * 150_000).run()
-
-
 def test_weigh_draws_a_heat_map_whose_frame_is_as_tall_as_the_report(app):
     app.open("Weigh").fill("Text", "What is 3 + 4? The answer is 7.")
     assert app.run().startswith("done: tokenry score text.txt")
@@ -92,6 +87,13 @@ def test_weigh_draws_a_heat_map_whose_frame_is_as_tall_as_the_report(app):
     inside = app.report.locator("html").evaluate("page => page.offsetHeight")
     assert app.form.locator("iframe.report").evaluate("frame => frame.offsetHeight") == pytest.approx(inside, abs=2)
     app.screen("weigh")
+
+
+def test_weigh_takes_a_megabyte_of_text_and_no_more(app):
+    app.open("Weigh").number("Most tokens", 32)
+    assert app.fill("Text", "What is 3? " * 90_000).run().startswith("done")
+    assert "a page takes 1,000,000" in app.fill("Text", "What is 3? " * 100_000).run()
+    app.fill("Text", "What is 3 + 4? The answer is 7.")
 
 
 def test_weigh_shows_what_an_answer_attends_to(app):
