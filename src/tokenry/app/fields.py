@@ -289,7 +289,6 @@ class Upload(Field):
             file_count="multiple" if self.many else "single",
             file_types=list(self.kind.endings),
             type="filepath",
-            height=52,
             label=label,
             **said,
         )

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import shutil
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import Any
 from tokenry.app.command import command_line
 from tokenry.app.fields import Desk, Field
 from tokenry.core.errors import UserError
+from tokenry.core.io.files import atomic_write
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import as_typed, build_plan, plan_options
-from tokenry.report.result import Result
+from tokenry.report.result import PAGE_FILE, RESULT_FILE, Result
 from tokenry.verbs._catalogue import all_verbs
 
 
@@ -76,13 +78,19 @@ class Form:
                 # Several fields may fill an option that takes several values.
                 together = isinstance(fitted, tuple) and name in options
                 options[name] = (*options[name], *fitted) if together else fitted
+        folder = desk.folder
         if self.resumes:
-            output = kept / f"{self.verb.replace(' ', '-')}-{_fingerprint(options, desk.folder)}"
+            output = kept / f"{self.verb.replace(' ', '-')}-{_fingerprint(options, folder)}"
+            folder = output.with_name(f"{output.name}-files")
+            options = {name: _moved(value, desk.folder, folder) for name, value in options.items()}
+            if not folder.exists():
+                kept.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(desk.folder, folder)
             options |= {"output": output, "resume": True}
-        command = command_line(self.verb, plan, options, desk.folder)
+        command = command_line(self.verb, plan, options, folder)
         has_output = any(option.name == "output" for option in plan_options(plan))
         made = build_plan(plan, options | ({"output": output} if has_output else {}))
-        return Prepared(self.module, made, command, output)
+        return Prepared(self.module, made, command, output, folder)
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,14 @@ class Prepared:
         plan: its plan.
         command: the command that does the same.
         output: folder of its result.
+        folder: folder of the files that were typed or sent.
     """
 
     verb: Any
     plan: Any
     command: str
     output: Path
+    folder: Path
 
     def run(self, progress: Progress) -> Result:
         """Run the verb and save its result.
@@ -113,6 +123,11 @@ class Prepared:
         except UserError as error:
             raise UserError(as_typed(str(error), type(self.plan))) from error
         result.save(self.output)
+        # Files go by their name, as in the command: where they lie meanwhile says nothing to anybody.
+        for name in (RESULT_FILE, PAGE_FILE):
+            text = (self.output / name).read_text(encoding="utf-8").replace(f"{self.folder}/", "")
+            with atomic_write(self.output / name) as partial:
+                partial.write_text(text, encoding="utf-8")
         return result
 
 
@@ -139,6 +154,15 @@ def _fitted(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return several
     return several[0] if len(several) == 1 else ",".join(several)
+
+
+def _moved(value: Any, before: Path, after: Path) -> Any:
+    """A value in which the files of one folder lie in another."""
+    if isinstance(value, tuple):
+        return tuple(_moved(item, before, after) for item in value)
+    if isinstance(value, Path | str) and str(value).startswith(f"{before}/"):
+        return type(value)(f"{after}{str(value).removeprefix(str(before))}")
+    return value
 
 
 def _fingerprint(options: Mapping[str, Any], folder: Path) -> str:

@@ -4,10 +4,12 @@ Everything that comes from data is escaped by jinja2. The report is the page tha
 own script and nothing else.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from tokenry.app.jobs import Job
 from tokenry.core.io.progress import DETAILS
@@ -59,4 +61,10 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = _with_code
     return environment.get_template("panel.html.j2")
+
+
+def _with_code(sentence: str) -> Markup:
+    """A sentence, escaped, in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
