@@ -85,7 +85,7 @@ class App:
 
     def number(self, label: str, value: float) -> "App":
         """Set a slider by its number."""
-        box = self.form.locator(".block", has_text=label).locator('input[type="number"]').last
+        box = self.form.get_by_label(re.compile(rf"^number input for {re.escape(label)}"))
         box.fill(str(value))
         box.press("Tab")
         return self

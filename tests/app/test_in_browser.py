@@ -52,7 +52,15 @@ def app(address, browser):
 def axe(tmp_path_factory):
     """The rules of axe-core, fetched from npm."""
     folder = tmp_path_factory.mktemp("axe")
-    asked = ["npm", "pack", "--silent", "--fetch-retries=0", "--pack-destination", str(folder), "axe-core@4.11.0"]
+    asked = [
+        "npm",
+        "pack",
+        "--silent",
+        "--fetch-retries=0",
+        "--pack-destination",
+        str(folder),
+        "axe-core@4.11.0",
+    ]
     try:
         subprocess.run(asked, check=True, capture_output=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
@@ -91,7 +99,10 @@ def test_cut_draws_a_text_and_escapes_it(app, tmp_path):
 
 
 def test_cut_of_nothing_is_refused(app):
-    assert app.open("Cut").fill("Text", " ").run() == "refused: That does not work. Text is empty: write or paste a text."
+    assert (
+        app.open("Cut").fill("Text", " ").run()
+        == "refused: That does not work. Text is empty: write or paste a text."
+    )
 
 
 def test_weigh_draws_a_heat_map_whose_frame_is_as_tall_as_the_report(app):
@@ -100,7 +111,9 @@ def test_weigh_draws_a_heat_map_whose_frame_is_as_tall_as_the_report(app):
     app.report.locator(".map span").first.wait_for()
     app.page.wait_for_timeout(300)
     inside = app.report.locator("html").evaluate("page => page.offsetHeight")
-    assert app.form.locator("iframe.report").evaluate("frame => frame.offsetHeight") == pytest.approx(inside, abs=2)
+    assert app.form.locator("iframe.report").evaluate("frame => frame.offsetHeight") == pytest.approx(
+        inside, abs=2
+    )
     app.screen("weigh")
 
 
@@ -141,7 +154,10 @@ def test_tune_refuses_a_binary_file(app, tmp_path):
     app.open("Tune").form.get_by_label("Remove this file").or_(app.form.get_by_label("Clear")).first.click()
     (tmp_path / "data.jsonl").write_bytes(bytes(range(256)))
     said = app.upload(tmp_path / "data.jsonl").run()
-    assert said == "refused: That does not work. data.jsonl is not rows in JSON lines, JSON or CSV: choose another file."
+    assert (
+        said
+        == "refused: That does not work. data.jsonl is not rows in JSON lines, JSON or CSV: choose another file."
+    )
 
 
 def test_compress_marks_the_words_that_are_kept(app):
@@ -166,7 +182,9 @@ def test_compress_draws_the_merged_patches_of_an_image(app, tmp_path):
 
 def test_compress_refuses_a_text_that_calls_itself_an_image(app, tmp_path):
     (tmp_path / "image.png").write_text("no image")
-    app.open("Compress", "Images").form.get_by_label("Remove this file").or_(app.form.get_by_label("Clear")).first.click()
+    app.open("Compress", "Images").form.get_by_label("Remove this file").or_(
+        app.form.get_by_label("Clear")
+    ).first.click()
     assert "image.png is not an image (PNG, JPEG or WebP)" in app.upload(tmp_path / "image.png").run()
 
 
@@ -228,7 +246,7 @@ def test_select_says_how_scores_are_written(app):
 def test_theory_measures_a_source(app):
     app.open("Theory")
     app.form.get_by_role("button", name="More options").click()
-    app.number("Symbols of the text", 2000).number("Order of the source", 1)
+    app.number("Symbols of the text", 2000)
     assert app.run().startswith("done: tokenry theory markov")
     app.screen("theory")
 
@@ -260,7 +278,11 @@ def test_json_and_html_are_downloaded(app):
             app.form.get_by_role("link", name=link).click()
         content = download.value.path().read_text(encoding="utf-8")
         assert download.value.suggested_filename.endswith(ending)
-        assert json.loads(content)["kind"] == "papers" if link == "JSON" else content.startswith("<!doctype html>")
+        assert (
+            json.loads(content)["kind"] == "papers"
+            if link == "JSON"
+            else content.startswith("<!doctype html>")
+        )
 
 
 def test_a_job_waits_for_the_one_of_another_tab_and_closing_that_stops_it(app, address, browser, slow_job):
@@ -334,7 +356,9 @@ def test_no_rule_of_accessibility_is_broken(app, axe, scheme):
     app.open("Weigh", "A text")
     app.page.evaluate(axe)
     rules = "axe.run(document, {resultTypes: ['violations'], iframes: false})"
-    found = app.page.evaluate(f"{rules}.then((result) => result.violations.map((one) => [one.impact, one.id, one.nodes.map((node) => node.html)]))")
+    found = app.page.evaluate(
+        f"{rules}.then((result) => result.violations.map((one) => [one.impact, one.id, one.nodes.map((node) => node.html)]))"
+    )
     app.page.emulate_media(color_scheme="light")
     assert [one for one in found if one[0] in ("serious", "critical")] == []
 

@@ -44,7 +44,9 @@ def _option(option: PlanOption, value: Any, folder: Path) -> list[str]:
 
 
 def _values(value: Any, folder: Path) -> list[str]:
-    return [_written(item, folder) for item in value] if isinstance(value, tuple) else [_written(value, folder)]
+    return (
+        [_written(item, folder) for item in value] if isinstance(value, tuple) else [_written(value, folder)]
+    )
 
 
 def _written(value: Any, folder: Path) -> str:

@@ -54,9 +54,7 @@ class Form:
 
     def documentation(self, option: str) -> str:
         """What the command line says of an option."""
-        return next(
-            (found.help for found in plan_options(self.module.Plan) if found.name == option), ""
-        )
+        return next((found.help for found in plan_options(self.module.Plan) if found.name == option), "")
 
     def prepare(self, values: Sequence[Any], desk: Desk, kept: Path) -> "Prepared":
         """Make the plan of what stands in the fields.
@@ -72,8 +70,8 @@ class Form:
         plan, output = self.module.Plan, desk.folder
         kinds = {option.name: option.kind for option in plan_options(plan)}
         options = dict(self.fixed)
-        for field, value in zip(self.fields, values, strict=True):
-            for name, given in field.options(value, desk).items():
+        for asked, value in zip(self.fields, values, strict=True):
+            for name, given in asked.options(value, desk).items():
                 fitted = _fitted(given, kinds[name])
                 # Several fields may fill an option that takes several values.
                 together = isinstance(fitted, tuple) and name in options

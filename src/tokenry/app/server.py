@@ -80,12 +80,17 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return _bound(host, port)
     except OSError as error:
-        free = next((other for other in range(port + 1, min(port + _FURTHER_PORTS, 65536)) if _is_free(host, other)), None)
+        free = next(
+            (other for other in range(port + 1, min(port + _FURTHER_PORTS, 65536)) if _is_free(host, other)),
+            None,
+        )
         if free is None:
             raise UserError(
                 f"{host}:{port} cannot be listened on ({error.strerror}): choose another --host or --port."
             ) from error
-        raise UserError(f"port {port} is in use: the next free one is {free}, so add --port {free}.") from error
+        raise UserError(
+            f"port {port} is in use: the next free one is {free}, so add --port {free}."
+        ) from error
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -48,9 +48,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: gradio is not installed, or the port is in use.
     """
-    server = Server(
-        plan.host, plan.port, plan.allow_remote, plan.models, plan.upload_megabytes, plan.runs
-    )
+    server = Server(plan.host, plan.port, plan.allow_remote, plan.models, plan.upload_megabytes, plan.runs)
     progress("starting", 0.0)
     serve(server, lambda: progress(f"open {server.address} in a browser; Ctrl-C ends it", 0.0))
     data = {"kind": "app", "address": server.address, "settings": plan_settings(plan)}

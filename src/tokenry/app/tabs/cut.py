@@ -17,7 +17,13 @@ TAB = Tab(
             (
                 Passage("texts", "Text", "", value=TEXT),
                 Model("tokenizers", "Tokenizers", many=True),
-                Upload("tokenizers", "Tokenizer files", "tokenizer.json, several at once", kind=Kind.TOKENIZER, many=True),
+                Upload(
+                    "tokenizers",
+                    "Tokenizer files",
+                    "tokenizer.json, several at once",
+                    kind=Kind.TOKENIZER,
+                    many=True,
+                ),
             ),
             button="Cut",
         ),

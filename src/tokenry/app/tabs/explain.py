@@ -17,10 +17,25 @@ TAB = Tab(
         Form(
             "explain",
             (
-                Passage("text", "Text", "", value="Anna moved from Paris to Norway last year. The capital of Norway is", lines=5),
-                Line("answer", "Answer to explain", "Left empty, the model's own next token.", placeholder=" Oslo"),
+                Passage(
+                    "text",
+                    "Text",
+                    "",
+                    value="Anna moved from Paris to Norway last year. The capital of Norway is",
+                    lines=5,
+                ),
+                Line(
+                    "answer",
+                    "Answer to explain",
+                    "Left empty, the model's own next token.",
+                    placeholder=" Oslo",
+                ),
                 Choices(
-                    "methods", "Methods", "", choices=METHODS, value=("input-x-gradient", "attention-last", "leave-one-out")
+                    "methods",
+                    "Methods",
+                    "",
+                    choices=METHODS,
+                    value=("input-x-gradient", "attention-last", "leave-one-out"),
                 ),
                 Choice("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
                 Model("model", "Model", ""),

@@ -4,7 +4,9 @@ from tokenry.app.fields import Choice
 from tokenry.app.forms import Form, Tab
 from tokenry.papers import catalogue
 
-RECIPES = tuple((f"{paper.number:02d} · {paper.title}", paper.slug) for paper in catalogue() if paper.available)
+RECIPES = tuple(
+    (f"{paper.number:02d} · {paper.title}", paper.slug) for paper in catalogue() if paper.available
+)
 
 TAB = Tab(
     "Papers",
@@ -13,7 +15,15 @@ TAB = Tab(
         Form("papers", title="All papers", button="List", at_once=True),
         Form(
             "reproduce",
-            (Choice("slug", "Paper", "Takes up to five minutes on two cores.", choices=RECIPES, value=RECIPES[0][1]),),
+            (
+                Choice(
+                    "slug",
+                    "Paper",
+                    "Takes up to five minutes on two cores.",
+                    choices=RECIPES,
+                    value=RECIPES[0][1],
+                ),
+            ),
             title="Run here",
             button="Run here",
         ),

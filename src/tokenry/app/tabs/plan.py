@@ -15,7 +15,16 @@ TAB = Tab(
         Form(
             "scaling plan",
             (
-                Slider("budget", "Budget: ten to this power FLOPs", "", low=18.0, high=26.0, step=0.1, value=21.0, power=True),
+                Slider(
+                    "budget",
+                    "Budget: ten to this power FLOPs",
+                    "",
+                    low=18.0,
+                    high=26.0,
+                    step=0.1,
+                    value=21.0,
+                    power=True,
+                ),
                 Slider(
                     "served_tokens",
                     "Tokens in use: ten to this power",
@@ -27,7 +36,16 @@ TAB = Tab(
                     power=True,
                 ),
                 TRAINING_SET,
-                Slider("draws", "Draws behind the intervals", None, more=True, low=0, high=500, step=50, value=100),
+                Slider(
+                    "draws",
+                    "Draws behind the intervals",
+                    None,
+                    more=True,
+                    low=0,
+                    high=500,
+                    step=50,
+                    value=100,
+                ),
                 RUNS,
             ),
             title="For a budget",
@@ -37,7 +55,16 @@ TAB = Tab(
         Form(
             "scaling predict",
             (
-                Slider("params", "Parameters: ten to this power", "", low=7.0, high=12.0, step=0.1, value=9.8, power=True),
+                Slider(
+                    "params",
+                    "Parameters: ten to this power",
+                    "",
+                    low=7.0,
+                    high=12.0,
+                    step=0.1,
+                    value=9.8,
+                    power=True,
+                ),
                 Slider("multipliers", "Tokens per parameter", "", low=5.0, high=600.0, step=5.0, value=20.0),
                 TRAINING_SET,
                 RUNS,

@@ -22,14 +22,25 @@ TAB = Tab(
         Form(
             "select-data strength",
             (
-                Documents("corpus", "Documents, with an empty line between them", "", value=DOCUMENTS, lines=12),
+                Documents(
+                    "corpus", "Documents, with an empty line between them", "", value=DOCUMENTS, lines=12
+                ),
                 Scores(
                     "benchmarks",
                     "Models and their benchmark scores",
                     "NAME@LAYERS is a model of its first layers only.",
                     value="embedded@10, 0.30\nembedded@20, 0.40\nembedded, 0.61",
                 ),
-                Slider("window", "Tokens that a token is predicted from", "", more=True, low=64, high=1900, step=4, value=256),
+                Slider(
+                    "window",
+                    "Tokens that a token is predicted from",
+                    "",
+                    more=True,
+                    low=64,
+                    high=1900,
+                    step=4,
+                    value=256,
+                ),
             ),
             title="Strength",
             button="Measure",
