@@ -16,7 +16,7 @@ from tokenry.papers import catalogue
 
 ROOT = Path(__file__).parents[2]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src"
-HIDDEN = ("cli", "verbs", "recipes", "report")
+HIDDEN = ("app", "cli", "verbs", "recipes", "report")
 FAMILIES = {
     "finetuning": "Weighings",
     "alignment": "Credit and preferences",
@@ -34,6 +34,7 @@ FAMILIES = {
 GUIDES = (
     "index",
     "quickstart",
+    "app",
     "how-to-choose",
     "reinforcement-learning",
     "which-credit",

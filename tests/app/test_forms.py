@@ -191,7 +191,7 @@ def test_a_form_runs_its_verb_and_its_files_are_found_by_nobody_else(tmp_path):
     desks = Desks(tmp_path / "runs")
     watched = desks.start(("page", "form"), Form("papers"), [])
     assert ended(watched.job).said == ""
-    key = watched.paper.address.partition("/")[2]
+    key = watched.beside.address.partition("/")[2]
     assert desks.file(key, "result.json").is_file()
     assert desks.file(key, "../result.json") is None
     assert desks.file(f"../{key}", "result.json") is None

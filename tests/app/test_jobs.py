@@ -7,7 +7,7 @@ import pytest
 
 from tests.app.test_forms import ended
 from tokenry.app import jobs as module
-from tokenry.app.jobs import Job, Jobs
+from tokenry.app.jobs import Jobs, QueuedJob
 from tokenry.core.errors import UserError
 
 
@@ -105,6 +105,6 @@ def test_what_a_verb_notes_is_kept_with_its_job():
 
 
 def test_a_job_tells_its_stage():
-    job = Job(lambda progress: None)
+    job = QueuedJob(lambda progress: None)
     job.report("training · step 3", 0.25)
     assert (job.stage, job.share) == ("training · step 3", 0.25)

@@ -11,8 +11,8 @@ from typing import Any
 
 from tokenry.app.fields import Desk
 from tokenry.app.forms import Form, Prepared
-from tokenry.app.jobs import Job, Jobs
-from tokenry.app.panel import Paper, panel
+from tokenry.app.jobs import Jobs, QueuedJob
+from tokenry.app.panel import Beside, panel
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_output_folder
 from tokenry.core.io.progress import Progress
@@ -29,14 +29,14 @@ Place = tuple[str, str]
 class Watched:
     """A job, and what is shown beside it."""
 
-    job: Job
+    job: QueuedJob
     jobs: Jobs
-    paper: Paper
+    beside: Beside
 
     def drawn(self) -> str:
         """The job as HTML."""
         ahead = self.jobs.ahead(self.job) if self.job.state == "waiting" else 0
-        return panel(self.job, ahead, self.paper)
+        return panel(self.job, ahead, self.beside)
 
 
 class Desks:
@@ -51,7 +51,7 @@ class Desks:
         self.kept = kept
         self.folder = Path(tempfile.mkdtemp(prefix="tokenry-app-"))
         self.jobs = Jobs()
-        self._of_place: dict[Place, Job] = {}
+        self._of_place: dict[Place, QueuedJob] = {}
         self._results: OrderedDict[str, Path] = OrderedDict()
         self._last: dict[tuple[str, str], Path] = {}
 
@@ -74,12 +74,12 @@ class Desks:
                 ) from error
             desk = Desk(folder, lambda verb: self._last.get((place[0], verb)))
             prepared = form.prepare(values, desk, self.kept)
-            watched.paper = Paper(f"jobs/{key}", prepared.command, "", form.resumes)
+            watched.beside = Beside(f"jobs/{key}", prepared.command, "", form.resumes)
             title = prepared.run(progress).title
             self._keep(key, (place[0], form.verb), prepared)
-            watched.paper = Paper(f"jobs/{key}", prepared.command, title, form.resumes)
+            watched.beside = Beside(f"jobs/{key}", prepared.command, title, form.resumes)
 
-        watched = Watched(self.jobs.add(work), self.jobs, Paper(f"jobs/{key}", resumes=form.resumes))
+        watched = Watched(self.jobs.add(work), self.jobs, Beside(f"jobs/{key}", resumes=form.resumes))
         self._of_place[place] = watched.job
         return watched
 

@@ -156,7 +156,7 @@ class Model(Field):
 
 
 @dataclass(frozen=True)
-class Choice(Field):
+class OneOf(Field):
     """One of several values: a word, or a label and its value.
 
     Attributes:
@@ -186,7 +186,7 @@ class Choice(Field):
 
 
 @dataclass(frozen=True)
-class Choices(Field):
+class SomeOf(Field):
     """Several of some values.
 
     Attributes:
@@ -306,7 +306,7 @@ class Upload(Field):
 
 
 @dataclass(frozen=True)
-class Answered(Passage):
+class QuestionAndAnswer(Passage):
     """A question and its answer; the option takes a conversation.
 
     Attributes:

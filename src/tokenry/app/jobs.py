@@ -31,7 +31,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedJob:
     """A job, and all that a page shows of it.
 
     Attributes:
@@ -92,14 +92,14 @@ class Jobs:
     """The queue, and the thread that works on it."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._waiting: deque[QueuedJob] = deque()
+        self._running: QueuedJob | None = None
         self._changed = threading.Condition()
         # What is noted goes where the command that serves the app writes.
         work = partial(contextvars.copy_context().run, self._work)
         threading.Thread(target=work, daemon=True, name="tokenry-jobs").start()
 
-    def add(self, work: Callable[[Progress], None]) -> Job:
+    def add(self, work: Callable[[Progress], None]) -> QueuedJob:
         """Put a job at the end of the queue.
 
         Raises:
@@ -109,12 +109,12 @@ class Jobs:
             self._drop_given_up()
             if len(self._waiting) >= MOST_WAITING:
                 raise UserError(f"{MOST_WAITING} jobs wait already: try again when some of them are done.")
-            job = Job(work)
+            job = QueuedJob(work)
             self._waiting.append(job)
             self._changed.notify()
         return job
 
-    def ahead(self, job: Job) -> int:
+    def ahead(self, job: QueuedJob) -> int:
         """The number of jobs that come before one that waits."""
         with self._changed:
             self._drop_given_up()
@@ -139,7 +139,7 @@ class Jobs:
                 _run(job)
 
 
-def _run(job: Job) -> None:
+def _run(job: QueuedJob) -> None:
     job.state, job.begun = "running", time.monotonic()
     try:
         with _notes_of(job), mistakes_named():
@@ -155,7 +155,7 @@ def _run(job: Job) -> None:
         job.state = "done"
 
 
-class _Notes(logging.Handler):
+class _JobNotes(logging.Handler):
     def __init__(self, notes: list[str]) -> None:
         super().__init__(logging.INFO)
         self.notes = notes
@@ -166,8 +166,8 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def _notes_of(job: Job) -> Iterator[None]:
-    handler, package = _Notes(job.notes), logging.getLogger("tokenry")
+def _notes_of(job: QueuedJob) -> Iterator[None]:
+    handler, package = _JobNotes(job.notes), logging.getLogger("tokenry")
     before = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)

@@ -11,13 +11,13 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from tokenry.app.jobs import Job
+from tokenry.app.jobs import QueuedJob
 from tokenry.core.io.progress import DETAILS
 from tokenry.report.text import harmless
 
 
 @dataclass(frozen=True)
-class Paper:
+class Beside:
     """What is shown beside a job.
 
     Attributes:
@@ -33,23 +33,23 @@ class Paper:
     resumes: bool = False
 
 
-def panel(job: Job, ahead: int, paper: Paper) -> str:
+def panel(job: QueuedJob, ahead: int, beside: Beside) -> str:
     """Draw a job.
 
     Args:
         job: the job.
         ahead: number of jobs before it, while it waits.
-        paper: what is shown beside it.
+        beside: what is shown beside it.
     """
     stage, _, details = job.stage.partition(DETAILS)
-    drawn = _template().render(job=job, ahead=ahead, paper=paper, stage=stage, details=details)
+    drawn = _template().render(job=job, ahead=ahead, beside=beside, stage=stage, details=details)
     return harmless(drawn)
 
 
 def refusal(sentence: str) -> str:
     """Draw what was refused before there was a job."""
-    job = Job(lambda progress: None, state="refused", said=sentence)
-    return panel(job, 0, Paper(""))
+    job = QueuedJob(lambda progress: None, state="refused", said=sentence)
+    return panel(job, 0, Beside(""))
 
 
 @cache

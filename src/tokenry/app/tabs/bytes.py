@@ -1,6 +1,6 @@
 """*Bytes*: what a model says about the bytes of a text, wherever the text ends."""
 
-from tokenry.app.fields import Choice, Model, Passage, Slider
+from tokenry.app.fields import Model, OneOf, Passage, Slider
 from tokenry.app.forms import Form, Tab
 
 MODELS = Model("models", "Models", "Several together are an ensemble.", many=True)
@@ -24,7 +24,7 @@ TAB = Tab(
             (
                 Passage("file", "Text", "", value="The capital of Norway is Oslo.", lines=4),
                 Model("model", "Model", ""),
-                Choice("per", "Unit", "", choices=("character", "byte"), value="character"),
+                OneOf("per", "Unit", "", choices=("character", "byte"), value="character"),
             ),
             title="Surprise",
             button="Score",

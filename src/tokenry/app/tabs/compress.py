@@ -1,6 +1,6 @@
 """*Compress*: a prompt with the words that are kept, an image with the patches that are merged."""
 
-from tokenry.app.fields import Choice, Choices, Line, Model, Passage, Slider, Switch, Upload
+from tokenry.app.fields import Line, Model, OneOf, Passage, Slider, SomeOf, Switch, Upload
 from tokenry.app.forms import Form, Tab
 from tokenry.app.uploads import Kind
 
@@ -21,7 +21,7 @@ TAB = Tab(
                 Slider("keep", "Share of the words to keep", "", low=0.1, high=1.0, step=0.05, value=0.6),
                 Model("target", "Model", ""),
                 Switch("curve", "Also compare with random words at several lengths", "", value=False),
-                Choices(
+                SomeOf(
                     "protect",
                     "Never dropped",
                     "",
@@ -51,7 +51,7 @@ TAB = Tab(
                     "A folder, or a hub name: ViT, DeiT, DINOv2, CLIP or SigLIP.",
                     offered=False,
                 ),
-                Choice("methods", "Tokens are merged or dropped by", "", choices=REDUCTIONS, value="pitome"),
+                OneOf("methods", "Tokens are merged or dropped by", "", choices=REDUCTIONS, value="pitome"),
                 Slider("ratio", "Share that each layer keeps", "", low=0.5, high=1.0, step=0.025, value=0.9),
                 Switch("every_layer", "Draw every layer", "", value=True),
             ),

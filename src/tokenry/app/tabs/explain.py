@@ -1,6 +1,6 @@
 """*Explain*: which tokens of a text made the model's answer."""
 
-from tokenry.app.fields import Choice, Choices, Line, Model, Passage
+from tokenry.app.fields import Line, Model, OneOf, Passage, SomeOf
 from tokenry.app.forms import Form, Tab
 
 METHODS = (
@@ -30,14 +30,14 @@ TAB = Tab(
                     "Left empty, the model's own next token.",
                     placeholder=" Oslo",
                 ),
-                Choices(
+                SomeOf(
                     "methods",
                     "Methods",
                     "",
                     choices=METHODS,
                     value=("input-x-gradient", "attention-last", "leave-one-out"),
                 ),
-                Choice("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
+                OneOf("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
                 Model("model", "Model", ""),
             ),
             button="Explain",

@@ -1,6 +1,6 @@
 """*Papers*: the forty papers with their verdicts, and their recipes, to be run here."""
 
-from tokenry.app.fields import Choice
+from tokenry.app.fields import OneOf
 from tokenry.app.forms import Form, Tab
 from tokenry.papers import catalogue
 
@@ -16,7 +16,7 @@ TAB = Tab(
         Form(
             "reproduce",
             (
-                Choice(
+                OneOf(
                     "slug",
                     "Paper",
                     "Takes up to five minutes on two cores.",

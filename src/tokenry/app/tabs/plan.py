@@ -1,12 +1,12 @@
 """*Plan*: how large a model and how many tokens, from scaling laws with their intervals."""
 
-from tokenry.app.fields import Choice, Slider, Upload
+from tokenry.app.fields import OneOf, Slider, Upload
 from tokenry.app.forms import Form, Tab
 from tokenry.app.uploads import Kind
 
 SETS = (("RedPajama", "redpajama"), ("C4", "c4"), ("RefinedWeb", "refinedweb"))
 RUNS = Upload("runs", "Runs of your own", "CSV: params, tokens, loss", kind=Kind.RUNS, more=True)
-TRAINING_SET = Choice("training_set", "Training set of the shipped runs", "", choices=SETS, value="redpajama")
+TRAINING_SET = OneOf("training_set", "Training set of the shipped runs", "", choices=SETS, value="redpajama")
 
 TAB = Tab(
     "Plan",

@@ -1,6 +1,6 @@
 """*Theory*: how much of the modelling a tokenizer does, and what a causal mask forbids."""
 
-from tokenry.app.fields import Choice, Slider
+from tokenry.app.fields import OneOf, Slider
 from tokenry.app.forms import Form, Tab
 
 TAB = Tab(
@@ -12,7 +12,7 @@ TAB = Tab(
             (
                 Slider("order", "Order of the source", "", low=1, high=8, step=1, value=2),
                 Slider("switch", "Probability of a switch", "", low=0.01, high=0.99, step=0.01, value=0.1),
-                Choice(
+                OneOf(
                     "vocab_sizes",
                     "Sizes of the dictionaries",
                     "",
@@ -42,7 +42,7 @@ TAB = Tab(
             "theory permutation",
             (
                 Slider("n", "Rows of the list", "", low=2, high=20, step=1, value=8),
-                Choice("layout", "Scratch rows", None, choices=("none", "suffix", "both"), value="suffix"),
+                OneOf("layout", "Scratch rows", None, choices=("none", "suffix", "both"), value="suffix"),
                 Slider("lists", "Lists", "", more=True, low=16, high=1024, step=16, value=128),
             ),
             title="A list in another order",

@@ -1,6 +1,6 @@
 """*Tune*: a small run of fine-tuning on the tokens that matter, beside plain fine-tuning."""
 
-from tokenry.app.fields import Choice, Line, Model, Slider, Upload
+from tokenry.app.fields import Line, Model, OneOf, Slider, Upload
 from tokenry.app.forms import Form, Tab
 from tokenry.app.uploads import Kind
 
@@ -15,7 +15,7 @@ TAB = Tab(
             (
                 Upload("data", "Data", "questions and answers; without a file, the demo", kind=Kind.ROWS),
                 Model("model", "Model", ""),
-                Choice("weighing", "Tokens are chosen by", "", choices=WEIGHINGS, value="sstoken"),
+                OneOf("weighing", "Tokens are chosen by", "", choices=WEIGHINGS, value="sstoken"),
                 Slider("set_", "Steps", "", low=2, high=200, step=1, value=12, written="max_steps={}"),
                 Slider("share", "Share of the tokens", "", low=0.1, high=1.0, step=0.05, value=0.6),
                 Slider(

@@ -1,6 +1,6 @@
 """*Weigh*: how much every token of a text surprises a model, and what an answer attends to."""
 
-from tokenry.app.fields import Answered, Choices, Model, Passage, Slider
+from tokenry.app.fields import Model, Passage, QuestionAndAnswer, Slider, SomeOf
 from tokenry.app.forms import Form, Tab
 
 TEXT = (
@@ -22,7 +22,7 @@ TAB = Tab(
             "score",
             (
                 Passage("source", "Text", "", value=TEXT),
-                Choices("signals", "Signals", "", choices=LOSSES, value=("nll", "entropy")),
+                SomeOf("signals", "Signals", "", choices=LOSSES, value=("nll", "entropy")),
                 MODEL,
                 LENGTH,
             ),
@@ -32,8 +32,8 @@ TAB = Tab(
         Form(
             "score",
             (
-                Answered("source", "Answer", "", value=ANSWER, question=QUESTION, lines=5),
-                Choices(
+                QuestionAndAnswer("source", "Answer", "", value=ANSWER, question=QUESTION, lines=5),
+                SomeOf(
                     "signals",
                     "Signals",
                     "",
