@@ -49,10 +49,15 @@ class _InnerFunction(threading.local):
 
 
 _inner: dict[types.CodeType, _InnerFunction] = {}
+_CHECKED = "__beartype_func"
+"""The argument under which what beartype writes holds the function that it checks."""
 
 
 def _checked_inner(function: types.FunctionType) -> Callable[..., Any]:
     inner = _inner.get(function.__code__) or _inner.setdefault(function.__code__, _InnerFunction(function))
+    is_generator = inspect.isgeneratorfunction(function)
+    if not is_generator and _CHECKED in (getattr(inner.check, "__kwdefaults__", None) or ()):
+        return _around(inner.check, function)
 
     @functools.wraps(function)
     def check_and_call(*args, **kwargs):
@@ -64,7 +69,16 @@ def _checked_inner(function: types.FunctionType) -> Callable[..., Any]:
         yield from check_and_call(*args, **kwargs)
 
     # Who is handed a function, such as gradio, may ask whether it is a generator.
-    return check_and_generate if inspect.isgeneratorfunction(function) else check_and_call
+    return check_and_generate if is_generator else check_and_call
+
+
+def _around(check: Any, function: types.FunctionType) -> types.FunctionType:
+    """The check that was written for one function of a `def`, around another: half as much time a call as through a third."""
+    around = types.FunctionType(check.__code__, check.__globals__, function.__name__, check.__defaults__)
+    around.__kwdefaults__ = {**check.__kwdefaults__, _CHECKED: function}
+    around.__qualname__, around.__doc__ = function.__qualname__, function.__doc__
+    around.__wrapped__ = function
+    return around
 
 
 def _has_shapes(function: Callable[..., Any]) -> bool:

@@ -186,7 +186,6 @@ class RolloutTokens(NamedTuple):
     """What a rollout says about each token; 0 where nothing is learned.
 
     Attributes:
-        loss: of the token.
         hits: draws that were the token of the data (0 in the exact form).
         target_probability: π of the token of the data.
         weight: (1 − beta) π' of the token of the data.

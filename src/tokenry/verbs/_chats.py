@@ -51,11 +51,7 @@ def _prompt(sample: "Sample") -> "list[Message]":
 
 
 def read_checked(source: str) -> Rows:
-    """Read rows and understand every one, so that what is wrong is said with its place in the source.
-
-    Raises:
-        UserError: rows that cannot be read or understood.
-    """
+    """Read rows and understand every one, so that what is wrong is said with its place in the source."""
     from tokenry.core.chat.rows import read_rows, to_sample
 
     rows = read_rows(source)

@@ -75,11 +75,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Draw until the error is small enough, in float32 and without dropout.
-
-    Raises:
-        UserError: data or a model that cannot be read, or a model without a loss that can be measured.
-    """
+    """Draw until the error is small enough, in float32 and without dropout."""
     from tokenry.models.quiet import quiet_libraries
 
     device = plan.hardware.place()
@@ -93,7 +89,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Flatness of {model_title(plan.model)}", data, lay_out(data))
 
 

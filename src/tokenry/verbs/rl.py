@@ -123,11 +123,7 @@ class Plan:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The training arguments of --set.
-
-        Raises:
-            UserError: no such argument (the nearest is suggested), or one that is an option.
-        """
+        """The training arguments of --set."""
         from typing import get_type_hints
 
         from trl import GRPOConfig
@@ -182,11 +178,7 @@ def _resumed(plan: Plan, runs: SideBySide) -> Plan:
 
 
 def credits_of(plan: Plan) -> "dict[str, TokenCredit]":
-    """The credit rules by name, the control first; `tempo+hapo` is a mix.
-
-    Raises:
-        UserError: no such rule or option, rules that do not go together, or no rule beside the control.
-    """
+    """The credit rules by name, the control first; `tempo+hapo` is a mix."""
     from tokenry.alignment import make_credit
 
     named = dict.fromkeys([*split_descriptions(plan.compare), *split_descriptions(plan.credit)])
@@ -252,7 +244,6 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
             **_outcomes(before, [arms.run(name) for name in arms.credits]),
         }
         write_json(runs.result_file, data)
-    progress("done", 1.0)
     return data
 
 

@@ -244,7 +244,6 @@ class RandomRule(RoutingRule):
 
     Attributes:
         threshold: 1 less the share.
-        seed: random seed.
     """
 
     threshold: float | int = 0.9

@@ -100,7 +100,6 @@ class Healing:
         small: the model that learns.
         large: the model that it was cut out of.
         texts: token ids of texts.
-        config: the training.
     """
 
     def __init__(

@@ -40,9 +40,6 @@ class AdditionSetting:
         steps: of AdamW, with a cosine schedule after a warm-up of a twentieth.
         batch_size: problems per step.
         learning_rate: the highest.
-        width: of the residual stream.
-        layers: of the decoder.
-        heads: of each layer.
         training_problems: drawn once.
         test_problems: drawn apart; those that were trained on are left out.
         lengths: digits that an addend can have.
@@ -65,7 +62,6 @@ class AdditionRun:
 
     Attributes:
         losses: mean NLL of the answers' tokens in nats, at each step.
-        answers: to the test problems.
         regrouped: to the same problems, when the trained model reads numbers cut in another way; empty if not asked for.
     """
 
@@ -128,7 +124,6 @@ def learn_addition(
     Args:
         mode: how its tokenizer cuts numbers.
         setting: what is trained, and on what it is measured.
-        seed: of everything.
         regroup: afterwards, also let it read numbers cut in this way.
         progress: told what is being done.
     """

@@ -55,9 +55,7 @@ class CharacterModel:
     """Size and training of a model.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
-        steps: steps of training.
         batch_size: problems per step.
         learning_rate: highest learning rate.
         positions: number of tokens that it can read.

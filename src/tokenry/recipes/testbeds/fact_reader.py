@@ -84,9 +84,7 @@ class FactReader:
     """Size and training of the reader.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
-        steps: steps of training.
         batch_size: texts per step, of all roles.
         learning_rate: highest learning rate.
         wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected, or stand beside a query.
@@ -116,7 +114,6 @@ class Exam:
 
     Attributes:
         model: what answers.
-        queries: the problems.
         answers: the right answers.
         prompts: what is asked in each role.
         max_new_tokens: maximum number of tokens of a text.
@@ -280,7 +277,6 @@ class Slips:
     Args:
         reader: what reads.
         rate: share of the numbers that are misread.
-        seed: random seed of the slips.
     """
 
     def __init__(self, reader: TextModel, rate: float, seed: int) -> None:

@@ -109,11 +109,7 @@ class LoggedAnswers:
     missing: int = 0
 
     def costs(self, axis: Axis, first: int | None = None) -> "tuple[ndarray, ndarray, ndarray]":
-        """Cost of the small model's answers, of the large model's, and of the small model's wasted work on what is deferred.
-
-        Raises:
-            UserError: the answers do not say what they cost.
-        """
+        """Cost of the small model's answers, of the large model's, and of the small model's wasted work on what is deferred."""
         import numpy as np
 
         tokens = self.examples.lengths
@@ -153,11 +149,7 @@ class LoggedAnswers:
 
 
 def read_answers(source: AnswerSource) -> LoggedAnswers:
-    """Read logged answers.
-
-    Raises:
-        UserError: a file cannot be read, a row lacks what it must have or has something else there, or the files have different lengths.
-    """
+    """Read logged answers."""
     from tokenry.core.chat.reading import read_rows
     from tokenry.models.identity import ModelIdentity
 
@@ -220,11 +212,7 @@ def _logged(
 
 
 def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progress: Progress) -> LoggedAnswers:
-    """Let both models answer prompts and verify the answers.
-
-    Raises:
-        UserError: the data have no verified prompts, or the small model gives no log-probabilities.
-    """
+    """Let both models answer prompts and verify the answers."""
     from tokenry.evaluation.verifiers import is_right
     from tokenry.models.identity import ModelIdentity
     from tokenry.models.quiet import quiet_libraries

@@ -123,7 +123,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         },
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Deferral rules, {answers.name}", data, lay_out(data))
 
 

@@ -108,7 +108,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "choices": [{"budget_flops": budget, "best": choice and asdict(choice)} for budget, choice in chosen],
         "settings": plan_settings(plan) | {"scores": name, "sizes": sizes, "tokens": tokens},
     }
-    progress("done", 1.0)
     return Result(f"Model size and visual tokens, {name}", data, lay_out(data))
 
 
@@ -173,11 +172,7 @@ def numbers(listed: str | None, name: str, kind: type) -> list[Any]:
 
 
 def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
-    """Read a table of scores as (sizes in billions, visual tokens, errors = 1 - score).
-
-    Raises:
-        UserError: the file is missing or unreadable, a column is missing, or an entry is not a number or not a score.
-    """
+    """Read a table of scores as (sizes in billions, visual tokens, errors = 1 - score)."""
     import numpy as np
 
     rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)

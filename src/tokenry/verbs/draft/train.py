@@ -94,7 +94,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device, "trl"),
     }
-    progress("done", 1.0)
     return Result(f"a drafter of {plan.masks} masks in {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -58,11 +58,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Measure the gradients of each pair, and predict a step of the loss on it alone.
-
-    Raises:
-        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
-    """
+    """Measure the gradients of each pair, and predict a step of the loss on it alone."""
     from tokenry.alignment import preference_loss
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -99,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     title = f"{plan.loss} on pairs of {Path(plan.data).name}, {model_title(plan.model)}"
     return Result(title, data, lay_out(data), only_saved=("examples",))
 

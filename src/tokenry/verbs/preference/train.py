@@ -83,11 +83,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train, and measure held-out pairs before and after.
-
-    Raises:
-        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
-    """
+    """Train, and measure held-out pairs before and after."""
     from tokenry.alignment import preference_loss
     from tokenry.models.quiet import quiet_libraries
 
@@ -109,7 +105,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device, "trl", "peft"),
     }
-    progress("done", 1.0)
     title = f"{model_title(plan.model)} trained on {Path(plan.data).name} with {plan.loss}"
     return Result(title, data, lay_out(data))
 

@@ -95,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "points": points,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Routing between {plan.pair.small} and {plan.pair.large}", data, lay_out(data))
 
 

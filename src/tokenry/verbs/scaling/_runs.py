@@ -44,11 +44,7 @@ class RunTable:
     vocab_size: int | None = None
 
     def laws(self, path: Path | None) -> "FittedLaws":
-        """Read the runs and fit both laws.
-
-        Raises:
-            UserError: the table is none, or no law can be fitted to its runs.
-        """
+        """Read the runs and fit both laws."""
         import numpy as np
 
         from tokenry.pretraining.scaling import (
@@ -198,11 +194,7 @@ def between(low: float | None, high: float | None, style: str) -> str | None:
 
 
 def read_runs(path: Path) -> "ScalingRuns":
-    """Read a table of runs.
-
-    Raises:
-        UserError: the file is missing or unreadable, a column is missing, or an entry is not a number.
-    """
+    """Read a table of runs."""
     import numpy as np
 
     from tokenry.pretraining.scaling import ScalingRuns

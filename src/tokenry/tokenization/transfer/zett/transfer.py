@@ -119,9 +119,6 @@ def predict_vocabulary(
         source_tokenizer: see `transfer_tokenizer`.
         language: see `transfer_tokenizer`.
         batch_size: number of tokens that are predicted at once.
-
-    Raises:
-        UserError: see `transfer_tokenizer`.
     """
     config = hypernetwork.config
     new_tokenizer = as_fast(new_tokenizer)
