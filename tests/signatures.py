@@ -77,7 +77,7 @@ def _around(check: Any, function: types.FunctionType) -> types.FunctionType:
     around = types.FunctionType(check.__code__, check.__globals__, function.__name__, check.__defaults__)
     around.__kwdefaults__ = {**check.__kwdefaults__, _CHECKED: function}
     around.__qualname__, around.__doc__ = function.__qualname__, function.__doc__
-    around.__wrapped__ = function
+    around.__annotations__, around.__wrapped__ = function.__annotations__, function
     return around
 
 

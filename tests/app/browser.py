@@ -42,7 +42,7 @@ class App:
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(8_000)
+        self.page.set_default_timeout(30_000)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -119,7 +119,7 @@ class App:
 
     def _until(self, holds: Callable[[str, str], bool]) -> str:
         read = "panel => [panel.classList[1], panel.outerHTML, panel.innerText]"
-        until = time.monotonic() + 40
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             state, drawn, text = self.form.locator(".panel").first.evaluate(read)
             if holds(state, drawn):

@@ -138,8 +138,9 @@ def test_weigh_names_a_model_that_is_not_there(app):
 
 
 def test_tune_is_stopped_and_goes_on_where_it_was(app, desk):
-    app.open("Tune").upload(desk.data).number("Steps", 6)
+    app.open("Tune").upload(desk.data).number("Steps", 20)
     app.form.get_by_role("button", name="More options").click()
+    app.page.wait_for_timeout(300)
     app.fill("Training argument", "per_device_train_batch_size=2").start()
     app.form.locator(".panel.running .stage", has_text="step").wait_for(timeout=40_000)
     app.form.get_by_role("button", name="Stop").click()
