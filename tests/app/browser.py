@@ -96,6 +96,13 @@ class App:
         self.page.wait_for_timeout(400)
         return self
 
+    def clear(self) -> "App":
+        """Take back the files that were dropped."""
+        removing = self.form.get_by_label("Remove this file").or_(self.form.get_by_label("Clear"))
+        if removing.count():
+            removing.first.click()
+        return self
+
     def start(self) -> "App":
         """Press the button that runs the form."""
         before = self.shown()

@@ -152,7 +152,7 @@ def test_tune_is_stopped_and_goes_on_where_it_was(app, desk):
 
 
 def test_tune_refuses_a_binary_file(app, tmp_path):
-    app.open("Tune").form.get_by_label("Remove this file").or_(app.form.get_by_label("Clear")).first.click()
+    app.open("Tune").clear()
     (tmp_path / "data.jsonl").write_bytes(bytes(range(256)))
     said = app.upload(tmp_path / "data.jsonl").run()
     assert (
@@ -183,9 +183,7 @@ def test_compress_draws_the_merged_patches_of_an_image(app, tmp_path):
 
 def test_compress_refuses_a_text_that_calls_itself_an_image(app, tmp_path):
     (tmp_path / "image.png").write_text("no image")
-    app.open("Compress", "Images").form.get_by_label("Remove this file").or_(
-        app.form.get_by_label("Clear")
-    ).first.click()
+    app.open("Compress", "Images").clear()
     assert "image.png is not an image (PNG, JPEG or WebP)" in app.upload(tmp_path / "image.png").run()
 
 

@@ -7,9 +7,10 @@ import typer
 
 from tokenry import __version__
 from tokenry.cli.tree import Verb, Verbs
-from tokenry.verbs._catalogue import add_verbs
+from tokenry.verbs._catalogue import add_verbs, command_name
 
-WITH_RECIPES = {name: f"tokenry.cli.{name}" for name in ("papers", "reproduce", "app")}
+# A module `app` would stand in the place of the app below.
+WITH_RECIPES = {command_name(name): f"tokenry.cli.{name}" for name in ("papers", "reproduce", "app_")}
 add_verbs(WITH_RECIPES)
 
 
