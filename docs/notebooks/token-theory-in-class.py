@@ -31,7 +31,9 @@ sizes = (4, 8, 16, 32, 64, 128)
 costs = {
     "LZW": [unigram_report(LZWTokenizer.train(text, size), text, source).ratio for size in sizes],
     "BPE": [unigram_report(BPETokenizer.train(text, size), text, source).ratio for size in sizes],
-    "blocks": [unigram_report(BlockTokenizer(size.bit_length() - 1), text, source).ratio for size in sizes],
+    "blocks": [
+        unigram_report(BlockTokenizer(r), text[: len(text) // r * r], source).ratio for r in (2, 3, 4, 5, 6, 7)
+    ],
 }
 figure = Figure(figsize=(6, 3.4), layout="constrained")
 axes = figure.subplots()

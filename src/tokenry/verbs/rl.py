@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.descriptions import nearest, split_descriptions
 from tokenry.core.io.files import read_json, require_folder_name, write_json
 from tokenry.core.io.progress import Progress
@@ -112,9 +112,7 @@ class Plan:
             raise UserError(
                 f"group must be at least 2, got {self.group}: a response is measured against the others to its prompt."
             )
-        for name in ("temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        require_above_zero(temperature=self.temperature, learning_rate=self.learning_rate)
 
     @property
     def stored(self) -> dict[str, Any]:

@@ -22,13 +22,14 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.decoding import SIFTPrompts
 from tokenry.models import Generated, LocalText, Sampling, TextModel
 from tokenry.models.text_model import GREEDY, Prompt
 from tokenry.recipes.kit import fit, one_cycle
+from tokenry.recipes.testbeds.small_gpt2 import small_gpt2
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = {
@@ -213,25 +214,16 @@ def train_reader(
 ) -> LocalText:
     """Train a reader on fresh problems at every step, on equally many texts of every role."""
     tokenizer = reader_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=len(tokenizer),
-                n_embd=setting.width,
-                n_layer=setting.layers,
-                n_head=4,
-                n_positions=4 * MOST,
-                initializer_range=setting.width**-0.5,  # the default is for wide models
-                loss_type="ForCausalLM",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+    model = small_gpt2(
+        len(tokenizer),
+        setting.width,
+        setting.layers,
+        4 * MOST,
+        seed,
+        loss_type="ForCausalLM",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     draws = Random(seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import text_model
 
@@ -217,14 +217,8 @@ def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progres
     from tokenry.models.identity import ModelIdentity
     from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
-    rows = noisy_tasks(seed=seed).held_out if source.data == DEMO else read_checked(source.data)
-    items, prompts = answerable(rows, source.items)
-    if not items:
-        raise UserError(
-            f"{source.data} has no prompts with verifiers, so nothing says whether an answer is right: see `tokenry tune`."
-        )
+    items, prompts = verified_prompts(source.data, source.items, seed)
     sampling = Sampling(max_new_tokens=source.max_new_tokens)
     found: dict[str, tuple[list[Generated], float]] = {}
     models: dict[str, TextModel] = {}

@@ -17,6 +17,7 @@ from tokenry.core.io.reading import read_csv
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import finite_or_none
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -104,7 +105,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "tokens": tokens,
         "text_tokens": plan.text_tokens,
         "decode_tokens": plan.decode_tokens,
-        "tokens_at_any_size": _finite(optimal_tokens_closed_form(fit.alpha, fit.beta, unpaid)),
+        "tokens_at_any_size": finite_or_none(optimal_tokens_closed_form(fit.alpha, fit.beta, unpaid)),
         "choices": [{"budget_flops": budget, "best": choice and asdict(choice)} for budget, choice in chosen],
         "settings": plan_settings(plan) | {"scores": name, "sizes": sizes, "tokens": tokens},
     }
@@ -115,14 +116,10 @@ def _constant(fit: "ScalingFit", name: str) -> dict[str, Any]:
     low, high = fit.ci.get(name, (math.nan, math.nan))
     return {
         "name": name,
-        "value": _finite(getattr(fit, name)),
-        "low": _finite(low),
-        "high": _finite(high),
+        "value": finite_or_none(getattr(fit, name)),
+        "low": finite_or_none(low),
+        "high": finite_or_none(high),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

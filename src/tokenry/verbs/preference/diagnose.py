@@ -12,6 +12,7 @@ from tokenry.report.blocks import Block, Cell, Column, Findings, Heatmap, Sectio
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
+from tokenry.verbs._estimates import finite_or_none
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -159,8 +160,8 @@ def _predicted(
             {
                 "logp_chosen": float(one.logp_w),
                 "logp_rejected": float(one.logp_l),
-                "cosine": _finite(one.cosine),
-                "condition_ratio": _finite(one.condition_ratio),
+                "cosine": finite_or_none(one.cosine),
+                "condition_ratio": finite_or_none(one.condition_ratio),
                 "norm_chosen": float(one.norm_w),
                 "norm_rejected": float(one.norm_l),
                 "d_w": float(d_w),
@@ -173,10 +174,6 @@ def _predicted(
             }
         )
     return found
-
-
-def _finite(value: "Tensor") -> float | None:
-    return float(value) if bool(value.isfinite()) else None
 
 
 def _cases(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError
 from tokenry.core.io.reading import CsvRow, read_csv
 from tokenry.report.blocks import Figure, Series
+from tokenry.verbs._estimates import finite_or_none
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -124,7 +125,10 @@ class FittedLaws:
             columns["error"] = predict_downstream(self.law, self.error_law, sizes, multipliers)
             ends = downstream_interval(self.law, self.error_law, sizes, multipliers, CONFIDENCE, seed=seed)
             columns |= _ends("error", ends, len(sizes))
-        return [{name: _finite(column[row]) for name, column in columns.items()} for row in range(len(sizes))]
+        return [
+            {name: finite_or_none(column[row]) for name, column in columns.items()}
+            for row in range(len(sizes))
+        ]
 
     def fan(self, multiplier: float, most_flops: float) -> dict[str, Any]:
         """The law at one number of tokens per parameter from the least compute that was fitted to the most that is asked for."""
@@ -178,11 +182,6 @@ def fan_figure(fan: Mapping[str, Any]) -> Figure:
 def _ends(name: str, ends: Any, count: int) -> dict[str, Any]:
     low, high = ([math.nan] * count,) * 2 if ends is None else ends
     return {f"{name}_low": low, f"{name}_high": high}
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def between(low: float | None, high: float | None, style: str) -> str | None:
