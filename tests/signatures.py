@@ -88,7 +88,8 @@ _CHECKED = "__beartype_func"
 
 def _checked_inner(function: types.FunctionType) -> Callable[..., Any]:
     inner = _inner.get(function.__code__) or _inner.setdefault(function.__code__, _InnerFunction(function))
-    if _CHECKED in (getattr(inner.check, "__kwdefaults__", None) or ()):
+    is_generator = inspect.isgeneratorfunction(function)
+    if not is_generator and _CHECKED in (getattr(inner.check, "__kwdefaults__", None) or ()):
         return _around(inner.check, function)
 
     @functools.wraps(function)
@@ -96,7 +97,12 @@ def _checked_inner(function: types.FunctionType) -> Callable[..., Any]:
         inner.called = function
         return inner.check(*args, **kwargs)
 
-    return check_and_call
+    @functools.wraps(function)
+    def check_and_generate(*args, **kwargs):
+        yield from check_and_call(*args, **kwargs)
+
+    # Who is handed a function, such as gradio, may ask whether it is a generator.
+    return check_and_generate if is_generator else check_and_call
 
 
 def _around(check: Any, function: types.FunctionType) -> types.FunctionType:
@@ -104,7 +110,7 @@ def _around(check: Any, function: types.FunctionType) -> types.FunctionType:
     around = types.FunctionType(check.__code__, check.__globals__, function.__name__, check.__defaults__)
     around.__kwdefaults__ = {**check.__kwdefaults__, _CHECKED: function}
     around.__qualname__, around.__doc__ = function.__qualname__, function.__doc__
-    around.__wrapped__ = function
+    around.__annotations__, around.__wrapped__ = function.__annotations__, function
     return around
 
 

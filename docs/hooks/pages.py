@@ -21,7 +21,7 @@ from notebooks import titles
 
 ROOT = Path(__file__).parents[2]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src"
-HIDDEN = ("cli", "verbs", "recipes", "report")
+HIDDEN = ("app", "cli", "verbs", "recipes", "report")
 FAMILIES = {
     "finetuning": "Weighings",
     "alignment": "Credit and preferences",
@@ -39,6 +39,7 @@ FAMILIES = {
 GUIDES = (
     "index",
     "quickstart",
+    "app",
     "which-method",
     "how-to-choose",
     "reinforcement-learning",

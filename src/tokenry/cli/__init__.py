@@ -1,4 +1,4 @@
-"""The command line: the tree of `tokenry.verbs`, and the two verbs that know the recipes."""
+"""The command line: the tree of `tokenry.verbs`, and the verbs that know the recipes or the app."""
 
 import os
 from typing import Annotated, Any
@@ -7,9 +7,10 @@ import typer
 
 from tokenry import __version__
 from tokenry.cli.tree import Verb, Verbs
-from tokenry.verbs._catalogue import add_verbs
+from tokenry.verbs._catalogue import add_verbs, command_name
 
-WITH_RECIPES = {name: f"tokenry.cli.{name}" for name in ("papers", "reproduce")}
+# A module `app` would stand in the place of the app below.
+WITH_RECIPES = {command_name(name): f"tokenry.cli.{name}" for name in ("papers", "reproduce", "app_")}
 add_verbs(WITH_RECIPES)
 
 

@@ -26,6 +26,7 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_output, require_output_file
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import is_first
+from tokenry.verbs._mistakes import mistakes_named
 
 if TYPE_CHECKING:
     from tokenry.report.result import Result
@@ -50,18 +51,6 @@ LogFile = Annotated[
     ),
 ]
 _SHARED = {"quiet": (Quiet, False), "debug": (Debug, False), "log_file": (LogFile, None)}
-
-_EXTRAS = {
-    "reasoning_gym": "demo",
-    "gguf": "demo",
-    "gradio": "app",
-    "wordfreq": "words",
-    "english_words": "words",
-    "ray": "ray",
-    "lm_eval": "lm-eval",
-    "bitsandbytes": "quantize",
-}
-"""The extra that installs a package."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 contextlib.redirect_stdout(sys.stderr),
                 _notes_from_log(log_file),
                 _warnings_shown(debug),
-                _mistakes_named(),
+                mistakes_named(),
             ):
                 function(*args, **options)
         except UserError as error:
@@ -221,29 +210,6 @@ def _warnings_shown(shown: bool) -> Iterator[None]:
         if not shown:
             warnings.simplefilter("ignore")
         yield
-
-
-@contextlib.contextmanager
-def _mistakes_named() -> Iterator[None]:
-    """A package that is not installed and a path that cannot be used are the user's to put right, wherever they show.
-
-    Raises:
-        UserError: in place of both.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "tokenry"):
-            raise
-        install = f"'tokenry[{_EXTRAS[package]}]'" if package in _EXTRAS else package
-        raise UserError(
-            f"the package {package} is needed and not installed: `pip install {install}`."
-        ) from error
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None:
-            raise
-        raise UserError(f"{error.filename} cannot be used ({error.strerror}): name another path.") from error
 
 
 def _complain(sentence: str, debug: bool) -> None:

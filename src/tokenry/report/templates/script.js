@@ -90,3 +90,9 @@ if (samples.length > 1) {
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
 });
+
+// Inside another page, as in `tokenry app`: that page has the bar, and gives the frame the height that it is told.
+if (parent !== window) {
+  document.documentElement.classList.add("embedded");
+  new ResizeObserver(() => parent.postMessage({ tokenryHeight: document.documentElement.offsetHeight }, "*")).observe(document.body);
+}

@@ -1,0 +1,110 @@
+"""One job at a time, stopped at its next step, and never one that takes the others with it."""
+
+import threading
+import time
+
+import pytest
+
+from tests.app.test_forms import ended
+from tokenry.app import jobs as module
+from tokenry.app.jobs import Jobs, QueuedJob
+from tokenry.core.errors import UserError
+
+
+class Gate:
+    """Work that goes on until it is let through."""
+
+    def __init__(self):
+        self.opened, self.steps = threading.Event(), []
+
+    def __call__(self, progress):
+        while not self.opened.wait(0.01):
+            progress("waiting at the gate", 0.5)
+            self.steps.append(time.monotonic())
+
+
+def test_jobs_run_one_after_the_other_and_know_how_many_come_before():
+    jobs, first, second = Jobs(), Gate(), Gate()
+    one, two, three = jobs.add(first), jobs.add(second), jobs.add(lambda progress: None)
+    while not first.steps:
+        time.sleep(0.01)
+    assert [jobs.ahead(job) for job in (two, three)] == [1, 2]
+    assert (one.state, two.state, second.steps) == ("running", "waiting", [])
+    first.opened.set()
+    second.opened.set()
+    assert [ended(job).state for job in (one, two, three)] == ["done"] * 3
+
+
+def test_a_job_that_is_stopped_ends_at_its_next_step_and_one_that_waits_at_once():
+    jobs, gate = Jobs(), Gate()
+    running, waiting = jobs.add(gate), jobs.add(gate)
+    while not gate.steps:
+        time.sleep(0.01)
+    waiting.stop()
+    running.stop()
+    assert ended(running).state == "stopped"
+    assert ended(waiting).said == "stopped before it began."
+
+
+def test_a_job_that_nobody_watches_stops(monkeypatch):
+    monkeypatch.setattr(module, "UNWATCHED_SECONDS", 0.05)
+    job = Jobs().add(Gate())
+    while not job.is_over:
+        time.sleep(0.01)
+    assert job.state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (UserError("share must be in (0, 1], got 2."), "refused", "share must be in (0, 1], got 2."),
+        (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
+        (KeyboardInterrupt("stopped after step 3"), "stopped", "stopped after step 3"),
+        (
+            ModuleNotFoundError("No module named 'gguf'", name="gguf"),
+            "refused",
+            "the package gguf is needed and not installed: `pip install 'tokenry[demo]'`.",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "there.txt"),
+            "refused",
+            "there.txt cannot be used (No such file or directory): name another path.",
+        ),
+    ],
+)
+def test_every_end_is_one_sentence_and_the_next_job_runs(error, state, said):
+    def work(progress):
+        raise error
+
+    jobs = Jobs()
+    job = ended(jobs.add(work))
+    assert (job.state, job.said) == (state, said)
+    assert ended(jobs.add(lambda progress: None)).state == "done"
+
+
+def test_too_many_jobs_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    jobs, gate = Jobs(), Gate()
+    running = jobs.add(gate)
+    while not gate.steps:
+        time.sleep(0.01)
+    waiting = [jobs.add(gate), jobs.add(gate)]
+    with pytest.raises(UserError, match=r"^2 jobs wait already: try again when some of them are done\.$"):
+        jobs.add(gate)
+    for job in (*waiting, running):
+        job.stop()
+
+
+def test_what_a_verb_notes_is_kept_with_its_job():
+    import logging
+
+    def work(progress):
+        logging.getLogger("tokenry.verbs").warning("the text is longer than %d tokens.", 8)
+
+    assert ended(Jobs().add(work)).notes == ["the text is longer than 8 tokens."]
+
+
+def test_a_job_tells_its_stage():
+    job = QueuedJob(lambda progress: None)
+    job.report("training · step 3", 0.25)
+    assert (job.stage, job.share) == ("training · step 3", 0.25)
