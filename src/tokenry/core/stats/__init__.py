@@ -1,4 +1,4 @@
-"""The one meaning of "±" and of "shown": estimates, paired differences and tests, the bootstrap, verdicts, and curve fits.
+"""The one meaning of "±" and of "shown": estimates, paired differences and tests, the bootstrap, verdicts, curve fits, the Fréchet distance.
 
 ±        standard error over the sampling units (items, texts, seeds)
 shown    the 95 % interval of a difference lies above what the claim asks for
@@ -16,6 +16,7 @@ from tokenry.core.stats.estimate import (
     ratio_estimate,
 )
 from tokenry.core.stats.fits import Fit, fit_nonnegative, profile, residual_bootstrap, residual_draws
+from tokenry.core.stats.frechet import FrechetDistance, FrechetStats, frechet_distance, frechet_estimate
 from tokenry.core.stats.intervals import bootstrap, clopper_pearson, index_matrix
 from tokenry.core.stats.paired import Paired
 from tokenry.core.stats.paired_tests import (
@@ -53,6 +54,8 @@ __all__ = [
     "VERDICTS",
     "Estimate",
     "Fit",
+    "FrechetDistance",
+    "FrechetStats",
     "McNemar",
     "Paired",
     "SeparableCurve",
@@ -71,6 +74,8 @@ __all__ = [
     "fit_nonnegative",
     "fit_samples",
     "fit_separable",
+    "frechet_distance",
+    "frechet_estimate",
     "holm",
     "independent_difference",
     "index_matrix",
