@@ -3,6 +3,7 @@
 from tokenry.core.chat.conversations import Encoding, encode_rows, encode_with_notes
 from tokenry.core.tensors.attention import prompt_attention_mass
 from tokenry.core.tensors.choices import minmax_within
+from tokenry.core.tensors.ema import moving_average
 from tokenry.core.tensors.losses import token_nll
 from tokenry.core.tensors.signals import AttentionProbe, Signals
 from tokenry.finetuning.all_tokens import AllTokens
@@ -19,7 +20,6 @@ from tokenry.finetuning.history import (
     HistorySource,
     MovingAverage,
     PreviousEpoch,
-    moving_average,
 )
 from tokenry.finetuning.one_token_rollout import OneTokenRollout, otr_loss
 from tokenry.finetuning.prompt_response import PromptResponseWeights

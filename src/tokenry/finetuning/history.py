@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from tokenry.core.errors import UserError
+from tokenry.core.tensors.ema import WeightAverage
 from tokenry.finetuning.folds import Folds
 
 
@@ -114,40 +114,30 @@ class MovingAverage(HistorySource):
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise UserError(f"the decay of the moving average must be in [0, 1), got {self.decay}.")
-        object.__setattr__(self, "_averages", {})
+        object.__setattr__(self, "_average", WeightAverage(self.decay))
 
     @property
     def averages(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""
-        return self._averages  # type: ignore[attr-defined]
+        return self._weights.averages
+
+    @property
+    def _weights(self) -> WeightAverage:
+        return self._average  # type: ignore[attr-defined]
 
     def check(self, model: nn.Module) -> None:
         """Start from the model before training."""
-        self.averages.clear()
-        for name, parameter in _trained(model):
-            self.averages[name] = parameter.detach().clone()
+        self._weights.start(model)
 
     @contextmanager
     def earlier_weights(self, model: nn.Module) -> Iterator[None]:
         """Put the averages in place of the parameters."""
-        with torch.no_grad():
-            current = {name: parameter.detach().clone() for name, parameter in _trained(model)}
-            for name, parameter in _trained(model):
-                parameter.copy_(self.averages[name])
-        try:
+        with self._weights.in_place(model):
             yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in _trained(model):
-                    parameter.copy_(current[name])
 
     def after_step(self, model: nn.Module) -> None:
         """Move the averages towards the parameters."""
-        with torch.no_grad():
-            for name, parameter in _trained(model):
-                moving_average(self.averages[name], parameter.detach(), self.decay)
+        self._weights.follow(model)
 
     def state(self) -> dict[str, Tensor]:
         """The averages."""
@@ -155,16 +145,7 @@ class MovingAverage(HistorySource):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore saved averages."""
-        for name, average in self.averages.items():
-            average.copy_(state[name])
-
-
-def moving_average(average: Tensor, current: Tensor, decay: float) -> Tensor:
-    """Update `average` in place to decay · average + (1 − decay) · current, and return it.
-
-    Source: ssToken (arXiv 2510.18250), history update with alpha = decay.
-    """
-    return average.mul_(decay).add_(current.to(average.device), alpha=1 - decay)
+        self._weights.restore(state)
 
 
 _NAMED = {
@@ -181,7 +162,3 @@ def parse_history(history: str | HistorySource) -> HistorySource:
     if isinstance(history, HistorySource):
         return history
     return _NAMED[history]() if history in _NAMED else Checkpoint(static_model=history)
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
