@@ -29,10 +29,11 @@ from tokenry.core.tensors.losses import weighted_cross_entropy
 from tokenry.core.tensors.output_head import OutputHead, backbone, causal_lm, check_output_head, output_head
 from tokenry.generation.flow_omni.flow_head import FlowHead, conditional_flow_loss, sample_flow
 from tokenry.generation.flow_omni.speech_frames import FrameScale, MelConfig
-from tokenry.generation.flow_omni.speech_generation import Spoken, SpeechSampling, SpeechStep, write_streams
+from tokenry.generation.flow_omni.speech_generation import SpeechSampling, SpeechStep, Spoken, write_streams
 from tokenry.generation.flow_omni.streams import HEARD
 
 Stage = Literal["alignment", "everything"]
+_AS_GIVEN = SpeechSampling()
 
 
 class ContinuousTokenConfig(PreTrainedConfig):
@@ -158,7 +159,10 @@ def text_loss(
 
 
 def stop_loss(
-    logits: Float[Tensor, "*tokens"], is_last: Float[Tensor, "*tokens"], mask: Bool[Tensor, "*tokens"], positive_weight: float
+    logits: Float[Tensor, "*tokens"],
+    is_last: Float[Tensor, "*tokens"],
+    mask: Bool[Tensor, "*tokens"],
+    positive_weight: float,
 ) -> Float[Tensor, ""]:
     """The mean cross-entropy of whether a token is the last one, in which last tokens weigh more."""
     weight = logits.new_tensor(positive_weight)
@@ -241,7 +245,10 @@ class ContinuousTokenLM(PreTrainedModel):
         size = 0.02 if table.is_meta else float(table.detach().float().std())
         self.prenet = PreNet(config.channels, width, config.prenet_dropout, size)
         # Zero leaves prompts as the language model knows them; but both blanks at zero would be divided by their norm.
-        self.speech_blank, self.text_blank = nn.Parameter(torch.zeros(width)), nn.Parameter(size * torch.randn(width))
+        self.speech_blank, self.text_blank = (
+            nn.Parameter(torch.zeros(width)),
+            nn.Parameter(size * torch.randn(width)),
+        )
         state_width = config.text_config.hidden_size
         self.speech_head = FlowHead(config.channels, state_width, config.width, config.depth)
         self.null_condition = nn.Parameter(torch.zeros(state_width))
@@ -392,7 +399,7 @@ class ContinuousTokenLM(PreTrainedModel):
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: SpeechSampling = SpeechSampling(),
+        sampling: SpeechSampling = _AS_GIVEN,
         texts: Sequence[Sequence[int]] | None = None,
         input_features: Float[Tensor, "batch features time"] | None = None,
         heard_states: Sequence[int] | None = None,
@@ -465,7 +472,9 @@ class ContinuousTokenLM(PreTrainedModel):
         dtype = text.dtype
         text = torch.where((input_ids >= 0)[..., None], text, self.text_blank.to(dtype))
         if input_features is not None or bool((input_ids == HEARD).any()):
-            text = text.masked_scatter((input_ids == HEARD)[..., None], self._heard(input_ids, input_features).to(dtype))
+            text = text.masked_scatter(
+                (input_ids == HEARD)[..., None], self._heard(input_ids, input_features).to(dtype)
+            )
         speech = self.speech_blank.to(dtype).expand_as(text)
         if tokens is not None:
             with torch.autocast(text.device.type, enabled=False):
@@ -561,7 +570,9 @@ def _adapters_of(language_model: nn.Module) -> dict[str, Any]:
     """
     adapters = list(language_model.peft_config.values())  # type: ignore[union-attr, operator]
     if len(adapters) != 1 or str(adapters[0].peft_type.value) != "LORA":
-        raise UserError("the language model must have one LoRA adapter at most: merge the others (merge_and_unload).")
+        raise UserError(
+            "the language model must have one LoRA adapter at most: merge the others (merge_and_unload)."
+        )
     known = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "use_dora")
     values = {name: getattr(adapters[0], name) for name in known}
     targets = values["target_modules"]

@@ -13,6 +13,7 @@ Flow-Omni was released.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -84,7 +85,10 @@ class FlowHead(nn.Module):
             nn.init.normal_(self.time.mlp[place].weight, std=0.02)
 
     def forward(
-        self, x_t: Float[Tensor, "rows channels"], t: Float[Tensor, "rows"], hidden: Float[Tensor, "rows condition"]
+        self,
+        x_t: Float[Tensor, "rows given"],
+        t: Float[Tensor, "times"],
+        hidden: Float[Tensor, "states condition"],
     ) -> Float[Tensor, "rows channels"]:
         """The velocity of each row.
 
@@ -108,7 +112,9 @@ class FlowHead(nn.Module):
     ) -> "dict[float, list[dict[str, Float[Tensor, 'rows width']]]]":
         """The modulations of all blocks at every time, for `velocity`."""
         dtype = self.inward.weight.dtype
-        at = self.time(torch.tensor(times, device=hidden.device, dtype=torch.promote_types(dtype, torch.float32)))
+        at = self.time(
+            torch.tensor(times, device=hidden.device, dtype=torch.promote_types(dtype, torch.float32))
+        )
         y = at.to(dtype)[:, None] + self.condition(hidden.to(dtype))
         parts = [part(y) for part in self._modulations()]
         return {
@@ -159,7 +165,9 @@ class FlowDraws(NamedTuple):
     t: Float[Tensor, "draws rows"]
 
     @classmethod
-    def of(cls, tokens: Float[Tensor, "rows channels"], repeats: int, generator: Generator | None = None) -> "FlowDraws":
+    def of(
+        cls, tokens: Float[Tensor, "rows channels"], repeats: int, generator: Generator | None = None
+    ) -> "FlowDraws":
         """Draw them.
 
         Raises:
@@ -174,7 +182,7 @@ class FlowDraws(NamedTuple):
 def conditional_flow_loss(
     head: FlowHead,
     tokens: Float[Tensor, "*batch channels"],
-    hidden: Float[Tensor, "*batch condition"],
+    hidden: Float[Tensor, "*before condition"],
     mask: Bool[Tensor, "*batch"] | Float[Tensor, "*batch"] | None = None,
     sigma_min: float = 1e-4,
     draws: FlowDraws | int = 4,
@@ -201,7 +209,9 @@ def conditional_flow_loss(
             f"tokens of shape {tuple(tokens.shape)} and hidden states of {tuple(hidden.shape)} do not belong together: give the hidden "
             "state before each token, not that at it."
         )
-    real = torch.ones(tokens.shape[:-1], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+    real = (
+        torch.ones(tokens.shape[:-1], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+    )
     if not bool(real.any()):
         raise UserError("the mask keeps nothing, so there is no loss: leave such a batch out.")
     dtype = head.inward.weight.dtype
@@ -226,7 +236,7 @@ def sample_flow(
     temperature: float | int = 1.0,
     guidance: float | int = 0.0,
     null_hidden: Float[Tensor, "condition"] | None = None,
-    noise: Float[Tensor, "rows channels"] | None = None,
+    noise: Float[Tensor, "given noise_channels"] | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, "rows channels"]:
     """Draw one token for each hidden state.
@@ -249,7 +259,9 @@ def sample_flow(
     require_one_of(solver, get_args(Solver), "solver")
     require_at_least(0, temperature=temperature)
     if guidance and null_hidden is None:
-        raise UserError(f"guidance of {guidance:g} needs the vector that stands for no condition: train with condition_dropout above 0.")
+        raise UserError(
+            f"guidance of {guidance:g} needs the vector that stands for no condition: train with condition_dropout above 0."
+        )
     dtype = head.inward.weight.dtype
     shape = (len(hidden), head.channels)
     if noise is None:
@@ -270,7 +282,7 @@ def sample_flow(
 def _with_middles(times: list[float]) -> list[float]:
     """Where the midpoint rule asks for a velocity."""
     found = []
-    for start, end in zip(times, times[1:], strict=False):
+    for start, end in pairwise(times):
         found += [start, start + (end - start) / 2]
     return found
 

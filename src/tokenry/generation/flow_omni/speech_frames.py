@@ -143,7 +143,9 @@ def group_frames(
     require_at_least(1, group=group)
     batch, longest, mels = frames.shape
     if bool((lengths > longest).any()) or bool((lengths < 1).any()):
-        raise UserError(f"lengths must be from 1 to the {longest} frames that there are, got {lengths.tolist()}.")
+        raise UserError(
+            f"lengths must be from 1 to the {longest} frames that there are, got {lengths.tolist()}."
+        )
     number = -(-longest // group)
     real = torch.arange(number * group, device=frames.device) < lengths[:, None]
     padded = nn.functional.pad(frames, (0, 0, 0, number * group - longest))
@@ -178,7 +180,9 @@ def ungroup_frames(
     require_at_least(1, group=group)
     batch, number, channels = tokens.shape
     if channels % group:
-        raise UserError(f"tokens of {channels} channels hold no {group} frames of one size: give the group they were made with.")
+        raise UserError(
+            f"tokens of {channels} channels hold no {group} frames of one size: give the group they were made with."
+        )
     frames = tokens.reshape(batch, number * group, channels // group)
     return [row[:length] for row, length in zip(frames, lengths.tolist(), strict=True)]
 
@@ -209,7 +213,9 @@ class FrameScale(nn.Module):
         self.register_buffer("deviation", torch.ones(channels))
 
     @torch.no_grad()
-    def fit(self, tokens: Float[Tensor, "*batch channels"], real: Bool[Tensor, "*batch channels"] | None = None) -> None:
+    def fit(
+        self, tokens: Float[Tensor, "*batch channels"], real: Bool[Tensor, "*batch channels"] | None = None
+    ) -> None:
         """Measure both on training data; a channel that never changes keeps its size.
 
         Args:
@@ -220,7 +226,9 @@ class FrameScale(nn.Module):
         weight = torch.ones_like(values) if real is None else real.reshape(values.shape).double()
         count = weight.sum(0)
         if not bool((count > 0).all()):
-            raise UserError("a channel has no real element to measure its scale on: give training data that covers all channels.")
+            raise UserError(
+                "a channel has no real element to measure its scale on: give training data that covers all channels."
+            )
         mean = (values * weight).sum(0) / count
         deviation = ((values - mean).square() * weight).sum(0).div(count).sqrt()
         self.mean.copy_(mean)

@@ -127,7 +127,10 @@ def write_streams(
     with evaluation_mode(model), torch.no_grad():
         yield from _Writer(model, len(prompts), sampling, texts, ends).write(
             *left_padded(
-                [text_stream(prompt, heard) for prompt, heard in zip(prompts, heard_states or [0] * len(prompts), strict=True)],
+                [
+                    text_stream(prompt, heard)
+                    for prompt, heard in zip(prompts, heard_states or [0] * len(prompts), strict=True)
+                ],
                 BLANK,
             ),
             input_features,
@@ -153,7 +156,7 @@ class _Writer:
         self.head = output_head(model.language_model)
 
     def write(self, ids: Tensor, mask: Tensor, input_features: Tensor | None) -> Iterator[SpeechStep]:
-        model, sampling = self.model, self.sampling
+        model = self.model
         ids, mask = ids.to(self.device), mask.to(self.device)
         features = None if input_features is None else input_features.to(self.device)
         nothing = torch.zeros_like(ids, dtype=torch.bool)
@@ -184,10 +187,12 @@ class _Writer:
             self.writes[:] = False
         if bool(self.writes.any()):
             logits = self.head.logits(hidden[self.writes.to(self.device)]).float().cpu()
-            chosen[self.writes] = torch.stack([
-                self._token(row, self.generators[number])
-                for row, number in zip(logits, self.writes.nonzero()[:, 0].tolist(), strict=True)
-            ])
+            chosen[self.writes] = torch.stack(
+                [
+                    self._token(row, self.generators[number])
+                    for row, number in zip(logits, self.writes.nonzero()[:, 0].tolist(), strict=True)
+                ]
+            )
             self.writes &= ~torch.tensor([int(token) in self.ends for token in chosen])
         return chosen
 
@@ -200,16 +205,20 @@ class _Writer:
     def _speech(self, hidden: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised continuous token of each row, the rows that said it, and those that stop after it."""
         model, sampling = self.model, self.sampling
-        tokens = torch.zeros(len(hidden), model.config.channels, device=self.device, dtype=model.scale.mean.dtype)
+        tokens = torch.zeros(
+            len(hidden), model.config.channels, device=self.device, dtype=model.scale.mean.dtype
+        )
         speaks = self.speaks.clone() if number >= 0 else torch.zeros_like(self.speaks)
         if not bool(speaks.any()):
             return tokens, speaks, torch.zeros_like(speaks)
         here = speaks.to(self.device)
         rows = model._conditions(hidden[here])
-        noise = torch.stack([
-            torch.randn(model.config.channels, generator=self.generators[row])
-            for row in speaks.nonzero()[:, 0].tolist()
-        ])
+        noise = torch.stack(
+            [
+                torch.randn(model.config.channels, generator=self.generators[row])
+                for row in speaks.nonzero()[:, 0].tolist()
+            ]
+        )
         with torch.autocast(self.device.type, enabled=False):
             tokens[here] = model.draw_speech(rows, noise.to(rows), sampling).to(tokens.dtype)
             chance = torch.zeros(len(hidden))
@@ -232,11 +241,14 @@ def _require_batch(
         raise UserError("there are no prompts: give at least one, which may be empty.")
     for given, what in ((texts, "texts"), (heard_states, "heard_states")):
         if given is not None and len(given) != len(prompts):
-            raise UserError(f"{len(given)} {what} and {len(prompts)} prompts do not belong together: give one each.")
+            raise UserError(
+                f"{len(given)} {what} and {len(prompts)} prompts do not belong together: give one each."
+            )
     written = [*map(len, texts)] if texts is not None else [sampling.max_text] * len(prompts)
     spoken = model.config.delay + sampling.max_tokens
     lengths = [
-        len(text_stream(prompt, 0)) + max(text, spoken) - 1 for prompt, text in zip(prompts, written, strict=True)
+        len(text_stream(prompt, 0)) + max(text, spoken) - 1
+        for prompt, text in zip(prompts, written, strict=True)
     ]
     read = [token for row in (*prompts, *(texts or ())) for token in row]
     require_readable(model.language_model, read, lengths, "the prompts with their answers")

@@ -103,7 +103,9 @@ class StreamCollator:
         }
         if spoken:
             grouped = group_frames(*pad_frames(spoken), self.group)
-            rows = torch.tensor([number for number, sample in enumerate(samples) if sample.frames is not None])
+            rows = torch.tensor(
+                [number for number, sample in enumerate(samples) if sample.frames is not None]
+            )
             shape = (len(samples), *grouped.tokens.shape[1:])
             batch["speech"] = grouped.tokens.new_zeros(shape).index_copy(0, rows, grouped.tokens)
             batch["element_mask"] = grouped.tokens.new_zeros(shape).index_copy(0, rows, grouped.element_mask)

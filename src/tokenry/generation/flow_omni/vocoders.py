@@ -50,7 +50,10 @@ class GriffinLim:
         magnitude = linear_magnitude(frames.float(), self.mel).T
         draw = torch.Generator().manual_seed(self.seed)
         angle = 2 * math.pi * torch.rand(magnitude.shape, generator=draw).to(magnitude)
-        phase, before = torch.polar(torch.ones_like(angle), angle), torch.zeros_like(angle, dtype=torch.cfloat)
+        phase, before = (
+            torch.polar(torch.ones_like(angle), angle),
+            torch.zeros_like(angle, dtype=torch.cfloat),
+        )
         for _ in range(self.iterations):
             found = self._spectrum(self._wave(magnitude * phase))
             ahead = found + self.momentum * (found - before)
@@ -72,7 +75,9 @@ class GriffinLim:
         inner = wave[half : len(wave) - (self.mel.hop - half)]
         ends = self.mel.n_fft // 2
         padded = torch.nn.functional.pad(inner, (ends, ends))
-        return torch.stft(padded, self.mel.n_fft, self.mel.hop, window=window, center=False, return_complex=True)
+        return torch.stft(
+            padded, self.mel.n_fft, self.mel.hop, window=window, center=False, return_complex=True
+        )
 
 
 def linear_magnitude(
@@ -80,7 +85,7 @@ def linear_magnitude(
 ) -> Float[Tensor, "frames frequencies"]:
     """Magnitudes that have these mel frames: non-negative least squares by multiplicative updates (Lee and Seung 2001).
 
-        x ← x · (A m) / (A Aᵀ x)        A filters, m mel
+    x ← x · (A m) / (A Aᵀ x)        A filters, m mel
     """
     filters, target = mel_filters(mel).to(frames), frames.exp()
     wanted, overlap = target @ filters.T, filters @ filters.T
@@ -100,11 +105,15 @@ def load_vocoder(folder: Path, mel: MelConfig) -> Vocoder:
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no vocoder (config.json): name a folder with a SpeechT5HifiGan or a UnivNetModel.")
+        raise UserError(
+            f"{folder} holds no vocoder (config.json): name a folder with a SpeechT5HifiGan or a UnivNetModel."
+        )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no vocoder that transformers knows: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{folder} is no vocoder that transformers knows: {str(error).splitlines()[0]}"
+        ) from error
     if config.model_type not in _PRETRAINED:
         raise UserError(
             f"{folder} is a model of the kind {config.model_type!r}: a vocoder is one of {', '.join(_PRETRAINED)}."

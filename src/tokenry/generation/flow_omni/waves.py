@@ -4,6 +4,7 @@ WAV needs nothing further; FLAC, OGG and MP3 are read by soundfile (extra `speec
 """
 
 import math
+import struct
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def read_wave(
     wave = samples.mean(axis=1)
     if rate != sample_rate:
         if not resample:
-            raise UserError(f"{path} has {rate:,} samples a second and {sample_rate:,} are needed: give such a file, or resample=True.")
+            raise UserError(
+                f"{path} has {rate:,} samples a second and {sample_rate:,} are needed: give such a file, or resample=True."
+            )
         common = math.gcd(rate, sample_rate)
         wave = resample_poly(wave, sample_rate // common, rate // common)
     if not np.isfinite(wave).all():
@@ -66,7 +69,9 @@ def write_wave(path: Path, wave: Float[Tensor, "samples"], sample_rate: int) -> 
     require_at_least(1, sample_rate=sample_rate)
     samples = wave.detach().cpu().double().numpy()
     if not len(samples) or not np.isfinite(samples).all():
-        raise UserError(f"a wave of {len(samples)} samples, all of them finite, can be written, or nothing is left of it: got nan or inf.")
+        raise UserError(
+            f"a wave of {len(samples)} samples, all of them finite, can be written, or nothing is left of it: got nan or inf."
+        )
     samples = samples / max(1.0, float(np.abs(samples).max()))
     with atomic_write(path) as partial, partial.open("wb") as opened:
         wavfile.write(opened, sample_rate, np.round(samples * 32767).astype(np.int16))
@@ -87,14 +92,18 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
     if path.suffix.lower() == ".wav":
         try:
             rate, samples = wavfile.read(path)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} cannot be read as WAV ({str(error).rstrip('.')}): write it again as PCM.") from error
+        except (ValueError, OSError, EOFError, struct.error) as error:
+            raise UserError(
+                f"{path} cannot be read as WAV ({str(error).rstrip('.')}): write it again as PCM."
+            ) from error
         return _scaled(samples), rate
     reader = _soundfile(path)
     try:
         samples, rate = reader.read(path, dtype="float64", always_2d=True)
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({str(error).rstrip('.')}): write it again as WAV.") from error
+        raise UserError(
+            f"{path} cannot be read ({str(error).rstrip('.')}): write it again as WAV."
+        ) from error
     return samples, rate
 
 
@@ -102,11 +111,13 @@ def _soundfile(path: Path) -> Any:
     try:
         return import_module("soundfile")
     except (ImportError, OSError) as error:
-        raise UserError(f"{path.suffix} is read by soundfile: pip install 'tokenry[speech]', or give WAV.") from error
+        raise UserError(
+            f"{path.suffix} is read by soundfile: pip install 'tokenry[speech]', or give WAV."
+        ) from error
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:
-    samples = samples.reshape(len(samples), -1)
+    samples = samples if samples.ndim == 2 else samples[:, None]
     if samples.dtype == np.uint8:
         return (samples.astype(np.float64) - 128) / 128
     if np.issubdtype(samples.dtype, np.integer):

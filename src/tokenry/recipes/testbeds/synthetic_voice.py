@@ -21,7 +21,9 @@ from torch import Tensor
 from tokenry.core.errors import UserError
 
 SAMPLE_RATE = 22_050
-VOICES = tuple(f"en+{name}" for name in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5"))
+VOICES = tuple(
+    f"en+{name}" for name in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")
+)
 _RETRIEVAL, _CHARS_UTF8, _BY_CHARACTER = 1, 1, 1
 _SPEED, _PITCH = 1, 3
 _CALLBACK: Any = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
