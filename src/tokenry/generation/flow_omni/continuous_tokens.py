@@ -141,7 +141,7 @@ class ContinuousTokenOutput(ModelOutput):
         stop_loss: cross-entropy in nats per speech token; 0 where there is none.
     """
 
-    loss: Tensor | None = None
+    loss: Any = None  # a tensor; accelerate, in mixed precision, makes an output of one mapping
     text_loss: Tensor | None = None
     flow_loss: Tensor | None = None
     stop_loss: Tensor | None = None
@@ -317,7 +317,7 @@ class ContinuousTokenLM(PreTrainedModel):
         speech: Float[Tensor, "batch tokens channels"] | None = None,
         speech_lengths: Int[Tensor, "batch"] | None = None,
         speech_starts: Int[Tensor, "batch"] | None = None,
-        element_mask: Float[Tensor, "batch tokens channels"] | None = None,
+        element_mask: Float[Tensor, "batch tokens elements"] | None = None,
         input_features: Float[Tensor, "heard features time"] | None = None,
     ) -> ContinuousTokenOutput:
         """The losses of a batch as `StreamCollator` makes it, padded on the right.
