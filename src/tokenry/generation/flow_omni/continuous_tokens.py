@@ -341,10 +341,13 @@ class ContinuousTokenLM(PreTrainedModel):
         embedded = self._embed(input_ids, scaled, stands, input_features)
         hidden = self._read(embedded, attention_mask).last_hidden_state
         text = hidden.new_zeros((), dtype=torch.float32) + 0.0 * hidden.sum().float()
+        if input_features is None and self.encoder is not None:
+            heard = (self.heard_begin, self.heard_end, *self.adapter.parameters())
+            text = text + sum(0.0 * value.float().sum() for value in heard)
         if labels is not None:
             check_labels(input_ids, labels, self.config.text_config.vocab_size)
             learned = learnable_tokens(labels, segment_ids(input_ids, attention_mask))
-            text = text_loss(hidden, labels, learned, output_head(self.language_model))
+            text = text + text_loss(hidden, labels, learned, output_head(self.language_model))
         if scaled is None or speech_lengths is None or not len(scaled):
             # Every parameter has a gradient in every batch, which several processes need.
             flow = stop = sum(0.0 * value.float().sum() for value in self._speech_parameters())

@@ -206,11 +206,13 @@ class FrameScale(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    is_fitted: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("is_fitted", torch.tensor(False))
 
     @torch.no_grad()
     def fit(
@@ -233,6 +235,7 @@ class FrameScale(nn.Module):
         deviation = ((values - mean).square() * weight).sum(0).div(count).sqrt()
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+        self.is_fitted.fill_(True)
 
     def forward(self, tokens: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Normalise."""

@@ -247,8 +247,8 @@ def _require_batch(
     written = [*map(len, texts)] if texts is not None else [sampling.max_text] * len(prompts)
     spoken = model.config.delay + sampling.max_tokens
     lengths = [
-        len(text_stream(prompt, 0)) + max(text, spoken) - 1
-        for prompt, text in zip(prompts, written, strict=True)
+        len(text_stream(prompt, heard)) + max(text, spoken) - 1
+        for prompt, text, heard in zip(prompts, written, heard_states or [0] * len(prompts), strict=True)
     ]
     read = [token for row in (*prompts, *(texts or ())) for token in row]
     require_readable(model.language_model, read, lengths, "the prompts with their answers")

@@ -76,11 +76,20 @@ class StreamCollator:
         require_at_least(1, group=self.group)
         require_at_least(0, delay=self.delay)
 
+    def length(self, sample: SpokenSample) -> int:
+        """Positions of a sample."""
+        count = self._tokens(sample)
+        answer = max(len(sample.text), self.delay + count if count else 0)
+        return len(text_stream(sample.prompt, sample.heard_states)) + answer
+
+    def _tokens(self, sample: SpokenSample) -> int:
+        return 0 if sample.frames is None else -(-len(sample.frames) // self.group)
+
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
         """Make the batch; its keys are arguments of the model.
 
         Raises:
-            UserError: no samples, or heard speech in some of them alone.
+            UserError: no samples.
         """
         if not samples:
             raise UserError("there are no samples: give at least one.")
@@ -88,14 +97,12 @@ class StreamCollator:
         ids, labels, starts, lengths = [], [], [], []
         for sample in samples:
             before = text_stream(sample.prompt, sample.heard_states)
-            count = 0 if sample.frames is None else -(-len(sample.frames) // self.group)
-            whole = len(before) + max(len(sample.text), self.delay + count if count else 0)
-            blanks = whole - len(before) - len(sample.text)
+            blanks = self.length(sample) - len(before) - len(sample.text)
             ids.append(torch.tensor([*before, *sample.text, *[BLANK] * blanks]))
             learned = [*sample.text] if self.learn_text else [IGNORED] * len(sample.text)
             labels.append(torch.tensor([*[IGNORED] * len(before), *learned, *[IGNORED] * blanks]))
             starts.append(len(before) + self.delay)
-            lengths.append(count)
+            lengths.append(self._tokens(sample))
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=BLANK),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
