@@ -14,11 +14,8 @@ from tokenry.generation.flow_matching import (
     sde_times,
     velocity_to_score,
 )
-from tokenry.generation.flow_omni.continuous_tokens import (
-    ContinuousTokenConfig,
-    ContinuousTokenLM,
-    ContinuousTokenOutput,
-)
+from tokenry.generation.flow_omni.continuous_token_config import ContinuousTokenConfig
+from tokenry.generation.flow_omni.continuous_tokens import ContinuousTokenLM, ContinuousTokenOutput
 from tokenry.generation.flow_omni.flow_head import FlowDraws, FlowHead, conditional_flow_loss, sample_flow
 from tokenry.generation.flow_omni.speech_frames import (
     FrameScale,

@@ -13,121 +13,28 @@ open is a field of the config.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.alignment import check_labels, learnable_tokens, predicting_rows, segment_ids
 from tokenry.core.tensors.losses import weighted_cross_entropy
 from tokenry.core.tensors.output_head import OutputHead, backbone, causal_lm, check_output_head, output_head
+from tokenry.generation.flow_omni.continuous_token_config import ContinuousTokenConfig
 from tokenry.generation.flow_omni.flow_head import FlowHead, conditional_flow_loss, sample_flow
-from tokenry.generation.flow_omni.speech_frames import FrameScale, MelConfig
+from tokenry.generation.flow_omni.speech_frames import FrameScale
 from tokenry.generation.flow_omni.speech_generation import SpeechSampling, SpeechStep, Spoken, write_streams
 from tokenry.generation.flow_omni.streams import HEARD
 
 Stage = Literal["alignment", "everything"]
 _AS_GIVEN = SpeechSampling()
-
-
-class ContinuousTokenConfig(PreTrainedConfig):
-    """A `ContinuousTokenLM`; the defaults are ours where the paper says nothing.
-
-    Args:
-        text_config: of the language model.
-        channels: channels of a continuous token.
-        encoder_config: of the speech encoder; None for a model that hears nothing.
-        lora: arguments of `peft.LoraConfig` for adapters inside the language model; None to train it whole.
-        mel: fields of `MelConfig`, where the tokens are speech frames.
-        group: frames of a token.
-        delay: positions from the begin of an answer to its first continuous token.
-        width: width of the flow head.
-        depth: blocks of the flow head.
-        sigma_min: width that is left around the data.
-        draws: draws of noise and time per token and step.
-        flow_weight: weight of the flow loss.
-        stop_weight: weight of the stop loss.
-        stop_positive_weight: weight of the last token in it, which is one of many.
-        prenet_dropout: dropout of the pre-net in training.
-        condition_dropout: share of the hidden states that are replaced by the vector for no condition, which guidance needs.
-        combine: how the streams meet at the input: sum or average.
-        stack: neighbouring states of the encoder that become one.
-        **kwargs: of any config.
-
-    Raises:
-        UserError: a value that is not allowed.
-    """
-
-    model_type = "continuous-tokens"
-
-    def __init__(
-        self,
-        text_config: Any = None,
-        channels: int = 160,
-        encoder_config: Any = None,
-        lora: dict[str, Any] | None = None,
-        mel: dict[str, Any] | None = None,
-        group: int = 2,
-        delay: int = 1,
-        width: int = 1024,
-        depth: int = 3,
-        sigma_min: float = 1e-4,
-        draws: int = 4,
-        flow_weight: float = 1.0,
-        stop_weight: float = 1.0,
-        stop_positive_weight: float = 5.0,
-        prenet_dropout: float = 0.5,
-        condition_dropout: float = 0.1,
-        combine: str = "sum",
-        stack: int = 4,
-        **kwargs: Any,
-    ) -> None:
-        require_at_least(
-            1, channels=channels, group=group, width=width, depth=depth, draws=draws, stack=stack
-        )
-        require_at_least(0, delay=delay, flow_weight=flow_weight, stop_weight=stop_weight)
-        for name, share in (
-            ("sigma_min", sigma_min),
-            ("prenet_dropout", prenet_dropout),
-            ("condition_dropout", condition_dropout),
-        ):
-            require_fraction(share, name)
-        require_one_of(combine, ("sum", "average"), "combine")
-        if not stop_positive_weight > 0:
-            raise UserError(f"stop_positive_weight must be above 0, got {stop_positive_weight}.")
-        if mel is not None and channels != group * mel["n_mels"]:
-            raise UserError(
-                f"tokens of {group} frames with {mel['n_mels']} bins have {group * mel['n_mels']} channels, got channels={channels}."
-            )
-        self.text_config, self.encoder_config = _config(text_config), _config(encoder_config)
-        self.channels, self.lora, self.mel, self.group, self.delay = channels, lora, mel, group, delay
-        self.width, self.depth, self.sigma_min, self.draws = width, depth, sigma_min, draws
-        self.flow_weight, self.stop_weight = flow_weight, stop_weight
-        self.stop_positive_weight = stop_positive_weight
-        self.prenet_dropout, self.condition_dropout = prenet_dropout, condition_dropout
-        self.combine, self.stack = combine, stack
-        super().__init__(**kwargs)
-
-    @property
-    def frames(self) -> MelConfig:
-        """The speech frames.
-
-        Raises:
-            UserError: the tokens are no speech.
-        """
-        if self.mel is None:
-            raise UserError("the tokens of this model are no speech frames: it was made without `mel`.")
-        return MelConfig(**self.mel)
-
-
-def _config(given: Any) -> PreTrainedConfig | None:
-    return AutoConfig.for_model(**given) if isinstance(given, dict) else given
 
 
 @dataclass
@@ -198,12 +105,13 @@ class PreNet(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(width, width),
         )
-        nn.init.normal_(self.layers[-1].weight, std=size * width**-0.5)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = [layer for layer in self.layers if isinstance(layer, nn.Linear)][-1]
+        nn.init.normal_(last.weight, std=size * width**-0.5)
+        nn.init.zeros_(last.bias)
 
     def forward(self, tokens: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows width"]:
         """Embed tokens, in the precision of the layers."""
-        found: Tensor = self.layers(tokens.to(self.layers[0].weight.dtype))
+        found: Tensor = self.layers(tokens.to(next(self.parameters()).dtype))
         return found
 
 
@@ -233,14 +141,14 @@ class ContinuousTokenLM(PreTrainedModel):
         encoder: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
+        self.language_model: Any = language_model
         if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(config.text_config)
-            _add_adapters(language_model, config.lora)
-        self.language_model = language_model
+            self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+            _add_adapters(self.language_model, config.lora)
         if encoder is None and config.encoder_config is not None:
             encoder = _hearing(AutoModel.from_config(config.encoder_config))
         self.encoder = encoder
-        table = language_model.get_input_embeddings().weight
+        table = self.language_model.get_input_embeddings().weight
         width = table.shape[1]
         size = 0.02 if table.is_meta else float(table.detach().float().std())
         self.prenet = PreNet(config.channels, width, config.prenet_dropout, size)
@@ -250,7 +158,7 @@ class ContinuousTokenLM(PreTrainedModel):
             nn.Parameter(size * torch.randn(width)),
         )
         state_width = config.text_config.hidden_size
-        self.speech_head = FlowHead(config.channels, state_width, config.width, config.depth)
+        self.speech_head: Any = FlowHead(config.channels, state_width, config.width, config.depth)
         self.null_condition = nn.Parameter(torch.zeros(state_width))
         self.stop = nn.Linear(state_width, 1)
         self.scale = FrameScale(config.channels)
@@ -343,14 +251,14 @@ class ContinuousTokenLM(PreTrainedModel):
         text = hidden.new_zeros((), dtype=torch.float32) + 0.0 * hidden.sum().float()
         if input_features is None and self.encoder is not None:
             heard = (self.heard_begin, self.heard_end, *self.adapter.parameters())
-            text = text + sum(0.0 * value.float().sum() for value in heard)
+            text = text + _nothing_of(heard)
         if labels is not None:
             check_labels(input_ids, labels, self.config.text_config.vocab_size)
             learned = learnable_tokens(labels, segment_ids(input_ids, attention_mask))
             text = text + text_loss(hidden, labels, learned, output_head(self.language_model))
         if scaled is None or speech_lengths is None or not len(scaled):
             # Every parameter has a gradient in every batch, which several processes need.
-            flow = stop = sum(0.0 * value.float().sum() for value in self._speech_parameters())
+            flow = stop = _nothing_of(self._speech_parameters())
         else:
             real = torch.arange(speech.shape[1], device=speech.device) < speech_lengths[:, None]  # type: ignore[union-attr]
             elements = None if element_mask is None else element_mask[real]
@@ -552,6 +460,11 @@ class ContinuousTokenLM(PreTrainedModel):
             self._is_checked = True
 
 
+def _nothing_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """0, with a gradient of 0 for each parameter."""
+    return torch.stack([0.0 * value.float().sum() for value in parameters]).sum()
+
+
 def _hearing(model: PreTrainedModel) -> PreTrainedModel:
     """The encoder of a model that has one."""
     encoder: PreTrainedModel = model.get_encoder() if hasattr(model, "get_encoder") else model
@@ -571,7 +484,7 @@ def _adapters_of(language_model: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: adapters of another kind than LoRA, or several.
     """
-    adapters = list(language_model.peft_config.values())  # type: ignore[union-attr, operator]
+    adapters = list(language_model.peft_config.values())  # type: ignore[operator]
     if len(adapters) != 1 or str(adapters[0].peft_type.value) != "LORA":
         raise UserError(
             "the language model must have one LoRA adapter at most: merge the others (merge_and_unload)."

@@ -14,7 +14,7 @@ Flow-Omni was released.
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,7 +38,7 @@ _MOST_MODULATIONS = 1 << 25
 """Numbers that the modulations of all steps may take at once (128 MB in float32); more rows are sampled in turn."""
 
 
-class _Block(nn.Module):
+class _HeadBlock(nn.Module):
     """A residual block; `rows` of its modulation: shift, scale, gate."""
 
     def __init__(self, width: int) -> None:
@@ -67,7 +67,7 @@ class FlowHead(nn.Module):
         self.channels = channels
         self.time = TimeEmbedding(width)
         self.condition, self.inward = nn.Linear(condition, width), nn.Linear(channels, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(_HeadBlock(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=_EPS, elementwise_affine=False)
         self.modulation = Modulation(width, width, ("shift", "scale"))
         self.outward = nn.Linear(width, channels)
@@ -81,8 +81,8 @@ class FlowHead(nn.Module):
             nn.init.zeros_(linear.bias)
         for zero in (self.outward, *(part.linear for part in self._modulations())):
             nn.init.zeros_(zero.weight)
-        for place in (0, 2):
-            nn.init.normal_(self.time.mlp[place].weight, std=0.02)
+        for linear in (module for module in self.time.modules() if isinstance(module, nn.Linear)):
+            nn.init.normal_(linear.weight, std=0.02)
 
     def forward(
         self,
@@ -175,7 +175,7 @@ class FlowDraws(NamedTuple):
         """
         require_at_least(1, repeats=repeats)
         shape = (repeats, *tokens.shape)
-        options = {"generator": generator, "device": tokens.device, "dtype": tokens.dtype}
+        options: Any = {"generator": generator, "device": tokens.device, "dtype": tokens.dtype}
         return cls(torch.randn(shape, **options), torch.rand(shape[:-1], **options))
 
 

@@ -7,7 +7,7 @@ regression   the head says the token itself; squared error
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ class Codebook(nn.Module):
         found = KMeans(len(self.vectors), n_init=1, max_iter=50, random_state=seed).fit(tokens.numpy())
         self.vectors.copy_(torch.from_numpy(found.cluster_centers_))
 
-    def forward(self, tokens: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows"]:
+    def forward(self, tokens: Float[Tensor, "rows channels"]) -> Int[Tensor, "rows"]:
         """The number of the nearest vector."""
         return torch.cdist(tokens, self.vectors).argmin(1)
 

@@ -27,6 +27,8 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 MEL = MelConfig(8000, 256, 100, 24, 0.0, 4000.0)
 FRAMES = 64
 """Frames of the longest clip."""
+SHORTEST = 8 * MEL.hop
+"""Samples of the shortest clip."""
 
 _AUDIBLE = 0.01
 
@@ -47,10 +49,9 @@ class Clip:
     voice: int
     is_test: bool
 
-    @property
-    def frames(self) -> Float[Tensor, "frames mels"]:
-        """Its log-mel frames."""
-        return log_mel(self.wave, MEL)[:FRAMES]
+    def frames(self, group: int) -> Float[Tensor, "frames mels"]:
+        """Its log-mel frames, as many as whole tokens of `group` frames have."""
+        return whole_tokens(log_mel(self.wave, MEL), group)[:FRAMES]
 
 
 def synthetic_digits(voices: int, takes: int, test_takes: int, seed: int, progress: Progress) -> list[Clip]:
@@ -79,7 +80,7 @@ def trimmed(wave: Float[Tensor, "samples"]) -> Float[Tensor, "fewer"]:
     loud = (wave.abs() > _AUDIBLE * wave.abs().max()).nonzero()[:, 0]
     first, last = int(loud[0]), int(loud[-1]) + 1
     kept = wave[first:last]
-    return nn.functional.pad(kept, (0, max(0, MEL.shortest - len(kept))))
+    return nn.functional.pad(kept, (0, max(0, SHORTEST - len(kept))))
 
 
 def recorded_digits(folder: Path) -> list[Clip]:
@@ -115,6 +116,9 @@ class DigitRecogniser(nn.Module):
         mean: of every mel bin.
         deviation: of every mel bin.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, mean: Float[Tensor, "mels"], deviation: Float[Tensor, "mels"]) -> None:
         super().__init__()
@@ -157,13 +161,19 @@ def trained_recogniser(
     torch.manual_seed(seed)
     model = DigitRecogniser(mean, deviation)
     padded, draw = pad_frames(frames)[0], Generator().manual_seed(seed)
-    steps = epochs * (len(frames) // 32)
+    batch_size = min(32, len(frames))
+    steps = epochs * (len(frames) // batch_size)
 
     def loss(batch: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(padded[batch]), digits[batch])
 
-    fit(model, batches_of_epochs(len(frames), 32, epochs, draw), loss, steps, 3e-3, one_cycle)
+    fit(model, batches_of_epochs(len(frames), batch_size, epochs, draw), loss, steps, 3e-3, one_cycle)
     return model.eval()
+
+
+def whole_tokens(frames: Float[Tensor, "frames mels"], group: int) -> Float[Tensor, "fewer mels"]:
+    """Frames without a tail that fills no token: a head that is taught what fills it up says silence."""
+    return frames[: max(group, len(frames) - len(frames) % group)]
 
 
 def disturbed(wave: Float[Tensor, "samples"], how: str, generator: Generator) -> Float[Tensor, "others"]:

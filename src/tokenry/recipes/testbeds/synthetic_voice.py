@@ -27,7 +27,7 @@ VOICES = tuple(
 _RETRIEVAL, _CHARS_UTF8, _BY_CHARACTER = 1, 1, 1
 _SPEED, _PITCH = 1, 3
 _CALLBACK: Any = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_SYNTH = [
+_SYNTH: Any = [
     ctypes.c_char_p,
     ctypes.c_size_t,
     ctypes.c_uint,
@@ -70,7 +70,7 @@ class SyntheticVoice:
         loader = _loader()
         with TemporaryDirectory() as folder:
             copy = Path(shutil.copy(loader.get_library_path(), folder))
-            self._library = ctypes.CDLL(str(copy))
+            self._library: Any = ctypes.CDLL(str(copy))
         rate = self._library.espeak_Initialize(_RETRIEVAL, 0, loader.get_data_path().encode(), 0)
         if rate != SAMPLE_RATE:
             raise UserError(f"eSpeak NG did not begin (it says {rate}): install espeakng-loader anew.")

@@ -110,10 +110,14 @@ class ClipReader:
         Raises:
             UserError: nothing is left, or something cannot be read.
         """
-        found, long = [], []
+        found: list[SpokenSample] = []
+        long: list[ClipRow] = []
         for number, row in enumerate(rows):
             sample = self._sample(row)
-            (long if sample is None else found).append(sample or row)
+            if sample is None:
+                long.append(row)
+            else:
+                found.append(sample)
             progress("reading speech", (number + 1) / len(rows))
         if not found:
             raise UserError(

@@ -108,7 +108,8 @@ def shown_mel(title: str, picture: dict[str, Any]) -> list[Block]:
     """A block with the picture of frames; none where there are no frames."""
     if not picture["frames"]:
         return []
-    return [Patches(title, picture["image"], picture["mels"], picture["frames"], [])]
+    caption = f"{picture['frames']:,} frames from left to right, {picture['mels']} mel bins from below"
+    return [Patches(title, picture["image"], picture["mels"], picture["frames"], [], caption)]
 
 
 def _inside(folder: Path) -> Path:
