@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy import ndarray
 from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
