@@ -27,6 +27,7 @@ PUBLISHED = (
     "evaluation.charbench",
     "evaluation.encoders",
     "finetuning",
+    "generation",
     "models",
     "pretraining",
     "recipes",

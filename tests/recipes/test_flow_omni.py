@@ -7,7 +7,7 @@ import torch
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.generation import write_wave
-from tokenry.recipes.flow_omni import claims
+from tokenry.recipes.flow_omni import CODED, claims
 from tokenry.recipes.testbeds.spoken_digits import DISTURBANCES
 from tokenry.recipes.testbeds.spoken_trial import SpeechDistances, SpokenSizes
 
@@ -19,7 +19,7 @@ SMALL = SpokenSizes(
 def test_it_runs_small(tmp_path):
     pytest.importorskip("espeakng_loader")
     result = check_recipe("flow-omni", SMALL, tmp_path)
-    assert len(result.claims) == 3
+    assert len(result.claims) == 4
     assert set(result.settings["frame_distance"]) == {
         "real",
         "real, through the codebook",
@@ -46,13 +46,13 @@ def sums(apart, clips=24, seed=0):
     return np.concatenate([np.full((clips, 1), 30.0), frames.sum(1), products], axis=1)
 
 
-def judged(flow=0.1, codebook=0.8, regression=0.9, rough_flow=0.2, rough=0.8, lossy=0.3, clips=24):
-    frames = {"flow": flow, "codebook": codebook, "regression": regression}
+def judged(flow=0.1, codebook=0.8, regression=0.9, coded=0.5, rough_flow=0.2, rough=0.8, lossy=0.3, clips=24):
+    frames = {"flow": flow, "codebook": codebook, "regression": regression, CODED: coded}
     deltas = {"flow": rough_flow, "codebook": rough, "regression": rough}
     losses = np.random.default_rng(1).normal(0.0, 0.01, (1 + len(DISTURBANCES), clips))
     measured = SpeechDistances(
         {arm: sums(apart, clips, seed) for seed, (arm, apart) in enumerate(frames.items(), 2)},
-        {arm: sums(apart, clips, seed) for seed, (arm, apart) in enumerate(deltas.items(), 5)},
+        {arm: sums(apart, clips, seed) for seed, (arm, apart) in enumerate(deltas.items(), 6)},
         sums(0.0, clips),
         sums(0.0, clips),
         {"clean": 0.1 + losses[0]} | {how: lossy + losses[1 + n] for n, how in enumerate(DISTURBANCES)},
@@ -68,8 +68,9 @@ def test_every_claim_can_be_shown_and_can_fail():
             ({}, set()),
             ({"codebook": 0.12}, {0}),
             ({"regression": 0.12}, {0}),
-            ({"rough": 0.21}, {1}),
-            ({"lossy": 0.15}, {2}),
+            ({"coded": 0.05}, {1}),
+            ({"rough": 0.21}, {2}),
+            ({"lossy": 0.15}, {3}),
         ],
     )
     assert judged(flow=1.0, codebook=0.1, regression=0.1)[0] == "opposite"
