@@ -91,7 +91,9 @@ def test_adapters_learn_alone(folder, tmp_path):
     )  # fmt: skip
     model = ContinuousTokenLM.from_pretrained(tmp_path / "lora" / "model")
     assert model.config.lora["r"] == 2
-    assert any(float(value.detach().abs().sum()) > 0 for name, value in model.named_parameters() if "lora_B" in name)
+    assert any(
+        float(value.detach().abs().sum()) > 0 for name, value in model.named_parameters() if "lora_B" in name
+    )
 
 
 def test_a_stopped_training_is_resumed_with_the_same_weights(folder, tmp_path):

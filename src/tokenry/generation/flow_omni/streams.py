@@ -9,7 +9,7 @@ Where a stream has nothing to say it is blank. Speech that is heard stands befor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class StreamCollator:
 
     group: int = 2
     delay: int = 1
-    learn_text: bool = field(default=True)
+    learn_text: bool = True
 
     def __post_init__(self) -> None:
         require_at_least(1, group=self.group)

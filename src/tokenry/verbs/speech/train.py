@@ -168,7 +168,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
     stages.say("measuring")
     measured = _measured(model, held_out, collate, plan)
-    spoken = _spoken(plan, model, held_out, held_rows)
+    spoken = _spoken(plan, model, tokenizer, held_out)
     _save(plan, model, tokenizer, features)
     remove_checkpoints(checkpoints)
     return {
@@ -293,17 +293,17 @@ def _measured(
 
 
 def _spoken(
-    plan: Plan, model: "ContinuousTokenLM", samples: "list[SpokenSample]", rows: "list[ClipRow]"
+    plan: Plan, model: "ContinuousTokenLM", tokenizer: Any, samples: "list[SpokenSample]"
 ) -> dict[str, Any] | None:
     """A held-out text as the model says it, with the picture of its frames beside that of the real ones."""
+    import torch
+
     from tokenry.generation import SpeechSampling, ungroup_frames
     from tokenry.verbs.speech._speaker import mel_picture
 
-    place = next((n for n, sample in enumerate(samples) if sample.frames is not None and sample.text), None)
-    if place is None:
+    sample = next((sample for sample in samples if sample.frames is not None and sample.text), None)
+    if sample is None or sample.frames is None:
         return None
-    sample = samples[place]
-    assert sample.frames is not None
     group = model.config.group
     most = 2 * -(-len(sample.frames) // group)
     features = None if sample.heard is None else sample.heard[None]
@@ -311,11 +311,9 @@ def _spoken(
     answer = model.generate(
         [sample.prompt], SpeechSampling(max_tokens=most, seed=plan.seed), [sample.text], features, states
     )[0]
-    import torch
-
     said = ungroup_frames(answer.tokens[None], torch.tensor([group * len(answer.tokens)]), group)[0]
     return {
-        "text": next(row.text for row in rows if row.text) if place == 0 else rows[place].text,
+        "text": tokenizer.decode(sample.text, skip_special_tokens=True).strip(),
         "frames": [len(sample.frames), len(said)],
         "stopped": answer.stopped,
         "real": mel_picture(sample.frames),
