@@ -33,6 +33,7 @@ PUBLISHED = (
     "recipes",
     "theory",
     "tokenization",
+    "tokenization.equal_info",
     "tokenization.transplant",
     "tokenization.zett",
 )

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from tokenry import recipes
+from tests.made_up_paper import listed, with_recipe
 from tokenry.core.errors import UserError
 from tokenry.papers import catalogue, paper
 
@@ -27,14 +27,14 @@ def test_every_entry_is_well_formed():
 
 
 def test_a_paper_is_available_exactly_when_its_recipe_exists(tmp_path):
-    before = {entry.slug for entry in catalogue() if entry.available}
-    new = next(entry.slug for entry in catalogue() if not entry.available)
-    (tmp_path / f"{new.replace('-', '_')}.py").write_text("reproduce = None\n")
-    recipes.__path__.append(str(tmp_path))
-    try:
-        assert {entry.slug for entry in catalogue() if entry.available} == before | {new}
-    finally:
-        recipes.__path__.remove(str(tmp_path))
+    def available():
+        return {entry.slug for entry in catalogue() if entry.available}
+
+    with listed():
+        before = available()
+        with with_recipe(tmp_path, "reproduce = None\n"):
+            assert available() == before | {"made-up"}
+        assert available() == before
 
 
 def test_a_misspelt_slug_is_answered_with_the_nearest():

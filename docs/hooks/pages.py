@@ -51,6 +51,7 @@ GUIDES = (
     "which-decoder",
     "which-encoder",
     "which-pretraining-decision",
+    "which-unit-to-predict",
     "distributed",
     "endpoints",
 )

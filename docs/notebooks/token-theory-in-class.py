@@ -32,7 +32,8 @@ costs = {
     "LZW": [unigram_report(LZWTokenizer.train(text, size), text, source).ratio for size in sizes],
     "BPE": [unigram_report(BPETokenizer.train(text, size), text, source).ratio for size in sizes],
     "blocks": [
-        unigram_report(BlockTokenizer(r), text[: len(text) // r * r], source).ratio for r in (2, 3, 4, 5, 6, 7)
+        unigram_report(BlockTokenizer(r), text[: len(text) // r * r], source).ratio
+        for r in (2, 3, 4, 5, 6, 7)
     ],
 }
 figure = Figure(figsize=(6, 3.4), layout="constrained")

@@ -1,18 +1,16 @@
 """For the tests of the command line: a recipe that measures in no time, and a tiny chat model with its data."""
 
-import sys
-
 import pytest
 
 from tests.desk import desk
-from tokenry import recipes
+from tests.made_up_paper import with_recipe
 
 __all__ = ["desk"]
 
 SOURCE = """
 from tokenry.recipes.kit import Claim, recipe
 
-@recipe("xar", laptop=None, paper=None)
+@recipe("made-up", laptop=None, paper=None)
 def reproduce(run):
     print("a library that chatters on stdout")
     run.progress("measuring", 0.5)
@@ -25,10 +23,6 @@ def reproduce(run):
 
 @pytest.fixture
 def fake_recipe(tmp_path_factory):
-    """A paper that has none has a recipe."""
-    folder = tmp_path_factory.mktemp("recipes")
-    (folder / "xar.py").write_text(SOURCE)
-    recipes.__path__.append(str(folder))
-    yield
-    recipes.__path__.remove(str(folder))
-    sys.modules.pop("tokenry.recipes.xar", None)
+    """A paper that nobody wrote has a recipe."""
+    with with_recipe(tmp_path_factory.mktemp("recipes"), SOURCE):
+        yield

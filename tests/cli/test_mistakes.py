@@ -226,7 +226,6 @@ MISTAKES = [
     # papers and recipes
     ("reproduce", "no paper was named"),
     ("reproduce nosuch", "no paper has the slug 'nosuch'"),
-    ("reproduce xar", "has no recipe yet"),
     ("reproduce sstoken --scale huge", "'huge'"),
     ("reproduce sstoken --output @file", "cannot be written"),
     ("reproduce sstoken --output @new.json", "--output must name a folder"),

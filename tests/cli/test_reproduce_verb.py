@@ -13,10 +13,10 @@ def run(tmp_path, monkeypatch):
 
 
 def test_json_is_one_object_and_nothing_else_reaches_stdout(run, fake_recipe):
-    result = run("xar", "--json")
+    result = run("made-up", "--json")
     reproduction = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert (reproduction["slug"], reproduction["verdict"]) == ("xar", "shown")
+    assert (reproduction["slug"], reproduction["verdict"]) == ("made-up", "shown")
     assert (reproduction["headline"], reproduction["shown"], reproduction["of"]) == (
         "a claim that holds",
         1,
@@ -27,28 +27,28 @@ def test_json_is_one_object_and_nothing_else_reaches_stdout(run, fake_recipe):
 
 
 def test_what_libraries_print_and_the_progress_go_to_stderr(run, fake_recipe):
-    result = run("xar", "--json")
+    result = run("made-up", "--json")
     assert "a library that chatters on stdout" in result.stderr
     assert "50%  measuring" in result.stderr
 
 
 def test_quiet_silences_progress_and_notes_but_not_the_result(run, fake_recipe):
-    result = run("xar", "--quiet")
+    result = run("made-up", "--quiet")
     assert "measuring" not in result.stderr
     assert "written" not in result.stderr
     assert "headline: a claim" in result.stdout
 
 
 def test_the_table_heads_the_headline_and_counts_the_claims(run, fake_recipe):
-    printed = " ".join(run("xar").stdout.split())
+    printed = " ".join(run("made-up").stdout.split())
     assert "headline shown; 1 of 3 claims" in printed
     assert "headline: a" in printed
     assert "no such" in printed
 
 
 def test_the_result_and_the_plots_are_left_in_the_output_folder(run, fake_recipe, tmp_path):
-    run("xar", "--output", "here")
-    assert json.loads((tmp_path / "here" / "result.json").read_text())["slug"] == "xar"
+    run("made-up", "--output", "here")
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["slug"] == "made-up"
     assert (tmp_path / "here" / "plot.svg").exists()
     assert "headline: a claim that holds" in (tmp_path / "here" / "report.html").read_text()
 
@@ -56,7 +56,7 @@ def test_the_result_and_the_plots_are_left_in_the_output_folder(run, fake_recipe
 def test_the_report_is_drawn_again_from_the_folder_and_from_results_that_name_no_kind(
     run, fake_recipe, tmp_path
 ):
-    run("xar", "--output", "here")
+    run("made-up", "--output", "here")
     stored = json.loads((tmp_path / "here" / "result.json").read_text())
     drawn = (tmp_path / "here" / "report.html").read_bytes()
     reported = CliRunner().invoke(app, ["report", "here"])
@@ -69,16 +69,16 @@ def test_the_report_is_drawn_again_from_the_folder_and_from_results_that_name_no
 
 
 def test_without_an_output_the_folder_is_named_after_the_paper(run, fake_recipe, tmp_path):
-    run("xar")
-    assert (tmp_path / "runs" / "reproduce-xar" / "result.json").exists()
+    run("made-up")
+    assert (tmp_path / "runs" / "reproduce-made-up" / "result.json").exists()
 
 
 def test_the_scale_reaches_the_recipe(run, fake_recipe):
-    assert json.loads(run("xar", "--scale", "paper", "--json").stdout)["settings"] == {"scale": "paper"}
+    assert json.loads(run("made-up", "--scale", "paper", "--json").stdout)["settings"] == {"scale": "paper"}
 
 
 def test_an_unknown_scale_is_bad_usage_and_says_what_is_allowed(run, fake_recipe):
-    result = run("xar", "--scale", "huge")
+    result = run("made-up", "--scale", "huge")
     assert result.exit_code == 2
     assert "laptop" in result.stderr
     assert "paper" in result.stderr
@@ -86,9 +86,9 @@ def test_an_unknown_scale_is_bad_usage_and_says_what_is_allowed(run, fake_recipe
 
 def test_the_list_names_what_can_be_reproduced(run, fake_recipe):
     listed = json.loads(run("--list", "--json").stdout)
-    assert {(each["number"], each["slug"]) for each in listed} >= {(1, "sstoken"), (34, "xar")}
+    assert {(each["number"], each["slug"]) for each in listed} >= {(1, "sstoken"), (41, "made-up")}
     assert all({"verdict", "shown", "of"} < set(each) for each in listed)
-    assert "xar" in run("--list").stdout
+    assert "made-up" in run("--list").stdout
 
 
 def test_the_list_says_what_came_of_the_stored_runs(run, monkeypatch):

@@ -1,9 +1,8 @@
 import json
-import sys
 
 import pytest
 
-from tokenry import recipes
+from tests.made_up_paper import listed, with_recipe
 from tokenry.core.errors import UserError
 from tokenry.papers import catalogue, outcome, paper
 from tokenry.recipes import Claim, Reproduction, has_recipe, load_recipe, recipe, run_recipe
@@ -11,7 +10,7 @@ from tokenry.recipes import Claim, Reproduction, has_recipe, load_recipe, recipe
 RECIPE_SOURCE = """
 from tokenry.recipes.kit import Claim, recipe
 
-@recipe("xar", laptop=2.0, paper=9.0)
+@recipe("made-up", laptop=2.0, paper=9.0)
 def reproduce(run):
     run.progress("measuring", 0.5)
     run.settings["size"] = run.sizes
@@ -23,11 +22,8 @@ def reproduce(run):
 
 @pytest.fixture
 def made_up(tmp_path):
-    (tmp_path / "xar.py").write_text(RECIPE_SOURCE)
-    recipes.__path__.append(str(tmp_path))
-    yield
-    recipes.__path__.remove(str(tmp_path))
-    sys.modules.pop("tokenry.recipes.xar", None)
+    with with_recipe(tmp_path, RECIPE_SOURCE):
+        yield
 
 
 def claim(verdict):
@@ -35,7 +31,7 @@ def claim(verdict):
 
 
 def reproduction(*verdicts):
-    return Reproduction("xar", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
+    return Reproduction("made-up", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
 
 
 def test_the_verdict_is_that_of_the_headline_and_the_other_claims_keep_theirs():
@@ -66,14 +62,14 @@ def test_a_verdict_in_other_words_is_refused():
 
 
 def test_more_than_five_claims_beside_the_headline_are_refused(tmp_path):
-    many = recipe("xar", laptop=7, paper=7)(lambda run: [claim("shown")] * run.sizes)
-    with pytest.raises(ValueError, match="xar makes 7 claims: a headline and at most 5 more"):
+    many = recipe("made-up", laptop=7, paper=7)(lambda run: [claim("shown")] * run.sizes)
+    with pytest.raises(ValueError, match="made-up makes 7 claims: a headline and at most 5 more"):
         many.run("laptop", tmp_path, lambda what, share: None)
 
 
 def test_the_json_names_the_headline_and_counts_the_claims():
     written = reproduction("opposite", "shown").as_json()
-    assert (written["slug"], written["verdict"], written["headline"]) == ("xar", "opposite", "a claim")
+    assert (written["slug"], written["verdict"], written["headline"]) == ("made-up", "opposite", "a claim")
     assert (written["shown"], written["of"]) == (1, 2)
     assert [set(each) for each in written["claims"]] == [
         {"claim", "paper", "measured", "control", "verdict"}
@@ -109,20 +105,20 @@ def test_a_claim_at_several_settings_must_hold_at_each():
 
 
 def test_a_recipe_is_registered_by_its_file_and_takes_its_title_from_the_catalogue(made_up):
-    assert has_recipe("xar")
-    assert load_recipe("xar").title == paper("xar").title
+    assert has_recipe("made-up")
+    assert load_recipe("made-up").title == paper("made-up").title
 
 
 def test_a_missing_recipe_is_named_together_with_how_to_list_what_there_is():
-    assert not has_recipe("xar")
+    assert not has_recipe("made-up")
     assert not has_recipe("kit")
-    with pytest.raises(UserError, match=r"'xar' has no recipe yet: `tokenry reproduce --list`"):
-        load_recipe("xar")
+    with listed(), pytest.raises(UserError, match=r"'made-up' has no recipe yet: `tokenry reproduce --list`"):
+        load_recipe("made-up")
 
 
 def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp_path):
     heard, folder = [], tmp_path / "new" / "run"
-    result = run_recipe("xar", "laptop", folder, lambda what, share: heard.append((what, share)))
+    result = run_recipe("made-up", "laptop", folder, lambda what, share: heard.append((what, share)))
     assert json.loads((folder / "result.json").read_text()) == result.as_json()
     assert result.settings == {"scale": "laptop", "size": 2.0}
     assert (folder / result.plots[0]).stat().st_size > 1000
@@ -131,13 +127,13 @@ def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp
 
 
 def test_the_scale_decides_what_is_run(made_up, tmp_path):
-    assert run_recipe("xar", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
+    assert run_recipe("made-up", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_recipe_runs(made_up, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match="cannot be a folder"):
-        run_recipe("xar", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
+        run_recipe("made-up", "laptop", tmp_path / "taken", lambda what, share: pytest.fail("it ran"))
 
 
 @pytest.mark.parametrize("slug", [entry.slug for entry in catalogue() if entry.available])

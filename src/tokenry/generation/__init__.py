@@ -29,6 +29,9 @@ from tokenry.generation.flow_omni.speech_generation import SpeechSampling, Speec
 from tokenry.generation.flow_omni.streams import SpokenSample, StreamCollator
 from tokenry.generation.flow_omni.vocoders import GriffinLim, load_vocoder
 from tokenry.generation.flow_omni.waves import read_wave, write_wave
+from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput, load_released_next_x
+from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate_next_x, guidance_schedule
+from tokenry.generation.xar.partitions import Partition
 
 __all__ = [
     "ContinuousTokenConfig",
@@ -41,6 +44,11 @@ __all__ = [
     "GroupedFrames",
     "MelConfig",
     "Modulation",
+    "NextXConfig",
+    "NextXModel",
+    "NextXOutput",
+    "NextXSamplingConfig",
+    "Partition",
     "SpeechSampling",
     "SpeechStep",
     "Spoken",
@@ -53,8 +61,11 @@ __all__ = [
     "even_times",
     "flow_matching_loss",
     "flow_path",
+    "generate_next_x",
     "group_frames",
+    "guidance_schedule",
     "guide",
+    "load_released_next_x",
     "load_vocoder",
     "log_mel",
     "logit_normal_times",

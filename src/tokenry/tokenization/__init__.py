@@ -5,6 +5,7 @@ training      BPE, Unigram, and tokens that span words
 numbers       groups of digits
 transplant    another tokenizer for a model, without training
 zett          another tokenizer for a model, by a hypernetwork
+equal_info    text as windows of equal information: lossless codes by a byte model
 segmentation  the same text cut by several tokenizers, side by side
 
 The most used names are here, all others in their packages.
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from tokenry.core.text.bits_per_byte import text_loss
     from tokenry.core.text.byte_level import ByteVocabulary
     from tokenry.core.text.digit_groups import format_number, group_digits
+    from tokenry.tokenization.equal_info import (
+        ArithmeticCodec,
+        CausalWindowModel,
+        EqualInfoCodec,
+        NextByteWindows,
+        WittenBellModel,
+        flops_per_byte,
+        quantize_pmf,
+    )
     from tokenry.tokenization.numbers import number_pieces, number_pre_tokenizer, retokenize_numbers
     from tokenry.tokenization.premiums import (
         GridConfig,
@@ -76,15 +86,20 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ArithmeticCodec",
     "BoundlessBPE",
     "ByteVocabulary",
+    "CausalWindowModel",
     "EmbeddingHyperNetwork",
+    "EqualInfoCodec",
     "GridConfig",
     "HyperNetworkConfig",
     "HyperNetworkTrainer",
+    "NextByteWindows",
     "PowerLaw",
     "TransplantReport",
     "UnigramSampler",
+    "WittenBellModel",
     "allocate_budget",
     "apply_task_vector",
     "byte_premium",
@@ -97,6 +112,7 @@ __all__ = [
     "extend_to_superwords",
     "factor_report",
     "fit_vocab_curve",
+    "flops_per_byte",
     "format_number",
     "global_weights",
     "group_digits",
@@ -113,6 +129,7 @@ __all__ = [
     "optimal_vocab_sizes",
     "premium_factors",
     "premium_intervals",
+    "quantize_pmf",
     "retokenize_numbers",
     "run_grid",
     "sample_chunks",

@@ -13,13 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tokenry.core.errors import UserError
+from tokenry.core.text.byte_models import END
 from tokenry.decoding.byte_level.beginnings import Beginning
 from tokenry.decoding.byte_level.cover_model import CoverModel
 from tokenry.decoding.byte_level.covers import Ending, Next, Reaching, log_total, require_few_sequences
 from tokenry.decoding.byte_level.token_tree import Context
-
-END = 256
-"""The place of the end of the text in a next-byte distribution, after the 256 bytes."""
 
 _SHOWN_BYTES = 40
 

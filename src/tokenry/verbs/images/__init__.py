@@ -1,0 +1,3 @@
+"""Generate images by the unit that you choose, and choose and repair the tokenizers that generators stand on."""
+
+ORDER = ("train", "sample")

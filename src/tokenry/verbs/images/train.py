@@ -1,0 +1,319 @@
+"""A generator of images trained on the unit that you choose: cells, scales, subsamples, or everything at once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenry.core.errors import UserError, require_at_least, require_fraction
+from tokenry.core.io.files import new_folder, require_folder_name, require_new, write_json
+from tokenry.core.io.progress import Progress
+from tokenry.core.io.ranks import by_first
+from tokenry.core.plans import argument, embedded, option, plan_settings
+from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
+from tokenry.report.result import Result
+from tokenry.report.writing import plural
+from tokenry.verbs._hardware import Hardware
+
+if TYPE_CHECKING:
+    from torch.utils.data import Subset
+    from transformers import Trainer
+
+    from tokenry.generation import NextXModel
+    from tokenry.verbs.images._latents import LatentRows
+
+SOURCE_FILE = "latents.json"
+"""Beside the weights: what the latents are latents of."""
+
+_NOT_COMPARED = ("output", "resume", "device", "save_every")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Train xAR on images or their latents: each unit is predicted at once, from noisy units before it; a stopped run can be resumed.
+
+    Attributes:
+        data: a folder of images, one folder inside for each class; or latents, .safetensors with `latents` (n, channels, height, width) and `labels`.
+        cell: side of the cells that are predicted at once, in latents.
+        units: other units than cells, such as scale:1,2,4,8, subsample:2, patch or image; of several, each batch draws one.
+        size: of the network: tiny, or the paper's B, L, H.
+        vae: folder of an autoencoder of diffusers that makes the latents; without it pixels are generated.
+        crop: cut and resize images to squares of this side.
+        scale: what latents are multiplied by, so that their standard deviation is about 1; by default as the autoencoder says.
+        steps: steps of the optimiser.
+        batch_size: images of a step in each process.
+        batches_per_step: batches whose gradients are accumulated.
+        learning_rate: highest learning rate; it rises for an eighth of the steps and falls in the last quarter, as the paper's.
+        weight_decay: weight decay of matrices.
+        dropout: dropout in the blocks.
+        label_dropout: share of the images whose class is withheld, which guidance needs.
+        average: decay of the moving average of the weights, which is what is saved.
+        held_out: share of the images that measure the loss.
+        bfloat16: compute in mixed precision; norms and the residual stay in float32.
+        save_every: steps between checkpoints.
+        resume: resume from the last checkpoint in the folder.
+        seed: random seed.
+        output: new folder for the model, the latents, result.json and report.html.
+    """
+
+    data: Path = argument()
+    cell: int = 4
+    units: tuple[str, ...] = option((), flag="--unit", metavar="UNIT")
+    size: Literal["tiny", "B", "L", "H"] = "tiny"
+    vae: Path | None = None
+    crop: int | None = None
+    scale: float | None = None
+    steps: int = 10_000
+    batch_size: int = 64
+    batches_per_step: int = 1
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.02
+    dropout: float = 0.1
+    label_dropout: float = 0.1
+    average: float = 0.999
+    held_out: float = 0.02
+    bfloat16: bool = False
+    save_every: int = 1000
+    resume: bool = False
+    seed: int = 0
+    hardware: Hardware = embedded(Hardware(), only=("device",))
+    output: Path = Path("runs/images")
+
+    def __post_init__(self) -> None:
+        require_at_least(1, cell=self.cell, steps=self.steps, batch_size=self.batch_size, crop=self.crop)
+        require_at_least(1, batches_per_step=self.batches_per_step, save_every=self.save_every)
+        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        for name in ("dropout", "label_dropout"):
+            require_fraction(getattr(self, name), name)
+        for name in ("learning_rate", "scale"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if not 0.0 <= self.average < 1.0:
+            raise UserError(f"average must be in [0, 1), got {self.average}: 0 saves the last weights.")
+        if not 0.0 < self.held_out < 1.0:
+            raise UserError(f"held_out must be in (0, 1), got {self.held_out}.")
+        require_folder_name(self.output, "the model")
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The units that are predicted at once."""
+        return self.units or (f"cell:{self.cell}",)
+
+
+def run(plan: Plan, progress: Progress) -> Result:
+    """Encode, train or resume, measure, save.
+
+    Raises:
+        UserError: latents or images that cannot be used, a unit that does not fit the grid, or a checkpoint of another run.
+    """
+    from tokenry.models.quiet import quiet_libraries
+    from tokenry.verbs._environment import environment
+    from tokenry.verbs.images._latents import read_latents
+
+    require_new(plan.output / "model")
+    device = plan.hardware.place()
+    with quiet_libraries():
+        progress("reading images", 0.0)
+        rows = _first(read_latents)(
+            plan.data, plan.output / "latents", plan.vae, plan.crop, plan.scale, device, progress
+        )
+        found = _trained(plan, rows, progress)
+    data = {
+        "kind": "images train",
+        "data": str(plan.data),
+        "source": asdict(rows.source),
+        "grid": list(rows.shape),
+        **found,
+        "settings": plan_settings(plan),
+        "environment": environment(device),
+    }
+    progress("done", 1.0)
+    return Result(f"xAR trained on {plan.data.name}", data, lay_out(data))
+
+
+def _first(read: Any) -> Any:
+    """Let the first process encode; the others then find what it wrote."""
+
+    def reading(*arguments: Any) -> Any:
+        by_first(lambda: read(*arguments) and None)()
+        return read(*arguments)
+
+    return reading
+
+
+def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, Any]:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from tokenry.core.tensors.ema import WeightAverage
+    from tokenry.generation import Partition
+    from tokenry.verbs._stages import Stages
+    from tokenry.verbs._training import StepClock, TellSteps, remove_checkpoints, splits_weights
+
+    for unit in plan.predicted:
+        Partition.named(unit, *rows.shape[1:])
+    train, held_out = _split(plan, rows)
+    average, checkpoints = WeightAverage(plan.average), plan.output / "checkpoints"
+    trainer = _trainer(plan, rows, train, checkpoints)
+    if splits_weights(trainer.args):
+        raise UserError(
+            "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use NextXModel with a Trainer."
+        )
+    _claim(plan, checkpoints)
+    stages = Stages(progress, [1.0])
+    for callback in (average, TellSteps(stages), StepClock()):
+        trainer.add_callback(callback)
+    stages.begin("training", 1.0)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    stages.say("measuring")
+    log = trainer.state.log_history
+    model = trainer.model
+    with average.in_place(model):
+        loss = trainer.evaluate(held_out)["eval_loss"]
+        _save(model, rows, plan.output / "model")
+    remove_checkpoints(checkpoints)
+    names = ("step", "loss", "seconds_per_step")
+    return {
+        "units": [
+            {"name": partition.name, "entities": partition.entities, "tokens": partition.tokens}
+            for partition in model.partitions
+        ],
+        "parameters": model.num_parameters(),
+        "images": [len(train.indices), len(held_out.indices)],
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "curve": [{name: entry[name] for name in names if name in entry} for entry in log if "loss" in entry],
+        "held_out_loss": float(loss),
+    }
+
+
+def _split(plan: Plan, rows: "LatentRows") -> "tuple[Subset, Subset]":
+    import torch
+    from torch.utils.data import Subset
+
+    apart = round(plan.held_out * len(rows))
+    if not 0 < apart < len(rows):
+        raise UserError(
+            f"{plan.data} has {plural(len(rows), 'image')}, of which a share of {plan.held_out} holds out {apart}: give more images or "
+            "another share."
+        )
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(plan.seed)).tolist()
+    return Subset(rows, order[apart:]), Subset(rows, order[:apart])
+
+
+def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path) -> "Trainer":
+    import torch
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from tokenry.generation import NextXConfig, NextXModel
+
+    channels, height, width = rows.shape
+    config = NextXConfig.of_size(
+        plan.size,
+        channels=channels,
+        height=height,
+        width=width,
+        partitions=plan.predicted,
+        classes=len(rows.source.classes),
+        dropout=plan.dropout,
+        label_dropout=plan.label_dropout,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        model = NextXModel(config)
+    device = plan.hardware.place().type
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch_size,
+        per_device_eval_batch_size=plan.batch_size,
+        gradient_accumulation_steps=plan.batches_per_step,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        adam_beta2=0.96,
+        max_grad_norm=1.0,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={
+            "num_decay_steps": plan.steps // 4,
+            "decay_type": "cosine",
+            "min_lr_ratio": 0.025,
+        },
+        warmup_steps=plan.steps // 8,
+        bf16=plan.bfloat16,
+        seed=plan.seed,
+        use_cpu=device == "cpu",
+        logging_steps=max(1, plan.steps // 100),
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device == "cuda",
+    )
+    trainer = Trainer(model, arguments, train_dataset=train)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@by_first
+def _claim(plan: Plan, checkpoints: Path) -> None:
+    """Make the folder of the checkpoints that of this run, or refuse."""
+    from tokenry.core.io.workspace import Workspace
+
+    settings = {name: value for name, value in plan_settings(plan).items() if name not in _NOT_COMPARED}
+    workspace = Workspace(checkpoints, settings, "run.json")
+    if workspace.is_begun and not plan.resume:
+        raise UserError(
+            f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
+        )
+    workspace.claim(
+        f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
+    )
+
+
+@by_first
+def _save(model: "NextXModel", rows: "LatentRows", output: Path) -> None:
+    with new_folder(output) as folder:
+        model.save_pretrained(folder)
+        write_json(folder / SOURCE_FILE, asdict(rows.source))
+
+
+def lay_out(data: Mapping[str, Any]) -> list[Block]:
+    """What was trained, and the course of the loss."""
+    channels, height, width = data["grid"]
+    units, curve = data["units"], data["curve"]
+    lead = (
+        f"{plural(data['steps'], 'step')} on {plural(data['images'][0], 'image')} of {plural(len(data['source']['classes']), 'class', 'classes')} "
+        f"({height} × {width} tokens of {plural(channels, 'channel')}): the squared error of the velocity is {data['held_out_loss']:.4f} on "
+        f"{plural(data['images'][1], 'image')} held out, where the noise alone has 1 and the data their variance."
+    )
+    blocks: list[Block] = [
+        Text(lead, "lead"),
+        Table(
+            "what is predicted at once",
+            ("unit", Column("entities"), Column("tokens of an entity", "mean", ".1f")),
+            [(unit["name"], unit["entities"], unit["tokens"] / unit["entities"]) for unit in units],
+            notes=[f"{data['parameters']:,} parameters, {data['epochs']:.1f} epochs."],
+        ),
+    ]
+    if len(curve) > 1:
+        blocks.append(_course(curve))
+    shown = curve[:: max(1, -(-len(curve) // _SHOWN))]
+    rows = [(str(point["step"]), point["loss"], point.get("seconds_per_step")) for point in shown]
+    blocks.append(
+        Table("training", ("step", Column("loss", "", ".4f"), Column("a step", "s", ".3g")), rows, folded=len(rows) > 5)
+    )  # fmt: skip
+    return blocks
+
+
+def _course(curve: list[dict[str, Any]]) -> Figure:
+    steps, losses = [point["step"] for point in curve], [point["loss"] for point in curve]
+    return Figure(
+        "training loss",
+        "lines",
+        [Series("loss", steps, losses)],
+        "step",
+        "squared error of the velocity",
+        f"from {losses[0]:.3f} to {losses[-1]:.3f}",
+    )
