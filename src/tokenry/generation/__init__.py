@@ -14,6 +14,21 @@ from tokenry.generation.flow_matching import (
     sde_times,
     velocity_to_score,
 )
+from tokenry.generation.flow_omni.continuous_token_config import ContinuousTokenConfig
+from tokenry.generation.flow_omni.continuous_tokens import ContinuousTokenLM, ContinuousTokenOutput
+from tokenry.generation.flow_omni.flow_head import FlowDraws, FlowHead, conditional_flow_loss, sample_flow
+from tokenry.generation.flow_omni.speech_frames import (
+    FrameScale,
+    GroupedFrames,
+    MelConfig,
+    group_frames,
+    log_mel,
+    ungroup_frames,
+)
+from tokenry.generation.flow_omni.speech_generation import SpeechSampling, SpeechStep, Spoken
+from tokenry.generation.flow_omni.streams import SpokenSample, StreamCollator
+from tokenry.generation.flow_omni.vocoders import GriffinLim, load_vocoder
+from tokenry.generation.flow_omni.waves import read_wave, write_wave
 from tokenry.generation.image_tokenizer.decoder_post_training import (
     PatchDiscriminator,
     PostTrained,
@@ -54,14 +69,23 @@ from tokenry.generation.xar.partitions import Partition
 __all__ = [
     "PFID",
     "ClassConditionalLM",
+    "ContinuousTokenConfig",
+    "ContinuousTokenLM",
+    "ContinuousTokenOutput",
     "DacTokenizer",
     "DecoderPairs",
     "DiffusersTokenizer",
     "Emu3Tokenizer",
     "EncodecTokenizer",
+    "FlowDraws",
+    "FlowHead",
+    "FrameScale",
+    "GriffinLim",
+    "GroupedFrames",
     "JanusTokenizer",
     "LatentPerturbation",
     "LeCam",
+    "MelConfig",
     "MimiTokenizer",
     "Modulation",
     "NextXConfig",
@@ -78,11 +102,17 @@ __all__ = [
     "PostTrainingConfig",
     "PreservedSampling",
     "QuantizeOutput",
+    "SpeechSampling",
+    "SpeechStep",
+    "Spoken",
+    "SpokenSample",
+    "StreamCollator",
     "TimeEmbedding",
     "VQTokenizer",
     "VectorQuantizer",
     "adapt_vq_tokenizer",
     "adaptive_weight",
+    "conditional_flow_loss",
     "draw_pairs",
     "euler",
     "euler_maruyama",
@@ -90,10 +120,13 @@ __all__ = [
     "flow_matching_loss",
     "flow_path",
     "generate_next_x",
+    "group_frames",
     "guidance_schedule",
     "guide",
     "load_released_next_x",
+    "load_vocoder",
     "load_vq_tokenizer",
+    "log_mel",
     "logit_normal_times",
     "midpoint",
     "modulate",
@@ -103,10 +136,14 @@ __all__ = [
     "pfid",
     "post_train_decoder",
     "preserved_generate",
+    "read_wave",
     "rms_norm",
+    "sample_flow",
     "score_to_velocity",
     "sde_times",
     "semantic_loss",
     "sinusoids",
+    "ungroup_frames",
     "velocity_to_score",
+    "write_wave",
 ]

@@ -191,6 +191,7 @@ class Patches:
         rows: patches from top to bottom.
         columns: patches from left to right.
         panels: caption and places per setting or layer: the token each patch went to, -1 for dropped ones.
+        caption: words below the image, where it has no patches that matter.
     """
 
     title: str
@@ -198,6 +199,7 @@ class Patches:
     rows: int
     columns: int
     panels: Sequence[tuple[str, Sequence[int]]]
+    caption: str = ""
 
 
 @dataclass(frozen=True)

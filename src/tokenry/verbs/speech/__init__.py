@@ -1,0 +1,3 @@
+"""Speech as continuous tokens of a language model: training, and speaking."""
+
+ORDER = ("train", "say")
