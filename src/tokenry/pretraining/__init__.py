@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         top_hessian_eigenvalue,
     )
     from tokenry.pretraining.long_summaries import attach_decoder, summarise
-    from tokenry.pretraining.longformer import extend_positions, longformer_config
+    from tokenry.pretraining.longformer import extend_positions, longformer_config, longformer_rtd
     from tokenry.pretraining.masking import (
         MaskedBatch,
         mask_tokens,
@@ -137,6 +137,7 @@ __all__ = [
     "linear_probe",
     "load_testbed",
     "longformer_config",
+    "longformer_rtd",
     "mask_tokens",
     "official_lr",
     "packed_blocks",
