@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from tokenry.pretraining.long_summaries import attach_decoder, summarise
     from tokenry.pretraining.longformer import extend_positions, longformer_config, longformer_rtd
+    from tokenry.pretraining.masked_token_trainer import MaskedTokenTrainer
     from tokenry.pretraining.masking import (
         MaskedBatch,
         mask_tokens,
@@ -100,6 +101,7 @@ __all__ = [
     "LinearProbe",
     "LossLaw",
     "MaskedBatch",
+    "MaskedTokenTrainer",
     "PopulationLoss",
     "PowerCurve",
     "RateSchedule",
