@@ -248,7 +248,13 @@ def test_the_encoder_of_a_summariser_says_what_the_longformer_says():
 
 
 def bart(**options):
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 3, "encoder_ffn_dim": 8, "decoder_ffn_dim": 24}
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 24,
+    }
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     return BartModel(
         BartConfig(**{"vocab_size": 50, "max_position_embeddings": 20, **sizes, **heads, **options})

@@ -128,9 +128,7 @@ def summarise(
     return found
 
 
-def _decoder_of(
-    init: PreTrainedModel | str, width: int, layers: int, max_summary: int
-) -> BartDecoder | None:
+def _decoder_of(init: PreTrainedModel | str, width: int, layers: int, max_summary: int) -> BartDecoder | None:
     """The decoder that is copied, None for random weights."""
     if init == "random":
         return None

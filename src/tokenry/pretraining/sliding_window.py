@@ -100,7 +100,9 @@ def sliding_window_attention(
         attn_mask=visible.flatten(0, 1)[:, None],
         dropout_p=dropout,
     )
-    attended = attended.transpose(1, 2).unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length].transpose(1, 2)
+    attended = (
+        attended.transpose(1, 2).unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length].transpose(1, 2)
+    )
     return attended if attention_mask is None else attended.masked_fill(~real[:, None, :, None], 0.0)
 
 
