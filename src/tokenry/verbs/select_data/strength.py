@@ -244,9 +244,7 @@ def depth_of(name: str) -> tuple[str, int | None]:
     return base, int(layers)
 
 
-def _losses_of(
-    name: str, blocks: Sequence[str], plan: Plan, progress: Progress
-) -> tuple[list[float], float]:
+def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress) -> tuple[list[float], float]:
     """The losses of all documents under a model, and the seconds that it took one worker after another to measure them."""
     progress(f"loading {name}", 0.0)
     arguments = (name, plan.hardware, plan.losses, plan.output / "losses")
