@@ -33,7 +33,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest tokenizers lint docs bench clean
+.PHONY: help setup demo test test-lowest tokenizers lint docs notebooks bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,10 @@ lint: $(READY) ## style, types, import contracts
 
 docs: $(READY_DOCS) ## build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(READY_DOCS) ## run the notebooks of the docs
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[docs,notebooks,demo]'
+	$(PYTEST) $(BIN)/pytest -m notebooks tests/docs
 
 bench: $(READY_BENCH) ## run every benchmark and store what it measured; the docs are generated from it
 	@mkdir -p benchmarks/results

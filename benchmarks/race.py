@@ -39,6 +39,8 @@ def measure(smoke: bool) -> Iterator[Result]:
             RACE: ["--trusted", str(desk / "trusted.jsonl")],
             PLAIN: ["--trusted", str(desk / "trusted.jsonl"), "--weighing", "full", "--compare", ""],
         }
+        if smoke:
+            commands[RACE] += ["--candidates", "small-loss,random"]
         seconds = {name: [] for name in commands}
         for number in range(rounds):
             for name, options in commands.items():

@@ -13,8 +13,14 @@ signatures.install("tokenry")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(1)
+# A property that asks for no number of its own is tried on forty inputs; a busy machine is no reason to fail.
+settings.register_profile(
+    "tokenry", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tokenry")
 
 from tests import ROOT  # noqa: E402
 from tests.capabilities import CapabilityMatrix  # noqa: E402

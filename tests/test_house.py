@@ -73,7 +73,7 @@ def test_nobody_chooses_a_backend_of_matplotlib_for_the_whole_process():
         f"{file.relative_to(SOURCE)}:{node.lineno}"
         for file, tree in trees().items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "matplotlib.use"
+        if isinstance(node, ast.Attribute) and node.attr == "use" and ast.unparse(node) == "matplotlib.use"
     ]
 
 

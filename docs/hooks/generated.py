@@ -9,6 +9,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     benchmarks     benchmarks/results/*.json        written by `make bench`
     measured       the same                         three of them, for the front page
     papers         tokenry.papers                   the catalogue
+    gallery        docs/results/*.json and *.png    one card a system
     scalinglaw     docs/results/one-visual-token.json   fits of the published scores of vision-language models
     regimes        docs/results/regimes.json        written by experiments/regimes.py
     sweep          docs/results/*.json              records of `tokenry compress vision --sweep`, drawn
@@ -38,6 +39,7 @@ from tokenry.verbs.compress import vision
 from tokenry.verbs.report import stored_result
 
 sys.path.insert(0, str(Path(__file__).parent))
+from gallery import gallery, picture_path
 from token_pictures import rollout_picture, sample_picture
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +111,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def picture(root: Path, slug: str) -> str:
     """Show what the stored run of a recipe drew."""
-    path = root / f"docs/results/{slug}.png"
+    path = picture_path(root, slug)
     if not path.exists():
         return missing(f"pictures of {slug}", f"tokenry reproduce {slug}")
     title = next(paper.title for paper in catalogue() if paper.slug == slug)
@@ -300,6 +302,11 @@ def papers(_: Path) -> str:
     return "| no. | slug | paper | module | stored run |\n| --- | --- | --- | --- | --- |\n" + "".join(lines)
 
 
+def cards(root: Path) -> str:
+    """The gallery, or the command that begins it."""
+    return gallery(root) or missing("reproductions", "tokenry reproduce SLUG")
+
+
 def scalinglaw(root: Path) -> str:
     """The stored fits of the paper's two tables, and the best choice at one budget."""
     path = root / "docs/results/one-visual-token.json"
@@ -386,6 +393,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "benchmarks": benchmarks,
     "measured": measured,
     "papers": papers,
+    "gallery": cards,
     "scalinglaw": scalinglaw,
     "regimes": regimes,
     "sweep": sweep,

@@ -6,6 +6,7 @@ documented where it has public names (`__all__`); of `tokenry.core`, every modul
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from tokenry.papers import catalogue
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gallery import pictures
+from notebooks import titles
 
 ROOT = Path(__file__).parents[2]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src"
@@ -34,6 +39,7 @@ FAMILIES = {
 GUIDES = (
     "index",
     "quickstart",
+    "which-method",
     "how-to-choose",
     "reinforcement-learning",
     "which-credit",
@@ -48,7 +54,7 @@ GUIDES = (
     "distributed",
     "endpoints",
 )
-PROOF = ("capability-matrix", "reproduction", "performance", "papers")
+PROOF = ("gallery", "capability-matrix", "reproduction", "performance", "papers")
 
 
 def on_config(config: Any) -> Any:
@@ -57,6 +63,7 @@ def on_config(config: Any) -> Any:
     config.nav = [
         *({_title(DOCS / f"{page}.md"): f"{page}.md"} for page in GUIDES),
         *({title: methods[family]} for family, title in FAMILIES.items() if family in methods),
+        {"Notebooks": [{title: page} for page, title in titles().items()]},
         {"Proof": [{_title(DOCS / f"{page}.md"): f"{page}.md"} for page in PROOF]},
         {
             "Reference": [
@@ -70,9 +77,11 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the API pages."""
+    """Add the API pages, and the pictures of the gallery."""
     for package in _packages():
         files.append(File.generated(config, _api(package), content=_api_page(package)))
+    for uri, path in pictures(ROOT).items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
 
 

@@ -73,7 +73,6 @@ class Paper:
         number: 1 to 40.
         slug: its name on the command line.
         title: full title.
-        arxiv: arXiv identifier.
         module: the packages that hold its methods, separated by commas; empty until they exist.
         available: whether it has a recipe.
         verdict: verdict on the headline claim in the stored run; None if no run is stored.

@@ -83,6 +83,7 @@ COMPARISON = {
         "comparisons",
         "credits",
         "reproductions",
+        "gallery",
         "benchmarks",
         "sweep",
         "scalinglaw",
@@ -98,6 +99,18 @@ def test_a_placeholder_becomes_its_section_and_the_prose_stays(generated):
     assert page.startswith("before")
     assert page.endswith("after")
     assert "2510.18250" in page
+
+
+def test_the_gallery_has_a_card_for_every_stored_run_and_a_picture_where_one_was_drawn(generated, root):
+    store(root / "docs/results/sstoken.json", REPRODUCTION | {"headline": "<b>"})
+    store(root / "docs/results/zett.json", REPRODUCTION | {"slug": "zett"})
+    (root / "docs/results/zett.png").write_bytes(b"drawn")
+    shown = generated.SECTIONS["gallery"](root)
+    assert shown.count("<section>") == 2
+    assert re.findall(r'src="../(\S+)"', shown) == ["gallery/zett.png"]
+    assert "&lt;b&gt;" in shown
+    assert "headline not shown; 0 of 1 claim<" in shown
+    assert "tokenry reproduce sstoken" in shown
 
 
 def test_an_unknown_placeholder_fails_the_build(generated):

@@ -5,7 +5,7 @@ import torch
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.recipes.dpa_logic import EQUATIONS, LogicSizes, _marks_of, claims, identities
 
-SMALL = LogicSizes(rows=20, prompts=12, responses=4, steps=400)
+SMALL = LogicSizes(rows=20, prompts=12, responses=4, steps=40)
 
 
 def verdicts(worst=1e-12, violations=0, gain=0.1):

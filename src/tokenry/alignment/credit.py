@@ -14,7 +14,7 @@ Everything here is pure tensor code without a trainer, so it serves any loop tha
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.core.errors import UserError
-from tokenry.core.io.descriptions import split_descriptions
+from tokenry.core.io.descriptions import describe, split_descriptions
 from tokenry.core.io.registry import Registry
 
 CREDITS: "Registry[TokenCredit]" = Registry(
@@ -154,12 +154,7 @@ class TokenCredit:
 
     def describe(self) -> str:
         """Name the rule with every option that differs from its default."""
-        changed = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        return describe(self)
 
 
 class GroupStatistics(NamedTuple):

@@ -40,8 +40,6 @@ class Generation(NamedTuple):
     Attributes:
         ids: right-padded token ids.
         learned: whether a token is learned from.
-        advantages: of each token.
-        rewards: of each response.
     """
 
     ids: Int[Tensor, "rows tokens"]
@@ -60,9 +58,6 @@ class TokenCreditTrainer(GRPOTrainer):
 
     Attributes:
         generation: the last training generation of this rank; None before the first.
-
-    Raises:
-        UserError: the rule cannot work with these arguments.
     """
 
     epsilon_low: Any

@@ -35,7 +35,6 @@ class PairGradients:
 
     Attributes:
         logp_w: log-probability of the chosen response, in nats.
-        logp_l: of the rejected one.
         inner: ⟨g_w, g_l⟩.
         norm_w: |g_w|.
         norm_l: |g_l|.
@@ -89,7 +88,6 @@ def predict_step(
     Args:
         gradients: of the pairs; with a preconditioner for a prediction of Adam's step.
         d_w: multipliers of the chosen responses.
-        d_l: of the rejected ones.
         learning_rate: length η of the step.
     """
     chosen = learning_rate * (d_w * gradients.norm_w**2 - d_l * gradients.inner)
@@ -158,11 +156,7 @@ def adam_preconditioner(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, 
 def trained_parameters(
     model: nn.Module, parameters: Iterable[nn.Parameter] | None = None
 ) -> list[nn.Parameter]:
-    """The parameters that require gradients, each once, of those given or of all.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The parameters that require gradients, each once, of those given or of all."""
     given = model.parameters() if parameters is None else parameters
     found = [parameter for parameter in dict.fromkeys(given) if parameter.requires_grad]
     if not found:

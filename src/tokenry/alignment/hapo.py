@@ -133,7 +133,6 @@ def token_level_group_advantage(
     A response of many tokens has many votes in the mean, as it has in a loss that is a mean over tokens.
 
     Args:
-        rewards: of each response.
         mask: where a token is valid.
         group_ids: the prompt that each response answers.
         scale: whether advantages are divided by the standard deviation over the same tokens.
@@ -184,7 +183,6 @@ def redistribute_advantage(
     """Give uncertain tokens more where the policy has moved, and certain tokens less where it has not.
 
     Args:
-        advantages: of each token.
         h: its signed entropy.
         ratio: probability under the current policy over that when it was sampled.
         low: how far below 1 the ratio is clipped; the neutral zone reaches half as far.

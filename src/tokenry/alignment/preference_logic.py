@@ -247,11 +247,7 @@ def relation(first: Structure, second: Structure) -> Relation:
 
 
 def witness(first: Structure, second: Structure) -> Cube | None:
-    """An assignment in which `first` does not entail `second`, or None if it does.
-
-    Raises:
-        UserError: they are not over the same variables.
-    """
+    """An assignment in which `first` does not entail `second`, or None if it does."""
     if set(first.variables) != set(second.variables):
         raise UserError(
             f"structures over {', '.join(first.variables)} and over {', '.join(second.variables)} cannot be compared: give both "
@@ -308,7 +304,6 @@ def lattice(variables: Sequence[str] = MODEL, fixed_rows: Mapping[str, Mark] | N
     """All structures over some variables: one of four marks per row, 4^(2^n) in all.
 
     Args:
-        variables: the propositions.
         fixed_rows: marks of rows that are not to vary, such as `{"10": "v", "01": "x"}`: with these two over (W, L) 16 losses remain.
 
     Raises:

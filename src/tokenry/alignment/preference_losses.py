@@ -365,7 +365,6 @@ class Multipliers(NamedTuple):
     """What a loss does with a pair.
 
     Attributes:
-        loss: its value.
         chosen: d_w, the weight of ∇log π_w in a gradient step.
         rejected: d_l, the weight of −∇log π_l.
     """
@@ -416,12 +415,8 @@ def margin_multipliers(
     Args:
         loss: name with options, formula, or the loss itself.
         logp_w: log-probabilities of chosen responses in nats.
-        logp_l: of rejected ones.
         ref_w: log-probabilities of chosen responses under the reference.
-        ref_l: of rejected ones.
         len_w: tokens of the chosen responses.
-        len_l: of the rejected ones.
-        **options: options of the loss.
 
     Raises:
         UserError: as `multipliers`, or the loss needs a reference or lengths that are not given.

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from tokenry.alignment.entanglement import BothGradients, PairGradients, gathered, trained_parameters
 from tokenry.alignment.preference_pairs import Batch, PreferencePair, pairs_in
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.tensors.modes import evaluation_mode
 
 PairMultipliers = tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]
@@ -134,8 +134,7 @@ def sparse_preference_loss(
     Raises:
         UserError: beta is not above 0, sparsity is below 0, or a mask leaves [0, 1].
     """
-    if not beta > 0:
-        raise UserError(f"beta must be above 0, got {beta}.")
+    require_above_zero(beta=beta)
     require_at_least(0, sparsity=sparsity)
     for mask in (m_w, m_l):
         if not bool(((mask >= 0) & (mask <= 1)).all()):

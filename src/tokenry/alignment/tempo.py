@@ -227,7 +227,6 @@ def prefix_tree_values(
     Args:
         completion_ids: right-padded token ids (rows, tokens).
         completion_mask: 1 at the tokens that are learned from; holes are the results of tools, which belong to the prefix.
-        rewards: reward of each response.
         group_ids: which prompt each response answers.
     """
     return prefix_tree(Rollouts(completion_ids, completion_mask, rewards, group_ids))

@@ -87,7 +87,6 @@ def head_gradients(
 
     Args:
         products: as `head_products` gives them for the tokens of both responses, the chosen first.
-        nll: of these tokens.
         chosen: number of tokens of the chosen response.
         weights: what each token counts in its log-probability; None for 1.
     """
@@ -133,7 +132,6 @@ def token_gradient_products(
 
     Args:
         model: a causal language model, wrapped or not; read in evaluation mode.
-        pair: the pair.
         scope: `head`, the output head in closed form; or `full`, all trainable parameters, with a backward per token.
 
     Raises:

@@ -36,11 +36,7 @@ from tokenry.core.tensors.output_head import causal_lm
 @ATTRIBUTIONS.register("random")
 @dataclass(frozen=True)
 class RandomAttribution(AttributionMethod):
-    """Random scores: what a method must beat.
-
-    Args:
-        seed: random seed.
-    """
+    """Random scores: what a method must beat."""
 
     seed: int = 0
 
@@ -58,7 +54,6 @@ class LeaveTokenOut(AttributionMethod):
     Args:
         rounds: number of replacements tried for every token.
         chunk: number of sequences that the model reads at once.
-        seed: random seed.
     """
 
     rounds: int = 4

@@ -32,11 +32,7 @@ class _CaptumScores(AttributionMethod):
     """A gradient method of captum on the embeddings of a decoder; signed, summed over their dimensions."""
 
     def explain(self, question: Question) -> TokenScores:
-        """Score every token of the context.
-
-        Raises:
-            UserError: captum is not installed.
-        """
+        """Score every token of the context."""
         try:
             from captum import attr as captum
         except ImportError as error:
@@ -86,7 +82,6 @@ class GradientShap(_CaptumScores):
     Args:
         draws: number of points.
         noise: standard deviation of the noise on the embeddings.
-        seed: random seed.
     """
 
     draws: int = 16

@@ -118,7 +118,6 @@ def decompx(
 
     Args:
         model: the classifier (BERT, RoBERTa, XLM-R or ELECTRA); half precision is computed in float32.
-        input_ids: the texts.
         attention_mask: non-zero at real tokens.
         config: how.
         all_positions: keep the parts of all positions and their norms in every layer.

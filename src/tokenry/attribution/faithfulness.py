@@ -79,7 +79,6 @@ class FaithfulnessConfig:
         distance: of two distributions, see `distance`.
         draws: random masks per text.
         shares: shares of the tokens that the hard metrics keep or zero.
-        seed: random seed.
     """
 
     scale: str = "rank"
@@ -111,7 +110,6 @@ def faithfulness(
 
     Args:
         model: a causal language model.
-        context: the text.
         scores: importance of its tokens.
         target: the token that `aopc` is about; None for the most probable one.
         config: how it is measured.
@@ -176,8 +174,6 @@ class FaithfulnessRow:
     """The faithfulness of one method over several texts.
 
     Attributes:
-        method: its name.
-        means: mean of each metric.
         log_ratios: ln(mean of the method / mean of random) of each metric, with a bootstrap interval over texts; > 0: better than random.
         forwards: sequences that the model read for the attributions.
     """
@@ -200,7 +196,6 @@ def faithfulness_report(
 
     Args:
         model: a causal language model.
-        contexts: the texts.
         methods: the methods, by the names they have in the rows.
         targets: the next token of every text; None for the model's own.
         config: how faithfulness is measured.

@@ -46,7 +46,6 @@ class Contributions(NamedTuple):
 
     Attributes:
         tokens: of every token; 0 at padding.
-        bias: of all biases together.
         logit: what they sum to.
     """
 
@@ -186,7 +185,6 @@ def contributions(
     Where a model scales or caps its logits, it is the logit before that, whose order is the same.
 
     Args:
-        model: the model.
         input_ids: the texts, padded on either side.
         of: the class, or the next token, of each text.
         attention_mask: non-zero at real tokens.
@@ -274,11 +272,7 @@ def _require_complete(model: nn.Module, remainder: float, of_biases: float, logi
 
 
 def class_of(logits: Float[Tensor, "classes"], target: Sequence[int]) -> int:
-    """The class that is asked about, by default the predicted one.
-
-    Raises:
-        UserError: there is no such class.
-    """
+    """The class that is asked about, by default the predicted one."""
     if not target:
         return int(logits.argmax())
     if not 0 <= target[0] < len(logits):

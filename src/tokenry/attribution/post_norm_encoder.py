@@ -86,7 +86,6 @@ class LayerState:
         up: W_1 and b_1.
         down: W_2 and b_2.
         second_norm: LN2.
-        activation: of the MLP.
     """
 
     x: Float[Tensor, "batch seq dim"]
@@ -157,11 +156,7 @@ def activate(name: str, z: Tensor) -> Tensor:
 
 
 def require_post_norm_encoder(model: nn.Module, method: str) -> list[Any]:
-    """Return the layers of an encoder classifier whose norms come after the residual.
-
-    Raises:
-        UserError: it is another model.
-    """
+    """Return the layers of an encoder classifier whose norms come after the residual."""
     layers = [module for module in model.modules() if type(module).__name__ in LAYERS]
     if type(model).__name__ not in _HEADS or not layers or getattr(model.config, "is_decoder", False):
         raise UserError(

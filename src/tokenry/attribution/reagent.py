@@ -163,7 +163,6 @@ class ReAGent(AttributionMethod):
         sampler: where replacements come from: `uniform` over the vocabulary, or `self`, the model's own predictions.
         init: z before the first step: `zeros`, or `uniform` random numbers as in the released code.
         chunk: number of sequences that the model reads at once.
-        seed: random seed.
     """
 
     probes: int = 16

@@ -17,11 +17,11 @@ _SILENCE = 30.0
 
 
 @contextlib.contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress]:
+def progress(quiet: bool = False, says_done: bool = False) -> Iterator[Progress]:
     """Show a bar with elapsed and remaining time on stderr; yields `report(what, share_done)`.
 
     Where stderr is no terminal, each new `what` is a line of its own, and after every 30 seconds of silence another line says how far
-    the job is.
+    the job is. With `says_done`, a job that has reported anything is said to be done at its end.
     """
     terminal = Console(stderr=True)
     if quiet:
@@ -29,10 +29,14 @@ def progress(quiet: bool = False) -> Iterator[Progress]:
     elif terminal.is_terminal:
         with _bar(terminal) as report:
             yield report
+            if says_done:
+                report("done", 1.0)
     else:
         lines = _Lines()
         try:
             yield lines.report
+            if says_done and lines.stage:
+                lines.report("done", 1.0)
         finally:
             lines.end()
 
@@ -58,7 +62,7 @@ class _Lines:
     """Progress as lines; a thread of its own speaks up when a stage reports nothing for long."""
 
     def __init__(self) -> None:
-        self._what, self._share, self._stage = "starting", 0.0, ""
+        self._what, self._share, self.stage = "starting", 0.0, ""
         self._begun = self._written = time.monotonic()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._stream = sys.stderr
@@ -69,8 +73,8 @@ class _Lines:
         with self._lock:
             self._what, self._share = what, share
             stage = what.partition(DETAILS)[0]
-            if stage != self._stage:
-                self._stage = stage
+            if stage != self.stage:
+                self.stage = stage
                 self._write()
 
     def end(self) -> None:

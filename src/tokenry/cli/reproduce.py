@@ -45,11 +45,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Run the recipe, or list the papers that have one.
-
-    Raises:
-        UserError: the paper has no recipe yet.
-    """
+    """Run the recipe, or list the papers that have one."""
     if plan.list_ or plan.slug is None or plan.output is None:
         return _listed()
     reproduction = run_recipe(plan.slug, plan.scale, plan.output, progress)

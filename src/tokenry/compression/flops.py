@@ -22,7 +22,6 @@ class LayerCost:
 
     Attributes:
         attention_weights: number of weights of the projections, and so multiply-adds per token.
-        mlp_weights: number of weights of the MLP.
         width: width of the queries over all heads; an attended pair costs twice this, for its logit and its value.
     """
 

@@ -51,7 +51,6 @@ class Tokens:
 
         Args:
             hidden_states: hidden states of these tokens.
-            plan: the plan.
             reduce: how tokens are merged; None for the mean weighted with sizes, which then add up.
             weight: weights of that mean in place of the sizes, which add up all the same.
         """

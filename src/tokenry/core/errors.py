@@ -28,6 +28,13 @@ def require_at_least(least: float | int, **values: float | int | None) -> None:
             raise UserError(f"{name} must be at least {least}, got {value}.")
 
 
+def require_above_zero(**values: float | int | None) -> None:
+    """Raise `UserError` unless every named value is above 0; None is left open and passes."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{name} must be above 0, got {value}.")
+
+
 def require_one_of(given: str, allowed: Sequence[str], name: str) -> None:
     """Raise `UserError` unless `given` is one of the allowed words."""
     if given not in allowed:

@@ -25,11 +25,9 @@ class PlanOption:
     """One option of a verb.
 
     Attributes:
-        name: name of the field.
         flag: the option as a user types it; the name of the argument where it is positional.
         kind: type of its value.
         default: its default; `dataclasses.MISSING` where the user must give it.
-        help: its documentation.
         positional: whether it is an argument, not an option.
         metavar: what stands for its value in the help; empty for the usual.
         commas: whether several values are typed as one, `512,1024`, instead of by repeating the option.
@@ -234,7 +232,6 @@ def read_values(plan: type, content: Any, where: str) -> dict[str, Any]:
     """Check the values of a settings file against a plan's options.
 
     Args:
-        plan: the plan.
         content: what the file holds.
         where: name of the file, for the error messages.
 

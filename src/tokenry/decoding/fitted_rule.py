@@ -90,7 +90,6 @@ class KeptWrong:
     """How often an answer is kept and wrong at the threshold.
 
     Attributes:
-        share: of the examples.
         conformal: bound on the probability for a new example, averaged over calibration sets; holds for the threshold of a risk.
         exact: exact bound on the share, with 95 % confidence (one-sided).
     """

@@ -48,7 +48,6 @@ class PostHocScorer:
         mean: mean of each feature where it was trained.
         scale: standard deviation of each.
         weights: inputs × outputs of each layer.
-        biases: of each layer.
         probability: whether the last layer predicts a log-odds.
     """
 

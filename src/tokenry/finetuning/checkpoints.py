@@ -20,9 +20,6 @@ def last_whole_checkpoint(folder: Path, trl_too: bool = False) -> Path:
     Args:
         folder: the output folder of a training run.
         trl_too: also count checkpoints without `STATE_FILE`, such as TRL's own.
-
-    Raises:
-        UserError: there is none.
     """
     whole = [
         checkpoint

@@ -56,11 +56,7 @@ class IndexingCollator:
     def __call__(
         self, examples: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any
     ) -> MutableMapping[str, Any]:
-        """Lay out a batch.
-
-        Raises:
-            UserError: the collator changes tokens, or adds some that are learned from.
-        """
+        """Lay out a batch."""
         plain = [{name: value for name, value in example.items() if name != RUNS} for example in examples]
         if any(RUNS not in example for example in examples):
             return self._collate(plain, *args, **kwargs)

@@ -29,7 +29,6 @@ class CrossFitted(TokenWeighing):
     Args:
         folds: number of folds, at least 2.
         epochs: training of all folds' models together, in epochs of the data.
-        seed: seed of the split.
         progress: `difference`, or `relative` = the difference / (base_nll + 0.5).
     """
 

@@ -37,7 +37,6 @@ class Diagnosis:
     """The tokens that one weighing would keep, by class.
 
     Attributes:
-        weighing: name of the weighing.
         auroc: AUROC of the wanted class against each other class, and against all of them as `all`.
         share_kept: share of each class that would be kept.
         unwanted_share: share of other classes among the kept tokens; compare with `unwanted_share_of_all`.
@@ -62,11 +61,9 @@ def judge(
     """Judge a score and a choice against the classes of the tokens.
 
     Args:
-        name: name of the weighing.
         score: score of each token; higher = more worth keeping.
         kept: whether each token would be kept.
         token_class: index into `classes`.
-        classes: names of the classes.
         wanted: the class that should be kept.
 
     Raises:

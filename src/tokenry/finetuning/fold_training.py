@@ -49,7 +49,6 @@ def out_of_fold_nll(
     Args:
         trainer: before training; its model is trained on each fold in turn, and has its own weights back in the end.
         samples: what `samples_of` gives.
-        folds: the split.
     """
     model, size, device = trainer.model, trainer.store.size, trainer.args.device
     steps = _steps(trainer, folds)

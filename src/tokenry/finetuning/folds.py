@@ -22,7 +22,6 @@ class Folds:
     Args:
         count: number of folds, at least 2.
         epochs: training of all folds' models together, in epochs of the data.
-        seed: seed of the split.
     """
 
     count: int = 2
@@ -60,8 +59,6 @@ def scored_out_of_fold(
     """Score every fold with a model that was trained on the others.
 
     Args:
-        samples: all samples.
-        folds: the split.
         trained_on: trains the base model on the samples that it is given; it is that model inside the context.
         nll: the loss of all tokens of the training set under the current model, nan outside the samples that it is given.
     """

@@ -69,11 +69,7 @@ class NllCache:
         return self.entries.get(sample.key)
 
     def add(self, samples: Sequence[IndexedSample], losses: Sequence[Tensor]) -> None:
-        """Add the losses of new samples and write the file, keeping what another run has added in the meantime.
-
-        Raises:
-            UserError: the cache cannot be written.
-        """
+        """Add the losses of new samples and write the file, keeping what another run has added in the meantime."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock"):

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.core.errors import UserError, require_at_least, require_fraction
+from tokenry.core.errors import UserError, require_above_zero, require_at_least, require_fraction
 from tokenry.core.tensors.alignment import IGNORED, at_tokens
 from tokenry.core.tensors.logit_losses import loss_of_logits
 from tokenry.core.tensors.row_losses import RowLoss, RowLosses
@@ -169,8 +169,7 @@ class OneTokenRollout(GivenWeights):
             raise UserError(
                 f"beta must be below 1, got {self.beta}: a draw that misses would earn no less than a hit."
             )
-        if not self.temperature > 0:
-            raise UserError(f"temperature must be above 0, got {self.temperature}.")
+        require_above_zero(temperature=self.temperature)
 
     @property
     def row_loss(self) -> RowLoss:
@@ -186,7 +185,6 @@ class RolloutTokens(NamedTuple):
     """What a rollout says about each token; 0 where nothing is learned.
 
     Attributes:
-        loss: of the token.
         hits: draws that were the token of the data (0 in the exact form).
         target_probability: π of the token of the data.
         weight: (1 − beta) π' of the token of the data.

@@ -65,7 +65,6 @@ class RandomTokens(TokenWeighing):
     """Learn from a random share of the tokens, the same in every epoch.
 
     Args:
-        seed: seed of the draw.
         scope: `dataset` draws from all tokens at once; `sample` keeps the same share of each sample.
     """
 

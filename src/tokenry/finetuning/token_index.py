@@ -61,7 +61,6 @@ def with_column(dataset: Dataset, name: str, column: pa.Array | pa.ChunkedArray,
 
     Args:
         dataset: a data set without such a column.
-        name: name of the column.
         column: one value per stored row.
         content: bytes that identify the column in the caches of `datasets`.
     """

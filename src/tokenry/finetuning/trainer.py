@@ -67,9 +67,6 @@ class TokenWeighingTrainer(SFTTrainer):
     Attributes:
         weighs: whether tokens are weighed (or recorded); if not, this class is `SFTTrainer`.
         store: numbers about the tokens of the training set; empty if none are weighed.
-
-    Raises:
-        UserError: the weighing cannot work with these arguments.
     """
 
     data_collator: Any

@@ -144,7 +144,6 @@ def step_weight(
         batches: the micro-batches.
         weighing: which tokens will be learned from.
         known: the known signals of each batch, for weights that the data gives.
-        epoch: epochs done.
     """
     batches = list(batches)
     told = list(known) if known is not None else [{}] * len(batches)

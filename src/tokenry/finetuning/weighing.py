@@ -8,7 +8,7 @@ A weighing names the signals it needs and scores the tokens with them; this base
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of, require_share
+from tokenry.core.io.descriptions import describe
 from tokenry.core.io.registry import Registry
 from tokenry.core.tensors.choices import Rounding, group_counts, kept_counts, top_share
 from tokenry.core.tensors.row_losses import RowLoss, cross_entropy
@@ -175,12 +176,7 @@ class TokenWeighing:
 
     def describe(self) -> str:
         """Name the weighing with every option that differs from its default."""
-        changed = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        return describe(self)
 
     def _groups(self, signals: Signals) -> Tensor | None:
         return signals.segments if self.scope == "sample" else None

@@ -31,7 +31,6 @@ class Endpoint:
 
     Args:
         base_url: address of the server, such as `http://localhost:8000/v1`.
-        model: name of the model there.
         key_variable: environment variable that holds the key; a server that wants none needs none.
         timeout: seconds to wait for an answer.
         retries: attempts after the first for what may pass: too many requests, a server error, a late or broken answer.

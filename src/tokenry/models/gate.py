@@ -22,9 +22,6 @@ def require_reference(model: nn.Module, tokenizer: Any, what: str = "the referen
         model: the second model, wrapped or not.
         tokenizer: the tokenizer (or processor) of the data.
         what: the name of the model in errors.
-
-    Raises:
-        UserError: as `require_causal_lm` and `require_same_tokenizer`.
     """
     require_causal_lm(model, what)
     theirs = tokenizer_of(model)

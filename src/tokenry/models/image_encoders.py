@@ -75,11 +75,7 @@ class ImageEncoder:
         return made.to(self.model.device, self.model.dtype)
 
     def __call__(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
-        """Return the logits of a classifier, else the pooled features: the model's own, the class token, or the mean.
-
-        Raises:
-            UserError: the model takes no images of this size.
-        """
+        """Return the logits of a classifier, else the pooled features: the model's own, the class token, or the mean."""
         try:
             output = self.model(pixels)
         except ValueError as error:

@@ -207,11 +207,7 @@ def _token_shapes(base: PreTrainedModel, weights: Path) -> dict[str, list[int]]:
 def _resize_to_adapter(
     base: PreTrainedModel, name: str | os.PathLike, shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    """Give `base` as many token rows as the adapter was trained with, where the adapter holds token rows.
-
-    Raises:
-        UserError: it says two numbers, or does not hold all rows that the base model lacks.
-    """
+    """Give `base` as many token rows as the adapter was trained with, where the adapter holds token rows."""
     whole = {key: shape[0] for key, shape in shapes.items() if key.endswith("weight") and "lora_" not in key}
     of_lora = {key: shape[1] for key, shape in shapes.items() if "lora_embedding_A" in key}
     of_lora |= {key: shape[0] for key, shape in shapes.items() if key.endswith("lora_B.weight")}

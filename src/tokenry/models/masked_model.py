@@ -26,11 +26,7 @@ class LanguageModel(NamedTuple):
 
 
 def load_language_model(name: str | os.PathLike, dtype: torch.dtype | str | None = None) -> LanguageModel:
-    """Load a masked language model where the architecture in its config is one, else a causal one.
-
-    Raises:
-        UserError: as `load_model`.
-    """
+    """Load a masked language model where the architecture in its config is one, else a causal one."""
     folder = find_folder(name, MODEL_PATTERNS, None)
     if (folder / ADAPTER_CONFIG).is_file():
         return LanguageModel(load_model(name, dtype), masked=False)

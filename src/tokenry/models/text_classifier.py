@@ -78,7 +78,6 @@ class TextClassifier:
 
     Attributes:
         model: the model; `problem_type` in its config tells whether a text has one label or any number.
-        tokenizer: its tokenizer.
         max_length: maximum number of tokens of a text, special tokens included; longer ones are cut.
         head: of a text that is cut, the number of tokens kept at its beginning, the others at its end; None for the beginning alone.
     """
@@ -172,7 +171,6 @@ class TextClassifier:
         Args:
             texts: training texts.
             targets: their labels.
-            config: the training.
             validation: other texts with their labels.
             progress: called before each step.
             **arguments: any other `TrainingArguments`, such as `gradient_checkpointing=True`.
@@ -265,7 +263,6 @@ def load_text_classifier(
         multi_label: whether a text may have any number of labels; without `labels`, the model says so itself.
         max_length: maximum number of tokens of a text.
         dtype: a torch dtype or its name; None keeps the type in which the weights are stored.
-        seed: random seed of a new head.
         revision: a branch, tag or commit; for names on the hub.
         **kwargs: passed to `from_pretrained`, such as `attn_implementation`.
     """

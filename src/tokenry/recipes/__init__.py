@@ -37,11 +37,7 @@ def __getattr__(name: str) -> Any:
 
 
 def load_recipe(slug: str) -> "Recipe":
-    """Import the recipe of one paper.
-
-    Raises:
-        UserError: the paper has no recipe yet.
-    """
+    """Import the recipe of one paper."""
     if not has_recipe(slug):
         raise UserError(
             f"{slug!r} has no recipe yet: `tokenry reproduce --list` shows what can be reproduced."
@@ -51,11 +47,7 @@ def load_recipe(slug: str) -> "Recipe":
 
 
 def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> "Reproduction":
-    """Run the recipe of one paper and leave `result.json` beside its plots in `output`.
-
-    Raises:
-        UserError: there is no such recipe, or `output` cannot be a folder.
-    """
+    """Run the recipe of one paper and leave `result.json` beside its plots in `output`."""
     recipe = load_recipe(slug)
     try:
         output.mkdir(parents=True, exist_ok=True)

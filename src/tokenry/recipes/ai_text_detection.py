@@ -52,14 +52,10 @@ class DetectionSizes:
         packages: packages whose docstrings are the human texts.
         pairs: docstrings of each kind.
         fresh: further human ones, a third of them to calibrate on.
-        tokens: their length.
         vocabulary: vocabulary of the model that writes docstrings, and of the encoder.
         steps: training steps of that model.
         encoder: size of the encoder.
-        training: training of the encoder.
         story_pairs: passages of the story of each kind.
-        story_tokens: their length.
-        seed: random seed.
     """
 
     packages: tuple[str, ...] = ("sklearn", "scipy")
@@ -84,7 +80,6 @@ class Detected:
         encoder: scores of the encoder for them.
         preprocessed: scores of the encoder that reads them preprocessed.
         elsewhere: scores of the first encoder for the passages of the story.
-        story_labels: of these passages.
         zero_shot: scores of SmolLM2 for them, by name.
         attacked: Fast-DetectGPT's for the machine passages with look-alike letters.
         undone: the same after the normaliser.

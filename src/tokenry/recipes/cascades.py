@@ -96,7 +96,6 @@ class Outcome:
     """What came of every rule on the problems that it was not fitted on.
 
     Attributes:
-        scores: scores by rule.
         q_small: whether the small model was right.
         q_large: whether the large model was right.
         lengths: number of tokens of the small model's answers.

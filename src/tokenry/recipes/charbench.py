@@ -68,7 +68,6 @@ class CharBenchSizes:
         models: language models that are asked.
         items: number of items that each of them is asked; None for all.
         mode: how the models answer.
-        dtype: dtype of their weights.
     """
 
     reader: ReaderConfig

@@ -60,13 +60,10 @@ class MergeSizes:
 
     Attributes:
         task: loads data and classifiers.
-        layers: layers of the classifier.
-        training: its training.
         seeds: trainings of each arm.
         timed: size of the encoder that is timed.
         lengths: tokens of a source that it is timed on.
         timed_texts: sources of each length.
-        rounds: rounds of the timing.
     """
 
     task: Callable[[], CodeTask] = library_task

@@ -42,8 +42,6 @@ class EntanglementSizes:
         model: the pretrained model.
         prompts: reviews, each with three kinds of pairs.
         data: a data set of preferences, for further pairs; None for none.
-        data_pairs: number of pairs from it.
-        tiny_pairs: pairs of the tiny model.
         tiny_steps: training steps of the tiny model.
         length: Euclidean length of a step.
     """

@@ -33,11 +33,9 @@ class FlatnessSizes:
 
     Attributes:
         runs: languages and networks.
-        contexts: contexts of a language.
         classes: hidden classes.
         vocabulary: tokens.
         embedding: width of the embeddings.
-        width: width of the features.
         times: how much wider the wide networks are.
         checkpoints: steps after which networks are measured; the first and the last are compared.
         learning_rate: of SGD.
@@ -65,9 +63,7 @@ class MeasuredNetworks:
     """Networks of all runs at one checkpoint, one value for each run.
 
     Attributes:
-        step: steps of training.
         loss: population loss in nats.
-        trace: of its Hessian.
         fisher: expected over all labels of the network.
         probe: accuracy of the linear probe.
     """

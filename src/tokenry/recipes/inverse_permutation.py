@@ -43,7 +43,6 @@ class PermutationSizes:
         n: rows of the list.
         steps: training steps of the disentangled models.
         seeds: one run of the headline's arms for each.
-        few_seeds: of the other arms.
         mlps: sizes of the transformer with MLPs.
         mlp_steps: its training steps.
     """

@@ -47,14 +47,11 @@ class LongTextSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        documents: the documents.
         vocabulary: number of tokens of the tokenizer.
         window: tokens of the whole window.
         encoder: size of the encoder.
-        training: its training.
         seeds: seeds of the training; the first also of the searches.
         learning_rates: learning rates of the searched grid.
-        batch_sizes: its batch sizes.
     """
 
     documents: PackageSetting = field(default_factory=PackageSetting)

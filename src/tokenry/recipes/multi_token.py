@@ -50,9 +50,6 @@ class DraftSizes:
         block_share: share of the tokens that a block stands behind in training.
         learning_rate: highest learning rate of a drafter.
         prompts: texts that are continued.
-        prompt_tokens: tokens of each prompt.
-        new_tokens: tokens of each continuation.
-        seed: random seed.
     """
 
     base: RecordModel = field(default_factory=RecordModel)

@@ -44,7 +44,6 @@ class Strengths:
     """The model and the strengths of reduction.
 
     Attributes:
-        load: the classifier.
         ratios: shares kept per layer, mild to strong.
         r: ToMe's number for the comparison with random drop.
     """

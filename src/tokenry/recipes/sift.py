@@ -52,10 +52,8 @@ class SiftSizes:
 
     Attributes:
         reader: what is trained, or loaded.
-        problems: problems that it answers.
         slips: share of the numbers that are misread anew in every call.
         simulated: problems of the simulated reader.
-        seed: random seed.
     """
 
     reader: FactReader | WordProblems = field(default_factory=FactReader)

@@ -43,7 +43,6 @@ class Text:
     """A paragraph.
 
     Attributes:
-        text: plain text.
         kind: `lead` opens a page, `note` explains, `warning` must not be missed.
     """
 
@@ -118,7 +117,6 @@ class Figure:
         reference: value at which a line is drawn: no difference, no premium.
         logarithmic: whether the axis of the values is logarithmic.
         limits: ends of the axis of the values, so that charts can be compared; by default as the values need them.
-        folded: folded on a page.
     """
 
     title: str
@@ -140,7 +138,6 @@ class Token:
     Attributes:
         text: the token's text.
         state: outcome of the choice; `open` if nothing was chosen; `large` where the larger of two models wrote it.
-        signals: values of its signals, by name.
         weight: its weight in the loss; None where it has none.
         token_class: its class in the data; None where it has none.
     """

@@ -128,7 +128,6 @@ def terminal_heatmap(tokens: Sequence[Token], signal: str | None = None) -> Text
     """Draw one text for a terminal: background by `signal`, kept bold and underlined, dropped struck through.
 
     Args:
-        tokens: the text.
         signal: what colours it; None for the first signal that its tokens have.
 
     Raises:

@@ -28,7 +28,6 @@ class DisentangledTransformer(nn.Module):
     Args:
         seq_len: tokens of a sequence.
         n_features: features of a token, and of an output.
-        heads: heads of each layer.
         causal: whether a token attends to earlier ones and itself alone.
         init_scale: standard deviation of the matrices; 0 as in the released code.
 

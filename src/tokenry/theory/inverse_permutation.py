@@ -154,7 +154,6 @@ def solve_inverse_permutation(
         scratch: where zero rows stand.
         causal: whether the mask is on.
         beta: sharpness of attention: 30 in float64, 20 in float32, 10 in bfloat16; the error is about 2 T exp(−beta).
-        dtype: of the weights.
 
     Raises:
         UserError: a causal model without scratch rows, which no depth solves (theorem 1).
@@ -186,15 +185,12 @@ class PermutationTraining:
     """A training on the task.
 
     Attributes:
-        task: the task.
         causal: whether the mask is on.
-        heads: heads of each layer.
         steps: steps of Adam.
         batch_size: lists of a step.
         learning_rate: highest learning rate; it falls to 0 along a cosine.
         test_size: lists that the result is measured on.
         init_scale: standard deviation of the weights at the beginning; 0 as in the released code.
-        seed: random seed.
     """
 
     task: InversePermutationTask

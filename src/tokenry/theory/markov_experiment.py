@@ -38,9 +38,7 @@ class MarkovExperimentConfig:
         heads: attention heads.
         length: tokens of a window.
         batch_size: windows of a step.
-        steps: steps of the optimiser.
         learning_rate: learning rate, held constant.
-        adamw: the optimiser.
         measure_at: steps after which the loss is measured; the last one always is.
         held_out: symbols of the text that it is measured on.
         seed: random seed of the weights and of the text.

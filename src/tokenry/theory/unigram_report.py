@@ -29,8 +29,6 @@ class UnigramReport:
     """The best unigram model over the tokens of a text.
 
     Attributes:
-        tokens: tokens of the text.
-        symbols: symbols of the text.
         token_entropy: H(Q), nats per token.
         mean_token_length: symbols per token.
         cross_entropy: H(Q) / E|t|, nats per symbol.

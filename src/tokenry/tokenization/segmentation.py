@@ -54,7 +54,6 @@ class TextSegmentation:
     """A text as one tokenizer cuts it.
 
     Attributes:
-        tokenizer: name of the tokenizer.
         pieces: the tokens, in the order of the text.
         size: number of UTF-8 bytes of the text.
         characters: number of code points of the text.

@@ -62,11 +62,7 @@ def all_verbs() -> dict[str, str]:
 
 
 def verb_of(kind: str) -> ModuleType:
-    """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`.
-
-    Raises:
-        UserError: no verb writes such results.
-    """
+    """The module of the verb that writes results of this kind: `arithmetic` is `evaluate arithmetic`."""
     modules = all_verbs()
     kind = _OTHERWISE_NAMED.get(kind, kind)
     words = [kind, *(words for words in modules if words.endswith(f" {kind}"))]

@@ -43,6 +43,19 @@ def answerable(rows: Rows, most: int) -> "tuple[Rows, list[list[Message]]]":
     return [row for row, _ in chats], [_prompt(sample) for _, sample in chats]
 
 
+def verified_prompts(source: str, most: int, seed: int) -> "tuple[Rows, list[list[Message]]]":
+    """Rows with verifiers of the demo or of a source, and their prompts."""
+    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
+
+    rows = noisy_tasks(seed=seed).held_out if source == DEMO else read_checked(source)
+    items, prompts = answerable(rows, most)
+    if not items:
+        raise UserError(
+            f"{source} has no prompts with verifiers, so nothing says whether an answer is right: see `tokenry tune`."
+        )
+    return items, prompts
+
+
 def _prompt(sample: "Sample") -> "list[Message]":
     """The conversation before its last answer."""
     messages = sample.messages or []
@@ -51,11 +64,7 @@ def _prompt(sample: "Sample") -> "list[Message]":
 
 
 def read_checked(source: str) -> Rows:
-    """Read rows and understand every one, so that what is wrong is said with its place in the source.
-
-    Raises:
-        UserError: rows that cannot be read or understood.
-    """
+    """Read rows and understand every one, so that what is wrong is said with its place in the source."""
     from tokenry.core.chat.rows import read_rows, to_sample
 
     rows = read_rows(source)

@@ -1,11 +1,11 @@
-"""Figures with their uncertainty as rows of stored results hold them: an error that is undefined is null there."""
+"""Figures with their uncertainty, as rows of stored results hold them and as they are drawn: what is not finite is null there."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenry.core.stats import Estimate
-from tokenry.report.blocks import Cell
+from tokenry.report.blocks import Cell, Series
 
 
 def stored_estimate(row: Mapping[str, Any], value: str = "value", samples: str = "samples") -> Estimate:
@@ -17,3 +17,14 @@ def stored_estimate(row: Mapping[str, Any], value: str = "value", samples: str =
 def interval_cell(value: float | int, low: float | int, high: float | int, *, style: str) -> Cell:
     """A figure with its interval under it, in the style of the figure."""
     return Cell(value, f"{low:{style}} to {high:{style}}")
+
+
+def estimate_series(name: str, places: Sequence[float | int | str], estimates: Sequence[Estimate]) -> Series:
+    """Estimates with their intervals, as one line or set of intervals."""
+    value, low, high = ([getattr(found, end) for found in estimates] for end in ("value", "low", "high"))
+    return Series(name, places, value, low, high)
+
+
+def finite_or_none(value: Any) -> float | None:
+    """A number as JSON holds it: null for one that is not finite."""
+    return float(value) if math.isfinite(value) else None

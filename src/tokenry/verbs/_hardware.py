@@ -23,11 +23,7 @@ class Hardware:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
     def place(self) -> "torch.device":
-        """The device.
-
-        Raises:
-            UserError: there is no such device.
-        """
+        """The device."""
         import torch
 
         from tokenry.models import preferred_device

@@ -108,9 +108,6 @@ class SideBySide:
 
         Args:
             read: makes the plan of the stored settings.
-
-        Raises:
-            UserError: the stored settings are damaged.
         """
         path = self.folder / PLAN_FILE
         try:
@@ -127,12 +124,8 @@ class SideBySide:
         """Make the folder that of a job, or go on with the job that is there.
 
         Args:
-            settings: settings of the job.
             data: fingerprint of its data.
             prepare: called before a new job begins: it refuses what will not work, and says what the job will cost.
-
-        Raises:
-            UserError: the data are not those that the stored job began with.
         """
         path, fingerprint = self.folder / _DATA_FILE, {"fingerprint": data}
         if not self.is_begun:

@@ -21,7 +21,6 @@ class Stages:
 
     Args:
         report: receives both.
-        costs: costs of all stages.
     """
 
     def __init__(self, report: Progress, costs: Sequence[float]) -> None:

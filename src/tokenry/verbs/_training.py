@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,35 @@ class PeakMemory:
         elif self._told:
             status = Path("/proc/self/status").read_text()
             self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1e3
+
+
+def own_training(plan: Any) -> dict[str, Any]:
+    """The training arguments that a plan's fields are, and those of every training that a verb reports itself; the model keeps its dtype."""
+    device = plan.hardware.place().type
+    return {
+        "output_dir": str(plan.output / "checkpoints"),
+        "per_device_train_batch_size": plan.batch_size,
+        "num_train_epochs": plan.epochs,
+        "max_steps": plan.max_steps or -1,
+        "max_length": plan.max_length,
+        "seed": plan.seed,
+        "bf16": False,
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": device == "cuda",
+    }
+
+
+def logged_curve(trainer: Trainer, columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The steps whose log entry holds all of `columns`, under the names that these map to."""
+    return [
+        {"step": entry["step"], **{name: entry[key] for key, name in columns.items()}}
+        for entry in trainer.state.log_history
+        if entry.keys() >= columns.keys()
+    ]
 
 
 def require_device(args: TrainingArguments, device: str | None) -> None:

@@ -58,11 +58,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Attribute the answer by every method, and measure the faithfulness of each.
-
-    Raises:
-        UserError: an empty text, an answer without tokens, or an unknown method.
-    """
+    """Attribute the answer by every method, and measure the faithfulness of each."""
     from tokenry.attribution import ATTRIBUTIONS, TargetProbability, attribute
     from tokenry.core.text.words import words_of
     from tokenry.models import load_tokenizer
@@ -119,7 +115,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(model.device),
     }
-    progress("done", 1.0)
     return Result(f"What made {model_title(plan.model)} say so", data, lay_out(data))
 
 

@@ -11,11 +11,11 @@ from tokenry.core.io.files import is_result_file
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import Estimate
-from tokenry.report.blocks import Block, Column, Figure, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_series, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
@@ -75,11 +75,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Draw until the error is small enough, in float32 and without dropout.
-
-    Raises:
-        UserError: data or a model that cannot be read, or a model without a loss that can be measured.
-    """
+    """Draw until the error is small enough, in float32 and without dropout."""
     from tokenry.models.quiet import quiet_libraries
 
     device = plan.hardware.place()
@@ -93,7 +89,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Flatness of {model_title(plan.model)}", data, lay_out(data))
 
 
@@ -268,13 +263,7 @@ def _by_layer(data: Mapping[str, Any]) -> Section:
     largest = max(groups, key=lambda group: group[1].value)
     summary = f"{largest[0]} has the largest part, {largest[1]:.3g} of {total:.4g}"
     shown = groups[:_DRAWN_LAYERS]
-    series = Series(
-        "trace",
-        [name for name, _ in shown],
-        [found.value for _, found in shown],
-        [found.low for _, found in shown],
-        [found.high for _, found in shown],
-    )
+    series = estimate_series("trace", [name for name, _ in shown], [found for _, found in shown])
     figure = Figure("Trace by layer", "intervals", [series], "trace", "", summary, reference=0.0)
     columns = ("parameters", Column("trace"), Column("share", "%", ".0f"))
     rows = [(name, found, found.value / total if total else None) for name, found in groups]

@@ -30,11 +30,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Read the result and draw it as its verb does.
-
-    Raises:
-        UserError: there is no result, its run is not finished, or it is damaged.
-    """
+    """Read the result and draw it as its verb does."""
     require_output_file(plan.page)
     file = plan.run / RESULT_FILE if plan.run.is_dir() else plan.run
     result = stored_result(file)
@@ -46,11 +42,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def stored_result(file: Path) -> Result:
-    """Read a saved result and lay it out as its verb does.
-
-    Raises:
-        UserError: there is no result, its run is not finished, or it is damaged.
-    """
+    """Read a saved result and lay it out as its verb does."""
     from tokenry.verbs._catalogue import verb_of
 
     _require_finished(file)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.descriptions import nearest, split_descriptions
 from tokenry.core.io.files import read_json, require_folder_name, write_json
 from tokenry.core.io.progress import Progress
@@ -112,9 +112,7 @@ class Plan:
             raise UserError(
                 f"group must be at least 2, got {self.group}: a response is measured against the others to its prompt."
             )
-        for name in ("temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        require_above_zero(temperature=self.temperature, learning_rate=self.learning_rate)
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -123,11 +121,7 @@ class Plan:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The training arguments of --set.
-
-        Raises:
-            UserError: no such argument (the nearest is suggested), or one that is an option.
-        """
+        """The training arguments of --set."""
         from typing import get_type_hints
 
         from trl import GRPOConfig
@@ -182,11 +176,7 @@ def _resumed(plan: Plan, runs: SideBySide) -> Plan:
 
 
 def credits_of(plan: Plan) -> "dict[str, TokenCredit]":
-    """The credit rules by name, the control first; `tempo+hapo` is a mix.
-
-    Raises:
-        UserError: no such rule or option, rules that do not go together, or no rule beside the control.
-    """
+    """The credit rules by name, the control first; `tempo+hapo` is a mix."""
     from tokenry.alignment import make_credit
 
     named = dict.fromkeys([*split_descriptions(plan.compare), *split_descriptions(plan.credit)])
@@ -252,7 +242,6 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
             **_outcomes(before, [arms.run(name) for name in arms.credits]),
         }
         write_json(runs.result_file, data)
-    progress("done", 1.0)
     return data
 
 

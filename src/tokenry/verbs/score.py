@@ -105,9 +105,6 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     NLL and entropy are in nats, attention is a probability mass. In a plain text every token but the first is scored; in
     conversations the assistant's are.
-
-    Raises:
-        UserError: data, a model or a layer that cannot be read, or a reference of another tokenizer.
     """
     from tokenry.models.quiet import quiet_libraries
 
@@ -121,7 +118,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found,
     }
     data["environment"] = environment(device) | found["environment"]
-    progress("done", 1.0)
     files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
     title = f"Scores by {model_title(plan.model)}"
     return Result(title, data, lay_out(data), files=files, printed_part="examples")
@@ -221,11 +217,7 @@ def _distribution(name: str, values: np.ndarray) -> Figure:
 
 
 def parse_layers(written: str) -> int | str | tuple[int, ...]:
-    """Read `-1`, `deep` or `10,20`.
-
-    Raises:
-        UserError: anything else.
-    """
+    """Read `-1`, `deep` or `10,20`."""
     if written == "deep":
         return written
     try:
@@ -236,11 +228,7 @@ def parse_layers(written: str) -> int | str | tuple[int, ...]:
 
 
 def source_text(source: str) -> str | None:
-    """The text that `source` is or names; None when it names data.
-
-    Raises:
-        UserError: a file that does not exist or is not UTF-8.
-    """
+    """The text that `source` is or names; None when it names data."""
     from tokenry.core.chat.reading import ROW_FILES
 
     ending = os.path.splitext(source)[1].lower()  # noqa: PTH122  (a Path refuses a text that is too long for a name)
@@ -255,11 +243,7 @@ def source_text(source: str) -> str | None:
 
 
 def encode_text(text: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
-    """Encode a plain text; text that was rendered already gets no second BOS.
-
-    Raises:
-        UserError: it has fewer than two tokens.
-    """
+    """Encode a plain text; text that was rendered already gets no second BOS."""
     from tokenry.core.chat.template import adds_bos
 
     has_bos = adds_bos(tokenizer) and text.lstrip().startswith(tokenizer.bos_token)

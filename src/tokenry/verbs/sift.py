@@ -126,7 +126,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "control": control,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Answers from stickers by {model_title(name)}", data, lay_out(data))
 
 
@@ -289,11 +288,7 @@ def _yes(right: bool | None) -> str | None:
 
 
 def read_questions(path: Path) -> tuple[list[str], list[Verifier | None]]:
-    """Read questions, and what tells whether their answers are right.
-
-    Raises:
-        UserError: the file cannot be read, holds no question, or a row has none.
-    """
+    """Read questions, and what tells whether their answers are right."""
     if path.suffix.lower() in ("", ".txt"):
         queries = [line for line in read_text(path).splitlines() if line.strip()]
         rows: list[Mapping[str, Any]] = [{"question": line} for line in queries]

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForMaskedLM, DebertaV2Config
 
+from tests import tiny
 from tests.tiny.pretraining import KINDS, encoder_config, text_rows
 from tokenry.core.tensors.chunked_loss import matrix_loss
 from tokenry.core.tensors.output_head import backbone, check_output_head, output_head
@@ -58,3 +60,12 @@ def test_a_head_that_is_no_layers_and_a_matrix_keeps_its_own_forward():
     given, head = output_head(model).split(hidden)
     assert given is hidden
     assert head.linear is None
+
+
+def test_a_model_that_was_trained_in_mixed_precision_is_known_afterwards():
+    model = tiny.llama()
+    wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    forward = wrapped.forward
+    check_output_head(wrapped)
+    assert wrapped.forward is forward
+    assert output_head(wrapped).module is model.get_output_embeddings()

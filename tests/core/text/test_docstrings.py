@@ -50,3 +50,11 @@ def test_files_of_a_newer_python_and_files_beyond_the_most_are_left_out(package,
 def test_a_package_that_is_not_there_is_named():
     with pytest.raises(UserError, match="the package nowhere is not installed"):
         read_docstrings(["nowhere"])
+
+
+def test_a_module_is_its_file_alone_in_the_encoding_that_it_declares(tmp_path, monkeypatch):
+    told = "Caf\xe9 and what goes with it. " * 10
+    (tmp_path / "lonely.py").write_bytes(f'# -*- coding: latin-1 -*-\n"""{told}"""\n'.encode("latin-1"))
+    (tmp_path / "neighbour.py").write_text(f'"""{"of another module " * 20}"""')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_docstrings(["lonely"]).train == (told,)

@@ -118,7 +118,7 @@ def test_the_bootstrap_of_a_metric_is_that_of_resampled_texts():
     truth, a, b = generator.integers(0, 2, (40, 3)), *generator.random((2, 40, 3))
     found = paired_bootstrap("macro_f1", truth, a, b, draws=800)
     by_hand = []
-    for _ in range(800):
+    for _ in range(400):
         rows = generator.integers(0, 40, 40)
         scores = [
             f1_score(truth[rows], prob[rows] >= 0.5, average="macro", zero_division=0) for prob in (a, b)

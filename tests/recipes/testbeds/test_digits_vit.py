@@ -172,7 +172,7 @@ def test_training_learns_the_digits():
 def test_progress_goes_from_nothing_to_everything():
     shares = []
     load_digits_vit(
-        progress=lambda what, share: shares.append(share), setting=DigitsViTSetting(30, 30, epochs=13)
+        progress=lambda what, share: shares.append(share), setting=DigitsViTSetting(8, 8, epochs=13)
     )
     assert shares[0] == 0
     assert shares[-1] == 1

@@ -88,7 +88,6 @@ def merge_tokens(
     """Make one token of each group.
 
     Args:
-        hidden: hidden states.
         group_ids: group of each token, from 0 in every text; -1 for padding.
         mode: how they are combined.
         scorer: scores the tokens, one number each, for the learned combination: a `MemberScorer`, or any function.
@@ -258,7 +257,6 @@ class GroupedCode(Sequence[int]):
 
     Attributes:
         input_ids: its tokens, special ones included.
-        group_ids: the group of each.
     """
 
     input_ids: Int[ndarray, "tokens"]
@@ -285,7 +283,6 @@ class CodeMergeCollator:
 
     Attributes:
         tokenizer: a fast tokenizer, that of the model.
-        language: language of the code.
         policy: the units of which one token is made.
         backend: what finds them; see `semantic_units`.
         max_length: maximum number of tokens; longer sources are cut, and so are their units.

@@ -90,11 +90,7 @@ def semantic_units(
 def backend_for(
     language: str, policy: str = "identifier", backend: str = "auto"
 ) -> Literal["tree-sitter", "lexer"]:
-    """What finds the units of a language here; warns where `auto` is left with the lexer.
-
-    Raises:
-        UserError: see `semantic_units`.
-    """
+    """What finds the units of a language here; warns where `auto` is left with the lexer."""
     require_one_of(backend, get_args(Backend), "backend")
     if backend == "lexer" and policy == "leaf":
         raise UserError(
@@ -129,7 +125,6 @@ def group_tokens(
         offsets: characters of each token, from start to end.
         special_mask: true for special tokens.
         units: start and end of each unit, in order, without overlap.
-        source: the text.
 
     Raises:
         UserError: the offsets go back.

@@ -47,7 +47,6 @@ class SearchResult:
 
     Attributes:
         best: the configuration with the highest score; of several, the first.
-        best_score: its score.
         trials: all configurations, in the order in which they were asked for.
         grids: the grids, with the values that were added.
         made: number of trials that were made now; the others were known from the ledger.
@@ -121,7 +120,6 @@ def optuna_search(
         grids: values of each hyper-parameter.
         start: the first configuration, on the grids.
         trials: number of different trials; a configuration that comes again is none.
-        seed: random seed of the sampler.
         journal: file of Optuna's journal, which is resumed; None for none.
         task: as in `gradual_search`.
 

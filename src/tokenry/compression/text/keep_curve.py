@@ -101,7 +101,6 @@ def keep_curve(
     Where more must stay than a share, what must stay is kept.
 
     Args:
-        texts: the prompts.
         compressor: how they are shortened; its own share or number of tokens is not read.
         judge: says what a text is worth.
         shares: shares of the words that are kept.
@@ -158,7 +157,6 @@ class AnswerLikelihood:
 
     Args:
         model: causal language model, best the one that the prompts are for.
-        tokenizer: its tokenizer.
         answers: the answer to every prompt.
         endings: what follows every prompt and stays whole, such as the question; None for nothing.
         batch_size: texts that are read at once.

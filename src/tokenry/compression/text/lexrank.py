@@ -42,7 +42,6 @@ def lexrank(
     """Score the sentences of a text; 1 is the mean of those that are linked.
 
     Args:
-        sentences: the sentences.
         threshold: similarity above which two sentences are linked; None links all that share a word, by their similarity.
         idf: inverse document frequency by word, 1 for others; None: 1 for all.
     """

@@ -183,7 +183,6 @@ class TextHacks:
         """Shorten texts.
 
         Args:
-            texts: the texts.
             tokenizer: the tokenizer of the classifier; the report then counts tokens too.
             max_length: its window in tokens, special ones included.
         """
@@ -301,7 +300,6 @@ class TokenizerLengths:
     """How long documents are for one tokenizer, special tokens included.
 
     Attributes:
-        name: name of the tokenizer.
         tokens: statistics of the tokens; `truncated` is the share over the longest window.
         over: share of the documents over each window.
     """
@@ -320,8 +318,6 @@ def tokenizer_length_report(
     """Compare tokenizers on the training texts, the one with the fewest tokens first: the paper takes its model.
 
     Args:
-        tokenizers: tokenizers by name.
-        texts: the documents.
         max_lengths: windows in tokens.
         splitter: cuts a text into words, for the tokens per word.
     """

@@ -42,9 +42,7 @@ class ScoredText:
     """The words of a text and what each is worth.
 
     Attributes:
-        text: the text.
         spans: characters of every word, from start to end.
-        scores: of every word.
     """
 
     text: str
@@ -74,7 +72,6 @@ class RandomScorer(PromptScorer):
     """Uniform random scores: what a scorer must beat. A text has the same scores in any batch.
 
     Args:
-        seed: random seed.
         tokenizer: words that share one of its tokens are one word; None for words as they are written.
     """
 
@@ -120,7 +117,6 @@ class TokenScorer(PromptScorer):
     """A scorer whose model reads tokens: it says how a text is cut into parts, and what the words of a part are worth.
 
     Args:
-        model: the model.
         tokenizer: its tokenizer, a fast one.
         max_tokens: maximum number of tokens that are read at once, special tokens included.
         batch_size: parts that are read at once.
@@ -208,7 +204,6 @@ class AttributionScorer(TokenScorer):
 
     Args:
         model: encoder classifier, or causal language model.
-        tokenizer: its tokenizer.
         method: attribution method, such as `globenc`, `decompx`, or `decompx:method=linear`, which takes language models too.
         label: class that is asked about; `predicted` for that of each sentence, `every` for the sum of |score| over all classes.
         sentence_weights: whether scores are multiplied by the LexRank of their sentence.
@@ -295,7 +290,6 @@ class TokenClassifierScorer(TokenScorer):
 
     Args:
         model: token classifier with two classes, drop and keep.
-        tokenizer: its tokenizer.
         max_tokens: maximum number of tokens that are read at once, whole sentences if possible.
         batch_size: parts that are read at once.
     """
@@ -347,7 +341,6 @@ class SelfInformation(TokenScorer):
 
     Args:
         model: causal language model.
-        tokenizer: its tokenizer.
         max_tokens: maximum number of tokens of a sentence that are read at once.
         batch_size: sentences that are read at once.
     """

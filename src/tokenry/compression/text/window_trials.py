@@ -39,7 +39,6 @@ class TextSplits:
     """Texts to fine-tune on, to choose by, and to test on.
 
     Attributes:
-        names: names of the labels.
         train: texts that hacks and weights are fitted on.
         validation: texts that choose the epoch and the hyper-parameters.
         test: texts that nothing is chosen on.

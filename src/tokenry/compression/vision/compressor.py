@@ -62,7 +62,6 @@ def question_tokens(
         input_ids: the prompt, with or without an answer.
         attention_mask: 0 at padding.
         labels: -100 where nothing is learned; None while generating.
-        image_token_id: id of the placeholder.
         end_ids: tokens that end the question, such as those of "ASSISTANT".
     """
     placeholders = input_ids == image_token_id
@@ -297,11 +296,7 @@ def attach_compressor(
 
 
 def save_compressor(compressor: WindowCompressor, path: Path) -> None:
-    """Write a compressor alone (weights, kind and config) to a safetensors file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write a compressor alone (weights, kind and config) to a safetensors file."""
     about = {"compressor": type(compressor).__name__, "config": json.dumps(asdict(compressor.config))}
     weights = {name: value.contiguous() for name, value in compressor.state_dict().items()}
     with atomic_write(Path(path)) as partial:

@@ -121,7 +121,6 @@ def uniform_schedule(
     The control of a learned schedule, which leaves the first layer alone too.
 
     Args:
-        costs: cost of each layer.
         tokens: number of tokens that enter the first layer.
         special: number of special ones among them.
         share: share of the layers' dense FLOPs; met as nearly as whole numbers allow.

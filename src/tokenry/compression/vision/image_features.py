@@ -97,11 +97,7 @@ class Encoded:
 
 
 def supported_model(model: nn.Module) -> tuple[PreTrainedModel, Architecture]:
-    """Find the vision-language model, also inside PEFT or DDP, and its description.
-
-    Raises:
-        UserError: it is not supported.
-    """
+    """Find the vision-language model, also inside PEFT or DDP, and its description."""
     for module in model.modules():
         for kind in type(module).__mro__:
             if kind.__name__ in ARCHITECTURES and isinstance(module, PreTrainedModel):
@@ -118,7 +114,6 @@ def encode_images(
 
     Args:
         model: the outer model.
-        architecture: its description.
         inputs: the processor's output.
         with_rows: also return what entered the projector for every token.
     """

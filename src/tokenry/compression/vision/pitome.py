@@ -302,7 +302,6 @@ class _Form:
     """What a form fixes, and its defaults.
 
     Attributes:
-        margin: of the first layer.
         slope: how much the margin falls; None for down to 0.
         layers: number of first layers that merge.
         after: where a layer merges: after attention by the keys, or at its end by the hidden states.

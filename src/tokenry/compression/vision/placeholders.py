@@ -91,7 +91,6 @@ def kept_columns(
 
     Args:
         input_ids: the prompt as the processor wrote it.
-        image_token_id: the placeholder.
         tokens_per_image: visual tokens of each image, in the order of the images.
         kept: for each image, its tokens that stay, in any order.
 

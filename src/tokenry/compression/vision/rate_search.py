@@ -59,7 +59,6 @@ class SearchStep:
         steps: number of steps of the whole search.
         loss: cross-entropy of this batch, in nats.
         gflops: multiply-adds of the model at the counts of this step, in 1e9, patch embedding and head included.
-        target_gflops: target for them.
         lr: learning rate of this step.
     """
 
@@ -114,7 +113,6 @@ def search_rates(
         target_gflops: multiply-adds of the whole model, in 1e9, patch embedding and head included as the paper counts them.
         target_share: alternatively, the share of the layers' multiply-adds: `TokenReduction.flops / dense_flops`.
         granularity: step between the counts to choose from; 1 for small images.
-        flops_weight: weight of the FLOPs term.
         lr: learning rate of AdamW on the logits, without weight decay; decays to `min_lr` by a cosine, from step to step (officially from
             epoch to epoch, which for one epoch is no decay at all).
         min_lr: final learning rate.

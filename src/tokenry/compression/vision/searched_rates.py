@@ -67,7 +67,6 @@ class SearchedRates:
         """Make proxies with logits 0; the first layer has one candidate, all patches, so it is never compressed.
 
         Args:
-            layers: number of layers.
             num_patches: tokens to choose from, see `RateProxy`.
             granularity: step between candidates, in all layers but the first.
             special_tokens: leading tokens that always stay.

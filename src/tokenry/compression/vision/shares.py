@@ -19,7 +19,6 @@ class EncoderShape:
     """What the FLOPs of an encoder depend on.
 
     Attributes:
-        costs: cost of each layer.
         tokens: number of tokens that enter the first layer.
         special: number of these that are no patches.
     """

@@ -132,7 +132,6 @@ def fit_vlm_scaling(
         error: 1 - average score, in [0, 1], per point.
         fix_d: hold D at this value instead of fitting it.
         bootstrap: samples; 0 for no intervals.
-        seed: random seed of the bootstrap.
 
     Source: arXiv 2411.03312, equation of the scaling law; the released code searches a grid in random order instead.
     """
@@ -269,7 +268,6 @@ def inference_flops(
         n_params: parameters of the language model (not billions).
         visual_tokens: after compression.
         text_tokens: prompt tokens that no cache holds (0: the text is cached; the paper also plots 50).
-        decode_tokens: tokens of the answer.
     """
     tokens = sum(np.asarray(count) for count in (text_tokens, visual_tokens, decode_tokens))
     return 2 * np.asarray(n_params) * tokens
@@ -294,7 +292,6 @@ def compute_optimal(
         token_counts: numbers of visual tokens to choose from.
         budget_flops: per query, in the unit of `cost`.
         text_tokens: prompt tokens that no cache holds.
-        decode_tokens: tokens of the answer.
         cost: `cost(n_params, visual_tokens, text_tokens, decode_tokens)`, arrays in and out: put your own latency here.
 
     Raises:

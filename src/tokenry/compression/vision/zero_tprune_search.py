@@ -31,7 +31,6 @@ class Trial:
     """One schedule that was tried.
 
     Attributes:
-        config: the schedule.
         accuracy: share of the images that are classified correctly (without labels: as by the unpruned model).
         flops: its multiply-adds as a share of the unpruned encoder's.
     """
@@ -64,7 +63,6 @@ def search_config(
         trials: number of schedules to try.
         options: all options but the schedule; None for the defaults.
         tolerance: a schedule counts as meeting the target if its FLOPs are at most this much below it.
-        seed: random seed of the draws.
         progress: called with the progress.
 
     Raises:

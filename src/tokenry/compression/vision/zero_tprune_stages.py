@@ -80,7 +80,6 @@ def similarity_prune(
         metric: what they are compared by.
         r: number to remove; at most half of the tokens.
         mode: see `partition_by_importance`.
-        seed: random seed of the random partition.
 
     Source: Zero-TPrune, S-stage.
     """

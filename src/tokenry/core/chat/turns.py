@@ -65,7 +65,6 @@ def read_turns(messages: Any, where: str, name: str = "messages") -> tuple[Turn,
     Args:
         messages: messages in OpenAI's or ShareGPT's form, as a list or as JSON.
         where: the name of the sample, for errors.
-        name: the column.
     """
     messages = from_json(messages, where, name)
     if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:

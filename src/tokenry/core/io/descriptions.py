@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
 
 from tokenry.core.errors import UserError
 
@@ -35,6 +37,16 @@ def split_descriptions(written: str) -> list[str]:
         else:
             descriptions.append(part)
     return descriptions
+
+
+def describe(method: Any) -> str:
+    """Name a method, a dataclass, with every option that differs from its default."""
+    changed = [
+        f"{field.name}={getattr(method, field.name)!r}"
+        for field in fields(method)
+        if getattr(method, field.name) != field.default
+    ]
+    return f"{type(method).__name__}({', '.join(changed)})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -24,15 +24,11 @@ def over(
     """Yield what each job finds: as soon as it is found in this process, when the job is done on Ray.
 
     Args:
-        jobs: the jobs.
         run: does one job; a function of a module, given the job's arguments.
         arguments: makes the arguments of a job when it begins, so that only what is being worked on is in memory.
         name: names a job for the progress.
         progress: called after each job with the share of jobs that are done.
         ray: use the running Ray cluster, else a local one (extra `tokenry[ray]`).
-
-    Raises:
-        UserError: Ray is not installed.
     """
     running = (_on_ray if ray else _here)(jobs, run, arguments)
     for done, (job, found) in enumerate(running, start=1):
@@ -41,11 +37,7 @@ def over(
 
 
 def started_ray() -> Any:
-    """The module `ray`, connected to the running cluster, else to a local one.
-
-    Raises:
-        UserError: Ray is not installed.
-    """
+    """The module `ray`, connected to the running cluster, else to a local one."""
     # What it reads when it is imported: no token file in the home folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     try:

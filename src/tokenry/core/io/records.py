@@ -23,8 +23,6 @@ def read_record(
     """Read a dataclass from a file.
 
     Args:
-        path: the file.
-        cls: the dataclass.
         kind: its kind, as it stands in the file.
         what: the same in words, for error messages.
         command: what writes such files.

@@ -31,7 +31,6 @@ class Entry(Generic[Method]):
     """A method that can be made by name.
 
     Attributes:
-        method: its class.
         options: the dataclass whose fields are its options.
         make: makes one from its options; a type that it annotates itself overrides that of the field.
     """
@@ -67,7 +66,6 @@ class Registry(Mapping[str, Entry[Method]], Generic[Method]):
         """Register a class under a name.
 
         Args:
-            name: the name.
             options: the dataclass of its options; None for the class itself.
             make: makes one from its options; None for the class itself.
         """

@@ -48,11 +48,7 @@ def parse_yaml(text: str, what: str) -> Any:
     """Read a YAML text; no tags that make objects.
 
     Args:
-        text: the YAML.
         what: its name in the error message.
-
-    Raises:
-        UserError: it is not YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -65,11 +61,7 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 def of_kind(kind: Any, value: Any, what: str) -> Any:
-    """Return `value` as an instance of the type `kind`, where it is or can be read as one; numbers are finite.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Return `value` as an instance of the type `kind`, where it is or can be read as one; numbers are finite."""
     try:
         return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:

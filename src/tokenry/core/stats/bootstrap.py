@@ -42,7 +42,6 @@ def bootstrap_estimate(
         value: the figure of all units.
         drawn: the same figure of each draw.
         units: number of sampling units.
-        confidence: of the interval.
     """
     known = drawn[np.isfinite(drawn)]
     if len(known) < 2:

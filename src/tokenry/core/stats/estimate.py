@@ -43,7 +43,6 @@ class Estimate:
     """A figure and how sure it is; `f"{estimate:+.2f}"` writes it with its standard error.
 
     Attributes:
-        value: the figure.
         standard_error: of the figure; nan for a single unit.
         samples: number of sampling units behind it (items, texts, words, seeds).
         low: lower end of the 95 % interval, by Student's t unless given.

@@ -50,7 +50,6 @@ def fit_nonnegative(
         starts: parameters to begin at; moved inside the bounds where they lie outside.
         bounds: lower and upper, numbers or one per parameter.
         jacobian: parameters to slopes, one row per point and one column per parameter; by differences if not given.
-        tolerance: at which a solver stops.
     """
     lower, upper = (np.asarray(bound, dtype=float) for bound in bounds)
     from scipy.optimize import least_squares  # half a second, which every --help would pay
@@ -88,7 +87,6 @@ def residual_bootstrap(
         refit: measurements to parameters.
         parameters: number of parameters; no samples are drawn where as many points leave no residuals.
         samples: number of fits.
-        seed: random seed of the draws.
     """
     drawn = residual_draws(fitted, measured, parameters, samples, seed)
     return np.stack([refit(sample) for sample in drawn]) if len(drawn) else np.empty((0, parameters))
@@ -123,7 +121,6 @@ def profile(
 
     Args:
         refit: a value of the parameter and a start to the fit of the others.
-        best: its best value.
         others: the other parameters there.
         ends: values to walk to.
         allowed: sum of squared errors at which a walk stops.

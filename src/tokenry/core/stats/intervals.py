@@ -42,8 +42,6 @@ def bootstrap(
         statistic: computes the figure from the columns, each an array with one value per unit.
         columns: values of the units, in the same order.
         draws: number of resamples.
-        seed: random seed.
-        confidence: of the interval.
     """
     arrays = [np.asarray(column) for column in columns]
     matrix = index_matrix(len(arrays[0]), draws, seed)

@@ -122,7 +122,6 @@ class SeparableFit:
 
         Args:
             rows: exponents to factors of the coefficients, exponents × functions × columns.
-            confidence: of the interval.
             noise: whether the value is one new measurement, with an error of its own, and not the curve.
         """
         likely = self._likely(confidence)
@@ -187,7 +186,6 @@ def fit_samples(
     """Fit a curve to many sets of measurements at the same points.
 
     Args:
-        curve: the curve.
         points: where it was measured.
         measured: one row per sample.
         weights: of the squared errors; 1 if not given.

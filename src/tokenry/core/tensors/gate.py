@@ -85,9 +85,6 @@ def require_language_model_head(config: Any, name: str, unexpected: Iterable[str
         config: of the model, with the `architectures` that the checkpoint names.
         name: the name of the model in errors.
         unexpected: names of weights in the checkpoint for which the model has no place.
-
-    Raises:
-        UserError: it is one.
     """
     classes = getattr(config, "architectures", None) or []
     other = [written for written in classes if _OTHER_HEAD.search(written)]

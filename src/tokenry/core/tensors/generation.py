@@ -48,7 +48,6 @@ def greedy_answers(
 
     Args:
         model: model with a method `generate`. Its mode is restored afterwards.
-        tokenizer: tokenizer of the model.
         prompts: token ids of each prompt.
         max_new_tokens: number of tokens after which an answer is cut off.
         batch_size: number of prompts per batch.

@@ -7,7 +7,8 @@ with its hidden states computes its logits with its own forward. `check_output_h
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -187,7 +188,7 @@ def check_output_head(
     """
     inner = causal_lm(model)
     body = backbone(inner)
-    with evaluation_mode(inner):
+    with evaluation_mode(inner), _unwrapped_forward(inner):
         ids = short_text(inner) if input_ids is None else input_ids
         expected = (inner(input_ids=ids, use_cache=False).logits if logits is None else logits)[0]
         rows = body(input_ids=ids, use_cache=False).last_hidden_state[0]
@@ -216,6 +217,20 @@ def check_output_head(
         else:
             found = "layers" if _explains(_behind_layers(inner), rows, expected) else "own"
     setattr(inner, _HEAD, found)
+
+
+@contextmanager
+def _unwrapped_forward(inner: nn.Module) -> Iterator[None]:
+    """The model's own forward where accelerate, in a training that is over, put mixed precision around it: its backbone runs without."""
+    wrapped, own = vars(inner).get("forward"), vars(inner).get("_original_forward")
+    if wrapped is None or own is None:
+        yield
+        return
+    inner.forward = own
+    try:
+        yield
+    finally:
+        inner.forward = wrapped
 
 
 def short_text(model: nn.Module, tokens: int = 6) -> Int[Tensor, "1 seq"]:

@@ -208,7 +208,6 @@ class SplitLayer:
     """One call of a patched layer: its two halves.
 
     Attributes:
-        module: the layer.
         attention_mask: as the model made it for this call: None, or bool or additive (batch, 1, 1 or tokens, tokens).
         kwargs: further arguments of the model for its attention.
         state: the result of the owner's `begin` for this call.
@@ -253,7 +252,6 @@ class Encoder:
 
     Attributes:
         model: the model or tower they belong to.
-        layers: the layers.
         special_tokens: number of leading tokens that are no patch or word.
         modality: the input that the other tokens stand for.
         attention: the layers' attention parts.

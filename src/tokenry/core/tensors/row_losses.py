@@ -18,7 +18,6 @@ class RowLosses(NamedTuple):
     """Losses of a chunk of rows, and what their logits say.
 
     Attributes:
-        loss: of each row.
         nll: −log p(target) in nats.
         is_best: whether no token has a higher logit than the target.
         entropy: of the predicted distribution in nats; None where it was not asked for.
@@ -49,7 +48,6 @@ class RowLoss(Protocol):
 
         Args:
             logits: of one chunk, in float32 or float64; columns may be −inf.
-            targets: of its rows.
             entropy: whether the entropy is needed; without `slope` it always is.
         """
         ...

@@ -39,7 +39,6 @@ class RowStatistics(NamedTuple):
         rank: number of tokens with a higher logit than the target.
         second_moment: mean of the squared log-probabilities under the predicted distribution.
         log_squares: log of the probability that two draws from the distribution agree.
-        mean_logit: mean of the logits over the vocabulary.
         top_logits: largest logits, the largest first.
         top_ids: tokens of `top_logits`.
         cross_entropy: of the distribution against the reference's, in nats.

@@ -43,7 +43,6 @@ class TreeAttention:
 
     Attributes:
         tokens: number of tokens that are kept in each row, padding included.
-        positions: of the tokens that are kept.
         real: tokens that belong to their row; the others are padding, which nothing sees.
 
     Raises:
@@ -145,7 +144,6 @@ def attention_masks(
         new: positions of the new tokens.
         known: positions of all tokens, the new ones last.
         windows: from `attention_windows`.
-        dtype: of the model.
     """
     if not windows:
         return _added(allowed, dtype)

@@ -32,7 +32,6 @@ class TextLoss:
 
     Attributes:
         nll: summed NLL of each text in nats.
-        tokens: tokens of each text.
         text_bytes: UTF-8 bytes of each text.
     """
 

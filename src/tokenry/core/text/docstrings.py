@@ -35,8 +35,7 @@ def read_docstrings(
     """Read the docstrings of at least 200 characters of installed packages, without their tests.
 
     Args:
-        packages: names of the packages.
-        held_out_share: share of the files that are held out.
+        packages: names of packages, or of modules that are a file.
         seed: random seed of the files that are held out.
         most_files: number of files of a package that are read, at equal distances; None for all.
     """
@@ -55,13 +54,15 @@ def _of_package(package: str, most_files: int | None) -> tuple[tuple[str, ...], 
         raise UserError(
             f"the package {package} is not installed, and its docstrings are needed: pip install {package}."
         )
-    return _of_folder(Path(spec.origin).parent, most_files)
+    origin = Path(spec.origin)
+    return _of_sources(origin.parent if spec.submodule_search_locations else origin, most_files)
 
 
 @cache
-def _of_folder(folder: Path, most_files: int | None) -> tuple[tuple[str, ...], ...]:
-    """File by file; installed sources stay as they are while a process runs."""
-    paths = [path for path in sorted(folder.rglob("*.py")) if "tests" not in path.relative_to(folder).parts]
+def _of_sources(root: Path, most_files: int | None) -> tuple[tuple[str, ...], ...]:
+    """Those of a folder or a file, file by file; installed sources stay as they are while a process runs."""
+    inside = [root] if root.is_file() else sorted(root.rglob("*.py"))
+    paths = [path for path in inside if "tests" not in path.relative_to(root).parts]
     apart = -(-len(paths) // most_files) if most_files else 1
     files = [tuple(text for text in _of_file(path) if len(text) >= _SHORTEST) for path in paths[::apart]]
     return tuple(filter(None, files))
@@ -71,7 +72,7 @@ def _of_file(path: Path) -> Iterator[str]:
     """Those of a file; none of one that is written for a newer Python than the one that runs."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())  # which heeds the encoding that a file declares
     except SyntaxError:
         return
     for node in ast.walk(tree):

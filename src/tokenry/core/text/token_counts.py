@@ -49,7 +49,6 @@ class Dispersion:
     """Spread of the counts over the languages.
 
     Attributes:
-        mean: mean of the counts.
         std: sample standard deviation (ddof 1).
         variance: square of the standard deviation.
         cv: coefficient of variation, std / mean.
@@ -166,7 +165,6 @@ def premium_intervals(
         reference: the language that premiums are relative to.
         confidence: level of the intervals.
         samples: number of draws of the bootstrap.
-        seed: random seed of the bootstrap.
     """
     values = token_premiums(
         {language: float(segments.sum()) for language, segments in counts.items()}, reference

@@ -23,9 +23,7 @@ class TokenStats:
     """Tokens of documents.
 
     Attributes:
-        documents: number of documents.
         mean: mean number of tokens, with special tokens.
-        median: median.
         p95: 95th percentile.
         truncated: share of the documents that are cut at the maximum length.
         fertility: tokens per word; nan without words.
@@ -61,7 +59,6 @@ def token_stats(
 
     Args:
         tokenizer: any tokenizer.
-        texts: the documents.
         max_length: maximum number of tokens that the encoder reads.
         words: cuts a document into words; by default at white space.
         batch_size: documents of a batch, for the padding.

@@ -50,8 +50,6 @@ def encode_window(
     """The token ids of each text with the special tokens, cut to `max_length`.
 
     Args:
-        tokenizer: the tokenizer.
-        texts: the texts.
         max_length: maximum number of tokens, special ones included.
         head: number of tokens kept at the beginning of a text that is cut, the others at its end; None for the beginning alone.
     """

@@ -55,9 +55,7 @@ class Words:
     """The words of one text as a tokenizer reads it.
 
     Attributes:
-        text: the text.
         spans: characters of every word, from start to end.
-        input_ids: the tokens.
         of_token: word of every token; -1 for special tokens.
     """
 
@@ -116,7 +114,6 @@ def word_scores(
     """One score per word from those of its tokens.
 
     Args:
-        piece_scores: of the tokens.
         word_ids: word of every token; None or -1 for special tokens, which count for none.
         reduce: `sum`, `mean` or `max`.
         words: number of words; by default up to the last one that has a token.

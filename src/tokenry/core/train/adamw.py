@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_above_zero
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class AdamWSettings:
     def __post_init__(self) -> None:
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise UserError(f"beta1 and beta2 must be in [0, 1), got {self.beta1} and {self.beta2}.")
-        for name in ("epsilon", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        require_above_zero(epsilon=self.epsilon, max_gradient_norm=self.max_gradient_norm)
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be 0 or more, got {self.weight_decay}.")

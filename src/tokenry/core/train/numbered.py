@@ -14,7 +14,6 @@ class TextBatches:
     Args:
         texts: texts in any form, such as blocks of tokens.
         batch_size: texts per batch.
-        seed: random seed of the orders.
     """
 
     def __init__(self, texts: Iterable[Any], batch_size: int, seed: int) -> None:

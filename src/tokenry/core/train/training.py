@@ -53,12 +53,9 @@ class LoopConfig:
     """The loop of a training.
 
     Attributes:
-        steps: steps of the optimiser.
         learning_rate: learning rate of each step, from 0.
-        adamw: the optimiser.
         batches_per_step: batches whose mean loss is one step: their gradients are accumulated.
         bfloat16: compute the loss in mixed precision.
-        seed: random seed of dropout.
         save_every: steps between checkpoints, of which the last is kept.
     """
 
@@ -83,7 +80,6 @@ class Training:
         module: any module, on the device on which it is to be trained.
         loss: computes the values of one batch with the module.
         batches: step `n` takes the batches from `n * batches_per_step`; with several processes each takes its share of the numbers.
-        config: the loop.
         fingerprint: everything that determines the training; a checkpoint of another is refused.
         callbacks: of transformers, such as an evaluation every few steps.
         **arguments: any other `TrainingArguments`, such as `report_to="tensorboard"`.

@@ -29,7 +29,6 @@ class Beginnings:
 
     Args:
         tokenizer: transformers or `tokenizers`.
-        vocabulary: of the tokenizer.
         context_ids: tokens before a text where none are named; None for the bos token, or else the eos token.
         needs_token: whether the model needs a token before a text. A function knows how a text begins.
     """

@@ -54,7 +54,6 @@ class Unlike:
     """A text that `ByteLM` would not write as the tokenizer does.
 
     Attributes:
-        text: the text.
         why: the fault, in words.
     """
 

@@ -84,7 +84,6 @@ class ByteModel(ABC, Generic[_Stream, _ContextIds]):
             temperature: 0 for the most probable byte.
             top_p: share of the probability to sample from, in (0, 1].
             stop: byte strings at which a text ends.
-            seed: random seed.
             context_ids: tokens before the prompt (see `fill_in_middle`).
 
         Raises:

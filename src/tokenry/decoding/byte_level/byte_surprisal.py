@@ -28,7 +28,6 @@ class Surprisal:
 
     Attributes:
         units: bytes or characters, as bytes.
-        bits: of each unit.
         exact: whether these are probabilities of bytes: summed over all valid token sequences.
     """
 

@@ -38,7 +38,6 @@ class CoverModel:
 
     Args:
         model: what the next token is.
-        vocabulary: of the tokenizer.
         rules: which tokens may follow others within a text.
         reach: which may follow and reach beyond the text.
         renormalizes: whether valid tokens get the probability of the others.
@@ -115,7 +114,6 @@ class CoverModel:
         """Compute what comes after endings of which it is not known yet, with one forward pass for all of them.
 
         Args:
-            endings: of one or several streams.
             ahead: contexts that may be needed soon; they come along in the same pass.
         """
         waiting = [ending for ending in endings if ending.next is None]

@@ -81,7 +81,6 @@ class CoverSearch:
     """Looks for the covers of texts.
 
     Args:
-        vocabulary: of the tokenizer.
         rules: which tokens may follow others within a text.
         reach: which may follow and reach beyond the text.
     """

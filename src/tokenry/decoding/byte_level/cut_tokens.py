@@ -67,9 +67,6 @@ NOTHING = Scan()
 class CutTokens:
     """The added tokens of one tokenizer.
 
-    Args:
-        vocabulary: of the tokenizer.
-
     Raises:
         UserError: one of them is cut out as a word of its own only, or a space is put after each of them.
     """
@@ -177,7 +174,6 @@ class CutTokens:
         """Cut a text: ids of added tokens, None for what lies between. Where the text may go on, its undecided end is left out.
 
         Args:
-            data: the text.
             lead: what the tokenizer puts before it.
             is_whole: whether the text ends there.
 

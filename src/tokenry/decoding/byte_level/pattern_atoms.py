@@ -117,11 +117,7 @@ class PatternAtoms:
 
     @classmethod
     def read(cls, pattern: str) -> "PatternAtoms":
-        """Read a pattern.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Read a pattern."""
         found, ignores_case, suffixes, before = cls(), [False], _Suffixes(), ""
         for sign in signs(pattern):
             atom = ""

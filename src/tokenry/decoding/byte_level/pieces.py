@@ -35,11 +35,7 @@ _SAME_LETTERS = {"s": "ſ", "k": "\N{KELVIN SIGN}"}
 
 
 def _patterns(part: dict[str, Any]) -> list[str]:
-    """The patterns by which one pre-tokenizer cuts.
-
-    Raises:
-        UserError: it cuts by something else.
-    """
+    """The patterns by which one pre-tokenizer cuts."""
     known: dict[str, Any] = {
         "Split": lambda: [part["pattern"].get("Regex") or re.escape(part["pattern"]["String"])],
         "ByteLevel": lambda: [_GPT2] if part["use_regex"] else [],
@@ -64,7 +60,6 @@ class Pieces:
     """The pre-tokenizer of one tokenizer.
 
     Attributes:
-        patterns: by which it cuts.
         cut_characters: characters of the tokens that are cut out of a text: what follows a text is made of others where possible.
     """
 
@@ -101,7 +96,6 @@ class Pieces:
         """Replace every character by the first of its class, and shorten runs to three.
 
         Args:
-            text: any text.
             after_apostrophe: number of letters at its beginning that still belong to what an apostrophe before it may begin.
         """
         plain = text.translate(self._plain)
@@ -209,11 +203,7 @@ class Pieces:
         ]
 
     def _ever_cuts(self) -> bool:
-        """Cut a text in which everything meets everything.
-
-        Raises:
-            UserError: characters are dropped.
-        """
+        """Cut a text in which everything meets everything."""
         pairs = "".join(one + other for one in self._classes.firsts for other in self._classes.firsts)
         cut = self._cutter.pre_tokenize_str(pairs.translate(self._renamed))
         if sum(end - start for _, (start, end) in cut) < len(pairs):

@@ -77,7 +77,6 @@ class MultiTokenDecoding(Decoder):
     """Decoding with a drafter.
 
     Args:
-        drafter: on the model that generates.
         mode: quadratic, a block of masks behind every token; linear, one behind the last; or auto, which chooses mode, number of masks
             and drafts of masks or from the text itself, by what was accepted and what steps take. Texts are the same in all modes when
             greedy; sampled ones depend on the steps.

@@ -82,7 +82,6 @@ class Drafter(nn.Module):
     Args:
         model: causal language model, wrapped or not.
         k: number of masks in a block: tokens drafted at once.
-        rank: rank of the adapters.
         alpha: scales what they add by alpha / rank; twice the rank by default.
         targets: layers that are adapted, as of `add_gated_lora`.
 

@@ -58,7 +58,6 @@ class GatedLoRALinear(nn.Module):
 
     Args:
         base: a layer with `in_features` and `out_features`, or the `Conv1D` of GPT-2.
-        rank: rank of the adapter.
         alpha: scales what the adapter adds by alpha / rank.
         gate: rows that it acts on; one of its own by default.
 
@@ -139,7 +138,6 @@ def add_gated_lora(
 
     Args:
         model: causal language model, wrapped or not.
-        rank: rank of the adapters.
         alpha: scales what they add by alpha / rank.
         targets: ends of the names of layers, or `all-linear` for all but the output head.
 

@@ -48,7 +48,6 @@ class ResponseRows:
     """The tokens of responses, one after another: ids, types, and the number of the response.
 
     Args:
-        responses: the responses.
         think_end: id of `</think>`, if the model has one.
     """
 

@@ -83,7 +83,6 @@ def label_responses(
     Args:
         small: the small model.
         large: the large model.
-        tokenizer: tokenizer of both.
         responses: what the large model wrote.
         verifier: judges mismatches.
         top_k: number of logits that are kept.

@@ -101,7 +101,6 @@ def align_labels(
     """Shift the verdicts on mismatches back to the rows whose predictions they are about.
 
     Args:
-        types: type of each token.
         positions: mismatches, as `find_mismatches` returns them.
         verdicts: of each, 1 for divergent, 0 for neutral, -1 for none.
     """

@@ -214,7 +214,6 @@ class RoutingAccount:
         small_tokens: tokens that the small model wrote.
         large_tokens: tokens that the large model wrote.
         steps: steps of decoding, each a forward of the small model.
-        large_forwards: forwards of the large model.
     """
 
     small_tokens: int

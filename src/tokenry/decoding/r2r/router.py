@@ -38,9 +38,7 @@ class TokenRouter(nn.Module, RoutingRule):
         hidden_size: width of the small model's hidden states.
         embedding: input embeddings of the small model; never trained.
         top_k: number of logits that are read.
-        widths: width of each block.
         expansion: width inside a block, in multiples of what enters it.
-        dropout: dropout in each block.
         normalize_input: normalise hidden states and embeddings, and read probabilities in the place of logits.
         threshold: probability from which the large model writes.
     """
@@ -123,7 +121,6 @@ class TokenRouter(nn.Module, RoutingRule):
         """Write one file of safetensors: the weights without the embeddings, the threshold, and what the router was trained for and on.
 
         Args:
-            path: the file.
             small: the small model.
             record: what else is to be known, such as the report of the training.
         """

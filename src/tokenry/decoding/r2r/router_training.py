@@ -216,7 +216,6 @@ def fit_router(
         router: a router of the small model whose features these are.
         features: what the small model knows at each token.
         labels: 1 for divergent, 0 for not, -1 for unknown, which is left out.
-        config: the training.
         loss: another loss than weighted binary cross-entropy.
         progress: called before each step.
 

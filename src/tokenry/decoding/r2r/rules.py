@@ -222,14 +222,7 @@ class RollingRule(RoutingRule):
 @ROUTING_RULES.register("duo-rolling")
 @dataclass(frozen=True)
 class DuoRollingRule(RollingRule):
-    """The same, without an escape, counting only the tokens since the large model took over.
-
-    Attributes:
-        threshold: aleatoric uncertainty.
-        window: number of recent tokens.
-        escape: entropy in nats below which the small model keeps a token; 0 for none.
-        counts_last: whether the token at which the large model took over counts among the recent ones.
-    """
+    """The same, without an escape, counting only the tokens since the large model took over."""
 
     escape: float = 0.0
     counts_last: bool = False
@@ -244,7 +237,6 @@ class RandomRule(RoutingRule):
 
     Attributes:
         threshold: 1 less the share.
-        seed: random seed.
     """
 
     threshold: float | int = 0.9

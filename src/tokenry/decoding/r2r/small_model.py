@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.fingerprints import model_fingerprint
@@ -53,8 +53,7 @@ class HealingConfig:
     def __post_init__(self) -> None:
         require_at_least(0, steps=self.steps, seed=self.seed)
         require_at_least(1, batch_size=self.batch_size, save_every=self.save_every)
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        require_above_zero(learning_rate=self.learning_rate)
 
 
 def drop_layers(model: PreTrainedModel, dropped: Collection[int]) -> PreTrainedModel:
@@ -100,7 +99,6 @@ class Healing:
         small: the model that learns.
         large: the model that it was cut out of.
         texts: token ids of texts.
-        config: the training.
     """
 
     def __init__(

@@ -26,7 +26,6 @@ def read_tensors(path: Path, kind: str, verb: str) -> tuple[dict[str, Tensor], d
     """Read such a file.
 
     Args:
-        path: the file.
         kind: what it must hold.
         verb: the command that writes it.
 

@@ -36,7 +36,6 @@ class Divergence:
 
     Attributes:
         text: number of the response.
-        response: the response.
         position: place of the token among prompt and answer.
         small_token: what the small model would have written.
         small: what the large model writes after that.

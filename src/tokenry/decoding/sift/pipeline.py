@@ -146,7 +146,6 @@ def self_consistency(
 
     Args:
         backend: as for `SIFT`, like all that follows but `samples`.
-        queries: the questions.
         samples: number of answers, to all questions or to each: `[len(result.calls) for result in sift.run(queries)]`.
         prompts: what is asked.
         sampling: how answers are written.

@@ -50,7 +50,6 @@ class QuestionCourse:
 
     Args:
         number: its place among the questions.
-        query: the question.
         config: how far it goes.
         prompts: what is asked in each role.
         reading: how answers are found and compared.

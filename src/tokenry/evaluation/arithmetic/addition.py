@@ -46,10 +46,8 @@ class AdditionAnswer:
         num1: first addend.
         num2: second addend.
         signature: digits of addends and sum, as `7+7=8`.
-        format: format of the numbers.
         shots: number of solved problems before it.
         length: `match` if the sum has as many digits as the longer addend, else `mismatch`.
-        response: response of the model.
         answer: number in the response; -1 for none, or several.
         valid: whether the response holds exactly one number.
         padded: whether white space surrounds the answer.
@@ -99,13 +97,11 @@ def evaluate_addition(
 
     Args:
         model: model with a method `generate`. Its mode is restored afterwards.
-        tokenizer: tokenizer of the model.
         signatures: digits of addends and sum.
         fmt: name of a number format, or all settings of the prompt.
         shots: number of solved problems before each problem.
         batch_size: number of prompts per batch.
         per_signature: number of problems of each signature.
-        seed: random seed of problems and shots.
         problems: own problems, instead of those drawn by signature and seed.
         chat: whether to ask in the chat template; by default if the tokenizer has one. Without it, the answer is the first line.
         name: name of the format in the result; its own by default.
@@ -140,7 +136,6 @@ def judge_answer(
     """Judge a response to one of the problems, from any source.
 
     Args:
-        asked: the problems.
         index: number of the problem.
         response: the response; if the question is repeated, the number after the last `=` counts.
         fmt: format of the question.

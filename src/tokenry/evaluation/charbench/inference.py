@@ -41,7 +41,6 @@ def correlation_intervals(
         records: table as of `join_records`.
         properties: columns of the table.
         draws: number of draws of the bootstrap.
-        seed: random seed of the draws.
 
     Returns:
         Columns task, model, property, r, n, low and high (95 %), p, adjusted_p and shown.
@@ -88,7 +87,6 @@ def partial_correlation(group: DataFrame, prop: str, given: Sequence[str]) -> fl
 
     Args:
         group: records of one model and task.
-        prop: the property.
         given: the other properties.
 
     Returns:

@@ -80,7 +80,6 @@ def items_of(tasks: Sequence[str], words: Sequence[str], characters: Sequence[st
 
     Args:
         tasks: task of each item, one of `TASKS`.
-        words: word of each item.
         characters: character of each item; None for count_unique_chars.
 
     Returns:

@@ -105,7 +105,6 @@ def charbench_report(
         features: features by the name of the model, as of `tokenization_features`; a column `frequency` of the words takes part in the
             regression.
         draws: number of draws of the bootstrap over words.
-        seed: random seed of the draws.
         text_back: for each model, whether its tokenizer gives the words back.
     """
     records = join_records(items, predictions, features)

@@ -76,7 +76,6 @@ def words_of_corpus(
         documents: texts; the paper takes the first 100,000 of MiniPile.
         min_len: number of letters of the shortest words.
         max_len: number of letters of the longest words.
-        seed: random seed of the order.
     """
     _check_lengths(min_len, max_len)
     found: set[str] = set()

@@ -44,7 +44,6 @@ class LabelledTexts:
     """Texts with a matrix of labels, 0 or 1, also where each text has exactly one.
 
     Attributes:
-        texts: the texts.
         labels: (texts, labels).
     """
 
@@ -63,7 +62,6 @@ class EncoderData:
     """The task on which encoders are compared.
 
     Attributes:
-        names: names of the labels.
         train: texts to fine-tune on.
         validation: texts that choose the epoch and the thresholds.
         test: texts that nothing is chosen on.
@@ -127,7 +125,6 @@ class EfficiencyReport:
     """Encoders side by side.
 
     Attributes:
-        names: names of the labels.
         encoders: the result of each, the baseline first.
         comparisons: each of the others against the baseline, on the test texts.
         external: likewise on the external texts; empty without them.
@@ -181,7 +178,6 @@ def compare_encoders(
 
     Args:
         classifiers: encoders with new heads for the labels, the baseline first; they are trained in place.
-        data: the task.
         config: the fine-tuning of all of them.
         margin: share of the texts that an encoder may be worse by, in exact match, to count as not worse.
         inference_batch_size: texts of a batch when probabilities and speed are measured.

@@ -51,10 +51,7 @@ class MultilabelMetrics:
     """What a classifier is worth on texts with known labels.
 
     Attributes:
-        texts: number of texts.
         support: number of texts that have each label.
-        precision: precision of each label.
-        recall: recall of each label.
         f1: F1 of each label.
         average_precision: average precision of each label; nan without positives.
         auroc: area under the ROC curve of each label; nan with one class only.
@@ -250,7 +247,6 @@ def compare_predictions(
         b: labels that b gives.
         margin: share of the texts that a may be worse by, in exact match, to count as not worse.
         draws: resamples behind the bootstrap intervals.
-        seed: random seed of the resamples.
     """
     truth = checked_labels(y_true)
     differences = paired_differences(truth, a, b, draws, seed)

@@ -35,7 +35,6 @@ class Throughput:
     """Speed of one encoder on texts.
 
     Attributes:
-        texts: number of texts.
         tokens: tokens of all texts, without padding.
         seconds: wall-clock seconds, the median of the rounds.
         cpu_seconds: CPU seconds of the process, likewise.

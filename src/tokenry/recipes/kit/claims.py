@@ -30,7 +30,6 @@ class Claim:
     """One sentence that a measurement can refute.
 
     Attributes:
-        claim: the sentence.
         paper: the paper's own figure, with its unit; None if the paper gives none.
         measured: the figure measured here, in the same unit, with its standard error where there is one.
         control: the figure of the fair control, measured in the same run.
@@ -65,7 +64,6 @@ class Claim:
         """Claim that our values are above those of the control, unit by unit in the same order.
 
         Args:
-            claim: the sentence.
             ours: one value per sampling unit.
             theirs: the control's.
             against: name of the control.

@@ -68,7 +68,6 @@ def fit(
         model: the model, in the mode in which it is to be trained.
         batches: at least as many batches as there are steps.
         loss: computes the loss of one batch.
-        steps: steps of the optimiser.
         learning_rate: the highest learning rate.
         schedule: makes the schedule of the learning rate from the optimiser and the number of steps.
         weight_decay: weight decay of AdamW.

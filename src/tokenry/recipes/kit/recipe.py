@@ -28,7 +28,6 @@ class RecipeRun:
     """One run of a recipe.
 
     Attributes:
-        slug: slug of the paper.
         scale: `laptop` (minutes on two CPU cores) or `paper` (the paper's models and data, on GPUs).
         sizes: sizes of the experiment at this scale.
         output: an existing folder.

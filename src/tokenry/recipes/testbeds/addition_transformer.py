@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tokenry.core.io.progress import Progress, named, part
 from tokenry.core.tensors.alignment import IGNORED
@@ -25,6 +25,7 @@ from tokenry.evaluation.arithmetic.addition_problems import (
     sample_free_problems,
 )
 from tokenry.recipes.kit import cosine, fit
+from tokenry.recipes.testbeds.small_gpt2 import small_gpt2
 from tokenry.tokenization.numbers.number_pre_tokenizers import number_pre_tokenizer
 
 GROUP = 2
@@ -40,9 +41,6 @@ class AdditionSetting:
         steps: of AdamW, with a cosine schedule after a warm-up of a twentieth.
         batch_size: problems per step.
         learning_rate: the highest.
-        width: of the residual stream.
-        layers: of the decoder.
-        heads: of each layer.
         training_problems: drawn once.
         test_problems: drawn apart; those that were trained on are left out.
         lengths: digits that an addend can have.
@@ -65,7 +63,6 @@ class AdditionRun:
 
     Attributes:
         losses: mean NLL of the answers' tokens in nats, at each step.
-        answers: to the test problems.
         regrouped: to the same problems, when the trained model reads numbers cut in another way; empty if not asked for.
     """
 
@@ -85,25 +82,16 @@ def addition_tokenizer(mode: GroupMode) -> PreTrainedTokenizerFast:
 
 def addition_model(setting: AdditionSetting, vocabulary: int, seed: int) -> GPT2LMHeadModel:
     """Make an untrained decoder with learned positions; its weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocabulary,
-                n_embd=setting.width,
-                n_layer=setting.layers,
-                n_head=setting.heads,
-                n_positions=32,
-                # The default of 0.02 is for wide models.
-                initializer_range=setting.width**-0.5,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=None,
-                eos_token_id=1,
-                pad_token_id=0,
-            )
-        )
+    return small_gpt2(
+        vocabulary,
+        setting.width,
+        setting.layers,
+        32,
+        seed,
+        setting.heads,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
 
 
 def held_out_problems(setting: AdditionSetting, seed: int) -> AdditionProblems:
@@ -128,7 +116,6 @@ def learn_addition(
     Args:
         mode: how its tokenizer cuts numbers.
         setting: what is trained, and on what it is measured.
-        seed: of everything.
         regroup: afterwards, also let it read numbers cut in this way.
         progress: told what is being done.
     """

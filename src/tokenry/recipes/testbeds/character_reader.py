@@ -36,13 +36,10 @@ class ReaderConfig:
         unseen: number of these words, drawn at random, that are kept for testing.
         test_items: number of items about unseen words.
         vocabulary: vocabulary size of the BPE, which is trained on all words.
-        layers: layers of the encoder.
-        width: width of the encoder.
         heads: attention heads of the encoder.
         steps: training steps.
         batch_size: items per step; each item is seen once.
         learning_rate: peak learning rate (warm-up, then cosine).
-        seed: random seed.
     """
 
     words: int = 24_000
@@ -123,8 +120,6 @@ class Trained:
         model: the reader in evaluation mode.
         inputs: the encoding of items as ids.
         items: items about unseen words.
-        segmentations: segmentations of all words.
-        tokenizer: the BPE.
     """
 
     model: CharacterReader

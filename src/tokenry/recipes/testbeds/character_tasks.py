@@ -19,13 +19,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Generator, Tensor
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tokenry.core.errors import require_at_least
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.core.tensors.generation import Continuation, continue_prompts
 from tokenry.core.tensors.step_loop import Decoder, TokenByToken
 from tokenry.recipes.kit import fit, one_cycle
+from tokenry.recipes.testbeds.small_gpt2 import small_gpt2
 
 CHARACTERS = "\0$0123456789.,;:+_=CAM"
 """The vocabulary: padding, the end of an answer, digits, fillers, and what prompts are written with."""
@@ -55,9 +56,7 @@ class CharacterModel:
     """Size and training of a model.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
-        steps: steps of training.
         batch_size: problems per step.
         learning_rate: highest learning rate.
         positions: number of tokens that it can read.
@@ -115,26 +114,17 @@ def train_character_model(
     setting: CharacterModel, seed: int, progress: Callable[[float], None] = lambda share: None
 ) -> GPT2LMHeadModel:
     """Train a model on fresh problems at every step."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=len(CHARACTERS),
-                n_embd=setting.width,
-                n_layer=setting.layers,
-                n_head=4,
-                n_positions=setting.positions,
-                activation_function="relu",
-                initializer_range=setting.width**-0.5,  # the default is for wide models
-                loss_type="ForCausalLM",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=None,
-                eos_token_id=END,
-                pad_token_id=PAD,
-            )
-        )
+    model = small_gpt2(
+        len(CHARACTERS),
+        setting.width,
+        setting.layers,
+        setting.positions,
+        seed,
+        activation_function="relu",
+        loss_type="ForCausalLM",
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
     generator = torch.Generator().manual_seed(seed)
 
     def batches() -> Iterator[Int[Tensor, "batch seq"]]:

@@ -22,7 +22,6 @@ class ModelAnswers:
     """A model's answers, analysed.
 
     Attributes:
-        name: name of the model.
         report: all tables of the analysis.
         records: every item with its answer and its properties.
     """

@@ -33,8 +33,6 @@ class ClauseSetting:
         words: words of each class of nouns, and of verbs; articles, adjectives and adverbs have a class as large.
         classes: classes of nouns and of verbs.
         rows: sentences of a step.
-        layers: layers of the encoders.
-        width: their width.
         heads: attention heads.
         initializer_range: standard deviation of the initial weights; 0.02 is for wide models.
         probe: sentences that a probe is trained on, and as many that it is tested on.

@@ -38,10 +38,7 @@ class FunctionSetting:
 
     Attributes:
         packages: packages of the standard library, the labels.
-        train: training functions of each.
         test: maximum number of test functions of each.
-        seed: random seed of the split.
-        vocab_size: size of the tokenizer.
         encoder: size of the encoder; its positions are the window.
     """
 
@@ -66,12 +63,7 @@ class CodeTask:
     """A task with a classifier for it.
 
     Attributes:
-        train: training sources.
-        test: test sources.
-        language: language of the sources.
         classifier: (seed, collator) -> a classifier that has not learned the task; its batches have groups where there is a collator.
-        tokenizer: its tokenizer.
-        max_length: its window.
     """
 
     train: LabelledFunctions

@@ -108,9 +108,6 @@ def load_digits_vit(
     Args:
         progress: told the share of the training that is done.
         setting: what to train on and how.
-
-    Raises:
-        UserError: the cache cannot be written.
     """
     setting = setting or DigitsViTSetting()
     train, test = _images(setting)
@@ -158,7 +155,6 @@ def digits_on_canvas(
         digits: ink, from 0 to 1.
         places: 0 … 8, row by row; neighbouring places are one patch apart.
         noise: standard deviation.
-        generator: of the noise.
     """
     large = interpolate(digits[:, None], size=DIGIT, mode="bilinear")
     canvas = noise * torch.randn(len(digits), 1, CANVAS, CANVAS, generator=generator)

@@ -65,7 +65,6 @@ class KindOfPair:
     Attributes:
         kind: index into `KINDS`.
         prompt: number of the prompt, which the pairs of all kinds have in common.
-        pair: its tokens.
     """
 
     kind: int
@@ -79,8 +78,6 @@ class MeasuredPair:
 
     Attributes:
         kind: index into `KINDS`.
-        prompt: number of the prompt.
-        cosine: of g_w and g_l.
         condition_ratio: ⟨g_w, g_l⟩ / min(|g_w|², |g_l|²).
         predicted: changes of log π_w and log π_l, to first order.
         realised: the same after a step of DPO.
@@ -185,7 +182,6 @@ def measure(model: nn.Module, pairs: Sequence[KindOfPair], length: float) -> Ite
 
     Args:
         model: a causal language model; all its weights take part.
-        pairs: the pairs.
         length: Euclidean length of a step, the same along DPO's direction and along the normalised one.
     """
     trained = list(model.parameters())

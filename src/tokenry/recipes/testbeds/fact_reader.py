@@ -22,13 +22,14 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tokenry.core.tensors.alignment import IGNORED
 from tokenry.decoding import SIFTPrompts
 from tokenry.models import Generated, LocalText, Sampling, TextModel
 from tokenry.models.text_model import GREEDY, Prompt
 from tokenry.recipes.kit import fit, one_cycle
+from tokenry.recipes.testbeds.small_gpt2 import small_gpt2
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = {
@@ -84,9 +85,7 @@ class FactReader:
     """Size and training of the reader.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
-        steps: steps of training.
         batch_size: texts per step, of all roles.
         learning_rate: highest learning rate.
         wrong: share of the facts that are wrong, missing or invented in the notes that are to be corrected, or stand beside a query.
@@ -116,7 +115,6 @@ class Exam:
 
     Attributes:
         model: what answers.
-        queries: the problems.
         answers: the right answers.
         prompts: what is asked in each role.
         max_new_tokens: maximum number of tokens of a text.
@@ -216,25 +214,16 @@ def train_reader(
 ) -> LocalText:
     """Train a reader on fresh problems at every step, on equally many texts of every role."""
     tokenizer = reader_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=len(tokenizer),
-                n_embd=setting.width,
-                n_layer=setting.layers,
-                n_head=4,
-                n_positions=4 * MOST,
-                initializer_range=setting.width**-0.5,  # the default is for wide models
-                loss_type="ForCausalLM",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+    model = small_gpt2(
+        len(tokenizer),
+        setting.width,
+        setting.layers,
+        4 * MOST,
+        seed,
+        loss_type="ForCausalLM",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     draws = Random(seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -280,7 +269,6 @@ class Slips:
     Args:
         reader: what reads.
         rate: share of the numbers that are misread.
-        seed: random seed of the slips.
     """
 
     def __init__(self, reader: TextModel, rate: float, seed: int) -> None:

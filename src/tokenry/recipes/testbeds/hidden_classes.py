@@ -97,8 +97,6 @@ class ContextRuns(nn.Module):
     Args:
         languages: one for each run.
         embedding: width of the embeddings.
-        width: width of the features.
-        seed: of the initial weights.
     """
 
     def __init__(self, languages: ClassLanguages, embedding: int, width: int, seed: int) -> None:

@@ -60,7 +60,6 @@ def docstring_pairs(
         tokens: length of a text.
         vocabulary: size of the model's vocabulary.
         steps: training steps of the model.
-        seed: random seed.
         progress: called with the share of the training that is done.
     """
     docstrings = read_docstrings(packages, held_out_share=0.5, seed=seed)

@@ -18,13 +18,14 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from tokenry.core.tensors.alignment import IGNORED, segment_ids
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.forward import WeighedLoss, add_token_loss
 from tokenry.recipes.kit import fit, linear
+from tokenry.recipes.testbeds.small_gpt2 import small_gpt2
 
 RULES, TOKENS, VALID = 12, 12, 4
 CONTEXTS = 24
@@ -77,23 +78,7 @@ class Measured(NamedTuple):
 def train_base(setting: AnswerSetting, seed: int) -> GPT2LMHeadModel:
     """Train the base model: valid answers half the time, all contexts, both kinds of prompts."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=VOCABULARY,
-                n_embd=64,
-                n_layer=2,
-                n_head=4,
-                n_positions=PROMPT + 2,
-                initializer_range=64**-0.5,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
+    model = small_gpt2(VOCABULARY, width=64, layers=2, positions=PROMPT + 2, seed=seed)
 
     def batches() -> Tensor:
         prompts, rules = _prompts(setting.base_batch_size, tuned=None, generator=generator)

@@ -45,7 +45,6 @@ class StyleSetting:
         base_steps: training steps of the base policy.
         base_batch_size: responses per such step.
         generations: generations of reinforcement learning.
-        prompts: prompts per generation.
         samples: responses to each.
         minibatches: optimiser steps per generation.
         learning_rate: of reinforcement learning.
@@ -91,10 +90,8 @@ class Batch(NamedTuple):
 
     Attributes:
         prompts: the two digits.
-        ids: the responses.
         mask: where they have a token.
         old: log-probabilities under the policy that sampled them.
-        advantages: of each token.
         h: the entropy signal of the credit rule, where it has one.
     """
 

@@ -56,7 +56,6 @@ class DictionaryCosts:
     """Costs on one source, in nats per symbol.
 
     Attributes:
-        order: order of the source.
         switch: its switching probability.
         entropy_rate: H_inf.
         symbol_entropy: H(π).
@@ -84,11 +83,8 @@ class Curves:
     """Transformers on one source: a curve for each seed.
 
     Attributes:
-        order: order of the source.
         entropy_rate: H_inf.
         symbol_entropy: H(π).
-        symbols: on symbols.
-        tokens: on BPE tokens.
     """
 
     order: int

@@ -26,7 +26,6 @@ class MathSetting:
     Attributes:
         model: the base policy.
         data: problems, with columns `prompt` and `solution`.
-        prompts: prompts per generation.
         samples: responses to each.
         minibatches: optimiser steps per generation.
         rows: responses per forward pass.

@@ -100,7 +100,6 @@ class Family:
 
     Attributes:
         model: the model, at its last checkpoint.
-        tokenizer: tokenizer of all.
         states: weights of the checkpoints, in the order of training.
         benchmark: of each checkpoint, minus its bits per byte on the docstrings that rank.
     """

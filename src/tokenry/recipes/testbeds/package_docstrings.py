@@ -21,7 +21,6 @@ class PackageSetting:
     """Which docstrings are read.
 
     Attributes:
-        packages: the packages.
         words: minimum number of words.
         train: maximum number of training documents of a package.
         validation: of validation documents, from other files.

@@ -23,10 +23,8 @@ class PlantedCorpus:
     """Documents of known quality.
 
     Attributes:
-        texts: the documents.
         quality: of each, in [0, 1].
         losses: of each under every model, in bits per character.
-        benchmark: of every model.
     """
 
     texts: Sequence[str]

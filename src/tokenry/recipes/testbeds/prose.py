@@ -10,11 +10,7 @@ _STORY = "in_the_year_2889.txt"
 
 
 def read_story() -> list[str]:
-    """The paragraphs of "In the Year 2889" (Michel and Jules Verne, 1889), from the package reasoning-gym.
-
-    Raises:
-        UserError: the package is not installed.
-    """
+    """The paragraphs of "In the Year 2889" (Michel and Jules Verne, 1889), from the package reasoning-gym."""
     spec = importlib.util.find_spec("reasoning_gym")
     path = Path(spec.origin).parent / "data" / _STORY if spec and spec.origin else None
     if path is None or not path.is_file():

@@ -39,9 +39,7 @@ class RecordModel:
     """Size and training of a model of the language.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
-        steps: steps of training.
         batch_size: texts per step.
         length: tokens of a text.
         learning_rate: highest learning rate.

@@ -32,7 +32,6 @@ class Classifier:
     Attributes:
         model: takes `pixel_values`; has a class token.
         images: test images.
-        labels: their classes.
         views: number of consecutive images that show the same object, and so are not independent.
     """
 
@@ -72,7 +71,6 @@ def measure(classifier: Classifier, method: TokenReducer, seeds: int = 1) -> Red
 
     Args:
         classifier: the model and its images.
-        method: the reduction.
         seeds: number of runs to average, for a method that draws at random.
     """
     right = []

@@ -89,8 +89,6 @@ class ToyRun:
     """What came of one fine-tuning. NLL in nats per token on clean samples; the others are shares in [0, 1].
 
     Attributes:
-        mapped_nll: of the mapped keys.
-        response_nll: of all response tokens.
         mapped_accuracy: mapped keys that are the likeliest token.
         noise_kept: replaced tokens among the kept ones (weight 1), over all steps; nan before any step.
     """
@@ -237,7 +235,6 @@ def train_toy(
         steps: optimisation steps.
         batch_size: samples per step.
         learning_rate: at the first step; decays linearly to 0.
-        seed: of the samples.
         others: fixed models behind the signals `history_nll`, `base_nll` and `reference_nll`.
 
     Returns:

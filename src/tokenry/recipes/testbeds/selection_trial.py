@@ -57,7 +57,6 @@ class PreSelectSizes:
         pool: packages whose docstrings are in the corpus; files of them are held out.
         longest: characters after which docstrings are cut.
         held_out: docstrings that measure.
-        vocabulary: vocabulary of all models.
         family_steps: training steps of the family.
         checkpoints: shares of these steps after which a member is kept.
         corpus: documents of each kind to choose from.
@@ -101,10 +100,7 @@ class SelectionRound:
     Attributes:
         bits: bits per byte on docstrings held out, by what the training documents were chosen by.
         docstrings: share of docstrings among these documents, likewise.
-        kinds: kind of all documents.
-        strength: their strength.
         unseen: whether the classifier did not learn from them.
-        score: their scores.
     """
 
     bits: Mapping[str, float]

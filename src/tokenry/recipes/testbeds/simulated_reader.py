@@ -25,7 +25,6 @@ class SimulatedReader:
     Args:
         problems: number of problems, `#0` and on.
         systematic: share of the misreadings that come back whenever the same wording is read.
-        seed: random seed.
     """
 
     name = "simulated reader"

@@ -28,7 +28,6 @@ class TreePolicy:
     """A random policy over all sequences of a few tokens; a response earns 1 if it has most of its first tokens right.
 
     Attributes:
-        seed: random seed of the policy.
         length: tokens of a response.
         tokens: size of the vocabulary.
         concentration: of the Dirichlet distribution of every prefix; small numbers make decided policies.
@@ -85,7 +84,6 @@ class LearningSetting:
         decisive: positions that must hold token 0 for a reward of 1.
         length: tokens of a response.
         tokens: size of the vocabulary.
-        groups: groups of a step.
         group_size: responses of a group.
         learning_rate: of plain gradient ascent on the mean over responses of Σ A log π.
         right: probability of a reward at which learning is over.

@@ -28,7 +28,6 @@ class EncoderSizes:
     """Size of the encoder.
 
     Attributes:
-        layers: number of layers.
         width: width of the hidden states.
         heads: attention heads.
         feed_forward: width of the feed-forward layers.

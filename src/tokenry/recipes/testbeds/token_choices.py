@@ -43,11 +43,9 @@ class ChoiceTrial:
 
     Attributes:
         unpruned: as `Choice.right`, with all tokens.
-        choices: by method and number of tokens.
         estimates: rank correlation of sampled sensitivity with the exact one, by directions.
         relevance: rank correlation of sensitivity with first-order relevance, nan where either is constant.
         pictures: one image, the sensitivity of its tokens, and the tokens kept by each method.
-        settings: settings of the testbed.
     """
 
     unpruned: Float[Tensor, "objects"]

@@ -27,8 +27,6 @@ class TwoCorpora:
         old: text of the pretraining.
         new: text to go on with.
         seeds: random seeds of models and of the order of the text.
-        base_steps: steps of the pretraining.
-        steps: steps that it is continued for.
         max_lr: highest learning rate of the pretraining, and of the reference among the schedules.
         config: all else of the training.
         name: description of model and texts.

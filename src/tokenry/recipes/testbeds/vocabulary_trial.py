@@ -33,8 +33,6 @@ class VocabularyTrial:
         curves: curves fitted to the BPE counts.
         optimal: vocabulary of each language; the largest measured size where the target is out of reach.
         out_of_reach: languages that no vocabulary brings to the target.
-        target: target in tokens.
-        optimal_counts: counts with the optimal vocabularies.
         unseen: (fixed, optimal) counts of every second segment, with curves fitted to the others.
         unmarked: counts of BPE at the base size with GPT-2's pre-tokenizer.
         marks: share of combining marks among the characters of each language.

@@ -28,14 +28,11 @@ class FamilySetting:
     """Sentences, models and their training.
 
     Attributes:
-        words: words of the language.
         family: words of each family.
         length: words of a sentence.
-        layers: layers of the models.
         width: width of their hidden states.
         heads: attention heads.
         feed_forward: width of the feed-forward layers.
-        train: training sentences.
         steps: training steps.
         batch_size: sentences per step.
         learning_rate: highest learning rate.

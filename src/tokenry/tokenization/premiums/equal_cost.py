@@ -121,7 +121,6 @@ def equal_cost(
         base_size: one of `sizes`; by default the one in the middle.
         largest: largest vocabulary of one language.
         pattern: regular expression that cuts a text into pieces.
-        special_tokens: special tokens of every vocabulary.
         progress: function that is told the current step and the share that is done.
     """
     if target is not None and budget is not None:

@@ -62,11 +62,7 @@ class GridConfig:
         self.training(self.algorithms[0], self.vocab_sizes[0])
 
     def training(self, algorithm: str, vocab_size: int) -> TrainingPlan:
-        """How a tokenizer of the grid is trained.
-
-        Raises:
-            UserError: settings that cannot be.
-        """
+        """How a tokenizer of the grid is trained."""
         return TrainingPlan(
             algorithm,
             vocab_size,

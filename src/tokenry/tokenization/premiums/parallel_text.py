@@ -151,11 +151,7 @@ def load_train_and_parallel(
 def load_for_measuring(
     parallel: Path | None = None, languages: Sequence[str] | None = None
 ) -> dict[str, Segments]:
-    """Read parallel segments from a folder of text files; the 30 articles of the declaration without one.
-
-    Raises:
-        UserError: see `load_parallel_folder` and `load_udhr`.
-    """
+    """Read parallel segments from a folder of text files; the 30 articles of the declaration without one."""
     if parallel is not None:
         return load_parallel_folder(parallel, languages)
     return udhr_segments(load_udhr(udhr_path(), languages))

@@ -79,13 +79,11 @@ class FactorTest:
     """Association of one factor with the counts.
 
     Attributes:
-        factor: name of the factor.
         pearson_r: correlation with the mean count of each language; nan where the factor does not vary.
         p_value: two-sided p of the correlation.
         coefficient: standard deviations of the count per standard deviation of the factor, beside log V.
         r2: R² of the regression on factor and log V.
         r2_gain: gain in R² over log V alone.
-        languages: number of languages.
     """
 
     factor: str

@@ -88,7 +88,6 @@ def measure_premiums(
     """Measure tokenizers that are used for all languages.
 
     Args:
-        tokenizers: tokenizers by name.
         evaluation: parallel segments by language.
         reference: the language that premiums are relative to.
     """

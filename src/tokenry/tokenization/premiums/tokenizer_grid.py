@@ -59,11 +59,9 @@ class Cell:
 
     Attributes:
         language: language of the text and the tokenizer.
-        algorithm: algorithm that trained it.
         amount: scaled or unscaled training text.
         vocab_size: vocabulary size that was asked for.
         trained_vocab_size: vocabulary size that came out: smaller where the text was too small.
-        train_bytes: bytes of the training text.
         counts: tokens of each segment of the evaluation text.
     """
 

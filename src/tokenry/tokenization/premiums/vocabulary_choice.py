@@ -28,7 +28,6 @@ class OptimalSize:
     Attributes:
         vocab_size: vocabulary size, rounded and clipped; None where the target is out of reach.
         exact: vocabulary size before rounding and clipping; None where the target is out of reach.
-        target: target in tokens.
         clipped: whether the vocabulary that is needed is smaller or larger than allowed.
     """
 
@@ -71,7 +70,6 @@ def optimal_vocab_sizes(
     """Choose for each language the vocabulary at which its text costs `target` tokens.
 
     Args:
-        curves: curve of each language.
         target: number of tokens for all languages; `"median"`: the median over the languages of the count at `base_size`.
         base_size: vocabulary size for the median target; by default the one in the middle of the sizes behind the curves.
         smallest: smallest vocabulary, at least the 256 bytes and the special tokens.
@@ -100,7 +98,6 @@ def allocate_budget(
     """Spread a budget of vocabulary so that the most expensive language has as few tokens as possible.
 
     Args:
-        curves: curve of each language.
         budget: sum of all vocabularies.
         smallest: smallest vocabulary of one language.
         largest: largest vocabulary of one language; the whole budget by default.

@@ -135,7 +135,6 @@ def train_supertoken_bpe(
         distribution: the probability of each range of chunk lengths.
         max_token_length: maximum number of bytes of a token.
         min_frequency: pairs seen less often are not merged.
-        seed: random seed of the chunks.
         normalize: whether to divide the probabilities by their sum.
     """
     lengths = chunk_lengths(distribution, normalize)

@@ -49,11 +49,7 @@ _ANSWERED_AT_ONCE = 16
 
 
 def training_arguments(plan: Plan, folder: Path) -> GRPOConfig:
-    """Make the training arguments of a run; responses of one generation are split evenly over its optimisation steps.
-
-    Raises:
-        UserError: a value that TRL refuses, or a device that is not there.
-    """
+    """Make the training arguments of a run; responses of one generation are split evenly over its optimisation steps."""
     accumulated = plan.arguments.get("gradient_accumulation_steps", 1)
     micro_batches = plan.updates * accumulated
     responses = plan.prompts * plan.group
@@ -105,7 +101,6 @@ class Arms:
         credits: credit rules by name, the control first.
         questions: what is trained on, and what is measured on.
         reward: the reward of a response.
-        tokenizer: tokenizer of the model.
         report: called with the current step.
     """
 

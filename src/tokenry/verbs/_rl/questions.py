@@ -50,9 +50,6 @@ def gather(data: str, held_out: str | None, answers: int, reward: str | None, se
         answers: number of held-out questions.
         reward: `exact`, `number`, a reward function, or None for the verifiers of the rows.
         seed: random seed of the demo and of what is set aside.
-
-    Raises:
-        UserError: rows that cannot be read or understood, or too few of them.
     """
     if data == DEMO:
         if held_out:

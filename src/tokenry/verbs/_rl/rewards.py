@@ -39,11 +39,7 @@ class Reward:
     def __call__(
         self, *, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Any
     ) -> list[float]:
-        """One finite number per completion.
-
-        Raises:
-            UserError: the function returns something else, or fails.
-        """
+        """One finite number per completion."""
         self.prompts = prompts
         try:
             values = self._function(prompts=prompts, completions=completions, **columns)

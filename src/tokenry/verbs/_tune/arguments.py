@@ -16,8 +16,6 @@ def sft_config(plan: Plan, folder: Path, training: Mapping[str, Any]) -> SFTConf
     """Make the training arguments of a run.
 
     Args:
-        plan: plan of the run.
-        folder: folder of the checkpoints.
         training: training arguments of the plan, with the training length filled in.
     """
     options = {

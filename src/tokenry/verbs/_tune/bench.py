@@ -76,8 +76,6 @@ class Bench:
     Args:
         plan: plan with the model and the training.
         output: folder of the results.
-        tokenizer: tokenizer of the model.
-        material: the data.
         weighings: weighings by name, in the order in which they will be run.
         report: called with the current step.
         final_decay: in a race, the share of a full run over which the rate, else constant, falls to zero; 0 for the plan's schedule.

@@ -42,7 +42,6 @@ class Entrant:
     """A weighing in a race.
 
     Attributes:
-        name: name of the entry.
         step_cost: cost of a step, in steps of the control.
         ahead: work before its first step, such as a pass of another model over the data, and its cost in steps of the
             control; done once for all entries that need it.
@@ -201,7 +200,6 @@ class Judged:
     """One entry at a rung.
 
     Attributes:
-        name: name of the entry.
         mean: difference of its NLL per token from the leader's, paired item by item; negative is lower.
         trimmed: the same without the fifth of the items that differ most in either direction.
         out: reason for leaving: `worse` (its interval lies above the leader), `no seat` (undecided, and the price has no room), or empty.

@@ -20,6 +20,7 @@ from tokenry.report.blocks import (
 from tokenry.report.text import label
 from tokenry.report.writing import decimals_of, written_number
 from tokenry.verbs._chats import NOTED
+from tokenry.verbs._estimates import estimate_series
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens
 from tokenry.verbs._tune.race_layout import answer_blocks, race_blocks, race_lead, seeds_blocks
@@ -121,15 +122,7 @@ def _outcome(comparison: "Comparison", compared: bool) -> Iterator[Block]:
         yield Figure(
             "Difference in held-out NLL to the control, with the 95 % interval",
             "intervals",
-            [
-                Series(
-                    "difference",
-                    [name for name, _ in drawn],
-                    [found.value for _, found in drawn],
-                    [found.low for _, found in drawn],
-                    [found.high for _, found in drawn],
-                )
-            ],
+            [estimate_series("difference", [name for name, _ in drawn], [found for _, found in drawn])],
             x_label="nats per token; left of zero is better",
             summary="Paired differences to the control: "
             + "; ".join(f"{name}: {found.with_interval('+.4f')}" for name, found in drawn),

@@ -105,7 +105,6 @@ def noisy_tasks(
         samples: number of noisy training samples.
         trusted: number of clean samples that may be trained on.
         held_out: number of clean samples to measure on.
-        seed: random seed.
         noise: level of the training samples' noise: strong, moderate or none (see `NOISE_LEVELS`).
     """
     if noise not in NOISE_LEVELS:

@@ -15,9 +15,6 @@ def loaded_in_4bit(device: torch.device, dtype: torch.dtype | str) -> dict[str, 
     Args:
         device: where the model is trained.
         dtype: type of the computation.
-
-    Raises:
-        UserError: the device is no CUDA device, or bitsandbytes is not installed.
     """
     if device.type != "cuda":
         raise UserError(f"--quantize 4bit needs a CUDA GPU, and training runs on {device}: leave it out.")

@@ -29,11 +29,7 @@ class BytePrompt:
     file: Path | None = option(None, metavar="FILE")
 
     def read(self) -> bytes:
-        """The bytes of the text.
-
-        Raises:
-            UserError: it is given in no place or in several, or is not hexadecimal.
-        """
+        """The bytes of the text."""
         given = [place for place in (self.text, self.hex, self.file) if place is not None]
         if len(given) != 1:
             raise UserError(

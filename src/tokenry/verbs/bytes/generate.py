@@ -48,11 +48,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Sample the texts.
-
-    Raises:
-        UserError: no text, sampling options out of range, or a model that cannot be read as one of bytes.
-    """
+    """Sample the texts."""
     from tokenry.decoding.byte_level.byte_generation import GeneratedBytes, require_temperature, require_top_p
     from tokenry.models.quiet import quiet_libraries
 
@@ -88,7 +84,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Texts by {' and '.join(map(model_title, plan.models))}", data, lay_out(data))
 
 

@@ -37,11 +37,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Ask for the next byte: exactly, and for one model also naively and healed.
-
-    Raises:
-        UserError: no text, or a model that cannot be read as one of bytes.
-    """
+    """Ask for the next byte: exactly, and for one model also naively and healed."""
     import numpy as np
 
     from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
@@ -76,7 +72,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Next byte by {' and '.join(map(model_title, plan.models))}", data, lay_out(data))
 
 

@@ -33,11 +33,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Score the text exactly, and as its tokens spread their surprisal.
-
-    Raises:
-        UserError: no text, or a model that cannot be read as one of bytes.
-    """
+    """Score the text exactly, and as its tokens spread their surprisal."""
     from tokenry.decoding.byte_level.byte_surprisal import surprisal
     from tokenry.models.quiet import quiet_libraries
 
@@ -61,7 +57,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Surprise of a text to {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -28,11 +28,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Test the byte map; where it is not sound, the command ends with exit code 1.
-
-    Raises:
-        UserError: a tokenizer that cannot be read.
-    """
+    """Test the byte map; where it is not sound, the command ends with exit code 1."""
     from tokenry.decoding.byte_level.byte_map import check_byte_map
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -46,7 +42,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found.as_json(),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Byte map of {model_title(plan.tokenizer)}", data, lay_out(data), ok=found.is_sound)
 
 

@@ -24,11 +24,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Remove entries of the cache.
-
-    Raises:
-        UserError: an entry that is not there.
-    """
+    """Remove entries of the cache."""
     entries = {entry.name: entry for entry in cache_entries()}
     if unknown := [name for name in plan.names if name not in entries]:
         raise UserError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import option
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import text_model
 
@@ -109,11 +109,7 @@ class LoggedAnswers:
     missing: int = 0
 
     def costs(self, axis: Axis, first: int | None = None) -> "tuple[ndarray, ndarray, ndarray]":
-        """Cost of the small model's answers, of the large model's, and of the small model's wasted work on what is deferred.
-
-        Raises:
-            UserError: the answers do not say what they cost.
-        """
+        """Cost of the small model's answers, of the large model's, and of the small model's wasted work on what is deferred."""
         import numpy as np
 
         tokens = self.examples.lengths
@@ -153,11 +149,7 @@ class LoggedAnswers:
 
 
 def read_answers(source: AnswerSource) -> LoggedAnswers:
-    """Read logged answers.
-
-    Raises:
-        UserError: a file cannot be read, a row lacks what it must have or has something else there, or the files have different lengths.
-    """
+    """Read logged answers."""
     from tokenry.core.chat.reading import read_rows
     from tokenry.models.identity import ModelIdentity
 
@@ -220,23 +212,13 @@ def _logged(
 
 
 def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progress: Progress) -> LoggedAnswers:
-    """Let both models answer prompts and verify the answers.
-
-    Raises:
-        UserError: the data have no verified prompts, or the small model gives no log-probabilities.
-    """
+    """Let both models answer prompts and verify the answers."""
     from tokenry.evaluation.verifiers import is_right
     from tokenry.models.identity import ModelIdentity
     from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
-    rows = noisy_tasks(seed=seed).held_out if source.data == DEMO else read_checked(source.data)
-    items, prompts = answerable(rows, source.items)
-    if not items:
-        raise UserError(
-            f"{source.data} has no prompts with verifiers, so nothing says whether an answer is right: see `tokenry tune`."
-        )
+    items, prompts = verified_prompts(source.data, source.items, seed)
     sampling = Sampling(max_new_tokens=source.max_new_tokens)
     found: dict[str, tuple[list[Generated], float]] = {}
     models: dict[str, TextModel] = {}

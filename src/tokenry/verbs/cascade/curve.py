@@ -10,7 +10,7 @@ from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import finite_or_none, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.cascade._answers import AXES, NO_SOURCE, AnswerSource, Axis
 
@@ -93,10 +93,10 @@ def run(plan: Plan, progress: Progress) -> Result:
         rows.append({
             "rule": name,
             **asdict(bootstrap_estimate(found.auc, drawn[:, column], len(held))),
-            "gain_percent": _known(found.gain_percent),
+            "gain_percent": finite_or_none(found.gain_percent),
             "above_random": asdict(gain),
             "verdict": shown(gain),
-            "spearman": _known(rank_correlation(lengths, score)),
+            "spearman": finite_or_none(rank_correlation(lengths, score)),
         })  # fmt: skip
     for name, score in {**scores, "oracle": oracle_score(small, large)}.items():
         x, quality = deferral_curve(score, small, large)
@@ -123,12 +123,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         },
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Deferral rules, {answers.name}", data, lay_out(data))
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

@@ -87,7 +87,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     files = {RULE_FILE: fitted.text()}
     if plan.source.logged is None:
         files[ANSWERS_FILE] = answers.lines
-    progress("done", 1.0)
     return Result(f"Deferral rule {plan.rule}, {answers.name}", data, lay_out(data), files=files)
 
 

@@ -79,7 +79,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Cascade of {names[0]} and {names[1]}", data, lay_out(data))
 
 
@@ -128,11 +127,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def read_prompts(path: Path) -> list[Any]:
-    """Read prompts: texts, or conversations that end with the user's turn.
-
-    Raises:
-        UserError: the file cannot be read, or a row has neither `prompt` nor `messages`.
-    """
+    """Read prompts: texts, or conversations that end with the user's turn."""
     if path.suffix.lower() in ("", ".txt"):
         prompts: list[Any] = [line for line in read_text(path).splitlines() if line.strip()]
     else:

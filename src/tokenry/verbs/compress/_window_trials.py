@@ -64,7 +64,6 @@ class WindowStudy:
 
     Attributes:
         plan: the plan of the verb.
-        model: name of the model.
         windows: windows in tokens, the longest last.
         output: folder of the ledgers.
     """

@@ -144,7 +144,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "environment": environment(device),
         }
     )
-    progress("done", 1.0)
     return Result(f"{plan.model} on {plan.code}", data, lay_out(data))
 
 
@@ -253,11 +252,7 @@ def shown_tokens(
 
 
 def find_sources(code: Path, language: str | None, limit: int) -> tuple[list[Path], str]:
-    """The files to read, at equal distances, and their language.
-
-    Raises:
-        UserError: no such path, or no source of the language in it.
-    """
+    """The files to read, at equal distances, and their language."""
     if not code.exists():
         raise UserError(f"{code} does not exist: give a source file, or a folder of them.")
     files = [code] if code.is_file() else sorted(path for path in code.rglob("*") if path.is_file())

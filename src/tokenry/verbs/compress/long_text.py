@@ -128,7 +128,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "settings": plan_settings(plan),
         }
     )
-    progress("done", 1.0)
     rows = [dict(row) | {"text": text} for row, text in zip(source.rows, short, strict=True)]
     written = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     return Result(f"{plan.data} for {model}", data, lay_out(data), files={SHORT_FILE: written})

@@ -17,6 +17,7 @@ from tokenry.core.io.reading import read_csv
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import finite_or_none
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -104,11 +105,10 @@ def run(plan: Plan, progress: Progress) -> Result:
         "tokens": tokens,
         "text_tokens": plan.text_tokens,
         "decode_tokens": plan.decode_tokens,
-        "tokens_at_any_size": _finite(optimal_tokens_closed_form(fit.alpha, fit.beta, unpaid)),
+        "tokens_at_any_size": finite_or_none(optimal_tokens_closed_form(fit.alpha, fit.beta, unpaid)),
         "choices": [{"budget_flops": budget, "best": choice and asdict(choice)} for budget, choice in chosen],
         "settings": plan_settings(plan) | {"scores": name, "sizes": sizes, "tokens": tokens},
     }
-    progress("done", 1.0)
     return Result(f"Model size and visual tokens, {name}", data, lay_out(data))
 
 
@@ -116,14 +116,10 @@ def _constant(fit: "ScalingFit", name: str) -> dict[str, Any]:
     low, high = fit.ci.get(name, (math.nan, math.nan))
     return {
         "name": name,
-        "value": _finite(getattr(fit, name)),
-        "low": _finite(low),
-        "high": _finite(high),
+        "value": finite_or_none(getattr(fit, name)),
+        "low": finite_or_none(low),
+        "high": finite_or_none(high),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:
@@ -173,11 +169,7 @@ def numbers(listed: str | None, name: str, kind: type) -> list[Any]:
 
 
 def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
-    """Read a table of scores as (sizes in billions, visual tokens, errors = 1 - score).
-
-    Raises:
-        UserError: the file is missing or unreadable, a column is missing, or an entry is not a number or not a score.
-    """
+    """Read a table of scores as (sizes in billions, visual tokens, errors = 1 - score)."""
     import numpy as np
 
     rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)

@@ -107,11 +107,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Shorten the prompts, and let the target read them.
-
-    Raises:
-        UserError: no prompt, a budget below what must stay, or a scorer that its model is not made for.
-    """
+    """Shorten the prompts, and let the target read them."""
     from tokenry.compression.text import PromptCompressor, RandomScorer
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -148,7 +144,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     shortened = [
         {"prompt": cut.text, "question": row["question"]} for row, cut in zip(rows, found, strict=True)
     ]

@@ -157,7 +157,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         pictures=pictures,
     )
     data = {"kind": "compress vision", **asdict(measured)}
-    progress("done", 1.0)
     return Result(f"{plan.model} on {plan.images}", data, lay_out(data), only_saved=("pictures",))
 
 

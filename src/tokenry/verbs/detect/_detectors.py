@@ -50,11 +50,7 @@ def load_detector(
 def calibrated(
     file: Path, scorer: str | None, reference: str | None, hardware: Hardware, batch_size: int
 ) -> "CalibratedDetector":
-    """Load a calibration and the models that it was made with; other names where they are given.
-
-    Raises:
-        UserError: the file holds no calibration, or the models are others than its own.
-    """
+    """Load a calibration and the models that it was made with; other names where they are given."""
     from tokenry.data import CalibratedDetector, Calibration
 
     calibration = Calibration.load(file)
@@ -74,11 +70,7 @@ def calibrated(
 
 
 def read_documents(source: Path) -> list[dict[str, Any]]:
-    """Read texts as rows with `text` and `name`: one text file, a folder of them, or rows of any kind.
-
-    Raises:
-        UserError: there are no texts, or a row has none.
-    """
+    """Read texts as rows with `text` and `name`: one text file, a folder of them, or rows of any kind."""
     from tokenry.core.chat.reading import read_rows
 
     source = source.expanduser()

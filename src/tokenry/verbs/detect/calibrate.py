@@ -106,7 +106,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     title = f"Detector by {label(made.score)}, calibrated on {plural(made.texts, 'human text')}"
     return Result(title, data, lay_out(data), files={CALIBRATION_FILE: made.text()}, only_saved=("scores",))
 

@@ -79,7 +79,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     return Result(f"Detector on {plural(len(rows), 'labelled text')}", data, lay_out(data))
 
 

@@ -67,7 +67,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     return Result(f"Verdicts on {plural(len(rows), 'text')}", data, lay_out(data), only_saved=("spans",))
 
 

@@ -21,11 +21,7 @@ class PromptedDrafter:
     """A drafter on its model, and prompts.
 
     Attributes:
-        name: name of the model.
-        drafter: on the model.
-        tokenizer: of the model.
         prompts: as they were given: texts or conversations.
-        prompt_ids: their tokens.
     """
 
     name: str
@@ -52,11 +48,7 @@ class PromptedDrafter:
 
 
 def load_prompted(folder: Path, prompts: Path, model: str | None, hardware: Hardware) -> PromptedDrafter:
-    """Load a drafter, its base model and prompts.
-
-    Raises:
-        UserError: there is no drafter, it belongs to another model, or a prompt has no tokens.
-    """
+    """Load a drafter, its base model and prompts."""
     from tokenry.decoding import Drafter
     from tokenry.decoding.multi_token.drafter import SETTINGS_FILE
     from tokenry.models import load_tokenizer

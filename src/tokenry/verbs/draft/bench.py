@@ -87,7 +87,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     return Result(f"{model_title(writer.name)} with and without a drafter", data, lay_out(data))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenry.core.errors import UserError, require_at_least, require_share
+from tokenry.core.errors import require_above_zero, require_at_least, require_share
 from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
@@ -71,9 +71,7 @@ class Plan:
         require_at_least(2, max_length=self.max_length)
         require_at_least(0, consistency=self.consistency)
         require_share(self.block_share, "block_share")
-        for name in ("epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        require_above_zero(epochs=self.epochs, learning_rate=self.learning_rate)
         require_folder_name(self.output, "the drafter")
 
 
@@ -94,7 +92,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device, "trl"),
     }
-    progress("done", 1.0)
     return Result(f"a drafter of {plan.masks} masks in {model_title(plan.model)}", data, lay_out(data))
 
 
@@ -108,7 +105,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.decoding.multi_token.training import DraftTrainer
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, remove_checkpoints
+    from tokenry.verbs._training import TellSteps, logged_curve, remove_checkpoints
 
     tokenizer, rows = load_tokenizer(plan.model), read_checked(plan.data)
     encoding = encode_with_notes(rows, tokenizer, plan.max_length)
@@ -138,11 +135,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         "samples": len(encoding.dataset),
         "steps": trainer.state.global_step,
         "learned": sum(value.numel() for value in drafter.parameters()),
-        "curve": [
-            {"step": entry["step"], **{name: entry[key] for key, name in _CURVE.items()}}
-            for entry in trainer.state.log_history
-            if "draft_sampler" in entry and "loss" in entry
-        ],
+        "curve": logged_curve(trainer, _CURVE),
         "notes": list(encoding.notes),
     }
 
@@ -150,26 +143,15 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
 def _arguments(plan: Plan) -> "SFTConfig":
     from trl import SFTConfig
 
-    device = plan.hardware.place().type
+    from tokenry.verbs._training import own_training
+
     return SFTConfig(
-        output_dir=str(plan.output / "checkpoints"),
-        per_device_train_batch_size=plan.batch_size,
-        num_train_epochs=plan.epochs,
-        max_steps=plan.max_steps or -1,
+        **own_training(plan),
         learning_rate=plan.learning_rate,
         warmup_steps=0.1,
-        max_length=plan.max_length,
-        seed=plan.seed,
-        bf16=False,  # the model itself runs in the dtype of the plan
-        use_cpu=device == "cpu",
-        gradient_checkpointing=False,
-        logging_steps=1,
         save_strategy="steps",
         save_steps=0.1,
         save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
     )
 
 

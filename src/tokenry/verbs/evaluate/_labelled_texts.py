@@ -40,7 +40,6 @@ class LabelledFile:
     """All texts of a file.
 
     Attributes:
-        rows: the texts.
         multi_label: whether a text may have any number of labels.
     """
 
@@ -67,11 +66,7 @@ class LabelledFile:
 
 
 def read_labelled(path: str | Path) -> LabelledFile:
-    """Read labelled texts.
-
-    Raises:
-        UserError: a row without a text or labels, rows of both kinds, or splits on some rows only; the row is named.
-    """
+    """Read labelled texts."""
     from tokenry.core.chat.reading import read_rows
 
     rows = read_rows(path)
@@ -112,11 +107,7 @@ def matrix(rows: Sequence[LabelledRow], names: Sequence[str]) -> "LabelledTexts"
 
 
 def encoder_data(source: LabelledFile, external: LabelledFile | None, seed: int) -> "EncoderData":
-    """The task of a file and, if there is one, of a file from elsewhere.
-
-    Raises:
-        UserError: a split is empty, or the external texts have labels of their own.
-    """
+    """The task of a file and, if there is one, of a file from elsewhere."""
     from tokenry.evaluation.encoders import EncoderData
 
     parts, names = source.parts(seed), source.names
@@ -145,11 +136,7 @@ def encoder_data(source: LabelledFile, external: LabelledFile | None, seed: int)
 
 
 def read_predictions(path: Path, texts: Sequence[str], names: Sequence[str]) -> "ndarray":
-    """Read the stored probabilities of the test texts, in the order of the labels.
-
-    Raises:
-        UserError: predictions of other texts, or of other labels.
-    """
+    """Read the stored probabilities of the test texts, in the order of the labels."""
     import numpy as np
 
     from tokenry.core.chat.reading import read_rows

@@ -120,7 +120,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "patterns": patterns,
         "answers": [answer.as_row() for answer in answers],
     }
-    progress("done", 1.0)
     return Result(f"Additions by {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -121,7 +121,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **charbench_report(items, predictions, features, text_back=text_back).as_json(),
     }
     records = join_records(items, predictions, features)
-    progress("done", 1.0)
     return Result(
         "Characters inside tokens",
         data,

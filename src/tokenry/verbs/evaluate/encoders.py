@@ -77,7 +77,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     first = data["encoders"][0]["name"]
     others = ", ".join(row["name"] for row in data["encoders"][1:])
     data = {"kind": "encoders", **data, "settings": plan_settings(plan)}
-    progress("done", 1.0)
     return Result(f"{others} against {first}", data, lay_out(data))
 
 

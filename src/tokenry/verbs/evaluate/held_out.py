@@ -55,7 +55,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     plan.hardware.place()
     with quiet_libraries():
         data = measured(plan, progress) if plan.lm_eval is None else measured_by_harness(plan, progress)
-    progress("done", 1.0)
     return Result(
         f"{model_title(plan.model)} on {data['data']}",
         data | {"settings": plan_settings(plan)},

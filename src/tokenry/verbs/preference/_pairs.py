@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_pairs(source: str) -> list[dict[str, Any]]:
-    """Read rows with a chosen and a rejected response.
-
-    Raises:
-        UserError: rows that cannot be read, or of which nothing can be learned.
-    """
+    """Read rows with a chosen and a rejected response."""
     from tokenry.alignment.preference_pairs import require_pairs
     from tokenry.core.chat.reading import read_rows
 
@@ -32,11 +28,7 @@ def read_pairs(source: str) -> list[dict[str, Any]]:
 def encoded(
     rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> "list[PreferencePair]":
-    """Encode pairs; those of which a response is longer than `max_length` with its prompt are left out.
-
-    Raises:
-        UserError: none is left.
-    """
+    """Encode pairs; those of which a response is longer than `max_length` with its prompt are left out."""
     from tokenry.alignment import encode_pair
 
     pairs = [encode_pair(row, tokenizer, number) for number, row in enumerate(rows, start=1)]

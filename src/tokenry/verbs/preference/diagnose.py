@@ -12,6 +12,7 @@ from tokenry.report.blocks import Block, Cell, Column, Findings, Heatmap, Sectio
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
+from tokenry.verbs._estimates import finite_or_none
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
@@ -58,11 +59,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Measure the gradients of each pair, and predict a step of the loss on it alone.
-
-    Raises:
-        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
-    """
+    """Measure the gradients of each pair, and predict a step of the loss on it alone."""
     from tokenry.alignment import preference_loss
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -99,7 +96,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     title = f"{plan.loss} on pairs of {Path(plan.data).name}, {model_title(plan.model)}"
     return Result(title, data, lay_out(data), only_saved=("examples",))
 
@@ -164,8 +160,8 @@ def _predicted(
             {
                 "logp_chosen": float(one.logp_w),
                 "logp_rejected": float(one.logp_l),
-                "cosine": _finite(one.cosine),
-                "condition_ratio": _finite(one.condition_ratio),
+                "cosine": finite_or_none(one.cosine),
+                "condition_ratio": finite_or_none(one.condition_ratio),
                 "norm_chosen": float(one.norm_w),
                 "norm_rejected": float(one.norm_l),
                 "d_w": float(d_w),
@@ -178,10 +174,6 @@ def _predicted(
             }
         )
     return found
-
-
-def _finite(value: "Tensor") -> float | None:
-    return float(value) if bool(value.isfinite()) else None
 
 
 def _cases(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -43,11 +43,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Read the loss, compare it with the published ones, and compute its multipliers; no model is needed.
-
-    Raises:
-        UserError: an unknown loss or option, or a formula that cannot be read.
-    """
+    """Read the loss, compare it with the published ones, and compute its multipliers; no model is needed."""
     from tokenry.alignment import describe, name_of, preference_loss
     from tokenry.alignment.preference_losses import name_of_loss
 
@@ -67,7 +63,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "multipliers": _multipliers(loss, plan),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"The preference loss {data['loss']}", data, lay_out(data))
 
 

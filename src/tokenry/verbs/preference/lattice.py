@@ -32,11 +32,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Enumerate the losses and the entailments between them; no model is needed.
-
-    Raises:
-        UserError: a loss that cannot be read, or that is not among those listed.
-    """
+    """Enumerate the losses and the entailments between them; no model is needed."""
     from tokenry.alignment import NAMED_LOSSES, Structure, lattice, name_of
 
     found = lattice(fixed_rows=None if plan.every else CORE)
@@ -66,7 +62,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "entailments": sum(lower in kept and higher in kept for lower, higher in found.entailments()),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result("The lattice of preference losses", data, lay_out(data))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
@@ -76,18 +76,12 @@ class Plan:
     def __post_init__(self) -> None:
         require_at_least(1, rank=self.rank, max_steps=self.max_steps, batch_size=self.batch_size)
         require_at_least(2, max_length=self.max_length)
-        for name, value in (("epochs", self.epochs), ("learning_rate", self.learning_rate)):
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be above 0, got {value}.")
+        require_above_zero(epochs=self.epochs, learning_rate=self.learning_rate)
         require_folder_name(self.output, "the trained model")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train, and measure held-out pairs before and after.
-
-    Raises:
-        UserError: a loss, data or a model that cannot be read, or a pair of which nothing can be learned.
-    """
+    """Train, and measure held-out pairs before and after."""
     from tokenry.alignment import preference_loss
     from tokenry.models.quiet import quiet_libraries
 
@@ -109,7 +103,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device, "trl", "peft"),
     }
-    progress("done", 1.0)
     title = f"{model_title(plan.model)} trained on {Path(plan.data).name} with {plan.loss}"
     return Result(title, data, lay_out(data))
 
@@ -141,7 +134,7 @@ def _trained(
     from tokenry.alignment import EntanglementCallback, PreferenceTrainer
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps
+    from tokenry.verbs._training import TellSteps, logged_curve
 
     tokenizer, model = load_tokenizer(plan.model), plan.hardware.load(plan.model)
     require_causal_lm(model, plan.model)
@@ -171,11 +164,7 @@ def _trained(
     return {
         "steps": trainer.state.global_step,
         "held_out": _movement(before, after),
-        "curve": [
-            {"step": entry["step"], **{name: entry[key] for key, name in _CURVE.items()}}
-            for entry in trainer.state.log_history
-            if "rewards/margins" in entry and "loss" in entry
-        ],
+        "curve": logged_curve(trainer, _CURVE),
         "records": [dataclasses.asdict(record) for record in watch.records],
     }
 
@@ -187,23 +176,10 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 def _arguments(plan: Plan) -> "DPOConfig":
     from trl import DPOConfig
 
-    return DPOConfig(
-        output_dir=str(plan.output / "checkpoints"),
-        per_device_train_batch_size=plan.batch_size,
-        num_train_epochs=plan.epochs,
-        max_steps=plan.max_steps or -1,
-        learning_rate=plan.learning_rate or (1e-6 if plan.full_weights else 5e-5),
-        max_length=plan.max_length,
-        seed=plan.seed,
-        bf16=False,  # the model itself runs in the dtype of the plan
-        use_cpu=plan.hardware.place().type == "cpu",
-        gradient_checkpointing=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=plan.hardware.place().type == "cuda",
-    )
+    from tokenry.verbs._training import own_training
+
+    rate = plan.learning_rate or (1e-6 if plan.full_weights else 5e-5)
+    return DPOConfig(**own_training(plan), learning_rate=rate, save_strategy="no")
 
 
 def _adapter(plan: Plan, model: "PreTrainedModel") -> "LoraConfig":

@@ -35,11 +35,7 @@ class ModelPair:
     large: str = option(metavar="MODEL")
 
     def load(self, hardware: Hardware) -> "LoadedPair":
-        """Load both models.
-
-        Raises:
-            UserError: a model cannot be loaded, or they have different tokenizers.
-        """
+        """Load both models."""
         from tokenry.models import load_tokenizer, require_causal_lm, require_same_tokenizer
 
         tokenizers = load_tokenizer(self.small), load_tokenizer(self.large)
@@ -72,11 +68,7 @@ class LoadedPair:
         return self.small.num_parameters(), self.large.num_parameters()
 
     def rule(self, described: str) -> "RoutingRule":
-        """A router from its file, or a rule by its description.
-
-        Raises:
-            UserError: no such file or rule, or a router of another small model.
-        """
+        """A router from its file, or a rule by its description."""
         from tokenry.decoding.r2r import ROUTING_RULES, TokenRouter
 
         path = Path(described)

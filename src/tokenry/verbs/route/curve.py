@@ -9,13 +9,12 @@ from typing import Any
 from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Series, Table
+from tokenry.report.blocks import Block, Column, Figure, Table
 from tokenry.report.result import Result
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
+from tokenry.verbs._estimates import estimate_series, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.route._pair import BATCH_SIZE, COST_COLUMNS, ModelPair, account_of, router_size
-from tokenry.verbs.route.label import verified_prompts
 
 RATES = (0.05, 0.1, 0.15, 0.25)
 
@@ -95,7 +94,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "points": points,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Routing between {plan.pair.small} and {plan.pair.large}", data, lay_out(data))
 
 
@@ -117,16 +115,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     series = []
     for name in dict.fromkeys(point["rule"] for point in routed):
         line = [ends[0], *(point for point in routed if point["rule"] == name), ends[1]]
-        values = [stored_estimate(point["accuracy"]) for point in line]
-        series.append(
-            Series(
-                name,
-                [point["rate"] for point in line],
-                [value.value for value in values],
-                [value.low for value in values],
-                [value.high for value in values],
-            )
-        )
+        accuracies = [stored_estimate(point["accuracy"]) for point in line]
+        series.append(estimate_series(name, [point["rate"] for point in line], accuracies))
     columns = ("rule", Column("accuracy"), *COST_COLUMNS, Column("time", "ms per token", ".1f"))
     return [
         Table(f"accuracy on {data['items']:,} prompts", columns, rows),

@@ -85,7 +85,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"{plan.pair.small} and {plan.pair.large} together", data, lay_out(data))
 
 

@@ -11,7 +11,7 @@ from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
+from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.route._pair import BATCH_SIZE, LABELS_FILE, LoadedPair, ModelPair
 
@@ -56,11 +56,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Answer, read, judge, and save the labels.
-
-    Raises:
-        UserError: the models have different tokenizers, there are no verified prompts, or no answer ends.
-    """
+    """Answer, read, judge, and save the labels."""
     from tokenry.decoding.fitted_rule import without_nan
     from tokenry.decoding.r2r import LogProbGap, agreement, label_responses, write_responses
     from tokenry.evaluation.verifiers import encode_prompts
@@ -103,7 +99,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "agreement_with_gap": without_nan(asdict(agreement(verdicts, gaps))),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Labelled tokens of {plan.pair.small} and {plan.pair.large}", data, lay_out(data))
 
 
@@ -125,23 +120,6 @@ def _verifier(plan: Plan, loaded: LoadedPair, items: list[dict[str, Any]]) -> "D
         return is_right(written.strip(), items[text]["verifier"])
 
     return ExactVerifier(outcome)
-
-
-def verified_prompts(source: str, most: int, seed: int) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Rows with verifiers, and their prompts.
-
-    Raises:
-        UserError: there are none.
-    """
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
-
-    rows = noisy_tasks(seed=seed).held_out if source == DEMO else read_checked(source)
-    items, prompts = answerable(rows, most)
-    if not items:
-        raise UserError(
-            f"{source} has no prompts with verifiers, so nothing says whether an answer is right: see `tokenry tune`."
-        )
-    return items, prompts
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

@@ -103,7 +103,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "loss": [sum(losses[:few]) / few, sum(losses[-few:]) / few] if losses else None,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Small model of {model_title(plan.model)}", data, lay_out(data))
 
 
@@ -123,11 +122,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def layers(described: str) -> list[int]:
-    """Read layers such as `3,20-23`.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """Read layers such as `3,20-23`."""
     found: set[int] = set()
     for piece in described.split(","):
         first, dash, last = piece.strip().partition("-")

@@ -60,11 +60,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train the router, choose its threshold, and save both.
-
-    Raises:
-        UserError: no labels, labels of one kind alone, or labels of another small model.
-    """
+    """Train the router, choose its threshold, and save both."""
     import torch
 
     from tokenry.core.plans import values_for
@@ -99,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "losses": list(report.losses),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Router for {name}", data, lay_out(data))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError
 from tokenry.core.io.reading import CsvRow, read_csv
 from tokenry.report.blocks import Figure, Series
+from tokenry.verbs._estimates import finite_or_none
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -44,11 +45,7 @@ class RunTable:
     vocab_size: int | None = None
 
     def laws(self, path: Path | None) -> "FittedLaws":
-        """Read the runs and fit both laws.
-
-        Raises:
-            UserError: the table is none, or no law can be fitted to its runs.
-        """
+        """Read the runs and fit both laws."""
         import numpy as np
 
         from tokenry.pretraining.scaling import (
@@ -128,7 +125,10 @@ class FittedLaws:
             columns["error"] = predict_downstream(self.law, self.error_law, sizes, multipliers)
             ends = downstream_interval(self.law, self.error_law, sizes, multipliers, CONFIDENCE, seed=seed)
             columns |= _ends("error", ends, len(sizes))
-        return [{name: _finite(column[row]) for name, column in columns.items()} for row in range(len(sizes))]
+        return [
+            {name: finite_or_none(column[row]) for name, column in columns.items()}
+            for row in range(len(sizes))
+        ]
 
     def fan(self, multiplier: float, most_flops: float) -> dict[str, Any]:
         """The law at one number of tokens per parameter from the least compute that was fitted to the most that is asked for."""
@@ -184,11 +184,6 @@ def _ends(name: str, ends: Any, count: int) -> dict[str, Any]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
 def between(low: float | None, high: float | None, style: str) -> str | None:
     """An interval in words; None where it is not known."""
     return None if low is None or high is None else f"{low:{style}} to {high:{style}}"
@@ -198,11 +193,7 @@ def between(low: float | None, high: float | None, style: str) -> str | None:
 
 
 def read_runs(path: Path) -> "ScalingRuns":
-    """Read a table of runs.
-
-    Raises:
-        UserError: the file is missing or unreadable, a column is missing, or an entry is not a number.
-    """
+    """Read a table of runs."""
     import numpy as np
 
     from tokenry.pretraining.scaling import ScalingRuns

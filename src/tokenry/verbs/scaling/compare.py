@@ -94,7 +94,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "comparisons": rows,
         "settings": plan_settings(plan) | {"losses": list(losses)},
     }
-    progress("done", 1.0)
     return Result(f"{ours.name} beside {theirs.name}", data, lay_out(data))
 
 

@@ -66,7 +66,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "fan": found.fan(common, float(found.runs.compute.max())),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Scaling laws, {found.name}", data, lay_out(data))
 
 

@@ -75,7 +75,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "options": [_as_json(found, option) for option in options.runs],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"What to train, {found.name}", data, lay_out(data))
 
 

@@ -63,7 +63,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Predicted runs, {found.name}", data, lay_out(data))
 
 

@@ -108,7 +108,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "warnings": list(_warnings(source, sizes, alphabet)),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"What tokenizers leave to a unigram, {name}", data, lay_out(data))
 
 
@@ -230,11 +229,7 @@ def _warnings(source: "MarkovSource | None", sizes: tuple[int, ...], alphabet: i
 
 
 def read_transition(path: Path) -> "np.ndarray":
-    """Read a table of transitions: numbers separated by commas, one row per state.
-
-    Raises:
-        UserError: the file cannot be read, has a header or a cell that is no number, or rows of different lengths.
-    """
+    """Read a table of transitions: numbers separated by commas, one row per state."""
     import numpy as np
 
     lines = [line for line in read_text(path).splitlines() if line.strip()]

@@ -70,7 +70,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "best_causal_accuracy": best_causal_accuracy(plan.n),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Inverse permutation of {plan.n} rows", data, lay_out(data))
 
 

@@ -65,7 +65,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "scratch_tokens": reversal.scratch_tokens,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"What outputs depend on, {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -70,7 +70,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "texts": [_text_as_json(name, columns) for name, columns in cut.items()],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result("Tokenizers side by side", data, lay_out(data))
 
 

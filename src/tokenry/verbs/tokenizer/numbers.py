@@ -90,7 +90,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "output": None if plan.output is None else str(plan.output),
         "settings": plan_settings(plan) | {"texts": shown},
     }
-    progress("done", 1.0)
     return Result(f"Numbers of {model_title(plan.tokenizer)}", data, lay_out(data))
 
 

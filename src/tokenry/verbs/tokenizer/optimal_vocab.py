@@ -72,7 +72,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found.as_json(),
         "settings": plan_settings(plan) | {"languages": list(evaluation)},
     }
-    progress("done", 1.0)
     return Result("A vocabulary for each language", data, lay_out(data))
 
 

@@ -64,11 +64,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Count the text with every tokenizer.
-
-    Raises:
-        UserError: tokenizers or texts that cannot be read, a missing reference, or a grid that cannot be.
-    """
+    """Count the text with every tokenizer."""
     from tokenry.tokenization.premiums.parallel_text import names_of
 
     tables, evaluation = (_measure_grid if plan.grid else _measure_given)(plan, progress)
@@ -80,7 +76,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "tables": [table.as_json() for table in tables],
         "settings": plan_settings(plan) | {"text": str(plan.parallel or "UDHR")},
     }
-    progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 

@@ -54,11 +54,7 @@ class Plan:
         require_folder_name(self.output, "the tokenizer")
 
     def training(self) -> "TrainingPlan":
-        """The training that the options describe.
-
-        Raises:
-            UserError: settings that cannot be.
-        """
+        """The training that the options describe."""
         from tokenry.tokenization.training.settings import TrainingPlan
 
         given = {field.name: getattr(self, field.name, None) for field in fields(TrainingPlan)}
@@ -66,11 +62,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train, count, save.
-
-    Raises:
-        UserError: no text, or settings that cannot be.
-    """
+    """Train, count, save."""
     from tokenry.tokenization.tokenizer_files import TextLines, save_tokenizer, text_files
     from tokenry.tokenization.training.train_any import measure_training, train_any
 
@@ -94,7 +86,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "text_back": measured["text_back"].as_json(),
         "settings": plan_settings(plan) | {"pattern": training.pattern},
     }
-    progress("done", 1.0)
     return Result(f"A tokenizer trained by {plan.algorithm}", data, lay_out(data))
 
 

@@ -80,7 +80,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan) | found["settings"],
         "notes": [as_typed(note, Plan) for note in found["notes"]],
     }
-    progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 

@@ -112,3 +112,11 @@ def test_texts_that_a_tokenizer_changes_are_listed():
 def test_a_text_that_a_tokenizer_has_no_tokens_for_does_not_come_back():
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"cat": 0})))
     assert round_trip_failures(words, ["cat", "dog"]) == ("dog",)
+
+
+def test_a_printed_report_says_what_became_of_the_tokens_on_one_line():
+    _, (_, found) = report(texts=TEXTS)
+    printed = str(found).splitlines()[0]
+    assert len(printed) < 200
+    assert f"{found.counts['copied']:,} copied" in printed
+    assert f"bits per byte {found.before.bits_per_byte.value:.3f} before" in printed

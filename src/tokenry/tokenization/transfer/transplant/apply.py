@@ -73,7 +73,6 @@ def transplant_tokenizer(
 
     Args:
         model: model with tied or separate matrices.
-        old_tokenizer: tokenizer of the model.
         new_tokenizer: tokenizer that replaces it, of any kind; its special tokens take the roles (bos, eos, …) that the old tokenizer
             gives to tokens of the same names, unless it has a token in that role itself.
         settings: settings of the new rows, or the name of a method: `tokenadapt` (pieces and neighbours), `retok` (mean of the pieces),

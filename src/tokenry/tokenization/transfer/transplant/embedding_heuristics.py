@@ -121,7 +121,6 @@ def local_mixture(
     """Compose each token of its pieces.
 
     Args:
-        wanted: the tokens.
         old_vectors: vectors of the old tokens in the auxiliary space; a row of zeros stands for none.
         temperature: temperature of the last softmax; at a low one the best piece wins.
         needs_vectors: whether pieces and tokens without a vector are left out, as in the released code; otherwise their similarity
@@ -142,7 +141,6 @@ def global_mixture(
     """Compose each token of the k old tokens nearest to it in the auxiliary space.
 
     Args:
-        wanted: the tokens.
         old_vectors: vectors of the old tokens in the auxiliary space; a row of zeros stands for none.
         k: number of neighbours; fewer where there are fewer old tokens.
         temperature: temperature of the softmax over the neighbours.

@@ -41,7 +41,6 @@ def focus_mixture(
 
     Args:
         vectors: vectors of the wanted tokens; a token with a row of zeros is not composed.
-        shared_vectors: vectors of the shared tokens.
         without: shared token that each token may not use; -1 for none.
     """
     usable = int(has_vector(shared_vectors).sum())

@@ -107,6 +107,16 @@ class TransplantReport:
     before: TextLoss | None = None
     after: TextLoss | None = None
 
+    def __str__(self) -> str:
+        """What became of the tokens, on one line; the notes below it."""
+        became = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in self.counts.items())
+        measured = ""
+        if self.before is not None and self.after is not None:
+            bits = [loss.bits_per_byte.value for loss in (self.before, self.after)]
+            measured = f"; bits per byte {bits[0]:.3f} before, {bits[1]:.3f} after"
+        line = f"{self.old_tokens:,} to {self.new_tokens:,} tokens by {self.method}: {became}{measured}"
+        return "\n".join([line, *self.notes])
+
     def as_json(self) -> dict[str, Any]:
         """Return the object that `tokenry tokenizer transplant --json` prints."""
         left_out = self.leave_one_out

@@ -110,7 +110,6 @@ def longest_first(data: bytes, vocabulary: ByteVocabulary, whole: bool = True) -
     """Spell bytes from the left by the longest token that fits; by none where a byte has no token.
 
     Args:
-        data: the bytes.
         vocabulary: the vocabulary to spell with.
         whole: whether one token may spell all bytes.
     """

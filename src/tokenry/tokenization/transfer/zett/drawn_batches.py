@@ -75,7 +75,6 @@ class DrawnBatches:
 
     Args:
         source: the model's tokenizer over bytes.
-        texts: texts of each language.
         config: how tokenizers and texts are drawn.
         max_length: pieces of a surface form.
         seed: random seed of everything that is drawn.

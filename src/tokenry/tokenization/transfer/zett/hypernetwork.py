@@ -45,7 +45,6 @@ class HyperNetworkConfig:
         max_length: pieces of a surface form.
         hidden_size: width of the encoder; 0 for `embedding_size`.
         intermediate_size: width of the feed-forward blocks; 0 for twice `hidden_size`.
-        layers: layers of the encoder.
         heads: attention heads of the encoder; 0 for one per 64 of `hidden_size`, at least one.
         fallback_rows: number of trainable rows for ids without a row in the source model.
         rescale: whether rows are scaled and shifted by fixed numbers at both ends.
@@ -267,11 +266,7 @@ class EmbeddingHyperNetwork(nn.Module):
     # --- files -----------------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write config, weights and source tokenizer to a folder.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write config, weights and source tokenizer to a folder."""
         folder = Path(folder)
         write_json(folder / _CONFIG_FILE, asdict(self.config))
         with atomic_write(folder / _WEIGHTS_FILE) as partial:
@@ -283,11 +278,7 @@ class EmbeddingHyperNetwork(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "EmbeddingHyperNetwork":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: there is no hypernetwork in this folder.
-        """
+        """Read what `save` wrote."""
         folder = Path(folder)
         if not (folder / _WEIGHTS_FILE).is_file() or not (folder / _CONFIG_FILE).is_file():
             raise UserError(

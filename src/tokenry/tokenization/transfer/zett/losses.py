@@ -49,9 +49,6 @@ def lexical_loss(
     Returns:
         0 where no token has a single piece.
 
-    Raises:
-        UserError: another distance.
-
     Source: arXiv 2405.07883, the auxiliary loss of section 3.2.
     """
     require_one_of(distance, tuple(_DISTANCES), "distance")

@@ -137,14 +137,11 @@ class NShotConfig:
     """How a transferred model is trained on.
 
     Attributes:
-        steps: number of steps.
-        learning_rate: learning rate of all steps.
         batch_size: texts per step.
         micro_batch_size: texts that the model sees at once; 0 for all.
         block_size: tokens per text.
         lexical_weight: weight of the distance to the predicted rows.
         lexical_distance: `mse`, `rmse` or `huber`.
-        adamw: the optimiser.
         bfloat16: train in mixed precision.
         seed: random seed of the order of texts, and of dropout.
         save_every: steps between checkpoints.

@@ -57,8 +57,6 @@ def hypernetwork_for(
 
     Args:
         model: a language model, tied or untied, with or without an output bias.
-        tokenizer: its tokenizer.
-        seed: random seed of the weights.
         **settings: fields of `HyperNetworkConfig` that do not follow from model and tokenizer.
 
     Raises:
@@ -90,7 +88,6 @@ class HyperNetworkTrainer:
 
     Args:
         model: any causal (or masked) language model of transformers, tied or untied; its weights stay as they are.
-        tokenizer: its tokenizer.
         texts: texts of about `block_size` tokens; by language for a hypernetwork that tells languages apart.
         config: how it is trained.
         hypernetwork: the hypernetwork to train, see `hypernetwork_for`; None for one of the paper's sizes.

@@ -112,16 +112,7 @@ def predict_vocabulary(
     """Predict what `transfer_tokenizer` writes, and change nothing; its arguments, and one more.
 
     Args:
-        model: see `transfer_tokenizer`.
-        hypernetwork: see `transfer_tokenizer`.
-        new_tokenizer: see `transfer_tokenizer`.
-        base: see `transfer_tokenizer`.
-        source_tokenizer: see `transfer_tokenizer`.
-        language: see `transfer_tokenizer`.
         batch_size: number of tokens that are predicted at once.
-
-    Raises:
-        UserError: see `transfer_tokenizer`.
     """
     config = hypernetwork.config
     new_tokenizer = as_fast(new_tokenizer)

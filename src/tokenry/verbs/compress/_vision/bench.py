@@ -62,14 +62,9 @@ class VisionBench:
 
     Args:
         plan: what to do.
-        encoder: the model.
-        files: the images.
         labels: class of each image; None for those without a label.
         note: called with what is left out or worth knowing.
         progress: called with what is being done.
-
-    Raises:
-        UserError: the model gives no numbers, or a method does not fit it.
     """
 
     def __init__(

@@ -30,7 +30,6 @@ class ImageFile:
     """One image.
 
     Attributes:
-        path: its path.
         name: its path relative to the folder, by which labels and report call it.
     """
 
@@ -39,11 +38,7 @@ class ImageFile:
 
 
 def find_images(folder: Path) -> list[ImageFile]:
-    """The images of a folder and of the folders in it, sorted by name.
-
-    Raises:
-        UserError: no such folder, or no image in it.
-    """
+    """The images of a folder and of the folders in it, sorted by name."""
     if not folder.exists():
         raise UserError(f"the folder of images {folder} does not exist.")
     if not folder.is_dir():
@@ -90,11 +85,7 @@ def _outwards(place: int, count: int) -> Iterator[int]:
 
 
 def _leave_out(broken: Sequence[str], tried: int, note: Note) -> None:
-    """Name the images that cannot be read in a note.
-
-    Raises:
-        UserError: none of those tried can be read.
-    """
+    """Name the images that cannot be read in a note."""
     if len(broken) == tried:
         raise UserError(f"none of the {tried} images can be read, such as {broken[0]}.")
     if broken:
@@ -139,9 +130,6 @@ def read_label_rows(path: Path) -> dict[str, str]:
 
     Returns:
         The label as written, by file.
-
-    Raises:
-        UserError: no such file, other columns, no row, or two labels for one file.
     """
     columns, rows = read_csv(path, name=f"the labels {path}")
     named = {column.strip(): column for column in columns}
@@ -174,9 +162,6 @@ def match_labels(
         known: all images of the folder; a row that names none of them is named in a note.
         classes: the model's; a label is one of these names, or an index.
         note: called with the rows that name no image.
-
-    Raises:
-        UserError: the model has no classes, a label is none of them, or no row matches an image.
     """
     if not classes:
         raise UserError(

@@ -174,7 +174,6 @@ def reduction_share(
     Args:
         forward: runs the model once; it has run before, so nothing happens for the first time.
         patched: patches the model with a method while it is entered.
-        reducer: the method.
     """
     timed = TimedReducer(reducer)
     with patched(timed):

@@ -28,9 +28,7 @@ def follow_patches(
     """Follow the patches of images through the layers.
 
     Args:
-        encoder: the model.
         pixels: the images, as the model takes them.
-        titles: titles of the images.
         reductions: by name of the setting; each patches the model while it is entered.
         every_layer: follow them after each layer that changed the tokens, not only after the last.
 

@@ -46,11 +46,7 @@ class Setting:
 
 
 def check_methods(plan: Plan) -> None:
-    """Refuse methods and options that cannot work with any model.
-
-    Raises:
-        UserError: an unknown method, an option that it does not have, or one that is out of range.
-    """
+    """Refuse methods and options that cannot work with any model."""
     if not plan.sweep:
         _asked(plan)
         return
@@ -72,9 +68,6 @@ def settings_of(plan: Plan, encoder: Encoder, tokens: int) -> tuple[list[Setting
 
     Returns:
         The settings, and in words what had to be left out of a sweep over all methods.
-
-    Raises:
-        UserError: a method that was asked for does not fit the model.
     """
     if not plan.sweep:
         settings = _asked(plan)

@@ -75,11 +75,7 @@ class Plan:
         require_folder_name(self.output, "the hypernetwork")
 
     def training_config(self) -> HyperNetworkTrainingConfig:
-        """The config of the training: stages follow the steps, the bounds of a vocabulary its size, as the paper's do.
-
-        Raises:
-            UserError: stages that do not fit into the steps.
-        """
+        """The config of the training: stages follow the steps, the bounds of a vocabulary its size, as the paper's do."""
         stage = round(_STAGE * self.training.steps)
         identity = (0 if self.residual else stage) if self.identity_steps is None else self.identity_steps
         size = self.training.drawing.vocabulary_size
@@ -92,11 +88,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Train the hypernetwork and save it, with everything that was recorded, to the folder.
-
-    Raises:
-        UserError: any of it cannot be read, used or written.
-    """
+    """Train the hypernetwork and save it, with everything that was recorded, to the folder."""
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.probes import texts_back

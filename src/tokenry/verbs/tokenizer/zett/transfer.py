@@ -44,11 +44,7 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> Result:
-    """Predict the rows of the new tokenizer, measure, and save to the new folder.
-
-    Raises:
-        UserError: any of it cannot be read, used or written.
-    """
+    """Predict the rows of the new tokenizer, measure, and save to the new folder."""
     from tokenry.core.text.bits_per_byte import first_token, text_loss
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
@@ -93,7 +89,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         **measured,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(_title(data), data, lay_out(data))
 
 
