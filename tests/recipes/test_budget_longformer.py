@@ -12,17 +12,17 @@ from tokenry.recipes.budget_longformer import (
     BudgetLongformerSizes,
     claims,
 )
-from tokenry.recipes.testbeds.far_evidence import FILLER, EvidenceSetting, FarEvidence
+from tokenry.recipes.testbeds.far_evidence import FILLER, FarEvidenceSetting, FarEvidence
 
 SMALL = BudgetLongformerSizes(
-    documents=EvidenceSetting(length=12, distances=(1, 3), probed=20, layers=1, width=8),
+    documents=FarEvidenceSetting(length=12, distances=(1, 3), probed=20, layers=1, width=8),
     window=4,
     generator_share=0.5,
     rows=4,
     steps=2,
     seeds=(0, 1),
 )
-SIZES = BudgetLongformerSizes(documents=EvidenceSetting(distances=(2, 4, 6, 8, 12)))
+SIZES = BudgetLongformerSizes(documents=FarEvidenceSetting(distances=(2, 4, 6, 8, 12)))
 
 
 def judged(counts=PARAMETERS, **changed):
@@ -55,7 +55,7 @@ def test_verdicts_follow_the_measurements():
 
 
 def test_only_the_clue_tells_the_echo():
-    evidence = FarEvidence(EvidenceSetting(length=12, distances=(3,), values=4, probed=60))
+    evidence = FarEvidence(FarEvidenceSetting(length=12, distances=(3,), values=4, probed=60))
     ids = next(evidence.batches(30, 0))
     assert ids.shape == (30, 12)
     special = ids[:, 1:-1] > FILLER

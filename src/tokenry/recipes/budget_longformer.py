@@ -37,7 +37,7 @@ from tokenry.recipes.testbeds.far_evidence import (
     END,
     MASK,
     EvidenceDocuments,
-    EvidenceSetting,
+    FarEvidenceSetting,
     FarEvidence,
 )
 
@@ -51,7 +51,7 @@ PARAMETERS = {"small": 29.28, "base": 158.6}
 class BudgetLongformerSizes:
     """Size of the experiment at one scale."""
 
-    documents: EvidenceSetting = field(default_factory=EvidenceSetting)
+    documents: FarEvidenceSetting = field(default_factory=FarEvidenceSetting)
     window: int = 4
     generator_share: float = 0.25
     rows: int = 64
@@ -68,7 +68,7 @@ Areas = Mapping[str, Mapping[int, list[float]]]
     "budget-longformer",
     laptop=BudgetLongformerSizes(),
     paper=BudgetLongformerSizes(
-        documents=EvidenceSetting(
+        documents=FarEvidenceSetting(
             length=4096,
             values=16,
             distances=(64, 512, 1024, 1536, 1792, 2048, 3072),
@@ -201,9 +201,14 @@ def claims(areas: Areas, counts: Mapping[str, float], sizes: BudgetLongformerSiz
         control=f"{said(LOCAL, grown)} (window {sizes.window})",
         verdict=all_of(detected(WIDE, grown)),
     )
+    by_seed = {
+        arm: [mean(row) for row in zip(*(areas[arm][distance] for distance in near), strict=True)]
+        for arm in (LOCAL, MLM)
+    }
     yield Claim.above(
         f"after as many steps RTD tells wrong echoes better than MLM, on average over d up to {reach}",
-        *([mean(row) for row in zip(*(areas[arm][d] for d in near), strict=True)] for arm in (LOCAL, MLM)),
+        by_seed[LOCAL],
+        by_seed[MLM],
         "MLM, NLL of the masked echo",
         spec=".3f",
         fewest=FEWEST_SEEDS,

@@ -24,7 +24,7 @@ FILLER = len(SPECIAL)
 
 
 @dataclass(frozen=True)
-class EvidenceSetting:
+class FarEvidenceSetting:
     """Size of the documents and of the encoders.
 
     Attributes:
@@ -64,7 +64,7 @@ class EvidenceDocuments:
 class FarEvidence:
     """The documents of a setting."""
 
-    def __init__(self, setting: EvidenceSetting) -> None:
+    def __init__(self, setting: FarEvidenceSetting) -> None:
         self.setting = setting
         self._clue = FILLER + 1
         self._echo = self._clue + setting.values
