@@ -12,7 +12,7 @@ from tokenry.recipes.budget_longformer import (
     BudgetLongformerSizes,
     claims,
 )
-from tokenry.recipes.testbeds.far_evidence import FILLER, FarEvidenceSetting, FarEvidence
+from tokenry.recipes.testbeds.far_evidence import FILLER, FarEvidence, FarEvidenceSetting
 
 SMALL = BudgetLongformerSizes(
     documents=FarEvidenceSetting(length=12, distances=(1, 3), probed=20, layers=1, width=8),

@@ -37,8 +37,8 @@ from tokenry.recipes.testbeds.far_evidence import (
     END,
     MASK,
     EvidenceDocuments,
-    FarEvidenceSetting,
     FarEvidence,
+    FarEvidenceSetting,
 )
 
 LOCAL, GLOBAL, WIDE, MLM = "local", "global first token", "twice the window", "MLM, local"
