@@ -165,10 +165,25 @@ def sliding_windows(smoke: bool) -> Iterator[Result]:
         attend().sum().backward()
         model.zero_grad()
 
+    def projected() -> Tensor:
+        return torch.stack([project(hidden).sum() for project in (layer.query, layer.key, layer.value)]).sum()
+
+    def projections() -> None:
+        with torch.no_grad():
+            projected()
+
+    def projections_both() -> None:
+        projected().backward()
+        model.zero_grad()
+
     shape = {"length": length, "window": window, "width": 256, "heads": 4}
-    for name, step, target in (("forward", forward, 2.5), ("forward and backward", both, 4.0)):
+    for name, step, alone, target in (
+        ("forward", forward, projections, 2.5),
+        ("forward and backward", both, projections_both, 4.0),
+    ):
         note(f"sliding windows, {name}")
-        taken = interleaved({"theirs": step, "blocks": in_blocks(step)}, rounds, threads=1)
+        steps = {"theirs": step, "blocks": in_blocks(step), "projections of both alone": alone}
+        taken = interleaved(steps, rounds, threads=1)
         ratio = taken["theirs"].cpu / taken["blocks"].cpu
         figures = {key: seconds.cpu for key, seconds in taken.items()}
         yield speedup(

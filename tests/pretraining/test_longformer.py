@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import gelu, scaled_dot_product_attention
-from transformers import LEDConfig, LEDModel, LongformerConfig, LongformerModel
+from transformers import BartConfig, BartModel, LEDConfig, LEDModel, LongformerConfig, LongformerModel
 
 from tests import tiny
 from tests.golden import golden_arrays, golden_json
@@ -15,6 +15,7 @@ from tokenry.pretraining import (
     SlidingWindow,
     attach_decoder,
     longformer_config,
+    longformer_rtd,
     rtd_labels,
     split_documents,
     summarise,
@@ -95,8 +96,21 @@ def test_parameter_counts_are_those_of_the_paper():
         assert made.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+def test_generators_have_the_share_of_the_paper():
+    sizes = {"num_hidden_layers": 1, "positions": 40, "window": 4}
+    for size, width in (("small", 256 // 4), ("base", 768 // 3)):
+        pair = longformer_rtd(size, mask_tokenizer(), **sizes)
+        assert pair.generator.config.hidden_size == width
+        assert pair.generator.config.vocab_size == VOCABULARY
+    pair = longformer_rtd("small", mask_tokenizer(), generator_share=0.5, hidden_size=16, **sizes)
+    assert pair.generator.config.hidden_size == 8
+    seen = torch.zeros_like(text_rows()["input_ids"])
+    seen[:, 0] = 1
+    assert pair.step({**text_rows(), "global_attention_mask": seen}, 0).loss.isfinite()
+
+
 @settings(max_examples=12)
-@given(st.integers(1, 21), st.sampled_from([2, 4, 6, 64]), st.integers(0, 1000), st.booleans())
+@given(st.integers(1, 70), st.sampled_from([2, 4, 34, 80, 300]), st.integers(0, 1000), st.booleans())
 def test_every_pair_that_may_interact_does_and_no_other(length, window, seed, with_global):
     draw = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, 2, 2, length, 4, generator=draw, dtype=torch.float64)
@@ -233,6 +247,33 @@ def test_the_encoder_of_a_summariser_says_what_the_longformer_says():
     assert model.config.decoder_layers == 1
 
 
+def bart(**options):
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 24,
+    }
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    return BartModel(
+        BartConfig(**{"vocab_size": 50, "max_position_embeddings": 20, **sizes, **heads, **options})
+    )
+
+
+def test_the_decoder_of_a_bart_is_copied():
+    theirs = bart()
+    made = attach_decoder(long_encoder(), layers=2, max_summary=20, init=theirs)
+    decoder = made.led.decoder
+    hidden, ids = torch.randn(1, 6, 16), torch.tensor([[2, 7, 8]])
+    theirs.decoder.layers = torch.nn.ModuleList([theirs.decoder.layers[0], theirs.decoder.layers[2]])
+    theirs.decoder.embed_tokens = decoder.embed_tokens
+    given = {"input_ids": ids, "encoder_hidden_states": hidden}
+    expected = theirs.eval().decoder(**given).last_hidden_state
+    torch.testing.assert_close(decoder.eval()(**given).last_hidden_state, expected)
+    assert decoder.embed_tokens.weight is made.led.encoder.embed_tokens.weight
+
+
 def test_texts_are_summarised_by_beam_search():
     model, tokenizer = attach_decoder(long_encoder(), layers=1), mask_tokenizer()
     texts = ["w7 w8 w9", "w10 " * 60, "w11"]
@@ -248,6 +289,12 @@ def test_texts_are_summarised_by_beam_search():
         (lambda: attach_decoder(tiny.bert()), "a decoder is attached to a Longformer, whose layers are those of LED, got BertModel"),
         (lambda: attach_decoder(long_encoder(), layers=0), "layers must be at least 1, got 0"),
         (lambda: attach_decoder(long_encoder(hidden_act="relu")), "is run with gelu, and this Longformer has relu"),
+        (lambda: attach_decoder(long_encoder(), init="bart"), "init must be 'random' or a BART, whose decoder is copied, got 'bart'"),
+        (lambda: attach_decoder(long_encoder(), init=tiny.bert()), "whose decoder is copied, got 'BertModel'"),
+        (lambda: attach_decoder(long_encoder(), 3, 20, init=bart(d_model=8)), "the decoder needs width 16, and that of init has 8"),
+        (lambda: attach_decoder(long_encoder(), 3, 20, init=bart(activation_function="relu")), "activation_function gelu, and that of init has relu"),
+        (lambda: attach_decoder(long_encoder(), 4, 20, init=bart()), "layers is 4, and the decoder of init has 3"),
+        (lambda: attach_decoder(long_encoder(), 3, 21, init=bart()), "max_summary is 21, and the decoder of init has 20"),
         (lambda: summarise(attach_decoder(long_encoder()), mask_tokenizer(), ["w7"], num_beams=0), "num_beams must be at least 1, got 0"),
     ],
 )  # fmt: skip

@@ -241,7 +241,7 @@ def test_pairs_that_do_not_fit_are_refused(change, words):
 def test_a_tokenizer_without_a_mask_token_is_refused():
     tokenizer = mask_tokenizer()
     tokenizer.mask_token = None
-    with pytest.raises(UserError, match="has no mask token, which the generator needs"):
+    with pytest.raises(UserError, match="has no mask token, which stands for a masked token"):
         made(tokenizer=tokenizer)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.fresh_process import run_ranks
 from tests.tiny.chats import sums, write_model, write_rows
 from tests.verbs.check_verb import check_refused, check_verb, tokenry
 from tokenry.models import load_model
@@ -82,6 +83,23 @@ def test_without_old_text_forgetting_is_not_measured(folder, tmp_path):
     assert saved["blocks"]["old"] is None
     assert saved["runs"][0]["forgetting"]["value"] is None
     assert "Forgetting was not measured" in tokenry("report", tmp_path / "run").stdout
+
+
+@pytest.mark.distributed
+def test_two_ranks_go_on_as_one_process_does(folder, tmp_path):
+    options = ("--replay", 0.25, "--steps", 4, "--evaluate-every", 2)
+    whole = ran(tmp_path / "whole", *arguments(folder, *options, "--batches-per-step", 2))
+    given = map(str, ("pretrain", "continue", *arguments(folder, *options), "--output", tmp_path / "ranks"))
+    ended = run_ranks("tokenry", *given, folder=tmp_path / "said")
+    assert [rank.returncode for rank in ended] == [0, 0], "".join(rank.stderr for rank in ended)[-3000:]
+    found = json.loads((tmp_path / "ranks/result.json").read_text())
+    for side in ("downstream", "upstream"):
+        expected = [point[side] for point in whole["runs"][0]["points"]]
+        assert [point[side] for point in found["runs"][0]["points"]] == pytest.approx(expected, abs=1e-5)
+    one, two = (load_model(tmp_path / name / "model").state_dict() for name in ("whole", "ranks"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=0)
+    assert not list((tmp_path / "ranks/checkpoints/rewarm").glob("checkpoint-*"))
 
 
 def test_a_stopped_run_is_resumed(folder, tmp_path, monkeypatch):

@@ -69,11 +69,13 @@ def test_the_control_is_masked_language_modelling(folder, tmp_path):
     assert AutoModel.from_pretrained(tmp_path / "mlm" / "encoder").config.model_type == "longformer"
 
 
-def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path):
+@pytest.mark.parametrize("objective", [(), ("--mlm",)])
+def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path, objective):
     arguments = (
         folder / "corpus.txt",
         "--encoder",
         folder / "electra" / "config.json",
+        *objective,
         *FEW,
         "--save-every",
         2,
@@ -84,15 +86,14 @@ def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path):
     class StoppedError(Exception):
         pass
 
-    def stop(*_):
-        raise StoppedError
+    def stop(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenry.pretraining.replaced_token_trainer.ReplacedTokenTrainer.evaluate", stop)
-        patch.setattr("tokenry.verbs._training.remove_checkpoints", lambda folder: None)
+        patch.setattr("tokenry.verbs._training.TellSteps.on_step_end", stop)
         assert tokenry("pretrain rtd", *arguments, "--output", stopped).exit_code == 1
-    last = max((stopped / "checkpoints").glob("checkpoint-*"))
-    assert last.name == "checkpoint-4"
+    assert [path.name for path in (stopped / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
     check_refused("pretrain rtd", *arguments, "--output", stopped, words="begun: resume it (--resume)")
     check_refused(
         "pretrain rtd",

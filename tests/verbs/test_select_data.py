@@ -101,6 +101,9 @@ def test_the_strength_of_every_document_is_measured_and_kept(strength, folder):
     assert {row["text"] for row in rows} == {row["text"] for row in documents(120)}
     for row in rows:
         assert row["strength"] == float(row["nll"][0] > row["nll"][1])
+    assert saved["seconds_of_one_process"] > 0
+    assert saved["characters"] == sum(len(row["text"]) for row in rows)
+    assert "took 2 models over a sample of" in (folder / "strength/report.html").read_text()
 
 
 def test_what_was_measured_is_not_measured_again(strength, folder, models, monkeypatch):
@@ -352,4 +355,6 @@ def test_ray_data_gives_every_shard_to_a_worker(scorer, corpus, folder, tmp_path
 
 
 def test_from_which_size_ray_pays_follows_from_the_speed():
+    assert "One process read 3 MB/s" in Workers(actors=2).pays_from(3.0)
     assert "pays from 180 MB on" in Workers(actors=2).pays_from(3.0)
+    assert "pays from 0.80 MB on" in Workers(actors=4).pays_from(0.02, "took 6 models over")

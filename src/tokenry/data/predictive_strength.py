@@ -39,14 +39,15 @@ def predictive_strength(loss: Loss, benchmark: Benchmark, normalise: bool = True
     require_benchmark(benchmark, loss.shape[1])
     by_model = np.ascontiguousarray(loss.T)
     models = range(len(by_model))
-    rightly_ordered = np.zeros(len(loss), dtype=np.int64)
+    # In bytes while no more than 255 pairs are counted: a bool is one already.
+    counted = np.zeros(len(loss), dtype=np.min_scalar_type(pairs_of(len(models))))
     for worse, better in permutations(models, 2):
         if benchmark[worse] < benchmark[better]:
-            rightly_ordered += by_model[worse] > by_model[better]
-    missing = np.isnan(loss).any(1)
-    if not normalise:
-        return np.where(missing, MISSING, rightly_ordered)
-    return np.where(missing, np.nan, rightly_ordered / pairs_of(len(models)))
+            counted += (by_model[worse] > by_model[better]).view(np.uint8)
+    missing = np.isnan(by_model).any(0)
+    strength = counted / pairs_of(len(models)) if normalise else counted.astype(np.int64)
+    strength[missing] = np.nan if normalise else MISSING
+    return strength
 
 
 def require_benchmark(benchmark: Benchmark, models: int) -> None:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
         top_hessian_eigenvalue,
     )
     from tokenry.pretraining.long_summaries import attach_decoder, summarise
-    from tokenry.pretraining.longformer import extend_positions, longformer_config
+    from tokenry.pretraining.longformer import extend_positions, longformer_config, longformer_rtd
+    from tokenry.pretraining.masked_token_trainer import MaskedTokenTrainer
     from tokenry.pretraining.masking import (
         MaskedBatch,
         mask_tokens,
@@ -100,6 +101,7 @@ __all__ = [
     "LinearProbe",
     "LossLaw",
     "MaskedBatch",
+    "MaskedTokenTrainer",
     "PopulationLoss",
     "PowerCurve",
     "RateSchedule",
@@ -137,6 +139,7 @@ __all__ = [
     "linear_probe",
     "load_testbed",
     "longformer_config",
+    "longformer_rtd",
     "mask_tokens",
     "official_lr",
     "packed_blocks",

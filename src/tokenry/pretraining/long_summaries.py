@@ -1,6 +1,6 @@
 """A pretrained Longformer as the encoder of a summariser: LED's layers are the same, so its weights are put under their names there.
 
-BudgetLongformer (arXiv 2211.17135): the decoder begins from random weights, which did better than copied ones; its token table is the
+BudgetLongformer (arXiv 2211.17135): the decoder begins from random weights, which did better than those of a BART; its token table is the
 encoder's. The first token of a text sees all tokens and is seen by all.
 """
 
@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.bart.modeling_bart import BartDecoder
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.tensors.modes import evaluation_mode
@@ -33,18 +34,23 @@ _LAYER = {
 
 
 def attach_decoder(
-    encoder: PreTrainedModel, layers: int = 6, max_summary: int = 1024, seed: int = 0
+    encoder: PreTrainedModel,
+    layers: int = 6,
+    max_summary: int = 1024,
+    seed: int = 0,
+    init: PreTrainedModel | str = "random",
 ) -> LEDForConditionalGeneration:
-    """Make a model that reads with this encoder and writes with a decoder of random weights.
+    """Make a model that reads with this encoder and writes with a decoder of random weights, or with that of a BART.
 
     Args:
         encoder: a Longformer, with or without a head; it stays as it is.
-        layers: layers of the decoder; their sizes are the encoder's.
+        layers: layers of the decoder; of a BART with more of them, evenly spaced ones.
         max_summary: maximum number of tokens that the decoder writes.
         seed: random seed of the decoder.
+        init: `random`, with the sizes of the encoder; or a BART of its width, whose decoder is copied. The token table is the encoder's.
 
     Raises:
-        UserError: the encoder is no Longformer.
+        UserError: the encoder is no Longformer, or `init` does not fit it.
     """
     inner = encoder.base_model
     if not isinstance(inner, LongformerModel):
@@ -57,19 +63,19 @@ def attach_decoder(
         raise UserError(
             f"LED's encoder is run with gelu, and this Longformer has {config.hidden_act}: it cannot be carried over."
         )
-    sizes = {
-        f"{part}_{name}": value
-        for part in ("encoder", "decoder")
-        for name, value in (
-            ("attention_heads", config.num_attention_heads),
-            ("ffn_dim", config.intermediate_size),
-        )
-    }
+    copied = _decoder_of(init, config.hidden_size, layers, max_summary)
+    heads, inner_width = config.num_attention_heads, config.intermediate_size
+    if copied is not None:
+        heads, inner_width = copied.config.decoder_attention_heads, copied.config.decoder_ffn_dim
     led = LEDConfig(
         vocab_size=config.vocab_size,
         d_model=config.hidden_size,
         encoder_layers=config.num_hidden_layers,
+        encoder_attention_heads=config.num_attention_heads,
+        encoder_ffn_dim=config.intermediate_size,
         decoder_layers=layers,
+        decoder_attention_heads=heads,
+        decoder_ffn_dim=inner_width,
         attention_window=config.attention_window,
         max_encoder_position_embeddings=config.max_position_embeddings - RESERVED,
         max_decoder_position_embeddings=max_summary,
@@ -80,7 +86,6 @@ def attach_decoder(
         eos_token_id=config.eos_token_id,
         decoder_start_token_id=config.eos_token_id,
         init_std=config.initializer_range,
-        **sizes,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -88,6 +93,8 @@ def attach_decoder(
     table = inner.get_input_embeddings().weight
     made.to(device=table.device, dtype=table.dtype)
     _carry_over(inner, made)
+    if copied is not None:
+        _copy_decoder(copied, made)
     return made.train(encoder.training)
 
 
@@ -119,6 +126,48 @@ def summarise(
             )
             found += tokenizer.batch_decode(written, skip_special_tokens=True)
     return found
+
+
+def _decoder_of(init: PreTrainedModel | str, width: int, layers: int, max_summary: int) -> BartDecoder | None:
+    """The decoder that is copied, None for random weights."""
+    if init == "random":
+        return None
+    decoder = getattr(getattr(init, "base_model", None), "decoder", None)
+    if not isinstance(decoder, BartDecoder):
+        raise UserError(
+            f"init must be 'random' or a BART, whose decoder is copied, got {init if isinstance(init, str) else type(init).__name__!r}."
+        )
+    config = decoder.config
+    for what, asked, there in (
+        ("width", width, config.d_model),
+        ("activation_function", "gelu", config.activation_function),
+    ):
+        if asked != there:
+            raise UserError(
+                f"the decoder needs {what} {asked}, and that of init has {there}: give another BART, or init='random'."
+            )
+    for what, most_asked, most in (
+        ("layers", layers, config.decoder_layers),
+        ("max_summary", max_summary, config.max_position_embeddings),
+    ):
+        if most_asked > most:
+            raise UserError(
+                f"{what} is {most_asked}, and the decoder of init has {most}: ask for at most that, or use init='random'."
+            )
+    return decoder
+
+
+def _copy_decoder(decoder: BartDecoder, made: LEDForConditionalGeneration) -> None:
+    """Copy evenly spaced layers, positions and norm of a BART's decoder; BART's positions have reserved rows."""
+    own, theirs = made.led.decoder, decoder.layers
+    last = len(theirs) - 1
+    for number, layer in enumerate(own.layers):
+        place = last if len(own.layers) == 1 else round(number * last / (len(own.layers) - 1))
+        layer.load_state_dict(theirs[place].state_dict())
+    own.layernorm_embedding.load_state_dict(decoder.layernorm_embedding.state_dict())
+    with torch.no_grad():
+        table = own.embed_positions.weight
+        table.copy_(decoder.embed_positions.weight[RESERVED : RESERVED + len(table)])
 
 
 def _carry_over(inner: LongformerModel, made: LEDForConditionalGeneration) -> None:

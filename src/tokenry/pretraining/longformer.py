@@ -13,15 +13,24 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import LongformerConfig
+from transformers import (
+    AutoModelForMaskedLM,
+    LongformerConfig,
+    LongformerModel,
+    PreTrainedTokenizerBase,
+)
 
 from tokenry.core.errors import UserError, require_one_of
+from tokenry.pretraining.replaced_tokens import ReplacedTokenConfig, ReplacedTokenPretrainer
+from tokenry.pretraining.shared_embeddings import generator_config
 from tokenry.pretraining.sliding_window import require_window
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
     "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
+GENERATOR_SHARES = {"small": 1 / 4, "base": 1 / 3}
+"""Width of the generator, as a share of the encoder's."""
 RESERVED = 2
 """Rows at the beginning of the position table that no token has."""
 
@@ -60,6 +69,29 @@ def longformer_config(
         eos_token_id=2,
         **sizes,
     )
+
+
+def longformer_rtd(
+    size: str,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ReplacedTokenConfig = ReplacedTokenConfig(),
+    generator_share: float | None = None,
+    **settings: Any,
+) -> ReplacedTokenPretrainer:
+    """A Longformer of random weights and its generator, for replaced-token detection.
+
+    Args:
+        size: `small` or `base`.
+        tokenizer: of the domain, with a mask token; its tokens are the vocabulary.
+        config: replaced-token detection.
+        generator_share: width of the generator, as a share of the encoder's; by default a quarter of a small one, a third of a base.
+        **settings: as for `longformer_config`.
+    """
+    encoder = longformer_config(size, len(tokenizer), **settings)
+    share = GENERATOR_SHARES[size] if generator_share is None else generator_share
+    generator = AutoModelForMaskedLM.from_config(generator_config(encoder, share))
+    discriminator = LongformerModel(encoder, add_pooling_layer=False)
+    return ReplacedTokenPretrainer(generator, discriminator, tokenizer, config=config)
 
 
 def extend_positions(

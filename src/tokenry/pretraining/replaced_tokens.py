@@ -139,7 +139,7 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         pair.update({"tie": tie, "settings": asdict(config)})
         super().__init__(pair)
         self.rtd = config
-        self.special_ids, self.mask_id = _special_ids(tokenizer), tokenizer.mask_token_id
+        self.special_ids, self.mask_id = special_ids(tokenizer), tokenizer.mask_token_id
         share(generator, encoder, tie)
         check_output_head(generator)
         self.generator, self.discriminator = generator, encoder
@@ -286,11 +286,7 @@ def require_pair(
     generator: PreTrainedModel, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise `UserError` where generator, discriminator and tokenizer do not fit together."""
-    if tokenizer.mask_token_id is None:
-        raise UserError(
-            f"{type(tokenizer).__name__} has no mask token, which the generator needs: add one, "
-            "tokenizer.add_special_tokens({'mask_token': '[MASK]'}), and resize the embeddings."
-        )
+    require_mask_token(tokenizer)
     sizes = [model.get_input_embeddings().weight.shape[0] for model in (generator, encoder)]
     if sizes[0] != sizes[1]:
         raise UserError(
@@ -302,7 +298,16 @@ def require_pair(
         )
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def require_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` where a tokenizer has no mask token."""
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            f"{type(tokenizer).__name__} has no mask token, which stands for a masked token: add one, "
+            "tokenizer.add_special_tokens({'mask_token': '[MASK]'}), and resize the embeddings."
+        )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that are never masked; an unknown word is a word."""
     return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 

@@ -1,7 +1,8 @@
 """Sliding-window attention in blocks: every token sees `window / 2` tokens to either side, and global tokens see and are seen by all.
 
 Longformer (arXiv 2004.05150), exactly, for the layers of `LongformerModel` and of the encoder of LED in transformers, whose own form
-copies the scores several times. Blocks of w/2 queries meet the 3w/2 keys around them in one call of scaled dot-product attention:
+copies the scores several times. Blocks of w/4 queries (w/2 below a window of 256) meet the keys up to w/2 around them in one call of scaled
+dot-product attention:
 
     allowed(i, j) = key j is a token  and  (|i − j| ≤ w/2  or  j is global)          with the ordinary projections
     row i global  = over all tokens, with projections of its own
@@ -84,23 +85,24 @@ def sliding_window_attention(
         Attention of all rows by the ordinary projections; rows of global tokens are for `global_attention`.
     """
     require_window(window)
-    batch, heads, length, dim = q.shape
+    batch, _, length, _ = q.shape
     half = min(window // 2, length)
-    blocks = -(-length // half)
-    rest = blocks * half - length
+    block, side = _block_sizes(half)
+    blocks = -(-length // block)
     real = q.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    queries = pad(q, (0, 0, 0, rest)).reshape(batch, heads, blocks, half, dim)
-    keys, values = (_around(each, half, rest, blocks) for each in (k, v))
-    visible, (keys, values) = _with_global(real, global_idx, (k, v), (keys, values), half, rest, blocks)
-    by_block = [
-        each.transpose(1, 2).reshape(batch * blocks, heads, -1, dim) for each in (queries, keys, values)
-    ]
-    mask = visible.reshape(batch * blocks, 1, half, -1)
+    places, known = _places(real, global_idx)
+    visible = _visible(real, places, known, half, block, side)
+    queries = pad(q.transpose(1, 2), (0, 0, 0, 0, 0, blocks * block - length))
     attended = scaled_dot_product_attention(
-        by_block[0], by_block[1], by_block[2], attn_mask=mask, dropout_p=dropout
+        queries.unflatten(1, (blocks, block)).flatten(0, 1).transpose(1, 2),
+        _around(k, places, block, side, blocks),
+        _around(v, places, block, side, blocks),
+        attn_mask=visible.flatten(0, 1)[:, None],
+        dropout_p=dropout,
     )
-    attended = attended.reshape(batch, blocks, heads, half, dim).transpose(1, 2)
-    attended = attended.reshape(batch, heads, blocks * half, dim)[:, :, :length]
+    attended = (
+        attended.transpose(1, 2).unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length].transpose(1, 2)
+    )
     return attended if attention_mask is None else attended.masked_fill(~real[:, None, :, None], 0.0)
 
 
@@ -127,56 +129,68 @@ def global_places(is_global: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch gl
     return places.masked_fill(~is_global.gather(1, places), -1)
 
 
+def _block_sizes(half: int) -> tuple[int, int]:
+    """Queries of a block, and keys to either side of it, a whole number of blocks.
+
+    Small blocks see fewer keys in vain, and large ones copy keys less often; below 16 queries the kernels waste more than both.
+    """
+    each = 2 if half >= 128 else 1
+    block = max(16, -(-half // each))
+    return block, each * block
+
+
+def _places(
+    real: Bool[Tensor, "batch seq"], global_idx: Int[Tensor, "batch globals"] | None
+) -> tuple[Int[Tensor, "batch globals"], Bool[Tensor, "batch globals"]]:
+    """The places of the global tokens, and which of these slots hold one that is no padding."""
+    if global_idx is None:
+        global_idx = real.new_zeros(len(real), 0, dtype=torch.long)
+    places = global_idx.clamp(min=0)
+    return places, (global_idx >= 0) & real.gather(1, places)
+
+
 def _around(
-    states: Tensor, half: int, rest: int, blocks: int
-) -> Float[Tensor, "batch heads blocks keys dim"]:
-    """The keys or values from half a window before each block to half a window behind it."""
-    padded = pad(states, (0, 0, half, half + rest))
-    return padded.unfold(2, 3 * half, half)[:, :, :blocks].transpose(-1, -2)
-
-
-def _with_global(
-    real: Bool[Tensor, "batch seq"],
-    global_idx: Int[Tensor, "batch globals"] | None,
-    states: tuple[Tensor, Tensor],
-    around: tuple[Tensor, Tensor],
-    half: int,
-    rest: int,
+    states: Float[Tensor, "batch heads seq dim"],
+    places: Int[Tensor, "batch globals"],
+    block: int,
+    side: int,
     blocks: int,
-) -> tuple[Bool[Tensor, "batch blocks half keys"], tuple[Tensor, Tensor]]:
-    """What each query sees, and the keys and values with those of the global tokens behind them."""
-    batch = len(real)
-    seen_near, number = real, 0 if global_idx is None else global_idx.shape[1]
-    if global_idx is not None and number:
-        places = global_idx.clamp(min=0)
-        known = (global_idx >= 0) & real.gather(1, places)
-        rows, slots = known.nonzero(as_tuple=True)
-        seen_near = real.clone()
-        seen_near[rows, places[rows, slots]] = False  # once, among the global ones
-    row, column = torch.arange(half, device=real.device)[:, None], torch.arange(3 * half, device=real.device)
-    band = (column >= row) & (column <= row + 2 * half)
-    near = pad(seen_near, (half, half + rest)).unfold(1, 3 * half, half)[:, :blocks, None, :]
-    own = column == row + half  # padding sees itself: no row of scores is empty
-    visible = (near & band) | (
-        own & ~pad(real, (half, half + rest)).unfold(1, 3 * half, half)[:, :blocks, None, :]
-    )
-    if not number:
-        return visible, around
-    index = places[:, None, :, None]
-    wide = [
-        torch.cat(
-            [
-                near_states,
-                whole.gather(2, index.expand(-1, whole.shape[1], -1, whole.shape[3]))[:, :, None].expand(
-                    -1, -1, blocks, -1, -1
-                ),
-            ],
-            dim=3,
-        )
-        for whole, near_states in zip(states, around, strict=True)
-    ]
-    seen = known[:, None, None, :].expand(batch, blocks, half, number)
-    return torch.cat([visible, seen], dim=-1), (wide[0], wide[1])
+) -> Float[Tensor, "batch_blocks heads keys dim"]:
+    """The keys or values of each block and to either side of it, and those of the global tokens behind them."""
+    whole, steps = states.transpose(1, 2), 2 * side // block
+    rest = blocks * block - whole.shape[1]
+    cut = pad(whole, (0, 0, 0, 0, side, side + rest)).unflatten(1, (blocks + steps, block))
+    parts = [cut[:, first : first + blocks] for first in range(steps + 1)]
+    if places.shape[1]:
+        seen = whole.gather(1, places[:, :, None, None].expand(-1, -1, *whole.shape[2:]))
+        parts.append(seen[:, None].expand(-1, blocks, -1, -1, -1))
+    return torch.cat(parts, dim=2).flatten(0, 1).transpose(1, 2)
+
+
+def _visible(
+    real: Bool[Tensor, "batch seq"],
+    places: Int[Tensor, "batch globals"],
+    known: Bool[Tensor, "batch globals"],
+    half: int,
+    block: int,
+    side: int,
+) -> Bool[Tensor, "batch blocks block keys"]:
+    """Which of the keys of its block each query sees."""
+    blocks = -(-real.shape[1] // block)
+
+    def near(tokens: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch blocks 1 near"]:
+        rest = blocks * block - tokens.shape[1]
+        return pad(tokens, (side, side + rest)).unfold(1, block + 2 * side, block)[:, :blocks, None]
+
+    rows, slots = known.nonzero(as_tuple=True)
+    seen_near = real.clone()
+    seen_near[rows, places[rows, slots]] = False  # once, among the global ones
+    row = torch.arange(block, device=real.device)[:, None] + side
+    column = torch.arange(block + 2 * side, device=real.device)
+    own = column == row  # padding sees itself: no row of scores is empty
+    visible = (near(seen_near) & ((column - row).abs() <= half)) | (near(~real) & own)
+    seen = known[:, None, None, :].expand(-1, blocks, block, -1)
+    return torch.cat([visible, seen], dim=-1)
 
 
 def has_sliding_windows(model: nn.Module) -> bool:

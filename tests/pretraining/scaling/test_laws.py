@@ -127,6 +127,29 @@ def test_intervals_hold_the_estimates_and_a_new_run_varies_more_than_the_law(fit
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
+def test_leave_one_out_is_what_fits_without_each_run_say():
+    sizes, multipliers = (np.ravel(axis) for axis in np.meshgrid([1e8, 3e8, 1e9, 3e9], [5, 20, 80]))
+    loss = LAW.predict(N=sizes, M=multipliers) + 0.01 * np.random.default_rng(0).normal(size=12)
+    law = fit_loss_law(sizes, multipliers, loss=loss)
+    without, missed = [], []
+    for out in range(12):
+        kept = np.arange(12) != out
+        other = fit_loss_law(sizes[kept], multipliers[kept], loss=loss[kept])
+        without.append(other.predict(N=7e9, M=20))
+        missed.append(abs(other.predict(N=float(sizes[out]), M=float(multipliers[out])) - loss[out]))
+    below, above = (np.array(without) + sign * np.array(missed) for sign in (-1, 1))
+    low, high = law.interval(N=7e9, M=20, by="leave-one-out")
+    assert (low, high) == (pytest.approx(below.min()), pytest.approx(above.max())), (
+        "the first of 12 + 1, at 0.9"
+    )
+    inner = law.interval(N=7e9, M=20, by="leave-one-out", confidence=0.8)
+    assert inner == (pytest.approx(np.sort(below)[1]), pytest.approx(np.sort(above)[-2]))
+    low, high = law.interval(N=7e9, M=20, by="leave-one-out", new_run=False)
+    error = math.sqrt(11 * np.var(without))
+    assert (high - low) / 2 == pytest.approx(1.795885 * error, rel=1e-4)
+    assert (high + low) / 2 == pytest.approx(law.predict(N=7e9, M=20))
+
+
 def test_the_same_seed_draws_the_same_laws(fitted):
     one, same, other = (fitted.bootstrap(5, seed=seed).eta for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
@@ -264,7 +287,9 @@ def test_errors_that_no_law_can_be_fitted_to_are_refused(loss, error, words):
     (lambda law: LAW.interval(N=1e9, M=20), "was not fitted here, so its errors are not known"),
     (lambda law: ErrorLaw(0.8, 2.0, 0.7).bootstrap(), "was not fitted here"),
     (lambda law: law.interval(N=1e9, M=20, confidence=90), "confidence must be in [0, 1], got 90"),
-    (lambda law: law.interval(N=1e9, M=20, by="sign"), "by must be one of profile, bootstrap"),
+    (lambda law: law.interval(N=1e9, M=20, by="sign"), "by must be one of profile, bootstrap, leave-one-out, got 'sign'"),
+    (lambda law: law.interval(N=1e9, M=20, by="leave-one-out", confidence=0.99), "needs 99 runs for a confidence of 0.99, and there are"),
+    (lambda law: fit_loss_law([1e8, 3e8, 1e9, 3e9, 1e9], [20, 20, 20, 20, 80], loss=[4, 3.7, 3.4, 3.2, 3.3]).interval(N=1e9, M=20, by="leave-one-out", new_run=False), "without run 5 the others do not determine the law"),
     (lambda law: law.bootstrap(resample="both"), "resample must be one of residuals, runs"),
     (lambda law: fit_loss_law(SIZES, MULTIPLIERS, loss=noisy(), objective="log").interval(N=1e9, M=20), "use by='bootstrap'"),
     (lambda law: fit_power_law([1, 2, 2], [3, 2, 2]), "a power law of 3 constants cannot be told from 2 different x"),

@@ -94,7 +94,14 @@ class SeparableFit:
 
     def case_draws(self, samples: int, seed: int = 0) -> tuple[ndarray, ndarray]:
         """Exponents and coefficients of fits to points drawn anew; nan where the points of a draw do not determine the curve."""
-        times = np.concatenate([*times_drawn(len(self.measured), samples, seed)]).astype(float)
+        return self._fits_of(np.concatenate([*times_drawn(len(self.measured), samples, seed)]).astype(float))
+
+    def leave_one_out(self) -> tuple[ndarray, ndarray]:
+        """Exponents and coefficients of fits without each point in turn; nan where the others do not determine the curve."""
+        return self._fits_of(1.0 - np.eye(len(self.measured)))
+
+    def _fits_of(self, times: Float[ndarray, "samples points"]) -> tuple[ndarray, ndarray]:
+        """Fits in which each point counts so many times."""
         measured = np.broadcast_to(self.measured, times.shape)
         exponents, coefficients, _ = fit_samples(self.curve, self.points, measured, times, self.reweigh)
         columns = self.curve.columns(exponents, self.points) * (times > 0)[..., None]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.special import stdtrit
 
 from tokenry.core.errors import UserError, require_fraction, require_one_of
 from tokenry.core.stats import SeparableCurve, SeparableFit, fit_separable
@@ -148,15 +149,17 @@ class LossLaw:
             D: tokens.
             confidence: share of intervals that hold the loss, if the law holds and errors are normal.
             new_run: of what one run measures, with its own error; False for the law itself.
-            by: the profile, which knows how few runs there are; or percentiles of the residual bootstrap, for any objective.
+            by: the profile, which knows how few runs there are; percentiles of the residual bootstrap, for any objective; or leave-one-out,
+                whose fits without each run in turn need neither the law nor normal errors (jackknife+ of Barber et al., arXiv 1905.02928,
+                for a new run; the jackknife for the law itself).
             draws: samples of the bootstrap.
             seed: random seed of the bootstrap.
 
         Raises:
-            UserError: a law that was not fitted here, or a profile of a fit that was not by squares.
+            UserError: a law that was not fitted here, a profile of a fit that was not by squares, or runs of which one cannot be left out.
         """
         require_fraction(confidence, "confidence")
-        require_one_of(by, ("profile", "bootstrap"), "by")
+        require_one_of(by, ("profile", "bootstrap", "leave-one-out"), "by")
         fit, axes = self._fitted(), run_axes(N, M, C, D)
         points = np.stack([axis.ravel() for axis in axes], axis=-1)
         if by == "profile":
@@ -165,6 +168,8 @@ class LossLaw:
                     "profiles are those of least squares: use by='bootstrap' for a fit by log or huber."
                 )
             found = fit.interval(lambda eta: _columns(eta, points), confidence, noise=new_run)
+        elif by == "leave-one-out":
+            found = _leave_one_out(fit, points, confidence, new_run)
         elif fit.spare <= 0:
             return None
         else:
@@ -279,6 +284,33 @@ def _columns(eta: ndarray, points: Float[ndarray, "points 2"]) -> ndarray:
     log_c, log_m = points[:, 0], points[:, 1]
     data, model = -(log_c + log_m) * eta[..., None], (log_m - log_c) * eta[..., None]
     return np.stack([np.ones_like(data), np.exp(model), np.exp(data)], axis=-1)
+
+
+def _leave_one_out(
+    fit: SeparableFit, points: Float[ndarray, "points 2"], confidence: float, new_run: bool
+) -> tuple[ndarray, ndarray]:
+    """Intervals by fits without each run in turn."""
+    runs = len(fit.measured)
+    ordinal = math.floor((1 - confidence) * (runs + 1) + 1e-9)
+    if new_run and not ordinal:
+        raise UserError(
+            f"leave-one-out needs {math.ceil(1 / (1 - confidence) - 1e-9) - 1} runs for a confidence of {confidence:g}, and there are {runs}: "
+            "use by='profile'."
+        )
+    exponents, coefficients = fit.leave_one_out()
+    if len(undetermined := np.flatnonzero(np.isnan(exponents))):
+        raise UserError(
+            f"without run {undetermined[0] + 1} the others do not determine the law, so it cannot be left out: use by='profile'."
+        )
+    without = (_columns(exponents, points) @ coefficients[..., None])[..., 0]
+    if not new_run:
+        error = np.sqrt((runs - 1) / runs * np.square(without - without.mean(axis=0)).sum(axis=0))
+        reach = float(stdtrit(runs - 1, (1 + confidence) / 2)) * error
+        fitted = _columns(np.asarray(fit.exponent), points) @ fit.coefficients
+        return fitted - reach, fitted + reach
+    own = (_columns(exponents, fit.points) @ coefficients[..., None])[..., 0].diagonal()
+    missed = np.abs(fit.measured - own)[:, None]
+    return np.sort(without - missed, axis=0)[ordinal - 1], np.sort(without + missed, axis=0)[-ordinal]
 
 
 def _log_weights(fitted: ndarray, measured: ndarray) -> ndarray:

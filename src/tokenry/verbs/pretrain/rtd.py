@@ -242,21 +242,20 @@ def _mlm_trainer(
     plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
 ) -> "Trainer":
     import torch
-    from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, Trainer
+    from transformers import AutoModelForMaskedLM
+
+    from tokenry.pretraining import MaskedTokenTrainer, ReplacedTokenConfig
 
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         model = AutoModelForMaskedLM.from_config(encoder.model.config)
     model.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
-    collator = DataCollatorForLanguageModeling(
-        encoder.tokenizer,
-        mlm_probability=plan.mask_prob,
-        mask_replace_prob=0.85,
-        random_replace_prob=0.0,
-        seed=plan.seed,
-    )
-    return Trainer(
-        model, arguments, train_dataset=train, data_collator=collator, processing_class=encoder.tokenizer
+    return MaskedTokenTrainer(
+        model,
+        arguments,
+        train_dataset=train,
+        processing_class=encoder.tokenizer,
+        config=ReplacedTokenConfig(mask_prob=plan.mask_prob),
     )
 
 

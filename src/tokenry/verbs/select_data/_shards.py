@@ -65,12 +65,17 @@ class Workers:
         for row in found.iter_rows():
             yield row["found"]
 
-    def pays_from(self, megabytes_per_second: float) -> str:
-        """The sentence that says from which size of a corpus several Ray workers are worth their start."""
+    def pays_from(self, megabytes_per_second: float, did: str = "read") -> str:
+        """The sentence that says from which size of a corpus several Ray workers are worth their start.
+
+        Args:
+            megabytes_per_second: of one process, as it was measured.
+            did: what the process did with them.
+        """
         megabytes = START * megabytes_per_second * self.actors / (self.actors - 1)
         return (
-            f"One process read {megabytes_per_second:.2g} MB/s: with {self.actors} workers of that speed, Ray, which takes about "
-            f"{START:.0f} s to start, pays from {megabytes:,.0f} MB on."
+            f"One process {did} {megabytes_per_second:.2g} MB/s: with {self.actors} workers of that speed, Ray, which takes about "
+            f"{START:.0f} s to start, pays from {megabytes:,.{2 if megabytes < 10 else 0}f} MB on."
         )
 
 

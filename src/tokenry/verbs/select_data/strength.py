@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -82,13 +83,15 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     benchmark = read_benchmarks(plan.benchmarks, plan.models, plan.benchmark)
     blocks = _sample(plan, progress)
-    losses = []
+    losses, seconds = [], 0.0
     with quiet_libraries():
         for number, name in enumerate(plan.models):
             shares = part(
                 progress, 0.1 + 0.9 * number / len(plan.models), 0.1 + 0.9 * (number + 1) / len(plan.models)
             )
-            losses.append(_losses_of(name, blocks, plan, shares))
+            found, took = _losses_of(name, blocks, plan, shares)
+            losses.append(found)
+            seconds += took
     documents = [document for block in blocks for document in _read_block(Path(block))]
     loss = np.array(losses).T
     strength = predictive_strength(loss, benchmark)
@@ -97,6 +100,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         "kind": "select-data strength",
         "documents": len(documents),
         "without_loss": int(np.isnan(strength).sum()),
+        "characters": sum(len(document.text) for document in documents),
+        "seconds_of_one_process": seconds,
         "mean": _estimated(estimate_of_mean(strength[np.isfinite(strength)])),
         "counts": _counts(strength, len(plan.models)),
         "models": _model_rows(plan.models, benchmark, loss, documents),
@@ -217,9 +222,11 @@ class BlockLosses:
         path = self.folder / Path(block).name
         if not path.exists():
             texts = [document.text for document in _read_block(Path(block))]
+            started = time.perf_counter()
             with self.depth():
                 nll = document_bpc(self.model, self.tokenizer, texts, **asdict(self.config)).nll
-            write_json(path, [None if math.isnan(value) else value for value in nll.tolist()])
+            seconds = time.perf_counter() - started
+            write_json(path, {"seconds": seconds, "nll": [_number(value) for value in nll.tolist()]})
         return str(path)
 
 
@@ -237,7 +244,8 @@ def depth_of(name: str) -> tuple[str, int | None]:
     return base, int(layers)
 
 
-def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress) -> list[float]:
+def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress) -> tuple[list[float], float]:
+    """The losses of all documents under a model, and the seconds that it took one worker after another to measure them."""
     progress(f"loading {name}", 0.0)
     arguments = (name, plan.hardware, plan.losses, plan.output / "losses")
     gpus = float(plan.hardware.place().type == "cuda") if plan.workers.ray else 0.0
@@ -245,8 +253,9 @@ def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress)
     for path in plan.workers.over(blocks, BlockLosses, arguments, gpus):
         found[Path(path).name] = read_json(Path(path))
         progress(f"reading with {name}", len(found) / len(blocks))
-    in_order = (found[Path(block).name] for block in blocks)
-    return [math.nan if value is None else value for values in in_order for value in values]
+    in_order = [found[Path(block).name] for block in blocks]
+    losses = [math.nan if value is None else value for measured in in_order for value in measured["nll"]]
+    return losses, sum(measured["seconds"] for measured in in_order)
 
 
 # --- the result --------------------------------------------------------------------------------------------------------
@@ -376,7 +385,16 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             folded=True,
         )
     )
-    return blocks
+    return [*blocks, *_about_ray(data)]
+
+
+def _about_ray(data: Mapping[str, Any]) -> list[Block]:
+    """From which sample on Ray pays, by the speed of this run."""
+    workers, megabytes = Workers(actors=data["settings"]["actors"]), data["characters"] / 1e6
+    if workers.actors == 1 or not data["seconds_of_one_process"]:
+        return []
+    did = f"took {len(data['models'])} models over a sample of {megabytes:.2g} MB at"
+    return [Text(workers.pays_from(megabytes / data["seconds_of_one_process"], did))]
 
 
 def _follows(models: Sequence[Mapping[str, Any]]) -> bool:
