@@ -59,8 +59,10 @@ def _check_of(function: Callable[..., Any]) -> Callable[..., Any]:
     except NameError:
         # A name that is imported for type checkers only; jaxtyping leaves it unchecked.
         return _jaxtyped(function)
-    if any("{" in shape.dim_str for shape in shapes):
-        return _jaxtyped(function)  # it knows the values of arguments
+    if any("{" in shape.dim_str for shape in shapes) or inspect.isgeneratorfunction(inspect.unwrap(function)):
+        return _jaxtyped(
+            function
+        )  # it knows the values of arguments, and that a generator runs on after its call
     return _within_one_call(_beartyped(function)) if shapes else _beartyped(function)
 
 

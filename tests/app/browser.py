@@ -22,6 +22,7 @@ from tokenry.app.server import Server, application
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SCREENS = ROOT / "build/app"
+IS_SELECTED = "name => [...document.querySelectorAll('[role=tab][aria-selected=true]')].some(tab => tab.textContent.includes(name))"
 ENDED = ("done", "refused", "failed", "stopped")
 
 
@@ -42,7 +43,7 @@ class App:
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -58,6 +59,7 @@ class App:
                 self.page.locator(".overflow-menu > button:visible").first.click()
                 chosen = self.page.locator(".overflow-dropdown button:visible", has_text=name)
             chosen.first.click()
+            self.page.wait_for_function(IS_SELECTED, arg=name)
             self.page.wait_for_timeout(150)
         return self
 
@@ -93,15 +95,20 @@ class App:
     def upload(self, *files: Path) -> "App":
         """Drop files."""
         self.form.locator('input[type="file"]').set_input_files([str(file) for file in files])
+        self._removing.first.wait_for()
         self.page.wait_for_timeout(400)
         return self
 
     def clear(self) -> "App":
         """Take back the files that were dropped."""
-        removing = self.form.get_by_label("Remove this file").or_(self.form.get_by_label("Clear"))
-        if removing.count():
-            removing.first.click()
+        if self._removing.count():
+            self._removing.first.click()
         return self
+
+    @property
+    def _removing(self) -> Any:
+        """What takes files back, which is there when they are."""
+        return self.form.get_by_label("Remove this file").or_(self.form.get_by_label("Clear"))
 
     def start(self) -> "App":
         """Press the button that runs the form."""

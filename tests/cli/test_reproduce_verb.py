@@ -94,6 +94,7 @@ def test_the_list_names_what_can_be_reproduced(run, fake_recipe):
 def test_the_list_says_what_came_of_the_stored_runs(run, monkeypatch):
     stored = {"zett": {"verdict": "not shown", "shown": 4, "of": 5}}
     monkeypatch.setattr("tokenry.papers._reproduced", lambda: stored)
+    monkeypatch.setenv("COLUMNS", "120")
     (zett,) = (each for each in json.loads(run("--list", "--json").stdout) if each["slug"] == "zett")
     assert (zett["verdict"], zett["shown"], zett["of"]) == ("not shown", 4, 5)
     assert "headline not shown; 4 of 5" in run("--list").stdout

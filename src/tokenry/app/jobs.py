@@ -20,8 +20,8 @@ from tokenry.core.io.progress import Progress
 from tokenry.verbs._mistakes import mistakes_named
 
 MOST_WAITING = 16
-UNWATCHED_SECONDS = 5.0
-"""How long a job goes on after the last look at it: a page looks several times a second."""
+UNWATCHED_SECONDS = 30.0
+"""How long a job goes on after the last look at it, where a page went without saying so: one that is open looks several times a second."""
 
 logger = logging.getLogger(__name__)
 
