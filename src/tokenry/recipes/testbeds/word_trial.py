@@ -2,6 +2,8 @@
 
     repeated words   a list of made-up words, again and again; looked at after some numbers of steps
     docstrings       words of bytes; both arms compute equally many multiply-adds
+
+What is measured goes into `WordRuns`.
 """
 
 import time
