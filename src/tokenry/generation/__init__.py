@@ -62,9 +62,10 @@ from tokenry.generation.image_tokenizer.vq_tokenizers import (
     adapt_vq_tokenizer,
     load_vq_tokenizer,
 )
-from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput, load_released_next_x
+from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput
 from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate_next_x, guidance_schedule
 from tokenry.generation.xar.partitions import Partition
+from tokenry.generation.xar.released_weights import load_released_next_x
 
 __all__ = [
     "PFID",

@@ -4,7 +4,7 @@ import torch
 
 from tests.golden import golden_arrays
 from tokenry.generation import NextXConfig, NextXModel
-from tokenry.generation.xar.next_x import with_released_weights
+from tokenry.generation.xar.released_weights import with_released_weights
 
 
 def released_weights(data):

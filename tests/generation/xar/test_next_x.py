@@ -13,7 +13,8 @@ from tests.golden import golden_arrays
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.ema import WeightAverage
 from tokenry.generation import NextXConfig, NextXModel, Partition, flow_path, load_released_next_x
-from tokenry.generation.xar.next_x import _rotated, with_released_weights
+from tokenry.generation.xar.next_x import _rotated
+from tokenry.generation.xar.released_weights import with_released_weights
 
 KINDS = ["cell:2", "patch", "subsample:2", "scale:1,2,4", "image"]
 LABELS = torch.tensor([0, 4])
