@@ -206,5 +206,8 @@ def test_a_new_job_of_a_form_stops_the_one_before(tmp_path):
     first = desks.start(("page", "form"), Form("papers"), [])
     second = desks.start(("page", "form"), Form("papers"), [])
     assert first.job.is_given_up or first.job.is_over
+    assert [desks.has_newer(("page", "form"), one.job) for one in (first, second)] == [True, False]
     assert ended(second.job).state == "done"
+    desks.stop(("page", "form"))
+    assert not desks.has_newer(("page", "form"), second.job), "what was stopped still says so"
     desks.close()

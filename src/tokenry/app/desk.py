@@ -83,6 +83,10 @@ class Desks:
         self._of_place[place] = watched.job
         return watched
 
+    def has_newer(self, place: Place, job: QueuedJob) -> bool:
+        """Whether the form has another job since: the panel is that one's."""
+        return self._of_place.get(place, job) is not job
+
     def stop(self, place: Place) -> None:
         """Stop the job of a form, if it has one."""
         if place in self._of_place:

@@ -120,7 +120,7 @@ def _component(gradio: Any, form: Form, field: Field, shown: Shown) -> list[Any]
 
 
 def _watched(desks: Desks, place: tuple[str, str], form: Form, values: Sequence[Any]) -> Iterator[str]:
-    """What is shown of a job, whenever it changes, until it is over."""
+    """What is shown of a job, whenever it changes, until it is over or the form has a newer one."""
     try:
         watched = desks.start(place, form, values)
     except UserError as error:
@@ -128,7 +128,7 @@ def _watched(desks: Desks, place: tuple[str, str], form: Form, values: Sequence[
         return
     try:
         before = ""
-        while True:
+        while not desks.has_newer(place, watched.job):
             over, drawn = watched.job.is_over, watched.drawn()
             if drawn != before:
                 yield drawn
