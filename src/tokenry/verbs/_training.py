@@ -121,6 +121,27 @@ def own_training(plan: Any) -> dict[str, Any]:
     }
 
 
+def counted_in_steps(plan: Any, checkpoints: Path, **own: Any) -> TrainingArguments:
+    """The arguments of a training by a stock `Trainer` that a plan counts in steps, saved every `save_every` of them; `own` adds to them."""
+    device = plan.hardware.place().type
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=plan.seed,
+        use_cpu=device == "cpu",
+        logging_steps=max(1, plan.steps // 100),
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+        **own,
+    )
+
+
 def logged_curve(trainer: Trainer, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     """The steps whose log entry holds all of `columns`, under the names that these map to."""
     return [

@@ -148,7 +148,13 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
     from tokenry.core.tensors.ema import WeightAverage
     from tokenry.generation import Partition
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import StepClock, TellSteps, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import (
+        StepClock,
+        TellSteps,
+        claim_checkpoints,
+        remove_checkpoints,
+        splits_weights,
+    )
 
     for unit in plan.predicted:
         Partition.named(unit, *rows.shape[1:])
@@ -159,7 +165,7 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
         raise UserError(
             "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use NextXModel with a Trainer."
         )
-    _claim(plan, checkpoints)
+    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
     stages = Stages(progress, [1.0])
     for callback in (average, TellSteps(stages), StepClock()):
         trainer.add_callback(callback)
@@ -203,9 +209,10 @@ def _split(plan: Plan, rows: "LatentRows") -> "tuple[Subset, Subset]":
 
 def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path) -> "Trainer":
     import torch
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer
 
     from tokenry.generation import NextXConfig, NextXModel
+    from tokenry.verbs._training import counted_in_steps
 
     channels, height, width = rows.shape
     config = NextXConfig.of_size(
@@ -221,14 +228,11 @@ def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         model = NextXModel(config)
-    device = plan.hardware.place().type
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size,
+    arguments = counted_in_steps(
+        plan,
+        checkpoints,
         per_device_eval_batch_size=plan.batch_size,
         gradient_accumulation_steps=plan.batches_per_step,
-        learning_rate=plan.learning_rate,
         weight_decay=plan.weight_decay,
         adam_beta2=0.96,
         max_grad_norm=1.0,
@@ -240,36 +244,11 @@ def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path)
         },
         warmup_steps=plan.steps // 8,
         bf16=plan.bfloat16,
-        seed=plan.seed,
-        use_cpu=device == "cpu",
-        logging_steps=max(1, plan.steps // 100),
-        save_strategy="steps",
-        save_steps=plan.save_every,
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=device == "cuda",
     )
     trainer = Trainer(model, arguments, train_dataset=train)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-@by_first
-def _claim(plan: Plan, checkpoints: Path) -> None:
-    """Make the folder of the checkpoints that of this run, or refuse."""
-    from tokenry.core.io.workspace import Workspace
-
-    settings = {name: value for name, value in plan_settings(plan).items() if name not in _NOT_COMPARED}
-    workspace = Workspace(checkpoints, settings, "run.json")
-    if workspace.is_begun and not plan.resume:
-        raise UserError(
-            f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
-        )
-    workspace.claim(
-        f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
-    )
 
 
 @by_first

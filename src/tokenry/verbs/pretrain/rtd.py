@@ -260,27 +260,15 @@ def _mlm_trainer(
 
 
 def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from transformers import TrainingArguments
+    from tokenry.verbs._training import counted_in_steps
 
-    device = plan.hardware.place().type
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size,
+    return counted_in_steps(
+        plan,
+        checkpoints,
         per_device_eval_batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
         warmup_steps=round(plan.warmup * plan.steps),
         weight_decay=plan.weight_decay,
         bf16=plan.bfloat16,
-        seed=plan.seed,
-        use_cpu=device == "cpu",
-        logging_steps=max(1, plan.steps // 100),
-        save_strategy="steps",
-        save_steps=plan.save_every,
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
     )
 
 

@@ -138,7 +138,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
 
     from tokenry.generation import StreamCollator
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints, splits_weights
     from tokenry.verbs.speech._clips import ClipReader, read_clips
 
     rows = read_clips(plan.data)
@@ -159,7 +159,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         raise UserError(
             "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ContinuousTokenLM in Python."
         )
-    _claim(plan, checkpoints)
+    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
     trainer = Trainer(model, arguments, train_dataset=train, data_collator=collate, callbacks=[parts])
     trainer.remove_callback(PrinterCallback)
     stages = Stages(part(progress, 0.11, 1.0), [1.0])
@@ -335,45 +335,14 @@ def _save(plan: Plan, model: "ContinuousTokenLM", tokenizer: Any, features: Any)
     save()
 
 
-def _claim(plan: Plan, checkpoints: Path) -> None:
-    from tokenry.core.io.ranks import by_first
-    from tokenry.core.io.workspace import Workspace
-
-    @by_first
-    def claim() -> None:
-        settings = {name: value for name, value in plan_settings(plan).items() if name not in _NOT_COMPARED}
-        workspace = Workspace(checkpoints, settings, "run.json")
-        if workspace.is_begun and not plan.resume:
-            raise UserError(
-                f"{checkpoints} holds a training that was begun: resume it (--resume), or name a new folder."
-            )
-        workspace.claim(
-            f"{checkpoints} belongs to a training with other settings: give the same ones, or name a new folder."
-        )
-
-    claim()
-
-
 def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from transformers import TrainingArguments
+    from tokenry.verbs._training import counted_in_steps
 
-    device = plan.hardware.place().type
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
+    return counted_in_steps(
+        plan,
+        checkpoints,
         lr_scheduler_type="cosine",
         warmup_steps=round(plan.warmup * plan.steps),
-        seed=plan.seed,
-        use_cpu=device == "cpu",
-        logging_steps=max(1, plan.steps // 100),
-        save_strategy="steps",
-        save_steps=plan.save_every,
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
     )
 
 
