@@ -1,7 +1,5 @@
 """Schedules against reference numbers, their properties, and PyTorch's and transformers' view of them."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -188,11 +186,11 @@ def test_an_annealing_begins_in_the_constant_phase_and_lasts():
         schedule.anneal_from(8, 0)
 
 
-def test_a_million_steps_take_no_time():
-    schedule, steps = RewarmSchedule(10**6, 10**4, 3e-4), np.arange(10**6)
-    began = time.process_time()
-    schedule(steps)
-    assert time.process_time() - began < 0.3
+def test_a_million_steps_at_once_are_the_steps_one_by_one():
+    schedule = RewarmSchedule(10**6, 10**4, 3e-4)
+    rates = schedule(np.arange(10**6))
+    some = [0, 1, 9_999, 10_000, 10_001, 500_000, 999_999]
+    assert rates[some].tolist() == [float(schedule(step)) for step in some]
 
 
 # --- for PyTorch -----------------------------------------------------------------------------------------------------------------------

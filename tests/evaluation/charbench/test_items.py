@@ -1,6 +1,5 @@
 import random
 import string
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -108,11 +107,8 @@ def test_no_character_is_none_and_not_a_number(items):
     assert items.loc[items["task"] == TASKS[0], "character"].map(lambda each: each is None).all()
 
 
-def test_the_size_of_the_paper_takes_seconds():
-    words = some_words(25_000, range(4, 11))
-    started = time.process_time()
-    built = build_charbench(words)
-    assert time.process_time() - started < 10  # about one; the rest is room for a busy machine
+def test_the_size_of_the_paper():
+    built = build_charbench(some_words(25_000, range(4, 11)))
     assert len(built) == 175_000
     assert built.groupby("task").size().eq(43_750).all()
 
