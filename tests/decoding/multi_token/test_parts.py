@@ -160,6 +160,12 @@ def test_the_pace_is_linear_where_rows_cost_much():
     assert pace.masks > 0
 
 
+def test_a_step_that_was_held_up_does_not_change_the_pace():
+    held = iter(range(10**6))
+    pace = ran(RunningPace(4), 4, 4, lambda rows: (0.2 + 0.001 * rows) * (50 if next(held) % 10 == 5 else 1))
+    assert pace == Pace(4, True)
+
+
 def test_masks_are_given_up_where_none_is_right_and_tried_again():
     pace = RunningPace(3)
     assert ran(pace, 0, 3, lambda rows: 0.01 * rows) == Pace(0, False)

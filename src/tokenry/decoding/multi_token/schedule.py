@@ -101,7 +101,10 @@ class RunningPace:
         self._found, self._looked = self._found + found, self._looked + texts
 
     def timed(self, rows: int, seconds: float) -> None:
-        """Record what a step of so many rows in each text took."""
+        """Record what a step of so many rows in each text took, at most twice what was expected: more was spent on something else."""
+        if self._sums[0] > 1:
+            step, row = self._seconds()
+            seconds = min(seconds, 2 * (step + row * rows))
         new, decay = (1.0, rows, rows * rows, seconds, rows * seconds), 0.5 ** (1 / 32)
         self._sums = [decay * before + value for before, value in zip(self._sums, new, strict=True)]
 
@@ -142,6 +145,6 @@ class RunningPace:
         count, rows, squares, seconds, products = self._sums
         spread = count * squares - rows * rows
         if spread <= 1e-9 * squares * count or not count:
-            return 1.0, 0.0
+            return seconds / count if count else 1.0, 0.0
         row = max(0.0, (count * products - rows * seconds) / spread)
         return max((seconds - row * rows) / count, 1e-9), row
