@@ -9,13 +9,13 @@ from tokenry.core.errors import UserError, require_at_least, require_fraction, r
 from tokenry.core.io.files import new_folder, require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
-from tokenry.core.plans import argument, embedded, option, plan_settings
+from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import held_out_texts, read_corpus
 from tokenry.verbs._environment import environment
-from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tokenry.verbs.pretrain._encoder import PretrainedEncoder
 
-_NOT_COMPARED = ("output", "resume", "device", "save_every")
 _FIGURES = {
     "generator_loss": Column("generator", "nats", ".3f"),
     "discriminator_loss": Column("encoder", "nats", ".4f"),
@@ -34,8 +33,8 @@ _FIGURES = {
 _ROWS = 8
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(StepTraining):
     """Pretrain an encoder by replaced-token detection, from nothing or going on from a model; a stopped run can be resumed.
 
     Attributes:
@@ -47,17 +46,12 @@ class Plan:
         mlm: pretrain by masked language modelling instead: the control.
         mask_prob: share of the tokens that are masked.
         disc_weight: weight of the encoder's loss against the generator's.
-        steps: steps of the optimiser.
         batch_size: blocks of a step in each process.
         max_length: tokens of a block; longer texts are cut into several.
         learning_rate: highest learning rate; it falls to 0 in a straight line.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of matrices.
-        held_out: share of the texts that measure what was learned.
         bfloat16: compute in mixed precision.
-        save_every: steps between checkpoints.
-        resume: resume from the last checkpoint in the folder.
-        seed: random seed.
         output: new folder for the encoder, result.json and report.html.
     """
 
@@ -75,27 +69,20 @@ class Plan:
     learning_rate: float = 5e-4
     warmup: float = 0.01
     weight_decay: float = 0.01
-    held_out: float = 0.02
     bfloat16: bool = False
-    save_every: int = 500
-    resume: bool = False
-    seed: int = 0
-    hardware: Hardware = embedded(Hardware(), only=("device",))
     output: Path = Path("runs/rtd")
 
     def __post_init__(self) -> None:
-        require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        require_folder_name(self.output, "the encoder")
+        super().__post_init__()
         require_at_least(3, max_length=self.max_length)
-        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        require_at_least(0, weight_decay=self.weight_decay)
         require_share(self.generator_share, "generator_share")
         require_fraction(self.warmup, "warmup")
-        for name in ("learning_rate", "disc_weight"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("mask_prob", "held_out"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
-        require_folder_name(self.output, "the encoder")
+        if not self.disc_weight > 0:
+            raise UserError(f"disc_weight must be above 0, got {self.disc_weight}.")
+        if not 0.0 < self.mask_prob < 1.0:
+            raise UserError(f"mask_prob must be in (0, 1), got {self.mask_prob}.")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -120,38 +107,24 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 
 def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
-    from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
-
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import remove_checkpoints, take_steps
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
     train, held_out, documents = _blocks(plan, encoder)
-    checkpoints = plan.output / "checkpoints"
-    trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(
-        plan, encoder, train, _arguments(plan, checkpoints)
-    )
-    if splits_weights(trainer.args):
-        raise UserError(
-            "the encoder is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ReplacedTokenTrainer in Python."
-        )
-    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
+    trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(plan, encoder, train, _arguments(plan))
     if has_sliding_windows(trainer.model):
         SlidingWindow(trainer.model)
-    trainer.remove_callback(PrinterCallback)
     stages = Stages(progress, [1.0])
-    trainer.add_callback(TellSteps(stages))
-    stages.begin("training", 1.0)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    take_steps(plan, trainer, stages)
     stages.say("measuring")
     measured = trainer.evaluate(held_out)
     trained = trainer.model.base_model if plan.mlm else trainer.model.discriminator_only()
     generator = 0 if plan.mlm else sum(value.numel() for value in trainer.model.parameters())
     _save(trained, encoder, plan.output / "encoder")
-    remove_checkpoints(checkpoints)
+    remove_checkpoints(plan.output / "checkpoints")
     parameters = trained.num_parameters()
     return {
         "is_new": encoder.is_new,
@@ -259,13 +232,11 @@ def _mlm_trainer(
     )
 
 
-def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from tokenry.verbs._training import counted_in_steps
+def _arguments(plan: Plan) -> "TrainingArguments":
+    from tokenry.verbs._training import step_arguments
 
-    return counted_in_steps(
+    return step_arguments(
         plan,
-        checkpoints,
-        per_device_eval_batch_size=plan.batch_size,
         warmup_steps=round(plan.warmup * plan.steps),
         weight_decay=plan.weight_decay,
         bf16=plan.bfloat16,
