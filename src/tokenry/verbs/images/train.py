@@ -115,7 +115,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"xAR trained on {plan.data.name}", data, lay_out(data))
 
 

@@ -165,7 +165,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "environment": environment(hardware.place()),
     }
     data = without_nan(data)
-    progress("done", 1.0)
     return Result(f"Continued pretraining of {model_title(plan.model)}", data, lay_out(data))
 
 

@@ -110,7 +110,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     title = f"Predictive strength of {plural(len(documents), 'document')} under {len(plan.models)} models"
     return Result(title, data, lay_out(data))
 

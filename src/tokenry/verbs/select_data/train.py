@@ -81,7 +81,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "words": [{"word": word, "weight": weight} for word, weight in scorer.top_words(_WORDS)],
         "settings": plan_settings(plan),
     }  # fmt: skip
-    progress("done", 1.0)
     return Result(
         f"Classifier of {plural(len(places), 'document')}", data, lay_out(data), only_saved=("scores",)
     )

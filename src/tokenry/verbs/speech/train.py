@@ -108,7 +108,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"{model_title(plan.model)} learns to speak", data, lay_out(data))
 
 

@@ -105,7 +105,6 @@ def run(plan: Plan, progress: Progress) -> Result:
             "samples": difference.samples,
             "verdict": shown(difference.scaled(-1)),
         }
-    progress("done", 1.0)
     return Result(f"{plan.model.name} on {plan.texts.name}", data, lay_out(data))
 
 

@@ -110,7 +110,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"A {kind} model of {plan.corpus.name}", data, lay_out(data))
 
 
