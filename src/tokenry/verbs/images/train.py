@@ -10,9 +10,10 @@ from tokenry.core.io.files import new_folder, require_new, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SOURCE_FILE = "latents.json"
 """Beside the weights: what the latents are latents of."""
 
-_SHOWN = 10
+_COURSE = {"loss": Column("loss", "", ".4f"), "seconds_per_step": Column("a step", "s", ".3g")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,23 +245,5 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             notes=[f"{data['parameters']:,} parameters, {data['epochs']:.1f} epochs."],
         ),
     ]
-    if len(curve) > 1:
-        blocks.append(_course(curve))
-    shown = curve[:: max(1, -(-len(curve) // _SHOWN))]
-    rows = [(str(point["step"]), point["loss"], point.get("seconds_per_step")) for point in shown]
-    blocks.append(
-        Table("training", ("step", Column("loss", "", ".4f"), Column("a step", "s", ".3g")), rows, folded=len(rows) > 5)
-    )  # fmt: skip
-    return blocks
-
-
-def _course(curve: list[dict[str, Any]]) -> Figure:
-    steps, losses = [point["step"] for point in curve], [point["loss"] for point in curve]
-    return Figure(
-        "training loss",
-        "lines",
-        [Series("loss", steps, losses)],
-        "step",
-        "squared error of the velocity",
-        f"from {losses[0]:.3f} to {losses[-1]:.3f}",
-    )
+    figures = course_figures("Loss", curve, {"loss": "loss"}, "squared error of the velocity")
+    return [*blocks, Section("Training", [course_table(curve, _COURSE), *figures])]

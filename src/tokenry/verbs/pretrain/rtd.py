@@ -10,10 +10,11 @@ from tokenry.core.io.files import new_folder, require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._step_training import StepTraining
 
@@ -30,7 +31,7 @@ _FIGURES = {
     "auc": Column("AUC", format=".3f"),
     "recall": Column("found", "%", ".1f"),
 }
-_ROWS = 8
+_LOSS = {"loss": Column("loss", "nats", ".3f")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,13 +262,16 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     )
     blocks: list[Block] = [Text(lead, "lead")]
     blocks += [Text(warning, "warning") for warning in _warnings(data)]
-    columns = [name for name in _FIGURES if any(name in point for point in (*curve, held_out))] or ["loss"]
-    headings = [_FIGURES.get(name, Column("loss", "nats", ".3f")) for name in columns]
-    shown = curve[:: max(1, -(-len(curve) // _ROWS))]
-    rows = [(str(point["step"]), *_row(point, columns)) for point in shown]
-    rows.append((f"held out ({plural(apart, 'block')})", *_row(held_out, columns)))
-    table = Table("", ("step", *headings), rows)
-    blocks.append(Section("Training", [table, *_figures(curve, columns)]))
+    measured = {name for point in (*curve, held_out) for name in point}
+    columns = {name: column for name, column in _FIGURES.items() if name in measured} or _LOSS
+    table = course_table(curve, columns, (f"held out ({plural(apart, 'block')})", held_out))
+    figures = [  # the losses of generator and encoder are of other sizes
+        figure
+        for name, column in columns.items()
+        if column.unit == "nats"
+        for figure in course_figures(f"Loss: {column.name}", curve, {name: column.name}, "nats per token")
+    ]
+    blocks.append(Section("Training", [table, *figures]))
     facts = [
         ("encoder", f"{data['model_type']}, {data['parameters']:,} parameters"),
         ("generator", f"{data['beside']:,} parameters beside the encoder's, not kept"),
@@ -302,28 +306,3 @@ def _warnings(data: Mapping[str, Any]) -> list[str]:
             "The generator guesses every masked token: nothing is replaced and nothing is learned; use a smaller --generator-share."
         )
     return found
-
-
-def _row(point: Mapping[str, Any], columns: list[str]) -> list[Any]:
-    return [point.get(name) for name in columns]
-
-
-def _figures(curve: list[Mapping[str, Any]], columns: list[str]) -> list[Block]:
-    """The losses over the steps; those of generator and encoder are of other sizes."""
-    steps, names = (
-        [point["step"] for point in curve],
-        {"generator_loss": "generator", "discriminator_loss": "encoder"},
-    )
-    drawn = [name for name in columns if name in names or name == "loss"]
-    return [
-        Figure(
-            f"Loss of the {names[name]}" if name in names else "Loss",
-            "lines",
-            [Series(names.get(name, "loss"), steps, [point.get(name) for point in curve])],
-            "step",
-            "nats per token",
-            f"{names.get(name, 'loss')}: from {curve[0].get(name, 0):.3f} to {curve[-1].get(name, 0):.3f} nats per token",
-        )
-        for name in drawn
-        if len(curve) > 1
-    ]

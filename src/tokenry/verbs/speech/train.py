@@ -9,9 +9,10 @@ from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.io.files import new_folder, require_new
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, embedded, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
@@ -28,7 +29,6 @@ _PARTS = {
     "flow": Column("flow", "", ".3f"),
     "stop": Column("stop", "nats", ".3f"),
 }
-_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,23 +324,15 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         + "."
     )
     blocks: list[Block] = [Text(lead, "lead")]
-    shown = curve[:: max(1, -(-len(curve) // _ROWS))]
-    names = [*_PARTS]
-    rows: list[tuple[Any, ...]] = [(str(point["step"]), *(point[name] for name in names)) for point in shown]
-    rows.append((f"held out ({plural(apart, 'clip')})", *(held_out.get(name) for name in names)))
+    table = course_table(curve, _PARTS, (f"held out ({plural(apart, 'clip')})", held_out))
     figures = [
-        Figure(
-            f"Loss: {name}",
-            "lines",
-            [Series(name, [point["step"] for point in curve], [point[name] for point in curve])],
-            "step",
-            column.unit or "squared error of the velocity",
-            f"{name}: from {curve[0][name]:.3f} to {curve[-1][name]:.3f}",
-        )
+        figure
         for name, column in _PARTS.items()
-        if len(curve) > 1
+        for figure in course_figures(
+            f"Loss: {name}", curve, {name: name}, column.unit or "squared error of the velocity"
+        )
     ]
-    blocks.append(Section("Training", [Table("", ("step", *_PARTS.values()), rows), *figures]))
+    blocks.append(Section("Training", [table, *figures]))
     spoken = data["spoken"]
     if spoken is not None:
         blocks.append(

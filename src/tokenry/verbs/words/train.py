@@ -10,10 +10,11 @@ from tokenry.core.io.files import new_folder, require_new, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._step_training import StepTraining
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from tokenry.architectures import FlatLM, Word, WordCoder, WordPooledLM
-
-_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,20 +276,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             [frequency_table(data["frequencies"]), word_map("the first held-out text", data["sample"])],
         )
     )
-    curve = data["curve"]
-    rows = curve[:: max(1, -(-len(curve) // _ROWS))]
-    table = Table(
-        "",
-        ("step", Column("loss", "nats per unit", ".3f")),
-        [(str(row["step"]), row["loss"]) for row in rows],
-    )
-    figures: list[Block] = []
-    if len(curve) > 1:
-        steps, losses = [row["step"] for row in curve], [row["loss"] for row in curve]
-        summary = f"Loss from {losses[0]:.3f} to {losses[-1]:.3f} nats per unit."
-        figures.append(
-            Figure("Loss", "lines", [Series("loss", steps, losses)], "step", "nats per unit", summary)
-        )
+    table = course_table(data["curve"], {"loss": Column("loss", "nats per unit", ".3f")})
+    figures = course_figures("Loss", data["curve"], {"loss": "loss"}, "nats per unit")
     blocks.append(Section("Training", [table, *figures]))
     facts = [
         ("model", f"{data['model']}, {data['parameters']:,} parameters, {data['unit_count']:,} units"),
