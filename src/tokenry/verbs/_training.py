@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.files import new_folder
 from tokenry.core.io.ranks import by_first, processes
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import plan_settings
@@ -208,6 +209,14 @@ def remove_checkpoints(folder: Path, but: int | None = None) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if step_of(checkpoint) != but:
             shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+@by_first
+def save_parts(folder: Path, *parts: Any) -> None:
+    """Save a model and what belongs to it, such as its tokenizer, into one new folder, which is whole or absent."""
+    with new_folder(folder) as partial:
+        for part in parts:
+            part.save_pretrained(partial)
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:

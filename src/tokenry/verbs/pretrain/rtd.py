@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_share
-from tokenry.core.io.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
-from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
@@ -20,7 +19,7 @@ from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     from tokenry.verbs.pretrain._encoder import PretrainedEncoder
 
@@ -109,7 +108,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import remove_checkpoints, take_steps
+    from tokenry.verbs._training import remove_checkpoints, save_parts, take_steps
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
@@ -123,7 +122,7 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     measured = trainer.evaluate(held_out)
     trained = trainer.model.base_model if plan.mlm else trainer.model.discriminator_only()
     generator = 0 if plan.mlm else sum(value.numel() for value in trainer.model.parameters())
-    _save(trained, encoder, plan.output / "encoder")
+    save_parts(plan.output / "encoder", trained, encoder.tokenizer)
     remove_checkpoints(plan.output / "checkpoints")
     parameters = trained.num_parameters()
     return {
@@ -178,13 +177,6 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
         Dataset.from_dict({"input_ids": [block["ids"] for block in blocks]}) for blocks in parts
     )
     return train, held_out, len(ids)
-
-
-@by_first
-def _save(trained: "PreTrainedModel", encoder: "PretrainedEncoder", output: Path) -> None:
-    with new_folder(output) as folder:
-        trained.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
 
 
 def _rtd_trainer(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import new_folder, require_new
+from tokenry.core.io.files import require_new
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, embedded, plan_settings
 from tokenry.report.blocks import Block, Column, Findings, Section, Text
@@ -117,7 +117,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
 
     from tokenry.generation import StreamCollator
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import logged_curve, remove_checkpoints, take_steps
+    from tokenry.verbs._training import logged_curve, remove_checkpoints, save_parts, take_steps
     from tokenry.verbs.speech._clips import ClipReader, read_clips
 
     rows = read_clips(plan.data)
@@ -140,7 +140,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     stages.say("measuring")
     measured = _measured(model, held_out, collate, plan)
     spoken = _spoken(plan, model, tokenizer, held_out)
-    _save(plan, model, tokenizer, features)
+    save_parts(plan.output / "model", model, tokenizer, *([] if features is None else [features]))
     remove_checkpoints(plan.output / "checkpoints")
     return {
         "parameters": model.num_parameters(),
@@ -286,20 +286,6 @@ def _spoken(
         "real": mel_picture(sample.frames),
         "said": mel_picture(said),
     }
-
-
-def _save(plan: Plan, model: "ContinuousTokenLM", tokenizer: Any, features: Any) -> None:
-    from tokenry.core.io.ranks import by_first
-
-    @by_first
-    def save() -> None:
-        with new_folder(plan.output / "model") as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            if features is not None:
-                features.save_pretrained(folder)
-
-    save()
 
 
 def _arguments(plan: Plan) -> "TrainingArguments":
