@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 MOST_BYTES = 2 * 2**20
 LICENCES = ("LICENSE", "src/tokenry/pretraining/scaling/testbed104.LICENSE")
-ABOUT_A_WHEEL = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENCES)}
+ABOUT_A_WHEEL = {
+    "METADATA",
+    "WHEEL",
+    "RECORD",
+    "entry_points.txt",
+    *(f"licenses/{name}" for name in LICENCES),
+}
 BESIDE_THE_SOURCE = {
     *("CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md", "constraints.txt", "pyproject.toml"),
     ".gitignore",  # hatchling adds it: a build from the sdist leaves out what a build from the repository does
