@@ -106,7 +106,7 @@ notebooks: $(READY_DOCS) ## run the notebooks of the docs
 	$(PYTEST) $(BIN)/pytest -m notebooks tests/docs
 
 dist: $(READY_RELEASE) ## build sdist and wheel into dist/, and check what is in them
-	$(RELEASE)/bin/python release/dist.py
+	$(RELEASE)/bin/python release/make_dist.py
 
 test-wheel: dist ## try the wheel in a new environment outside the repository, and resolve its extras
 	$(RELEASE)/bin/python release/try_wheel.py

@@ -11,15 +11,15 @@ import pytest
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "release"))
-import dist  # noqa: E402
-import supply  # noqa: E402
-import try_wheel  # noqa: E402
+import make_dist
+import supply
+import try_wheel
 
-import tokenry  # noqa: E402
+import tokenry
 
 NAME = f"tokenry-{tokenry.__version__}-py3-none-any.whl"
 SOURCE = {"tokenry/__init__.py", "tokenry/reproduced.json"}
-ABOUT = {f"tokenry-{tokenry.__version__}.dist-info/{name}" for name in dist.ABOUT_A_WHEEL}
+ABOUT = {f"tokenry-{tokenry.__version__}.dist-info/{name}" for name in make_dist.ABOUT_A_WHEEL}
 
 
 def wheel(folder, paths):
@@ -30,7 +30,7 @@ def wheel(folder, paths):
 
 
 def test_a_wheel_with_every_file_of_the_repository_is_right(tmp_path):
-    assert dist.wrong_in_wheel(wheel(tmp_path, SOURCE | ABOUT), SOURCE) == []
+    assert make_dist.wrong_in_wheel(wheel(tmp_path, SOURCE | ABOUT), SOURCE) == []
 
 
 @pytest.mark.parametrize(
@@ -46,23 +46,23 @@ def test_a_wheel_with_every_file_of_the_repository_is_right(tmp_path):
     ],
 )
 def test_a_wheel_with_another_file_more_or_less_is_refused(tmp_path, without, beside, said):
-    (wrong,) = dist.wrong_in_wheel(wheel(tmp_path, (SOURCE | ABOUT | beside) - without), SOURCE)
+    (wrong,) = make_dist.wrong_in_wheel(wheel(tmp_path, (SOURCE | ABOUT | beside) - without), SOURCE)
     assert wrong.endswith(said)
 
 
 def test_a_wheel_over_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dist, "MOST_BYTES", 100)
-    (wrong,) = dist.wrong_in_wheel(wheel(tmp_path, SOURCE | ABOUT), SOURCE)
+    monkeypatch.setattr(make_dist, "MOST_BYTES", 100)
+    (wrong,) = make_dist.wrong_in_wheel(wheel(tmp_path, SOURCE | ABOUT), SOURCE)
     assert wrong.endswith("more than 100")
 
 
 def test_what_is_in_the_repository_has_the_data_that_verbs_read():
-    assert {"tokenry/pretraining/scaling/testbed104.csv", "tokenry/py.typed"} <= dist.tracked()
+    assert {"tokenry/pretraining/scaling/testbed104.csv", "tokenry/py.typed"} <= make_dist.tracked()
 
 
 def test_a_version_has_its_section_in_the_changelog(tmp_path):
-    assert dist.wrong_about_version(tmp_path / NAME) == []
-    assert dist.wrong_about_version(tmp_path / "tokenry-99.0.0-py3-none-any.whl")
+    assert make_dist.wrong_about_version(tmp_path / NAME) == []
+    assert make_dist.wrong_about_version(tmp_path / "tokenry-99.0.0-py3-none-any.whl")
 
 
 def test_the_version_stands_in_the_package_alone():
