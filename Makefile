@@ -121,5 +121,11 @@ bench: $(READY_BENCH) ## run every benchmark and store what it measured; the doc
 		mv $$result.partial $$result; \
 	done
 
+bench-gpu: $(READY) ## run the benchmarks that need a GPU (at most 8 minutes); each result is stored as soon as it is there
+	$(BIN)/python benchmarks/gpu/run_all.py
+
+reproduce: $(READY) ## run the recipe of every paper (hours; goes on where it was), and say how many are shown
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python experiments/reproduce_all.py
+
 clean: ## remove what make built (runs/ is yours and stays)
 	rm -rf $(VENV) $(LOWEST) $(RELEASE) $(TOKENIZERS) site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
