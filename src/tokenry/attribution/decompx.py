@@ -11,7 +11,7 @@ for all heads, and in the last layer only the first position is taken apart.
 Source: DecompX (ACL 2023, arXiv 2306.02873).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log, pi
 
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores
+from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores, stacked
 from tokenry.attribution.globenc import rollout
 from tokenry.attribution.linearised import class_of, linear_contributions
 from tokenry.attribution.post_norm_encoder import EncoderReading, LayerState, Norm, activate, read_encoder
@@ -27,7 +27,7 @@ from tokenry.core.errors import UserError, require_one_of
 
 BIASES = ("absdot", "norm", "equal", "abssim", "cls", "dot")
 _SMALLEST = 1e-12
-_IN_CACHE = 1 << 20  # numbers
+_IN_CACHE, _AT_ONCE = 1 << 20, 1 << 25  # numbers: of the MLP for some rows, of the parts of some texts
 
 
 @ATTRIBUTIONS.register("decompx")
@@ -75,13 +75,24 @@ class DecompX(AttributionMethod):
 
     def explain(self, question: Question) -> TokenScores:
         """Score every token by its contribution to the logit of the class, by default the predicted one."""
-        if not isinstance(question.model, nn.Module):
+        return self.explain_all([question])[0]
+
+    def explain_all(self, questions: Sequence[Question]) -> list[TokenScores]:
+        """The same of several texts, as many at once as fit."""
+        model = questions[0].model
+        if not isinstance(model, nn.Module):
             raise UserError("decompx looks into a model, got a function: use reagent.")
         if self.method == "linear":
-            return linear_contributions(question)
-        found = decompx(question.model, question.batch, config=self)
-        chosen = class_of(found.logits[0], question.target)
-        return TokenScores(found.classifier[0, : len(question.context), chosen])
+            return linear_contributions(questions)
+        longest, scores = max(len(question.context) for question in questions), []
+        at_once = max(1, _AT_ONCE // (longest**2 * getattr(model.config, "hidden_size", 1)))
+        for start in range(0, len(questions), at_once):
+            part = questions[start : start + at_once]
+            found = decompx(model, *stacked(part), config=self)
+            for question, logits, contributed in zip(part, found.logits, found.classifier, strict=True):
+                chosen = class_of(logits, question.target)
+                scores.append(TokenScores(contributed[: len(question.context), chosen]))
+        return scores
 
 
 DEFAULT = DecompX()
@@ -189,7 +200,11 @@ def _shares(parts: Tensor, bias: Tensor, kind: str) -> Float[Tensor, "*rows sour
 
 def _with_bias(parts: Tensor, bias: Tensor, config: DecompX) -> Tensor:
     """The same in place, where biases are shared."""
-    return parts.addcmul_(_shares(parts, bias, config.kind)[..., None], bias[..., None, :]) if config.biases else parts
+    return (
+        parts.addcmul_(_shares(parts, bias, config.kind)[..., None], bias[..., None, :])
+        if config.biases
+        else parts
+    )
 
 
 def _through_layer(
