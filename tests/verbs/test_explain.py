@@ -1,8 +1,11 @@
 """The verb `explain`: what it saves and draws, and what it refuses."""
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
+from tests.compression.text.test_scorers import SIZES, TOKENIZER
 from tests.tiny.chats import write_model
+from tests.tiny.models import made
 from tests.tiny.server import tiny_server
 from tests.verbs.check_verb import check_refused, check_verb
 from tokenry.models import LocalText, load_model, load_tokenizer
@@ -74,6 +77,19 @@ def test_an_endpoint_is_explained_through_what_it_writes(model, tmp_path, monkey
     assert found["random"]["soft_nc"]["samples"] == 0
     assert 0 < found["answer"]["probability"] <= 1
     assert found["methods"][0]["faithfulness"]["aopc"] <= found["answer"]["probability"]
+
+
+def test_the_label_of_a_classifier_is_explained(tmp_path):
+    config = BertConfig(vocab_size=len(TOKENIZER), id2label={0: "cat", 1: "dog"}, **SIZES)
+    for part in (made(BertForSequenceClassification, config), TOKENIZER):
+        part.save_pretrained(tmp_path / "classifier")
+    asked = ("explain", "the cat sat", "--model", str(tmp_path / "classifier"))
+    found = check_verb(*asked, "--answer", "dog", output=tmp_path / "out")
+    assert found["answer"]["text"] == "dog"
+    assert [row["method"] for row in found["methods"]] == ["decompx", "decompx:method=linear", "globenc"]
+    assert found["random"]["aopc"]["samples"] == 16
+    check_refused(*asked, "--answer", "bird", words="gives the labels cat, dog, got --answer bird")
+    check_refused(*asked, "--chat", words="is a classifier, to which nobody speaks")
 
 
 def test_the_default_methods_are_known():

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tokenry.attribution import Probability
     from tokenry.core.text.words import Words
 
 METHODS = ("reagent:stop=ranking,max_steps=32", "input-x-gradient", "attention-last")
 _BLACK_BOX = ("reagent:stop=ranking,max_steps=8", "leave-one-out:rounds=1")
+_OF_A_CLASSIFIER = ("decompx", "decompx:method=linear", "globenc")
 _RANDOM_DRAWS, _SHOWN = 16, 5
 _METRICS = {
     "soft_ns": "Soft-NS",
@@ -41,12 +43,12 @@ class Plan:
 
     Attributes:
         text: the text, or a text file.
-        answer: the continuation that is explained, such as " Oslo"; by default the model's own next token.
-        model: `embedded`, a folder, a hub name, or an endpoint with log-probabilities as URL#MODEL.
+        answer: the continuation that is explained, such as " Oslo", or the label of a classifier; by default the model's own.
+        model: `embedded`, a folder or a hub name, also of an encoder classifier, or an endpoint with log-probabilities as URL#MODEL.
         tokenizer: for an endpoint, what cuts the text into the tokens that are scored.
         chat: the text is what the user says to the model, by its chat template.
         methods: attribution method; repeat for several. Options follow the name, as in reagent:probes=64. For an endpoint, by default
-            those that only read p(answer).
+            those that only read p(answer); for a classifier, those that look into it.
         per: whether tokens are scored one by one, or the words of the text as a whole (by reagent and leave-one-out).
         output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
@@ -80,14 +82,19 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.verbs._tokens import token_texts
     from tokenry.verbs.score import source_text
 
-    names = _BLACK_BOX if plan.is_endpoint and plan.methods == METHODS else plan.methods
+    read, usual = _of_model, METHODS
+    if plan.is_endpoint:
+        read, usual = _of_endpoint, _BLACK_BOX
+    elif _is_classifier(plan.model):
+        read, usual = _of_classifier, _OF_A_CLASSIFIER
+    names = usual if plan.methods == METHODS else plan.methods
     methods = {name: ATTRIBUTIONS.make(name) for name in names}
     text = source_text(plan.text)
     if text is None or not text.strip():
         raise UserError("the text is empty, or data and not a text: give the text itself, or a text file.")
     with quiet_libraries():
         progress("loading the model", 0.0)
-        asked = _of_endpoint(plan, text) if plan.is_endpoint else _of_model(plan, text)
+        asked = read(plan, text)
         ids, target = asked.words.input_ids, [asked.target] if asked.target else None
         groups = asked.words.of_token[None] if plan.per == "word" else None
         by_class = any(getattr(method, "sampler", "") == "pos" for method in methods.values())
@@ -133,7 +140,7 @@ class _Asked(NamedTuple):
 
     Attributes:
         model: the model, or p(answer) of an endpoint.
-        target: the answer's tokens; empty for an endpoint.
+        target: the answer's tokens, or a class; empty for an endpoint.
         vocabulary: tokens that replacements are drawn from.
         faithfulness: measures scores of the tokens; None for what cannot be measured.
     """
@@ -171,9 +178,7 @@ def _of_model(plan: Plan, text: str) -> _Asked:
 
 
 def _of_endpoint(plan: Plan, text: str) -> _Asked:
-    import torch
-
-    from tokenry.attribution import AnswerProbability, FaithfulnessConfig, replacement_aopc
+    from tokenry.attribution import AnswerProbability
     from tokenry.attribution.answer_probability import user_turn
     from tokenry.core.text.words import words_of
     from tokenry.models import load_tokenizer
@@ -187,20 +192,67 @@ def _of_endpoint(plan: Plan, text: str) -> _Asked:
         written = generated[0].text
         if not written.strip():
             raise UserError(f"{model.name} writes nothing after this text: give the --answer to explain.")
-    p, vocabulary = AnswerProbability(model, tokenizer, written, plan.chat), _ordinary_tokens(tokenizer)
-    answer = {
-        "tokens": _answer_ids(written, tokenizer),
-        "text": written,
-        "probability": float(p(words.input_ids[None])[0]),
-    }
-    config = FaithfulnessConfig(draws=1)
+    p = AnswerProbability(model, tokenizer, written, plan.chat)
+    return _black_box(p, p, tokenizer, words, (), (_answer_ids(written, tokenizer), written))
+
+
+def _is_classifier(name: str) -> bool:
+    from tokenry.core.io.files import read_json
+    from tokenry.models.loading import MODEL_PATTERNS, find_folder
+
+    config = find_folder(name, MODEL_PATTERNS) / "config.json"
+    kinds = read_json(config).get("architectures") if config.is_file() else None
+    return any(kind.endswith("ForSequenceClassification") for kind in kinds or ())
+
+
+def _of_classifier(plan: Plan, text: str) -> _Asked:
+    import torch
+
+    from tokenry.core.text.words import words_of
+    from tokenry.models import load_text_classifier
+
+    if plan.chat:
+        raise UserError(f"{plan.model} is a classifier, to which nobody speaks: leave --chat out.")
+    classifier = load_text_classifier(plan.model, dtype=plan.hardware.dtype)
+    model, labels = classifier.model.to(plan.hardware.place()), classifier.labels
+    words = words_of(classifier.tokenizer, text)
+
+    def probabilities(contexts: "Tensor") -> "Tensor":
+        return torch.from_numpy(classifier.logits_of(contexts.tolist())).softmax(dim=-1)
+
+    if plan.answer is not None and plan.answer not in labels:
+        raise UserError(f"{plan.model} gives the labels {', '.join(labels)}, got --answer {plan.answer}.")
+    own = int(probabilities(words.input_ids[None]).argmax())
+    label = own if plan.answer is None else labels.index(plan.answer)
+    return _black_box(
+        model, lambda contexts: probabilities(contexts)[:, label], classifier.tokenizer, words, (label,), ([], labels[label])
+    )  # fmt: skip
+
+
+def _black_box(
+    model: Any,
+    p: "Probability",
+    tokenizer: "PreTrainedTokenizerBase",
+    words: "Words",
+    target: tuple[int, ...],
+    answer: tuple[list[int], str],
+) -> _Asked:
+    """What is explained, its faithfulness measured by p(answer) alone."""
+    import torch
+
+    from tokenry.attribution import FaithfulnessConfig, replacement_aopc
+
+    config, vocabulary = FaithfulnessConfig(draws=1), _ordinary_tokens(tokenizer)
 
     def measured(scores: "Tensor") -> dict[str, float | None]:
         return dict.fromkeys(_METRICS) | {
             "aopc": replacement_aopc(p, words.input_ids, scores, vocabulary, config)
         }
 
-    return _Asked(p, tokenizer, words, (), vocabulary, answer, measured, torch.device("cpu"))
+    tokens, text = answer
+    told = {"tokens": tokens, "text": text, "probability": float(p(words.input_ids[None])[0])}
+    device = getattr(model, "device", torch.device("cpu"))
+    return _Asked(model, tokenizer, words, target, vocabulary, told, measured, device)
 
 
 def _as_said(text: str, tokenizer: "PreTrainedTokenizerBase", plan: Plan) -> str:
@@ -250,8 +302,8 @@ _ABOUT = (
     "tokens are kept? Soft-NC, comprehensiveness and AOPC: does it change if they are removed? Higher is more faithful. Random scores are "
     f"the mean of {_RANDOM_DRAWS} draws; a method that is not above them says nothing about this answer."
 )
-_ABOUT_ENDPOINT = (
-    "AOPC: how far p(answer) falls if random tokens replace the most important ones, the mean over several shares of the text. Higher is "
+_ABOUT_BLACK_BOX = (
+    "Only p(answer) is read. AOPC: how far it falls if random tokens replace the most important ones, the mean over several shares of the text. Higher is "
     f"more faithful. Random scores are the mean of {_RANDOM_DRAWS} draws; a method that is not above them says nothing about this answer."
 )
 
@@ -278,7 +330,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         Text(f"Explained: {answer['text']!r}, of probability {answer['probability']:.3f}.", "lead"),
         *notes,
         Section("Importance", [Heatmap("Share of the largest score", maps), *map(_top, methods, [data["tokens"]] * len(methods))]),
-        Section("Faithfulness", [Text(_ABOUT if "soft_nc" in metrics else _ABOUT_ENDPOINT), Table("", columns, rows)]),
+        Section("Faithfulness", [Text(_ABOUT if "soft_nc" in metrics else _ABOUT_BLACK_BOX), Table("", columns, rows)]),
     ]  # fmt: skip
 
 
