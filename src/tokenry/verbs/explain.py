@@ -200,7 +200,7 @@ def _is_classifier(name: str) -> bool:
     from tokenry.core.io.files import read_json
     from tokenry.models.loading import MODEL_PATTERNS, find_folder
 
-    config = find_folder(name, MODEL_PATTERNS) / "config.json"
+    config = find_folder(name, MODEL_PATTERNS, None) / "config.json"
     kinds = read_json(config).get("architectures") if config.is_file() else None
     return any(kind.endswith("ForSequenceClassification") for kind in kinds or ())
 
