@@ -1,6 +1,6 @@
 """Which tokens of a text made the model's answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from tokenry.core.stats import estimate_of_mean
 from tokenry.report.blocks import Block, Column, Heatmap, Section, Table, Text, Token, Value
 from tokenry.report.result import Result
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title, text_model
 
@@ -82,7 +82,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.verbs._tokens import token_texts
     from tokenry.verbs.score import source_text
 
-    read, usual = _of_model, METHODS
+    read: Callable[[Plan, str], _Asked] = _of_model
+    usual: tuple[str, ...] = METHODS
     if plan.is_endpoint:
         read, usual = _of_endpoint, _BLACK_BOX
     elif _is_classifier(plan.model):
@@ -126,9 +127,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "answer": asked.answer,
         "tokens": token_texts(ids.tolist(), asked.tokenizer),
         "methods": rows,
-        "random": {
-            name: _mean([draw[name] for draw in draws if draw[name] is not None]) for name in _METRICS
-        },
+        "random": {name: _mean([draw[name] for draw in draws]) for name in _METRICS},
         "settings": plan_settings(plan),
         "environment": environment(asked.device),
     }
@@ -267,12 +266,12 @@ def _as_said(text: str, tokenizer: "PreTrainedTokenizerBase", plan: Plan) -> str
     return str(said)
 
 
-def _mean(values: list[float]) -> dict[str, Any]:
+def _mean(values: Sequence[float | None]) -> dict[str, Any]:
     """The mean of what was measured; of nothing, nothing."""
-    if not values:
+    measured = [value for value in values if value is not None]
+    if not measured:
         return {"value": None, "standard_error": None, "samples": 0}
-    mean = estimate_of_mean(values)
-    return {"value": mean.value, "standard_error": mean.standard_error, "samples": mean.samples}
+    return estimate_row(estimate_of_mean(measured))
 
 
 def _answer_ids(answer: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
