@@ -191,6 +191,8 @@ def attributing(method: str, smoke: bool) -> Step:
     """Load a model, and return a step that attributes the next token of a text."""
     kept = method == KEPT
     model, ids = language_model(smoke, 512, "eager" if kept else "sdpa")
+    with torch.no_grad():
+        model(input_ids=ids[:, :2])  # weights that are mapped from the file are read now
     if kept:
         return torch.no_grad()(lambda: model(input_ids=ids, output_attentions=True, logits_to_keep=1))
     if method == GRADIENT:
