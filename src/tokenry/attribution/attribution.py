@@ -3,7 +3,8 @@
     attribute(model, input_ids, target, method="reagent:stop=ranking") -> Attribution(scores, standard_error, converged, forwards)
 
 A score belongs to a token of the context, higher = more important; padding is nan. A method gets every text without its padding, and
-answers for each alone or for as many at once as it can (`explain_all`): neither padding nor the order of a batch changes a score.
+answers for each alone or for as many at once as it can (`explain_all`): neither padding nor the order of a batch changes a score by more
+than the rounding of the model.
 """
 
 from abc import ABC, abstractmethod
