@@ -268,7 +268,7 @@ IDS = torch.tensor([[5, 9, 12, 7]])
         ({"replace_ratio": 1.5}, "replace_ratio must be in (0, 1], got 1.5"),
         ({"probes": 0}, "probes must be at least 1, got 0"),
         ({"stop": "soon"}, "stop must be one of answer, ranking, never"),
-        ({"sampler": "pos"}, "sampler must be one of uniform, pos, self"),
+        ({"sampler": "nouns"}, "sampler must be one of uniform, pos, self"),
         ({"init": "ones"}, "init must be one of zeros, uniform"),
         ({"keep_top_n": 0}, "keep_ratio must be in (0, 1], got 0.0"),
     ],
