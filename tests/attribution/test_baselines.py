@@ -23,6 +23,7 @@ DECODER_METHODS = (
     "decompx:method=linear",
 )
 ENCODER_METHODS = ("globenc", "decompx", "integrated-gradients", "gradient-shap")  # the last two need captum
+BATCHED = ("decompx:method=linear",)
 MODELS = {
     "llama": tiny.llama,
     "gpt2": tiny.gpt2,
@@ -33,13 +34,14 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", DECODER_METHODS)
 def test_every_method_is_alike_with_padding_and_in_a_batch(method, model):
+    near = {"rtol": 0, "atol": 0.0 if method not in BATCHED else 0.02 if model == "bf16" else 1e-5}
     model = MODELS[model]()
     alone = attribute(model, IDS, [8], method).scores[0]
     ids = torch.cat([torch.zeros(2, 2, dtype=torch.long), torch.cat([IDS, IDS.flip(1)])], dim=1)
     real = torch.ones_like(ids)
     real[:, :2] = 0
     both = attribute(model, ids, [8, 8], method, attention_mask=real).scores
-    assert torch.equal(both[0, 2:], alone)
+    torch.testing.assert_close(both[0, 2:], alone, **near)
     assert bool(both[:, :2].isnan().all())
 
 

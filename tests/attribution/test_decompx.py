@@ -1,6 +1,7 @@
 """GlobEnc and DecompX: the authors' numbers in float64, sums and padding on every architecture, and what is refused."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -136,6 +137,31 @@ MODELS = {
     "xlm-r": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**SIZES, pad_token_id=1)),
     "electra": (ElectraForSequenceClassification, ElectraConfig(**SIZES, embedding_size=8)),
 }
+
+
+@pytest.mark.parametrize(
+    ("method", "forwards"), [("globenc", 1), ("decompx", 1), ("decompx:method=linear", 2)]
+)
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_texts_of_a_batch_are_read_together_and_score_as_alone(architecture, method, forwards):
+    model, read = made(*MODELS[architecture]), []
+    model.register_forward_hook(lambda *_: read.append(1))
+    ids = torch.tensor([[5, 9, 12, 7, 20, 21], [30, 31, 32, 1, 1, 1], [8, 40, 41, 42, 1, 1]])
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0]])
+    together = attribute(model, ids, None, method, attention_mask=mask).scores
+    assert len(read) == forwards
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = attribute(model, ids[row : row + 1, :length], None, method).scores[0]
+        torch.testing.assert_close(together[row, :length], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_many_texts_are_made_for_as_many_at_once_as_fit(monkeypatch):
+    model, ids = made(*MODELS["bert"]), torch.randint(2, 60, (5, 6))
+    together = attribute(model, ids, None, "decompx").scores
+    module = import_module("tokenry.attribution.decompx")
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * 6**2 * 16)
+    monkeypatch.setattr(module, "_IN_CACHE", 1)
+    torch.testing.assert_close(attribute(model, ids, None, "decompx").scores, together, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

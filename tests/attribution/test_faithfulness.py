@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from tests.attribution.test_reagent import NEAR, golden_model, replay
-from tokenry.attribution import FaithfulnessConfig, RandomAttribution, faithfulness, faithfulness_report
+from tokenry.attribution import (
+    FaithfulnessConfig,
+    RandomAttribution,
+    faithfulness,
+    faithfulness_report,
+    replacement_aopc,
+)
 from tokenry.attribution.faithfulness import distance, keep_probabilities, soft_normalized
 from tokenry.core.errors import UserError
 
@@ -107,3 +113,17 @@ def test_options_out_of_range_are_refused(options, words):
 def test_scores_that_are_missing_are_refused():
     with pytest.raises(UserError, match="one finite score per token: 3 tokens, 2 finite scores"):
         faithfulness(tiny.llama(), torch.tensor([5, 9, 12]), torch.tensor([1.0, float("nan"), 2.0]))
+
+
+def test_a_function_that_needs_one_token_falls_only_where_that_token_is_important():
+    context, vocabulary = torch.tensor([7, 8, 9, 10]), torch.tensor([1, 2])
+
+    def p(contexts):
+        return 0.1 + 0.8 * (contexts == 9).any(dim=1)
+
+    config = FaithfulnessConfig(shares=(0.25, 0.5))
+    found = [
+        replacement_aopc(p, context, torch.tensor(scores), vocabulary, config)
+        for scores in ([0.0, 0, 1, 0], [3.0, 2, 0, 1])
+    ]
+    assert found == pytest.approx([0.8, 0.0], abs=1e-6)

@@ -1,19 +1,37 @@
 """ReAGent: the authors' numbers replayed draw by draw, what holds for any context, and what is refused."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.tag.perceptron import PerceptronTagger
 from torch import Generator
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import tiny
 from tests.golden import golden_arrays
-from tokenry.attribution import ATTRIBUTIONS, Question, ReAGent, TargetProbability, attribute, reagent_update
+from tests.tiny.tokenizers import word_tokenizer
+from tokenry.attribution import (
+    ATTRIBUTIONS,
+    Question,
+    ReAGent,
+    TargetProbability,
+    attribute,
+    parts_of_speech,
+    reagent_update,
+)
 from tokenry.attribution.attribution import attribute_generated, own_predictions
-from tokenry.attribution.reagent import Draws, credits, keep_top, predicted_tokens, stratified_masks
+from tokenry.attribution.reagent import (
+    Draws,
+    credits,
+    keep_top,
+    predicted_tokens,
+    same_class_tokens,
+    stratified_masks,
+)
 from tokenry.core.errors import UserError
 
 NEAR = {"rtol": 1e-7, "atol": 1e-9}
@@ -250,7 +268,7 @@ IDS = torch.tensor([[5, 9, 12, 7]])
         ({"replace_ratio": 1.5}, "replace_ratio must be in (0, 1], got 1.5"),
         ({"probes": 0}, "probes must be at least 1, got 0"),
         ({"stop": "soon"}, "stop must be one of answer, ranking, never"),
-        ({"sampler": "pos"}, "sampler must be one of uniform, self"),
+        ({"sampler": "nouns"}, "sampler must be one of uniform, pos, self"),
         ({"init": "ones"}, "init must be one of zeros, uniform"),
         ({"keep_top_n": 0}, "keep_ratio must be in (0, 1], got 0.0"),
     ],
@@ -290,3 +308,63 @@ def test_what_cannot_be_attributed_is_refused(changes, words):
 def test_methods_are_found_by_name():
     assert ATTRIBUTIONS.make("reagent:probes=3") == ReAGent(probes=3)
     assert Question(tiny.llama(), IDS[0], groups=torch.tensor([7, 7, 2, 5])).units.tolist() == [2, 2, 0, 1]
+
+
+# --- parts of speech -----------------------------------------------------------------------------------------------------------------
+
+
+def by_length(word):
+    return "long" if len(word) > 2 else "short"
+
+
+def test_replacements_are_of_the_part_of_speech_of_what_they_replace():
+    tokenizer = word_tokenizer()
+    classes = parts_of_speech(tokenizer, by_length)
+    assert {classes[token].item() for token in tokenizer("w1 w2")["input_ids"]} != {
+        classes[token].item() for token in tokenizer("w11 w12")["input_ids"]
+    }
+    vocabulary, context = torch.arange(6, 60), torch.tensor(tokenizer("w1 w12 w2")["input_ids"])
+    drawn = same_class_tokens(vocabulary, classes, context)((2, 50), torch.Generator().manual_seed(0))
+    assert drawn.shape == (2, 50, 3)
+    assert (classes[drawn] == classes[context]).all()
+    assert drawn[..., 0].unique().numel() > 3
+    lonely = classes.clone()
+    lonely[context[0]] = 7
+    kept = same_class_tokens(vocabulary[vocabulary != context[0]], lonely, context)((4,), torch.Generator())
+    assert (kept[:, 0] == context[0]).all()
+
+
+def test_parts_of_speech_are_given_or_refused(monkeypatch):
+    question = torch.tensor([[6, 7, 8]])
+    method = "reagent:sampler=pos,stop=never,probes=4,max_steps=2"
+    classes = parts_of_speech(word_tokenizer(), by_length)
+    found = attribute(tiny.llama(), question, None, method, classes=classes)
+    assert found.scores.isfinite().all()
+    with pytest.raises(UserError, match=r"give classes=parts_of_speech\(tokenizer\)"):
+        attribute(tiny.llama(), question, None, method)
+    with pytest.raises(UserError, match="classes has 3 tokens, and token"):
+        attribute(tiny.llama(), question, None, method, classes=classes[:3])
+
+    def missing():
+        raise LookupError
+
+    module = import_module("tokenry.attribution.parts_of_speech")
+    monkeypatch.setattr(module, "PerceptronTagger", missing)
+    module._nltk.cache_clear()
+    with pytest.raises(UserError, match=r"run python -m nltk.downloader averaged_perceptron_tagger_eng once"):
+        parts_of_speech(word_tokenizer())
+
+
+def test_the_tagger_of_nltk_says_the_parts_of_speech(monkeypatch):
+    def trained():
+        tagger = PerceptronTagger(load=False)
+        tagger.train([[("w1", "NN")], [("w2", "VB")]], nr_iter=5)
+        return tagger
+
+    module = import_module("tokenry.attribution.parts_of_speech")
+    monkeypatch.setattr(module, "PerceptronTagger", trained)
+    module._nltk.cache_clear()
+    classes, tokenizer = parts_of_speech(word_tokenizer()), word_tokenizer()
+    one, other = tokenizer("w1 w2")["input_ids"]
+    assert classes[one] != classes[other]
+    module._nltk.cache_clear()

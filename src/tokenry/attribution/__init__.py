@@ -28,11 +28,13 @@ from tokenry.attribution.faithfulness import (
     FaithfulnessScores,
     faithfulness,
     faithfulness_report,
+    replacement_aopc,
     soft_normalized_comprehensiveness,
     soft_normalized_sufficiency,
 )
 from tokenry.attribution.globenc import GlobEnc, GlobEncOutput, globenc
 from tokenry.attribution.linearised import Contributions, contributions, linearised
+from tokenry.attribution.parts_of_speech import parts_of_speech
 from tokenry.attribution.reagent import ReAGent, reagent_update
 
 __all__ = [
@@ -70,7 +72,9 @@ __all__ = [
     "faithfulness_report",
     "globenc",
     "linearised",
+    "parts_of_speech",
     "reagent_update",
+    "replacement_aopc",
     "soft_normalized_comprehensiveness",
     "soft_normalized_sufficiency",
 ]

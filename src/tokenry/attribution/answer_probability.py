@@ -18,17 +18,19 @@ from tokenry.models.text_model import Sampling, TextModel, require_generated
 
 @dataclass(frozen=True)
 class AnswerProbability:
-    """A `Probability` that asks a text model; written greedily, without a chat template for a local model.
+    """A `Probability` that asks a text model, which writes greedily.
 
     Attributes:
         model: the text model; it must give the log-probabilities of its tokens.
         tokenizer: writes contexts as text; it need not be that of the model.
         answer: the beginning of what the model should write, white space around it aside.
+        chat: whether each context is what the user says in a conversation; otherwise the model continues it.
     """
 
     model: TextModel
     tokenizer: PreTrainedTokenizerBase
     answer: str
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if not self.answer.strip():
@@ -37,7 +39,8 @@ class AnswerProbability:
     def __call__(self, contexts: Int[Tensor, "probes seq"]) -> Float[Tensor, "probes"]:
         """The probability of the answer after each context."""
         length = len(self.tokenizer(self.answer, add_special_tokens=False)["input_ids"])
-        prompts = self.tokenizer.batch_decode(contexts, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(contexts, skip_special_tokens=True)
+        prompts = [user_turn(text) for text in texts] if self.chat else texts
         written = self.model.generate(prompts, Sampling(max_new_tokens=length))
         require_generated(written)
         probabilities = []
@@ -49,3 +52,8 @@ class AnswerProbability:
             is_answer = text.text.strip().startswith(self.answer.strip())
             probabilities.append(torch.tensor(text.log_probs).mean().exp() if is_answer else torch.zeros(()))
         return torch.stack(probabilities)
+
+
+def user_turn(text: str) -> list[dict[str, str]]:
+    """The conversation that begins with this text."""
+    return [{"role": "user", "content": text}]

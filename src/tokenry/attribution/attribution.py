@@ -2,8 +2,9 @@
 
     attribute(model, input_ids, target, method="reagent:stop=ranking") -> Attribution(scores, standard_error, converged, forwards)
 
-A score belongs to a token of the context, higher = more important; padding is nan. Every text is read alone and without its padding, so
-that neither padding nor the order of a batch changes a score.
+A score belongs to a token of the context, higher = more important; padding is nan. A method gets every text without its padding, and
+answers for each alone or for as many at once as it can (`explain_all`): neither padding nor the order of a batch changes a score by more
+than the rounding of the model.
 """
 
 from abc import ABC, abstractmethod
@@ -38,6 +39,7 @@ class Question:
             `Probability`.
         groups: group of every token, such as its word: tokens of one group are replaced together; None: each stands alone.
         vocabulary: tokens that replacements are drawn from; None for all tokens of the model but those with a special role.
+        classes: class of every token of the model, such as its part of speech, for replacements of one class.
     """
 
     model: nn.Module | Probability
@@ -45,6 +47,7 @@ class Question:
     target: tuple[int, ...] = ()
     groups: Int[Tensor, "seq"] | None = None
     vocabulary: Int[Tensor, "ids"] | None = None
+    classes: Int[Tensor, "vocabulary"] | None = None
 
     @property
     def batch(self) -> Int[Tensor, "1 seq"]:
@@ -107,6 +110,10 @@ class AttributionMethod(ABC):
     def explain(self, question: Question) -> TokenScores:
         """Score every token of the context."""
 
+    def explain_all(self, questions: Sequence[Question]) -> list[TokenScores]:
+        """Score several contexts of one model: one after the other, unless the method reads several at once."""
+        return [self.explain(question) for question in questions]
+
 
 ATTRIBUTIONS: "Registry[AttributionMethod]" = Registry(
     "attribution method",
@@ -128,6 +135,7 @@ def attribute(
     attention_mask: Num[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | None = None,
     groups: Int[Tensor, "batch seq"] | None = None,
     vocabulary: Int[Tensor, "ids"] | None = None,
+    classes: Int[Tensor, "vocabulary"] | None = None,
 ) -> Attribution:
     """Score the tokens of every text by how much they made the model's answer.
 
@@ -139,6 +147,7 @@ def attribute(
         attention_mask: non-zero at real tokens; None: all are real.
         groups: see `Question.groups`.
         vocabulary: see `Question.vocabulary`.
+        classes: see `Question.classes`.
 
     Raises:
         UserError: an empty context, one that the model cannot read, or a target that it does not know.
@@ -147,10 +156,14 @@ def attribute(
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     texts = [row[kept] for row, kept in zip(input_ids, real, strict=True)]
     targets = _targets(model, texts, target)
-    found = [
-        chosen.explain(Question(model, text, answer, None if groups is None else groups[row][real[row]], vocabulary))
-        for row, (text, answer) in enumerate(zip(texts, targets, strict=True))
-    ]  # fmt: skip
+    found = chosen.explain_all(
+        [
+            Question(
+                model, text, answer, None if groups is None else groups[row][real[row]], vocabulary, classes
+            )
+            for row, (text, answer) in enumerate(zip(texts, targets, strict=True))
+        ]
+    )
     errors = [scores.standard_error for scores in found]
     return Attribution(
         _padded((scores.scores for scores in found), real),
@@ -186,6 +199,14 @@ def attribute_generated(
     for place, row in enumerate(rows):
         maps[place, : len(row)] = row
     return text[prompt:], maps
+
+
+def stacked(questions: Sequence[Question]) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
+    """The contexts of some questions as one batch, padded on the right, and which of its tokens are real."""
+    rows = [question.batch[0] for question in questions]
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return ids, torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
 
 
 class TargetProbability:

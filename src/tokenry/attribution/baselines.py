@@ -30,7 +30,7 @@ from tokenry.core.errors import require_at_least
 from tokenry.core.stats import estimate_of_mean
 from tokenry.core.tensors.attention import AttentionCall, attention_layers, attention_weights, tap_attention
 from tokenry.core.tensors.modes import evaluation_mode
-from tokenry.core.tensors.output_head import causal_lm
+from tokenry.core.tensors.output_head import backbone, causal_lm
 
 
 @ATTRIBUTIONS.register("random")
@@ -123,7 +123,7 @@ class _AttentionScores(AttributionMethod):
             kept[:] = [self._next(kept[0] if kept else None, weights, len(layers))]
 
         with evaluation_mode(model), torch.no_grad(), tap_attention(dict.fromkeys(layers, read)):
-            model(input_ids=read_ids(question).to(model.device), use_cache=False)
+            backbone(model)(input_ids=read_ids(question).to(model.device), use_cache=False)
         length = len(question.context)
         return TokenScores(kept[0][length - 1 :].mean(dim=0)[:length])
 

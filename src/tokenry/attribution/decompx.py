@@ -11,6 +11,7 @@ for all heads, and in the last layer only the first position is taken apart.
 Source: DecompX (ACL 2023, arXiv 2306.02873).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log, pi
 
@@ -18,14 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores
+from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores, stacked
 from tokenry.attribution.globenc import rollout
 from tokenry.attribution.linearised import class_of, linear_contributions
-from tokenry.attribution.post_norm_encoder import EncoderReading, LayerState, activate, read_encoder
+from tokenry.attribution.post_norm_encoder import EncoderReading, LayerState, Norm, activate, read_encoder
 from tokenry.core.errors import UserError, require_one_of
 
 BIASES = ("absdot", "norm", "equal", "abssim", "cls", "dot")
 _SMALLEST = 1e-12
+_IN_CACHE, _AT_ONCE = 1 << 20, 1 << 25  # numbers: of the MLP for some rows, of the parts of some texts
 
 
 @ATTRIBUTIONS.register("decompx")
@@ -73,13 +75,24 @@ class DecompX(AttributionMethod):
 
     def explain(self, question: Question) -> TokenScores:
         """Score every token by its contribution to the logit of the class, by default the predicted one."""
-        if not isinstance(question.model, nn.Module):
+        return self.explain_all([question])[0]
+
+    def explain_all(self, questions: Sequence[Question]) -> list[TokenScores]:
+        """The same of several texts, as many at once as fit."""
+        model = questions[0].model
+        if not isinstance(model, nn.Module):
             raise UserError("decompx looks into a model, got a function: use reagent.")
         if self.method == "linear":
-            return linear_contributions(question)
-        found = decompx(question.model, question.batch, config=self)
-        chosen = class_of(found.logits[0], question.target)
-        return TokenScores(found.classifier[0, : len(question.context), chosen])
+            return linear_contributions(questions)
+        longest, scores = max(len(question.context) for question in questions), []
+        at_once = max(1, _AT_ONCE // (longest**2 * getattr(model.config, "hidden_size", 1)))
+        for start in range(0, len(questions), at_once):
+            part = questions[start : start + at_once]
+            found = decompx(model, *stacked(part), config=self)
+            for question, logits, contributed in zip(part, found.logits, found.classifier, strict=True):
+                chosen = class_of(logits, question.target)
+                scores.append(TokenScores(contributed[: len(question.context), chosen]))
+        return scores
 
 
 DEFAULT = DecompX()
@@ -186,7 +199,12 @@ def _shares(parts: Tensor, bias: Tensor, kind: str) -> Float[Tensor, "*rows sour
 
 
 def _with_bias(parts: Tensor, bias: Tensor, config: DecompX) -> Tensor:
-    return share_bias(parts, bias, config.kind) if config.biases else parts
+    """The same in place, where biases are shared."""
+    return (
+        parts.addcmul_(_shares(parts, bias, config.kind)[..., None], bias[..., None, :])
+        if config.biases
+        else parts
+    )
 
 
 def _through_layer(
@@ -196,52 +214,95 @@ def _through_layer(
     rows: slice,
     norms: dict[str, list[Tensor]] | None,
 ) -> Float[Tensor, "batch rows sources dim"]:
-    """The parts of a layer's output at some rows, from those of its input; None: every position is its own part."""
-    mixed = _attended(state, parts, rows)
-    if parts is None:  # the bias of the values stays in the token
-        residual, bias = _own_parts(state.x)[:, rows], state.output.bias
-    else:
-        residual, bias = parts[:, rows], state.output(state.value.bias)
-    if config.has_bias_token and parts is None:
-        residual, mixed = (nn.functional.pad(tensor, (0, 0, 0, 1)) for tensor in (residual, mixed))
-    first = _with_bias(residual + mixed, bias, config)
-    true_first, true_second = state.before_first_norm[:, rows], state.before_second_norm[:, rows]
-    inner = first
-    if config.first_norm:
-        norm = state.first_norm
-        inner = _with_bias(norm.linear(first) / norm.deviation(true_first)[:, :, None], norm.beta, config)
-    second, fed = inner, None
-    if config.mlp:
-        fed = _fed(state, inner, state.first_norm(true_first), config)
-        second = inner + fed
-    after = second
-    if config.second_norm:
-        norm = state.second_norm
-        after = _with_bias(norm.linear(second) / norm.deviation(true_second)[:, :, None], norm.beta, config)
+    """The parts of a layer's output at some rows, from those of its input; None: every position is its own part.
+
+    A few rows go through at once, so that what the MLP makes of them stays in the cache of the processor.
+    """
+    batch, length, dim = state.x.shape
+    values = _value_parts(state, parts)
+    sources = length + config.has_bias_token
+    after = state.x.new_empty(batch, len(range(length)[rows]), sources, dim)
+    at_once = max(1, _IN_CACHE // (batch * sources * len(state.up.bias)))
+    measured: dict[str, list[Tensor]] = {name: [] for name in NORMS}
+    for start in range(0, after.shape[1], at_once):
+        chunk = slice(start, min(start + at_once, after.shape[1]))
+        stages = _stages(state, parts, values, config, chunk)
+        for name, stage in stages:
+            if norms is not None:
+                measured[name].append(stage.norm(dim=-1))
+        after[:, chunk] = stage
     if norms is not None:
-        for name, stage in zip(NORMS, (mixed, first, fed, second, after), strict=True):
-            if stage is not None:
-                norms[name].append(stage.norm(dim=-1))
+        for name, chunks in measured.items():
+            norms[name] += [torch.cat(chunks, dim=1)] if chunks else []
     return after
 
 
-def _own_parts(x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq seq dim"]:
-    """Parts where every position comes from its own token."""
-    return torch.diag_embed(x.transpose(1, 2)).permute(0, 2, 3, 1)
+def _stages(
+    state: LayerState,
+    parts: Float[Tensor, "batch seq sources dim"] | None,
+    values: Float[Tensor, "batch heads seq columns"],
+    config: DecompX,
+    rows: slice,
+) -> Iterator[tuple[str, Float[Tensor, "batch rows sources dim"]]]:
+    """The parts at some rows after each stage of a layer; each is overwritten by the next."""
+    mixed = _attended(state, parts, values, rows)
+    bias = state.output.bias if parts is None else state.output(state.value.bias)
+    if config.has_bias_token and parts is None:
+        mixed = nn.functional.pad(mixed, (0, 0, 0, 1))
+    yield "attention", mixed
+    if parts is None:  # the bias of the values stays in the token
+        places = range(state.x.shape[1])[rows]
+        mixed[:, torch.arange(len(places)), list(places)] += state.x[:, rows]
+        first = _with_bias(mixed, bias, config)
+    else:
+        first = _with_bias(mixed.add_(parts[:, rows]), bias, config)
+    yield "res1", first
+    true_first = state.before_first_norm[:, rows]
+    inner = _normed(state.first_norm, first, true_first, config) if config.first_norm else first
+    if config.mlp:
+        fed = _fed(state, inner, state.first_norm(true_first), config)
+        yield "FFN", fed
+        inner = fed.add_(inner)
+    yield "res2", inner
+    if config.second_norm:
+        inner = _normed(state.second_norm, inner, state.before_second_norm[:, rows], config)
+    yield "encoder", inner
+
+
+def _normed(
+    norm: Norm,
+    parts: Float[Tensor, "batch rows sources dim"],
+    x: Float[Tensor, "batch rows dim"],
+    config: DecompX,
+) -> Float[Tensor, "batch rows sources dim"]:
+    """The parts after a norm, in place, from the true vector before it."""
+    parts -= parts.mean(dim=-1, keepdim=True)
+    parts *= (norm.gamma / norm.deviation(x))[:, :, None]
+    return _with_bias(parts, norm.beta, config)
+
+
+def _value_parts(
+    state: LayerState, parts: Float[Tensor, "batch seq sources dim"] | None
+) -> Float[Tensor, "batch heads seq columns"]:
+    """The values of every head at every position: of its own token, or of all sources, one after the other."""
+    if parts is None:
+        return state.heads(state.value(state.x)).transpose(1, 2)
+    return state.heads(parts @ state.value.weight.T).permute(0, 3, 1, 2, 4).flatten(3)
 
 
 def _attended(
-    state: LayerState, parts: Float[Tensor, "batch seq sources dim"] | None, rows: slice
+    state: LayerState,
+    parts: Float[Tensor, "batch seq sources dim"] | None,
+    values: Float[Tensor, "batch heads seq columns"],
+    rows: slice,
 ) -> Float[Tensor, "batch rows sources dim"]:
     """What attention adds to each part, mixed in head space, before any bias but that of the first layer's values."""
     p = state.probabilities[:, :, rows]
     if parts is None:
-        mixed = torch.einsum("bhij,bjhd->bijhd", p, state.heads(state.value(state.x)))
+        mixed = p[..., None] * values[:, :, None]
     else:
-        sources = parts.shape[2]
-        values = state.heads(parts @ state.value.weight.T).permute(0, 3, 1, 2, 4).flatten(3)
-        mixed = (p @ values).unflatten(-1, (sources, -1)).permute(0, 2, 3, 1, 4)
-    return mixed.flatten(-2) @ state.output.weight.T
+        mixed = (p @ values).unflatten(-1, (parts.shape[2], -1))
+    return mixed.permute(0, 2, 3, 1, 4).flatten(-2) @ state.output.weight.T
 
 
 def _fed(
@@ -264,7 +325,7 @@ def _fed(
     shares = _shares(hidden, bias, config.kind) if config.biases else None
     fed = hidden.mul_(slope[:, :, None]) @ state.down.weight.T
     if shares is not None:
-        fed += shares[..., None] * ((bias * slope) @ state.down.weight.T)[:, :, None]
+        fed.addcmul_(shares[..., None], ((bias * slope) @ state.down.weight.T)[:, :, None])
     return _with_bias(fed, state.down.bias, config)
 
 

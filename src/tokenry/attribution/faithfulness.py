@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
-from tokenry.attribution.attribution import AttributionMethod, attribute
+from tokenry.attribution.attribution import AttributionMethod, Probability, attribute
 from tokenry.attribution.reagent import keep_top
 from tokenry.core.errors import UserError, require_at_least, require_one_of, require_share
 from tokenry.core.stats import Estimate, bootstrap, estimate_of_mean
@@ -147,6 +147,27 @@ def faithfulness(
         float(top_zeroed.mean()),
         float(of_target[0] - of_target[-len(top) :].mean()),
     )
+
+
+def replacement_aopc(
+    probability: Probability,
+    context: Int[Tensor, "seq"],
+    scores: Float[Tensor, "seq"],
+    vocabulary: Int[Tensor, "ids"],
+    config: FaithfulnessConfig = DEFAULT,
+) -> float:
+    """AOPC of a function that only returns p(answer): mean over shares of the drop of p when random tokens replace the top share.
+
+    Args:
+        scores: importance of the tokens of the context.
+        vocabulary: tokens that replacements are drawn from.
+        config: the shares, and the draws of replacements for each.
+    """
+    generator = Generator().manual_seed(config.seed)
+    top = torch.stack([keep_top(scores.cpu(), 0, share) for share in config.shares]).repeat(config.draws, 1)
+    drawn = vocabulary.cpu()[torch.randint(len(vocabulary), top.shape, generator=generator)]
+    p = probability(torch.cat([context[None].cpu(), torch.where(top, drawn, context.cpu())])).double().cpu()
+    return float(p[0] - p[1:].mean())
 
 
 def soft_normalized_sufficiency(

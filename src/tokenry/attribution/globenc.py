@@ -9,14 +9,14 @@ Norms need no (seq, seq, dim) tensor: part is linear in v^h, so ‖M part‖² =
 Source: GlobEnc (NAACL 2022, arXiv 2205.03286).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores
+from tokenry.attribution.attribution import ATTRIBUTIONS, AttributionMethod, Question, TokenScores, stacked
 from tokenry.attribution.post_norm_encoder import LayerState, read_encoder
 from tokenry.core.errors import UserError
 
@@ -88,9 +88,18 @@ class GlobEnc(AttributionMethod):
 
     def explain(self, question: Question) -> TokenScores:
         """Score every token by the row of the first position."""
-        if not isinstance(question.model, nn.Module):
+        return self.explain_all([question])[0]
+
+    def explain_all(self, questions: Sequence[Question]) -> list[TokenScores]:
+        """The same of several texts in one forward."""
+        model = questions[0].model
+        if not isinstance(model, nn.Module):
             raise UserError("globenc looks into an encoder classifier, got a function: use reagent.")
-        return TokenScores(min_max(globenc(question.model, question.batch).scores[0]))
+        rows = globenc(model, *stacked(questions)).scores
+        return [
+            TokenScores(min_max(row[: len(question.context)]))
+            for row, question in zip(rows, questions, strict=True)
+        ]
 
 
 def _layer_norms(

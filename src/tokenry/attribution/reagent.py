@@ -115,6 +115,30 @@ def uniform_tokens(vocabulary: Int[Tensor, "ids"], length: int) -> Sampler:
     return sample
 
 
+def same_class_tokens(
+    vocabulary: Int[Tensor, "ids"], classes: Int[Tensor, "vocabulary"], context: Int[Tensor, "seq"]
+) -> Sampler:
+    """Replacements drawn uniformly from the tokens of the class of what they replace; a token stays where its class has no other.
+
+    Raises:
+        UserError: a token has no class.
+    """
+    if (largest := int(torch.cat([vocabulary, context]).max())) >= len(classes):
+        raise UserError(
+            f"classes has {len(classes)} tokens, and token {largest} is none of them: was it made with another tokenizer?"
+        )
+    ordered = vocabulary[classes[vocabulary].argsort(stable=True)]
+    among, wanted = classes[ordered], classes[context]
+    first, last = torch.searchsorted(among, wanted), torch.searchsorted(among, wanted, right=True)
+
+    def sample(shape: tuple[int, ...], generator: Generator) -> Tensor:
+        uniform = torch.rand(*shape, len(context), generator=generator, dtype=torch.float64)
+        place = (first + (uniform * (last - first)).long()).clamp(max=len(ordered) - 1)
+        return torch.where(last > first, ordered[place], context)
+
+    return sample
+
+
 def predicted_tokens(model: nn.Module, context: Int[Tensor, "seq"]) -> Sampler:
     """The model's own most probable token in each place, given the tokens before it; the first token stays."""
     predicted = torch.cat([context[:1].cpu(), own_predictions(model, context)[:-1]])
@@ -160,7 +184,8 @@ class ReAGent(AttributionMethod):
         keep_ratio: the same as a share of the context.
         max_steps: masks per probe at most.
         stop: `answer`, the paper's rule; `ranking`, when the top tokens are certain; `never`, after `max_steps`.
-        sampler: where replacements come from: `uniform` over the vocabulary, or `self`, the model's own predictions.
+        sampler: where replacements come from: `uniform` over the vocabulary, `pos`, from the tokens of the same part of speech (the
+            released code; see `parts_of_speech`), or `self`, the model's own predictions.
         init: z before the first step: `zeros`, or `uniform` random numbers as in the released code.
         chunk: number of sequences that the model reads at once.
     """
@@ -180,7 +205,7 @@ class ReAGent(AttributionMethod):
     def __post_init__(self) -> None:
         require_share(self.replace_ratio, "replace_ratio")
         require_one_of(self.stop, ("answer", "ranking", "never"), "stop")
-        require_one_of(self.sampler, ("uniform", "self"), "sampler")
+        require_one_of(self.sampler, ("uniform", "pos", "self"), "sampler")
         require_one_of(self.init, ("zeros", "uniform"), "init")
         require_at_least(1, probes=self.probes, top_k=self.top_k, max_steps=self.max_steps, chunk=self.chunk)
         require_at_least(0, keep_top_n=self.keep_top_n)
@@ -312,6 +337,13 @@ class ReAGent(AttributionMethod):
     def _sampler(self, question: Question) -> Sampler:
         if self.sampler == "uniform":
             return uniform_tokens(replaceable_tokens(question).cpu(), len(question.context))
+        if self.sampler == "pos":
+            if question.classes is None:
+                raise UserError(
+                    "sampler=pos draws tokens of the same part of speech: give classes=parts_of_speech(tokenizer)."
+                )
+            vocabulary, context = replaceable_tokens(question).cpu(), question.context.cpu()
+            return same_class_tokens(vocabulary, question.classes.cpu(), context)
         if not isinstance(question.model, nn.Module):
             raise UserError("a function predicts no tokens to replace with: use sampler=uniform.")
         return predicted_tokens(question.model, question.context)

@@ -150,9 +150,21 @@ def test_sentences_that_texts_share_are_read_once(monkeypatch):
     scorer = decompx_scorer(CLASSIFIER, TOKENIZER)
     read = []
     own = scorer._of_tokens
-    monkeypatch.setattr(scorer, "_of_tokens", lambda part: read.append(part.text) or own(part))
+
+    def kept(ids, mask):
+        read.extend(row[real].tolist() for row, real in zip(ids, mask, strict=True))
+        return own(ids, mask)
+
+    monkeypatch.setattr(scorer, "_of_tokens", kept)
     scorer.score([TEXT, f"{sentences(TEXT)[0]}the mat."])
-    assert read == [*sentences(TEXT), "the mat."]
+    assert sorted(read) == sorted(TOKENIZER([*sentences(TEXT), "the mat."])["input_ids"])
+
+
+@pytest.mark.parametrize("method", ["globenc", "decompx", "decompx:method=linear"])
+def test_sentences_are_scored_together_as_alone(method):
+    scorer = AttributionScorer(CLASSIFIER, TOKENIZER, method)
+    alone = [scorer.score([sentence])[0].scores for sentence in sentences(TEXT)]
+    torch.testing.assert_close(scorer.score([TEXT])[0].scores, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_in_training_is_read_without_dropout_and_stays_in_training():

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -251,17 +251,24 @@ class AttributionScorer(TokenScorer):
 
     def word_scores(self, words: Sequence[Words]) -> list[Float[Tensor, "words"]]:
         """Attribution scaled to [0, 1] over the tokens of a part, summed over those of a word."""
-        return [self._of_words(part, min_max(self._of_tokens(part).float().cpu())) for part in words]
+        found: dict[int, Tensor] = {}
+        for places, ids, mask in self.batches([part.input_ids for part in words]):
+            for place, row in zip(places, self._of_tokens(ids, mask).float().cpu(), strict=True):
+                part = words[place]
+                found[place] = self._of_words(part, min_max(row[: len(part.input_ids)]))
+        return [found[place] for place in range(len(words))]
 
-    def _of_tokens(self, part: Words) -> Float[Tensor, "seq"]:
-        ids = part.input_ids[None]
-        if self.label == "predicted":
-            return attribute(self.model, ids, None, self.method).scores[0]
-        if isinstance(self.label, int):
-            return attribute(self.model, ids, [self.label], self.method).scores[0]
+    def _of_tokens(
+        self, ids: Int[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch seq"]:
+        def scores(label: int | None) -> Tensor:
+            target = None if label is None else [label] * len(ids)
+            return attribute(self.model, ids, target, self.method, attention_mask=mask).scores
+
+        if self.label != "every":
+            return scores(self.label if isinstance(self.label, int) else None)
         classes = range(self.model.config.num_labels)  # type: ignore[union-attr, arg-type]
-        scores = [attribute(self.model, ids, [label], self.method).scores[0] for label in classes]
-        return torch.stack(scores).abs().sum(0)
+        return torch.stack([scores(label) for label in classes]).abs().sum(0)
 
     def _of_words(self, part: Words, scores: Float[Tensor, "seq"]) -> Float[Tensor, "words"]:
         total = part.total(scores)

@@ -96,7 +96,8 @@ def words_of(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: 
     )
     offsets = [_visible(text, *offset) for offset in encoded["offset_mapping"]]
     joined = _joined([*word_spans(text), *(span for span in offsets if span and span[0] < span[1])])
-    of_token = torch.tensor([_word_at(joined, span) for span in offsets], dtype=torch.long)
+    ends = [end for _, end in joined]
+    of_token = torch.tensor([_word_at(ends, span) for span in offsets], dtype=torch.long)
     return Words(text, tuple(joined), torch.tensor(encoded["input_ids"], dtype=torch.long), of_token)
 
 
@@ -225,8 +226,6 @@ def _joined(spans: Iterable[Span]) -> list[Span]:
     return joined
 
 
-def _word_at(words: Sequence[Span], token: Span | None) -> int:
-    """The word of a token: white space belongs to the word after it, at the end of the text to the last one."""
-    if token is None or not words:
-        return -1
-    return min(bisect_right(words, token[0], key=lambda word: word[1]), len(words) - 1)
+def _word_at(ends: Sequence[int], token: Span | None) -> int:
+    """The word of a token, by where words end: white space belongs to the word after it, at the end of the text to the last one."""
+    return -1 if token is None or not ends else min(bisect_right(ends, token[0]), len(ends) - 1)

@@ -75,24 +75,31 @@ class WindowStudy:
 
     def rows(self, raw: "TextSplits", short: "TextSplits", progress: Progress) -> list[dict[str, Any]]:
         """Search on each kind of texts at the longest window, and fine-tune with what was best at every window."""
+        from tokenry.verbs._training import PeakMemory
+
         found = []
         for number, (kind, texts) in enumerate(((RAW, raw), (SHORT, short))):
             stage = part(progress, number / 2, (number + 1) / 2)
             searched = self.searched(kind, texts, part(stage, 0.0, 0.7))
             for place, window in enumerate(self.windows):
                 stretch = part(stage, *(0.7 + 0.3 * end / len(self.windows) for end in (place, place + 1)))
-                found.append((kind, window, searched, self.trained(texts, window, searched.best, stretch)))
-        whole = next(trial for kind, window, _, trial in found if (kind, window) == (RAW, self.windows[-1]))
+                with PeakMemory() as memory:
+                    trial = self.trained(texts, window, searched.best, stretch)
+                found.append((kind, window, searched, trial, memory.peak_mb))
+        whole = next(
+            trial for kind, window, _, trial, _ in found if (kind, window) == (RAW, self.windows[-1])
+        )
         return [
             {
                 "texts": kind,
                 "window": window,
                 **beside(trial, whole, self.plan.margin),
+                "peak_memory_mb": memory_mb,
                 "settings": dict(searched.best),
                 "trials": len(searched.trials),
                 "ended": searched.ended,
             }
-            for kind, window, searched, trial in found
+            for kind, window, searched, trial, memory_mb in found
         ]
 
     def searched(self, kind: str, texts: "TextSplits", progress: Progress) -> "SearchResult":

@@ -231,7 +231,7 @@ def _tokenizers(rows: Sequence[Mapping[str, Any]], windows: Sequence[int]) -> Ta
 
 def _trials(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("texts", Column("window", "tokens"), Column("macro F1", "test", ".3f"), Column("right", "%"), Column("difference", "points", "+.1f"),
-               Column("training", "s", ".1f"), "settings")  # fmt: skip
+               Column("training", "s", ".1f"), Column("peak memory", "MB", ",.0f"), "settings")  # fmt: skip
     return Table(
         "Fine-tuned",
         columns,
@@ -243,6 +243,7 @@ def _trials(rows: Sequence[Mapping[str, Any]]) -> Table:
                 row["right"],
                 Estimate(**row["difference"]).scaled(100),
                 row["seconds"],
+                row.get("peak_memory_mb"),
                 ", ".join(f"{value:g}" for value in row["settings"].values()),
             )
             for row in rows
