@@ -41,7 +41,9 @@ def test_what_came_to_the_public_interface_is_written_down(pytestconfig):
         for holder, names in today.items()
         for name in sorted(names - frozen(what).get(holder, set()))
     ]
-    assert not came, f"run pytest tests/test_public_names.py --store-names: {came[0]} and {len(came) - 1} more"
+    assert not came, (
+        f"run pytest tests/test_public_names.py --store-names: {came[0]} and {len(came) - 1} more"
+    )
 
 
 @pytest.mark.parametrize("kind", frozen("field"))
