@@ -64,4 +64,4 @@ class FirstBytes:
 
 
 if __name__ == "__main__":
-    run(measure, __file__, gigabytes=12, seconds=60)
+    run(measure, __file__, gigabytes=12, seconds=75)

@@ -38,4 +38,4 @@ def measure(device: torch.device, smoke: bool) -> Iterator[Result]:
 
 
 if __name__ == "__main__":
-    run(measure, __file__, gigabytes=60, seconds=90)
+    run(measure, __file__, gigabytes=60, seconds=80)

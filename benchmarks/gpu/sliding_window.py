@@ -66,7 +66,7 @@ def flexible(length: int, window: int, device: torch.device) -> Attention:
         KV_LEN=length,
         device=device.type,
     )
-    attention = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+    attention = torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else flex_attention
     return partial(attention, block_mask=mask)
 
 

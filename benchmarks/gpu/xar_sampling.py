@@ -9,7 +9,10 @@ from _report import Result, result, speedup
 from generation import given, ours, released, small_model
 from torch import Tensor
 
-XAR_B = (768, 24, 12)
+from tokenry.generation import NextXConfig
+
+B = NextXConfig.of_size("B")
+XAR_B = (B.hidden_size, B.num_encoder_layers + B.num_decoder_layers, B.num_attention_heads)
 
 
 def measure(device: torch.device, smoke: bool) -> Iterator[Result]:

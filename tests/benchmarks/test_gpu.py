@@ -1,6 +1,7 @@
 """Benchmarks for a GPU skip by themselves, store what is measured at once, and are run in the order of their worth within their time."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -86,6 +87,14 @@ def test_what_was_measured_before_a_failure_stays(call, card, tmp_path):
 def test_every_script_is_in_the_order():
     found = {path.stem for path in (ROOT / "benchmarks/gpu").glob("*.py") if not path.name.startswith("_")}
     assert found == {*run_all.ORDER, "run_all"}
+
+
+def test_what_the_scripts_say_they_take_fits_into_the_time_of_all():
+    said = [
+        re.search(r"seconds=(\d+)\)", (ROOT / f"benchmarks/gpu/{name}.py").read_text())[1]
+        for name in run_all.ORDER
+    ]
+    assert sum(map(int, said)) <= run_all.MOST_SECONDS
 
 
 @pytest.fixture
