@@ -31,7 +31,6 @@ from tokenry.recipes.testbeds import (
     evidence_twice,
     far_evidence,
     quadrant_digits,
-    record_language,
     row_transformer,
     tiny_encoder,
     two_corpora,
@@ -88,11 +87,6 @@ def test_character_models(slug, which, before_training):
     model = before_training(character_tasks.train_character_model, setting, 0)
     assert is_weightless(model)
     assert model.config.n_layer == setting.layers
-
-
-def test_models_of_records(before_training):
-    setting = paper_sizes("multi-token").base
-    assert is_weightless(before_training(record_language.train_record_model, setting, 0))
 
 
 def test_readers_of_evidence(before_training):
