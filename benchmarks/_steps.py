@@ -54,6 +54,7 @@ class Shape:
     padded_share: float = 0.1
     model: str | tuple[tuple[str, int], ...] = "embedded"
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
 
 
 @dataclass
@@ -79,7 +80,8 @@ class Problem:
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
         labels[:, : int(shape.prompt_share * shape.seq)] = IGNORED
         history_nll = 20 * torch.rand(size, generator=generator)
-        return cls(model, input_ids, attention_mask, labels, history_nll)
+        batch = (tensor.to(shape.device) for tensor in (input_ids, attention_mask, labels, history_nll))
+        return cls(model, *batch)
 
     @property
     def rows(self) -> Dataset:
@@ -102,11 +104,12 @@ def load(shape: Shape) -> PreTrainedModel:
         model = load_model(shape.model, dtype=shape.dtype)
     else:
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**dict(shape.model))).to(shape.dtype)
+        with torch.device(shape.device):
+            model = LlamaForCausalLM(LlamaConfig(**dict(shape.model))).to(shape.dtype)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     with torch.no_grad():
-        model(torch.arange(10, 18)[None])
+        model(torch.arange(10, 18, device=model.device)[None])
     return model.train()
 
 
@@ -140,7 +143,12 @@ def with_trl(problem: Problem, loss_type: str) -> Step:
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=problem.model,
-            args=config(folder, len(problem.input_ids), loss_type=loss_type),
+            args=config(
+                folder,
+                len(problem.input_ids),
+                use_cpu=problem.input_ids.device.type == "cpu",
+                loss_type=loss_type,
+            ),
             train_dataset=problem.rows,
             processing_class=tokenizer(),
         )
@@ -152,7 +160,7 @@ def with_tokenry(problem: Problem, weighing: TokenWeighing, **options: bool) -> 
     with tempfile.TemporaryDirectory() as folder:
         trainer = TokenWeighingTrainer(
             model=problem.model,
-            args=config(folder, len(problem.input_ids)),
+            args=config(folder, len(problem.input_ids), use_cpu=problem.input_ids.device.type == "cpu"),
             train_dataset=problem.rows,
             processing_class=tokenizer(),
             weighing=weighing,
@@ -160,12 +168,12 @@ def with_tokenry(problem: Problem, weighing: TokenWeighing, **options: bool) -> 
             **options,
         )
     if "history_nll" in trainer.store.columns:
-        trainer.store.columns["history_nll"] = problem.history_nll[problem.attention_mask.bool()]
+        trainer.store.columns["history_nll"] = problem.history_nll[problem.attention_mask.bool()].cpu()
     return _step_of(trainer)
 
 
 def _step_of(trainer: SFTTrainer) -> Step:
-    batch = trainer.data_collator(list(trainer.train_dataset))
+    batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
 
     def step() -> None:
         trainer.model.zero_grad(set_to_none=True)

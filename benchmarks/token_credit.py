@@ -56,7 +56,9 @@ def trainer_step(vocabulary: int, width: int, layers: int, tokens: int, rounds: 
     )
 
 
-def grpo(kind: type[GRPOTrainer], vocabulary: int, width: int, layers: int, tokens: int) -> GRPOTrainer:
+def grpo(
+    kind: type[GRPOTrainer], vocabulary: int, width: int, layers: int, tokens: int, **options: bool
+) -> GRPOTrainer:
     words = {f"w{number}": number for number in range(vocabulary)}
     cut = Tokenizer(models.WordLevel(words, unk_token="w2"))
     cut.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -67,7 +69,7 @@ def grpo(kind: type[GRPOTrainer], vocabulary: int, width: int, layers: int, toke
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=layers,
-        num_attention_heads=4,
+        num_attention_heads=max(4, width // 128),
         num_key_value_heads=4,
         pad_token_id=0,
         bos_token_id=None,
@@ -82,10 +84,9 @@ def grpo(kind: type[GRPOTrainer], vocabulary: int, width: int, layers: int, toke
             num_generations=4,
             steps_per_generation=MICRO_BATCHES,
             max_completion_length=tokens,
-            bf16=False,
-            use_cpu=True,
             gradient_checkpointing=False,
             report_to=[],
+            **{"bf16": False, "use_cpu": True, **options},
         ),
         train_dataset=Dataset.from_list([{"prompt": "w5 w6 w7"}] * 4),
         processing_class=tokenizer,

@@ -6,7 +6,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     credits        docs/results/*.json              records of `tokenry rl`
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     decoders       docs/results/*.json              headlines of the decoders' reproductions, and their benchmarks
-    benchmarks     benchmarks/results/*.json        written by `make bench`
+    benchmarks     benchmarks/results/**/*.json     written by `make bench` and `make bench-gpu`
     measured       the same                         three of them, for the front page
     papers         tokenry.papers                   the catalogue
     gallery        docs/results/*.json and *.png    one card a system
@@ -49,6 +49,8 @@ UNITS = {
     "megabytes": "MB",
     "cpu_seconds": "s",
     "cpu_milliseconds": "ms",
+    "milliseconds": "ms",
+    "gigabytes": "GB",
     "cpu_seconds_per_item": "s per item",
     "cpu_milliseconds_per_layer": "ms per layer",
     "microseconds_per_token": "µs per token",
@@ -240,13 +242,14 @@ def highlight(
 
 def benchmarks(root: Path) -> str:
     """One table per benchmark script: what it measured beside a peer, the ratio, its direction, its target, and whether it holds."""
-    paths = sorted(
-        (root / "benchmarks/results").glob("*.json"),
-        key=lambda path: (path.stem != FIRST_BENCHMARK, path.stem),
-    )
-    if not paths:
+    folder = root / "benchmarks/results"
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.json")
+    }  # of a GPU: gpu/NAME
+    if not found:
         return missing("benchmarks", "make bench")
-    return "\n".join(benchmark_section(path.stem, read_json(path)) for path in paths)
+    scripts = sorted(found, key=lambda script: ("/" in script, script != FIRST_BENCHMARK, script))
+    return "\n".join(benchmark_section(script, read_json(found[script])) for script in scripts)
 
 
 def benchmark_section(script: str, results: Sequence[dict[str, Any]]) -> str:

@@ -56,6 +56,7 @@ GUIDES = (
     "which-image-tokenizer",
     "distributed",
     "endpoints",
+    "security",
 )
 PROOF = ("gallery", "capability-matrix", "reproduction", "performance", "papers")
 

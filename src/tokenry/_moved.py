@@ -1,4 +1,4 @@
-"""Modules that moved are found at their old paths, with a warning, until the next minor version.
+"""Modules that moved are found at their old paths, with a warning, for two minor versions: until 1.2.
 
 An old path is the same module as the new one, not a copy: a class imported from either is one class.
 """
@@ -57,7 +57,9 @@ class MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         new = new_path(old)
         assert new is not None
-        warnings.warn(f"{old} has moved to {new}.", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{old} has moved to {new}; the old path goes with 1.2.", DeprecationWarning, stacklevel=2
+        )
         sys.modules[old] = importlib.import_module(new)
 
 

@@ -9,11 +9,18 @@ from tests import ROOT
 from tests.fresh_process import run_script
 
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
+GPU = FOLDER / "gpu"
+NO_MEASUREMENTS = {GPU / "run_all.py"}
+SCRIPTS = sorted(
+    path
+    for folder in (FOLDER, GPU)
+    for path in folder.glob("*.py")
+    if not path.name.startswith("_") and path not in NO_MEASUREMENTS
+)
 
 
 @pytest.mark.newer("version of what is measured beside")
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
 def test_a_benchmark_prints_nothing_but_its_results(script, tmp_path):
     finished = run_script(script, "--json", "--smoke", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr

@@ -103,3 +103,14 @@ def test_every_example_compiles_and_finds_what_it_imports(code):
 def test_a_command_that_is_none_is_found(words, said):
     with pytest.raises(Exception, match=said):
         parse(words)
+
+
+BESIDE_THE_SITE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", BESIDE_THE_SITE, ids=lambda page: page.name)
+def test_links_of_pages_beside_the_site_lead_somewhere(page):
+    targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+    assert targets
+    assert not [target for target in targets if not (ROOT / target).exists()]

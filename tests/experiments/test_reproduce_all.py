@@ -1,6 +1,7 @@
 """Every recipe is run once, an interrupted run goes on, and the table says how many headlines are shown."""
 
 import importlib.util
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ spec.loader.exec_module(reproduce_all)
 def started(monkeypatch):
     """The recipes that were started; one of them ends without a result."""
     slugs = []
+    monkeypatch.setattr(reproduce_all, "cpu_seconds", itertools.count(0.0, 1000.0).__next__)
 
     def run(command, **_):
         slug, folder = command[4], reproduce_all.Path(command[6])
@@ -47,3 +49,10 @@ def test_a_recipe_without_a_verdict_is_run_again_and_the_others_are_not(started,
 def test_all_papers_are_run_by_default(started, tmp_path):
     assert reproduce_all.main(["--output", str(tmp_path)]) == 1
     assert len(started) == 40
+
+
+def test_a_recipe_that_had_to_wait_for_others_is_judged_by_its_cpu_time(started, monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce_all, "cpu_seconds", iter([10.0, 120.0]).__next__)
+    reproduce_all.main(["otr", "--output", str(tmp_path)])
+    row = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[-4:-1]] == ["400", "110", "yes"]

@@ -1,0 +1,259 @@
+"""At the paper's scale, every recipe's settings are valid, and its models are built: without weights, so that no GPU is needed to find a wrong argument."""
+
+import inspect
+import sys
+
+import datasets
+import pytest
+import torch
+import transformers
+from accelerate import init_empty_weights
+from PIL import Image
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from tests import tiny
+from tokenry.papers import catalogue
+from tokenry.pretraining import generator_config, longformer_config
+from tokenry.recipes import load_recipe
+from tokenry.recipes.testbeds import (
+    addition_transformer,
+    character_tasks,
+    clause_language,
+    code_functions,
+    coded_text,
+    evidence_twice,
+    far_evidence,
+    quadrant_digits,
+    row_transformer,
+    tiny_encoder,
+    two_corpora,
+    word_families,
+)
+from tokenry.recipes.testbeds.character_reader import CharacterReader
+
+SLUGS = [paper.slug for paper in catalogue() if paper.available]
+
+
+class ReachedError(Exception):
+    """The training was about to begin."""
+
+
+def paper_sizes(slug):
+    return load_recipe(slug).scales["paper"]
+
+
+@pytest.fixture
+def before_training(monkeypatch):
+    """Calls a function until it trains, and returns the first model that it would train; its weights are on no device."""
+
+    def fit(model, *_, **__):
+        raise ReachedError(model)
+
+    def called(function, *arguments, **options):
+        for name, module in [*sys.modules.items()]:
+            if name.startswith("tokenry.recipes.") and callable(getattr(module, "fit", None)):
+                monkeypatch.setattr(module, "fit", fit)
+        with init_empty_weights(include_buffers=False), pytest.raises(ReachedError) as reached:
+            function(*arguments, **options)
+        return reached.value.args[0]
+
+    return called
+
+
+def is_weightless(model):
+    assert isinstance(model, nn.Module)
+    return {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_settings_of_the_paper_are_valid_and_larger_than_those_of_a_laptop(slug):
+    scales = load_recipe(slug).scales
+    assert set(scales) == {"laptop", "paper"}
+    assert scales["paper"] != scales["laptop"]
+
+
+@pytest.mark.parametrize(
+    ("slug", "which"), [("cascades", "small"), ("cascades", "large"), ("r2r", "small"), ("r2r", "large")]
+)
+def test_character_models(slug, which, before_training):
+    setting = getattr(paper_sizes(slug), which)
+    model = before_training(character_tasks.train_character_model, setting, 0)
+    assert is_weightless(model)
+    assert model.config.n_layer == setting.layers
+
+
+def test_readers_of_evidence(before_training):
+    assert is_weightless(before_training(evidence_twice.train_model, paper_sizes("reagent").setting, 0))
+
+
+def test_readers_of_word_families(before_training):
+    setting = paper_sizes("frugalprompt").family
+    sentences = word_families.draw_sentences(8, setting, torch.Generator().manual_seed(0))
+    assert is_weightless(before_training(word_families.train_reader, sentences, setting, 0))
+
+
+def test_models_of_coded_text(before_training):
+    sizes = paper_sizes("equal-info")
+    rows = torch.randint(256, (4, sizes.length))
+    assert is_weightless(before_training(coded_text._trained, rows, 256, sizes, 0, lambda what, share: None))
+
+
+def test_encoders_of_replaced_tokens():
+    sizes = paper_sizes("electra")
+    config = clause_language.ClauseLanguage(sizes.language).config()
+    with torch.device("meta"):
+        assert is_weightless(AutoModel.from_config(config))
+        assert is_weightless(
+            AutoModelForMaskedLM.from_config(generator_config(config, sizes.generator_share))
+        )
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_sliding_windows(times):
+    sizes = paper_sizes("budget-longformer")
+    evidence = far_evidence.FarEvidence(sizes.documents)
+    config = longformer_config("small", evidence.vocabulary, **evidence.sizes(times * sizes.window))
+    with torch.device("meta"):
+        assert is_weightless(AutoModelForMaskedLM.from_config(config))
+        assert is_weightless(
+            AutoModelForMaskedLM.from_config(generator_config(config, sizes.generator_share))
+        )
+
+
+def test_generators_of_cells():
+    from tokenry.recipes import xar
+
+    with torch.device("meta"):
+        for arm in (xar.NOISY, xar.CLEAN):
+            assert is_weightless(xar.model_for(paper_sizes("xar"), arm, 0))
+
+
+@pytest.mark.parametrize("slug", ["clinical-efficiency", "ai-text-detection", "long-text-hacks"])
+def test_encoder_classifiers(slug):
+    tokenizer = tiny_encoder.encoder_tokenizer(["The answer is."], 300)
+    with torch.device("meta"):
+        classifier = tiny_encoder.tiny_encoder(tokenizer, ("a", "b"), sizes=paper_sizes(slug).encoder)
+    assert is_weightless(classifier.model)
+
+
+def test_encoders_of_code():
+    tokenizer = tiny_encoder.encoder_tokenizer(["The answer is."], 300)
+    with torch.device("meta"):
+        classifier = code_functions.code_classifier(tokenizer, ("a", "b"), paper_sizes("code-merge").timed)
+    assert is_weightless(classifier.model)
+
+
+def test_adders():
+    with torch.device("meta"):
+        assert is_weightless(addition_transformer.addition_model(paper_sizes("number-tokens").setting, 40, 0))
+
+
+def test_readers_of_characters():
+    with torch.device("meta"):
+        assert is_weightless(CharacterReader(paper_sizes("charbench").reader, 900, 24, 30))
+
+
+def test_multilayer_perceptrons_of_permutations():
+    sizes = paper_sizes("inverse-permutation")
+    with torch.device("meta"):
+        assert is_weightless(row_transformer.RowTransformer(2 * sizes.n, sizes.n, sizes.mlps))
+
+
+def test_readers_of_one_visual_token():
+    from tokenry.compression.vision import QueCC
+
+    with torch.device("meta"):
+        model = quadrant_digits.QuadrantReader(QueCC, paper_sizes("one-visual-token").digits)
+    assert is_weightless(model)
+
+
+class Rows(list):
+    """A data set of the hub with the columns that any recipe reads; `data[part][column]` is a column of it."""
+
+    def __getitem__(self, key):
+        if isinstance(key, int | slice):
+            return super().__getitem__(key)
+        return [row[key] for row in self] if key in super().__getitem__(0) else self
+
+    def shuffle(self, seed):
+        return self
+
+    def take(self, number):
+        return self
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that is asked with real signatures, and gives small data and models without weights."""
+    row = {
+        "image": Image.new("RGB", (30, 20)),
+        "label": 3,
+        "text": "The answer is no. " * 400,
+        "func": "int f() { return 1; }",
+        "target": True,
+    }
+    signature = inspect.signature(datasets.load_dataset)
+    asked = []
+
+    def load_dataset(*arguments, **options):
+        asked.append(signature.bind(*arguments, **options).arguments["path"])
+        return Rows([row] * 8)
+
+    with torch.device("meta"):
+        classifier = ViTForImageClassification(
+            ViTConfig(hidden_size=384, num_attention_heads=6, num_labels=1000)
+        )
+        language_model = tiny.llama()
+    processor = ViTImageProcessor()
+    tokenizer = tiny_encoder.encoder_tokenizer([row["text"]], 300)
+    tokenizer.eos_token = tokenizer.sep_token
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda name: processor)
+    monkeypatch.setattr(
+        transformers.AutoModelForImageClassification, "from_pretrained", lambda name: classifier
+    )
+    monkeypatch.setattr(nn.Module, "to", lambda module, *_, **__: module)
+    monkeypatch.setattr(two_corpora, "load_model", lambda name, dtype=None: language_model)
+    for testbed in (two_corpora, code_functions):
+        monkeypatch.setattr(testbed, "load_tokenizer", lambda name: tokenizer)
+    return asked
+
+
+def told(what, share):
+    pass
+
+
+@pytest.mark.parametrize("slug", ["pitome", "diffrate", "zero-tprune"])
+def test_image_classifiers_of_the_hub(slug, hub):
+    sizes = paper_sizes(slug)
+    loaded = (sizes.load if slug == "pitome" else sizes)(told)
+    classifier = getattr(loaded, "classifier", loaded)
+    assert is_weightless(classifier.model)
+    assert tuple(classifier.images.shape) == (8, 3, 224, 224)
+    assert set(hub) == {"ILSVRC/imagenet-1k"}
+
+
+def test_functions_of_the_hub(hub):
+    task = paper_sizes("code-merge").task()
+    assert len(task.train.sources) == 8
+    assert hub == ["code_x_glue_cc_defect_detection"]
+
+
+def test_parallel_texts_of_the_hub(hub):
+    corpus = paper_sizes("premiums")(told)
+    assert len(corpus.train) == 10
+    assert len(hub) == 20
+
+
+def test_two_corpora_of_the_hub(hub):
+    corpora = two_corpora.pythia(told, tokens=4096)
+    with torch.device("meta"):
+        assert is_weightless(corpora.fresh(0))
+    assert len(hub) >= 2
