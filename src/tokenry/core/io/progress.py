@@ -1,5 +1,6 @@
 """How a long job reports its progress: `progress("training", 0.4)`."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -22,9 +23,9 @@ def in_turn(
 ) -> Iterator[tuple[_Item, Progress]]:
     """Each item with the progress of its own part of a job that goes from `begin` to `end`; all parts are equally long."""
     every = list(items)
-    share = (end - begin) / max(1, len(every))
-    for number, item in enumerate(every):
-        yield item, part(progress, begin + share * number, begin + share * (number + 1))
+    edges = [begin + (end - begin) * number / len(every) for number in range(len(every) + 1)] if every else []
+    for item, edge in zip(every, itertools.pairwise(edges), strict=True):
+        yield item, part(progress, *edge)
 
 
 def named(progress: Progress, what: str) -> Callable[[float], None]:
