@@ -87,7 +87,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             first = first or found
             rows.append({
                 "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
-                "difference": stored_distance(found.minus(first)) if number else None,
+                "difference": stored_distance(found.minus(first)) if rows else None,
             })  # fmt: skip
     data = {
         "kind": "images pfid",
