@@ -77,7 +77,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     with quiet_libraries():
         loaded = [load_vq_tokenizer(folder) for folder in folders]
         features = feature_function(plan.features, device)
-        rows, first = [], None
+        rows: list[dict[str, Any]] = []
+        first = None
         for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
             tokenizer.module.to(device)
             found = pfid(
