@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, LongformerModel, PreTrainedModel
 
-from tokenry.core.io.progress import Progress, in_turn
+from tokenry.core.io.progress import Progress, part
 from tokenry.core.stats import FEWEST_SEEDS, Verdict, absent, all_of, estimate_of_mean, exactly, shown
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.pretraining import (
@@ -98,7 +98,8 @@ def measured(sizes: BudgetLongformerSizes, progress: Progress) -> dict[str, dict
     evidence = FarEvidence(sizes.documents)
     areas: dict[str, dict[int, list[float]]] = {}
     runs = [(seed, arm) for seed in sizes.seeds for arm in (LOCAL, GLOBAL, WIDE, MLM)]
-    for (seed, arm), reported in in_turn(runs, progress):
+    for number, (seed, arm) in enumerate(runs):
+        reported = part(progress, number / len(runs), (number + 1) / len(runs))
         for distance, area in trained(arm, seed, evidence, sizes, reported).items():
             areas.setdefault(arm, {}).setdefault(distance, []).append(area)
     return areas

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tokenry.core.io.progress import Progress, in_turn, one_stage, part
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.stats import Estimate, FrechetStats, all_of, frechet_draws, shown
 from tokenry.core.stats.frechet import around
 from tokenry.generation import (
@@ -111,7 +111,11 @@ class SeedFigures:
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train every arm, measure, and judge each claim."""
     sizes: PostTrainingSizes = run.sizes
-    found = [measured(sizes, seed, told) for seed, told in in_turn(sizes.seeds, run.progress)]
+    number = len(sizes.seeds)
+    found = [
+        measured(sizes, seed, part(run.progress, place / number, (place + 1) / number))
+        for place, seed in enumerate(sizes.seeds)
+    ]
     run.settings |= {"seeds": list(sizes.seeds), "grid": str(GRID), "sizes": repr(sizes)}
     for name in ("generated", "perturbed", "rebuilt"):
         run.settings[name] = [dict(getattr(one, name)) for one in found]

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from tokenry.core.io.progress import Progress, in_turn, one_stage
+from tokenry.core.io.progress import Progress, one_stage, part
 from tokenry.core.stats import FEWEST_SEEDS, absent, all_of, estimate_of_mean, exactly, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.row_transformer import RowTransformer, RowTransformerSizes
@@ -89,7 +89,8 @@ def trained(sizes: PermutationSizes, progress: Progress) -> dict[str, list[float
     }
     runs = [(arm, task, seed) for arm, (task, seeds) in arms.items() for seed in seeds]
     losses: dict[str, list[float]] = {arm: [] for arm in arms}
-    for (arm, task, seed), told in in_turn(runs, progress):
+    for number, (arm, task, seed) in enumerate(runs):
+        told = part(progress, number / len(runs), (number + 1) / len(runs))
         model, config = None, PermutationTraining(task, steps=sizes.steps, seed=seed)
         if arm == MLPS:
             model = RowTransformer(task.seq_len, n, sizes.mlps, seed)

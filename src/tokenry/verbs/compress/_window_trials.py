@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
-from tokenry.core.io.progress import Progress, in_turn, part
+from tokenry.core.io.progress import Progress, part
 
 if TYPE_CHECKING:
     from tokenry.compression.text import SearchResult, TextSplits, WindowTrial
@@ -76,9 +76,11 @@ class WindowStudy:
     def rows(self, raw: "TextSplits", short: "TextSplits", progress: Progress) -> list[dict[str, Any]]:
         """Search on each kind of texts at the longest window, and fine-tune with what was best at every window."""
         found = []
-        for (kind, texts), stage in in_turn(((RAW, raw), (SHORT, short)), progress):
+        for number, (kind, texts) in enumerate(((RAW, raw), (SHORT, short))):
+            stage = part(progress, number / 2, (number + 1) / 2)
             searched = self.searched(kind, texts, part(stage, 0.0, 0.7))
-            for window, stretch in in_turn(self.windows, stage, 0.7):
+            for place, window in enumerate(self.windows):
+                stretch = part(stage, *(0.7 + 0.3 * end / len(self.windows) for end in (place, place + 1)))
                 found.append((kind, window, searched, self.trained(texts, window, searched.best, stretch)))
         whole = next(trial for kind, window, _, trial in found if (kind, window) == (RAW, self.windows[-1]))
         return [
@@ -99,7 +101,7 @@ class WindowStudy:
         from tokenry.core.io.workspace import fingerprint
 
         plan, window = self.plan, self.windows[-1]
-        stretches = (stretch for _, stretch in in_turn(range(plan.trials), progress))
+        stretches = (part(progress, n / plan.trials, (n + 1) / plan.trials) for n in range(plan.trials))
         grids = dict(zip(ORDER, (plan.learning_rates, plan.batch_sizes, plan.dropouts), strict=True))
         read = (*texts.train.texts, *texts.validation.texts, texts.train.labels)
         return gradual_search(
