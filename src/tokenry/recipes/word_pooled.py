@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokenry.core.io.progress import in_turn, part
+from tokenry.core.io.progress import part
 from tokenry.core.stats import all_of, estimate_of_mean, exactly, shown
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.word_trial import (
@@ -41,8 +41,9 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train every arm and judge each claim."""
     sizes: WordSizes = run.sizes
     runs = WordRuns()
-    for seed, told in in_turn(sizes.seeds, run.progress, 0.0, 0.7):
-        try_repeated_words(runs, sizes, seed, told)
+    for number, seed in enumerate(sizes.seeds):
+        share = 0.7 / len(sizes.seeds)
+        try_repeated_words(runs, sizes, seed, part(run.progress, number * share, (number + 1) * share))
     try_docstrings(runs, sizes, part(run.progress, 0.7, 1.0))
     run.settings |= {
         "seeds": list(sizes.seeds),
