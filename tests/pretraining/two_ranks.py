@@ -10,6 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
+from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from tests.tiny.pretraining import mask_tokenizer, pretrainer, text_rows
@@ -38,7 +39,6 @@ def trainer(folder: Path, ranks: int = 1, **options: object) -> ReplacedTokenTra
         "gradient_accumulation_steps": 2,
         "learning_rate": 1e-3,
         "logging_steps": 1,
-        "train_sampling_strategy": "sequential",
         "report_to": [],
         "use_cpu": True,
         "disable_tqdm": True,
@@ -50,12 +50,14 @@ def trainer(folder: Path, ranks: int = 1, **options: object) -> ReplacedTokenTra
         # accelerate shards on accelerators only; what it does there is run here on two CPU processes.
         _ = arguments.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return ReplacedTokenTrainer(
+    made = ReplacedTokenTrainer(
         pretrainer(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
         arguments,
         train_dataset=data(),
         processing_class=mask_tokenizer(),
     )
+    made._get_train_sampler = lambda *_: SequentialSampler(made.train_dataset)
+    return made
 
 
 def run(folder: Path, ranks: int = 1, strategy: str = "ddp") -> dict[str, torch.Tensor]:

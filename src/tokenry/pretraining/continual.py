@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.progress import Progress, one_stage, part
+from tokenry.core.io.progress import Progress, in_turn, one_stage
 from tokenry.core.io.ranks import processes
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, Values, estimate_of_mean
@@ -379,8 +379,7 @@ def compare_schedules(
         progress: called with the name of the schedule.
     """
     reports = {}
-    for number, (name, schedule) in enumerate(grid.items()):
-        told = part(progress, number / len(grid), (number + 1) / len(grid))
+    for (name, schedule), told in in_turn(grid.items(), progress):
         reports[name] = continue_pretraining(
             model_fn(), old, new, schedule, config,
             None if folder is None else Path(folder) / name, resume,

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from tokenry.core.io.progress import Progress, named, part
+from tokenry.core.io.progress import Progress, in_turn, named, part
 from tokenry.core.stats import (
     Estimate,
     all_of,
@@ -136,11 +136,9 @@ def ask_models(sizes: CharBenchSizes, progress: Progress) -> list[ModelAnswers]:
     items = build_charbench(load_word_list())
     items = items if sizes.items is None else sample_items(items, sizes.items)
     asked = []
-    for place, name in enumerate(sizes.models):
+    for name, told in in_turn(sizes.models, progress):
         title = EMBEDDED_TITLE if name == "embedded" else name
-        report = named(
-            part(progress, place / len(sizes.models), (place + 1) / len(sizes.models)), f"asking {title}"
-        )
+        report = named(told, f"asking {title}")
         report(0.0)
         model, tokenizer = load_model(name, sizes.dtype).to(preferred_device()), load_tokenizer(name)
         predictions = evaluate_charbench(model, tokenizer, items, sizes.mode, report=report)

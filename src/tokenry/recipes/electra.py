@@ -29,7 +29,7 @@ from transformers import (
     get_constant_schedule_with_warmup,
 )
 
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn
 from tokenry.core.stats import FEWEST_SEEDS
 from tokenry.pretraining import ReplacedTokenConfig, ReplacedTokenPretrainer, generator_config
 from tokenry.recipes.kit import Claim, RecipeRun, fit, recipe
@@ -97,8 +97,7 @@ def measured(sizes: ElectraSizes, progress: Progress) -> ElectraMeasures:
     asked = {RTD: (sizes.early, sizes.steps), MASKED: (sizes.steps,), MLM: (sizes.early, sizes.steps, longer)}
     accuracy: dict[tuple[str, int], dict[str, list[float]]] = {}
     runs = [(seed, arm) for seed in sizes.seeds for arm in asked]
-    for number, (seed, arm) in enumerate(runs):
-        reported = part(progress, number / len(runs), (number + 1) / len(runs))
+    for (seed, arm), reported in in_turn(runs, progress):
         for step, of in trained(arm, seed, asked[arm], language, sizes, reported).items():
             for name, value in of.items():
                 accuracy.setdefault((arm, step), {}).setdefault(name, []).append(value)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from transformers import PreTrainedModel
 
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn, part
 from tokenry.core.stats import absent, all_of, bootstrap, paired_difference, shown
 from tokenry.pretraining import (
     ContinualReport,
@@ -116,11 +116,7 @@ def schedules(steps: int, max_lr: float) -> dict[str, RateSchedule]:
 
 def measure(subject: TwoCorpora, progress: Progress) -> Arms:
     """Train every arm with every seed."""
-    number = len(subject.seeds)
-    found = [
-        _of_seed(subject, seed, part(progress, place / number, (place + 1) / number))
-        for place, seed in enumerate(subject.seeds)
-    ]
+    found = [_of_seed(subject, seed, told) for seed, told in in_turn(subject.seeds, progress)]
     return {name: _mean([reports[name] for reports in found]) for name in found[0]}
 
 

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.reading import read_text
 
 if TYPE_CHECKING:
     from tokenry.core.chat.rows import Message, Sample
@@ -23,6 +25,19 @@ def say(notes: Iterable[str]) -> None:
     """Log what a reader of the data noted, before a long wait."""
     for note in notes:
         logger.warning("%s", note)
+
+
+def lines_or_rows(path: Path, column: str) -> list[tuple[str, dict[str, Any]]]:
+    """Read rows with their places; each line of a text file that holds something is one, under `column`."""
+    if path.suffix.lower() in ("", ".txt"):
+        rows: Iterable[dict[str, Any]] = [
+            {column: line} for line in read_text(path).splitlines() if line.strip()
+        ]
+    else:
+        from tokenry.core.chat.reading import read_rows
+
+        rows = read_rows(str(path))
+    return [(f"{path}, row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
 def answerable(rows: Rows, most: int) -> "tuple[Rows, list[list[Message]]]":

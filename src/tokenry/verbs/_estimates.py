@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Cell, Series
+from tokenry.report.writing import written_number
 
 
 def stored_estimate(row: Mapping[str, Any], value: str = "value", samples: str = "samples") -> Estimate:
@@ -25,7 +26,14 @@ def estimate_row(found: Estimate) -> dict[str, Any]:
 
 def interval_cell(value: float | int, low: float | int, high: float | int, *, style: str) -> Cell:
     """A figure with its interval under it, in the style of the figure."""
-    return Cell(value, f"{low:{style}} to {high:{style}}")
+    return Cell(value, between(low, high, style) or "")
+
+
+def between(low: float | int | None, high: float | int | None, style: str) -> str | None:
+    """An interval in words; None where it is not known."""
+    if low is None or high is None:
+        return None
+    return f"{written_number(low, style)} to {written_number(high, style)}"
 
 
 def estimate_series(name: str, places: Sequence[float | int | str], estimates: Sequence[Estimate]) -> Series:

@@ -186,6 +186,7 @@ def _batches(
                 f"the tokenizer of {plan.model} has no mask token, which a masked language model needs."
             )
         mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=plan.mask_share, seed=plan.seed)
+        mask.create_rng()  # an older transformers takes a seed of 0 for none
     batches = []
     for start in range(0, len(sequences), plan.batch_size):
         rows = sequences[start : start + plan.batch_size]

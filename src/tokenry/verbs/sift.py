@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress, part
-from tokenry.core.io.reading import read_text
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.core.stats import Estimate, paired_difference, shown
 from tokenry.report.blocks import Block, Column, Section, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title, text_model
 
@@ -289,17 +289,10 @@ def _yes(right: bool | None) -> str | None:
 
 def read_questions(path: Path) -> tuple[list[str], list[Verifier | None]]:
     """Read questions, and what tells whether their answers are right."""
-    if path.suffix.lower() in ("", ".txt"):
-        queries = [line for line in read_text(path).splitlines() if line.strip()]
-        rows: list[Mapping[str, Any]] = [{"question": line} for line in queries]
-    else:
-        from tokenry.core.chat.reading import read_rows
-
-        rows = list(read_rows(str(path)))
+    rows = lines_or_rows(path, "question")
     if not rows:
         raise UserError(f"{path} holds no questions: give one per line.")
-    queries = [_query(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-    return queries, [_verifier(row) for row in rows]
+    return [_query(row, where) for where, row in rows], [_verifier(row) for _, row in rows]
 
 
 def _query(row: Mapping[str, Any], where: str) -> str:

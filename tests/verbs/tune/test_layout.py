@@ -17,7 +17,8 @@ from tokenry.report.blocks import Figure, Section, Table
 from tokenry.report.html import page
 from tokenry.report.markdown import markdown
 from tokenry.report.writing import written_rows
-from tokenry.verbs._tune.layout import comparison_findings, verdict
+from tokenry.verbs._against_control import AgainstControl
+from tokenry.verbs._tune.layout import comparison_findings
 from tokenry.verbs._tune.records import Comparison, Example, ReportToken
 from tokenry.verbs.tune import lay_out
 
@@ -95,6 +96,11 @@ def hostile() -> Comparison:
 @pytest.fixture(scope="module")
 def hostile_source(hostile):
     return drawn(hostile)
+
+
+def verdict(found):
+    compared = AgainstControl("run", found.to, found.estimate, found.verdict, better="lower")
+    return compared.sentence("held-out items")
 
 
 @pytest.mark.parametrize(

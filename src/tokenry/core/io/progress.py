@@ -1,6 +1,10 @@
 """How a long job reports its progress: `progress("training", 0.4)`."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
 
 Progress = Callable[[str, float], None]
 """Called with the name of the current stage and the share of the whole that is done, in [0, 1]."""
@@ -12,6 +16,16 @@ DETAILS = " · "
 def part(progress: Progress, begin: float, end: float) -> Progress:
     """Progress of a part of a job that goes from `begin` to `end` of the whole."""
     return lambda what, share: progress(what, begin + (end - begin) * share)
+
+
+def in_turn(
+    items: Iterable[_Item], progress: Progress, begin: float = 0.0, end: float = 1.0
+) -> Iterator[tuple[_Item, Progress]]:
+    """Each item with the progress of its own part of a job that goes from `begin` to `end`; all parts are equally long."""
+    every = list(items)
+    edges = [begin + (end - begin) * number / len(every) for number in range(len(every) + 1)] if every else []
+    for item, edge in zip(every, itertools.pairwise(edges), strict=True):
+        yield item, part(progress, *edge)
 
 
 def named(progress: Progress, what: str) -> Callable[[float], None]:

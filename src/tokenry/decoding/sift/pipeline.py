@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tokenry.core.errors import UserError
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn
 from tokenry.core.text.answers import equal_answers, final_answer
 from tokenry.decoding.sift.config import SIFTConfig
 from tokenry.decoding.sift.prompts import DEFAULT_PROMPTS, ROLES, SIFTPrompts
@@ -87,9 +87,8 @@ class SIFT:
         if self.config.consistency != "sift":
             return self._run(queries, self.sampling, writer, progress)
         seed, runs = self.sampling.seed, []
-        for number in range(self.config.samples):
+        for number, stage in in_turn(range(self.config.samples), progress):
             sampling = replace(self.sampling, seed=None if seed is None else seed + number)
-            stage = part(progress, number / self.config.samples, (number + 1) / self.config.samples)
             runs.append(self._run(queries, sampling, writer, stage))
         return [self._voted(results) for results in zip(*runs, strict=True)]
 

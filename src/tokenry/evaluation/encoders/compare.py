@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from tokenry.core.errors import UserError, require_fraction
 from tokenry.core.io.files import without_nan
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn, part
 from tokenry.core.stats import items_needed
 from tokenry.core.text.token_statistics import TokenStats, token_stats
 from tokenry.core.train.classifier import FOUR_EPOCHS, ClassifierConfig
@@ -196,8 +196,7 @@ def compare_encoders(
                 f"and multi_label={data.multi_label}."
             )
     trained = {}
-    for number, (name, classifier) in enumerate(classifiers.items()):
-        stage = part(progress, 0.8 * number / len(classifiers), 0.8 * (number + 1) / len(classifiers))
+    for (name, classifier), stage in in_turn(classifiers.items(), progress, 0.0, 0.8):
         trained[name] = classifier.fine_tune(
             data.train.texts,
             _targets(data, data.train),

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tokenry.core.io.progress import Progress, named, one_stage, part
+from tokenry.core.io.progress import Progress, in_turn, named, one_stage, part
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.text.docstrings import read_docstrings
 from tokenry.recipes.kit import cosine, fit
@@ -223,8 +223,7 @@ def learned(
 ) -> dict[str, StreamLoss]:
     """Train M2 on each stream, once for each seed, and measure it on the held-out examples."""
     found = {}
-    for number, name in enumerate(names):
-        told = part(progress, number / len(names), (number + 1) / len(names))
+    for name, told in in_turn(names, progress):
         told(f"coding, {name}", 0.0)
         train = _train_stream(streams, name, text.text, sizes)
         held_out = [
@@ -257,8 +256,7 @@ def _loss_of(
     # A stretch begins with a window: it holds a whole number of them, and so does every example.
     examples = [_stretches(tokens, sizes.length) for tokens in held_out]
     bits = np.zeros(len(examples))
-    for number, seed in enumerate(sizes.seeds):
-        told = part(progress, number / len(sizes.seeds), (number + 1) / len(sizes.seeds))
+    for seed, told in in_turn(sizes.seeds, progress):
         model = _trained(_stretches(train, sizes.length), vocabulary, sizes, seed, told)
         bits += np.array([_token_bits(model, example) for example in examples]) / len(sizes.seeds)
     places = [_costs(train[place::2], vocabulary) for place in (0, 1)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tokenry.core.io.progress import Progress, one_stage, part
+from tokenry.core.io.progress import Progress, in_turn, one_stage
 from tokenry.theory import (
     BPETokenizer,
     LZWTokenizer,
@@ -133,11 +133,10 @@ def markov_curves(sizes: MarkovSizes, progress: Progress) -> list[Curves]:
     ]
     found: dict[tuple[int, str], list[MarkovCurve]] = {}
     sources = {order: MarkovSource.switching(order, _SWITCH, _SWITCH) for order in sizes.orders}
-    for number, (order, arm, seed) in enumerate(runs):
+    for (order, arm, seed), stage in in_turn(runs, progress):
         source = sources[order]
         text = source.sample(sizes.symbols // 3, seed=_TEXT_SEED)[0]
         tokenizer = BPETokenizer.train(text, sizes.tokens) if arm == "tokens" else None
-        stage = part(progress, number / len(runs), (number + 1) / len(runs))
         curve = markov_experiment(
             source,
             tokenizer,

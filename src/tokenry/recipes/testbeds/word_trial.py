@@ -27,7 +27,7 @@ from tokenry.architectures import (
     collate_flat,
     collate_words,
 )
-from tokenry.core.io.progress import Progress, named, part
+from tokenry.core.io.progress import Progress, in_turn, named, part
 from tokenry.recipes.kit import constant, cosine, fit
 from tokenry.recipes.testbeds.docstring_words import LONGEST, DocstringWords
 from tokenry.recipes.testbeds.repeated_words import LETTERS, RepeatedWords
@@ -123,7 +123,7 @@ def try_repeated_words(runs: WordRuns, sizes: WordSizes, seed: int, progress: Pr
         BARE: (lambda: of_letters(False), collate_flat, None, (sizes.later_steps,)),
         SHORT: (lambda: of_letters(True), collate_flat, 24, (sizes.pooled_steps,)),
     }
-    for number, (arm, (make, collate, window, looks)) in enumerate(arms.items()):
+    for (arm, (make, collate, window, looks)), told in in_turn(arms.items(), progress):
         torch.manual_seed(seed)
         model = make()
         batches = task.batches(collate, sizes.batch_size, window)
@@ -133,7 +133,6 @@ def try_repeated_words(runs: WordRuns, sizes: WordSizes, seed: int, progress: Pr
             before = runs.right.get((arm, steps), np.zeros(0))  # noqa: B023
             runs.right[arm, steps] = np.concatenate([before, found])  # noqa: B023
 
-        told = part(progress, number / len(arms), (number + 1) / len(arms))
         runs.seconds[arm] = _trained(model, batches, looks, look, named(told, f"{arm}, seed {seed}"))
     texts = [task.text(number) for number in range(256)]
     runs.positions = {

@@ -19,7 +19,8 @@ from tokenry.report.blocks import (
     Value,
 )
 from tokenry.report.text import label
-from tokenry.report.writing import decimals_of, plural, written_number
+from tokenry.report.writing import plural
+from tokenry.verbs._against_control import AgainstControl, figures, sentences
 from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._models import model_title
 
@@ -32,7 +33,6 @@ _CURVES = {
     "completions/mean_length": ("Length of the responses", "tokens"),
 }
 _DECILES = [f"clip_share/decile_{decile}" for decile in range(1, 11)]
-_WAYS = {"shown": "higher", "opposite": "lower"}
 _LATE = {
     Column("reward", "", ".3f"): "reward",
     Column("entropy", "nats per token", ".3f"): "entropy",
@@ -48,12 +48,15 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     """Lay the runs out: what came of every rule and what it cost, how it learned, what was clipped, and how it credits tokens."""
     runs: list[Run] = data["runs"]
     generations = plural(data["generations"], "generation")
+    compared = [_compared(row) for row in data["outcomes"] if row["difference"]]
     blocks: list[Block] = [
         Text(
             f"{plural(len(runs), 'run')} of the same model on the same prompts with the same seed, {generations} each, {data['created'][:10]}.",
             "lead",
         ),
-        Findings(_findings(data), "Held-out reward against the control; higher is better"),
+        Findings(
+            sentences(compared, "held-out questions"), "Held-out reward against the control; higher is better"
+        ),
         *(Text(warning, "warning") for warning in _warnings(runs)),
     ]
     sections: list[tuple[str, list[Block]]] = [
@@ -67,22 +70,9 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     return [*blocks, *(Section(title, inside) for title, inside in sections if inside)]
 
 
-def _findings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    compared = [(row["name"], row["difference"]) for row in data["outcomes"] if row["difference"]]
-    decimals = decimals_of(difference["standard_error"] for _, difference in compared)
-    return [(name, _verdict(difference, decimals)) for name, difference in compared]
-
-
-def _verdict(difference: Mapping[str, Any], decimals: int) -> str:
-    size = written_number(abs(difference["value"]), f",.{decimals}f")
-    error = written_number(difference["standard_error"], f",.{decimals}f")
-    signed = written_number(difference["value"], f"+,.{decimals}f")
-    to = difference["to"]
-    if difference["verdict"] in _WAYS:
-        return f"{_WAYS[difference['verdict']]} than {to} by {size} ± {error}: shown"
-    if difference["verdict"] == "too few":
-        return f"too few held-out questions to say whether it differs from {to} ({signed} ± {error}, n = {difference['samples']})"
-    return f"no difference to {to} can be told ({signed} ± {error})"
+def _compared(row: Mapping[str, Any]) -> AgainstControl:
+    found = row["difference"]
+    return AgainstControl(row["name"], found["to"], stored_estimate(found), found["verdict"], better="higher")
 
 
 def _warnings(runs: Sequence[Run]) -> Iterator[str]:
@@ -119,7 +109,12 @@ def _outcome(data: Mapping[str, Any]) -> Iterator[Block]:
         Column("difference to the control", "", "+.3f"),
     )
     yield Table(f"{model_title(data['model'])} on {data['data']}", ("run", *columns), rows)
-    yield from _intervals(data)
+    yield from figures(
+        [_compared(row) for row in data["outcomes"] if row["difference"]],
+        "Difference in held-out reward to the control, with the 95 % interval",
+        "reward; right of zero is better",
+        "+.3f",
+    )
     columns_of_runs = [(column, [_late(run, curve) for run in runs]) for column, curve in _LATE.items()]
     columns_of_runs.append((Column("peak memory", "MB", ",.0f"), [run["peak_memory_mb"] for run in runs]))
     measured = [
@@ -133,38 +128,12 @@ def _outcome(data: Mapping[str, Any]) -> Iterator[Block]:
     )
 
 
-def _intervals(data: Mapping[str, Any]) -> Iterator[Block]:
-    drawn = [(row["name"], row["difference"]) for row in data["outcomes"] if row["difference"]]
-    yield Figure(
-        "Difference in held-out reward to the control, with the 95 % interval",
-        "intervals",
-        [
-            Series(
-                "difference",
-                [name for name, _ in drawn],
-                [found["value"] for _, found in drawn],
-                [found["low"] for _, found in drawn],
-                [found["high"] for _, found in drawn],
-            )
-        ],
-        x_label="reward; right of zero is better",
-        summary="Paired differences to the control: "
-        + "; ".join(f"{name}: {stored_estimate(found).with_interval('+.3f')}" for name, found in drawn),
-        reference=0,
-    )
-
-
 def _counted(estimate: Any) -> Cell:
     return Cell(estimate, f"n = {estimate.samples:,}")
 
 
 def _difference(outcome: Mapping[str, Any]) -> Cell:
-    difference = outcome["difference"]
-    if difference is None:
-        return Cell(None, "the control")
-    judged = {"too few": "too few to say", "not shown": "cannot be told"}
-    words = judged.get(difference["verdict"], f"{_WAYS.get(difference['verdict'])}: shown")
-    return Cell(stored_estimate(difference), words)
+    return _compared(outcome).cell() if outcome["difference"] else Cell(None, "the control")
 
 
 def _late(run: Run, curve: str) -> float | None:

@@ -19,14 +19,14 @@ from tokenry.report.blocks import (
 )
 from tokenry.report.text import label
 from tokenry.report.writing import decimals_of, written_number
+from tokenry.verbs._against_control import AgainstControl, figures, sentences
 from tokenry.verbs._chats import NOTED
-from tokenry.verbs._estimates import estimate_series
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens
 from tokenry.verbs._tune.race_layout import answer_blocks, race_blocks, race_lead, seeds_blocks
 
 if TYPE_CHECKING:
-    from tokenry.core.stats import Estimate, Paired
+    from tokenry.core.stats import Estimate
     from tokenry.verbs._tune.records import Comparison, Histogram, Retained, Run
 
     _Measured = tuple[Column, Sequence[Value | Cell]]
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _POINTS = 80
 _FIRST_CURVES = ("loss", "nll_kept", "nll_dropped", "share_kept")
 _CURVE_TITLES = {"loss": "training loss"}
-_WAYS = {"shown": "lower", "opposite": "higher"}
 _ABSENT = {
     "held_out_nll": "held-out NLL",
     "paired": "differences to a control",
@@ -81,22 +80,17 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 def comparison_findings(comparison: "Comparison") -> list[tuple[str, str]]:
     """What the comparison shows: a run's name and its verdict, for every run that was compared."""
-    paired = [(run.name, run.paired) for run in comparison.runs if run.paired]
-    decimals = decimals_of(difference.standard_error for _, difference in paired)
-    return [(name, verdict(difference, decimals)) for name, difference in paired]
+    return sentences(list(map(_compared, _paired(comparison))), "held-out items")
 
 
-def verdict(paired: "Paired", decimals: int = 3) -> str:
-    """What a paired difference of held-out NLL shows, in words."""
-    sign = "+" if paired.difference > 0 else ""
-    signed = written_number(paired.difference, f"{sign},.{decimals}f")
-    error = written_number(paired.standard_error, f",.{decimals}f")
-    if paired.verdict in _WAYS:
-        size = written_number(abs(paired.difference), f",.{decimals}f")
-        return f"{_WAYS[paired.verdict]} than {paired.to} by {size} ± {error}: shown"
-    if paired.verdict == "too few":
-        return f"too few held-out items to say whether it differs from {paired.to} ({signed} ± {error}, n = {paired.samples})"
-    return f"no difference to {paired.to} can be told ({signed} ± {error})"
+def _paired(comparison: "Comparison") -> "list[Run]":
+    return [run for run in comparison.runs if run.paired]
+
+
+def _compared(run: "Run") -> AgainstControl:
+    paired = run.paired
+    assert paired is not None
+    return AgainstControl(run.name, paired.to, paired.estimate, paired.verdict, better="lower")
 
 
 def _lead(comparison: "Comparison") -> str:
@@ -116,18 +110,12 @@ def _outcome(comparison: "Comparison", compared: bool) -> Iterator[Block]:
     note = "A value ± its standard error over n held-out items; lower NLL is better."
     yield Text(note + paired * compared)
     yield _comparison_table(comparison)
-    differences = [(run.name, run.paired.estimate) for run in comparison.runs if run.paired]
-    drawn = [(name, found) for name, found in differences if math.isfinite(found.low)]
-    if drawn:
-        yield Figure(
-            "Difference in held-out NLL to the control, with the 95 % interval",
-            "intervals",
-            [estimate_series("difference", [name for name, _ in drawn], [found for _, found in drawn])],
-            x_label="nats per token; left of zero is better",
-            summary="Paired differences to the control: "
-            + "; ".join(f"{name}: {found.with_interval('+.4f')}" for name, found in drawn),
-            reference=0,
-        )
+    yield from figures(
+        list(map(_compared, _paired(comparison))),
+        "Difference in held-out NLL to the control, with the 95 % interval",
+        "nats per token; left of zero is better",
+        "+.4f",
+    )
 
 
 def _comparison_table(comparison: "Comparison") -> Table:
@@ -181,9 +169,7 @@ def _counted(found: "Estimate | None") -> Cell | None:
 def _difference(run: "Run", controls: set[str]) -> Cell | None:
     if run.paired is None:
         return Cell(None, "the control") if run.name in controls else None
-    judged = {"too few": "too few to say", "not shown": "cannot be told"}
-    words = judged.get(run.paired.verdict, f"{_WAYS.get(run.paired.verdict)}: shown")
-    return Cell(run.paired.estimate, f"{words}, n = {run.paired.samples:,}")
+    return _compared(run).cell()
 
 
 def _curves(runs: "Sequence[Run]") -> Iterator[Block]:

@@ -12,6 +12,7 @@ from tokenry.core.plans import plan_settings
 from tokenry.core.stats import Estimate, shown
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import between
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.cascade._answers import NO_SOURCE, AnswerSource
 
@@ -115,7 +116,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         Table(
             "quality at each rate",
             (Column("deferred", "%", ".0f"), Column("quality", "", ".3f"), "95 % interval"),
-            [(point["rate"], point["quality"], f"{point['low']:.3f} to {point['high']:.3f}") for point in curve[::2]],
+            [(point["rate"], point["quality"], between(point["low"], point["high"], ".3f")) for point in curve[::2]],
         ),
         lengths(fitted),
     ]  # fmt: skip

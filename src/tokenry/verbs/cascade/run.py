@@ -7,10 +7,10 @@ from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress
-from tokenry.core.io.reading import read_text
 from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import text_model
 
@@ -128,14 +128,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 def read_prompts(path: Path) -> list[Any]:
     """Read prompts: texts, or conversations that end with the user's turn."""
-    if path.suffix.lower() in ("", ".txt"):
-        prompts: list[Any] = [line for line in read_text(path).splitlines() if line.strip()]
-    else:
-        from tokenry.core.chat.reading import read_rows
-
-        prompts = [
-            _prompt(row, f"{path}, row {number}") for number, row in enumerate(read_rows(str(path)), start=1)
-        ]
+    prompts = [_prompt(row, where) for where, row in lines_or_rows(path, "prompt")]
     if not prompts:
         raise UserError(f"{path} holds no prompts: give one per line.")
     return prompts

@@ -17,7 +17,7 @@ from tokenry.core.io.reading import read_csv, read_number
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._estimates import finite_or_none
+from tokenry.verbs._estimates import between, finite_or_none
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -132,7 +132,11 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         f"error = A / N^alpha / V^beta + D, {data['points']} points of {data['scores']}, RMSE {data['rmse']:.4f}",
         ("constant", Column("value", "", ".4g"), "95 % interval"),
         [
-            (_NAMES.get(constant["name"], constant["name"]), constant["value"], _interval(constant))
+            (
+                _NAMES.get(constant["name"], constant["name"]),
+                constant["value"],
+                between(constant["low"], constant["high"], ".3g"),
+            )
             for constant in data["constants"]
         ],
     )
@@ -143,10 +147,6 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         notes=(f"Best if any size could be had: {unbound}.",),
     )  # fmt: skip
     return [*(Text(warning, "warning") for warning in data["warnings"]), law, choices]
-
-
-def _interval(constant: Mapping[str, Any]) -> str | None:
-    return None if constant["low"] is None else f"{constant['low']:.3g} to {constant['high']:.3g}"
 
 
 def _choice(best: Mapping[str, Any] | None) -> tuple[Any, ...]:

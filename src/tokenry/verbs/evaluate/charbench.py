@@ -10,7 +10,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import between, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
@@ -310,7 +310,7 @@ def _correlation_table(rows: Rows, models: Sequence[str]) -> Table:
             (
                 _property(row, models),
                 row["r"],
-                _interval(row["low"], row["high"]),
+                between(row["low"], row["high"], "+.3f"),
                 row["p"],
                 row["adjusted_p"],
                 row["n"],
@@ -392,7 +392,3 @@ def _property(row: Mapping[str, Any], models: Sequence[str]) -> Cell:
 def _named(name: str, row: Mapping[str, Any], models: Sequence[str]) -> Cell:
     """The name of a row, with that of its model if there are several."""
     return Cell(name, model_title(row["model"]) if len(models) > 1 else "")
-
-
-def _interval(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{low:+.3f} to {high:+.3f}".replace("-", "−")

@@ -12,6 +12,7 @@ from tokenry.core.stats import Estimate
 from tokenry.core.train.classifier import ClassifierConfig
 from tokenry.report.blocks import Block, Column, Findings, Table, Text, Value
 from tokenry.report.result import Result
+from tokenry.verbs._estimates import between
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.evaluate._labelled_texts import encoder_data, matrix, read_labelled, read_predictions
 
@@ -283,7 +284,7 @@ def _paired(comparisons: Sequence[Mapping[str, Any]], part_name: str, first: str
                         row["name"],
                         metric.replace("_", " "),
                         found.value,
-                        f"{found.low:+.3f} to {found.high:+.3f}",
+                        between(found.low, found.high, "+.3f"),
                     )
                 )
     return Table(

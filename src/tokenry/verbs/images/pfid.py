@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.io.progress import Progress, one_stage, part
+from tokenry.core.io.progress import Progress, in_turn, one_stage
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
@@ -77,18 +77,18 @@ def run(plan: Plan, progress: Progress) -> Result:
     with quiet_libraries():
         loaded = [load_vq_tokenizer(folder) for folder in folders]
         features = feature_function(plan.features, device)
-        rows, first = [], None
-        for number, (folder, tokenizer) in enumerate(zip(folders, loaded, strict=True)):
+        rows: list[dict[str, Any]] = []
+        first = None
+        for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
             tokenizer.module.to(device)
-            told = one_stage(part(progress, number / len(folders), (number + 1) / len(folders)), str(folder))
             found = pfid(
                 tokenizer, images, features, config, str(plan.images), images.preparation,
-                feature_title(plan.features), told,
+                feature_title(plan.features), one_stage(told, str(folder)),
             )  # fmt: skip
             first = first or found
             rows.append({
                 "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
-                "difference": stored_distance(found.minus(first)) if number else None,
+                "difference": stored_distance(found.minus(first)) if rows else None,
             })  # fmt: skip
     data = {
         "kind": "images pfid",

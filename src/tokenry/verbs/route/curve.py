@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn
 from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Table
 from tokenry.report.result import Result
@@ -69,8 +69,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         ]
         runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
         points = []
-        for number, (name, rule, rate) in enumerate(runs):
-            told = part(progress, 0.1 + 0.9 * number / len(runs), 0.1 + 0.9 * (number + 1) / len(runs))
+        for (name, rule, rate), told in in_turn(runs, progress, 0.1):
             started = time.perf_counter()
             written = loaded.write(encoded, rule, plan.max_new_tokens, told, rate=rate)
             seconds = time.perf_counter() - started

@@ -184,11 +184,6 @@ def _ends(name: str, ends: Any, count: int) -> dict[str, Any]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def between(low: float | None, high: float | None, style: str) -> str | None:
-    """An interval in words; None where it is not known."""
-    return None if low is None or high is None else f"{low:{style}} to {high:{style}}"
-
-
 # --- input ---------------------------------------------------------------------------------------------------------------------------
 
 

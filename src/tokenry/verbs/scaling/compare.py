@@ -11,7 +11,8 @@ from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs.scaling._runs import RunTable, between
+from tokenry.verbs._estimates import between
+from tokenry.verbs.scaling._runs import RunTable
 
 if TYPE_CHECKING:
     from tokenry.verbs.scaling._runs import FittedLaws

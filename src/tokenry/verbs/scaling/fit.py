@@ -14,7 +14,8 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
-from tokenry.verbs.scaling._runs import RunTable, between, fan_figure
+from tokenry.verbs._estimates import between
+from tokenry.verbs.scaling._runs import RunTable, fan_figure
 
 if TYPE_CHECKING:
     from tokenry.verbs.scaling._runs import FittedLaws

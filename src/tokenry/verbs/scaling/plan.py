@@ -10,7 +10,8 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
-from tokenry.verbs.scaling._runs import RunTable, between
+from tokenry.verbs._estimates import between
+from tokenry.verbs.scaling._runs import RunTable
 
 if TYPE_CHECKING:
     from tokenry.pretraining.scaling import TrainingRun

@@ -15,7 +15,7 @@ import numpy as np
 from tokenry.core.errors import UserError
 from tokenry.core.io.corpus import STDIN, Fields, read_shard, shards_of
 from tokenry.core.io.files import atomic_write, read_json, require_folder_name, write_json
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.progress import Progress, in_turn
 from tokenry.core.io.reading import read_csv
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import argument, embedded, option, plan_settings
@@ -85,11 +85,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     blocks = _sample(plan, progress)
     losses, seconds = [], 0.0
     with quiet_libraries():
-        for number, name in enumerate(plan.models):
-            shares = part(
-                progress, 0.1 + 0.9 * number / len(plan.models), 0.1 + 0.9 * (number + 1) / len(plan.models)
-            )
-            found, took = _losses_of(name, blocks, plan, shares)
+        for name, told in in_turn(plan.models, progress, 0.1):
+            found, took = _losses_of(name, blocks, plan, told)
             losses.append(found)
             seconds += took
     documents = [document for block in blocks for document in _read_block(Path(block))]

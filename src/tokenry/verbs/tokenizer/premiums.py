@@ -12,10 +12,11 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_folder_name
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.report.blocks import Block, Cell, Column, Figure, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Figure, Section, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.tokenization.premiums.grid_config import GridConfig
+from tokenry.verbs._estimates import interval_cell
 
 if TYPE_CHECKING:
     from tokenry.core.text.token_counts import Segments
@@ -196,7 +197,7 @@ def _spread(tables: Sequence[Mapping[str, Any]]) -> Table:
         [
             (
                 _name(table),
-                *(_with_interval(table["spread"][name], column.format) for name, column in columns),
+                *(interval_cell(**table["spread"][name], style=column.format) for name, column in columns),
                 *([count] if any(changed) else []),
             )
             for table, count in zip(tables, changed, strict=True)
@@ -220,7 +221,7 @@ def _languages(table: Mapping[str, Any], names: Mapping[str, str]) -> Table:
             (
                 names.get(row["language"], row["language"]),
                 row["tokens"],
-                _with_interval(row["premium"], ".2f"),
+                interval_cell(**row["premium"], style=".2f"),
                 row["byte_premium"],
                 row["bytes_per_token"],
                 (row["text_back"] or {}).get("summary"),
@@ -233,10 +234,6 @@ def _languages(table: Mapping[str, Any], names: Mapping[str, str]) -> Table:
 
 def _name(table: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (table["group"], table["name"])))
-
-
-def _with_interval(figure: Mapping[str, float], style: str) -> Cell:
-    return Cell(figure["value"], f"{figure['low']:{style}} to {figure['high']:{style}}")
 
 
 def _is_changed(row: Mapping[str, Any]) -> bool:
