@@ -153,6 +153,10 @@ class NextXModel(PreTrainedModel):
         self.head = nn.Linear(width, config.channels)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The classes: what FSDP2 shards apart from the blocks."""
+        return self.class_embedding
+
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for matrices, 0.02 for positions; modulations start at 0, so that every block starts as the identity.
 
