@@ -76,8 +76,8 @@ def test_frequent_words_are_units_and_rare_ones_are_spelled_in_bytes():
 
 @settings(max_examples=20, deadline=None)
 @given(st.text(min_size=1, max_size=40), st.integers(1, 4))
-def test_every_text_comes_back_from_whole_words_and_bytes(text, least):
-    units = WholeWordSpelling.of(lossless().words(text) * 2, least)
+def test_every_text_comes_back_from_whole_words_and_bytes(text, occurrences):
+    units = WholeWordSpelling.of(lossless().words(text) * 2, occurrences)
     coder = WordCoder(units, lossless(), 3)
     assert coder.text([coder.begin, *coder.words(text)]) == text
 
@@ -118,7 +118,7 @@ def test_a_batch_is_padded_behind_words_and_behind_texts():
             "'longer' has 6 units and words have at most 4",
         ),
         (lambda: WordCoder(ByteSpelling(), longest=0), "longest must be at least 1, got 0"),
-        (lambda: WholeWordSpelling.of(["a"], least=0), "least must be at least 1, got 0"),
+        (lambda: WholeWordSpelling.of(["a"], 0), "occurrences must be at least 1, got 0"),
         (
             lambda: WordCoder(CharacterSpelling("ab")).words("abc"),
             "the character 'c' is not among the 2 of the model",

@@ -206,10 +206,10 @@ class WholeWordSpelling:
     vocabulary: tuple[str, ...]
 
     @classmethod
-    def of(cls, words: Iterable[str], least: int = 3) -> "WholeWordSpelling":
+    def of(cls, words: Iterable[str], occurrences: int = 3) -> "WholeWordSpelling":
         """The words that occur so many times or more, the most frequent first."""
-        require_at_least(1, least=least)
-        return cls(tuple(word for word, count in Counter(words).most_common() if count >= least))
+        require_at_least(1, occurrences=occurrences)
+        return cls(tuple(word for word, count in Counter(words).most_common() if count >= occurrences))
 
     @property
     def size(self) -> int:
