@@ -141,7 +141,9 @@ def test_a_folder_without_words_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no words\.json: name the folder"):
         WordCoder.load(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps({"units": "syllables"}))
-    with pytest.raises(UserError, match="units must be one of bytes, characters, subwords, words, got 'syllables'"):
+    with pytest.raises(
+        UserError, match="units must be one of bytes, characters, subwords, words, got 'syllables'"
+    ):
         WordCoder.load(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps({"units": "bytes"}))
     with pytest.raises(UserError, match="is damaged"):

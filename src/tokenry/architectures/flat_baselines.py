@@ -120,7 +120,10 @@ class FlatLM(GPT2LMHeadModel):
         with evaluation_mode(self), torch.no_grad():
             for start in range(0, len(windows), batch_size):
                 part = windows[start : start + batch_size]
-                batch = {name: value.to(self.device) for name, value in collate_flat(part, self.config.whole_words).items()}
+                batch = {
+                    name: value.to(self.device)
+                    for name, value in collate_flat(part, self.config.whole_words).items()
+                }
                 self.require_room(batch["input_ids"].shape[1])
                 hidden = self.transformer(
                     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False

@@ -152,9 +152,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     model, checkpoints = _model(plan, coder), plan.output / "checkpoints"
     arguments = _arguments(plan, checkpoints)
     claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
-    collate: Any = (
-        partial(collate_flat, whole_words=model.config.whole_words) if plan.flat else collate_words
-    )
+    collate: Any = partial(collate_flat, whole_words=model.config.whole_words) if plan.flat else collate_words
     windows = word_windows(spelled, coder.begin, plan.max_words)
     trainer = Trainer(
         model,
