@@ -28,7 +28,7 @@ def run(kind: str, folder: Path, ranks: int = 1, ragged: bool = False) -> dict[s
     arguments = TrainingArguments(
         str(folder), max_steps=3, per_device_train_batch_size=4 // ranks, learning_rate=0.1, optim="sgd", report_to=[], use_cpu=True,
         disable_tqdm=True, save_strategy="no", train_sampling_strategy="sequential", remove_unused_columns=False,
-        **({"ddp_backend": "gloo", "ddp_timeout": 60} if ranks > 1 else {}),
+        **({"ddp_backend": "gloo", "ddp_timeout": 60, "ddp_find_unused_parameters": False} if ranks > 1 else {}),
     )  # fmt: skip
     trainer = Trainer(
         make(),

@@ -42,7 +42,7 @@ def trained(model: ContinuousTokenLM, samples: list[SpokenSample], folder: Path,
     arguments = TrainingArguments(
         str(folder), max_steps=2, per_device_train_batch_size=4 // ranks, learning_rate=0.1, optim="sgd", report_to=[], use_cpu=True,
         disable_tqdm=True, save_strategy="no", train_sampling_strategy="sequential",
-        **({"ddp_backend": "gloo", "ddp_timeout": 60} if ranks > 1 else {}),
+        **({"ddp_backend": "gloo", "ddp_timeout": 60, "ddp_find_unused_parameters": False} if ranks > 1 else {}),
     )  # fmt: skip
     Trainer(model, arguments, train_dataset=samples, data_collator=StreamCollator(2)).train()
 
