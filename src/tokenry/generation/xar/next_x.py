@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import PreTrainedModel
@@ -74,6 +74,10 @@ class NextXModel(PreTrainedModel):
         self.decoder_input = nn.Linear(width, width)
         self.head = nn.Linear(width, config.channels)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The classes: what FSDP2 shards apart from the blocks."""
+        return self.class_embedding
 
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for matrices, 0.02 for positions; modulations start at 0, so that every block starts as the identity.
@@ -143,12 +147,11 @@ class NextXModel(PreTrainedModel):
         at = torch.cat([torch.arange(starts[entity], starts[entity + 1]) for entity in entities])
         half = self.config.hidden_size // self.config.num_attention_heads // 2
         frequencies = self.config.rope_theta ** -(torch.arange(half // 2) * 2 / half)
-        angles = partition.coordinates[at][:, :, None] * frequencies
-        angles = angles.repeat_interleave(2, dim=2).flatten(1)
+        angles = (partition.coordinates[at][:, :, None] * frequencies).flatten(1)
         return EntityLayout(
             tuple(partition.sizes[entity] for entity in entities),
             self._position_rows(partition)[at].to(device),
-            torch.stack([angles.cos(), angles.sin()]).to(device),
+            torch.polar(torch.ones_like(angles), angles).to(device),
         )
 
     def velocity(
@@ -248,12 +251,12 @@ class EntityLayout:
     Attributes:
         sizes: tokens of each entity.
         rows: row of each token in the tables of positions.
-        rotation: cosines and sines of the rotary positions: the first half of a head turns by row, the second by column.
+        rotation: rotary positions, a complex number of length 1 for each pair of a head: the first half turns by row, the second by column.
     """
 
     sizes: tuple[int, ...]
     rows: Int[Tensor, "tokens"]
-    rotation: Float[Tensor, "2 tokens head"]
+    rotation: Complex[Tensor, "tokens pairs"]
 
     @property
     def _equal(self) -> bool:
@@ -303,10 +306,10 @@ class NextXBlock(GradientCheckpointingLayer):
         x = layout.by_entity(x)
         inside = self._modulated(x, rows["shift1"], rows["scale1"])
         attended = self._attention(layout.flat(inside), layout.rotation, mask, number, cache)
-        x = x + rows["gate1"] * layout.by_entity(attended)
+        x = torch.addcmul(x, rows["gate1"], layout.by_entity(attended))
         inside = self._modulated(x, rows["shift2"], rows["scale2"])
-        x = x + rows["gate2"] * self.dropped(self.down(gelu(self.gate(inside)) * self.up(inside)))
-        return layout.flat(x)
+        made = self.dropped(self.down(gelu(self.gate(inside)) * self.up(inside)))
+        return layout.flat(torch.addcmul(x, rows["gate2"], made))
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return modulate(rms_norm(x), shift, scale).to(self.qkv.weight.dtype)
@@ -314,8 +317,10 @@ class NextXBlock(GradientCheckpointingLayer):
     def _attention(
         self, inside: Tensor, rotation: Tensor, mask: Tensor | None, number: int, cache: "EntityCache | None"
     ) -> Tensor:
-        query, key, value = self.qkv(inside).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = _rotated(query, rotation), _rotated(key, rotation)
+        query_key, value = (
+            self.qkv(inside).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split([2, 1])
+        )
+        (query, key), value = _rotated(query_key, rotation), value[0]
         if cache is not None:
             key, value = cache.write(number, key, value)
         found = scaled_dot_product_attention(
@@ -365,11 +370,12 @@ def _offsets(partitions: Sequence[Partition]) -> tuple[dict[int, int], int]:
     return offsets, rows
 
 
-def _rotated(x: Float[Tensor, "batch heads tokens head"], rotation: Tensor) -> Tensor:
+def _rotated(
+    x: Float[Tensor, "*batch tokens head"], rotation: Complex[Tensor, "tokens pairs"]
+) -> Float[Tensor, "*batch tokens head"]:
     """Each adjacent pair of a head turned by its angle."""
-    precise, (cosines, sines) = _precise(x), rotation
-    turned = torch.stack([-precise[..., 1::2], precise[..., ::2]], dim=-1).flatten(-2)
-    return (precise * cosines + turned * sines).to(x.dtype)
+    pairs = torch.view_as_complex(_precise(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 def _precise(x: Tensor) -> Tensor:

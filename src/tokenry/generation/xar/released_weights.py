@@ -41,6 +41,8 @@ def with_released_weights(model: NextXModel, weights: dict[str, Tensor]) -> Next
     config, order = model.config, model.partitions[0].order
     found = {}
     for name, weight in weights.items():
+        if name == "mask" or ".attn.rope." in name:  # tables, which are computed here
+            continue
         if name.endswith("pos_embed_learned"):
             in_grid = torch.empty_like(weight[0])
             if len(order) != len(in_grid):
