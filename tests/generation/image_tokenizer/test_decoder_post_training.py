@@ -119,7 +119,7 @@ def test_the_discriminator_leaves_no_gradient_in_the_decoder_and_the_other_way_r
     tokenizer.decoder[1].p = 0.0
     expected, judge = copy.deepcopy(tokenizer), copy.deepcopy(discriminator)
     config = PostTrainingConfig(
-        steps=1, batch_size=12, learning_rate=1e-2, lecam_weight=0, max_gradient_norm=1e9
+        steps=1, batch_size=12, learning_rate=1e-2, lecam_weight=0, max_gradient_norm=1e9, cutout=0
     )
     given = DecoderPairs(tokenizer.encode(PICTURES), torch.arange(12))
     post_train_decoder(tokenizer, given, PICTURES, config, perceptual, discriminator)
@@ -184,6 +184,7 @@ def test_two_processes_train_one_decoder_and_change_nothing_else(tmp_path):
             "there are 12 pairs and batch_size is 13: draw more, or lower batch_size",
         ),
         (lambda folder: PostTrainingConfig(steps=0), "steps must be at least 1, got 0"),
+        (lambda folder: PostTrainingConfig(cutout=1.2), r"cutout must be in \[0, 1\], got 1.2"),
         (
             lambda folder: PostTrainingConfig(perceptual_weight=-1),
             "perceptual_weight must be at least 0, got -1",

@@ -7,6 +7,7 @@ from tests.golden import golden_arrays
 from tokenry.generation.image_tokenizer.tokenizer_losses import (
     LeCam,
     adaptive_weight,
+    cutout,
     hinge_discriminator,
     hinge_generator,
     semantic_loss,
@@ -34,6 +35,21 @@ def test_the_released_hinge_and_regulariser(released):
     close(lecam.real, released["lecam_ema_real"])
     close(lecam.fake, released["lecam_ema_fake"])
     close(lecam(real, fake), released["lecam_reg"])
+
+
+@pytest.mark.parametrize("size", [(10, 15), (20,)])
+def test_a_box_of_the_asked_size_is_grey_and_lets_no_gradient_through(size):
+    torch.manual_seed(0)
+    images = torch.ones(200, 2, *size, requires_grad=True)
+    seen = cutout(images, 0.2)
+    hidden = (seen == 0).flatten(1).sum(1) / 2
+    assert hidden.max() == torch.tensor([0.2 * side for side in size]).prod()
+    assert hidden.min() >= 1
+    assert not (seen == 0).all(0).any(), "anywhere"
+    assert (seen == 0).any(0).all()
+    seen.sum().backward()
+    assert torch.equal(images.grad, seen.detach())
+    assert torch.equal(cutout(images, 0), images)
 
 
 def test_the_released_weight(released):

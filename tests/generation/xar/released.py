@@ -8,11 +8,15 @@ from tokenry.generation.xar.released_weights import with_released_weights
 
 
 def released_weights(data):
-    """The weights under the authors' names; classes that the file does not hold are 0."""
+    """The weights under the authors' names with the tables that their checkpoints hold too; classes that the file does not hold are 0."""
     weights = {name.removeprefix("w/"): value for name, value in data.items() if name.startswith("w/")}
     classes = torch.zeros(1001, int(data["dim"]))
     classes[data["labels"]], classes[1000] = data["class_emb_rows"], data["null_class_emb"]
-    return weights | {"class_emb.weight": classes}
+    tables = {
+        "mask": torch.zeros(1, 1, 256, 256),
+        "encoder_blocks.0.attn.rope.freqs_cos": torch.ones(256, 12),
+    }
+    return weights | {"class_emb.weight": classes} | tables
 
 
 def released_config(data, **options):

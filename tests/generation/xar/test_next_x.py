@@ -4,9 +4,11 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
+from tests.fresh_process import run_ranks
+from tests.generation.xar import two_ranks
 from tests.generation.xar.released import released_config, released_model, released_weights
 from tests.generation.xar.tiny_next_x import next_x, rows
 from tests.golden import golden_arrays
@@ -44,10 +46,11 @@ def test_rotary_positions_are_the_reference(name, entities):
     head = int(data["head_dim"])
     model = NextXModel(NextXConfig(hidden_size=2 * head, num_attention_heads=2, num_encoder_layers=1, num_decoder_layers=0))  # fmt: skip
     rotation = model.layout(model.partitions[0], entities).rotation
-    found = _rotated(data["q"][:, :, : rotation.shape[1]], rotation)
+    found = _rotated(data["q"][:, :, : len(rotation)], rotation)
     torch.testing.assert_close(found, data[name], atol=1e-5, rtol=0)
     if entities is None:
-        torch.testing.assert_close(rotation, torch.stack([data["cos"], data["sin"]]), atol=1e-5, rtol=0)
+        expected = torch.complex(data["cos"], data["sin"])[:, ::2]  # the authors write each angle twice
+        torch.testing.assert_close(rotation, expected, atol=1e-5, rtol=0)
 
 
 def test_released_weights_are_read_from_a_file(tmp_path):
@@ -214,6 +217,18 @@ def test_a_stock_trainer_trains_evaluates_averages_and_resumes(tmp_path):
 def test_batches_are_accumulated(tmp_path):
     trainer = trained(tmp_path, 2, gradient_accumulation_steps=2, save_strategy="no", bf16=True)
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.distributed
+@pytest.mark.newer("transformers")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_end_with_the_weights_and_averages_of_one(strategy, tmp_path):
+    for ended in run_ranks("tests.generation.xar.two_ranks", str(tmp_path), strategy, folder=tmp_path):
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    expected = two_ranks.trained(tmp_path / "one")
+    for rank in (0, 1):
+        found = load_file(tmp_path / f"{strategy}-{rank}.safetensors")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def without(weights, name):

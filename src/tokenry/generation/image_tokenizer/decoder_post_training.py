@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.fingerprints import model_fingerprint
@@ -37,6 +37,7 @@ from tokenry.generation.image_tokenizer.drawn_pairs import DecoderPairs, ImagesB
 from tokenry.generation.image_tokenizer.tokenizer_losses import (
     LeCam,
     adaptive_weight,
+    cutout,
     hinge_discriminator,
     hinge_generator,
 )
@@ -58,6 +59,7 @@ class PostTrainingConfig:
         perceptual_weight: weight of the perceptual term.
         adversarial_weight: weight of the adversarial term, beside the one that is computed; 0 for no discriminator.
         lecam_weight: weight of LeCam.
+        cutout: share of the sides of the box that the discriminator does not see; 0 for none.
         max_gradient_norm: largest norm of the gradient of either part.
         bfloat16: compute in mixed precision.
         seed: random seed of the order and of dropout.
@@ -72,6 +74,7 @@ class PostTrainingConfig:
     perceptual_weight: float | int = 1.0
     adversarial_weight: float | int = 0.5
     lecam_weight: float | int = 0.001
+    cutout: float | int = 0.2
     max_gradient_norm: float | int = 1.0
     bfloat16: bool = False
     seed: int = 0
@@ -79,6 +82,7 @@ class PostTrainingConfig:
     allow_blur: bool = False
 
     def __post_init__(self) -> None:
+        require_fraction(self.cutout, "cutout")
         require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         require_at_least(
             0,
@@ -212,12 +216,13 @@ class _Losses:
     ) -> Tensor:
         """The decoder's adversarial term and the loss of the discriminator, each without a gradient for the other."""
         judge, lecam = self._parts["discriminator"], cast(LeCam, self._parts["lecam"])
+        hidden = partial(cutout, share=self._config.cutout)
         held = {name: weight.detach() for name, weight in judge.named_parameters()}
-        values["adversarial"] = hinge_generator(functional_call(judge, held, (made,)))
+        values["adversarial"] = hinge_generator(functional_call(judge, held, (hidden(made),)))
         weight = torch.ones(())
         if torch.is_grad_enabled():
             weight = adaptive_weight(reconstruction, values["adversarial"], self._last_layer)
-        of_real, of_made = judge(real), judge(made.detach())
+        of_real, of_made = judge(hidden(real)), judge(hidden(made.detach()))
         lecam.update(of_real, of_made)
         values["discriminator"] = hinge_discriminator(of_real, of_made)
         return (

@@ -2,10 +2,11 @@
 
     hinge       discriminator ½ (mean relu(1 − D real) + mean relu(1 + D fake)),  generator − mean D fake
     LeCam       mean relu(D real − ema_fake)² + mean relu(ema_real − D fake)²      ema ← 0.999 ema + 0.001 mean logits
+    cutout      one rectangle of what the discriminator sees, real or made, is grey: a fifth of each side, anywhere
     weight      |∇ reconstruction| / (|∇ adversarial| + 1e-4) in the last layer of the decoder, at most 1e4, without a gradient
     semantic    mean of both cross-entropies of scale · a bᵀ, row i against row i
 
-Sources: VQGAN, arXiv 2012.09841, for hinge and weight; LeCam, arXiv 2104.03310; RobusTok, arXiv 2509.12474, for the semantic term.
+Sources: VQGAN, arXiv 2012.09841, for hinge and weight; LeCam, arXiv 2104.03310; DiffAugment, arXiv 2006.10738; RobusTok, arXiv 2509.12474, for the semantic term.
 """
 
 import torch
@@ -24,6 +25,19 @@ def hinge_discriminator(real: Float[Tensor, "*logits"], fake: Float[Tensor, "*lo
 def hinge_generator(fake: Float[Tensor, "*logits"]) -> Float[Tensor, ""]:
     """The decoder's adversarial loss."""
     return -fake.mean()
+
+
+def cutout(
+    images: Float[Tensor, "batch channels *size"], share: float | int
+) -> Float[Tensor, "batch channels *size"]:
+    """Grey out one box of each image, whose sides are that share of the image's; a part of it may lie outside."""
+    hidden = torch.ones(len(images), *[1] * (images.ndim - 2), dtype=torch.bool, device=images.device)
+    for axis, length in enumerate(images.shape[2:], start=1):
+        side, places = int(share * length + 0.5), torch.arange(length, device=images.device)
+        start = torch.randint(length, (len(images), 1), device=images.device) - side // 2
+        inside = (places >= start) & (places < start + side)
+        hidden = hidden & inside.view(-1, *[length if dim == axis else 1 for dim in range(1, hidden.ndim)])
+    return images.masked_fill(hidden[:, None], 0.0)
 
 
 class LeCam(nn.Module):

@@ -14,99 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of
+from tokenry.core.errors import UserError
 from tokenry.generation.conditioning import Modulation, TimeEmbedding, modulate, rms_norm
 from tokenry.generation.flow_matching import flow_matching_loss, flow_path, logit_normal_times, require_times
+from tokenry.generation.xar.next_x_config import NextXConfig
 from tokenry.generation.xar.partitions import Partition
 
 ROWS = ("gate1", "gate2", "scale1", "scale2", "shift1", "shift2")
 """What the modulation of a block holds, in the order of the released weights."""
-
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 48, "num_encoder_layers": 1, "num_decoder_layers": 2, "num_attention_heads": 4},
-    "B": {"hidden_size": 768, "num_encoder_layers": 8, "num_decoder_layers": 8, "num_attention_heads": 12},
-    "L": {"hidden_size": 1024, "num_encoder_layers": 16, "num_decoder_layers": 16, "num_attention_heads": 16},
-    "H": {"hidden_size": 1280, "num_encoder_layers": 20, "num_decoder_layers": 20, "num_attention_heads": 16},
-}
-"""The paper's sizes (172.6 M, 608.4 M, 1186 M parameters), and one for small grids."""
-
-
-class NextXConfig(PretrainedConfig):
-    """The shape of a `NextXModel`.
-
-    Args:
-        channels: channels of the latents.
-        height: rows of the grid.
-        width: columns of the grid.
-        partitions: what is predicted at once; of several, each training batch draws one, and sampling may take any.
-        classes: number of classes; one more, the last, stands for no class.
-        hidden_size: width.
-        num_encoder_layers: blocks before the projection in the middle.
-        num_decoder_layers: blocks behind it.
-        num_attention_heads: heads.
-        dropout: dropout of attention and behind its and the MLP's projection.
-        label_dropout: share of the training images whose class is withheld.
-        continuous_time: whether the embedding of the time is not cut to thousandths; released weights need it cut.
-        clean_context: whether training shows the clean entities before each noisy one, in 2 N tokens: teacher forcing, the control.
-        rope_theta: base of the rotary frequencies.
-    """
-
-    model_type = "next_x"
-
-    def __init__(
-        self,
-        channels: int = 16,
-        height: int = 16,
-        width: int = 16,
-        partitions: Sequence[str] = ("cell:8",),
-        classes: int = 1000,
-        hidden_size: int = 768,
-        num_encoder_layers: int = 8,
-        num_decoder_layers: int = 8,
-        num_attention_heads: int = 12,
-        dropout: float = 0.1,
-        label_dropout: float = 0.1,
-        continuous_time: bool = False,
-        clean_context: bool = False,
-        rope_theta: float = 10_000.0,
-        **options: Any,
-    ) -> None:
-        require_at_least(
-            1, channels=channels, height=height, width=width, classes=classes, num_attention_heads=num_attention_heads
-        )  # fmt: skip
-        require_at_least(0, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
-        require_fraction(label_dropout, "label_dropout")
-        require_fraction(dropout, "dropout")
-        if hidden_size % (4 * num_attention_heads):
-            raise UserError(
-                f"hidden_size must be a multiple of 4 · num_attention_heads = {4 * num_attention_heads}: heads are turned by row and by "
-                f"column in pairs; got {hidden_size}."
-            )
-        if not partitions:
-            raise UserError("give at least one partition, such as cell:8.")
-        for name in partitions:
-            Partition.named(name, height, width)
-        self.channels, self.height, self.width, self.classes = channels, height, width, classes
-        self.partitions = list(partitions)
-        self.hidden_size, self.num_attention_heads = hidden_size, num_attention_heads
-        self.num_encoder_layers, self.num_decoder_layers = num_encoder_layers, num_decoder_layers
-        self.num_hidden_layers = num_encoder_layers + num_decoder_layers
-        self.dropout, self.label_dropout = dropout, label_dropout
-        self.continuous_time, self.clean_context, self.rope_theta = continuous_time, clean_context, rope_theta
-        super().__init__(**options)
-
-    @classmethod
-    def of_size(cls, size: str, **options: Any) -> "NextXConfig":
-        """The configuration of one of the `SIZES`; options overwrite it."""
-        require_one_of(size, tuple(SIZES), "size")
-        return cls(**(SIZES[size] | options))
 
 
 @dataclass
@@ -152,6 +74,10 @@ class NextXModel(PreTrainedModel):
         self.decoder_input = nn.Linear(width, width)
         self.head = nn.Linear(width, config.channels)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The classes: what FSDP2 shards apart from the blocks."""
+        return self.class_embedding
 
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for matrices, 0.02 for positions; modulations start at 0, so that every block starts as the identity.
@@ -221,12 +147,11 @@ class NextXModel(PreTrainedModel):
         at = torch.cat([torch.arange(starts[entity], starts[entity + 1]) for entity in entities])
         half = self.config.hidden_size // self.config.num_attention_heads // 2
         frequencies = self.config.rope_theta ** -(torch.arange(half // 2) * 2 / half)
-        angles = partition.coordinates[at][:, :, None] * frequencies
-        angles = angles.repeat_interleave(2, dim=2).flatten(1)
+        angles = (partition.coordinates[at][:, :, None] * frequencies).flatten(1)
         return EntityLayout(
             tuple(partition.sizes[entity] for entity in entities),
             self._position_rows(partition)[at].to(device),
-            torch.stack([angles.cos(), angles.sin()]).to(device),
+            torch.polar(torch.ones_like(angles), angles).to(device),
         )
 
     def velocity(
@@ -326,12 +251,12 @@ class EntityLayout:
     Attributes:
         sizes: tokens of each entity.
         rows: row of each token in the tables of positions.
-        rotation: cosines and sines of the rotary positions: the first half of a head turns by row, the second by column.
+        rotation: rotary positions, a complex number of length 1 for each pair of a head: the first half turns by row, the second by column.
     """
 
     sizes: tuple[int, ...]
     rows: Int[Tensor, "tokens"]
-    rotation: Float[Tensor, "2 tokens head"]
+    rotation: Complex[Tensor, "tokens pairs"]
 
     @property
     def _equal(self) -> bool:
@@ -381,10 +306,10 @@ class NextXBlock(GradientCheckpointingLayer):
         x = layout.by_entity(x)
         inside = self._modulated(x, rows["shift1"], rows["scale1"])
         attended = self._attention(layout.flat(inside), layout.rotation, mask, number, cache)
-        x = x + rows["gate1"] * layout.by_entity(attended)
+        x = torch.addcmul(x, rows["gate1"], layout.by_entity(attended))
         inside = self._modulated(x, rows["shift2"], rows["scale2"])
-        x = x + rows["gate2"] * self.dropped(self.down(gelu(self.gate(inside)) * self.up(inside)))
-        return layout.flat(x)
+        made = self.dropped(self.down(gelu(self.gate(inside)) * self.up(inside)))
+        return layout.flat(torch.addcmul(x, rows["gate2"], made))
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return modulate(rms_norm(x), shift, scale).to(self.qkv.weight.dtype)
@@ -392,8 +317,10 @@ class NextXBlock(GradientCheckpointingLayer):
     def _attention(
         self, inside: Tensor, rotation: Tensor, mask: Tensor | None, number: int, cache: "EntityCache | None"
     ) -> Tensor:
-        query, key, value = self.qkv(inside).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = _rotated(query, rotation), _rotated(key, rotation)
+        query_key, value = (
+            self.qkv(inside).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split([2, 1])
+        )
+        (query, key), value = _rotated(query_key, rotation), value[0]
         if cache is not None:
             key, value = cache.write(number, key, value)
         found = scaled_dot_product_attention(
@@ -443,11 +370,12 @@ def _offsets(partitions: Sequence[Partition]) -> tuple[dict[int, int], int]:
     return offsets, rows
 
 
-def _rotated(x: Float[Tensor, "batch heads tokens head"], rotation: Tensor) -> Tensor:
+def _rotated(
+    x: Float[Tensor, "*batch tokens head"], rotation: Complex[Tensor, "tokens pairs"]
+) -> Float[Tensor, "*batch tokens head"]:
     """Each adjacent pair of a head turned by its angle."""
-    precise, (cosines, sines) = _precise(x), rotation
-    turned = torch.stack([-precise[..., 1::2], precise[..., ::2]], dim=-1).flatten(-2)
-    return (precise * cosines + turned * sines).to(x.dtype)
+    pairs = torch.view_as_complex(_precise(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 def _precise(x: Tensor) -> Tensor:

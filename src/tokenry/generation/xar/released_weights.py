@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenry.core.errors import UserError
-from tokenry.generation.xar.next_x import NextXConfig, NextXModel
+from tokenry.generation.xar.next_x import NextXModel
+from tokenry.generation.xar.next_x_config import NextXConfig
 
 
 def load_released_next_x(path: str | Path, config: NextXConfig) -> NextXModel:
@@ -40,6 +41,8 @@ def with_released_weights(model: NextXModel, weights: dict[str, Tensor]) -> Next
     config, order = model.config, model.partitions[0].order
     found = {}
     for name, weight in weights.items():
+        if name == "mask" or ".attn.rope." in name:  # tables, which are computed here
+            continue
         if name.endswith("pos_embed_learned"):
             in_grid = torch.empty_like(weight[0])
             if len(order) != len(in_grid):

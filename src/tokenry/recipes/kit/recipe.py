@@ -17,6 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
 from tokenry.models.quiet import quiet_libraries
 from tokenry.papers import Scale, paper
@@ -34,6 +35,7 @@ class RecipeRun:
         progress: receives the present stage and the share done; see `Progress`.
         settings: filled by the experiment: everything needed to repeat it, and the figures behind the claims.
         plots: files drawn, relative to `output`.
+        data: folder of data for a recipe that takes some; by default those that it makes or that libraries bring.
     """
 
     slug: str
@@ -43,6 +45,7 @@ class RecipeRun:
     progress: Progress
     settings: dict[str, Any] = field(default_factory=dict)
     plots: list[Path] = field(default_factory=list)
+    data: Path | None = None
 
     @contextmanager
     def figure(self, width: float | int, height: float | int) -> Iterator[Figure]:
@@ -65,39 +68,49 @@ class Recipe:
         slug: slug of the paper in the catalogue.
         experiment: function that yields the claims, the headline first.
         scales: sizes of the experiment at each scale.
+        takes: name of the data that a folder may hold for it; empty where it takes none.
     """
 
     slug: str
     experiment: Experiment
     scales: Mapping[Scale, Any]
+    takes: str = ""
 
     @property
     def title(self) -> str:
         """Title of the paper."""
         return paper(self.slug).title
 
-    def run(self, scale: Scale, output: Path, progress: Progress) -> Reproduction:
-        """Run the experiment; its plots go into `output`, an existing folder."""
+    def run(self, scale: Scale, output: Path, progress: Progress, data: Path | None = None) -> Reproduction:
+        """Run the experiment; its plots go into `output`, an existing folder.
+
+        Raises:
+            UserError: data for a recipe that takes none.
+        """
+        if data is not None and not self.takes:
+            raise UserError(f"the recipe of {self.slug} takes no data: leave --data out.")
         started = time.perf_counter()
-        run = RecipeRun(self.slug, scale, self.scales[scale], output, progress)
+        run = RecipeRun(self.slug, scale, self.scales[scale], output, progress, data=data)
         with quiet_libraries():
             claims = tuple(self.experiment(run))
         if len(claims) > MOST_CLAIMS:
             raise ValueError(
                 f"{self.slug} makes {len(claims)} claims: a headline and at most {MOST_CLAIMS - 1} more."
             )
-        settings = {"scale": scale, **run.settings}
+        told = {} if data is None else {"data": f"{self.takes}, {data}"}
+        settings = {"scale": scale, **told, **run.settings}
         return Reproduction(
             self.slug, claims, settings, time.perf_counter() - started, plots=tuple(run.plots)
         )
 
 
-def recipe(slug: str, *, laptop: Any, paper: Any) -> Callable[[Experiment], Recipe]:
+def recipe(slug: str, *, laptop: Any, paper: Any, takes: str = "") -> Callable[[Experiment], Recipe]:
     """Turn a function that yields the claims of a run into the recipe of a paper.
 
     Args:
         slug: slug of the paper in the catalogue.
         laptop: sizes that take minutes on two CPU cores.
         paper: sizes of the paper's models and data.
+        takes: name of the data that the experiment reads from `run.data` where it is given.
     """
-    return lambda experiment: Recipe(slug, experiment, {"laptop": laptop, "paper": paper})
+    return lambda experiment: Recipe(slug, experiment, {"laptop": laptop, "paper": paper}, takes)

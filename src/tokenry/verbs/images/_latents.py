@@ -5,7 +5,7 @@ A shard holds `latents` (n, channels, height, width) and `labels` (n,); its meta
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class LatentSource:
         vae: folder of the autoencoder, where there is one.
         shift: what is taken from the autoencoder's latents.
         scale: what they are then multiplied by, so that they vary as much as the noise.
+        crop: side of the squares that images were cut and resized to.
     """
 
     kind: str
@@ -47,11 +48,19 @@ class LatentSource:
     vae: str | None = None
     shift: float = 0.0
     scale: float = 1.0
+    crop: int | None = None
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "LatentSource":
         """As `asdict` wrote it."""
         return cls(**{**stored, "classes": tuple(stored["classes"])})
+
+    @property
+    def preparation(self) -> str:
+        """Crop and size of the images in words."""
+        if self.kind == "latents":
+            return "latents as given"
+        return "images as they are" if self.crop is None else f"middle square, {self.crop} × {self.crop} px"
 
 
 class LatentRows(Dataset):
@@ -173,10 +182,9 @@ def read_latents(
     files = find_images(data)
     classes = sorted({_class_of(file) for file in files})
     coder = Coder(None if vae is None else str(vae), device)
-    source = coder.source(tuple(classes), scale)
+    source = replace(coder.source(tuple(classes), scale), crop=crop)
     settings = {
         "images": fingerprint([(file.name, file.path.stat().st_size) for file in files]),
-        "crop": crop,
         **asdict(source),
     }
     Workspace(output, settings, "latents.json").claim(
@@ -187,7 +195,7 @@ def read_latents(
         shard = output / SHARD.format(number)
         if not shard.exists():
             progress(f"encoding images, shard {number + 1} of {len(starts)}", number / len(starts))
-            _encode(files[start : start + _ROWS], shard, coder, source, crop, files[0])
+            _encode(files[start : start + _ROWS], shard, coder, source, files[0])
     return LatentRows(output)
 
 
@@ -196,7 +204,6 @@ def _encode(
     shard: Path,
     coder: "Coder",
     source: LatentSource,
-    crop: int | None,
     first: ImageFile,
 ) -> None:
     latents, size, channels = [], None, 3
@@ -205,8 +212,8 @@ def _encode(
     for start in range(0, len(files), _BATCH):
         batch = []
         for file in files[start : start + _BATCH]:
-            image = _read(file, crop, "L" if channels == 1 else "RGB")
-            size = size or _read(first, crop, "L").size
+            image = _read(file, source.crop, "L" if channels == 1 else "RGB")
+            size = size or _read(first, source.crop, "L").size
             if image.size != size:
                 raise UserError(
                     f"{first.name} is {size[0]} × {size[1]} and {file.name} {image.size[0]} × {image.size[1]}: one model takes one size; "

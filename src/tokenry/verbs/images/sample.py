@@ -38,7 +38,7 @@ class Plan:
         solver: sde, as the paper's code, or ode.
         guidance: weight of the class at the last entity; 1 for none.
         unit: what is generated at once, where the model was trained on several; by default the first.
-        reference: images or latents like those of the training: how far the samples are from them.
+        reference: images, which are prepared as those of the training were, or latents: how far the samples are from them.
         features: an image encoder whose features the distance is measured in, a folder or hub name; by default the latents, averaged.
         batch_size: images at once.
         seed: of the first image; each has its own.
@@ -114,7 +114,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Samples of {plan.run.name}", data, lay_out(data))
 
 
@@ -160,7 +159,7 @@ def _reference(plan: Plan, model: "NextXModel", source: "LatentSource") -> "Late
         plan.reference,
         plan.output / "reference",
         None if encoded or source.vae is None else Path(source.vae),
-        None,
+        source.crop,
         source.scale,
         torch.device("cpu"),
         lambda what, share: None,
@@ -199,6 +198,7 @@ def _distance(
         "high": estimate.high,
         "reference": str(plan.reference),
         "reference_images": known.samples,
+        "preparation": f"{reference.source.preparation}; grid of {' × '.join(map(str, reference.shape[1:]))}",
         "features": plan.features or "latents, averaged",
         "dimensions": len(known.mean),
     }
@@ -326,6 +326,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _distance_table(data: Mapping[str, Any], distance: Mapping[str, Any]) -> Table:
+    prepared = f" ({distance['preparation']})" if "preparation" in distance else ""
     return Table(
         "Fréchet distance to real images",
         ("features", Column("dimensions"), Column("distance", "95 % interval", ".3g")),
@@ -337,7 +338,7 @@ def _distance_table(data: Mapping[str, Any], distance: Mapping[str, Any]) -> Tab
             )
         ],
         notes=[
-            f"{data['images']:,} samples beside {distance['reference_images']:,} images of {distance['reference']}. The distance of few "
-            "samples is biased upward: compare those of equal numbers, of the same reference and features."
+            f"{data['images']:,} samples beside {distance['reference_images']:,} images of {distance['reference']}"
+            f"{prepared}. The distance of few samples is biased upward: compare those of equal numbers, of the same reference and features."
         ],
     )
