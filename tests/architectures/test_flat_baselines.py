@@ -10,17 +10,22 @@ from tokenry.architectures import FlatConfig, FlatLM, collate_flat, flat_units
 from tokenry.core.errors import UserError
 
 
-def test_words_are_scored_from_their_units_and_ends():
-    model, texts = flat_lm(), windows(1)
+@pytest.mark.parametrize("whole_words", [0, 4])
+def test_words_are_scored_from_their_units_and_ends(whole_words):
+    model, texts = flat_lm(whole_words=whole_words), windows(1)
+    if whole_words:
+        texts = [[word[:1] if word[0] <= whole_words else word for word in text] for text in texts]
     for text, (nll, right) in zip(texts, model.score_words(texts, batch_size=3), strict=True):
-        units = torch.tensor([flat_units(text)])
+        spelled = [word if word[0] <= whole_words else (*word, 0) for word in text]
+        units = torch.tensor([flat_units(text, whole_words)])
+        assert units[0].tolist() == [unit for word in spelled for unit in word]
         logits = model(input_ids=units).logits[0, :-1]
         of_units = cross_entropy(logits, units[0, 1:], reduction="none")
-        place = len(text[0])
-        for number, word in enumerate(text[1:]):
-            told = slice(place, place + len(word) + 1)
+        place = len(spelled[0]) - 1
+        for number, word in enumerate(spelled[1:]):
+            told = slice(place, place + len(word))
             assert nll[number] == pytest.approx(of_units[told].sum().item(), abs=1e-4)
-            assert right[number] == (logits[told].argmax(1).tolist() == [*word, 0])
+            assert right[number] == (logits[told].argmax(1).tolist() == [*word])
             place = told.stop
 
 

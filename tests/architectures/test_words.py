@@ -13,6 +13,7 @@ from tokenry.architectures import (
     ByteSpelling,
     CharacterSpelling,
     SubwordSpelling,
+    WholeWordSpelling,
     WordCoder,
     WordSplitter,
     collate_words,
@@ -64,12 +65,30 @@ def test_words_of_the_paper_stand_between_spaces():
     assert coder.text_bytes("To be,\nor not") == len("To be , or not ")
 
 
-@pytest.mark.parametrize("kind", ["bytes", "characters", "subwords"])
+def test_frequent_words_are_units_and_rare_ones_are_spelled_in_bytes():
+    units = WholeWordSpelling.of(["the"] * 4 + ["cat"] * 3 + ["dog"] * 2)
+    assert units.vocabulary == ("the", "cat")
+    assert units.encode("cat") == [2]
+    assert units.encode("do") == [3 + ord("d"), 3 + ord("o")]
+    assert units.decode([1, *units.encode("é"), 0, units.begin]) == "theé"
+    assert units.begin == units.size - 1 > 2 + 256
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(min_size=1, max_size=40), st.integers(1, 4))
+def test_every_text_comes_back_from_whole_words_and_bytes(text, occurrences):
+    units = WholeWordSpelling.of(lossless().words(text) * 2, occurrences)
+    coder = WordCoder(units, lossless(), 3)
+    assert coder.text([coder.begin, *coder.words(text)]) == text
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "subwords", "words"])
 def test_a_coder_is_the_same_after_it_was_saved(kind, tmp_path):
     units = {
         "bytes": ByteSpelling(),
         "characters": CharacterSpelling("abc "),
         "subwords": SubwordSpelling(byte_level()),
+        "words": WholeWordSpelling(("abc",)),
     }
     coder = WordCoder(units[kind], lossless(), 3)
     coder.save(tmp_path)
@@ -99,6 +118,7 @@ def test_a_batch_is_padded_behind_words_and_behind_texts():
             "'longer' has 6 units and words have at most 4",
         ),
         (lambda: WordCoder(ByteSpelling(), longest=0), "longest must be at least 1, got 0"),
+        (lambda: WholeWordSpelling.of(["a"], 0), "occurrences must be at least 1, got 0"),
         (
             lambda: WordCoder(CharacterSpelling("ab")).words("abc"),
             "the character 'c' is not among the 2 of the model",
@@ -121,7 +141,9 @@ def test_a_folder_without_words_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no words\.json: name the folder"):
         WordCoder.load(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps({"units": "syllables"}))
-    with pytest.raises(UserError, match="units must be one of bytes, characters, subwords, got 'syllables'"):
+    with pytest.raises(
+        UserError, match="units must be one of bytes, characters, subwords, words, got 'syllables'"
+    ):
         WordCoder.load(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps({"units": "bytes"}))
     with pytest.raises(UserError, match="is damaged"):

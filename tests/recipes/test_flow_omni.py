@@ -1,5 +1,7 @@
 """The recipe of Flow-Omni runs small, and its verdicts follow the measurements in both directions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from tests.recipes.check_recipe import check_recipe, check_verdicts
 from tokenry.core.stats import FEWEST_ITEMS
 from tokenry.generation import write_wave
+from tokenry.recipes import load_recipe
 from tokenry.recipes.flow_omni import CODED, claims
 from tokenry.recipes.testbeds.spoken_digits import DISTURBANCES
 from tokenry.recipes.testbeds.spoken_trial import SpeechDistances, SpokenSizes
@@ -30,13 +33,15 @@ def test_it_runs_small(tmp_path):
 
 
 def test_it_runs_on_recordings(tmp_path):
-    draw = torch.Generator().manual_seed(0)
+    draw, folder = torch.Generator().manual_seed(0), tmp_path / "recordings"
+    folder.mkdir()
     for digit in range(10):
         for take in (0, 7):
-            write_wave(tmp_path / f"{digit}_anna_{take}.wav", 0.1 * torch.randn(1600, generator=draw), 8000)
-    sizes = SpokenSizes(str(tmp_path), codes=4, width=8, head_width=8, steps=2, batch=4, draws=10)
-    result = check_recipe("flow-omni", sizes, tmp_path)
+            write_wave(folder / f"{digit}_anna_{take}.wav", 0.1 * torch.randn(1600, generator=draw), 8000)
+    recipe = replace(load_recipe("flow-omni"), scales={"laptop": SMALL})
+    result = recipe.run("laptop", tmp_path, lambda what, share: None, data=folder)
     assert result.settings["clips"] == [10, 10]
+    assert result.settings["data"] == f"the Free Spoken Digit Dataset, {folder}"
 
 
 def sums(apart, clips=24, seed=0):

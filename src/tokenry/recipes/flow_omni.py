@@ -6,7 +6,7 @@ One causal transformer of two layers is told digit, voice and length and says th
     codebook     a softmax over 512 codes (k-means), which are fed back
     regression   the mean of what may come
 
-The digits are spoken by a synthetic voice with a pitch that the model is not told, or by people (`recordings`). Clips are cut to whole tokens,
+The digits are spoken by a synthetic voice with a pitch that the model is not told, or by people (`--data`). Clips are cut to whole tokens,
 so that no head is taught what fills up a token, and every arm says the digits of all test clips at their length. Clips are the units, and
 the intervals are the bootstrap's over them.
 
@@ -45,12 +45,13 @@ _AS_FAR, _AS_ROUGH, _AS_LOSSY = 3.0, 2.0, 2.0
 @recipe(
     "flow-omni",
     laptop=SpokenSizes(),
-    paper=SpokenSizes("recordings", codes=4096, width=896, head_width=1024, steps=20_000),
+    paper=SpokenSizes(codes=4096, width=896, head_width=1024, steps=20_000),
+    takes="the Free Spoken Digit Dataset",
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train the three heads, let them speak, and judge each claim."""
     sizes: SpokenSizes = run.sizes
-    clips = spoken_clips(sizes, part(run.progress, 0.0, 0.12))
+    clips = spoken_clips(sizes, run.data, part(run.progress, 0.0, 0.12))
     spoken = SpokenTrial(clips, sizes)
     run.progress("a network that hears digits", 0.12)
     recogniser = trained_recogniser(

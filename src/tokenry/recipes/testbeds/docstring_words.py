@@ -1,4 +1,4 @@
-"""Docstrings as words of bytes, with how often each occurs in the training text, and with typing errors in what stands before a word.
+"""Docstrings as words of bytes or as whole words, with how often each occurs in training, and with typing errors in what stands before a word.
 
 Words are cut as the paper does, so that a word with its end is a word with the space behind it: the flat model reads the same bytes.
 """
@@ -12,7 +12,15 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from tokenry.architectures import ByteSpelling, Word, WordCoder, WordModel
+from tokenry.architectures import (
+    ByteSpelling,
+    FlatLM,
+    WholeWordSpelling,
+    Word,
+    WordCoder,
+    WordModel,
+    collate_flat,
+)
 from tokenry.core.text.docstrings import read_docstrings
 
 LONGEST = 20
@@ -50,6 +58,11 @@ class DocstringWords:
     def counts(self) -> Counter[Word]:
         """How often each word occurs in the training text."""
         return Counter(self.streams[0])
+
+    @cached_property
+    def whole_words(self) -> WholeWordSpelling:
+        """The words that occur three times or more in the training text."""
+        return WholeWordSpelling.of(ByteSpelling().decode(word) for word in self.streams[0])
 
     @cached_property
     def held_out(self) -> list[list[Word]]:
@@ -90,6 +103,33 @@ class DocstringWords:
             for side in (self.held_out, mistyped)
         )
         return wrong - plain
+
+
+@dataclass(frozen=True)
+class WholeWordReader:
+    """A flat model of whole words that is given words of bytes.
+
+    Attributes:
+        model: the model.
+        spelling: its units.
+    """
+
+    model: FlatLM
+    spelling: WholeWordSpelling
+
+    def collate(self, windows: Sequence[Sequence[Word]]) -> dict[str, Tensor]:
+        """A batch for the model."""
+        return collate_flat(self._respelled(windows), len(self.spelling.vocabulary))
+
+    def score_words(
+        self, windows: Sequence[Sequence[Word]], batch_size: int = 8
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As the model."""
+        return self.model.score_words(self._respelled(windows), batch_size)
+
+    def _respelled(self, windows: Sequence[Sequence[Word]]) -> list[list[Word]]:
+        read = ByteSpelling().decode
+        return [[tuple(self.spelling.encode(read(word))) for word in window] for window in windows]
 
 
 def mistype(word: Word, draw: random.Random) -> Word:

@@ -58,7 +58,6 @@ class SpokenSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        recordings: folder of recordings; None for the synthetic voice.
         voices: of the synthetic voice.
         takes: training clips of a digit in a voice.
         test_takes: test clips.
@@ -71,7 +70,6 @@ class SpokenSizes:
         seed: random seed.
     """
 
-    recordings: str | None = None
     voices: int = 10
     takes: int = 12
     test_takes: int = 3
@@ -84,10 +82,10 @@ class SpokenSizes:
     seed: int = 0
 
 
-def spoken_clips(sizes: SpokenSizes, progress: Progress) -> list[Clip]:
-    """The recordings, or what the synthetic voice says."""
-    if sizes.recordings is not None:
-        return recorded_digits(Path(sizes.recordings))
+def spoken_clips(sizes: SpokenSizes, recordings: Path | None, progress: Progress) -> list[Clip]:
+    """The recordings in a folder, or what the synthetic voice says."""
+    if recordings is not None:
+        return recorded_digits(recordings)
     return synthetic_digits(sizes.voices, sizes.takes, sizes.test_takes, sizes.seed, progress)
 
 

@@ -1,7 +1,7 @@
 """The arms of the word-pooled recipe: pooled and flat models of the same letters, trained and measured.
 
     repeated words   a list of made-up words, again and again; looked at after some numbers of steps
-    docstrings       words of bytes; both arms compute equally many multiply-adds
+    docstrings       words of bytes, and whole words with bytes for the rare ones; all arms compute equally many multiply-adds
 
 What is measured goes into `WordRuns`.
 """
@@ -29,11 +29,11 @@ from tokenry.architectures import (
 )
 from tokenry.core.io.progress import Progress, in_turn, named, part
 from tokenry.recipes.kit import constant, cosine, fit
-from tokenry.recipes.testbeds.docstring_words import LONGEST, DocstringWords
+from tokenry.recipes.testbeds.docstring_words import LONGEST, DocstringWords, WholeWordReader
 from tokenry.recipes.testbeds.repeated_words import LETTERS, RepeatedWords
 from tokenry.recipes.testbeds.repeated_words import LONGEST as LETTERS_LONGEST
 
-POOLED, FLAT, BARE, SHORT = "pooled", "flat", "no positions", "24 positions"
+POOLED, FLAT, BARE, SHORT, WHOLE = "pooled", "flat", "no positions", "24 positions", "whole words"
 RARE, LEARNING_RATE = 2, 1.5e-3
 
 
@@ -63,9 +63,9 @@ class WordSizes:
     texts: int = 512
     width: int = 64
     batch_size: int = 32
-    text_steps: int = 450
-    text_width: int = 96
-    text_layers: int = 3
+    text_steps: int = 1200
+    text_width: int = 64
+    text_layers: int = 2
     text_batch: int = 8
     windows: int = 300
 
@@ -177,11 +177,11 @@ def _trained(
 
 
 def try_docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None:
-    """Train the pooled and the flat model on docstrings by equally many multiply-adds, and note what words cost them."""
+    """Train the pooled and both flat models on docstrings by equally many multiply-adds, and note what words cost them."""
     text, units = DocstringWords(sizes.seeds[0], windows=sizes.windows), ByteSpelling().size
+    whole = text.whole_words
     width, layers = sizes.text_width, sizes.text_layers
     trunk: dict[str, Any] = {
-        "vocab_size": units,
         "n_embd": width,
         "n_head": 4,
         "dropout": 0.0,
@@ -189,41 +189,39 @@ def try_docstrings(runs: WordRuns, sizes: WordSizes, progress: Progress) -> None
     }
     small: dict[str, Any] = {"n_word_layer": 1, "n_prefix": 1, "feed_forward": 4 * width}
     words: dict[str, Any] = {"max_words": text.length, "max_word_len": LONGEST + 1}
-    models: dict[str, tuple[Any, Any]] = {}
-    for arm in (POOLED, FLAT):
-        torch.manual_seed(text.seed)
-        models[arm] = (
-            (WordPooledLM(WordPooledConfig(n_layer=layers, **trunk, **small, **words)), collate_words)
-            if arm == POOLED
-            else (
-                FlatLM(FlatConfig.over_words(text.length, LONGEST, n_layer=layers + 1, **trunk)),
-                collate_flat,
-            )
-        )
+
+    def flat(**sizes: Any) -> FlatLM:
+        return FlatLM(FlatConfig.over_words(text.length, LONGEST, n_layer=layers + 1, **trunk, **sizes))
+
+    torch.manual_seed(text.seed)
+    pooled = WordPooledLM(WordPooledConfig(vocab_size=units, n_layer=layers, **trunk, **small, **words))
+    letters = flat(vocab_size=units)
+    wordwise = WholeWordReader(flat(vocab_size=whole.size, whole_words=len(whole.vocabulary)), whole)
+    arms: dict[str, tuple[Any, Any, Any]] = {
+        POOLED: (pooled, collate_words, pooled),
+        FLAT: (letters, collate_flat, letters),
+        WHOLE: (wordwise.model, wordwise.collate, wordwise),
+    }
     costs = {
         arm: np.mean(
             [_multiplications(model, batch) for batch in islice(text.batches(collate, sizes.text_batch), 4)]
         )
-        for arm, (model, collate) in models.items()
+        for arm, (model, collate, _) in arms.items()
     }
-    runs.steps = {
-        POOLED: sizes.text_steps,
-        FLAT: max(1, round(sizes.text_steps * costs[POOLED] / costs[FLAT])),
-    }
-    for number, (arm, (model, collate)) in enumerate(models.items()):
-        told = named(part(progress, 0.5 * number, 0.5 * number + 0.5), f"docstrings, {arm}")
-        steps = runs.steps[arm]
+    runs.steps = {arm: max(1, round(sizes.text_steps * costs[POOLED] / cost)) for arm, cost in costs.items()}
+    for number, (arm, (model, collate, reader)) in enumerate(arms.items()):
+        told = named(part(progress, number / 3, (number + 1) / 3), f"docstrings, {arm}")
         fit(
             model.train(),
             text.batches(collate, sizes.text_batch),
             partial(_loss, model),
-            steps,
+            runs.steps[arm],
             LEARNING_RATE,
             cosine,
             clip=1.0,
             progress=told,
         )
-        runs.bits[arm], runs.typos[arm] = text.word_bits(model), text.typo_cost(model)
+        runs.bits[arm], runs.typos[arm] = text.word_bits(reader), text.typo_cost(reader)
     runs.rare = text.seen() <= RARE
 
 

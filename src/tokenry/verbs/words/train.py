@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,7 +41,8 @@ class Plan(StepTraining):
 
     Attributes:
         corpus: a text file (texts end at empty lines), or rows with `text` (JSONL, JSON, CSV, Parquet, a saved data set).
-        units: what words are spelled in: bytes, characters, or the folder or hub name of a tokenizer, for its subwords.
+        units: what words are spelled in: bytes, characters, whole words (bytes where one is rare), or the folder or hub name of a tokenizer,
+            for its subwords.
         splitting: lossless keeps the white space before a word; paper sets signs apart, and loses line breaks and some signs.
         flat: train the flat baseline instead: the same trunk over the units themselves.
         n_embd: width.
@@ -61,7 +63,7 @@ class Plan(StepTraining):
     """
 
     corpus: Path = argument()
-    units: str = option("bytes", metavar="bytes|characters|TOKENIZER")
+    units: str = option("bytes", metavar="bytes|characters|words|TOKENIZER")
     splitting: Literal["lossless", "paper"] = "lossless"
     flat: bool = False
     n_embd: int = 256
@@ -125,10 +127,10 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         [text for text, out in zip(texts, apart, strict=True) if out == side] for side in (False, True)
     )
     held_out = held_out[: plan.scored]
-    coder = _coder(plan, texts)
+    coder = _coder(plan, texts, train)
     spelled = [coder.words(text) for text in train]
     model = _model(plan, coder)
-    collate: Any = collate_flat if plan.flat else collate_words
+    collate: Any = partial(collate_flat, whole_words=model.config.whole_words) if plan.flat else collate_words
     windows = word_windows(spelled, coder.begin, plan.max_words)
     trainer = Trainer(
         model,
@@ -170,12 +172,13 @@ def word_windows(texts: "Sequence[Sequence[Word]]", begin: "Word", length: int) 
     return [window for window in windows if len(window) > 1]
 
 
-def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
+def _coder(plan: Plan, texts: Sequence[str], train: Sequence[str]) -> "WordCoder":
     from tokenry.architectures import (
         ByteSpelling,
         CharacterSpelling,
         Spelling,
         SubwordSpelling,
+        WholeWordSpelling,
         WordCoder,
         WordSplitter,
         lossless,
@@ -188,6 +191,8 @@ def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
         units = ByteSpelling()
     elif plan.units == "characters":
         units = CharacterSpelling.of(word for text in texts for word in splitter.words(text))
+    elif plan.units == "words":
+        units = WholeWordSpelling.of(word for text in train for word in splitter.words(text))
     else:
         units = SubwordSpelling(load_tokenizer(plan.units))
     return WordCoder(units, splitter, plan.max_word_len)
@@ -196,7 +201,13 @@ def _coder(plan: Plan, texts: Sequence[str]) -> "WordCoder":
 def _model(plan: Plan, coder: "WordCoder") -> "WordPooledLM | FlatLM":
     import torch
 
-    from tokenry.architectures import FlatConfig, FlatLM, WordPooledConfig, WordPooledLM
+    from tokenry.architectures import (
+        FlatConfig,
+        FlatLM,
+        WholeWordSpelling,
+        WordPooledConfig,
+        WordPooledLM,
+    )
 
     trunk: dict[str, Any] = {
         "vocab_size": coder.units.size,
@@ -208,7 +219,10 @@ def _model(plan: Plan, coder: "WordCoder") -> "WordPooledLM | FlatLM":
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         if plan.flat:
-            return FlatLM(FlatConfig.over_words(plan.max_words, plan.max_word_len, **trunk))
+            whole = len(coder.units.vocabulary) if isinstance(coder.units, WholeWordSpelling) else 0
+            return FlatLM(
+                FlatConfig.over_words(plan.max_words, plan.max_word_len, whole_words=whole, **trunk)
+            )
         return WordPooledLM(
             WordPooledConfig(
                 **trunk,
@@ -288,4 +302,5 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _named(units: str) -> str:
-    return units if units in ("bytes", "characters") else "subwords"
+    kinds = {"bytes": "bytes", "characters": "characters", "words": "words and bytes of rare ones"}
+    return kinds.get(units, "subwords")
