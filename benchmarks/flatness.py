@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tokenry.pretraining.flatness.objective import Objective
 from tokenry.recipes.kit import fit, linear
 
 LENGTH, STATES = 32, 8
+SEEDS = count()
 Batch = dict[str, Tensor]
 
 
@@ -198,7 +200,8 @@ def fisher(model: BertForMaskedLM, given: Sequence[Batch]) -> list[float]:
 def draws_of(estimate: Callable[..., Any], number: int) -> list[float]:
     """The values of the draws, from the running means."""
     means: list[float] = []
-    config = DrawConfig(every=1, progress=lambda draws, found: means.append(found.mean))
+    seed = next(SEEDS)  # no round draws the probes of another
+    config = DrawConfig(seed=seed, every=1, progress=lambda draws, found: means.append(found.mean))
     estimate(config=config)
     totals = np.array(means[:number]) * np.arange(1, number + 1)
     return np.diff(totals, prepend=0.0).tolist()
