@@ -50,7 +50,7 @@ def measure(smoke: bool) -> Iterator[Result]:
 
 def pair_scores(smoke: bool) -> Result:
     """The strength of documents under six models, at once and pair by pair."""
-    documents = 200 if smoke else 20_000
+    documents, calls = (200, 1) if smoke else (20_000, 20)  # one call is over before a clock can tell
     draw = np.random.default_rng(0)
     loss, benchmark = draw.normal(size=(documents, 6)), np.arange(6.0)
     names = [f"model {place}" for place in range(6)]
@@ -61,7 +61,8 @@ def pair_scores(smoke: bool) -> Result:
     found: dict[str, Any] = {}
 
     def at_once() -> None:
-        found["at once"] = predictive_strength(loss, benchmark, normalise=False)
+        for _ in range(calls):
+            found["at once"] = predictive_strength(loss, benchmark, normalise=False)
 
     def loop() -> None:
         scores = {}
@@ -76,12 +77,13 @@ def pair_scores(smoke: bool) -> Result:
         found["loop"] = [*scores.values()]
 
     seconds = interleaved({"at once": at_once, "loop": loop}, 1 if smoke else ROUNDS, threads=1)
+    of_loop, of_call = seconds["loop"].cpu, max(seconds["at once"].cpu, 1e-9) / calls
     return speedup(
         f"pair scores of {documents:,} documents, 6 models, released loop / at once",
-        seconds["loop"].cpu / max(seconds["at once"].cpu, 1e-9),
+        of_loop / of_call,
         200.0,
         same_scores=found["loop"] == found["at once"].tolist(),
-        cpu_milliseconds={name: round(1e3 * each.cpu, 3) for name, each in seconds.items()},
+        cpu_milliseconds={"at once": round(1e3 * of_call, 3), "loop": round(1e3 * of_loop, 3)},
         threads=1,
     )
 
