@@ -1,8 +1,14 @@
 """The recipe of multi-token prediction: its testbed, and verdicts that follow the measurements in both directions."""
 
-import torch
+from dataclasses import replace
 
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests import tiny
 from tests.recipes.check_recipe import check_recipe, check_verdicts
+from tests.tiny.tokenizers import word_tokenizer
+from tokenry.decoding.multi_token.gated_lora import add_gated_lora
 from tokenry.recipes.multi_token import (
     GREEDY,
     LINEAR,
@@ -13,6 +19,7 @@ from tokenry.recipes.multi_token import (
     DraftSizes,
     claims,
 )
+from tokenry.recipes.testbeds.chat_texts import ChatTexts
 from tokenry.recipes.testbeds.record_language import RecordModel, draw_record, draw_texts, told, written
 
 SMALL = DraftSizes(
@@ -25,6 +32,16 @@ SMALL = DraftSizes(
     prompt_tokens=4,
     new_tokens=6,
 )
+
+
+TULU = {
+    "vocab_size": 128_264,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 
 
 def verdicts(pace=3.0, linear=2.0, bare=1.5, other=2.5, moved=0.0, seconds=0.5, same=True):
@@ -81,3 +98,21 @@ def test_it_runs_small(tmp_path):
     result = check_recipe("multi-token", SMALL, tmp_path)
     assert "identical" in result.claims[0].measured
     assert result.claims[4].verdict == "shown", "an untrained drafter changes nothing either"
+
+
+def test_the_scale_of_the_paper_drafts_for_a_chat_model_on_its_own_conversations(tmp_path, monkeypatch):
+    """The paper's model is not here: its place is taken by a tiny one, and its size by one without weights."""
+    tokenizer = word_tokenizer()
+    testbed = "tokenry.recipes.testbeds.chat_texts"
+    rows = [{"messages": [{"role": "user", "content": "a b c " * number}]} for number in range(1, 12)]
+    monkeypatch.setattr(
+        f"{testbed}.load_model", lambda name, dtype: tiny.llama(vocab_size=len(tokenizer)).to(dtype)
+    )
+    monkeypatch.setattr(f"{testbed}.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr(f"{testbed}.load_dataset", lambda name, split: rows)
+    check_recipe("multi-token", replace(SMALL, base=ChatTexts(length=8), texts=4), tmp_path)
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(LlamaConfig(**TULU))
+        adapters = add_gated_lora(llama, rank=128, alpha=256)
+    assert len(adapters.layers) == 7 * 32
+    assert sum(weight.numel() for weight in adapters.parameters()) == 335_544_320

@@ -18,14 +18,15 @@ import torch
 from jaxtyping import Int
 from matplotlib.figure import Figure
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from tokenry.core.io.progress import named, part
 from tokenry.core.stats import Verdict, all_of, estimate_of_mean, paired_difference, shown
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.decoding import Drafter, MultiTokenDecoding
 from tokenry.recipes.kit import Claim, RecipeRun, fit, one_cycle, recipe
-from tokenry.recipes.testbeds.record_language import RecordModel, draw_texts, train_record_model
+from tokenry.recipes.testbeds.chat_texts import ChatTexts
+from tokenry.recipes.testbeds.record_language import RecordModel
 
 GREEDY, LINEAR, QUADRATIC, NO_SAMPLER, NO_CONSISTENCY = (
     "greedy",
@@ -42,21 +43,23 @@ class DraftSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        base: the base model.
+        base: the base model and its texts.
         masks: number of masks in a block.
         rank: rank of the gated LoRA.
         steps: steps of training of each drafter.
         batch_size: texts per step.
+        texts: texts that a drafter learns from.
         block_share: share of the tokens that a block stands behind in training.
         learning_rate: highest learning rate of a drafter.
         prompts: texts that are continued.
     """
 
-    base: RecordModel = field(default_factory=RecordModel)
+    base: RecordModel | ChatTexts = field(default_factory=RecordModel)
     masks: int = 4
     rank: int = 8
     steps: int = 350
     batch_size: int = 8
+    texts: int = 512
     block_share: float = 0.5
     learning_rate: float = 5e-3
     prompts: int = 20
@@ -86,11 +89,15 @@ class DraftOutcome:
     "multi-token",
     laptop=DraftSizes(),
     paper=DraftSizes(
-        RecordModel(8, 512, 20_000, 64, 256, 1e-3),
+        ChatTexts(),
         masks=8,
         rank=128,
         steps=50_000,
+        texts=50_000,
+        block_share=0.25,
+        learning_rate=2e-4,
         prompts=500,
+        prompt_tokens=64,
         new_tokens=200,
     ),
 )
@@ -110,12 +117,10 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 def measured(run: RecipeRun, sizes: DraftSizes) -> DraftOutcome:
     """Train, then write the same texts in every way."""
-    model = train_record_model(
-        sizes.base, sizes.seed, named(part(run.progress, 0.0, 0.3), "training the base model")
-    )
+    model = sizes.base.trained(sizes.seed, named(part(run.progress, 0.0, 0.3), "training the base model"))
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(1_000_000 + sizes.seed)
-    prompts = draw_texts(sizes.prompts, sizes.prompt_tokens, generator)
+    prompts = sizes.base.texts(sizes.prompts, sizes.prompt_tokens, generator).to(model.device)
     logits, plain = model(prompts).logits, written(model, prompts, sizes)
     same, per_step, seconds = {}, {}, {GREEDY: alone(model, prompts, sizes)}
     arms = (
@@ -137,20 +142,19 @@ def measured(run: RecipeRun, sizes: DraftSizes) -> DraftOutcome:
 
 
 def train_drafter(
-    model: LlamaForCausalLM, sizes: DraftSizes, consistency: float, progress: Callable[[float], None]
+    model: PreTrainedModel, sizes: DraftSizes, consistency: float, progress: Callable[[float], None]
 ) -> Drafter:
     """Train a drafter, from the same first weights and on the same texts whatever the losses are."""
     torch.manual_seed(sizes.seed)
     drafter = Drafter(model, sizes.masks, sizes.rank)
     generator = torch.Generator().manual_seed(sizes.seed)
-    length, width = sizes.base.length, sizes.base.width
-    texts = draw_texts(512, length, generator)
+    length, width = sizes.base.length, model.get_input_embeddings().embedding_dim
+    texts = sizes.base.texts(sizes.texts, length, generator)
 
     def batch() -> tuple[Int[Tensor, "texts tokens"], Int[Tensor, "1 blocks"]]:
         anchors = torch.randperm(length, generator=generator)[: round(sizes.block_share * length)]
-        return texts[
-            torch.randint(len(texts), (sizes.batch_size,), generator=generator)
-        ], anchors.sort().values[None]
+        rows = texts[torch.randint(len(texts), (sizes.batch_size,), generator=generator)]
+        return rows.to(model.device), anchors.sort().values[None].to(model.device)
 
     def loss(drawn: tuple[Tensor, Tensor]) -> Tensor:
         losses = drafter.losses(drawn[0], anchors=drawn[1])
@@ -162,7 +166,7 @@ def train_drafter(
 
 
 def written(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     prompts: Int[Tensor, "texts tokens"],
     sizes: DraftSizes,
     decoder: MultiTokenDecoding | None = None,
@@ -177,7 +181,7 @@ def written(
 
 
 def alone(
-    model: LlamaForCausalLM, prompts: Tensor, sizes: DraftSizes, decoder: MultiTokenDecoding | None = None
+    model: PreTrainedModel, prompts: Tensor, sizes: DraftSizes, decoder: MultiTokenDecoding | None = None
 ) -> list[float]:
     """CPU seconds of each text, written by itself."""
     seconds = []

@@ -57,7 +57,7 @@ class SiftSizes:
     """
 
     reader: FactReader | WordProblems = field(default_factory=FactReader)
-    problems: int = 500
+    problems: int = 1500
     slips: float = 0.05
     simulated: int = 1500
     seed: int = 0

@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
+from tests.core.tensors.test_tree_attention import CONFIGS, load
 from tests.decoding.check_decoder import PROMPTS, check_decoder, decode, padded
 from tests.golden import golden_arrays
 from tests.tiny.tokenizers import character_tokenizer, word_tokenizer
@@ -164,6 +165,33 @@ def test_it_writes_what_two_models_without_a_cache_write():
         assert found.sources[0].tolist() == sources
         assert found.tokens[0].tolist() == ids[len(prompt) :]
         assert 0 < found.account.rate < 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rows_of_a_batch_are_at_their_own_places_of_the_large_model(name):
+    large = load(name, "eager" if name == "gemma2" else "sdpa")
+    small = tiny.llama(vocab_size=large.config.vocab_size, **CLEAR)
+    decoder = RoutedDecoding(small, large, RandomRule(), threshold=0.6)
+    alone = [decode(decoder, small, [prompt], len(prompt))[0] for prompt in PROMPTS]
+    assert decode(decoder, small, PROMPTS) == alone
+
+
+def test_only_rows_that_ask_are_read():
+    small, large = models()
+    read = []
+
+    class OneRow(RandomRule):
+        def score(self, step):
+            return torch.tensor([0.0, 0.0, float(step.number % 3 == 2)])
+
+    large.register_forward_pre_hook(
+        lambda module, inputs, options: read.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    decoder = RoutedDecoding(small, large, OneRow(), threshold=0.5)
+    assert decoder._is_told
+    read.clear()
+    decode(decoder, small, PROMPTS, max_new_tokens=9, min_new_tokens=9)
+    assert read == [(1, len(PROMPTS[2]) + 2), (1, 3), (1, 3)]
 
 
 def step(logits):

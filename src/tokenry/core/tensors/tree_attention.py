@@ -79,12 +79,14 @@ class TreeAttention:
         if not self.tokens:
             self.positions = torch.empty(len(new), 0, dtype=torch.long, device=new.device)
             self.real = self.positions.bool()
-        real = torch.ones(new.shape[:2], dtype=torch.bool, device=new.device) if real is None else real
+        if real is None:
+            real = torch.ones(new.shape[:2], dtype=torch.bool, device=new.device)
+        else:
+            self._all_real = self._all_real and bool(real.all())
         is_plain = sees is None and not (self._windows and (self.tokens or positions is not None))
         if positions is None:
             positions = (self.real.sum(1, keepdim=True) + real.cumsum(1) - 1).clamp(min=0)
         self.positions, self.real = torch.cat([self.positions, positions], 1), torch.cat([self.real, real], 1)
-        self._all_real = self._all_real and bool(real.all())
         output = self._backbone(
             **{"input_ids" if new.ndim == 2 else "inputs_embeds": new},
             position_ids=positions,

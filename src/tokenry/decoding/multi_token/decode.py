@@ -107,6 +107,7 @@ class MultiTokenDecoding(Decoder):
         self._require(model, generation_config)
         account, running = DraftAccount(), RunningPace(self.drafter.k)
         self.account, head = account, self.drafter.head
+        wants_log_probs = bool(generation_config.return_dict_in_generate)
         tree, prompts, real = TreeAttention(model), batch.sequences(), batch.attention_mask()
         starts = (batch.prompt_length - real.sum(1)).tolist()
         if prompts.shape[1] > 1:
@@ -126,7 +127,7 @@ class MultiTokenDecoding(Decoder):
                 hidden, layout = self._read(tree, last, drafts, pace)
                 account.rows.append(hidden.shape[1])
                 logits = head.logits(hidden[:, : layout.tokens].flatten(0, 1)).unflatten(0, (len(last), -1))
-                yield from _verified(batch, choose, logits, drafts)
+                yield from _verified(batch, choose, logits, drafts, wants_log_probs)
                 right = (batch.lengths - before - 1).clamp(min=0)
                 last = batch.input_ids.gather(1, batch.lengths[:, None] - 1)[:, 0]
                 if self.mode == "auto":
@@ -170,7 +171,7 @@ class MultiTokenDecoding(Decoder):
                 self.drafter.rows(tokens, layout),
                 known[:, None] + layout.position_ids,
                 sees,
-                layout.group <= drafts.counts[:, None],
+                None if len(last) == 1 else layout.group <= drafts.counts[:, None],
             )
         return hidden, layout
 
@@ -202,7 +203,12 @@ class MultiTokenDecoding(Decoder):
         if self.mode != "auto":
             return drafts
         k, counts, lengths = self.drafter.k, drafts.counts.tolist(), batch.lengths.tolist()
-        texts, found, better = batch.running.nonzero()[:, 0].tolist(), 0, dict[int, Tensor]()
+        most, found, better = running.expected(1, k), 0, dict[int, Tensor]()
+        texts = [
+            text
+            for text in batch.running.nonzero()[:, 0].tolist()
+            if running.expected(0, counts[text]) < most  # else no draft from the text promises more
+        ]
         for text in texts:
             draft = prompt_lookup_draft(batch.input_ids[text, starts[text] : lengths[text]], _NGRAM, k)
             found += bool(len(draft))
@@ -227,23 +233,30 @@ def _verified(
     choose: TokenChoice,
     logits: Float[Tensor, "batch tokens vocabulary"],
     drafts: _Drafts,
+    wants_log_probs: bool,
 ) -> Iterator[Block]:
     """The model's own choices, as far as the drafted tokens equal them, and one more."""
+
+    def log_probs(logits: Tensor, tokens: Tensor) -> Tensor | None:
+        return (
+            token_log_probs(logits.flatten(0, -2), tokens.flatten()).view_as(tokens)
+            if wants_log_probs
+            else None
+        )
+
     if choose.is_greedy:
         # Each choice depends on its own logits only, so that all are made at once.
         tokens = logits.argmax(-1)
         places = torch.arange(drafts.tokens.shape[1], device=tokens.device)
         agree = (tokens[:, :-1] == drafts.tokens) & (places < drafts.counts[:, None])
-        yield Block(
-            tokens,
-            1 + agree.long().cumprod(1).sum(1),
-            token_log_probs(logits.flatten(0, 1), tokens.flatten()).view_as(tokens),
-        )
+        yield Block(tokens, 1 + agree.long().cumprod(1).sum(1), log_probs(logits, tokens))
         return
     matching = batch.running.clone()
     for place in range(logits.shape[1]):
         tokens = choose(batch, logits[:, place])
-        yield Block(tokens[:, None], matching.long(), token_log_probs(logits[:, place], tokens)[:, None])
+        yield Block(
+            tokens[:, None], matching.long(), log_probs(logits[:, place : place + 1], tokens[:, None])
+        )
         matching &= batch.running & (place < drafts.counts)
         if place < drafts.tokens.shape[1]:
             matching &= tokens == drafts.tokens[:, place]

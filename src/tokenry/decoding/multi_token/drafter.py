@@ -11,6 +11,7 @@ Source: Your LLM Knows the Future (arXiv 2507.11851).
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ class Drafter(nn.Module):
         """The base model."""
         return self._model[0]
 
-    @property
+    @cached_property
     def head(self) -> OutputHead:
         """The base model's head."""
         return output_head(self.model)

@@ -40,12 +40,12 @@ class MaskLayout:
     group: Int[Tensor, "texts rows"]
     slot: Int[Tensor, "texts rows"]
 
-    @property
+    @cached_property
     def position_ids(self) -> Int[Tensor, "texts rows"]:
         """Place of each row, counted from the first token."""
         return self.group + self.slot
 
-    @property
+    @cached_property
     def gate(self) -> Bool[Tensor, "texts rows"]:
         """The masks."""
         return self.slot > 0

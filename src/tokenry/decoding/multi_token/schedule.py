@@ -78,12 +78,13 @@ class RunningPace:
 
     def __init__(self, k: int) -> None:
         # By source, masks and prompt lookup, and by place in the draft.
-        self._right, self._tried = np.full((2, k), 4.0), np.full((2, k), 5.0)
+        self._right, self._tried = ([[record] * k for _ in range(2)] for record in (4.0, 5.0))
         # Texts with a draft by prompt lookup, among those that were looked at.
-        self._found = np.array([1.0, 2.0])
-        self._moments, self._totals = np.zeros((2, 2)), np.zeros(2)
+        self._found, self._looked = 1.0, 2.0
+        # Weighted sums over the steps: 1, rows, rows², seconds, rows · seconds.
+        self._sums = [0.0] * 5
         kinds = ((masks, quadratic) for masks in range(1, k + 1) for quadratic in (False, True))
-        self._paces = [Pace(0, False), *(Pace(*kind) for kind in kinds)]
+        self._k, self._paces = k, [Pace(0, False), *(Pace(*kind) for kind in kinds)]
         self._plain = 0
 
     def observe(
@@ -91,23 +92,29 @@ class RunningPace:
     ) -> None:
         """Record how many drafted tokens of each text were right, how many there were, and who drafted them."""
         for count, most, masks in zip(right.tolist(), drafted.tolist(), by_masks.tolist(), strict=True):
-            self._right[1 - masks, :count] += 1
-            self._tried[1 - masks, : min(most, count + 1)] += 1
+            for place in range(min(most, count + 1)):
+                self._right[1 - masks][place] += place < count
+                self._tried[1 - masks][place] += 1
 
     def looked_up(self, found: int, texts: int) -> None:
         """Record in how many texts prompt lookup found a draft."""
-        self._found += found, texts
+        self._found, self._looked = self._found + found, self._looked + texts
 
     def timed(self, rows: int, seconds: float) -> None:
-        """Record what a step of so many rows in each text took."""
-        row, decay = np.array([1.0, rows]), 0.5 ** (1 / 32)
-        self._moments = decay * self._moments + np.outer(row, row)
-        self._totals = decay * self._totals + row * seconds
+        """Record what a step of so many rows in each text took, at most twice what was expected: more was spent on something else."""
+        if self._sums[0] > 1:
+            step, row = self._seconds()
+            seconds = min(seconds, 2 * (step + row * rows))
+        new, decay = (1.0, rows, rows * rows, seconds, rows * seconds), 0.5 ** (1 / 32)
+        self._sums = [decay * before + value for before, value in zip(self._sums, new, strict=True)]
 
     def choose(self) -> Pace:
         """The pace with the most tokens per second; if that is without masks, they are tried again every 32 steps."""
         step, row = self._seconds()
-        best = max(self._paces, key=lambda pace: self._tokens(pace) / (step + row * self._rows(pace)))
+        together = self._together(0, self._k)
+        best = max(
+            self._paces, key=lambda pace: self._tokens(pace, together) / (step + row * self._rows(pace))
+        )
         self._plain = 0 if best.masks else self._plain + 1
         return self._paces[1] if self._plain % 32 == 31 else best
 
@@ -117,32 +124,27 @@ class RunningPace:
 
     def _together(self, source: int, drafted: int) -> list[float]:
         """Probability that a draft is right up to each place."""
-        shares = (self._right[source, :drafted] / self._tried[source, :drafted]).tolist()
-        return [*accumulate(shares, mul)]
+        places = zip(self._right[source][:drafted], self._tried[source][:drafted], strict=True)
+        return [*accumulate((right / tried for right, tried in places), mul)]
 
-    def _tokens(self, pace: Pace) -> float:
-        """Expected tokens per step."""
+    def _tokens(self, pace: Pace, together: list[float]) -> float:
+        """Expected tokens per step, from the probabilities that a draft by masks is right up to each place."""
         if not pace.masks:
-            return 1 + self._share_found * self.expected(1, self._right.shape[1])
-        together = self._together(0, pace.masks)
-        drafted, whole = 1 + sum(together), together[-1]
+            return 1 + self._found / self._looked * self.expected(1, self._k)
+        drafted, whole = 1 + sum(together[: pace.masks]), together[pace.masks - 1]
         return drafted if pace.quadratic else (drafted + 1 - whole) / (2 - whole)
 
     def _rows(self, pace: Pace) -> float:
         """Expected rows per step."""
         if not pace.masks:
-            return 1 + self._share_found * self._right.shape[1]
+            return 1 + self._found / self._looked * self._k
         return float((pace.masks + 1) ** 2 if pace.quadratic else 1 + 2 * pace.masks)
-
-    @property
-    def _share_found(self) -> float:
-        return float(self._found[0] / self._found[1])
 
     def _seconds(self) -> tuple[float, float]:
         """Seconds of a step and of each row in it."""
-        (count, rows), (_, squares) = self._moments
+        count, rows, squares, seconds, products = self._sums
         spread = count * squares - rows * rows
         if spread <= 1e-9 * squares * count or not count:
-            return 1.0, 0.0
-        row = max(0.0, (count * self._totals[1] - rows * self._totals[0]) / spread)
-        return max((self._totals[0] - row * rows) / count, 1e-9), row
+            return seconds / count if count else 1.0, 0.0
+        row = max(0.0, (count * products - rows * seconds) / spread)
+        return max((seconds - row * rows) / count, 1e-9), row

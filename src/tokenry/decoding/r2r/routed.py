@@ -11,8 +11,8 @@ of each row follows the share of its tokens that was routed:
 
     activated parameters    released code: (n_S P_S + n_L P_L) / n         full: (n (P_S + P_R) + n_L P_L) / n
 
-In a batch each row decides alone. The large model reads all rows of the batch when it is asked about one: every token once, in as many
-forwards as there are steps in which some row asks. A sampled text is drawn anew where it is routed: a rule that looks at the token drawn
+In a batch each row decides alone, and the rows that ask read what they have not seen in one ragged forward of the large model, while the
+others wait: every token is read once at most, in as many forwards as there are steps in which some row asks. A sampled text is drawn anew where it is routed: a rule that looks at the token drawn
 first, as a router does, then also says which tokens of the small model are likely to stay.
 
 Source: R2R (arXiv 2505.21600), section 4.3; the budget is ours.
@@ -21,6 +21,7 @@ Source: R2R (arXiv 2505.21600), section 4.3; the budget is ours.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ from tokenry.core.tensors.step_loop import (
     TokenChoice,
     token_log_probs,
 )
+from tokenry.core.tensors.tree_attention import attends_as_told, attention_masks, attention_windows
 from tokenry.decoding.r2r.rules import RoutingRule, SmallStep
 
 SMALL, LARGE = 0, 1
@@ -112,10 +114,11 @@ class RoutedDecoding(Decoder):
             raise UserError(
                 f"{name_of(causal_lm(model))} generates, but the decoder was made for another small model: call generate of that one."
             )
-        large = _LateReader(self.large, self._vocabulary)
+        reader = _RaggedReader if len(batch.lengths) > 1 and self._is_told else _LateReader
+        large = reader(self.large, self._vocabulary)
         if self.rate == 1 or (self.rate is None and self.threshold == 0):
             while True:
-                logits = large(batch)
+                logits = large(batch, batch.running)
                 yield _block(logits, choose(batch, logits), torch.ones_like(batch.running))
         hidden = {"output_hidden_states": True} if self.rule.needs_hidden else {}
         small = NextLogits(model, generation_config, {**model_kwargs, **hidden})
@@ -127,7 +130,7 @@ class RoutedDecoding(Decoder):
             number = batch.length - batch.prompt_length
             routed = decide(SmallStep(logits, tokens, states, number, _context(batch))) & batch.running
             if bool(routed.any()):
-                theirs = large(batch)
+                theirs = large(batch, routed)
                 tokens = torch.where(routed, choose(batch, theirs), tokens)
                 logits = torch.where(routed[:, None], theirs, logits)
             yield _block(logits, tokens, routed)
@@ -136,6 +139,11 @@ class RoutedDecoding(Decoder):
         """Decode; called by `generate`. The large model is in evaluation mode meanwhile."""
         with evaluation_mode(self.large):
             return super().__call__(*arguments, **options)
+
+    @cached_property
+    def _is_told(self) -> bool:
+        """Whether rows of a batch may be at different places of the large model: layers with a state of their own read in step."""
+        return attends_as_told(self.large)
 
     def _decision(self) -> Callable[[SmallStep], Bool[Tensor, "batch"]]:
         """Which rows the large model writes, step by step."""
@@ -176,7 +184,7 @@ class _KeptRate:
 
 
 class _LateReader:
-    """The logits of a model that is asked now and then: it reads what it has not seen, all rows in one forward."""
+    """The logits of a model that is asked now and then: it reads what it has not seen, all rows in one forward, whoever asks."""
 
     def __init__(self, model: nn.Module, vocabulary: int) -> None:
         inner = causal_lm(model)
@@ -186,7 +194,9 @@ class _LateReader:
         self._device = next(inner.parameters()).device
         self._read = 0
 
-    def __call__(self, batch: GrowingBatch) -> Float[Tensor, "batch vocabulary"]:
+    def __call__(
+        self, batch: GrowingBatch, asked: Bool[Tensor, "batch"]
+    ) -> Float[Tensor, "batch vocabulary"]:
         mask = batch.attention_mask().long().to(self._device)
         new = batch.sequences()[:, self._read :].to(self._device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, self._read :]
@@ -201,6 +211,81 @@ class _LateReader:
         self._read = batch.length
         logits: Tensor = output.logits[:, -1, : self._vocabulary].float()
         return logits.to(batch.input_ids.device)
+
+
+class _RaggedReader:
+    """The logits of a model that is asked about some rows: each of them reads what it has not seen, all in one forward.
+
+    Keys and values of a row stand at its tokens' positions, without padding. In a forward the new tokens of the rows stand behind the
+    longest of what was read, filled up on the right, and go to their own places afterwards.
+    """
+
+    def __init__(self, model: nn.Module, vocabulary: int) -> None:
+        self._model, self._inner, self._vocabulary = model, causal_lm(model), vocabulary
+        weight = next(self._inner.parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._windows = attention_windows(self._inner.config.get_text_config())
+        self._states: dict[tuple[int, str], Tensor] = {}
+        self._read: Tensor | None = None
+
+    def __call__(
+        self, batch: GrowingBatch, asked: Bool[Tensor, "batch"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        if self._read is None:
+            self._read = torch.zeros_like(batch.lengths, device=self._device)
+            self._padding = (batch.lengths - batch.attention_mask().sum(1)).to(self._device)
+        rows = asked.nonzero()[:, 0].to(self._device)
+        read, padding, tokens = self._read[rows], self._padding[rows], batch.input_ids.to(self._device)[rows]
+        length = batch.lengths.to(self._device)[rows] - padding
+        known, width = int(read.max()), int((length - read).max())
+        new = read[:, None] + torch.arange(width, device=self._device)
+        is_new, new = new < length[:, None], torch.minimum(new, length[:, None] - 1)
+        old = torch.arange(known, device=self._device).expand(len(rows), -1)
+        real = torch.cat([old < read[:, None], is_new], 1)
+        places = torch.cat([old, new], 1)
+        seen = real[:, None] & (places[:, None] <= new[:, :, None])
+        cache = DynamicCache()
+        for layer, keys in [(layer, keys) for (layer, name), keys in self._states.items() if name == "keys"]:
+            cache.update(keys[rows, :, :known], self._states[layer, "values"][rows, :, :known], layer)
+        ends, end = (length - read - 1).unique(return_inverse=True)
+        keeps = self._inner._supports_logits_to_keep()
+        output = self._model(
+            input_ids=tokens.gather(1, padding[:, None] + new),
+            attention_mask=attention_masks(seen, new, places, self._windows, self._dtype),
+            position_ids=new,
+            past_key_values=cache,
+            use_cache=True,
+            **({"logits_to_keep": ends} if keeps else {}),
+        )
+        self._keep(cache, known, rows, new, is_new, len(asked))
+        self._read[rows] = length
+        each = torch.arange(len(rows), device=self._device)
+        logits: Tensor = output.logits[each, end if keeps else ends[end], : self._vocabulary].float()
+        return logits.new_zeros(len(asked), self._vocabulary).index_put_((rows,), logits).to(asked.device)
+
+    def _keep(
+        self,
+        cache: DynamicCache,
+        known: int,
+        rows: Int[Tensor, "asked"],
+        new: Int[Tensor, "asked new"],
+        is_new: Bool[Tensor, "asked new"],
+        batch: int,
+    ) -> None:
+        """Put the keys and values of new tokens into their places; room doubles, so that it is copied a few times only."""
+        text, column = is_new.nonzero(as_tuple=True)
+        for number, layer in enumerate(cache.layers):
+            for name in ("keys", "values"):
+                states, kept = getattr(layer, name), self._states.get((number, name))
+                if states is None or not states.numel():
+                    continue
+                needed = int(new.max()) + 1
+                if kept is None or kept.shape[2] < needed:
+                    wide = states.new_zeros(batch, states.shape[1], 2 * needed, states.shape[3])
+                    if kept is not None:
+                        wide[:, :, : kept.shape[2]] = kept
+                    kept = self._states[number, name] = wide
+                kept[rows[text], :, new[text, column]] = states[text, :, known + column]
 
 
 # --- accounts ----------------------------------------------------------------------------------------------------------

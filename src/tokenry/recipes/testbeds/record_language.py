@@ -56,6 +56,14 @@ class RecordModel:
         require_at_least(1, layers=self.layers, steps=self.steps, batch_size=self.batch_size)
         require_at_least(16, length=self.length, width=self.width)
 
+    def trained(self, seed: int, progress: Callable[[float], None]) -> LlamaForCausalLM:
+        """Train the model."""
+        return train_record_model(self, seed, progress)
+
+    def texts(self, number: int, length: int, generator: Generator) -> Int[Tensor, "texts tokens"]:
+        """Draw texts of the language."""
+        return draw_texts(number, length, generator)
+
 
 Record = tuple[int, ...]
 """The numbers of first name, last name, two digits, town, trade, colour and drink."""
