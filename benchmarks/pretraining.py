@@ -189,6 +189,10 @@ def sliding_windows(smoke: bool) -> Iterator[Result]:
         yield speedup(
             f"sliding-window attention, {name}, against transformers", ratio, target, **shape, **figures
         )
+        shared = figures["projections of both alone"]
+        ratio = (figures["theirs"] - shared) / (figures["blocks"] - shared)
+        said = f"sliding-window attention without its projections, {name}, against transformers"
+        yield speedup(said, ratio, target, **shape, **figures)
     q, k, v = torch.randn(3, 1, 4, length, 64)
     taken = interleaved(
         {

@@ -35,9 +35,9 @@ def masked(ids=IDS):
     return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(ids.shape[1]) % 3 > 0, -100)}
 
 
-def small_llama(**options):
+def small_llama(tied=True, **options):
     return tiny.llama(
-        vocab_size=16, num_key_value_heads=1, tie_word_embeddings=True, **SMALL, **options
+        vocab_size=16, num_key_value_heads=1, tie_word_embeddings=tied, **SMALL, **options
     ).double()
 
 
@@ -128,6 +128,20 @@ def test_the_trace_of_a_transformer_is_the_exact_one_and_counts_a_tied_weight_on
     assert abs(found.mean - float(exact)) < 4 * found.stderr
     assert sum(part.value for part in found.per_group.values()) == pytest.approx(found.mean)
     assert list(found.per_group) == ["model.embed_tokens", "model.layers.0", "model.norm"]
+
+
+def test_what_lies_between_the_output_matrix_and_the_rest_is_no_noise():
+    model, batch = small_llama(tied=False), small_batch()
+    model.model.embed_tokens.weight.data.mul_(20)
+    parameters = [*model.parameters()]
+    hessian = exact_hessian(_eager_loss(model, batch), parameters)
+    matrix = model.lm_head.weight
+    own = torch.cat([torch.full((one.numel(),), one is matrix) for one in parameters])
+    noise = 2 * (hessian - hessian.diag().diag()).square()
+    apart = noise * (own == own[:, None])
+    found = hessian_trace(model, batch, 100)
+    assert 100 * found.stderr**2 == pytest.approx(float(apart.sum()), rel=0.4)
+    assert apart.sum() < 0.7 * noise.sum()
 
 
 def _eager_loss(model, batch):

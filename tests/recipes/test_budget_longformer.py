@@ -21,6 +21,7 @@ SMALL = BudgetLongformerSizes(
     rows=4,
     steps=2,
     seeds=(0, 1),
+    processes=1,
 )
 SIZES = BudgetLongformerSizes(documents=FarEvidenceSetting(distances=(2, 4, 6, 8, 12)))
 

@@ -87,16 +87,16 @@ def sliding_window_attention(
     require_window(window)
     batch, _, length, _ = q.shape
     half = min(window // 2, length)
-    block, side = _block_sizes(half)
+    block = _block_size(half)
     blocks = -(-length // block)
     real = q.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     places, known = _places(real, global_idx)
-    visible = _visible(real, places, known, half, block, side)
+    visible = _visible(real, places, known, half, block)
     queries = pad(q.transpose(1, 2), (0, 0, 0, 0, 0, blocks * block - length))
     attended = scaled_dot_product_attention(
         queries.unflatten(1, (blocks, block)).flatten(0, 1).transpose(1, 2),
-        _around(k, places, block, side, blocks),
-        _around(v, places, block, side, blocks),
+        _around(k, places, half, block, blocks),
+        _around(v, places, half, block, blocks),
         attn_mask=visible.flatten(0, 1)[:, None],
         dropout_p=dropout,
     )
@@ -129,14 +129,9 @@ def global_places(is_global: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch gl
     return places.masked_fill(~is_global.gather(1, places), -1)
 
 
-def _block_sizes(half: int) -> tuple[int, int]:
-    """Queries of a block, and keys to either side of it, a whole number of blocks.
-
-    Small blocks see fewer keys in vain, and large ones copy keys less often; below 16 queries the kernels waste more than both.
-    """
-    each = 2 if half >= 128 else 1
-    block = max(16, -(-half // each))
-    return block, each * block
+def _block_size(half: int) -> int:
+    """Queries of a block: few see fewer keys in vain, and below 16 the kernels waste more than that."""
+    return max(16, half // 2 if half >= 128 else half)
 
 
 def _places(
@@ -152,19 +147,21 @@ def _places(
 def _around(
     states: Float[Tensor, "batch heads seq dim"],
     places: Int[Tensor, "batch globals"],
+    half: int,
     block: int,
-    side: int,
     blocks: int,
 ) -> Float[Tensor, "batch_blocks heads keys dim"]:
-    """The keys or values of each block and to either side of it, and those of the global tokens behind them."""
-    whole, steps = states.transpose(1, 2), 2 * side // block
-    rest = blocks * block - whole.shape[1]
-    cut = pad(whole, (0, 0, 0, 0, side, side + rest)).unflatten(1, (blocks + steps, block))
-    parts = [cut[:, first : first + blocks] for first in range(steps + 1)]
-    if places.shape[1]:
-        seen = whole.gather(1, places[:, :, None, None].expand(-1, -1, *whole.shape[2:]))
-        parts.append(seen[:, None].expand(-1, blocks, -1, -1, -1))
-    return torch.cat(parts, dim=2).flatten(0, 1).transpose(1, 2)
+    """The keys or values of each block and to either side of it, and those of the global tokens behind them.
+
+    The rows of a batch follow each other, so that all blocks are one view of their keys: what a block meets of other rows is never visible.
+    """
+    whole = states.transpose(1, 2)
+    stream = pad(whole, (0, 0, 0, 0, 0, blocks * block - whole.shape[1])).flatten(0, 1)
+    near = pad(stream, (0, 0, 0, 0, half, half)).unfold(0, block + 2 * half, block).transpose(2, 3)
+    if not places.shape[1]:
+        return near
+    seen = whole.gather(1, places[:, :, None, None].expand(-1, -1, *whole.shape[2:])).transpose(1, 2)
+    return torch.cat([near, seen.repeat_interleave(blocks, dim=0)], dim=2)
 
 
 def _visible(
@@ -173,20 +170,19 @@ def _visible(
     known: Bool[Tensor, "batch globals"],
     half: int,
     block: int,
-    side: int,
 ) -> Bool[Tensor, "batch blocks block keys"]:
     """Which of the keys of its block each query sees."""
     blocks = -(-real.shape[1] // block)
 
     def near(tokens: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch blocks 1 near"]:
         rest = blocks * block - tokens.shape[1]
-        return pad(tokens, (side, side + rest)).unfold(1, block + 2 * side, block)[:, :blocks, None]
+        return pad(tokens, (half, half + rest)).unfold(1, block + 2 * half, block)[:, :, None]
 
     rows, slots = known.nonzero(as_tuple=True)
     seen_near = real.clone()
     seen_near[rows, places[rows, slots]] = False  # once, among the global ones
-    row = torch.arange(block, device=real.device)[:, None] + side
-    column = torch.arange(block + 2 * side, device=real.device)
+    row = torch.arange(block, device=real.device)[:, None] + half
+    column = torch.arange(block + 2 * half, device=real.device)
     own = column == row  # padding sees itself: no row of scores is empty
     visible = (near(seen_near) & ((column - row).abs() <= half)) | (near(~real) & own)
     seen = known[:, None, None, :].expand(-1, blocks, block, -1)

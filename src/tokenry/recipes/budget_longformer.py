@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, LongformerModel, PreTrainedModel
 
-from tokenry.core.io.progress import Progress, part
+from tokenry.core.io.jobs import over
+from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_SEEDS, Verdict, absent, all_of, estimate_of_mean, exactly, shown
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.pretraining import (
@@ -58,6 +59,7 @@ class BudgetLongformerSizes:
     steps: int = 1800
     learning_rate: float = 2e-3
     seeds: tuple[int, ...] = (0, 1, 2)
+    processes: int = 2
 
 
 Areas = Mapping[str, Mapping[int, list[float]]]
@@ -81,6 +83,7 @@ Areas = Mapping[str, Mapping[int, list[float]]]
         rows=32,
         steps=100_000,
         learning_rate=5e-4,
+        processes=1,
     ),
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
@@ -94,21 +97,25 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 
 def measured(sizes: BudgetLongformerSizes, progress: Progress) -> dict[str, dict[int, list[float]]]:
-    """Train and probe."""
-    evidence = FarEvidence(sizes.documents)
+    """Train and probe; each training has a process and a seed of its own, and is the same beside another."""
     areas: dict[str, dict[int, list[float]]] = {}
     runs = [(seed, arm) for seed in sizes.seeds for arm in (LOCAL, GLOBAL, WIDE, MLM)]
-    for number, (seed, arm) in enumerate(runs):
-        reported = part(progress, number / len(runs), (number + 1) / len(runs))
-        for distance, area in trained(arm, seed, evidence, sizes, reported).items():
-            areas.setdefault(arm, {}).setdefault(distance, []).append(area)
+    found = over(
+        runs,
+        trained,
+        lambda job: (job[1], job[0], sizes),
+        lambda job: f"{job[1]}, seed {job[0]}",
+        progress,
+        processes=sizes.processes,
+    )
+    for arm, distance, area in found:
+        areas.setdefault(arm, {}).setdefault(distance, []).append(area)
     return areas
 
 
-def trained(
-    arm: str, seed: int, evidence: FarEvidence, sizes: BudgetLongformerSizes, progress: Progress
-) -> dict[int, float]:
+def trained(arm: str, seed: int, sizes: BudgetLongformerSizes) -> Iterator[tuple[str, int, float]]:
     """Train one encoder, and probe it at every distance."""
+    evidence = FarEvidence(sizes.documents)
     torch.manual_seed(seed)
     settings = evidence.sizes(2 * sizes.window if arm == WIDE else sizes.window)
     if arm == MLM:
@@ -144,10 +151,10 @@ def trained(
 
     generator = torch.Generator().manual_seed(seed)
     batches = enumerate(evidence.batches(sizes.rows, seed))
-    told = lambda share: progress(f"{arm}, seed {seed}", share)  # noqa: E731
-    fit(model.train(), batches, loss, sizes.steps, sizes.learning_rate, cosine, clip=1.0, progress=told)
+    fit(model.train(), batches, loss, sizes.steps, sizes.learning_rate, cosine, clip=1.0)
     with torch.no_grad(), evaluation_mode(model):
-        return evidence.detection(score, seed + 1000)
+        areas = evidence.detection(score, seed + 1000)
+    yield from ((arm, distance, area) for distance, area in areas.items())
 
 
 def parameter_counts() -> dict[str, float]:

@@ -1,9 +1,11 @@
-"""Independent jobs, done one after another in this process or side by side on a Ray cluster."""
+"""Independent jobs, done one after another in this process, or side by side in several processes or on a Ray cluster."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from tokenry.core.errors import UserError
@@ -20,8 +22,9 @@ def over(
     name: Callable[[Job], str],
     progress: Progress,
     ray: bool = False,
+    processes: int = 1,
 ) -> Iterator[Found]:
-    """Yield what each job finds: as soon as it is found in this process, when the job is done on Ray.
+    """Yield what each job finds: as soon as it is found in this process, when the job is done elsewhere.
 
     Args:
         run: does one job; a function of a module, given the job's arguments.
@@ -29,8 +32,12 @@ def over(
         name: names a job for the progress.
         progress: called after each job with the share of jobs that are done.
         ray: use the running Ray cluster, else a local one (extra `tokenry[ray]`).
+        processes: without Ray, number of processes of one thread each; 1 is this process.
     """
-    running = (_on_ray if ray else _here)(jobs, run, arguments)
+    if ray or processes == 1:
+        running = (_on_ray if ray else _here)(jobs, run, arguments)
+    else:
+        running = _side_by_side(jobs, run, arguments, processes)
     for done, (job, found) in enumerate(running, start=1):
         yield from found
         progress(name(job), done / len(jobs))
@@ -54,6 +61,22 @@ def _here(
     jobs: Sequence[Job], run: Callable[..., Iterable[Found]], arguments: Callable[[Job], tuple[Any, ...]]
 ) -> Iterator[tuple[Job, Iterable[Found]]]:
     return ((job, run(*arguments(job))) for job in jobs)
+
+
+def _side_by_side(
+    jobs: Sequence[Job],
+    run: Callable[..., Iterable[Found]],
+    arguments: Callable[[Job], tuple[Any, ...]],
+    processes: int,
+) -> Iterator[tuple[Job, Iterable[Found]]]:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _in_one_thread) as pool:
+        begun = [pool.submit(_whole, run, *arguments(job)) for job in jobs]
+        yield from ((job, done.result()) for job, done in zip(jobs, begun, strict=True))
+
+
+def _in_one_thread() -> None:
+    """Before the process imports what reads it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _on_ray(

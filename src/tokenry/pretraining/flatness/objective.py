@@ -69,6 +69,11 @@ class Objective:
 
     Raises:
         UserError: nothing to train, or weights in half precision or split between ranks.
+
+    Attributes:
+        parameters: by name, those that count.
+        groups: the layer of each.
+        blocks: places of the output matrix, and of all others.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Objective:
         )
         self.parameters = _chosen(named, self.model, exclude, include)
         self.groups = [group_of(name) for name in self.parameters]
+        self.blocks = _blocks([*self.parameters.values()], self.model)
         _require_precise(self.parameters, half)
 
     @property
@@ -253,6 +259,20 @@ def _chosen(
             f"{', '.join(list(trained)[:3])}."
         )
     return chosen
+
+
+def _blocks(parameters: Sequence[Tensor], model: nn.Module | None) -> list[list[int]]:
+    """Places of the parameters that may be probed apart: the output matrix of a language model, and all others.
+
+    Logits are bilinear in that matrix and in what it multiplies, so that the residual of every target stands in the Hessian between the two.
+    """
+    matrix = None
+    if model is not None and _kind(model) is not None:
+        matrix = getattr(causal_lm(model).get_output_embeddings(), "weight", None)
+    sides = [
+        [place for place, one in enumerate(parameters) if (one is matrix) == own] for own in (True, False)
+    ]
+    return [side for side in sides if side]
 
 
 def _require_precise(parameters: Mapping[str, Tensor], half: tuple[torch.dtype, ...]) -> None:

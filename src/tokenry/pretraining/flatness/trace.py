@@ -4,6 +4,10 @@
 
     variance of one probe     Gaussian 2 tr(H²)                  Rademacher 2 (tr(H²) − Σ H_ii²), never larger
 
+The output matrix of a language model may be probed apart from the other parameters, with a product of its own: what H holds between the
+two, residuals p − label for the most part, then leaves the variance, and the trace stays what it is. It is done where it pays: in small
+models that still miss their labels.
+
 Of two models with the same loss, the one with the smaller trace is flatter and, in the paper, the better one downstream. A trace depends on
 the parametrisation: compare equal architectures, or models that were enlarged to one (`tokenry.pretraining.flatness.enlarge`).
 
@@ -32,6 +36,8 @@ from tokenry.pretraining.flatness.draws import (
 from tokenry.pretraining.flatness.objective import EXCLUDED, Batch, Objective, second_derivatives
 
 DISTRIBUTIONS = ("rademacher", "gaussian")
+_PRICE_APART = 1.7
+"""Price of a draw with a product for each of two blocks, in draws with one product."""
 
 
 def hvp(
@@ -108,14 +114,21 @@ def hessian_trace(
     objective = Objective(loss_fn_or_model, exclude, include, parameters)
     draws = TraceDraws(objective, config, f"Hessian, {distribution}")
     chosen = [*objective.parameters.values()]
+    blocks: list[list[int]] = []
 
     def draw(batch: Batch, generator: Generator) -> TraceDraw:
         loss, targets = objective.loss(batch)
         gradients = _gradients(loss, chosen)
+        if not blocks:
+            first = Generator(objective.device).manual_seed(config.seed)
+            apart = len(objective.blocks) > 1 and _pays_apart(objective.blocks, gradients, chosen, first)
+            blocks.extend(objective.blocks if apart else [[*range(len(chosen))]])
         trace = torch.zeros(2, len(chosen), dtype=torch.float64, device=objective.device)
-        for _ in range(config.probes_per_batch):
-            vector = [probe(one, distribution, generator) for one in chosen]
-            trace += _parts(chosen, vector, _product(gradients, chosen, vector))
+        for block in blocks * config.probes_per_batch:
+            probed = [chosen[place] for place in block]
+            vector = [probe(one, distribution, generator) for one in probed]
+            product = _product([gradients[place] for place in block], probed, vector)
+            trace[:, block] += _parts(probed, vector, product)
         values, relative = (trace / config.probes_per_batch).cpu()
         return TraceDraw(targets, float(loss.detach()), values, float(relative.sum()))
 
@@ -183,6 +196,22 @@ def probe(like: Tensor, distribution: str, generator: Generator) -> Tensor:
     return drawn.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
 
+def _pays_apart(
+    blocks: Sequence[Sequence[int]],
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    generator: Generator,
+) -> bool:
+    """Whether blocks have so much between them, by one probe of each, that a product for each costs less than the noise of one for all."""
+    squares = torch.zeros(len(blocks), len(blocks), dtype=torch.float64)  # ‖H_ij‖², of the blocks i and j
+    for row, block in enumerate(blocks):
+        vector = [probe(parameters[place], "rademacher", generator) for place in block]
+        product = _product([gradients[place] for place in block], parameters, vector)
+        for column, other in enumerate(blocks):
+            squares[row, column] = sum(float(product[place].square().sum()) for place in other)
+    return bool(squares.sum() > _PRICE_APART * squares.trace())
+
+
 def _parts(
     parameters: Sequence[Tensor], vector: Sequence[Tensor], product: Sequence[Tensor]
 ) -> Float[Tensor, "2 parameters"]:
@@ -212,7 +241,7 @@ def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]
 def _product(
     gradients: Sequence[Tensor], parameters: Sequence[Tensor], vector: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Differentiate the gradients along a vector; the graph is kept. A gradient without a graph is a constant."""
+    """Differentiate gradients along a vector of theirs; the graph is kept. A gradient without a graph is a constant."""
     linked = [(one, part) for one, part in zip(gradients, vector, strict=True) if one.requires_grad]
     if not linked:
         return tuple(map(torch.zeros_like, parameters))
