@@ -5,8 +5,12 @@
     h'  = [h, a_1 h, …, a_H h]                         what heads find is put beside the state, never added
     out = h_L[rows] W
 
-The identity is never formed: h A is X A_x + A_p + …, and h' holds the attention itself in its place. Of the last layer only what W reads is
-computed.
+The identity is never formed: h is held as S, all its columns but those of the identity, and
+
+    h A hᵀ = S A_ss Sᵀ + S A_sp + A_ps Sᵀ + A_pp         where A is cut at the columns of the identity
+    a h    = [a X, a, a S without X]                     a stands where a times the identity would
+
+Of the last layer only what W reads is computed.
 
 Source: The Impossibility of Inverse Permutation Learning in Transformer Models (arXiv 2509.24125), section 2; after Nichani et al. 2024.
 """
@@ -68,59 +72,74 @@ class DisentangledTransformer(nn.Module):
         """
         self._require_input(x)
         chosen = self._require_rows(rows)
-        parts = self._parts(x)
+        state = x
         for matrices in self.attention[:-1]:
-            parts = self._layer(parts, matrices)
+            state = self._layer(state, matrices)
         last = self.attention[-1]
-        width = last.shape[1]
-        blocks = self.readout.split(width)
-        read = [part[:, chosen] for part in parts]
-        found = _times(read, blocks[0], chosen)
-        for matrix, block in zip(last, blocks[1:], strict=True):
-            found = found + self._weights(parts, matrix, read, chosen) @ _times(parts, block)
+        readouts = self.readout.split(last.shape[1])
+        read = state[:, chosen]
+        found = self._times(read, readouts[0], chosen)
+        for matrix, readout in zip(last, readouts[1:], strict=True):
+            attention = self._weights(state, matrix, read, chosen)
+            found = torch.baddbmm(found, attention, self._times(state, readout))
         return found
 
     def residual(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch seq width"]]:
         """The state before the first layer and after each, written out."""
         self._require_input(x)
-        parts = self._parts(x)
-        states = [torch.cat(parts, dim=-1)]
+        state, states = x, [x]
         for matrices in self.attention:
-            parts = self._layer(parts, matrices)
-            states.append(torch.cat(parts, dim=-1))
-        return states
+            state = self._layer(state, matrices)
+            states.append(state)
+        identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+        cut = (state.tensor_split([self.n_features], dim=-1) for state in states)
+        return [torch.cat([features, identity, rest], dim=-1) for features, rest in cut]
 
-    def _parts(self, x: Tensor) -> list[Tensor]:
-        """X, the positions (one identity for all sequences), and what heads have added: blocks of the state, side by side."""
-        identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device)
-        return [x, identity.expand(len(x), -1, -1)]
-
-    def _layer(self, parts: list[Tensor], matrices: Tensor) -> list[Tensor]:
+    def _layer(self, state: Tensor, matrices: Tensor) -> Tensor:
+        """The state with what each head finds beside it."""
         added = []
         for matrix in matrices:
-            attention = self._weights(parts, matrix)
-            # What a head reads of the identity is its own attention.
-            added += [attention @ parts[0], attention, *(attention @ part for part in parts[2:])]
-        return [*parts, *added]
+            attention = self._weights(state, matrix)
+            of_features, *of_rest = (attention @ state).split(self._widths(state), dim=-1)
+            added += [of_features, attention, *of_rest]
+        return torch.cat([state, *added], dim=-1)
 
     def _weights(
         self,
-        parts: list[Tensor],
+        state: Tensor,
         matrix: Tensor,
-        read: list[Tensor] | None = None,
+        read: Tensor | None = None,
         rows: Tensor | slice = slice(None),
     ) -> Tensor:
         """The attention of some rows, whose state is `read`; of all by default."""
-        queries = _times(parts if read is None else read, matrix, rows)
-        widths = [part.shape[-1] for part in parts]
-        x, positions, *rest = queries.split(widths, dim=-1)
-        scores = x @ parts[0].mT + positions
-        for query, part in zip(rest, parts[2:], strict=True):
-            scores = scores + query @ part.mT
+        read = state if read is None else read
+        of_state, of_places = self._cut(matrix.mT)
+        hidden = torch.zeros(self.seq_len, self.seq_len, dtype=state.dtype, device=state.device)
         if self.causal:
-            later = ~causal_mask(self.seq_len).to(scores.device)[rows]
-            scores = scores.masked_fill(later, -torch.inf)
-        return scores.softmax(dim=-1)
+            hidden.masked_fill_(~causal_mask(self.seq_len).to(state.device), -torch.inf)
+        scores = self._times(read, of_places.mT, rows, hidden)
+        return torch.baddbmm(scores, self._times(read, of_state.mT, rows), state.mT).softmax(dim=-1)
+
+    def _times(
+        self,
+        state: Tensor,
+        matrix: Float[Tensor, "width out"],
+        rows: Tensor | slice = slice(None),
+        also: Tensor | float = 0.0,
+    ) -> Float[Tensor, "batch rows out"]:
+        """The state of some rows times a matrix, and what is added for each place: the identity takes the rows of its block as they are."""
+        of_state, of_places = self._cut(matrix)
+        return state @ of_state + (of_places + also)[rows]
+
+    def _widths(self, state: Tensor) -> list[int]:
+        """Those of X and of what heads have added, if any have."""
+        rest = state.shape[-1] - self.n_features
+        return [self.n_features, rest] if rest else [self.n_features]
+
+    def _cut(self, matrix: Float[Tensor, "width out"]) -> tuple[Tensor, Tensor]:
+        """The rows of a matrix that meet S, and those that meet the identity."""
+        first, places, rest = matrix.tensor_split([self.n_features, self.n_features + self.seq_len])
+        return torch.cat([first, rest]), places
 
     def _require_input(self, x: Tensor) -> None:
         if x.shape[1:] != (self.seq_len, self.n_features):
@@ -135,17 +154,6 @@ class DisentangledTransformer(nn.Module):
                 f"rows must be among the {self.seq_len} tokens of a sequence, got {chosen.tolist()}."
             )
         return chosen
-
-
-def _times(
-    parts: list[Tensor], matrix: Float[Tensor, "width out"], rows: Tensor | slice = slice(None)
-) -> Float[Tensor, "batch rows out"]:
-    """The state of some rows times a matrix, block by block; the identity takes the rows of its block as they are."""
-    blocks = matrix.split([part.shape[-1] for part in parts])
-    found = parts[0] @ blocks[0] + blocks[1][rows]
-    for part, block in zip(parts[2:], blocks[2:], strict=True):
-        found = found + part @ block
-    return found
 
 
 def causal_mask(seq_len: int) -> Bool[Tensor, "seq seq"]:
