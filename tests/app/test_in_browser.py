@@ -243,6 +243,17 @@ def test_select_says_how_scores_are_written(app):
     assert "write a model, a comma and its score, got 'embedded'" in said
 
 
+def test_equal_information_colours_windows(app):
+    app.open("Equal information").fill("Text", "Water expands when it freezes. " * 4)
+    assert app.run().startswith("done: tokenry tokenizer equal-info report text.txt")
+    assert app.report.locator(".pieces").count() == 3
+    app.screen("equal-information")
+
+
+def test_equal_information_refuses_an_empty_text(app):
+    assert "Text is empty" in app.open("Equal information").fill("Text", "").run()
+
+
 def test_theory_measures_a_source(app):
     app.open("Theory")
     app.form.get_by_role("button", name="More options").click()
