@@ -162,6 +162,23 @@ def test_a_field_says_what_is_wrong_with_it(field, value, words, tmp_path):
     assert str(error.value) == words
 
 
+def test_a_sentence_of_a_verb_names_its_fields(tmp_path):
+    form = Form(
+        "theory markov",
+        (Slider("switch", "Probability of a switch"), Slider("order", "Order", step=1, high=99)),
+    )
+    with pytest.raises(UserError) as error:
+        form.prepare([1.0, 2], Desk(tmp_path, lambda verb: None), tmp_path)
+    assert str(error.value).startswith("“Probability of a switch” must be in (0, 1), got 1.0")
+    prepared = form.prepare([0.1, 40], Desk(tmp_path, lambda verb: None), tmp_path)
+    with pytest.raises(UserError, match="40"):
+        prepared.run(lambda stage, share: None)
+    assert (
+        form.as_filled("give --order-of or --seed 1, or --order 2")
+        == "give --order-of or --seed 1, or “Order” 2"
+    )
+
+
 def test_half_a_character_is_refused(tmp_path):
     form = next(form for _, form in FORMS if form.verb == "explain")
     values = ["half of \ud83d", *first_values(form)[1:]]

@@ -10,7 +10,7 @@ from tokenry.theory import best_scratch_mse
 
 
 def test_it_runs_small(tmp_path):
-    model = str(write_model(tmp_path / "model"))
+    model = str(write_model(tmp_path / "model", positions=1024))
     small = PermutationSizes(2, 4, (0, 1), (0, 1), RowTransformerSizes(8, 1, 2), 4, model, 2, 4)
     result = check_recipe("inverse-permutation", small, tmp_path)
     assert len(result.claims) == 6
