@@ -5,10 +5,11 @@
     h'  = [h, a_1 h, …, a_H h]                         what heads find is put beside the state, never added
     out = h_L[rows] W
 
-The identity is never formed: h is held as S, all its columns but those of the identity, and
+The identity is never formed. h is made of blocks like h_0, features and places beside one another, since a h is: it is held as F, the features
+of all blocks, and their places apart, without the first ones:
 
-    h A hᵀ = S A_ss Sᵀ + S A_sp + A_ps Sᵀ + A_pp         where A is cut at the columns of the identity
-    a h    = [a X, a, a S without X]                     a stands where a times the identity would
+    h A  = F A_F + A_I + P_1 A_1 + …        rows of A by what they meet: features, the identity, places
+    a h  = [a F; a, a P_1, …]               a stands where a times the identity would
 
 Of the last layer only what W reads is computed.
 
@@ -72,74 +73,72 @@ class DisentangledTransformer(nn.Module):
         """
         self._require_input(x)
         chosen = self._require_rows(rows)
-        state = x
+        parts = [x]
         for matrices in self.attention[:-1]:
-            state = self._layer(state, matrices)
+            parts = self._layer(parts, matrices)
         last = self.attention[-1]
         readouts = self.readout.split(last.shape[1])
-        read = state[:, chosen]
+        read = [part[:, chosen] for part in parts]
         found = self._times(read, readouts[0], chosen)
         for matrix, readout in zip(last, readouts[1:], strict=True):
-            attention = self._weights(state, matrix, read, chosen)
-            found = torch.baddbmm(found, attention, self._times(state, readout))
+            attention = self._weights(parts, matrix, read, chosen)
+            found = torch.baddbmm(found, attention, self._times(parts, readout))
         return found
 
     def residual(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch seq width"]]:
         """The state before the first layer and after each, written out."""
         self._require_input(x)
-        state, states = x, [x]
-        for matrices in self.attention:
-            state = self._layer(state, matrices)
-            states.append(state)
         identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
-        cut = (state.tensor_split([self.n_features], dim=-1) for state in states)
-        return [torch.cat([features, identity, rest], dim=-1) for features, rest in cut]
+        parts, states = [x], []
+        for matrices in (*self.attention, None):
+            features = parts[0].split(self.n_features, dim=-1)
+            blocks = zip(features, [identity, *parts[1:]], strict=True)
+            states.append(torch.cat([part for block in blocks for part in block], dim=-1))
+            if matrices is not None:
+                parts = self._layer(parts, matrices)
+        return states
 
-    def _layer(self, state: Tensor, matrices: Tensor) -> Tensor:
-        """The state with what each head finds beside it."""
-        added = []
+    def _layer(self, parts: list[Tensor], matrices: Tensor) -> list[Tensor]:
+        """The parts of the state, the features of all blocks and the places of all but the first, with what each head finds."""
+        features, places = [parts[0]], parts[1:]
         for matrix in matrices:
-            attention = self._weights(state, matrix)
-            of_features, *of_rest = (attention @ state).split(self._widths(state), dim=-1)
-            added += [of_features, attention, *of_rest]
-        return torch.cat([state, *added], dim=-1)
+            attention = self._weights(parts, matrix)
+            features.append(attention @ parts[0])
+            places += [attention, *(attention @ part for part in parts[1:])]
+        return [torch.cat(features, dim=-1), *places]
 
     def _weights(
         self,
-        state: Tensor,
+        parts: list[Tensor],
         matrix: Tensor,
-        read: Tensor | None = None,
+        read: list[Tensor] | None = None,
         rows: Tensor | slice = slice(None),
     ) -> Tensor:
         """The attention of some rows, whose state is `read`; of all by default."""
-        read = state if read is None else read
-        of_state, of_places = self._cut(matrix.mT)
-        hidden = torch.zeros(self.seq_len, self.seq_len, dtype=state.dtype, device=state.device)
+        queries = self._times(parts if read is None else read, matrix, rows)
+        blocks = queries.unflatten(-1, (-1, self.n_features + self.seq_len))
+        features, places = blocks.split([self.n_features, self.seq_len], dim=-1)
+        scores = places[..., 0, :]
         if self.causal:
-            hidden.masked_fill_(~causal_mask(self.seq_len).to(state.device), -torch.inf)
-        scores = self._times(read, of_places.mT, rows, hidden)
-        return torch.baddbmm(scores, self._times(read, of_state.mT, rows), state.mT).softmax(dim=-1)
+            scores = scores.masked_fill(~causal_mask(self.seq_len).to(scores.device)[rows], -torch.inf)
+        scores = torch.baddbmm(scores, features.flatten(-2), parts[0].mT)
+        for number, part in enumerate(parts[1:], start=1):
+            scores = torch.baddbmm(scores, places[..., number, :], part.mT)
+        return scores.softmax(dim=-1)
 
     def _times(
         self,
-        state: Tensor,
+        parts: list[Tensor],
         matrix: Float[Tensor, "width out"],
         rows: Tensor | slice = slice(None),
-        also: Tensor | float = 0.0,
     ) -> Float[Tensor, "batch rows out"]:
-        """The state of some rows times a matrix, and what is added for each place: the identity takes the rows of its block as they are."""
-        of_state, of_places = self._cut(matrix)
-        return state @ of_state + (of_places + also)[rows]
-
-    def _widths(self, state: Tensor) -> list[int]:
-        """Those of X and of what heads have added, if any have."""
-        rest = state.shape[-1] - self.n_features
-        return [self.n_features, rest] if rest else [self.n_features]
-
-    def _cut(self, matrix: Float[Tensor, "width out"]) -> tuple[Tensor, Tensor]:
-        """The rows of a matrix that meet S, and those that meet the identity."""
-        first, places, rest = matrix.tensor_split([self.n_features, self.n_features + self.seq_len])
-        return torch.cat([first, rest]), places
+        """The state of some rows times a matrix: the identity takes the rows of its block as they are."""
+        blocks = matrix.unflatten(0, (-1, self.n_features + self.seq_len))
+        of_features, of_places = blocks.split([self.n_features, self.seq_len], dim=1)
+        found = parts[0] @ of_features.flatten(0, 1) + of_places[0][rows]
+        for part, block in zip(parts[1:], of_places[1:], strict=True):
+            found = found + part @ block
+        return found
 
     def _require_input(self, x: Tensor) -> None:
         if x.shape[1:] != (self.seq_len, self.n_features):
