@@ -10,6 +10,8 @@ READY_BENCH := $(VENV)/.ready-bench
 LOWEST := .venv-lowest
 TOKENIZERS := .tokenizers
 READY_LOWEST := $(LOWEST)/.ready
+RELEASE := .venv-release
+READY_RELEASE := $(RELEASE)/.ready
 
 # What benchmarks measure beside, at the versions of the stored results and without what they ask for themselves: their own pins would
 # move the field's libraries, and what they import is in the extra `bench`.
@@ -33,7 +35,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest tokenizers lint docs notebooks bench clean
+.PHONY: help setup demo test test-lowest tokenizers lint docs notebooks dist test-wheel bench bench-gpu reproduce clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +55,13 @@ $(READY_BENCH): $(READY)
 
 $(READY_LOWEST): pyproject.toml constraints-lowest.txt
 	$(call install,$(LOWEST),constraints-lowest.txt)
+	@touch $@
+
+# What builds and checks a release stands apart: tokenry itself is not installed beside it.
+$(READY_RELEASE): pyproject.toml constraints.txt
+	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["release"], sep="\n")' > $(RELEASE)/wanted.txt
+	@$(RELEASE)/bin/python -m pip install -qq -c constraints.txt -r $(RELEASE)/wanted.txt
 	@touch $@
 
 setup: $(READY) ## install tokenry into $(VENV); every other target does it by itself
@@ -96,6 +105,13 @@ notebooks: $(READY_DOCS) ## run the notebooks of the docs
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[docs,notebooks,demo]'
 	$(PYTEST) $(BIN)/pytest -m notebooks tests/docs
 
+dist: $(READY_RELEASE) ## build sdist and wheel into dist/, and check what is in them
+	$(RELEASE)/bin/python release/make_dist.py
+
+test-wheel: dist ## try the wheel in a new environment outside the repository, and resolve its extras
+	$(RELEASE)/bin/python release/try_wheel.py
+	$(RELEASE)/bin/python release/try_wheel.py --extras
+
 bench: $(READY_BENCH) ## run every benchmark and store what it measured; the docs are generated from it
 	@mkdir -p benchmarks/results
 	@set -e; for script in $(BENCHMARKS); do \
@@ -105,5 +121,11 @@ bench: $(READY_BENCH) ## run every benchmark and store what it measured; the doc
 		mv $$result.partial $$result; \
 	done
 
+bench-gpu: $(READY) ## run the benchmarks that need a GPU (at most 8 minutes); each result is stored as soon as it is there
+	$(BIN)/python benchmarks/gpu/run_all.py
+
+reproduce: $(READY) ## run the recipe of every paper (hours; goes on where it was), and say how many are shown
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python experiments/reproduce_all.py
+
 clean: ## remove what make built (runs/ is yours and stays)
-	rm -rf $(VENV) $(LOWEST) $(TOKENIZERS) site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(RELEASE) $(TOKENIZERS) site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

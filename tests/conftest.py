@@ -40,7 +40,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--store-names",
         action="store_true",
-        help="write the public names and the fields of results into tests/frozen",
+        help="write the public names, options and fields of results into tests/public_api.txt",
     )
 
 

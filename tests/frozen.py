@@ -1,19 +1,30 @@
-"""Names that others have written down, and that must not go: public names, and the fields of every verb's `result.json`.
+"""What others have written down, and what must not go: public names, options of verbs, and the fields of every verb's `result.json`.
 
-`pytest tests/verbs tests/test_public_names.py --store-names` writes tests/frozen/ anew, for the verbs whose tests it runs: look at what it removes before you commit it.
-A field is a path, `runs[].steps`; only those are kept that every result of its kind had in the run.
+tests/public_api.txt holds one a line:
+
+    import tokenry.finetuning.SSToken
+    option tokenry tune --weighing
+    field tune: runs[].steps
+
+`pytest tests/verbs tests/test_public_names.py --store-names` writes it anew, the fields for the verbs whose tests it runs: look at what it
+removes before you commit it. A field is a path; only those are kept that every result of its kind had in the run.
 """
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tokenry.core.io.files import write_json
+from tokenry.cli import WITH_RECIPES
+from tokenry.core.plans import plan_options
+from tokenry.verbs._catalogue import verb_modules
 
-FOLDER = Path(__file__).parent / "frozen"
-NAMES, FIELDS = FOLDER / "names.json", FOLDER / "fields.json"
+FILE = Path(__file__).parent / "public_api.txt"
+What = Literal["import", "option", "field"]
+Lists = Mapping[str, set[str]]
+"""Public names by module, options by command, or fields by kind of result."""
 PUBLISHED = (
     "alignment",
     "architectures",
@@ -44,12 +55,42 @@ OF_THE_DATA = ("overlap.", "texts.", "text_back.", "furthest_shared_tokens.", "r
 """Where the keys are those of a user's models, files and runs."""
 
 
-def frozen(file: Path) -> dict[str, list[str]]:
-    return json.loads(file.read_text(encoding="utf-8"))
+@cache
+def frozen(what: What) -> Lists:
+    """What the file holds."""
+    lists: dict[str, set[str]] = {}
+    for line in FILE.read_text(encoding="utf-8").splitlines():
+        kind, _, path = line.partition(" ")
+        if kind == what:
+            holder, name = (
+                path.split(": ", 1) if what == "field" else path.rsplit("." if what == "import" else " ", 1)
+            )
+            lists.setdefault(holder, set()).add(name)
+    return lists
 
 
-def public_names(module: str) -> list[str]:
-    return sorted(importlib.import_module(f"tokenry.{module}").__all__)
+def store(names: Lists, options: Lists, fields: Lists) -> None:
+    """Write the file anew."""
+    lines = {f"import {module}.{name}" for module, held in names.items() for name in held}
+    lines |= {f"option {command} {flag}" for command, held in options.items() for flag in held}
+    lines |= {f"field {kind}: {path}" for kind, held in fields.items() for path in held}
+    FILE.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+    frozen.cache_clear()
+
+
+def public_names() -> Lists:
+    """The names of every published module."""
+    modules = (f"tokenry.{module}" for module in PUBLISHED)
+    return {module: set(importlib.import_module(module).__all__) for module in modules}
+
+
+def options() -> Lists:
+    """The options and arguments of every verb."""
+    verbs = {**verb_modules(), **WITH_RECIPES}
+    return {
+        f"tokenry {verb}": {option.flag for option in plan_options(importlib.import_module(module).Plan)}
+        for verb, module in verbs.items()
+    }
 
 
 def fields_of(value: Any, path: str = "") -> Iterator[str]:
@@ -79,13 +120,11 @@ class FrozenFields:
         kind, fields = result["kind"], {path for path in found if not path.startswith(OF_THE_DATA)}
         self.seen[kind] = self.seen.get(kind, fields) & fields
         if not self.storing:
-            gone = set(frozen(FIELDS).get(kind, ())) - fields
+            gone = frozen("field").get(kind, set()) - fields
             assert not gone, (
                 f"{kind}: {', '.join(sorted(gone))} no longer in result.json (see tests/frozen.py)"
             )
 
     def pytest_sessionfinish(self) -> None:
         if self.storing:
-            write_json(NAMES, {module: public_names(module) for module in PUBLISHED})
-            seen = {kind: sorted(fields) for kind, fields in self.seen.items()}
-            write_json(FIELDS, dict(sorted((frozen(FIELDS) | seen).items())))
+            store(public_names(), options(), {**frozen("field"), **self.seen})

@@ -13,8 +13,6 @@ from tests import ROOT
 SOURCE = ROOT / "src/tokenry"
 SHARED_NAMES = {
     "Plan",  # one per verb: `score.Plan`
-    "Cell",  # of a table, and of a grid of tokenizers: both are public
-    "Segmentation",  # a block of a report, and of CharBench: both are public
 }
 """Class names that stand for more than one idea; none may come to them."""
 

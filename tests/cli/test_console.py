@@ -2,7 +2,7 @@ import json
 import logging
 import subprocess
 import sys
-import time
+import threading
 import warnings
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tokenry.cli import app
 from tokenry.cli.commands import plan_app
 from tokenry.cli.console import command, print_json, show_blocks
-from tokenry.cli.progress import progress
+from tokenry.cli.progress import _Lines, progress
 from tokenry.core.errors import UserError
 from tokenry.report.blocks import Table, Text
 from tokenry.report.result import Result
@@ -137,20 +137,30 @@ def test_details_of_a_stage_are_no_news_where_there_is_no_bar():
                 report(f"training · step {step} of 8, loss 0.1", step / 8)
 
     lines = run(told).stderr.splitlines()
-    assert [line.split("%")[1].strip() for line in lines] == ["reading", "training · step 1 of 8, loss 0.1"]
+    stages = ["reading", "training · step 1 of 8, loss 0.1", "done"]
+    assert [line.split("%")[1].strip() for line in lines] == stages
 
 
 def test_a_silent_stage_is_still_heard_of_where_there_is_no_bar(monkeypatch):
+    heard, write = threading.Semaphore(0), _Lines._write
+
+    def written(lines: _Lines) -> None:
+        write(lines)
+        heard.release()
+
     monkeypatch.setattr("tokenry.cli.progress._SILENCE", 0.05)
+    monkeypatch.setattr(_Lines, "_write", written)
 
     def told() -> None:
         with progress() as report:
             report("reading", 0.0)
-            time.sleep(0.4)
+            for _ in range(3):
+                heard.acquire()
 
-    lines = run(told).stderr.splitlines()
-    assert 3 <= len(lines) <= 9
-    assert set(lines) == {"  0%  reading"}
+    *lines, last = run(told).stderr.splitlines()
+    assert len(lines) >= 3
+    assert {line.split(",")[0] for line in lines} == {"  0%  reading"}
+    assert last.startswith("100%  done")
 
 
 def test_quiet_jobs_say_nothing():

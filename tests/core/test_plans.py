@@ -1,6 +1,6 @@
 """A plan is a verb's options, their help, their validation and the recorded settings."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -216,6 +216,41 @@ def test_a_settings_file_may_use_the_name_or_the_flag():
 def test_a_settings_file_that_does_not_fit_is_refused(content, words):
     with pytest.raises(UserError, match=words):
         read_values(Plan, content, "c.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Options of several verbs.
+
+    Attributes:
+        steps: number of steps.
+        seed: random seed.
+    """
+
+    steps: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfBoth(Counted):
+    """Do it.
+
+    Attributes:
+        data: the data.
+        seed: random seed of the order.
+    """
+
+    data: str = argument()
+    seed: int = 7
+
+
+def test_a_plan_stands_before_its_base_whose_words_and_defaults_it_may_change():
+    assert [(option.name, option.default, option.help) for option in plan_options(OfBoth)] == [
+        ("data", MISSING, "The data."),
+        ("seed", 7, "Random seed of the order."),
+        ("steps", MISSING, "Number of steps."),
+    ]
+    assert build_plan(OfBoth, {"data": "text", "steps": 3}) == OfBoth("text", steps=3)
 
 
 def test_a_field_without_words_is_a_mistake_of_ours():

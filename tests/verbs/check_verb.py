@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tokenry.cli import app
+from tokenry.core.io.schema import SCHEMA
 from tokenry.core.plans import plan_options
 from tokenry.report.blocks import Section, Table, warnings_in
 from tokenry.report.html import page
@@ -58,6 +59,7 @@ def check_verb(verb: str, *arguments: Any, output: Path) -> dict[str, Any]:
     saved = json.loads((output / RESULT_FILE).read_text(encoding="utf-8"))
     printed = json.loads(result.stdout)
     assert printed == {name: saved[name] for name in printed}
+    assert saved["schema"] == SCHEMA
     module = importlib.import_module(verb_modules()[verb])
     assert verb_of(saved["kind"]) is module
     recorded = {option.name for option in plan_options(module.Plan)} - {"output"}

@@ -92,6 +92,10 @@ def test_the_result_of_another_verb_is_drawn(desk, tmp_path):
     [
         ([1, 2], "result.json is not a result: give the folder that a verb of tokenry wrote"),
         ({"model": "m"}, "result.json is not a result: give the folder that a verb of tokenry wrote"),
+        (
+            {"kind": "score", "schema": 2},
+            "result.json has schema 2, and this tokenry reads schemas up to 1: install a newer tokenry",
+        ),
         ({"kind": "dance"}, "result.json: results of the kind 'dance' are not known"),
         ({**STORED, "measures": 3}, "result.json cannot be drawn (TypeError"),
         ({"kind": "score"}, "result.json cannot be drawn (KeyError: 'examples')"),

@@ -16,9 +16,6 @@ from tokenry.core.errors import UserError
 _LOOK_SECONDS = 0.2
 _HERE = Path(__file__).parent / "templates"
 _ROOT = re.compile(r":root \{.*?\n\}", re.S)
-_EMPTY = '<div class="panel empty"><p>What is measured is shown here.</p></div>'
-_BAR = """<header class="app-bar"><p class="mark">tokenry <span>the craft of tokens</span></p>
-<p class="local">Everything runs on this machine.</p></header>"""
 
 
 def look() -> dict[str, Any]:
@@ -35,13 +32,16 @@ def look() -> dict[str, Any]:
     theme = gradio.themes.Base(
         font=[part.strip('"') for part in sans], font_mono=[part.strip('"') for part in mono]
     )
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    style, script = _template("page.css"), _template("page.js")
     return {
         "theme": theme,
         "css": f"{colours.group()}\n{style}",
         "head": f'<meta name="color-scheme" content="light dark">\n<script>{script}</script>',
     }
+
+
+def _template(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def build(tabs: Sequence[Tab], desks: Desks, shown: Shown) -> Any:
@@ -55,7 +55,7 @@ def build(tabs: Sequence[Tab], desks: Desks, shown: Shown) -> Any:
     import gradio
 
     with gradio.Blocks(title="tokenry", analytics_enabled=False, fill_width=True) as blocks:
-        gradio.HTML(_BAR, padding=False)
+        gradio.HTML(_template("bar.html"), padding=False)
         with gradio.Tabs(elem_id="tabs"):
             for tab in tabs:
                 _tab(gradio, tab, desks, shown)
@@ -87,7 +87,7 @@ def _form(gradio: Any, name: str, form: Form, desks: Desks, shown: Shown, opened
                 run = gradio.Button(form.button, variant="primary", elem_classes="run")
                 stop = gradio.Button("Stop", elem_classes="stop")
         with gradio.Column(scale=1, min_width=340, elem_classes="shown"):
-            panel = gradio.HTML(_EMPTY, padding=False)
+            panel = gradio.HTML(_template("empty.html"), padding=False)
     grouped = [made[id(field)] for field in form.fields]
     inputs = list(itertools.chain.from_iterable(grouped))
     sizes = [len(group) for group in grouped]

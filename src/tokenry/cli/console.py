@@ -127,7 +127,7 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
 
     output = getattr(plan, "output", None)
     require_output(output)
-    with progress(_streams.get().quiet, says_done=True) as report:
+    with progress(_streams.get().quiet) as report:
         result = run(plan, report)
     if not is_first():
         return

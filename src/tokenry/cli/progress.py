@@ -17,11 +17,11 @@ _SILENCE = 30.0
 
 
 @contextlib.contextmanager
-def progress(quiet: bool = False, says_done: bool = False) -> Iterator[Progress]:
+def progress(quiet: bool = False) -> Iterator[Progress]:
     """Show a bar with elapsed and remaining time on stderr; yields `report(what, share_done)`.
 
     Where stderr is no terminal, each new `what` is a line of its own, and after every 30 seconds of silence another line says how far
-    the job is. With `says_done`, a job that has reported anything is said to be done at its end.
+    the job is. A job that has reported anything is said to be done at its end.
     """
     terminal = Console(stderr=True)
     if quiet:
@@ -29,13 +29,12 @@ def progress(quiet: bool = False, says_done: bool = False) -> Iterator[Progress]
     elif terminal.is_terminal:
         with _bar(terminal) as report:
             yield report
-            if says_done:
-                report("done", 1.0)
+            report("done", 1.0)
     else:
         lines = _Lines()
         try:
             yield lines.report
-            if says_done and lines.stage:
+            if lines.stage:
                 lines.report("done", 1.0)
         finally:
             lines.end()

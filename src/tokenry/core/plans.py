@@ -1,7 +1,8 @@
 """A verb's plan: one frozen dataclass whose fields are the options, their help, their validation and the recorded settings.
 
 A field is documented once, under `Attributes:`. A field that holds another config dataclass is unfolded: its fields become options
-of the verb, with that config's words and the defaults of the instance that the plan holds.
+of the verb, with that config's words and the defaults of the instance that the plan holds. Options that several verbs share stand in
+a base of their plans, behind those that the plan itself declares.
 """
 
 import dataclasses
@@ -51,8 +52,10 @@ class PlanOption:
 
 
 def argument(default: Any = dataclasses.MISSING, metavar: str = "") -> Any:
-    """Declare a field of a plan that is a positional argument."""
-    return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
+    """Declare a field of a plan that is a positional argument, of the command and of the plan."""
+    return dataclasses.field(
+        default=default, kw_only=False, metadata={"positional": True, "metavar": metavar}
+    )
 
 
 def option(
@@ -96,7 +99,9 @@ def _options(
     plan: type, instance: Any, holder: tuple[str, ...] = (), prefix: str = ""
 ) -> Iterator[PlanOption]:
     hints, words = typing.get_type_hints(plan), _documented(plan)
-    for field in dataclasses.fields(plan):
+    own = [*plan.__annotations__]
+    fields = dataclasses.fields(plan)
+    for field in sorted(fields, key=lambda field: own.index(field.name) if field.name in own else len(own)):
         if not field.init or field.metadata.get("hidden"):
             continue
         default = getattr(instance, field.name) if instance is not None else _default(field)
@@ -138,9 +143,9 @@ def _instance(default: Any) -> Any:
 
 
 def _documented(plan: type) -> dict[str, str]:
-    """The entries under `Attributes:` of a docstring."""
-    body = (inspect.getdoc(plan) or "").partition("Attributes:")[2]
-    return {name: " ".join(text.split()) for name, text in _DOCUMENTED.findall(body)}
+    """The entries under `Attributes:` of a plan's docstring, and of those of its bases."""
+    bodies = [(inspect.getdoc(part) or "").partition("Attributes:")[2] for part in reversed(plan.__mro__)]
+    return {name: " ".join(text.split()) for body in bodies for name, text in _DOCUMENTED.findall(body)}
 
 
 def _sentence(words: str) -> str:

@@ -29,6 +29,7 @@ from numpy import ndarray
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import atomic_write
 from tokenry.core.io.records import read_record
+from tokenry.core.io.schema import SCHEMA
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import clopper_pearson
 from tokenry.data.attacks import normalize_text
@@ -240,7 +241,7 @@ class Calibration:
 
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
-        return {"kind": KIND, **asdict(self)}
+        return {"schema": SCHEMA, "kind": KIND, **asdict(self)}
 
     def text(self) -> str:
         """The file as text."""

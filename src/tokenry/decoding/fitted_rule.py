@@ -22,6 +22,7 @@ from torch import Tensor
 from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.io.files import atomic_write, without_nan
 from tokenry.core.io.records import read_record
+from tokenry.core.io.schema import SCHEMA
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import Estimate, bootstrap_estimate, clopper_pearson
 from tokenry.decoding.cascades import (
@@ -162,7 +163,7 @@ class FittedRule:
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
         stored = asdict(self) | {"threshold": _INFINITE.get(self.threshold, self.threshold)}
-        return {"kind": KIND, **without_nan(stored)}
+        return {"schema": SCHEMA, "kind": KIND, **without_nan(stored)}
 
     def text(self) -> str:
         """The file as text."""

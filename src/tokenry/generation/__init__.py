@@ -62,7 +62,8 @@ from tokenry.generation.image_tokenizer.vq_tokenizers import (
     adapt_vq_tokenizer,
     load_vq_tokenizer,
 )
-from tokenry.generation.xar.next_x import NextXConfig, NextXModel, NextXOutput
+from tokenry.generation.xar.next_x import NextXModel, NextXOutput
+from tokenry.generation.xar.next_x_config import NextXConfig
 from tokenry.generation.xar.next_x_sampling import NextXSamplingConfig, generate_next_x, guidance_schedule
 from tokenry.generation.xar.partitions import Partition
 from tokenry.generation.xar.released_weights import load_released_next_x

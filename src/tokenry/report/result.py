@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.io.files import atomic_write, write_json
+from tokenry.core.io.schema import SCHEMA
 from tokenry.report.blocks import Block
 
 RESULT_FILE, PAGE_FILE = "result.json", "report.html"
@@ -39,7 +40,7 @@ class Result:
     @property
     def as_json(self) -> dict[str, Any]:
         """What `result.json` holds."""
-        return {"kind": self.kind, "title": self.title, **self.data}
+        return {"schema": SCHEMA, "kind": self.kind, "title": self.title, **self.data}
 
     @property
     def printed(self) -> Any:

@@ -14,6 +14,15 @@ def stored_estimate(row: Mapping[str, Any], value: str = "value", samples: str =
     return Estimate(row[value], math.nan if error is None else error, row.get(samples) or 0)
 
 
+def estimate_row(found: Estimate) -> dict[str, Any]:
+    """An estimate as a row of a result, which `stored_estimate` reads; an error that is not known is null."""
+    return {
+        "value": float(found.value),
+        "standard_error": finite_or_none(found.standard_error),
+        "samples": found.samples,
+    }
+
+
 def interval_cell(value: float | int, low: float | int, high: float | int, *, style: str) -> Cell:
     """A figure with its interval under it, in the style of the figure."""
     return Cell(value, f"{low:{style}} to {high:{style}}")

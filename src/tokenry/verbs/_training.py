@@ -4,19 +4,24 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from tokenry.core.errors import UserError
+from tokenry.core.io.files import new_folder
 from tokenry.core.io.ranks import by_first, processes
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import plan_settings
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._stages import Stages
+from tokenry.verbs._step_training import StepTraining
+
+_MAY_DIFFER = ("output", "resume", "device", "dtype", "save_every")
 
 
 class TellSteps(TrainerCallback):
@@ -121,13 +126,14 @@ def own_training(plan: Any) -> dict[str, Any]:
     }
 
 
-def counted_in_steps(plan: Any, checkpoints: Path, **own: Any) -> TrainingArguments:
-    """The arguments of a training by a stock `Trainer` that a plan counts in steps, saved every `save_every` of them; `own` adds to them."""
+def step_arguments(plan: StepTraining, **own: Any) -> TrainingArguments:
+    """The arguments of a stock `Trainer` that a plan's fields are, and those of every training that a verb reports itself."""
     device = plan.hardware.place().type
     return TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(plan.output / "checkpoints"),
         max_steps=plan.steps,
         per_device_train_batch_size=plan.batch_size,
+        per_device_eval_batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
         seed=plan.seed,
         use_cpu=device == "cpu",
@@ -140,6 +146,24 @@ def counted_in_steps(plan: Any, checkpoints: Path, **own: Any) -> TrainingArgume
         dataloader_pin_memory=device == "cuda",
         **own,
     )
+
+
+def take_steps(plan: StepTraining, trainer: Trainer, stages: Stages, cost: float = 1.0) -> None:
+    """Train by `step_arguments`, as the stage `training`, from the last checkpoint where the plan resumes.
+
+    Raises:
+        UserError: the weights are split between processes, or the folder holds another training.
+    """
+    if splits_weights(trainer.args):
+        raise UserError(
+            "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or train it in Python."
+        )
+    folder = trainer.args.output_dir
+    _claim_checkpoints(plan, Path(folder))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TellSteps(stages))
+    stages.begin("training", cost)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if plan.resume else None)
 
 
 def logged_curve(trainer: Trainer, columns: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -167,15 +191,8 @@ def splits_weights(args: TrainingArguments) -> bool:
 
 
 @by_first
-def claim_checkpoints(plan: Any, checkpoints: Path, but: Collection[str]) -> None:
-    """Make the folder of the checkpoints that of this run, or refuse.
-
-    Args:
-        plan: the plan of the verb, whose `resume` lets a run be resumed.
-        checkpoints: the folder.
-        but: settings that may differ.
-    """
-    settings = {name: value for name, value in plan_settings(plan).items() if name not in but}
+def _claim_checkpoints(plan: StepTraining, checkpoints: Path) -> None:
+    settings = plan_settings(plan, without=_MAY_DIFFER)
     workspace = Workspace(checkpoints, settings, "run.json")
     if workspace.is_begun and not plan.resume:
         raise UserError(
@@ -192,6 +209,14 @@ def remove_checkpoints(folder: Path, but: int | None = None) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if step_of(checkpoint) != but:
             shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+@by_first
+def save_parts(folder: Path, *parts: Any) -> None:
+    """Save a model and what belongs to it, such as its tokenizer, into one new folder, which is whole or absent."""
+    with new_folder(folder) as partial:
+        for part in parts:
+            part.save_pretrained(partial)
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:

@@ -12,7 +12,7 @@ from tokenry.core.stats import estimate_of_mean
 from tokenry.report.blocks import Block, Column, Heatmap, Section, Table, Text, Token, Value
 from tokenry.report.result import Result
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 
@@ -111,7 +111,9 @@ def run(plan: Plan, progress: Progress) -> Result:
         },
         "tokens": token_texts(ids.tolist(), tokenizer),
         "methods": rows,
-        "random": {name: _mean([draw[name] for draw in random]) for name in _METRICS},
+        "random": {
+            name: estimate_row(estimate_of_mean([draw[name] for draw in random])) for name in _METRICS
+        },
         "settings": plan_settings(plan),
         "environment": environment(model.device),
     }
@@ -122,11 +124,6 @@ def _faithfulness(model: "PreTrainedModel", ids: "Tensor", scores: "Tensor", tar
     from tokenry.attribution import faithfulness
 
     return faithfulness(model, ids, scores, target)._asdict()
-
-
-def _mean(values: list[float]) -> dict[str, float]:
-    mean = estimate_of_mean(values)
-    return {"value": mean.value, "standard_error": mean.standard_error, "samples": mean.samples}
 
 
 def _answer_ids(answer: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -10,12 +10,11 @@ from tokenry.core.errors import UserError, require_at_least, require_share
 from tokenry.core.io.files import is_result_file
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Figure, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import estimate_series, stored_estimate
+from tokenry.verbs._estimates import estimate_row, estimate_series, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
@@ -133,22 +132,13 @@ def _measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {
         "what": "Fisher" if plan.fisher else "Hessian",
         "masked": masked,
-        "trace": _stored(trace.estimate),
-        "relative": None if trace.relative is None else _stored(trace.relative),
-        "loss": _stored(trace.loss) if trace.loss is not None else None,
-        "groups": [{"name": name, **_stored(found)} for name, found in trace.per_group.items()],
+        "trace": estimate_row(trace.estimate),
+        "relative": None if trace.relative is None else estimate_row(trace.relative),
+        "loss": estimate_row(trace.loss) if trace.loss is not None else None,
+        "groups": [{"name": name, **estimate_row(found)} for name, found in trace.per_group.items()],
         "top_eigenvalue": top,
         "sequences": len(sequences),
         "notes": [*notes, *trace.notes],
-    }
-
-
-def _stored(found: Estimate) -> dict[str, float | int | None]:
-    error = float(found.standard_error)
-    return {
-        "value": float(found.value),
-        "standard_error": None if error != error else error,
-        "samples": found.samples,
     }
 
 

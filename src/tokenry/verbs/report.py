@@ -9,6 +9,7 @@ from typing import Any
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write, read_json, require_output_file
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.schema import require_known_schema
 from tokenry.core.plans import argument, option
 from tokenry.report.result import PAGE_FILE, RESULT_FILE, Result
 from tokenry.verbs._models import model_title
@@ -51,6 +52,7 @@ def stored_result(file: Path) -> Result:
         data.setdefault("kind", "reproduce")  # reproductions of version 0.1 name no kind
     if not isinstance(data, dict) or "kind" not in data:
         raise UserError(f"{file} is not a result: give the folder that a verb of tokenry wrote.")
+    require_known_schema(data, file)
     try:
         blocks = verb_of(str(data["kind"])).lay_out(data)
     except UserError as error:

@@ -16,6 +16,7 @@ from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.descriptions import nearest, split_descriptions
 from tokenry.core.io.files import read_json, require_folder_name, write_json
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.schema import SCHEMA
 from tokenry.core.io.settings import of_kind, parse_yaml
 from tokenry.core.plans import argument, build_plan, option, plan_settings, read_values
 from tokenry.core.stats import Estimate, estimate_of_mean, paired_difference, shown
@@ -230,6 +231,7 @@ def _carry_out(plan: Plan, runs: SideBySide, progress: Progress) -> dict[str, An
         runs.begin(plan.stored, arms.questions.fingerprint, partial(_prepare, arms))
         before = arms.before()
         data = {
+            "schema": SCHEMA,
             "kind": "rl",
             "model": plan.model,
             "data": plan.data,

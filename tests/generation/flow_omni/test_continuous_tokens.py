@@ -18,7 +18,7 @@ from tokenry.generation import (
     SpokenSample,
     StreamCollator,
 )
-from tokenry.generation.flow_omni.continuous_tokens import joint_loss, stop_loss, text_loss
+from tokenry.generation.flow_omni.stream_losses import joint_loss, stop_loss, text_loss
 from tokenry.generation.flow_omni.streams import BLANK, HEARD
 
 SMALL = {"channels": 6, "group": 2, "width": 8, "depth": 1}

@@ -5,7 +5,7 @@ import pytest
 from tests.tokenization.premium_golden import golden
 from tokenry.core.errors import UserError
 from tokenry.tokenization.premiums.premium_table import grid_premiums, measure_premiums
-from tokenry.tokenization.premiums.tokenizer_grid import Cell
+from tokenry.tokenization.premiums.tokenizer_grid import GridCell
 from tokenry.tokenization.training.byte_level_training import train_bpe
 
 GOLDEN = golden("premiums")
@@ -49,7 +49,7 @@ def test_a_table_can_be_written_as_json(tables):
 
 def test_the_cells_of_a_grid_make_a_table_per_setting():
     cells = [
-        Cell(language, algorithm, "scaled", size, size, 10, (size + place, size))
+        GridCell(language, algorithm, "scaled", size, size, 10, (size + place, size))
         for place, language in enumerate(EVALUATION)
         for algorithm in ("bpe", "unigram")
         for size in (1024, 512)

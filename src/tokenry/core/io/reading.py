@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -91,3 +91,15 @@ def _first_broken_byte(path: Path) -> str:
 
 def _opener(path: Path) -> Callable[..., Any]:
     return gzip.open if path.suffix == ".gz" else open
+
+
+def read_number(row: Mapping[Any, Any], column: str, where: str) -> float:
+    """Read the number in a column of a row.
+
+    Raises:
+        UserError: it is none; the sentence names the row as `where` does.
+    """
+    try:
+        return float(row[column])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{column} must be a number, got {row[column]!r} in {where}.") from error

@@ -1,4 +1,4 @@
-"""Something that was fitted, as a JSON file: its kind, and the fields of its dataclass."""
+"""Something that was fitted, as a JSON file: its kind, its schema, and the fields of its dataclass."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json
+from tokenry.core.io.schema import require_known_schema
 
 Fitted = TypeVar("Fitted")
 
@@ -34,7 +35,8 @@ def read_record(
     stored = read_json(path)
     if not isinstance(stored, dict) or stored.get("kind") != kind:
         raise UserError(f"{path} holds no {what}: `{command}` writes one.")
-    values = {name: value for name, value in stored.items() if name != "kind"}
+    require_known_schema(stored, path)
+    values = {name: value for name, value in stored.items() if name not in ("kind", "schema")}
     try:
         return TypeAdapter(cls).validate_python(prepared(values))
     except ValidationError as error:

@@ -34,7 +34,7 @@ _META = "▁"
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class WordSegmentation:
     """A word as a tokenizer cuts it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Segmentation:
     ends: tuple[int, ...]
 
     @classmethod
-    def of_tokens(cls, tokens: Iterable[str]) -> "Segmentation":
+    def of_tokens(cls, tokens: Iterable[str]) -> "WordSegmentation":
         """Read a segmentation off consecutive token strings, as the released analysis does.
 
         SentencePiece's sign for a space is dropped from the first token, unless the token consists of it.
@@ -66,9 +66,13 @@ class Segmentation:
         return float(self.ends[place] - self.starts[place])
 
 
+Segmentation = WordSegmentation
+"""The name of the class in `tokenry.evaluation.charbench`."""
+
+
 def segment_words(
     words: Iterable[str], tokenizer: PreTrainedTokenizerBase | Tokenizer
-) -> dict[str, Segmentation]:
+) -> dict[str, WordSegmentation]:
     """Cut every distinct word."""
     distinct = list(dict.fromkeys(words))
     backend = Tokenizer.from_str(backend_tokenizer(tokenizer).to_str())
@@ -77,7 +81,7 @@ def segment_words(
     backend.no_padding()
     encoded = backend.encode_batch(distinct, add_special_tokens=False)
     return {
-        word: Segmentation(
+        word: WordSegmentation(
             tuple(encoding.tokens),
             tuple(start for start, _ in encoding.offsets),
             tuple(accumulate((end for _, end in encoding.offsets), max)),
@@ -96,7 +100,7 @@ def tokenization_features(items: DataFrame, tokenizer: PreTrainedTokenizerBase |
     return features_of(items, segment_words(items["word"], tokenizer))
 
 
-def features_of(items: DataFrame, segmentations: Mapping[str, Segmentation]) -> DataFrame:
+def features_of(items: DataFrame, segmentations: Mapping[str, WordSegmentation]) -> DataFrame:
     """Describe the word of every item, given a segmentation of every word; the columns are those of `tokenization_features`."""
     words, tasks = items["word"].tolist(), items["task"].tolist()
     uncut = next((word for word in words if word not in segmentations), None)
@@ -123,7 +127,9 @@ def features_of(items: DataFrame, segmentations: Mapping[str, Segmentation]) -> 
     )
 
 
-def _target_lengths(tasks: Sequence[str], gold: Sequence[int], cut: Sequence[Segmentation]) -> list[float]:
+def _target_lengths(
+    tasks: Sequence[str], gold: Sequence[int], cut: Sequence[WordSegmentation]
+) -> list[float]:
     return [
         segmentation.length_at(position) if task in INDEX_TASKS else float("nan")
         for task, position, segmentation in zip(tasks, gold, cut, strict=True)

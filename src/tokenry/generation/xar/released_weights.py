@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenry.core.errors import UserError
-from tokenry.generation.xar.next_x import NextXConfig, NextXModel
+from tokenry.generation.xar.next_x import NextXModel
+from tokenry.generation.xar.next_x_config import NextXConfig
 
 
 def load_released_next_x(path: str | Path, config: NextXConfig) -> NextXModel:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.io.files import write_json
+from tokenry.core.io.schema import SCHEMA
 from tokenry.core.stats import (
     FEWEST_ITEMS,
     VERDICTS,
@@ -157,6 +158,7 @@ class Reproduction:
     def as_json(self) -> dict[str, Any]:
         """Return the object that `tokenry reproduce --json` prints and `result.json` holds."""
         return {
+            "schema": SCHEMA,
             "kind": "reproduce",
             "slug": self.slug,
             "verdict": self.verdict,

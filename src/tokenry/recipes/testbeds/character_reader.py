@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tokenry.core.stats import ratio_estimate
 from tokenry.evaluation.charbench import TASKS, items_of
 from tokenry.evaluation.charbench.items import characters_of
-from tokenry.evaluation.charbench.segmentation import Segmentation, segment_words
+from tokenry.evaluation.charbench.segmentation import WordSegmentation, segment_words
 from tokenry.recipes.kit import cosine, fit
 
 
@@ -100,7 +100,7 @@ class Inputs:
         self.longest = 2 + max(map(len, words))
 
     def __call__(
-        self, items: DataFrame, segmentations: Mapping[str, Segmentation]
+        self, items: DataFrame, segmentations: Mapping[str, WordSegmentation]
     ) -> Int[Tensor, "items seq"]:
         """Write items as rows, padded with 0, given the segmentations of their words."""
         ids = torch.zeros(len(items), self.longest, dtype=torch.long)
@@ -125,11 +125,11 @@ class Trained:
     model: CharacterReader
     inputs: Inputs
     items: DataFrame
-    segmentations: Mapping[str, Segmentation]
+    segmentations: Mapping[str, WordSegmentation]
     tokenizer: Tokenizer
 
     def predict(
-        self, items: DataFrame, segmentations: Mapping[str, Segmentation], batch_size: int = 500
+        self, items: DataFrame, segmentations: Mapping[str, WordSegmentation], batch_size: int = 500
     ) -> Float[ndarray, "items"]:
         """Answer items about words that are cut in this way."""
         with torch.inference_mode():
@@ -192,13 +192,13 @@ def draw_items(words: Sequence[str], number: int, draws: random.Random) -> DataF
     return items_of(tasks, chosen, letters)
 
 
-def spelled(segmentation: Segmentation, span: tuple[int, int]) -> Segmentation:
+def spelled(segmentation: WordSegmentation, span: tuple[int, int]) -> WordSegmentation:
     """Cut one token, given by the span of its characters, into single characters; the other tokens of the word do not change."""
     spans: list[tuple[int, int]] = []
     for token in zip(segmentation.starts, segmentation.ends, strict=True):
         spans += [(place, place + 1) for place in range(*token)] if token == span else [token]
     word = "".join(segmentation.tokens)
-    return Segmentation(
+    return WordSegmentation(
         tuple(word[start:end] for start, end in spans),
         tuple(start for start, _ in spans),
         tuple(end for _, end in spans),
@@ -240,8 +240,8 @@ def cut_anew(trained: Trained, task: str) -> Recut:
     """
     items = trained.items[trained.items["task"] == task]
     kept: list[int] = []
-    target: list[Segmentation] = []
-    other: list[Segmentation] = []
+    target: list[WordSegmentation] = []
+    other: list[WordSegmentation] = []
     for number, (word, answer) in enumerate(zip(items["word"], items["answer"].map(int), strict=True)):
         cut = trained.segmentations[word]
         long = [span for span in zip(cut.starts, cut.ends, strict=True) if span[1] - span[0] > 1]
@@ -253,7 +253,7 @@ def cut_anew(trained: Trained, task: str) -> Recut:
     chosen = items.iloc[kept]
     before = right(chosen, trained.predict(chosen, trained.segmentations)).astype(float)
 
-    def change(cuts: Sequence[Segmentation]) -> DataFrame:
+    def change(cuts: Sequence[WordSegmentation]) -> DataFrame:
         # A word can occur again with another segmentation.
         names = [str(number) for number in range(len(chosen))]
         renamed = chosen.assign(word=names)

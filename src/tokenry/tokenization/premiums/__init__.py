@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         grid_premiums,
         measure_premiums,
     )
-    from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of, curves_of, run_grid
+    from tokenry.tokenization.premiums.tokenizer_grid import Cell, GridCell, counts_of, curves_of, run_grid
     from tokenry.tokenization.premiums.vocabulary_choice import (
         Allocation,
         OptimalSize,
@@ -60,6 +60,7 @@ __all__ = [
     "EqualCost",
     "Estimate",
     "FactorTest",
+    "GridCell",
     "GridConfig",
     "LanguageCost",
     "OptimalSize",

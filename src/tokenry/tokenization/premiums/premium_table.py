@@ -25,7 +25,7 @@ from tokenry.core.text.token_counts import (
     segment_token_counts,
     utf8_bytes,
 )
-from tokenry.tokenization.premiums.tokenizer_grid import Cell, counts_of
+from tokenry.tokenization.premiums.tokenizer_grid import GridCell, counts_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def measure_premiums(
 
 
 def grid_premiums(
-    cells: Sequence[Cell], evaluation: Mapping[str, Segments], reference: str
+    cells: Sequence[GridCell], evaluation: Mapping[str, Segments], reference: str
 ) -> list[PremiumTable]:
     """Make a table per algorithm, amount of text and vocabulary size of a grid, in which each language has its own tokenizer."""
     settings = sorted({(cell.algorithm, cell.amount, cell.vocab_size) for cell in cells})

@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One tokenizer of the grid, and what the evaluation text costs with it.
 
     Attributes:
@@ -84,6 +84,10 @@ class Cell:
         return f"{self.algorithm}_{self.language}_{self.vocab_size}_{self.amount}"
 
 
+Cell = GridCell
+"""The earlier name of the class."""
+
+
 def run_grid(
     train: Mapping[str, Sequence[str]],
     evaluation: Mapping[str, Segments],
@@ -91,7 +95,7 @@ def run_grid(
     config: GridConfig | None = None,
     progress: Progress = lambda what, share: None,
     ray: bool = False,
-) -> list[Cell]:
+) -> list[GridCell]:
     """Train and measure every cell that `folder` does not hold yet.
 
     Args:
@@ -138,12 +142,12 @@ def run_grid(
 
 def train_cells(
     job: Job, texts: Sequence[str], segments: Segments, sizes: Sequence[int], config: GridConfig
-) -> Iterator[tuple[Cell, str]]:
+) -> Iterator[tuple[GridCell, str]]:
     """Do one job: yields each cell with its tokenizer as JSON, as soon as it is measured."""
     train_bytes = utf8_bytes(texts)
 
-    def cell(size: int, trained: int, counts: Int[ndarray, "segments"]) -> Cell:
-        return Cell(
+    def cell(size: int, trained: int, counts: Int[ndarray, "segments"]) -> GridCell:
+        return GridCell(
             **asdict(job),
             vocab_size=size,
             trained_vocab_size=trained,
@@ -171,15 +175,15 @@ def train_cells(
         yield cell(size, known, counted), written() if config.save_tokenizers else ""
 
 
-def load_grid(folder: Path) -> list[Cell]:
+def load_grid(folder: Path) -> list[GridCell]:
     """Read the cells of a folder, in the order of their names; none if the folder does not exist."""
     files = sorted((Path(folder) / _CELLS).glob("*.json"))
     contents = (read_json(file) for file in files)
-    return [Cell(**{**content, "counts": tuple(content["counts"])}) for content in contents]
+    return [GridCell(**{**content, "counts": tuple(content["counts"])}) for content in contents]
 
 
 def counts_of(
-    cells: Sequence[Cell], algorithm: str, amount: str, vocab_size: int
+    cells: Sequence[GridCell], algorithm: str, amount: str, vocab_size: int
 ) -> dict[str, Int[ndarray, "segments"]]:
     """Tokens per segment of every language, for one algorithm, amount and size."""
     return {
@@ -189,7 +193,7 @@ def counts_of(
     }
 
 
-def curves_of(cells: Sequence[Cell], algorithm: str, amount: str) -> dict[str, dict[int, int]]:
+def curves_of(cells: Sequence[GridCell], algorithm: str, amount: str) -> dict[str, dict[int, int]]:
     """Corpus token counts by language and vocabulary size, for one algorithm and amount."""
     found: dict[str, dict[int, int]] = {}
     for cell in sorted(cells, key=lambda cell: cell.vocab_size):
@@ -229,10 +233,10 @@ def _jobs(languages: Mapping[str, Any], config: GridConfig) -> Iterator[Job]:
 
 
 def _cell_name(job: Job, size: int) -> str:
-    return Cell(**asdict(job), vocab_size=size, trained_vocab_size=0, train_bytes=0, counts=()).name
+    return GridCell(**asdict(job), vocab_size=size, trained_vocab_size=0, train_bytes=0, counts=()).name
 
 
-def _save(folder: Path, cell: Cell, tokenizer: str | None) -> None:
+def _save(folder: Path, cell: GridCell, tokenizer: str | None) -> None:
     if tokenizer is not None:
         with atomic_write(Path(folder) / _TOKENIZERS / f"{cell.name}.json") as partial:
             partial.write_text(tokenizer, encoding="utf-8")

@@ -75,7 +75,6 @@ def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
         runs.begin(plan.settings, bench.material.fingerprint, prepare)
         comparison = _carry_out(bench, course)
         by_first(write_json)(runs.result_file, comparison.model_dump(mode="json"))
-    report("done", 1.0)
     return comparison
 
 

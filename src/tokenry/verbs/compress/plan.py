@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.files import read_json
 from tokenry.core.io.progress import Progress
-from tokenry.core.io.reading import read_csv
+from tokenry.core.io.reading import read_csv, read_number
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
@@ -173,7 +173,9 @@ def read_scores(path: Path) -> "tuple[ndarray, ndarray, ndarray]":
     import numpy as np
 
     rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
-    values = [[_number(row, column, number, path) for column in COLUMNS] for number, row in rows]
+    values = [
+        [read_number(row, column, f"row {number} of {path}") for column in COLUMNS] for number, row in rows
+    ]
     if not values:
         raise UserError(f"{path} has no rows: give one per measured pair, with {', '.join(COLUMNS)}.")
     size, tokens, score = np.array(values).T
@@ -207,12 +209,3 @@ def _require_columns(found: Iterable[str], path: Path) -> None:
             f"{path} has no {missing[0]}: a table of scores has the columns {', '.join(COLUMNS)} "
             "(billions of parameters, visual tokens, score from 0 to 1)."
         )
-
-
-def _number(row: Mapping[str, Any], column: str, number: int, path: Path) -> float:
-    try:
-        return float(row[column])
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{column} must be a number, got {row[column]!r} in row {number} of {path}."
-        ) from error

@@ -9,10 +9,11 @@ from tokenry.core.errors import require_above_zero, require_at_least, require_sh
 from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._chats import NOTED, read_checked, say
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
@@ -166,33 +167,19 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         f"{plural(data['steps'], 'step')} on {plural(data['samples'], 'sample')}, {data['learned']:,} weights beside the frozen model: at the "
         f"last step the sampler had {last['accuracy']:.0%} of the masked tokens right."
     )
-    shown = curve[:: max(1, len(curve) // 8)]
-    columns = (
-        Column("head", "nats", ".3f"),
-        Column("sampler", "nats", ".3f"),
-        Column("consistency", format=".3g"),
-        Column("right", "%", ".0f"),
-    )
-    table = Table(
-        "",
-        ("step", *columns),
-        [
-            (str(row["step"]), row["head"], row["sampler"], row["consistency"], row["accuracy"])
-            for row in shown
-        ],
-    )
-    steps = [row["step"] for row in curve]
-    figure = Figure(
-        "Loss per token",
-        "lines",
-        [Series(name, steps, [row[name] for row in curve]) for name in ("head", "sampler")],
-        "step",
-        "nats",
-        "NLL of the head on all rows and of the sampler on masks by step",
-    )
+    columns = {
+        "head": Column("head", "nats", ".3f"),
+        "sampler": Column("sampler", "nats", ".3f"),
+        "consistency": Column("consistency", format=".3g"),
+        "accuracy": Column("right", "%", ".0f"),
+    }
+    losses = {"head": "head, all rows", "sampler": "sampler, masks"}
     blocks: list[Block] = [
         Text(lead, "lead"),
-        Section("Training", [table, figure]),
+        Section(
+            "Training",
+            [course_table(curve, columns), *course_figures("Loss per token", curve, losses, "nats")],
+        ),
         Text("Measure what it is worth on your prompts with `tokenry draft bench`."),
     ]
     if data["notes"]:

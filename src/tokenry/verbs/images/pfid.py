@@ -102,7 +102,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"pFID on {plan.images}", data, lay_out(data))
 
 

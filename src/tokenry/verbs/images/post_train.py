@@ -168,7 +168,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Post-training of {plan.tokenizer}", data, lay_out(data), only_saved=("picture",))
 
 

@@ -114,7 +114,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"Samples of {plan.run.name}", data, lay_out(data))
 
 

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import new_folder, require_folder_name, require_new, write_json
+from tokenry.core.io.files import new_folder, require_new, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
-from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
+from tokenry.core.plans import argument, option, plan_settings
+from tokenry.report.blocks import Block, Column, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
-from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._course_of_training import course_figures, course_table
+from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
     from torch.utils.data import Subset
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback
 
     from tokenry.generation import NextXModel
     from tokenry.verbs.images._latents import LatentRows
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
 SOURCE_FILE = "latents.json"
 """Beside the weights: what the latents are latents of."""
 
-_NOT_COMPARED = ("output", "resume", "device", "save_every")
-_SHOWN = 10
+_COURSE = {"loss": Column("loss", "", ".4f"), "seconds_per_step": Column("a step", "s", ".3g")}
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(StepTraining):
     """Train xAR on images or their latents: each unit is predicted at once, from noisy units before it; a stopped run can be resumed.
 
     Attributes:
@@ -41,7 +41,6 @@ class Plan:
         vae: folder of an autoencoder of diffusers that makes the latents; without it pixels are generated.
         crop: cut and resize images to squares of this side.
         scale: what latents are multiplied by, so that their standard deviation is about 1; by default as the autoencoder says.
-        steps: steps of the optimiser.
         batch_size: images of a step in each process.
         batches_per_step: batches whose gradients are accumulated.
         learning_rate: highest learning rate; it rises for an eighth of the steps and falls in the last quarter, as the paper's.
@@ -51,9 +50,6 @@ class Plan:
         average: decay of the moving average of the weights, which is what is saved.
         held_out: share of the images that measure the loss.
         bfloat16: compute in mixed precision; norms and the residual stay in float32.
-        save_every: steps between checkpoints.
-        resume: resume from the last checkpoint in the folder.
-        seed: random seed.
         output: new folder for the model, the latents, result.json and report.html.
     """
 
@@ -72,28 +68,20 @@ class Plan:
     dropout: float = 0.1
     label_dropout: float = 0.1
     average: float = 0.999
-    held_out: float = 0.02
     bfloat16: bool = False
     save_every: int = 1000
-    resume: bool = False
-    seed: int = 0
-    hardware: Hardware = embedded(Hardware(), only=("device",))
     output: Path = Path("runs/images")
 
     def __post_init__(self) -> None:
-        require_at_least(1, cell=self.cell, steps=self.steps, batch_size=self.batch_size, crop=self.crop)
-        require_at_least(1, batches_per_step=self.batches_per_step, save_every=self.save_every)
-        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        super().__post_init__()
+        require_at_least(1, cell=self.cell, crop=self.crop, batches_per_step=self.batches_per_step)
+        require_at_least(0, weight_decay=self.weight_decay)
         for name in ("dropout", "label_dropout"):
             require_fraction(getattr(self, name), name)
-        for name in ("learning_rate", "scale"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.scale is not None and not self.scale > 0:
+            raise UserError(f"scale must be above 0, got {self.scale}.")
         if not 0.0 <= self.average < 1.0:
             raise UserError(f"average must be in [0, 1), got {self.average}: 0 saves the last weights.")
-        if not 0.0 < self.held_out < 1.0:
-            raise UserError(f"held_out must be in (0, 1), got {self.held_out}.")
-        require_folder_name(self.output, "the model")
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -128,7 +116,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"xAR trained on {plan.data.name}", data, lay_out(data))
 
 
@@ -143,41 +130,25 @@ def _first(read: Any) -> Any:
 
 
 def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, Any]:
-    from transformers.trainer_utils import get_last_checkpoint
-
     from tokenry.core.tensors.ema import WeightAverage
     from tokenry.generation import Partition
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import (
-        StepClock,
-        TellSteps,
-        claim_checkpoints,
-        remove_checkpoints,
-        splits_weights,
-    )
+    from tokenry.verbs._training import StepClock, remove_checkpoints, take_steps
 
     for unit in plan.predicted:
         Partition.named(unit, *rows.shape[1:])
     train, held_out = _split(plan, rows)
-    average, checkpoints = WeightAverage(plan.average), plan.output / "checkpoints"
-    trainer = _trainer(plan, rows, train, checkpoints)
-    if splits_weights(trainer.args):
-        raise UserError(
-            "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use NextXModel with a Trainer."
-        )
-    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
+    average = WeightAverage(plan.average)
+    trainer = _trainer(plan, rows, train, [average, StepClock()])
     stages = Stages(progress, [1.0])
-    for callback in (average, TellSteps(stages), StepClock()):
-        trainer.add_callback(callback)
-    stages.begin("training", 1.0)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    take_steps(plan, trainer, stages)
     stages.say("measuring")
     log = trainer.state.log_history
     model = trainer.model
     with average.in_place(model):
         loss = trainer.evaluate(held_out)["eval_loss"]
         _save(model, rows, plan.output / "model")
-    remove_checkpoints(checkpoints)
+    remove_checkpoints(plan.output / "checkpoints")
     names = ("step", "loss", "seconds_per_step")
     return {
         "units": [
@@ -207,12 +178,14 @@ def _split(plan: Plan, rows: "LatentRows") -> "tuple[Subset, Subset]":
     return Subset(rows, order[apart:]), Subset(rows, order[:apart])
 
 
-def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path) -> "Trainer":
+def _trainer(
+    plan: Plan, rows: "LatentRows", train: "Subset", callbacks: "list[TrainerCallback]"
+) -> "Trainer":
     import torch
-    from transformers import PrinterCallback, Trainer
+    from transformers import Trainer
 
     from tokenry.generation import NextXConfig, NextXModel
-    from tokenry.verbs._training import counted_in_steps
+    from tokenry.verbs._training import step_arguments
 
     channels, height, width = rows.shape
     config = NextXConfig.of_size(
@@ -228,10 +201,8 @@ def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         model = NextXModel(config)
-    arguments = counted_in_steps(
+    arguments = step_arguments(
         plan,
-        checkpoints,
-        per_device_eval_batch_size=plan.batch_size,
         gradient_accumulation_steps=plan.batches_per_step,
         weight_decay=plan.weight_decay,
         adam_beta2=0.96,
@@ -246,9 +217,7 @@ def _trainer(plan: Plan, rows: "LatentRows", train: "Subset", checkpoints: Path)
         bf16=plan.bfloat16,
         remove_unused_columns=False,
     )
-    trainer = Trainer(model, arguments, train_dataset=train)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return Trainer(model, arguments, train_dataset=train, callbacks=callbacks)
 
 
 @by_first
@@ -276,23 +245,5 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             notes=[f"{data['parameters']:,} parameters, {data['epochs']:.1f} epochs."],
         ),
     ]
-    if len(curve) > 1:
-        blocks.append(_course(curve))
-    shown = curve[:: max(1, -(-len(curve) // _SHOWN))]
-    rows = [(str(point["step"]), point["loss"], point.get("seconds_per_step")) for point in shown]
-    blocks.append(
-        Table("training", ("step", Column("loss", "", ".4f"), Column("a step", "s", ".3g")), rows, folded=len(rows) > 5)
-    )  # fmt: skip
-    return blocks
-
-
-def _course(curve: list[dict[str, Any]]) -> Figure:
-    steps, losses = [point["step"] for point in curve], [point["loss"] for point in curve]
-    return Figure(
-        "training loss",
-        "lines",
-        [Series("loss", steps, losses)],
-        "step",
-        "squared error of the velocity",
-        f"from {losses[0]:.3f} to {losses[-1]:.3f}",
-    )
+    figures = course_figures("Loss", curve, {"loss": "loss"}, "squared error of the velocity")
+    return [*blocks, Section("Training", [course_table(curve, _COURSE), *figures])]

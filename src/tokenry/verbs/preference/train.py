@@ -11,11 +11,12 @@ from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.core.stats import paired_difference
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs
@@ -220,14 +221,7 @@ def _movement(before: "Tensor", after: "Tensor") -> dict[str, Any]:
         name: paired_difference(ours.numpy(), theirs.numpy()) for name, (ours, theirs) in changes.items()
     }
     return {
-        "changes": {
-            name: {
-                "value": found.value,
-                "standard_error": found.standard_error if found.samples > 1 else None,
-                "samples": found.samples,
-            }
-            for name, found in estimates.items()
-        },
+        "changes": {name: estimate_row(found) for name, found in estimates.items()},
         "margin_grew": float((moved[0] > moved[1]).double().mean()),
         "cases": {case: float((codes == code).double().mean()) for code, case in enumerate(CASES)},
     }
@@ -262,31 +256,17 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _course(curve: Sequence[Mapping[str, float | int]]) -> list[Block]:
-    steps = [row["step"] for row in curve]
-    log_probs = Figure(
-        "Log-probabilities of the training pairs",
-        "lines",
-        [Series(name, steps, [row[f"logp_{name}"] for row in curve]) for name in ("chosen", "rejected")],
-        "step",
-        "nats",
-        "mean log-probability of chosen and rejected responses by step",
-    )
-    loss = Figure(
-        "Loss",
-        "lines",
-        [Series("loss", steps, [row["loss"] for row in curve])],
-        "step",
-        "loss",
-        "loss by step",
-    )
-    shown = curve[:: max(1, len(curve) // 8)]
-    columns = (Column("loss", format=".3f"), Column("margin", format=".3f"), Column("accuracy", "%", ".0f"))
-    table = Table(
-        "",
-        ("step", *columns),
-        [(str(row["step"]), row["loss"], row["margin"], row["accuracy"]) for row in shown],
-    )
-    return [table, loss, log_probs]
+    columns = {
+        "loss": Column("loss", format=".3f"),
+        "margin": Column("margin", format=".3f"),
+        "accuracy": Column("accuracy", "%", ".0f"),
+    }
+    responses = {f"logp_{name}": name for name in ("chosen", "rejected")}
+    return [
+        course_table(curve, columns),
+        *course_figures("Loss", curve, {"loss": "loss"}, "loss"),
+        *course_figures("Log-probabilities of the training pairs", curve, responses, "nats"),
+    ]
 
 
 def _tokens(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import new_folder, require_folder_name, require_new, without_nan
+from tokenry.core.io.files import require_folder_name, require_new, without_nan
 from tokenry.core.io.progress import Progress, part
-from tokenry.core.io.ranks import by_first
 from tokenry.core.plans import argument, plan_settings, values_for
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
@@ -20,7 +19,7 @@ from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from tokenry.pretraining import ContinualReport, RateSchedule, TokenBlocks
 
@@ -121,7 +120,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.models import load_tokenizer
     from tokenry.models.quiet import quiet_libraries
     from tokenry.pretraining import ContinualConfig, compare_schedules
-    from tokenry.verbs._training import remove_checkpoints
+    from tokenry.verbs._training import remove_checkpoints, save_parts
 
     require_new(plan.output / "model")
     hardware = Hardware(plan.device, "float32")
@@ -147,7 +146,7 @@ def run(plan: Plan, progress: Progress) -> Result:
             load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
         )
         progress("saving", 0.95)
-        _save(kept[0], tokenizer, plan.output / "model")
+        save_parts(plan.output / "model", kept[0], tokenizer)
         for name in reports:
             remove_checkpoints(checkpoints / name)
     data = {
@@ -165,15 +164,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "environment": environment(hardware.place()),
     }
     data = without_nan(data)
-    progress("done", 1.0)
     return Result(f"Continued pretraining of {model_title(plan.model)}", data, lay_out(data))
-
-
-@by_first
-def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", output: Path) -> None:
-    with new_folder(output) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
 
 
 def _schedules(plan: Plan, steps: int) -> "dict[str, RateSchedule]":

@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_share
-from tokenry.core.io.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.files import require_folder_name, require_new
 from tokenry.core.io.progress import Progress
-from tokenry.core.io.ranks import by_first
-from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.core.plans import argument, option, plan_settings
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
-from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     from tokenry.verbs.pretrain._encoder import PretrainedEncoder
 
-_NOT_COMPARED = ("output", "resume", "device", "save_every")
 _FIGURES = {
     "generator_loss": Column("generator", "nats", ".3f"),
     "discriminator_loss": Column("encoder", "nats", ".4f"),
@@ -31,11 +30,11 @@ _FIGURES = {
     "auc": Column("AUC", format=".3f"),
     "recall": Column("found", "%", ".1f"),
 }
-_ROWS = 8
+_LOSS = {"loss": Column("loss", "nats", ".3f")}
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(StepTraining):
     """Pretrain an encoder by replaced-token detection, from nothing or going on from a model; a stopped run can be resumed.
 
     Attributes:
@@ -47,17 +46,12 @@ class Plan:
         mlm: pretrain by masked language modelling instead: the control.
         mask_prob: share of the tokens that are masked.
         disc_weight: weight of the encoder's loss against the generator's.
-        steps: steps of the optimiser.
         batch_size: blocks of a step in each process.
         max_length: tokens of a block; longer texts are cut into several.
         learning_rate: highest learning rate; it falls to 0 in a straight line.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of matrices.
-        held_out: share of the texts that measure what was learned.
         bfloat16: compute in mixed precision.
-        save_every: steps between checkpoints.
-        resume: resume from the last checkpoint in the folder.
-        seed: random seed.
         output: new folder for the encoder, result.json and report.html.
     """
 
@@ -75,27 +69,20 @@ class Plan:
     learning_rate: float = 5e-4
     warmup: float = 0.01
     weight_decay: float = 0.01
-    held_out: float = 0.02
     bfloat16: bool = False
-    save_every: int = 500
-    resume: bool = False
-    seed: int = 0
-    hardware: Hardware = embedded(Hardware(), only=("device",))
     output: Path = Path("runs/rtd")
 
     def __post_init__(self) -> None:
-        require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        require_folder_name(self.output, "the encoder")
+        super().__post_init__()
         require_at_least(3, max_length=self.max_length)
-        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        require_at_least(0, weight_decay=self.weight_decay)
         require_share(self.generator_share, "generator_share")
         require_fraction(self.warmup, "warmup")
-        for name in ("learning_rate", "disc_weight"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("mask_prob", "held_out"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
-        require_folder_name(self.output, "the encoder")
+        if not self.disc_weight > 0:
+            raise UserError(f"disc_weight must be above 0, got {self.disc_weight}.")
+        if not 0.0 < self.mask_prob < 1.0:
+            raise UserError(f"mask_prob must be in (0, 1), got {self.mask_prob}.")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -115,43 +102,28 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"{plan.encoder} pretrained by {data['objective']}", data, lay_out(data))
 
 
 def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
-    from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
-
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import remove_checkpoints, save_parts, take_steps
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
     train, held_out, documents = _blocks(plan, encoder)
-    checkpoints = plan.output / "checkpoints"
-    trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(
-        plan, encoder, train, _arguments(plan, checkpoints)
-    )
-    if splits_weights(trainer.args):
-        raise UserError(
-            "the encoder is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ReplacedTokenTrainer in Python."
-        )
-    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
+    trainer = (_mlm_trainer if plan.mlm else _rtd_trainer)(plan, encoder, train, _arguments(plan))
     if has_sliding_windows(trainer.model):
         SlidingWindow(trainer.model)
-    trainer.remove_callback(PrinterCallback)
     stages = Stages(progress, [1.0])
-    trainer.add_callback(TellSteps(stages))
-    stages.begin("training", 1.0)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    take_steps(plan, trainer, stages)
     stages.say("measuring")
     measured = trainer.evaluate(held_out)
     trained = trainer.model.base_model if plan.mlm else trainer.model.discriminator_only()
     generator = 0 if plan.mlm else sum(value.numel() for value in trainer.model.parameters())
-    _save(trained, encoder, plan.output / "encoder")
-    remove_checkpoints(checkpoints)
+    save_parts(plan.output / "encoder", trained, encoder.tokenizer)
+    remove_checkpoints(plan.output / "checkpoints")
     parameters = trained.num_parameters()
     return {
         "is_new": encoder.is_new,
@@ -207,13 +179,6 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
     return train, held_out, len(ids)
 
 
-@by_first
-def _save(trained: "PreTrainedModel", encoder: "PretrainedEncoder", output: Path) -> None:
-    with new_folder(output) as folder:
-        trained.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
-
-
 def _rtd_trainer(
     plan: Plan, encoder: "PretrainedEncoder", train: "Dataset", arguments: "TrainingArguments"
 ) -> "Trainer":
@@ -259,13 +224,11 @@ def _mlm_trainer(
     )
 
 
-def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from tokenry.verbs._training import counted_in_steps
+def _arguments(plan: Plan) -> "TrainingArguments":
+    from tokenry.verbs._training import step_arguments
 
-    return counted_in_steps(
+    return step_arguments(
         plan,
-        checkpoints,
-        per_device_eval_batch_size=plan.batch_size,
         warmup_steps=round(plan.warmup * plan.steps),
         weight_decay=plan.weight_decay,
         bf16=plan.bfloat16,
@@ -291,13 +254,16 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     )
     blocks: list[Block] = [Text(lead, "lead")]
     blocks += [Text(warning, "warning") for warning in _warnings(data)]
-    columns = [name for name in _FIGURES if any(name in point for point in (*curve, held_out))] or ["loss"]
-    headings = [_FIGURES.get(name, Column("loss", "nats", ".3f")) for name in columns]
-    shown = curve[:: max(1, -(-len(curve) // _ROWS))]
-    rows = [(str(point["step"]), *_row(point, columns)) for point in shown]
-    rows.append((f"held out ({plural(apart, 'block')})", *_row(held_out, columns)))
-    table = Table("", ("step", *headings), rows)
-    blocks.append(Section("Training", [table, *_figures(curve, columns)]))
+    measured = {name for point in (*curve, held_out) for name in point}
+    columns = {name: column for name, column in _FIGURES.items() if name in measured} or _LOSS
+    table = course_table(curve, columns, (f"held out ({plural(apart, 'block')})", held_out))
+    figures = [  # the losses of generator and encoder are of other sizes
+        figure
+        for name, column in columns.items()
+        if column.unit == "nats"
+        for figure in course_figures(f"Loss: {column.name}", curve, {name: column.name}, "nats per token")
+    ]
+    blocks.append(Section("Training", [table, *figures]))
     facts = [
         ("encoder", f"{data['model_type']}, {data['parameters']:,} parameters"),
         ("generator", f"{data['beside']:,} parameters beside the encoder's, not kept"),
@@ -332,28 +298,3 @@ def _warnings(data: Mapping[str, Any]) -> list[str]:
             "The generator guesses every masked token: nothing is replaced and nothing is learned; use a smaller --generator-share."
         )
     return found
-
-
-def _row(point: Mapping[str, Any], columns: list[str]) -> list[Any]:
-    return [point.get(name) for name in columns]
-
-
-def _figures(curve: list[Mapping[str, Any]], columns: list[str]) -> list[Block]:
-    """The losses over the steps; those of generator and encoder are of other sizes."""
-    steps, names = (
-        [point["step"] for point in curve],
-        {"generator_loss": "generator", "discriminator_loss": "encoder"},
-    )
-    drawn = [name for name in columns if name in names or name == "loss"]
-    return [
-        Figure(
-            f"Loss of the {names[name]}" if name in names else "Loss",
-            "lines",
-            [Series(names.get(name, "loss"), steps, [point.get(name) for point in curve])],
-            "step",
-            "nats per token",
-            f"{names.get(name, 'loss')}: from {curve[0].get(name, 0):.3f} to {curve[-1].get(name, 0):.3f} nats per token",
-        )
-        for name in drawn
-        if len(curve) > 1
-    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError
-from tokenry.core.io.reading import CsvRow, read_csv
+from tokenry.core.io.reading import read_csv, read_number
 from tokenry.report.blocks import Figure, Series
 from tokenry.verbs._estimates import finite_or_none
 
@@ -209,19 +209,13 @@ def read_runs(path: Path) -> "ScalingRuns":
     if not rows:
         raise UserError(f"{path} has no rows: give one per trained model, with {', '.join(COLUMNS)}.")
     wanted = (*COLUMNS, *(("error",) if "error" in columns else ()))
-    values = {column: np.array([_number(row, column, line, path) for line, row in rows]) for column in wanted}
+    values = {
+        column: np.array([read_number(row, column, f"line {line} of {path}") for line, row in rows])
+        for column in wanted
+    }
     for column in COLUMNS[:2]:
         if (wrong := values[column][values[column] <= 0]).size:
             raise UserError(f"{column} must be above 0, got {wrong[0]:g} in {path}: leave such a run out.")
     names = tuple(str(row.get("name") or f"line {line}") for line, row in rows)
     runs = ScalingRuns(names, values["params"], values["tokens"] / values["params"], values["loss"])
     return replace(runs, error=values["error"]) if "error" in values else runs
-
-
-def _number(row: CsvRow, column: str, line: int, path: Path) -> float:
-    try:
-        return float(row[column])
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{column} must be a number, got {row[column]!r} in line {line} of {path}."
-        ) from error

@@ -106,7 +106,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "documents_in": str(plan.output / _KEPT),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     title = f"{plural(total.kept_documents, 'document')} kept of {total.documents:,}"
     return Result(title, data, lay_out(data))
 

@@ -19,13 +19,13 @@ from tokenry.core.io.progress import Progress, part
 from tokenry.core.io.reading import read_csv
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.core.stats import Estimate, estimate_of_mean, ratio_estimate
+from tokenry.core.stats import estimate_of_mean, ratio_estimate
 from tokenry.data.selection_settings import LossConfig, SampleConfig
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, finite_or_none, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.select_data._shards import Workers
 
@@ -102,7 +102,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "without_loss": int(np.isnan(strength).sum()),
         "characters": sum(len(document.text) for document in documents),
         "seconds_of_one_process": seconds,
-        "mean": _estimated(estimate_of_mean(strength[np.isfinite(strength)])),
+        "mean": estimate_row(estimate_of_mean(strength[np.isfinite(strength)])),
         "counts": _counts(strength, len(plan.models)),
         "models": _model_rows(plan.models, benchmark, loss, documents),
         "domains": _domain_rows(documents, strength),
@@ -110,7 +110,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(plan.hardware.place()),
     }
-    progress("done", 1.0)
     title = f"Predictive strength of {plural(len(documents), 'document')} under {len(plan.models)} models"
     return Result(title, data, lay_out(data))
 
@@ -226,7 +225,7 @@ class BlockLosses:
             with self.depth():
                 nll = document_bpc(self.model, self.tokenizer, texts, **asdict(self.config)).nll
             seconds = time.perf_counter() - started
-            write_json(path, {"seconds": seconds, "nll": [_number(value) for value in nll.tolist()]})
+            write_json(path, {"seconds": seconds, "nll": [finite_or_none(value) for value in nll.tolist()]})
         return str(path)
 
 
@@ -264,20 +263,12 @@ def _losses_of(name: str, blocks: Sequence[str], plan: Plan, progress: Progress)
 def _write(path: Path, documents: "Sequence[Document]", strength: Any, loss: Any) -> None:
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as opened:
         for document, value, nll in zip(documents, strength.tolist(), loss.tolist(), strict=True):
-            row = {**asdict(document), "strength": _number(value), "nll": [_number(part) for part in nll]}
+            row = {
+                **asdict(document),
+                "strength": finite_or_none(value),
+                "nll": [finite_or_none(part) for part in nll],
+            }
             opened.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _estimated(estimate: Estimate) -> dict[str, Any]:
-    return {
-        "value": estimate.value,
-        "standard_error": _number(float(estimate.standard_error)),
-        "samples": estimate.samples,
-    }
 
 
 def _counts(strength: Any, models: int) -> list[int]:
@@ -297,7 +288,7 @@ def _model_rows(
         {
             "model": name,
             "benchmark": score,
-            "bits_per_character": _estimated(ratio_estimate(nll[known] / math.log(2), chars)),
+            "bits_per_character": estimate_row(ratio_estimate(nll[known] / math.log(2), chars)),
         }
         for name, score, nll in zip(models, benchmark.tolist(), loss.T, strict=True)
     ]
@@ -309,7 +300,7 @@ def _domain_rows(documents: "Sequence[Document]", strength: Any) -> list[dict[st
         if document.domain and not math.isnan(value):
             by_domain[document.domain].append(value)
     frequent = sorted(by_domain, key=lambda domain: -len(by_domain[domain]))[:_SHOWN]
-    rows = [{"domain": name, **_estimated(estimate_of_mean(by_domain[name]))} for name in frequent]
+    rows = [{"domain": name, **estimate_row(estimate_of_mean(by_domain[name]))} for name in frequent]
     return sorted(rows, key=lambda row: -row["value"])
 
 

@@ -16,7 +16,7 @@ from tokenry.data.selection_settings import FastTextConfig, LinearConfig
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs.select_data.strength import STRENGTH_FILE
 
 if TYPE_CHECKING:
@@ -75,13 +75,12 @@ def run(plan: Plan, progress: Progress) -> Result:
         "documents": len(texts),
         "positive": {"documents": len(positive), "lowest_strength": float(strength[positive].min())},
         "negative": {"documents": len(negative), "highest_strength": float(strength[negative].max())},
-        "accuracy": None if right is None else {"value": right.value, "standard_error": _finite(right.standard_error), "samples": right.samples},
+        "accuracy": None if right is None else estimate_row(right),
         "auroc": float(auroc(scores, labels[aside])) if aside.any() else None,
         "scores": {"strongest": scores[labels[aside] == 1].tolist(), "weakest": scores[labels[aside] == 0].tolist()},
         "words": [{"word": word, "weight": weight} for word, weight in scorer.top_words(_WORDS)],
         "settings": plan_settings(plan),
     }  # fmt: skip
-    progress("done", 1.0)
     return Result(
         f"Classifier of {plural(len(places), 'document')}", data, lay_out(data), only_saved=("scores",)
     )
@@ -128,10 +127,6 @@ def _trained(plan: Plan, texts: Sequence[str], labels: np.ndarray) -> "TextScore
         return FastTextScorer.train(texts, labels, **asdict(plan.fasttext))
     shared = {name: getattr(plan.fasttext, name) for name in _SHARED}
     return LinearScorer.train(texts, labels, **(asdict(plan.linear) | shared))
-
-
-def _finite(value: float | int) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def lay_out(data: Mapping[str, Any]) -> list[Block]:

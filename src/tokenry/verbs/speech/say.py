@@ -134,7 +134,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "mel": mel_picture(frames),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"{plan.run.name} speaks", data, lay_out(data))
 
 

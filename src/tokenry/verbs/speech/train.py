@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import new_folder, require_folder_name, require_new
+from tokenry.core.io.files import require_new
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, embedded, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._step_training import StepTraining
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -22,17 +24,15 @@ if TYPE_CHECKING:
     from tokenry.generation import ContinuousTokenLM, SpokenSample
     from tokenry.verbs.speech._clips import ClipRow
 
-_NOT_COMPARED = ("output", "resume", "device", "dtype", "save_every")
 _PARTS = {
     "text": Column("text", "nats a token", ".3f"),
     "flow": Column("flow", "", ".3f"),
     "stop": Column("stop", "nats", ".3f"),
 }
-_ROWS = 8
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(StepTraining):
     """Train a language model to write speech frames beside its text, and to hear; a stopped run can be resumed.
 
     Attributes:
@@ -52,15 +52,10 @@ class Plan:
         resample: bring waves of another rate to this one.
         mix: take the mean of several channels.
         max_seconds: longest clip; longer ones are left out.
-        steps: steps of the optimiser.
         batch_size: clips of a step in each process.
         learning_rate: highest learning rate; it falls to 0 along a cosine.
         warmup: share of the steps in which the learning rate rises.
         held_out: share of the clips that measure what was learned.
-        save_every: steps between checkpoints.
-        resume: resume from the last checkpoint in the folder.
-        seed: random seed.
-        output: new folder for the model, result.json and report.html.
     """
 
     data: Path = argument()
@@ -84,30 +79,16 @@ class Plan:
     learning_rate: float = 3e-4
     warmup: float = 0.02
     held_out: float = 0.05
-    save_every: int = 500
-    resume: bool = False
-    seed: int = 0
     hardware: Hardware = embedded(Hardware(), only=("device", "dtype"))
     output: Path = Path("runs/speech-train")
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1,
-            group=self.group,
-            head_width=self.head_width,
-            head_depth=self.head_depth,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            save_every=self.save_every,
-        )
-        require_at_least(0, lora_rank=self.lora_rank, seed=self.seed)
+        super().__post_init__()
+        require_at_least(1, group=self.group, head_width=self.head_width, head_depth=self.head_depth)
+        require_at_least(0, lora_rank=self.lora_rank)
         require_fraction(self.warmup, "warmup")
-        for name in ("learning_rate", "max_seconds"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
-        if not 0.0 < self.held_out < 1.0:
-            raise UserError(f"held_out must be in (0, 1), got {self.held_out}.")
-        require_folder_name(self.output, "the model")
+        if not self.max_seconds > 0:
+            raise UserError(f"max_seconds must be above 0, got {self.max_seconds}.")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -127,18 +108,16 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"{model_title(plan.model)} learns to speak", data, lay_out(data))
 
 
 def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     import torch
-    from transformers import PrinterCallback, Trainer
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import Trainer
 
     from tokenry.generation import StreamCollator
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints, splits_weights
+    from tokenry.verbs._training import logged_curve, remove_checkpoints, save_parts, take_steps
     from tokenry.verbs.speech._clips import ClipReader, read_clips
 
     rows = read_clips(plan.data)
@@ -153,24 +132,16 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     if not bool(model.scale.is_fitted):
         _fit_scale(model, train)
     model.train_stage(plan.stage)
-    checkpoints, collate = plan.output / "checkpoints", StreamCollator(model.config.group, model.config.delay)
-    arguments, parts = _arguments(plan, checkpoints), _parts_of_the_loss(model)
-    if splits_weights(arguments):
-        raise UserError(
-            "the model is saved whole, and FSDP and DeepSpeed split its weights: launch with DDP, or use ContinuousTokenLM in Python."
-        )
-    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
-    trainer = Trainer(model, arguments, train_dataset=train, data_collator=collate, callbacks=[parts])
-    trainer.remove_callback(PrinterCallback)
+    collate = StreamCollator(model.config.group, model.config.delay)
+    parts = _parts_of_the_loss(model)
+    trainer = Trainer(model, _arguments(plan), train_dataset=train, data_collator=collate, callbacks=[parts])
     stages = Stages(part(progress, 0.11, 1.0), [1.0])
-    trainer.add_callback(TellSteps(stages))
-    stages.begin("training", 1.0)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    take_steps(plan, trainer, stages)
     stages.say("measuring")
     measured = _measured(model, held_out, collate, plan)
     spoken = _spoken(plan, model, tokenizer, held_out)
-    _save(plan, model, tokenizer, features)
-    remove_checkpoints(checkpoints)
+    save_parts(plan.output / "model", model, tokenizer, *([] if features is None else [features]))
+    remove_checkpoints(plan.output / "checkpoints")
     return {
         "parameters": model.num_parameters(),
         "trained_parameters": model.num_parameters(only_trainable=True),
@@ -178,11 +149,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         "seconds_of_speech": sum(len(row.frames) for row in train if row.frames is not None)
         / model.config.frames.frames_per_second,
         "steps": trainer.state.global_step,
-        "curve": [
-            {"step": entry["step"], "loss": entry["loss"], **{name: entry[name] for name in _PARTS}}
-            for entry in trainer.state.log_history
-            if "loss" in entry and "flow" in entry
-        ],
+        "curve": logged_curve(trainer, {name: name for name in ("loss", *_PARTS)}),
         "held_out_losses": measured,
         "spoken": spoken,
         "notes": notes,
@@ -321,29 +288,10 @@ def _spoken(
     }
 
 
-def _save(plan: Plan, model: "ContinuousTokenLM", tokenizer: Any, features: Any) -> None:
-    from tokenry.core.io.ranks import by_first
+def _arguments(plan: Plan) -> "TrainingArguments":
+    from tokenry.verbs._training import step_arguments
 
-    @by_first
-    def save() -> None:
-        with new_folder(plan.output / "model") as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            if features is not None:
-                features.save_pretrained(folder)
-
-    save()
-
-
-def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from tokenry.verbs._training import counted_in_steps
-
-    return counted_in_steps(
-        plan,
-        checkpoints,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(plan.warmup * plan.steps),
-    )
+    return step_arguments(plan, lr_scheduler_type="cosine", warmup_steps=round(plan.warmup * plan.steps))
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------
@@ -362,23 +310,15 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
         + "."
     )
     blocks: list[Block] = [Text(lead, "lead")]
-    shown = curve[:: max(1, -(-len(curve) // _ROWS))]
-    names = [*_PARTS]
-    rows: list[tuple[Any, ...]] = [(str(point["step"]), *(point[name] for name in names)) for point in shown]
-    rows.append((f"held out ({plural(apart, 'clip')})", *(held_out.get(name) for name in names)))
+    table = course_table(curve, _PARTS, (f"held out ({plural(apart, 'clip')})", held_out))
     figures = [
-        Figure(
-            f"Loss: {name}",
-            "lines",
-            [Series(name, [point["step"] for point in curve], [point[name] for point in curve])],
-            "step",
-            column.unit or "squared error of the velocity",
-            f"{name}: from {curve[0][name]:.3f} to {curve[-1][name]:.3f}",
-        )
+        figure
         for name, column in _PARTS.items()
-        if len(curve) > 1
+        for figure in course_figures(
+            f"Loss: {name}", curve, {name: name}, column.unit or "squared error of the velocity"
+        )
     ]
-    blocks.append(Section("Training", [Table("", ("step", *_PARTS.values()), rows), *figures]))
+    blocks.append(Section("Training", [table, *figures]))
     spoken = data["spoken"]
     if spoken is not None:
         blocks.append(

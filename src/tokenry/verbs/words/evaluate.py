@@ -13,7 +13,7 @@ from tokenry.report.blocks import Block, Column, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import read_corpus
-from tokenry.verbs._estimates import stored_estimate
+from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs.words._models import (
@@ -100,12 +100,9 @@ def run(plan: Plan, progress: Progress) -> Result:
     if theirs is not None and len(texts) > 1:
         difference = bits_difference(ours, theirs)
         data["difference"] = {
-            "value": difference.value,
-            "standard_error": difference.standard_error,
-            "samples": difference.samples,
+            **estimate_row(difference),
             "verdict": shown(difference.scaled(-1)),
         }
-    progress("done", 1.0)
     return Result(f"{plan.model.name} on {plan.texts.name}", data, lay_out(data))
 
 
@@ -156,7 +153,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
     if other is not None:
         rows.append((model_title(other["model"]), _bits(other), other["tokens"]))
     if difference is not None:
-        found = Estimate(difference["value"], difference["standard_error"], difference["samples"])
+        found = stored_estimate(difference)
         lead += (
             f" Against {model_title(other['model'])} the model {_SAID[difference['verdict']]} ({found:+.3f})."
         )

@@ -73,7 +73,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         ],
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"Texts by {plan.model.name}", data, lay_out(data))
 
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least
-from tokenry.core.io.files import new_folder, require_folder_name, require_new, write_json
+from tokenry.core.io.files import new_folder, require_new, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.ranks import by_first
-from tokenry.core.plans import argument, embedded, option, plan_settings
-from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
+from tokenry.core.plans import argument, option, plan_settings
+from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import stored_estimate
-from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._step_training import StepTraining
 from tokenry.verbs.words._models import (
     COUNTS_FILE,
     MODEL_FOLDER,
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
 
     from tokenry.architectures import FlatLM, Word, WordCoder, WordPooledLM
 
-_NOT_COMPARED = ("output", "resume", "device", "save_every")
-_ROWS = 8
 
-
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(StepTraining):
     """Train a word-pooled language model on a text, or with --flat its baseline; a stopped run can be resumed.
 
     Attributes:
@@ -54,18 +52,12 @@ class Plan:
         max_words: words of a window.
         max_word_len: most units of a word; without loss, longer ones are cut into several.
         dropout: of everything.
-        steps: steps of the optimiser.
         batch_size: windows of a step in each process.
         learning_rate: highest learning rate; it falls to 0 in a straight line.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of matrices.
-        held_out: share of the texts that measure what was learned.
         scored: held-out texts that are scored at most.
         bfloat16: compute in mixed precision.
-        save_every: steps between checkpoints.
-        resume: resume from the last checkpoint in the folder.
-        seed: random seed.
-        output: new folder for the model, result.json and report.html.
     """
 
     corpus: Path = argument()
@@ -86,27 +78,17 @@ class Plan:
     learning_rate: float = 5e-4
     warmup: float = 0.02
     weight_decay: float = 0.1
-    held_out: float = 0.02
     scored: int = 100
     bfloat16: bool = False
-    save_every: int = 500
-    resume: bool = False
-    seed: int = 0
-    hardware: Hardware = embedded(Hardware(), only=("device",))
     output: Path = Path("runs/words")
 
     def __post_init__(self) -> None:
-        require_at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        super().__post_init__()
         require_at_least(2, max_words=self.max_words, scored=self.scored)
         require_at_least(1, max_word_len=self.max_word_len)
-        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        require_at_least(0, weight_decay=self.weight_decay)
         if not 0.0 <= self.warmup < 1.0:
             raise UserError(f"warmup must be in [0, 1), got {self.warmup}.")
-        if not 0.0 < self.held_out < 1.0:
-            raise UserError(f"held_out must be in (0, 1), got {self.held_out}.")
-        require_folder_name(self.output, "the model")
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -127,17 +109,15 @@ def run(plan: Plan, progress: Progress) -> Result:
         "settings": plan_settings(plan),
         "environment": environment(device),
     }
-    progress("done", 1.0)
     return Result(f"A {kind} model of {plan.corpus.name}", data, lay_out(data))
 
 
 def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
-    from transformers import PrinterCallback, Trainer
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import Trainer
 
     from tokenry.architectures import collate_flat, collate_words, score_texts, word_loss
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, claim_checkpoints, remove_checkpoints
+    from tokenry.verbs._training import logged_curve, remove_checkpoints, take_steps
 
     texts = read_corpus(plan.corpus)
     apart = held_out_texts(len(texts), plan.held_out, plan.corpus)
@@ -147,28 +127,23 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     held_out = held_out[: plan.scored]
     coder = _coder(plan, texts)
     spelled = [coder.words(text) for text in train]
-    model, checkpoints = _model(plan, coder), plan.output / "checkpoints"
-    arguments = _arguments(plan, checkpoints)
-    claim_checkpoints(plan, checkpoints, but=_NOT_COMPARED)
+    model = _model(plan, coder)
     collate: Any = collate_flat if plan.flat else collate_words
     windows = word_windows(spelled, coder.begin, plan.max_words)
     trainer = Trainer(
         model,
-        arguments,
+        _arguments(plan),
         train_dataset=[{"words": window} for window in windows],
         data_collator=lambda rows: collate([row["words"] for row in rows]),
     )
-    trainer.remove_callback(PrinterCallback)
     stages = Stages(progress, [0.9, 0.1])
-    trainer.add_callback(TellSteps(stages))
-    stages.begin("training", 0.9)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if plan.resume else None)
+    take_steps(plan, trainer, stages, 0.9)
     stages.begin("measuring", 0.1)
     counts = _counts(coder, spelled)
     stored = StoredWordModel(model, coder, counts)
     scored = score_texts(model, coder, held_out, plan.max_words, plan.batch_size, stages.tell)
     _save(stored, plan.output / MODEL_FOLDER)
-    remove_checkpoints(checkpoints)
+    remove_checkpoints(plan.output / "checkpoints")
     words = sum(map(len, spelled))
     return {
         "parameters": model.num_parameters(),
@@ -181,11 +156,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         "windows": len(windows),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "curve": [
-            {"step": entry["step"], "loss": entry["loss"]}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
+        "curve": logged_curve(trainer, {"loss": "loss"}),
         "bits_per_byte": word_loss(coder, held_out, scored).as_json(),
         "frequencies": frequency_rows(stored, scored),
         "sample": drawn_words(coder, scored[0]),
@@ -250,12 +221,11 @@ def _model(plan: Plan, coder: "WordCoder") -> "WordPooledLM | FlatLM":
         )
 
 
-def _arguments(plan: Plan, checkpoints: Path) -> "TrainingArguments":
-    from tokenry.verbs._training import counted_in_steps
+def _arguments(plan: Plan) -> "TrainingArguments":
+    from tokenry.verbs._training import step_arguments
 
-    return counted_in_steps(
+    return step_arguments(
         plan,
-        checkpoints,
         warmup_steps=round(plan.warmup * plan.steps),
         weight_decay=plan.weight_decay,
         adam_beta2=0.95,
@@ -306,20 +276,8 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             [frequency_table(data["frequencies"]), word_map("the first held-out text", data["sample"])],
         )
     )
-    curve = data["curve"]
-    rows = curve[:: max(1, -(-len(curve) // _ROWS))]
-    table = Table(
-        "",
-        ("step", Column("loss", "nats per unit", ".3f")),
-        [(str(row["step"]), row["loss"]) for row in rows],
-    )
-    figures: list[Block] = []
-    if len(curve) > 1:
-        steps, losses = [row["step"] for row in curve], [row["loss"] for row in curve]
-        summary = f"Loss from {losses[0]:.3f} to {losses[-1]:.3f} nats per unit."
-        figures.append(
-            Figure("Loss", "lines", [Series("loss", steps, losses)], "step", "nats per unit", summary)
-        )
+    table = course_table(data["curve"], {"loss": Column("loss", "nats per unit", ".3f")})
+    figures = course_figures("Loss", data["curve"], {"loss": "loss"}, "nats per unit")
     blocks.append(Section("Training", [table, *figures]))
     facts = [
         ("model", f"{data['model']}, {data['parameters']:,} parameters, {data['unit_count']:,} units"),

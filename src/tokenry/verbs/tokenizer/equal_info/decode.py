@@ -65,7 +65,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "window_bits": header.window_bits,
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"{to.name}, decoded", found, lay_out(found))
 
 

@@ -67,7 +67,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "bit_ratio": 8 * len(data) / (header.window_bits * sum(header.windows)),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"{plan.file.name} in windows of {plan.window_bits} bits", found, lay_out(found))
 
 

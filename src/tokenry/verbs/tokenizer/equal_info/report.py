@@ -97,7 +97,6 @@ def run(plan: Plan, progress: Progress) -> Result:
         "words": _words(codec, free, symbols, units, text, plan.shown),
         "settings": plan_settings(plan),
     }
-    progress("done", 1.0)
     return Result(f"{plan.file.name} in windows of {codec.window_bits} bits", found, lay_out(found))
 
 

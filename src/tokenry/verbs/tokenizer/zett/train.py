@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
-from tokenry.core.io.files import require_folder_name, write_json
+from tokenry.core.io.files import require_folder_name, without_nan, write_json
 from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings, values_for
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
@@ -131,7 +131,7 @@ def run(plan: Plan, progress: Progress) -> Result:
         "training": {**asdict(config), "drawing": _finite(asdict(config.drawing))},
         "settings": plan_settings(plan),
     }
-    write_json(plan.output / TRAINING_FILE, {**data, "history": _without_nan(trainer.history)})
+    write_json(plan.output / TRAINING_FILE, {**data, "history": without_nan(trainer.history)})
     return Result(f"Hypernetwork of {model_title(plan.model)}", data, lay_out(data))
 
 
@@ -209,7 +209,3 @@ def _read(plan: Plan) -> dict[str, list[str]]:
 
 def _finite(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value == float("inf") else value for name, value in settings.items()}
-
-
-def _without_nan(history: Mapping[str, list[float]]) -> dict[str, list[float | None]]:
-    return {name: [None if value != value else value for value in values] for name, values in history.items()}
