@@ -262,7 +262,9 @@ def _most_frequent(ids: Int[ndarray, "tokens"], size: int) -> tuple[tuple[int, i
     """The pair that occurs most often, the smallest of those that tie, and how often."""
     if len(ids) < 2:
         return (0, 0), 0
-    pairs = (ids[:-1] * size + ids[1:])[_counted(ids)]
+    pairs, counted = ids[:-1] * size + ids[1:], _counted(ids)
+    if not counted.all():
+        pairs = pairs[counted]
     if size <= _FEW_TOKENS:
         counts = np.bincount(pairs)
         best = int(counts.argmax())
