@@ -182,7 +182,7 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _words(data: Mapping[str, Any]) -> list[Block]:
-    if not data["in_words"]:
+    if not data.get("in_words"):
         return []
     rows = [
         (PROMPTS[row["layout"]], Estimate(**row["right"]), row["change"] and Estimate(**row["change"]))
