@@ -102,7 +102,7 @@ def _peak_of_one_step(load: Callable[[], Step], sender: multiprocessing.connecti
     sender.send((resident("VmHWM") - before) / 1e6)
 
 
-def resident(what: str) -> int:
-    """Bytes of this process that are in memory: now (VmRSS), or at most (VmHWM)."""
-    status = Path("/proc/self/status").read_text().splitlines()
+def resident(what: str, process: int | str = "self") -> int:
+    """Bytes of a process that are in memory: now (VmRSS), or at most (VmHWM)."""
+    status = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{what}:"))

@@ -17,7 +17,7 @@ from tokenry.theory import BPETokenizer, LZWTokenizer, MarkovSource
 
 def measure(smoke: bool) -> Iterator[Result]:
     """The ratios in CPU time of one thread."""
-    symbols, batch, size, rounds = (400, 8, 16, 1) if smoke else (20_000, 1024, 256, 3)
+    symbols, batch, size, rounds = (400, 8, 16, 1) if smoke else (20_000, 1024, 256, 5)
     source = MarkovSource.switching(4, 0.1, 0.1)
     text = source.sample(symbols, seed=1)[0]
     yield sampling(source, batch, 200, rounds)

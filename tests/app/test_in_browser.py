@@ -216,8 +216,7 @@ def test_plan_follows_its_slider(app):
     assert app.ended().startswith("done: tokenry scaling plan")
     app.number("Budget", 23)
     app.form.get_by_text("--budget 1e+23").wait_for()
-    app.form.locator('input[type="range"]').first.press("ArrowRight")  # only a pointer lets go
-    app.form.locator("button.run").click()
+    app.form.locator('input[type="range"]').first.press("ArrowRight")
     app.form.get_by_text("--budget 1.26e+23").wait_for()
     app.screen("plan")
 
@@ -243,12 +242,33 @@ def test_select_says_how_scores_are_written(app):
     assert "write a model, a comma and its score, got 'embedded'" in said
 
 
+def test_equal_information_colours_windows(app):
+    app.open("Equal information").fill("Text", "Water expands when it freezes. " * 4)
+    assert app.run().startswith("done: tokenry tokenizer equal-info report text.txt")
+    assert app.report.locator(".pieces").count() == 3
+    app.screen("equal-information")
+
+
+def test_equal_information_refuses_an_empty_text(app):
+    assert "Text is empty" in app.open("Equal information").fill("Text", "").run()
+
+
 def test_theory_measures_a_source(app):
     app.open("Theory")
     app.form.get_by_role("button", name="More options").click()
     app.number("Symbols of the text", 2000)
     assert app.run().startswith("done: tokenry theory markov")
     app.screen("theory")
+
+
+def test_a_sentence_names_the_field(app):
+    app.open("Equal information").fill("Text", "Water expands when it freezes.")
+    app.form.get_by_role("button", name="More options").click()
+    said = (
+        app.number("Most bytes that are coded", 100).choose("Model that predicts the text", "no/such").run()
+    )
+    assert "no/such" in said
+    assert "--" not in said
 
 
 def test_theory_keeps_a_number_within_its_slider(app):

@@ -25,7 +25,11 @@ class Gate:
 
 def test_jobs_run_one_after_the_other_and_know_how_many_come_before():
     jobs, first, second = Jobs(), Gate(), Gate()
-    one, two, three = jobs.add(first), jobs.add(second), jobs.add(lambda progress: None)
+    one, two, three = (
+        jobs.add(QueuedJob(first)),
+        jobs.add(QueuedJob(second)),
+        jobs.add(QueuedJob(lambda progress: None)),
+    )
     while not first.steps:
         time.sleep(0.01)
     assert [jobs.ahead(job) for job in (two, three)] == [1, 2]
@@ -37,7 +41,7 @@ def test_jobs_run_one_after_the_other_and_know_how_many_come_before():
 
 def test_a_job_that_is_stopped_ends_at_its_next_step_and_one_that_waits_at_once():
     jobs, gate = Jobs(), Gate()
-    running, waiting = jobs.add(gate), jobs.add(gate)
+    running, waiting = jobs.add(QueuedJob(gate)), jobs.add(QueuedJob(gate))
     while not gate.steps:
         time.sleep(0.01)
     waiting.stop()
@@ -48,7 +52,7 @@ def test_a_job_that_is_stopped_ends_at_its_next_step_and_one_that_waits_at_once(
 
 def test_a_job_that_nobody_watches_stops(monkeypatch):
     monkeypatch.setattr(module, "UNWATCHED_SECONDS", 0.05)
-    job = Jobs().add(Gate())
+    job = Jobs().add(QueuedJob(Gate()))
     while not job.is_over:
         time.sleep(0.01)
     assert job.state == "stopped"
@@ -77,20 +81,20 @@ def test_every_end_is_one_sentence_and_the_next_job_runs(error, state, said):
         raise error
 
     jobs = Jobs()
-    job = ended(jobs.add(work))
+    job = ended(jobs.add(QueuedJob(work)))
     assert (job.state, job.said) == (state, said)
-    assert ended(jobs.add(lambda progress: None)).state == "done"
+    assert ended(jobs.add(QueuedJob(lambda progress: None))).state == "done"
 
 
 def test_too_many_jobs_are_refused(monkeypatch):
     monkeypatch.setattr(module, "MOST_WAITING", 2)
     jobs, gate = Jobs(), Gate()
-    running = jobs.add(gate)
+    running = jobs.add(QueuedJob(gate))
     while not gate.steps:
         time.sleep(0.01)
-    waiting = [jobs.add(gate), jobs.add(gate)]
+    waiting = [jobs.add(QueuedJob(gate)), jobs.add(QueuedJob(gate))]
     with pytest.raises(UserError, match=r"^2 jobs wait already: try again when some of them are done\.$"):
-        jobs.add(gate)
+        jobs.add(QueuedJob(gate))
     for job in (*waiting, running):
         job.stop()
 
@@ -101,7 +105,7 @@ def test_what_a_verb_notes_is_kept_with_its_job():
     def work(progress):
         logging.getLogger("tokenry.verbs").warning("the text is longer than %d tokens.", 8)
 
-    assert ended(Jobs().add(work)).notes == ["the text is longer than 8 tokens."]
+    assert ended(Jobs().add(QueuedJob(work))).notes == ["the text is longer than 8 tokens."]
 
 
 def test_a_job_tells_its_stage():

@@ -1,4 +1,8 @@
-"""What the pages tell a reader to type: commands are parsed by the command line itself, Python is compiled and its imports are made."""
+"""What the pages tell a reader to type: commands are parsed by the command line itself, Python is compiled and its imports are made.
+
+Python below `<!-- run -->` is run as well, the blocks of a page one after another. Links within the pages of the site are checked where that
+is built (`mkdocs build --strict`), those of the pages beside it here.
+"""
 
 import ast
 import importlib
@@ -11,10 +15,14 @@ import pytest
 from typer.main import get_command
 
 from tests import ROOT
+from tests.fresh_process import run_script
 from tokenry.cli import app
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.S | re.M)
+RUN = re.compile(r"^( *)<!-- run -->\n\n\1```python\n(.*?)^\1```", re.S | re.M)
+RUN_PAGES = [page for page in PAGES if RUN.search(page.read_text(encoding="utf-8"))]
+BESIDE_THE_SITE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 STANDS_FOR_THE_USERS = re.compile(r"\[[A-Z-]|…|\.\.\.|^VERB$|^SLUG$")
 ENDS_THE_PROGRAM = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 NAMED_ONLY = re.compile("Missing|requires an argument")
@@ -90,6 +98,23 @@ def test_every_example_compiles_and_finds_what_it_imports(code):
             module = importlib.import_module(node.module)
             missing = [name.name for name in node.names if not hasattr(module, name.name)]
             assert not missing, f"{node.module} has no {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_examples_that_say_so_run(page, tmp_path):
+    marked = RUN.findall(page.read_text(encoding="utf-8"))
+    assert page.read_text(encoding="utf-8").count("<!-- run -->") == len(marked)
+    script = tmp_path / "example.py"
+    script.write_text("\n".join(textwrap.dedent(code) for _, code in marked), encoding="utf-8")
+    finished = run_script(script, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("page", BESIDE_THE_SITE, ids=lambda page: page.name)
+def test_every_link_beside_the_site_leads_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
 
 
 @pytest.mark.parametrize(

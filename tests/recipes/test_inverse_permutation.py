@@ -1,20 +1,23 @@
 """The recipe of inverse permutation runs small, and its verdicts follow the measurements in both directions."""
 
+import numpy as np
+
 from tests.recipes.check_recipe import check_recipe, check_verdicts
-from tokenry.recipes.inverse_permutation import PermutationSizes, claims
+from tests.tiny.chats import write_model
+from tokenry.recipes.inverse_permutation import PermutationSizes, claims, text_claim
 from tokenry.recipes.testbeds.row_transformer import RowTransformerSizes
 from tokenry.theory import best_scratch_mse
 
-SMALL = PermutationSizes(2, 4, (0, 1), (0, 1), RowTransformerSizes(8, 1, 2), 4)
-
 
 def test_it_runs_small(tmp_path):
-    result = check_recipe("inverse-permutation", SMALL, tmp_path)
-    assert len(result.claims) == 5
+    model = str(write_model(tmp_path / "model", positions=1024))
+    small = PermutationSizes(2, 4, (0, 1), (0, 1), RowTransformerSizes(8, 1, 2), 4, model, 2, 4)
+    result = check_recipe("inverse-permutation", small, tmp_path)
+    assert len(result.claims) == 6
     assert result.claims[1].verdict == "shown"
 
 
-def judged(causal=0.376, scratch=0.001, changed=0, partial=0.0, mlps=0.38, on_p=1.0):
+def judged(causal=0.376, scratch=0.001, changed=0, partial=0.0, mlps=0.38, on_p=1.0, filler=0.3):
     def seeds(value):
         return [value - 0.0005, value, value + 0.0005]
 
@@ -25,7 +28,9 @@ def judged(causal=0.376, scratch=0.001, changed=0, partial=0.0, mlps=0.38, on_p=
         "MLPs": seeds(mlps),
         **{f"{rows} scratch": seeds(best_scratch_mse(4, rows) + partial) for rows in (1, 2, 3)},
     }
-    return [claim.verdict for claim in claims(losses, changed, 4)]
+    share = np.arange(100) / 100
+    matches = {"plain": share < 0.3, "filler": share < filler, "repeated": share < 0.3}
+    return [claim.verdict for claim in [*claims(losses, changed, 4), text_claim(matches, 3)]]
 
 
 def test_every_claim_can_be_shown_and_can_fail():
@@ -40,5 +45,6 @@ def test_every_claim_can_be_shown_and_can_fail():
             ({"partial": 0.1}, {2}),
             ({"mlps": 0.2}, {3}),
             ({"on_p": 0.8}, {4}),
+            ({"filler": 0.6}, {5}),
         ],
     )

@@ -14,12 +14,12 @@ QUICK += ("--set", "per_device_train_batch_size=4", "--set", "gradient_accumulat
 QUICK += ("--set", "use_cpu=true")
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, positions: int = 256) -> Path:
     """Save a Llama of two layers and a tokenizer with a ChatML template."""
     tokenizer = chatml_tokenizer()
     model = tiny_llama(
         vocab_size=len(tokenizer),
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

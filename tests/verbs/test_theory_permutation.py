@@ -20,6 +20,15 @@ def test_a_trained_model_stands_beside_them(tmp_path):
     assert [row["model"].split(",")[0] for row in saved["models"]] == ["written down"] * 3 + ["trained"] * 2
 
 
+def test_a_language_model_is_asked_in_words(tmp_path):
+    model = write_model(tmp_path / "model", positions=1024)
+    options = ("--n", 3, "--lists", 16, "--model", model, "--prompts", 4, "--device", "cpu")
+    saved = check_verb("theory permutation", *options, output=tmp_path / "result")
+    assert [row["layout"] for row in saved["in_words"]] == ["plain", "filler", "repeated"]
+    assert all(row["right"]["samples"] == 4 for row in saved["in_words"])
+    assert saved["in_words"][0]["change"] is None
+
+
 def test_a_causal_model_is_found_to_be_one(tmp_path):
     model = write_model(tmp_path / "model")
     saved = check_verb("theory reach", model, "--tokens", 6, "--device", "cpu", output=tmp_path / "result")
@@ -42,7 +51,15 @@ def test_a_model_without_a_causal_mask_is_said_to_have_none(tmp_path):
         ("permutation", "--layout front", "--layout must be one of none, suffix, both, got 'front'"),
         ("permutation", "--n 0", "--n must be at least 1, got 0"),
         ("permutation", "--beta 0", "--beta must be above 0, got 0"),
-        ("permutation", "--n 1 --steps 5", "train with n of 2 or more"),
+        ("permutation", "--n 1 --steps 5", "a list of one row is in order already"),
+        ("permutation", "--n 1 --model embedded", "a list of one row is in order already"),
+        (
+            "permutation",
+            "--n 27 --model embedded",
+            "there are 26 letters to put in order, got --n 27: give fewer",
+        ),
+        ("permutation", "--prompts 1", "--prompts must be at least 2, got 1"),
+        ("permutation", "--model nowhere/at-all", "nowhere/at-all"),
         ("reach", "nowhere/at-all", "nowhere/at-all"),
         ("reach", "--tokens 1", "--tokens must be at least 2, got 1"),
     ],

@@ -79,7 +79,8 @@ class Desks:
             self._keep(key, (place[0], form.verb), prepared)
             watched.beside = Beside(f"jobs/{key}", prepared.command, title, form.resumes)
 
-        watched = Watched(self.jobs.add(work), self.jobs, Beside(f"jobs/{key}", resumes=form.resumes))
+        watched = Watched(QueuedJob(work), self.jobs, Beside(f"jobs/{key}", resumes=form.resumes))
+        self.jobs.add(watched.job)
         self._of_place[place] = watched.job
         return watched
 

@@ -137,14 +137,16 @@ class Model(Field):
     Attributes:
         many: whether several can be chosen.
         offered: whether the models of the server are offered; else a name must be typed.
+        before: what is offered before them.
     """
 
     many: bool = False
     offered: bool = True
+    before: Sequence[str] = ()
 
     def component(self, gradio: Any, shown: Shown, **said: Any) -> Any:
         """A list that can be typed into where the server allows it."""
-        choices = list(shown.models)
+        choices = [*self.before, *shown.models]
         first = choices[:1] if self.offered else []
         return gradio.Dropdown(
             choices=choices,

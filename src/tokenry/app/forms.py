@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import re
 import shutil
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -87,8 +88,20 @@ class Form:
             options |= {"output": output, "resume": True}
         command = command_line(self.verb, plan, options, folder)
         has_output = any(option.name == "output" for option in plan_options(plan))
-        made = build_plan(plan, options | ({"output": output} if has_output else {}))
-        return Prepared(self.module, made, command, output, folder)
+        try:
+            made = build_plan(plan, options | ({"output": output} if has_output else {}))
+        except UserError as error:
+            raise UserError(self.as_filled(str(error))) from error
+        return Prepared(self, made, command, output, folder)
+
+    def as_filled(self, sentence: str) -> str:
+        """Name options in an error sentence as their fields are called; one that has no field, or several, is named as it is typed."""
+        labels = [(field.option, field.label) for field in self.fields]
+        for option in plan_options(self.module.Plan):
+            names = [label for name, label in labels if name == option.name]
+            if len(names) == 1 and not option.positional:
+                sentence = re.sub(rf"(?<![\w-]){option.flag}(?![\w-])", f"“{names[0]}”", sentence)
+        return sentence
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,14 @@ class Prepared:
     """A plan that is ready to run.
 
     Attributes:
-        verb: module of the verb.
-        plan: its plan.
+        form: the form.
+        plan: the plan of its verb.
         command: the command that does the same.
         output: folder of its result.
         folder: folder of the files that were typed or sent.
     """
 
-    verb: Any
+    form: Form
     plan: Any
     command: str
     output: Path
@@ -113,13 +126,13 @@ class Prepared:
         """Run the verb and save its result.
 
         Raises:
-            UserError: what the verb refuses, in the words of the command line.
+            UserError: what the verb refuses, in the words of the form.
         """
-        run: Callable[[Any, Progress], Result] = self.verb.run
+        run: Callable[[Any, Progress], Result] = self.form.module.run
         try:
             result = run(self.plan, progress)
         except UserError as error:
-            raise UserError(as_typed(str(error), type(self.plan))) from error
+            raise UserError(self.form.as_filled(as_typed(str(error), type(self.plan)))) from error
         result.save(self.output)
         # Files go by their name, as in the command: where they lie meanwhile says nothing to anybody.
         for name in (RESULT_FILE, PAGE_FILE):

@@ -99,8 +99,8 @@ class Jobs:
         work = partial(contextvars.copy_context().run, self._work)
         threading.Thread(target=work, daemon=True, name="tokenry-jobs").start()
 
-    def add(self, work: Callable[[Progress], None]) -> QueuedJob:
-        """Put a job at the end of the queue.
+    def add(self, job: QueuedJob) -> QueuedJob:
+        """Put a job at the end of the queue; it may begin before this returns.
 
         Raises:
             UserError: too many wait already.
@@ -109,7 +109,6 @@ class Jobs:
             self._drop_given_up()
             if len(self._waiting) >= MOST_WAITING:
                 raise UserError(f"{MOST_WAITING} jobs wait already: try again when some of them are done.")
-            job = QueuedJob(work)
             self._waiting.append(job)
             self._changed.notify()
         return job

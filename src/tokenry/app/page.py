@@ -76,7 +76,7 @@ def _tab(gradio: Any, tab: Tab, desks: Desks, shown: Shown) -> None:
 
 
 def _form(gradio: Any, name: str, form: Form, desks: Desks, shown: Shown, opened: Any) -> None:
-    with gradio.Row(elem_classes="form", elem_id=f"form-{name.lower()}"):
+    with gradio.Row(elem_classes="form", elem_id=f"form-{name.lower().replace(' ', '-')}"):
         with gradio.Column(scale=0, min_width=340, elem_classes="fields", visible=bool(form.fields)):
             open_, folded = ([f for f in form.fields if f.more is more] for more in (False, True))
             made = {id(field): _component(gradio, form, field, shown) for field in open_}

@@ -5,34 +5,51 @@ Lists of n rows with entries 0 and 1; every model is trained on fresh lists and 
     causal      answers on the rows of the permuted list; the least error of any causal model is (n − 1) / 8
     scratch     answers on n rows behind it, or the first m of them there
     MLPs        a standard causal transformer, with MLPs, layer norms and heads, on the rows of the list
+    text        a language model that was never trained on it, asked in words, with and without filler tokens
 
 Headline: trained causal models land within 5 % of the least error, and with scratch rows below 0.05.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
+from jaxtyping import Bool
 from matplotlib.figure import Figure
+from numpy import ndarray
 from torch import Tensor, nn
 
 from tokenry.core.io.progress import Progress, one_stage, part
-from tokenry.core.stats import FEWEST_SEEDS, absent, all_of, estimate_of_mean, exactly, shown
+from tokenry.core.stats import (
+    FEWEST_SEEDS,
+    absent,
+    all_of,
+    estimate_of_mean,
+    exactly,
+    paired_difference,
+    shown,
+)
+from tokenry.models import load_model, load_tokenizer
+from tokenry.models.text_model import LocalText
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
 from tokenry.recipes.testbeds.row_transformer import RowTransformer, RowTransformerSizes
 from tokenry.theory import (
     DisentangledTransformer,
     InversePermutationTask,
     PermutationTraining,
+    ReorderingTask,
     best_causal_mse,
     best_scratch_mse,
     dependency_matrix,
+    reorder_by_text,
     train_inverse_permutation,
 )
 
-NEAR, SOLVED, PARTIAL = 0.05, 0.05, 0.05
+NEAR, SOLVED, PARTIAL, SAME = 0.05, 0.05, 0.05, 0.1
 CAUSAL, SCRATCH, ON_P, MLPS = "causal", "scratch", "rows of P", "MLPs"
+LAYOUTS = ("plain", "filler", "repeated")
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,9 @@ class PermutationSizes:
         seeds: one run of the headline's arms for each.
         mlps: sizes of the transformer with MLPs.
         mlp_steps: its training steps.
+        language_model: the model that is asked in words.
+        letters: letters of a list in words.
+        prompts: lists that it is asked about.
     """
 
     n: int = 4
@@ -53,25 +73,55 @@ class PermutationSizes:
     few_seeds: tuple[int, ...] = (0, 1)
     mlps: RowTransformerSizes = field(default_factory=RowTransformerSizes)
     mlp_steps: int = 1500
+    language_model: str = "embedded"
+    letters: int = 3
+    prompts: int = 200
 
 
 Losses = Mapping[str, Sequence[float]]
+Matches = Mapping[str, Bool[ndarray, "prompts"]]
 
 
 @recipe(
     "inverse-permutation",
     laptop=PermutationSizes(),
-    paper=PermutationSizes(10, 131_072, mlps=RowTransformerSizes(256, 6, 8), mlp_steps=20_000),
+    paper=PermutationSizes(
+        10,
+        131_072,
+        mlps=RowTransformerSizes(256, 6, 8),
+        mlp_steps=20_000,
+        language_model="meta-llama/Llama-3.2-3B",
+        letters=8,
+        prompts=1000,
+    ),
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
     """Train every arm and judge each claim."""
     sizes: PermutationSizes = run.sizes
-    losses = trained(sizes, run.progress)
+    matches = in_words(sizes, run.progress)
+    losses = trained(sizes, part(run.progress, 0.2, 1.0))
     changed = later_rows_change(sizes.n)
     run.settings |= {"n": sizes.n, "steps": sizes.steps, "losses": losses, "seeds": list(sizes.seeds)}
+    run.settings |= {
+        "language_model": sizes.language_model,
+        "letters": sizes.letters,
+        "exact_matches": {layout: int(right.sum()) for layout, right in matches.items()},
+    }
     with run.figure(11, 4) as figure:
         draw(figure, losses, sizes.n)
     yield from claims(losses, changed, sizes.n)
+    yield text_claim(matches, sizes.letters)
+
+
+def in_words(sizes: PermutationSizes, progress: Progress) -> dict[str, Bool[ndarray, "prompts"]]:
+    """Which lists a language model puts in order, by the layout of its prompt."""
+    name = sizes.language_model
+    model = LocalText(load_model(name), load_tokenizer(name), batch_size=16, share_prefix=True)
+    matches = {}
+    for number, layout in enumerate(LAYOUTS):
+        progress(f"asking in words, {layout}", 0.2 * number / len(LAYOUTS))
+        matches[layout] = reorder_by_text(model, ReorderingTask(sizes.letters, layout), sizes.prompts)
+    return matches
 
 
 def trained(sizes: PermutationSizes, progress: Progress) -> dict[str, list[float]]:
@@ -169,6 +219,19 @@ def claims(losses: Losses, changed: int, n: int) -> Iterator[Claim]:
         measured=f"{mean(losses[ON_P]):.3f} (n = {on_p.samples} seeds)",
         control=f"{best_causal_mse(n, 'P'):.3f} (n / 4)",
         verdict=absent(on_p, NEAR, FEWEST_SEEDS),
+    )
+
+
+def text_claim(matches: Matches, letters: int) -> Claim:
+    """Judge what a language model says in words."""
+    right = {layout: f"{100 * of_layout.mean():.1f} %" for layout, of_layout in matches.items()}
+    change = paired_difference(matches["filler"].astype(float), matches["plain"].astype(float))
+    return Claim(
+        f"asked in words, {letters} letters: filler tokens change the exact matches of a model that was not trained with them by less than {SAME:.0%}",
+        None,
+        measured=f"{right['filler']} ({100 * change.value:+.1f} points, n = {change.samples} lists); the list twice {right['repeated']}",
+        control=f"{right['plain']} (no filler); {1 / math.factorial(letters):.0%} by copying",
+        verdict=absent(change, SAME),
     )
 
 

@@ -18,6 +18,7 @@ from tokenry.theory.markov_experiment import MarkovCurve, MarkovExperimentConfig
 from tokenry.theory.markov_source import MarkovSource
 from tokenry.theory.reachability import Reachability, dependency_matrix, reachable
 from tokenry.theory.real_tokenizer import RealTokenizer
+from tokenry.theory.reordering_prompts import ReorderingTask, exact_matches, reorder_by_text
 from tokenry.theory.unigram_report import (
     UnigramReport,
     crossfitted_unigram_ce,
@@ -44,6 +45,7 @@ __all__ = [
     "PermutationTraining",
     "Reachability",
     "RealTokenizer",
+    "ReorderingTask",
     "TokenLaw",
     "UnigramReport",
     "best_causal_accuracy",
@@ -52,6 +54,7 @@ __all__ = [
     "causal_mask",
     "crossfitted_unigram_ce",
     "dependency_matrix",
+    "exact_matches",
     "exact_token_law",
     "heldout_bigram_ce",
     "heldout_unigram_ce",
@@ -59,6 +62,7 @@ __all__ = [
     "lzw_epsilon",
     "markov_experiment",
     "reachable",
+    "reorder_by_text",
     "share_done",
     "solve_inverse_permutation",
     "train_inverse_permutation",

@@ -12,7 +12,7 @@ Source: Toward a Theory of Tokenization in LLMs (arXiv 2404.08335), section 4; W
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -57,7 +57,7 @@ class Trie:
 
     Attributes:
         child: node after each symbol, −1 where no token goes on.
-        inner: the same, but −1 also where nothing goes on from the node: steps in which no token ends.
+        linked: for each node the nodes after each symbol themselves, None where a token ends in that step, and last the node's number.
         token: token that ends in each node, −1 where none does.
         spelled: the symbols from the root to each node.
     """
@@ -78,7 +78,9 @@ class Trie:
                 node = self.child[node][symbol]
             self.token[node] = number
         leaves = {node for node, after in enumerate(self.child) if max(after) < 0}
-        self.inner = [[-1 if node in leaves else node for node in after] for after in self.child]
+        self.linked: list[list[Any]] = [[None] * alphabet + [node] for node in range(len(self.child))]
+        for here, after in zip(self.linked, self.child, strict=True):
+            here[:-1] = [None if node < 0 or node in leaves else self.linked[node] for node in after]
 
     def read(self, node: int, symbol: int) -> tuple[int, list[int]]:
         """The node after one more symbol, and the tokens that end with it."""
@@ -143,15 +145,17 @@ class GreedyTokenizer:
         Raises:
             UserError: no token begins at some place of the text.
         """
-        inner, read, node, ids = self.trie.inner, self.trie.read, 0, []
+        linked, read, ids = self.trie.linked, self.trie.read, []
+        here = linked[0]
         for symbol in require_symbols(text, self.alphabet).tolist():
-            going = inner[node][symbol]
-            if going >= 0:
-                node = going
+            going = here[symbol]
+            if going is not None:
+                here = going
             else:
-                node, ended = read(node, symbol)
+                node, ended = read(here[-1], symbol)
+                here = linked[node]
                 ids += ended
-        return np.array(ids + self.trie.finish(node), dtype=np.int64)
+        return np.array(ids + self.trie.finish(here[-1]), dtype=np.int64)
 
     def decode(self, ids: Symbols) -> Int[ndarray, "symbols"]:
         """Put the symbols of tokens back together."""
@@ -258,7 +262,9 @@ def _most_frequent(ids: Int[ndarray, "tokens"], size: int) -> tuple[tuple[int, i
     """The pair that occurs most often, the smallest of those that tie, and how often."""
     if len(ids) < 2:
         return (0, 0), 0
-    pairs = (ids[:-1] * size + ids[1:])[_counted(ids)]
+    pairs, counted = ids[:-1] * size + ids[1:], _counted(ids)
+    if not counted.all():
+        pairs = pairs[counted]
     if size <= _FEW_TOKENS:
         counts = np.bincount(pairs)
         best = int(counts.argmax())

@@ -5,8 +5,13 @@
     h'  = [h, a_1 h, …, a_H h]                         what heads find is put beside the state, never added
     out = h_L[rows] W
 
-The identity is never formed: h A is X A_x + A_p + …, and h' holds the attention itself in its place. Of the last layer only what W reads is
-computed.
+The identity is never formed. h is made of blocks like h_0, features and places beside one another, since a h is: it is held as F, the features
+of all blocks, and their places apart, without the first ones:
+
+    h A  = F A_F + A_I + P_1 A_1 + …        rows of A by what they meet: features, the identity, places
+    a h  = [a F; a, a P_1, …]               a stands where a times the identity would
+
+Of the last layer only what W reads is computed.
 
 Source: The Impossibility of Inverse Permutation Learning in Transformer Models (arXiv 2509.24125), section 2; after Nichani et al. 2024.
 """
@@ -68,40 +73,39 @@ class DisentangledTransformer(nn.Module):
         """
         self._require_input(x)
         chosen = self._require_rows(rows)
-        parts = self._parts(x)
+        parts = [x]
         for matrices in self.attention[:-1]:
             parts = self._layer(parts, matrices)
         last = self.attention[-1]
-        width = last.shape[1]
-        blocks = self.readout.split(width)
+        readouts = self.readout.split(last.shape[1])
         read = [part[:, chosen] for part in parts]
-        found = _times(read, blocks[0], chosen)
-        for matrix, block in zip(last, blocks[1:], strict=True):
-            found = found + self._weights(parts, matrix, read, chosen) @ _times(parts, block)
+        found = self._times(read, readouts[0], chosen)
+        for matrix, readout in zip(last, readouts[1:], strict=True):
+            attention = self._weights(parts, matrix, read, chosen)
+            found = torch.baddbmm(found, attention, self._times(parts, readout))
         return found
 
     def residual(self, x: Float[Tensor, "batch seq features"]) -> list[Float[Tensor, "batch seq width"]]:
         """The state before the first layer and after each, written out."""
         self._require_input(x)
-        parts = self._parts(x)
-        states = [torch.cat(parts, dim=-1)]
-        for matrices in self.attention:
-            parts = self._layer(parts, matrices)
-            states.append(torch.cat(parts, dim=-1))
+        identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+        parts, states = [x], []
+        for matrices in (*self.attention, None):
+            features = parts[0].split(self.n_features, dim=-1)
+            blocks = zip(features, [identity, *parts[1:]], strict=True)
+            states.append(torch.cat([part for block in blocks for part in block], dim=-1))
+            if matrices is not None:
+                parts = self._layer(parts, matrices)
         return states
 
-    def _parts(self, x: Tensor) -> list[Tensor]:
-        """X, the positions (one identity for all sequences), and what heads have added: blocks of the state, side by side."""
-        identity = torch.eye(self.seq_len, dtype=x.dtype, device=x.device)
-        return [x, identity.expand(len(x), -1, -1)]
-
     def _layer(self, parts: list[Tensor], matrices: Tensor) -> list[Tensor]:
-        added = []
+        """The parts of the state, the features of all blocks and the places of all but the first, with what each head finds."""
+        features, places = [parts[0]], parts[1:]
         for matrix in matrices:
             attention = self._weights(parts, matrix)
-            # What a head reads of the identity is its own attention.
-            added += [attention @ parts[0], attention, *(attention @ part for part in parts[2:])]
-        return [*parts, *added]
+            features.append(attention @ parts[0])
+            places += [attention, *(attention @ part for part in parts[1:])]
+        return [torch.cat(features, dim=-1), *places]
 
     def _weights(
         self,
@@ -111,16 +115,30 @@ class DisentangledTransformer(nn.Module):
         rows: Tensor | slice = slice(None),
     ) -> Tensor:
         """The attention of some rows, whose state is `read`; of all by default."""
-        queries = _times(parts if read is None else read, matrix, rows)
-        widths = [part.shape[-1] for part in parts]
-        x, positions, *rest = queries.split(widths, dim=-1)
-        scores = x @ parts[0].mT + positions
-        for query, part in zip(rest, parts[2:], strict=True):
-            scores = scores + query @ part.mT
+        queries = self._times(parts if read is None else read, matrix, rows)
+        blocks = queries.unflatten(-1, (-1, self.n_features + self.seq_len))
+        features, places = blocks.split([self.n_features, self.seq_len], dim=-1)
+        scores = places[..., 0, :]
         if self.causal:
-            later = ~causal_mask(self.seq_len).to(scores.device)[rows]
-            scores = scores.masked_fill(later, -torch.inf)
+            scores = scores.masked_fill(~causal_mask(self.seq_len).to(scores.device)[rows], -torch.inf)
+        scores = torch.baddbmm(scores, features.flatten(-2), parts[0].mT)
+        for number, part in enumerate(parts[1:], start=1):
+            scores = torch.baddbmm(scores, places[..., number, :], part.mT)
         return scores.softmax(dim=-1)
+
+    def _times(
+        self,
+        parts: list[Tensor],
+        matrix: Float[Tensor, "width out"],
+        rows: Tensor | slice = slice(None),
+    ) -> Float[Tensor, "batch rows out"]:
+        """The state of some rows times a matrix: the identity takes the rows of its block as they are."""
+        blocks = matrix.unflatten(0, (-1, self.n_features + self.seq_len))
+        of_features, of_places = blocks.split([self.n_features, self.seq_len], dim=1)
+        found = parts[0] @ of_features.flatten(0, 1) + of_places[0][rows]
+        for part, block in zip(parts[1:], of_places[1:], strict=True):
+            found = found + part @ block
+        return found
 
     def _require_input(self, x: Tensor) -> None:
         if x.shape[1:] != (self.seq_len, self.n_features):
@@ -135,17 +153,6 @@ class DisentangledTransformer(nn.Module):
                 f"rows must be among the {self.seq_len} tokens of a sequence, got {chosen.tolist()}."
             )
         return chosen
-
-
-def _times(
-    parts: list[Tensor], matrix: Float[Tensor, "width out"], rows: Tensor | slice = slice(None)
-) -> Float[Tensor, "batch rows out"]:
-    """The state of some rows times a matrix, block by block; the identity takes the rows of its block as they are."""
-    blocks = matrix.split([part.shape[-1] for part in parts])
-    found = parts[0] @ blocks[0] + blocks[1][rows]
-    for part, block in zip(parts[2:], blocks[2:], strict=True):
-        found = found + part @ block
-    return found
 
 
 def causal_mask(seq_len: int) -> Bool[Tensor, "seq seq"]:
