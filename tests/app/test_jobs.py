@@ -1,7 +1,9 @@
 """One job at a time, stopped at its next step, and never one that takes the others with it."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -37,6 +39,23 @@ def test_jobs_run_one_after_the_other_and_know_how_many_come_before():
     first.opened.set()
     second.opened.set()
     assert [ended(job).state for job in (one, two, three)] == ["done"] * 3
+
+
+def test_what_a_job_held_in_cycles_is_given_back_before_the_next_begins():
+    jobs, held = Jobs(), []
+
+    def load(progress):
+        model = Gate()
+        model.itself = model
+        held.append(weakref.ref(model))
+
+    gc.disable()
+    try:
+        jobs.add(QueuedJob(load))
+        assert ended(jobs.add(QueuedJob(lambda progress: held.append(held[0]())))).state == "done"
+    finally:
+        gc.enable()
+    assert held[1] is None
 
 
 def test_a_job_that_is_stopped_ends_at_its_next_step_and_one_that_waits_at_once():

@@ -5,6 +5,7 @@ verb what Ctrl-C is in a terminal, so that what can be resumed is kept.
 """
 
 import contextvars
+import gc
 import logging
 import threading
 import time
@@ -152,6 +153,9 @@ def _run(job: QueuedJob) -> None:
         job.state, job.said = "failed", f"{type(error).__name__}: {error}"
     else:
         job.state = "done"
+    finally:
+        # Models hold themselves in cycles: without this, those of the last jobs would still be in memory.
+        gc.collect()
 
 
 class _JobNotes(logging.Handler):
