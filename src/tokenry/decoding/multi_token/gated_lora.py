@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -26,22 +27,29 @@ ALL_LINEAR = "all-linear"
 
 
 class Gate:
-    """The rows that adapters act on, in the flattened batch; None for no row."""
+    """The rows that adapters act on, in the flattened batch; None for no row.
+
+    Attributes:
+        rows: their numbers.
+        run: the same rows where they stand one behind the other, as the masks of a single text do.
+    """
 
     def __init__(self) -> None:
         self.rows: Int[Tensor, "rows"] | None = None
+        self.run: slice | None = None
         self._is_held = False
 
     @contextmanager
     def on(self, masks: Bool[Tensor, "*rows"]) -> Iterator[None]:
         """Let adapters act on `masks` for a while."""
-        before = self.rows
+        before = self.rows, self.run
         self.rows = masks.flatten().nonzero()[:, 0]
+        self.run = _run_of(self.rows)
         try:
             yield
         finally:
             if not self._is_held:
-                self.rows = before
+                self.rows, self.run = before
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -50,7 +58,15 @@ class Gate:
         try:
             yield
         finally:
-            self.rows, self._is_held = None, False
+            self.rows, self.run, self._is_held = None, None, False
+
+
+def _run_of(rows: Int[Tensor, "rows"]) -> slice | None:
+    """The rows as a slice where they are neighbours."""
+    if not len(rows):
+        return None
+    first, last = rows[[0, -1]].tolist()
+    return slice(first, last + 1) if last - first + 1 == len(rows) else None
 
 
 class GatedLoRALinear(nn.Module):
@@ -94,7 +110,11 @@ class GatedLoRALinear(nn.Module):
         rows = self.gate.rows
         if rows is None:
             return y
-        down, up = self.lora_A.weight, self.lora_B.weight
+        down, up, run = self.lora_A.weight, self.lora_B.weight, self.gate.run
+        if run is not None and y.dtype == down.dtype and not torch.is_grad_enabled():
+            within = linear(x.flatten(0, -2)[run], down)
+            y.view(-1, y.shape[-1])[run].addmm_(within, up.t(), alpha=self.scale)
+            return y
         masked = x.flatten(0, -2).index_select(0, rows).to(down.dtype)
         added = linear(linear(masked, down), up).to(y.dtype)
         y.view(-1, y.shape[-1]).index_add_(0, rows, added, alpha=self.scale)
