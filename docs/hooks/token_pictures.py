@@ -31,7 +31,7 @@ class Drawing:
 def sample_picture(stored: Path) -> str:
     """Draw the answer of a training sample of a stored comparison, as the run of TokenCleaning saw it."""
     runs = json.loads(stored.read_text(encoding="utf-8"))["runs"]
-    example = next(run for run in runs if run["name"] == RUN)["examples"][SAMPLE]
+    example = next(run for run in runs if run["name"].startswith(RUN))["examples"][SAMPLE]
     answer = [token for token in example_tokens(example) if token.state != "prompt"]
     tokens = [
         Token(token.text, token.state, {SIGNAL: token.signals[SIGNAL]}, token_class=token.token_class)

@@ -3,10 +3,10 @@
 import base64
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
-from tests import ROOT
 from tests.report.hostile import HOSTILE
 from tests.report.page_reader import Page
 from tests.verbs.check_verb import in_terminal, too_wide
@@ -355,7 +355,7 @@ def test_text_reaches_wcag_aa_contrast(least, theme):
 
 
 def test_a_record_of_an_older_version_is_drawn():
-    stored = read_json(ROOT / "docs/results/tune-demo.json")
+    stored = read_json(Path(__file__).with_name("record_0_1.json"))
     assert "held-out NLL" in in_terminal(lay_out(stored))
     assert too_wide(in_terminal(lay_out(stored))) == []
 

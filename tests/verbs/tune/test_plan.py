@@ -113,7 +113,7 @@ def test_a_plan_is_the_same_after_it_was_stored(tmp_path):
 
 
 def test_the_plan_of_an_older_version_is_read():
-    stored = read_json(Path(__file__).parents[3] / "docs/results/tune-demo.json")["settings"]
+    stored = read_json(Path(__file__).with_name("record_0_1.json"))["settings"]
     plan = validated(stored)
     assert (plan.weighing, plan.controls, plan.device) == (stored["weighing"], stored["compare"], None)
     assert plan.training == stored["training"]
