@@ -23,7 +23,7 @@ __all__ = ["desk"]
 SCRIPT = "one <script>alert('owned')</script> two <img src=x onerror=alert(1)>"
 
 
-def quick_recipe(slug, scale, output, progress):
+def quick_recipe(slug, scale, output, progress, data):
     claims = (Claim("a claim that holds", 0.97, 0.96, 0.43, "shown"),)
     return Reproduction(slug, claims, {"scale": scale}, 1.0, plots=())
 

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, TrainerState
 
 from tests.tiny.chats import QUICK, sums, write_rows
 from tests.verbs.tune.record import load
+from tokenry.core.io.schema import SCHEMA
 from tokenry.models import load_model
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._training import TellSteps
@@ -66,7 +67,11 @@ def test_a_folder_to_merge_into_is_looked_at_before_the_work(desk):
 def test_json_is_the_record_and_nothing_else_reaches_stdout(everything, comparison):
     result, _ = everything
     printed = json.loads(result.stdout)
-    assert {**printed, "title": None} == {**comparison.model_dump(mode="json"), "title": None}
+    assert {**printed, "title": None} == {
+        **comparison.model_dump(mode="json"),
+        "title": None,
+        "schema": SCHEMA,
+    }
 
 
 def test_the_control_comes_first_and_the_weighing_asked_for_next(comparison):
