@@ -44,6 +44,17 @@ TINY = (
 )
 
 
+OURS = "ssToken"
+# At most this much of the peer's (time, memory).
+PEER_TARGETS = {
+    "TRL nll": (0.80, 0.70),
+    "TRL chunked_nll": (0.80, 0.70),
+    "released recipe": (0.90, 0.70),
+    "transformers labels=": (0.90, 0.95),
+    "ssToken on Liger": (1.00, 1.00),
+}
+
+
 @dataclass(frozen=True)
 class Shape:
     """A batch and the model it is for: `embedded`, or the options of a small Llama."""

@@ -11,20 +11,23 @@ from functools import partial
 import torch
 from _measure import Seconds, Step, interleaved, peak_memory
 from _report import Result, dtype_name, note, result, run
-from _steps import LEARNING_ALL, SELECTING, TINY, VARIANTS, Problem, Shape, gradient_norm, model_name, prepare
+from _steps import (
+    LEARNING_ALL,
+    OURS,
+    PEER_TARGETS,
+    SELECTING,
+    TINY,
+    VARIANTS,
+    Problem,
+    Shape,
+    gradient_norm,
+    model_name,
+    prepare,
+)
 
 from tokenry.models.loading import preferred_dtype
 
-OURS = "ssToken"
-# At most this much of the peer's (time, memory).
-TARGETS = {
-    "TRL nll": (0.80, 0.70),
-    "TRL chunked_nll": (0.80, 0.70),
-    "released recipe": (0.90, 0.70),
-    "transformers labels=": (0.90, 0.95),
-    "ssToken on Liger": (1.00, 1.00),
-    "tokenry all tokens": (1.06, 1.06),
-}
+TARGETS = {**PEER_TARGETS, "tokenry all tokens": (1.06, 1.06)}
 
 
 def measure(smoke: bool) -> Iterator[Result]:

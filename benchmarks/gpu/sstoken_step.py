@@ -5,17 +5,7 @@ from collections.abc import Iterator
 import torch
 from _gpu import LLAMA_1B, by_turns, milliseconds, peak_gigabytes, run
 from _report import Result, result
-from _steps import TINY, VARIANTS, Problem, Shape
-
-OURS = "ssToken"
-# At most this much of the peer's (time, memory).
-TARGETS = {
-    "TRL nll": (0.80, 0.70),
-    "TRL chunked_nll": (0.80, 0.70),
-    "released recipe": (0.90, 0.70),
-    "transformers labels=": (0.90, 0.95),
-    "ssToken on Liger": (1.00, 1.00),
-}
+from _steps import OURS, PEER_TARGETS, TINY, VARIANTS, Problem, Shape
 
 
 def measure(device: torch.device, smoke: bool) -> Iterator[Result]:
@@ -27,11 +17,13 @@ def measure(device: torch.device, smoke: bool) -> Iterator[Result]:
     )
     problem = Problem.of(shape)
     steps = {
-        name: VARIANTS[name](problem) for name in (OURS, *TARGETS) if name in VARIANTS and runs(name, device)
+        name: VARIANTS[name](problem)
+        for name in (OURS, *PEER_TARGETS)
+        if name in VARIANTS and runs(name, device)
     }
     settings = {"model": "Llama, 1B", "batch": f"{shape.batch} x {shape.seq}", "dtype": str(shape.dtype)}
     seconds = by_turns(steps, device, rounds=1 if smoke else 10)
-    for peer, (target, _) in TARGETS.items():
+    for peer, (target, _) in PEER_TARGETS.items():
         if peer in seconds:
             yield result(
                 f"step time: {OURS} / {peer}",
@@ -41,7 +33,7 @@ def measure(device: torch.device, smoke: bool) -> Iterator[Result]:
                 milliseconds=milliseconds(seconds),
             )
     peaks = peak_gigabytes(steps, device)
-    for peer, (_, target) in TARGETS.items():
+    for peer, (_, target) in PEER_TARGETS.items():
         if peer in peaks:
             yield result(
                 f"peak memory above the model: {OURS} / {peer}",

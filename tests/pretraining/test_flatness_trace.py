@@ -23,6 +23,7 @@ from tokenry.pretraining import (
     hvp,
     top_hessian_eigenvalue,
 )
+from tokenry.pretraining.flatness import trace
 from tokenry.pretraining.flatness.objective import Objective, group_of, rows_of
 from tokenry.pretraining.flatness.trace import probe
 
@@ -371,6 +372,22 @@ def test_an_interrupted_estimate_goes_on(tmp_path):
     gone_on = fisher_trace(model, batches, sequences=5, config=kept)
     assert gone_on.mean == fisher_trace(model, batches, sequences=5).mean
     assert gone_on.relative is None
+
+
+def test_an_estimate_that_goes_on_decides_by_the_batch_it_began_with(monkeypatch, tmp_path):
+    model, batches, asked = small_llama(), [small_batch(1), small_batch(2)], []
+
+    def pays(blocks, gradients, *rest):
+        asked.append(float(gradients[0].detach().square().sum()))
+        return True
+
+    monkeypatch.setattr(trace, "_pays_apart", pays)
+    begun = DrawConfig(every=1, folder=tmp_path)
+    hessian_trace(model, batches, 1, config=begun)
+    gone_on = hessian_trace(model, batches, 4, config=begun)
+    assert gone_on.mean == hessian_trace(model, batches, 4).mean
+    assert len(set(asked)) == 1
+    assert len(asked) == 3
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------------

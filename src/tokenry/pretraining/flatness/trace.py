@@ -16,6 +16,7 @@ Gaussian probes; Lanczos (1950) for the top eigenvalue.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -114,15 +115,10 @@ def hessian_trace(
     objective = Objective(loss_fn_or_model, exclude, include, parameters)
     draws = TraceDraws(objective, config, f"Hessian, {distribution}")
     chosen = [*objective.parameters.values()]
-    blocks: list[list[int]] = []
 
     def draw(batch: Batch, generator: Generator) -> TraceDraw:
         loss, targets = objective.loss(batch)
         gradients = _gradients(loss, chosen)
-        if not blocks:
-            first = Generator(objective.device).manual_seed(config.seed)
-            apart = len(objective.blocks) > 1 and _pays_apart(objective.blocks, gradients, chosen, first)
-            blocks.extend(objective.blocks if apart else [[*range(len(chosen))]])
         trace = torch.zeros(2, len(chosen), dtype=torch.float64, device=objective.device)
         for block in blocks * config.probes_per_batch:
             probed = [chosen[place] for place in block]
@@ -133,7 +129,10 @@ def hessian_trace(
         return TraceDraw(targets, float(loss.detach()), values, float(relative.sum()))
 
     with objective.at_rest(twice=True) as notes:
-        found = draws.make(cycled(batches), draw, -(-probes // config.probes_per_batch), tol, notes)
+        every = cycled(batches)
+        first = [*islice(every, 1)]
+        blocks = _probed_apart(objective, chosen, first, config.seed)
+        found = draws.make(chain(first, every), draw, -(-probes // config.probes_per_batch), tol, notes)
     return found if per_group else TraceEstimate(found.estimate, {}, found.relative, found.loss, found.notes)
 
 
@@ -194,6 +193,20 @@ def probe(like: Tensor, distribution: str, generator: Generator) -> Tensor:
     if distribution == "gaussian":
         return drawn.normal_(generator=generator)
     return drawn.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+
+def _probed_apart(
+    objective: Objective, chosen: Sequence[Tensor], first: Sequence[Batch], seed: int
+) -> list[list[int]]:
+    """The blocks that have a product of their own: told by the first batch, so that an estimate that goes on has those it began with."""
+    if len(objective.blocks) > 1:
+        for batch in first:
+            gradients = _gradients(objective.loss(batch)[0], chosen)
+            if _pays_apart(
+                objective.blocks, gradients, chosen, Generator(objective.device).manual_seed(seed)
+            ):
+                return objective.blocks
+    return [[*range(len(chosen))]]
 
 
 def _pays_apart(
