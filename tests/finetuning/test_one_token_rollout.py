@@ -208,7 +208,10 @@ def test_bad_batches(logits, labels, words):
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
-        (torch.zeros(1, 3, 4), r"shape \(1, 3, 4\): .* each of the 2 predicting positions of the 1 rows, \(1, 2, draws\)"),
+        (
+            torch.zeros(1, 3, 4),
+            r"shape \(1, 3, 4\): .* each of the 2 predicting positions of the 1 rows, \(1, 2, draws\)",
+        ),
         (torch.zeros(1, 2, 0), "one draw or more"),
         (torch.full((1, 2, 4), 5), "samples must be tokens from 0 to 3, got 5 to 5"),
     ],
