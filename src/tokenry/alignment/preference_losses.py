@@ -314,7 +314,11 @@ class Unlikelihood(PreferenceLoss):
 @LOSSES.register("formula")
 @dataclass(frozen=True)
 class FormulaLoss(PreferenceLoss):
-    """A loss written as a formula, compiled: `L -> W | given W or L`, or the name of one, such as `cCPO`."""
+    """A loss that is written as a formula, or by the name of one, and compiled.
+
+    Attributes:
+        formula: such as `L -> W | given W or L`, or `cCPO`.
+    """
 
     formula: str
     link: str = "logistic"
