@@ -78,7 +78,6 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Attribute the answer by every method, and measure the faithfulness of each."""
     from tokenry.attribution import ATTRIBUTIONS, attribute, parts_of_speech
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._tokens import token_texts
     from tokenry.verbs.score import source_text
 
@@ -93,34 +92,33 @@ def run(plan: Plan, progress: Progress) -> Result:
     text = source_text(plan.text)
     if text is None or not text.strip():
         raise UserError("the text is empty, or data and not a text: give the text itself, or a text file.")
-    with quiet_libraries():
-        progress("loading the model", 0.0)
-        asked = read(plan, text)
-        ids, target = asked.words.input_ids, [asked.target] if asked.target else None
-        groups = asked.words.of_token[None] if plan.per == "word" else None
-        by_class = any(getattr(method, "sampler", "") == "pos" for method in methods.values())
-        classes = parts_of_speech(asked.tokenizer) if by_class else None
-        rows = []
-        for number, (name, method) in enumerate(methods.items()):
-            progress(name, (number + 0.5) / (len(methods) + 1))
-            replacements = {"groups": groups, "vocabulary": asked.vocabulary, "classes": classes}
-            found = attribute(asked.model, ids[None], target, method, **replacements)
-            rows.append(
-                {
-                    "method": name,
-                    "scores": found.scores[0].tolist(),
-                    "standard_error": None if found.standard_error is None else found.standard_error[0].tolist(),
-                    "converged": bool(found.converged[0]),
-                    "forwards": found.forwards,
-                    "notes": list(found.notes),
-                    "faithfulness": asked.faithfulness(found.scores[0]),
-                }
-            )  # fmt: skip
-        progress("random scores", len(methods) / (len(methods) + 1))
-        draws = [
-            asked.faithfulness(attribute(asked.model, ids[None], target, f"random:seed={seed}").scores[0])
-            for seed in range(_RANDOM_DRAWS)
-        ]
+    progress("loading the model", 0.0)
+    asked = read(plan, text)
+    ids, target = asked.words.input_ids, [asked.target] if asked.target else None
+    groups = asked.words.of_token[None] if plan.per == "word" else None
+    by_class = any(getattr(method, "sampler", "") == "pos" for method in methods.values())
+    classes = parts_of_speech(asked.tokenizer) if by_class else None
+    rows = []
+    for number, (name, method) in enumerate(methods.items()):
+        progress(name, (number + 0.5) / (len(methods) + 1))
+        replacements = {"groups": groups, "vocabulary": asked.vocabulary, "classes": classes}
+        found = attribute(asked.model, ids[None], target, method, **replacements)
+        rows.append(
+            {
+                "method": name,
+                "scores": found.scores[0].tolist(),
+                "standard_error": None if found.standard_error is None else found.standard_error[0].tolist(),
+                "converged": bool(found.converged[0]),
+                "forwards": found.forwards,
+                "notes": list(found.notes),
+                "faithfulness": asked.faithfulness(found.scores[0]),
+            }
+        )  # fmt: skip
+    progress("random scores", len(methods) / (len(methods) + 1))
+    draws = [
+        asked.faithfulness(attribute(asked.model, ids[None], target, f"random:seed={seed}").scores[0])
+        for seed in range(_RANDOM_DRAWS)
+    ]
     data = {
         "kind": "explain",
         "model": plan.model,

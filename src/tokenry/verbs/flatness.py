@@ -75,12 +75,9 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Draw until the error is small enough, in float32 and without dropout."""
-    from tokenry.models.quiet import quiet_libraries
-
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model and the data", 0.0)
-        found = _measured(plan, progress)
+    progress("reading the model and the data", 0.0)
+    found = _measured(plan, progress)
     data = {
         "kind": "flatness",
         "model": plan.model,

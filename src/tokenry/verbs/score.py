@@ -106,11 +106,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     NLL and entropy are in nats, attention is a probability mass. In a plain text every token but the first is scored; in
     conversations the assistant's are.
     """
-    from tokenry.models.quiet import quiet_libraries
-
     device = plan.hardware.place()
-    with quiet_libraries():
-        found = scored(plan, progress)
+    found = scored(plan, progress)
     data = {
         "kind": "score",
         "model": plan.model,

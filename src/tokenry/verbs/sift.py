@@ -91,7 +91,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.text.math_v2 import math_v2_answer, math_v2_equal
     from tokenry.decoding.sift.config import SIFTConfig
     from tokenry.decoding.sift.pipeline import SIFT, self_consistency
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
 
     queries, verifiers = read_questions(plan.questions)
@@ -106,18 +105,17 @@ def run(plan: Plan, progress: Progress) -> Result:
     if plan.equality == "math_v2":
         reading = {"extract": math_v2_answer, "equivalent": math_v2_equal}
     name = plan.endpoint or plan.model or "embedded"
-    with quiet_libraries():
-        progress("loading the model", 0.0)
-        model = text_model(name, plan.hardware, batch_size=plan.batch_size, share_prefix=True)
-        sift = SIFT(model, config, sampling=sampling, **reading)
-        results = sift.run(queries, part(progress, 0.1, 0.6 if plan.control else 0.95))
-        control = None
-        if plan.control:
-            progress("plain answers", 0.6)
-            voted = Sampling(plan.max_new_tokens, 0.6, 0.9, seed=plan.seed, log_probs=False)
-            count = math.ceil(sum(len(result.calls) for result in results) / len(results))
-            plain = self_consistency(model, queries, max(1, count), sampling=voted, **reading)
-            control = marked(queries, plain, verifiers)
+    progress("loading the model", 0.0)
+    model = text_model(name, plan.hardware, batch_size=plan.batch_size, share_prefix=True)
+    sift = SIFT(model, config, sampling=sampling, **reading)
+    results = sift.run(queries, part(progress, 0.1, 0.6 if plan.control else 0.95))
+    control = None
+    if plan.control:
+        progress("plain answers", 0.6)
+        voted = Sampling(plan.max_new_tokens, 0.6, 0.9, seed=plan.seed, log_probs=False)
+        count = math.ceil(sum(len(result.calls) for result in results) / len(results))
+        plain = self_consistency(model, queries, max(1, count), sampling=voted, **reading)
+        control = marked(queries, plain, verifiers)
     data = {
         "kind": "sift",
         "model": name,

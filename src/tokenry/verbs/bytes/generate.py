@@ -50,23 +50,21 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Sample the texts."""
     from tokenry.decoding.byte_level.byte_generation import GeneratedBytes, require_temperature, require_top_p
-    from tokenry.models.quiet import quiet_libraries
 
     require_temperature(plan.temperature)
     require_top_p(plan.top_p)
     prompt = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
-        progress("writing", 0.5)
-        found = together(lms).generate(
-            [prompt] * plan.samples,
-            plan.max_bytes,
-            plan.temperature,
-            plan.top_p,
-            [string.encode() for string in plan.stop],
-            plan.seed,
-        )
+    progress("reading the model", 0.0)
+    lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
+    progress("writing", 0.5)
+    found = together(lms).generate(
+        [prompt] * plan.samples,
+        plan.max_bytes,
+        plan.temperature,
+        plan.top_p,
+        [string.encode() for string in plan.stop],
+        plan.seed,
+    )
     samples = [found] if isinstance(found, GeneratedBytes) else found
     data = {
         "kind": "generated",

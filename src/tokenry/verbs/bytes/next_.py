@@ -41,19 +41,17 @@ def run(plan: Plan, progress: Progress) -> Result:
     import numpy as np
 
     from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
-    from tokenry.models.quiet import quiet_libraries
 
     prompt = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
-        progress("asking for the next byte", 0.5)
-        logprobs = together(lms).next_byte_logprobs(prompt)
-        columns = {"probability": np.exp(logprobs)}
-        if len(lms) == 1 and plan.reading.invalid != "all":
-            columns["healed"] = np.exp(healed_next_byte(lms[0], prompt))
-            columns["naive"] = np.exp(naive_next_byte(lms[0], prompt))
-        streams = [lm.stream(prompt) for lm in lms]
+    progress("reading the model", 0.0)
+    lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
+    progress("asking for the next byte", 0.5)
+    logprobs = together(lms).next_byte_logprobs(prompt)
+    columns = {"probability": np.exp(logprobs)}
+    if len(lms) == 1 and plan.reading.invalid != "all":
+        columns["healed"] = np.exp(healed_next_byte(lms[0], prompt))
+        columns["naive"] = np.exp(naive_next_byte(lms[0], prompt))
+    streams = [lm.stream(prompt) for lm in lms]
     best = np.argsort(-logprobs, kind="stable")[: plan.most].tolist()
     data = {
         "kind": "next bytes",

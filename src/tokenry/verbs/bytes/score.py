@@ -35,15 +35,13 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Score the text exactly, and as its tokens spread their surprisal."""
     from tokenry.decoding.byte_level.byte_surprisal import surprisal
-    from tokenry.models.quiet import quiet_libraries
 
     text = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lm = plan.reading.load(plan.model, plan.hardware)
-        progress("scoring", 0.5)
-        exact = surprisal(lm, text, plan.per)
-        tokens = surprisal(lm, text, plan.per, method="tokens")
+    progress("reading the model", 0.0)
+    lm = plan.reading.load(plan.model, plan.hardware)
+    progress("scoring", 0.5)
+    exact = surprisal(lm, text, plan.per)
+    tokens = surprisal(lm, text, plan.per, method="tokens")
     data = {
         "kind": "surprisal",
         "model": plan.model,

@@ -31,11 +31,9 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Test the byte map; where it is not sound, the command ends with exit code 1."""
     from tokenry.decoding.byte_level.byte_map import check_byte_map
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     progress("reading the tokenizer", 0.0)
-    with quiet_libraries():
-        found = check_byte_map(load_tokenizer(plan.tokenizer))
+    found = check_byte_map(load_tokenizer(plan.tokenizer))
     data = {
         "kind": "byte map",
         "tokenizer": plan.tokenizer,

@@ -48,17 +48,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Load the rule and its models, and answer."""
     from tokenry.decoding.cascade_generation import Cascade
     from tokenry.decoding.fitted_rule import FittedRule
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
 
     fitted, prompts = FittedRule.load(plan.rule), read_prompts(plan.prompts)
     names = plan.small or fitted.small.name, plan.large or fitted.large.name
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        small, large = (text_model(name, plan.hardware) for name in names)
-        cascade = Cascade(small, large, fitted, plan.threshold)
-        progress("answering", 0.3)
-        answers = cascade.generate(prompts, Sampling(max_new_tokens=plan.max_new_tokens))
+    progress("loading both models", 0.0)
+    small, large = (text_model(name, plan.hardware) for name in names)
+    cascade = Cascade(small, large, fitted, plan.threshold)
+    progress("answering", 0.3)
+    answers = cascade.generate(prompts, Sampling(max_new_tokens=plan.max_new_tokens))
     data = {
         "kind": "cascade run",
         "rule": fitted.rule,

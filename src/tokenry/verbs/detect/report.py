@@ -58,17 +58,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Judge the texts, as they are and attacked."""
     from tokenry.data import ATTACKS, detection_report
     from tokenry.data.detection_report import require_labelled
-    from tokenry.models.quiet import quiet_libraries
 
     for kind in plan.attacks:
         require_one_of(kind, tuple(ATTACKS), "an attack")
     rows = read_documents(plan.data)
     require_labelled(rows)  # refused before any model is loaded
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
-        progress(f"scoring {plural(len(rows), 'text')}", 0.2)
-        found = detection_report(detector, rows, plan.attacks, plan.by, rate=plan.rate, seed=plan.seed)
+    progress("loading the models", 0.0)
+    detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
+    progress(f"scoring {plural(len(rows), 'text')}", 0.2)
+    found = detection_report(detector, rows, plan.attacks, plan.by, rate=plan.rate, seed=plan.seed)
     measured = asdict(found)
     measured.pop("decisions")
     measured["tpr_at"] = [{"fpr": fpr, "tpr": tpr} for fpr, tpr in found.tpr_at.items()]

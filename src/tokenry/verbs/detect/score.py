@@ -47,15 +47,12 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load the models of the calibration and judge the texts."""
-    from tokenry.models.quiet import quiet_libraries
-
     rows = read_documents(plan.texts)
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
-        progress(f"scoring {plural(len(rows), 'text')}", 0.3)
-        decisions = detector.judge([row["text"] for row in rows])
-        maps = [detector.detector.spans(row["text"]) for row in rows[: plan.maps]]
+    progress("loading the models", 0.0)
+    detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
+    progress(f"scoring {plural(len(rows), 'text')}", 0.3)
+    decisions = detector.judge([row["text"] for row in rows])
+    maps = [detector.detector.spans(row["text"]) for row in rows[: plan.maps]]
     data = {
         "kind": "detect score",
         "calibration": described(detector.calibration),

@@ -52,33 +52,31 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Write the texts in every way, and time each."""
     from tokenry.decoding.multi_token.schedule import MODES
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model and its drafter", 0.0)
-        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
-        config = writer.config(plan.max_new_tokens)
-        ways, plain = [], None
-        names = (PLAIN, LOOKUP, *MODES)
-        for number, name in enumerate(names):
-            progress(name, (number + 0.5) / len(names))
-            size = 1 if name == LOOKUP else plan.batch_size
-            _written(writer, name, config, size, only_first=True)  # warms up
-            started = time.perf_counter()
-            texts, per_step = _written(writer, name, config, size)
-            seconds = time.perf_counter() - started
-            plain = texts if plain is None else plain
-            same = sum(text == other for text, other in zip(texts, plain, strict=True))
-            ways.append(
-                {
-                    "way": name,
-                    "batch_size": size,
-                    "tokens": sum(map(len, texts)),
-                    "tokens_per_step": per_step,
-                    "seconds": seconds,
-                    "same": same,
-                }
-            )
+    progress("reading the model and its drafter", 0.0)
+    writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
+    config = writer.config(plan.max_new_tokens)
+    ways, plain = [], None
+    names = (PLAIN, LOOKUP, *MODES)
+    for number, name in enumerate(names):
+        progress(name, (number + 0.5) / len(names))
+        size = 1 if name == LOOKUP else plan.batch_size
+        _written(writer, name, config, size, only_first=True)  # warms up
+        started = time.perf_counter()
+        texts, per_step = _written(writer, name, config, size)
+        seconds = time.perf_counter() - started
+        plain = texts if plain is None else plain
+        same = sum(text == other for text, other in zip(texts, plain, strict=True))
+        ways.append(
+            {
+                "way": name,
+                "batch_size": size,
+                "tokens": sum(map(len, texts)),
+                "tokens_per_step": per_step,
+                "seconds": seconds,
+                "same": same,
+            }
+        )
     data = {
         "kind": "draft bench",
         "model": writer.name,

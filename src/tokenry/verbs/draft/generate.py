@@ -49,28 +49,25 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load model and drafter, and write."""
-    from tokenry.models.quiet import quiet_libraries
-
     texts: list[dict[str, Any]] = []
-    with quiet_libraries():
-        progress("reading the model and its drafter", 0.0)
-        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
-        config = writer.config(plan.max_new_tokens)
-        started = time.perf_counter()
-        for ids, mask in writer.batches(plan.batch_size):
-            written = writer.drafter.generate(ids, plan.mode, attention_mask=mask, generation_config=config)
-            for row, steps in zip(written.tokens[:, ids.shape[1] :].tolist(), written.blocks, strict=True):
-                prompt, tokens = writer.prompts[len(texts)], row[: sum(steps)]
-                texts.append(
-                    {
-                        "prompt": shown_prompt(prompt),
-                        "text": writer.tokenizer.decode(tokens, skip_special_tokens=True),
-                        "tokens": token_texts(tokens, writer.tokenizer),
-                        "steps": steps,
-                    }
-                )
-            progress("writing", len(texts) / len(writer.prompts))
-        seconds = time.perf_counter() - started
+    progress("reading the model and its drafter", 0.0)
+    writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
+    config = writer.config(plan.max_new_tokens)
+    started = time.perf_counter()
+    for ids, mask in writer.batches(plan.batch_size):
+        written = writer.drafter.generate(ids, plan.mode, attention_mask=mask, generation_config=config)
+        for row, steps in zip(written.tokens[:, ids.shape[1] :].tolist(), written.blocks, strict=True):
+            prompt, tokens = writer.prompts[len(texts)], row[: sum(steps)]
+            texts.append(
+                {
+                    "prompt": shown_prompt(prompt),
+                    "text": writer.tokenizer.decode(tokens, skip_special_tokens=True),
+                    "tokens": token_texts(tokens, writer.tokenizer),
+                    "steps": steps,
+                }
+            )
+        progress("writing", len(texts) / len(writer.prompts))
+    seconds = time.perf_counter() - started
     data = {
         "kind": "draft generate",
         "model": writer.name,

@@ -77,7 +77,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.evaluation.arithmetic.addition import accuracy_table, evaluate_addition
     from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
     signatures = [read_signature(signature) for signature in plan.signatures] or list(SIGNATURES)
@@ -85,29 +84,28 @@ def run(plan: Plan, progress: Progress) -> Result:
     formats = {name: _addition_format(plan, name) for name in plan.formats}
     plan.hardware.place()
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        tokenizer = load_tokenizer(plan.model)
-        if plan.retokenize is not None:
-            tokenizer = retokenize_numbers(tokenizer, plan.retokenize, plan.group)
-        model = plan.hardware.load(plan.model)
-        answers: list[AdditionAnswer] = []
-        patterns = {}
-        for number, (name, fmt) in enumerate(formats.items()):
-            progress(name, number / len(formats))
-            answered = evaluate_addition(
-                model,
-                tokenizer,
-                fmt=fmt,
-                problems=problems,
-                batch_size=plan.batch_size,
-                chat=plan.chat,
-                name=name,
-            )
-            patterns[name] = [
-                asdict(pattern) | {"share": pattern.share}
-                for pattern in patterns_of(answered, fmt.answers, tokenizer)
-            ]
-            answers += answered
+    tokenizer = load_tokenizer(plan.model)
+    if plan.retokenize is not None:
+        tokenizer = retokenize_numbers(tokenizer, plan.retokenize, plan.group)
+    model = plan.hardware.load(plan.model)
+    answers: list[AdditionAnswer] = []
+    patterns = {}
+    for number, (name, fmt) in enumerate(formats.items()):
+        progress(name, number / len(formats))
+        answered = evaluate_addition(
+            model,
+            tokenizer,
+            fmt=fmt,
+            problems=problems,
+            batch_size=plan.batch_size,
+            chat=plan.chat,
+            name=name,
+        )
+        patterns[name] = [
+            asdict(pattern) | {"share": pattern.share}
+            for pattern in patterns_of(answered, fmt.answers, tokenizer)
+        ]
+        answers += answered
     data = {
         "kind": "arithmetic",
         "model": plan.model,

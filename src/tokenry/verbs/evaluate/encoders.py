@@ -85,30 +85,28 @@ def compared_encoders(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Fine-tune the encoders on the data, and measure them."""
     from tokenry.evaluation.encoders import compare_encoders
     from tokenry.models import load_text_classifier
-    from tokenry.models.quiet import quiet_libraries
 
     external = None if plan.external is None else read_labelled(plan.external)
     data = encoder_data(read_labelled(plan.data), external, plan.seed)
     names = _short_names(plan.models)
     device = plan.hardware.place()
-    with quiet_libraries():
-        classifiers = {}
-        for name, model in zip(names, plan.models, strict=True):
-            classifier = load_text_classifier(
-                model, data.names, data.multi_label, plan.max_length, dtype="float32", seed=plan.seed
-            )
-            classifier.model.to(device)
-            classifiers[name] = classifier
-        report = compare_encoders(
-            classifiers,
-            data,
-            replace(plan.training, seed=plan.seed),
-            margin=plan.margin,
-            inference_batch_size=plan.inference_batch_size,
-            rounds=plan.rounds,
-            draws=plan.draws,
-            progress=part(progress, 0.05, 1.0),
+    classifiers = {}
+    for name, model in zip(names, plan.models, strict=True):
+        classifier = load_text_classifier(
+            model, data.names, data.multi_label, plan.max_length, dtype="float32", seed=plan.seed
         )
+        classifier.model.to(device)
+        classifiers[name] = classifier
+    report = compare_encoders(
+        classifiers,
+        data,
+        replace(plan.training, seed=plan.seed),
+        margin=plan.margin,
+        inference_batch_size=plan.inference_batch_size,
+        rounds=plan.rounds,
+        draws=plan.draws,
+        progress=part(progress, 0.05, 1.0),
+    )
     sizes = {part_name: len(texts.texts) for part_name, texts in data.parts().items()}
     return {"texts": sizes, **report.as_json()}
 

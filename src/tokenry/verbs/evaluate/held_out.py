@@ -50,11 +50,8 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Measure the model on the data, or hand it to lm-evaluation-harness."""
-    from tokenry.models.quiet import quiet_libraries
-
     plan.hardware.place()
-    with quiet_libraries():
-        data = measured(plan, progress) if plan.lm_eval is None else measured_by_harness(plan, progress)
+    data = measured(plan, progress) if plan.lm_eval is None else measured_by_harness(plan, progress)
     return Result(
         f"{model_title(plan.model)} on {data['data']}",
         data | {"settings": plan_settings(plan)},

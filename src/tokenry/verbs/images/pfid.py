@@ -66,7 +66,6 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Measure every tokenizer on the same images."""
     from tokenry.generation import PerturbationGrid, PFIDConfig, load_vq_tokenizer, pfid
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
     from tokenry.verbs.images._tokenizers import PIXELS, feature_function, feature_title, read_images
 
@@ -74,22 +73,21 @@ def run(plan: Plan, progress: Progress) -> Result:
     device = plan.hardware.place()
     images = read_images(plan.images, plan.size, plan.limit)
     config = PFIDConfig(PerturbationGrid(plan.rates, plan.strengths), plan.batch_size, plan.draws, plan.seed)
-    with quiet_libraries():
-        loaded = [load_vq_tokenizer(folder) for folder in folders]
-        features = feature_function(plan.features, device)
-        rows: list[dict[str, Any]] = []
-        first = None
-        for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
-            tokenizer.module.to(device)
-            found = pfid(
-                tokenizer, images, features, config, str(plan.images), images.preparation,
-                feature_title(plan.features), one_stage(told, str(folder)),
-            )  # fmt: skip
-            first = first or found
-            rows.append({
-                "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
-                "difference": stored_distance(found.minus(first)) if rows else None,
-            })  # fmt: skip
+    loaded = [load_vq_tokenizer(folder) for folder in folders]
+    features = feature_function(plan.features, device)
+    rows: list[dict[str, Any]] = []
+    first = None
+    for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
+        tokenizer.module.to(device)
+        found = pfid(
+            tokenizer, images, features, config, str(plan.images), images.preparation,
+            feature_title(plan.features), one_stage(told, str(folder)),
+        )  # fmt: skip
+        first = first or found
+        rows.append({
+            "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
+            "difference": stored_distance(found.minus(first)) if rows else None,
+        })  # fmt: skip
     data = {
         "kind": "images pfid",
         "images": len(images),

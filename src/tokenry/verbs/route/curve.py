@@ -55,36 +55,32 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Let the small model answer alone, the large one alone, and both by every rule at every rate."""
     from tokenry.decoding.r2r import RandomRule, RoutingRule
     from tokenry.evaluation.verifiers import encode_prompts, verifier_accuracy
-    from tokenry.models.quiet import quiet_libraries
 
     items, prompts = verified_prompts(plan.data, plan.items, plan.seed)
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        loaded = plan.pair.load(plan.hardware)
-        rules = {name: loaded.rule(name) for name in plan.rules}
-        encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
-        alone = {"the small model alone": 0.0, "the large model alone": 1.0}
-        runs: list[tuple[str, RoutingRule, float]] = [
-            (name, RandomRule(), rate) for name, rate in alone.items()
+    progress("loading both models", 0.0)
+    loaded = plan.pair.load(plan.hardware)
+    rules = {name: loaded.rule(name) for name in plan.rules}
+    encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
+    alone = {"the small model alone": 0.0, "the large model alone": 1.0}
+    runs: list[tuple[str, RoutingRule, float]] = [(name, RandomRule(), rate) for name, rate in alone.items()]
+    runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
+    points = []
+    for (name, rule, rate), told in in_turn(runs, progress, 0.1):
+        started = time.perf_counter()
+        written = loaded.write(encoded, rule, plan.max_new_tokens, told, rate=rate)
+        seconds = time.perf_counter() - started
+        texts = [
+            loaded.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
+            for answer in written
         ]
-        runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
-        points = []
-        for (name, rule, rate), told in in_turn(runs, progress, 0.1):
-            started = time.perf_counter()
-            written = loaded.write(encoded, rule, plan.max_new_tokens, told, rate=rate)
-            seconds = time.perf_counter() - started
-            texts = [
-                loaded.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
-                for answer in written
-            ]
-            account = account_of(written, loaded.parameters, router_size(rule))
-            points.append({
-                "rule": name,
-                "asked": rate,
-                "accuracy": asdict(verifier_accuracy(texts, items)),
-                "seconds_per_token": seconds / max(1, account["tokens"]),
-                **account,
-            })  # fmt: skip
+        account = account_of(written, loaded.parameters, router_size(rule))
+        points.append({
+            "rule": name,
+            "asked": rate,
+            "accuracy": asdict(verifier_accuracy(texts, items)),
+            "seconds_per_token": seconds / max(1, account["tokens"]),
+            **account,
+        })  # fmt: skip
     data = {
         "kind": "route curve",
         "small": plan.pair.small,

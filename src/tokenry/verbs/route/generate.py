@@ -55,17 +55,14 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load both models and the rule, and write."""
-    from tokenry.models.quiet import quiet_libraries
-
     prompts = read_prompts(plan.prompts)
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        loaded = plan.pair.load(plan.hardware)
-        rule = loaded.rule(plan.rule)
-        encoded = [_encoded(loaded, prompt, plan.max_new_tokens) for prompt in prompts]
-        written = loaded.write(
-            encoded, rule, plan.max_new_tokens, part(progress, 0.3, 0.98), plan.threshold, plan.rate
-        )
+    progress("loading both models", 0.0)
+    loaded = plan.pair.load(plan.hardware)
+    rule = loaded.rule(plan.rule)
+    encoded = [_encoded(loaded, prompt, plan.max_new_tokens) for prompt in prompts]
+    written = loaded.write(
+        encoded, rule, plan.max_new_tokens, part(progress, 0.3, 0.98), plan.threshold, plan.rate
+    )
     decode = loaded.tokenizer.decode
     data = {
         "kind": "route generate",

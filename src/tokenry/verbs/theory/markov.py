@@ -154,12 +154,10 @@ def _model_entropy(plan: Plan, text: bytes, progress: Progress) -> float | None:
     from tokenry.core.io.progress import named, part
     from tokenry.core.text.bits_per_byte import text_loss
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     plan.hardware.place()
-    with quiet_libraries():
-        model, told = plan.hardware.load(plan.model), named(part(progress, 0.0, 0.2), "the model")
-        found = text_loss(model, load_tokenizer(plan.model), [text.decode()], max_length=512, progress=told)
+    model, told = plan.hardware.load(plan.model), named(part(progress, 0.0, 0.2), "the model")
+    found = text_loss(model, load_tokenizer(plan.model), [text.decode()], max_length=512, progress=told)
     return found.bits_per_byte.value * math.log(2)
 
 

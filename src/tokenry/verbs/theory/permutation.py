@@ -130,14 +130,12 @@ def _trained(plan: Plan, layout: str, progress: Progress) -> dict[str, Any]:
 def _in_words(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
     """What a language model puts in order, by the layout of its prompt."""
     from tokenry.core.stats import estimate_of_mean, paired_difference
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.theory import ReorderingTask, reorder_by_text
 
     assert plan.model is not None
     tasks = {layout: ReorderingTask(plan.n, layout) for layout in PROMPTS}
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        model = text_model(plan.model, plan.hardware, share_prefix=True)
+    model = text_model(plan.model, plan.hardware, share_prefix=True)
     rows, plain = [], None
     for number, (layout, task) in enumerate(tasks.items()):
         progress(f"asking, {PROMPTS[layout]}", number / len(tasks))

@@ -41,18 +41,16 @@ def run(plan: Plan, progress: Progress) -> Result:
     import torch
 
     from tokenry.models.masked_model import load_language_model
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.theory import dependency_matrix, reachable
 
     device = plan.hardware.place()
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        model = load_language_model(plan.model, plan.hardware.dtype or "float32").model
-        vocabulary = model.config.get_text_config().vocab_size
-        draw = torch.Generator().manual_seed(plan.seed)
-        ids = torch.randint(vocabulary, (1, plan.tokens), generator=draw).to(device)
-        progress("changing tokens", 0.2)
-        depends = dependency_matrix(model.to(device), ids).cpu()
+    model = load_language_model(plan.model, plan.hardware.dtype or "float32").model
+    vocabulary = model.config.get_text_config().vocab_size
+    draw = torch.Generator().manual_seed(plan.seed)
+    ids = torch.randint(vocabulary, (1, plan.tokens), generator=draw).to(device)
+    progress("changing tokens", 0.2)
+    depends = dependency_matrix(model.to(device), ids).cpu()
     # Reversing the input is the permutation that needs most: output row t needs row T − 1 − t.
     reversal = reachable([[plan.tokens - 1 - row] for row in range(plan.tokens)], depends)
     data = {

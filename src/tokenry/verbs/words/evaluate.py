@@ -64,27 +64,25 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Score the texts with one model or two."""
     from tokenry.architectures import score_texts, word_loss
     from tokenry.core.text.bits_per_byte import bits_difference
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model and the texts", 0.0)
-        stored = load_word_model(str(plan.model), plan.hardware)
-        texts = read_corpus(plan.texts)[: plan.most]
-        told = part(progress, 0.0, 0.5 if plan.against else 1.0)
-        scored = score_texts(
-            stored.model,
-            stored.coder,
-            texts,
-            stored.max_words,
-            plan.batch_size,
-            lambda share: told("scoring", share),
-        )
-        ours = word_loss(stored.coder, texts, scored)
-        theirs = (
-            None
-            if plan.against is None
-            else _other(plan, texts, stored.coder.splitter.keeps_text, part(progress, 0.5, 1.0))
-        )
+    progress("reading the model and the texts", 0.0)
+    stored = load_word_model(str(plan.model), plan.hardware)
+    texts = read_corpus(plan.texts)[: plan.most]
+    told = part(progress, 0.0, 0.5 if plan.against else 1.0)
+    scored = score_texts(
+        stored.model,
+        stored.coder,
+        texts,
+        stored.max_words,
+        plan.batch_size,
+        lambda share: told("scoring", share),
+    )
+    ours = word_loss(stored.coder, texts, scored)
+    theirs = (
+        None
+        if plan.against is None
+        else _other(plan, texts, stored.coder.splitter.keeps_text, part(progress, 0.5, 1.0))
+    )
     data = {
         "kind": "words evaluate",
         "model": str(plan.model),

@@ -45,20 +45,18 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Write the texts."""
     from tokenry.architectures import WordSampling, generate_words
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        stored = load_word_model(str(plan.model), plan.hardware)
-        if not stored.is_pooled:
-            raise UserError(
-                f"{plan.model} is a flat baseline, which writes units and not words: name a word-pooled model, or use `generate` of transformers."
-            )
-        coder = stored.coder
-        prompt = [coder.begin, *(coder.words(plan.prompt) if plan.prompt.strip() else ())]
-        sampling = WordSampling(plan.max_new_words, plan.temperature, plan.seed, stop=coder.begin)
-        progress("writing", 0.3)
-        found: Any = generate_words(stored.model, [prompt] * plan.samples, sampling)
+    progress("reading the model", 0.0)
+    stored = load_word_model(str(plan.model), plan.hardware)
+    if not stored.is_pooled:
+        raise UserError(
+            f"{plan.model} is a flat baseline, which writes units and not words: name a word-pooled model, or use `generate` of transformers."
+        )
+    coder = stored.coder
+    prompt = [coder.begin, *(coder.words(plan.prompt) if plan.prompt.strip() else ())]
+    sampling = WordSampling(plan.max_new_words, plan.temperature, plan.seed, stop=coder.begin)
+    progress("writing", 0.3)
+    found: Any = generate_words(stored.model, [prompt] * plan.samples, sampling)
     data = {
         "kind": "words generate",
         "model": str(plan.model),
