@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenry.core.errors import UserError
@@ -15,6 +14,7 @@ from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title, text_model
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show which tokens of a text made the model's next tokens, by several attribution methods, and how faithful each is beside random scores.
 
     Attributes:
@@ -50,7 +50,6 @@ class Plan:
         methods: attribution method; repeat for several. Options follow the name, as in reagent:probes=64. For an endpoint, by default
             those that only read p(answer); for a classifier, those that look into it.
         per: whether tokens are scored one by one, or the words of the text as a whole (by reagent and leave-one-out).
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     text: str = argument()
@@ -61,7 +60,6 @@ class Plan:
     methods: tuple[str, ...] = option(METHODS, flag="--method", metavar="NAME[:OPTION=VALUE,...]")
     per: Literal["token", "word"] = "token"
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.methods:

@@ -46,7 +46,7 @@ class Plan:
         mask_share: share of the tokens that are masked for a masked language model.
         include: only parameters with one of these words in their names, separated by commas.
         seed: random seed of sequences, masks, probes and labels.
-        output: folder for result.json and report.html, or a .json file; an interrupted measurement goes on there.
+        output: folder for result.json and report.html, or a .json or .html file; an interrupted measurement goes on there.
     """
 
     model: str = argument()

@@ -64,7 +64,7 @@ class Plan:
         max_length: maximum tokens per sample; longer samples are truncated.
         samples: maximum number of samples from a data set.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
-        output: folder for result.json, scores.json and report.html, or a .json file.
+        output: folder for result.json, scores.json and report.html, or a .json or .html file.
     """
 
     source: str = argument()

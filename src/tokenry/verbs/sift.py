@@ -16,6 +16,7 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title, text_model
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.decoding import SIFTResult
@@ -32,7 +33,7 @@ _ACCEPTED = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Answer questions from stickers: a model notes conditions and question, answers from the note alone and from both, and corrects
     the note while the answers differ (SIFT).
 
@@ -55,7 +56,6 @@ class Plan:
         max_tokens: number of tokens, prompts included, that is not passed.
         batch_size: number of texts that a local model writes at once.
         seed: random seed of samples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     questions: Path = argument()
@@ -76,7 +76,6 @@ class Plan:
     batch_size: int = 8
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)

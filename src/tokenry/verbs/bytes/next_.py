@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
@@ -12,17 +11,17 @@ from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.bytes._prompt import PROMPT, READING, BytePrompt, ByteReading, together, written
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show the most probable next bytes after a text that may end anywhere, beside the naive and the healed answer.
 
     Attributes:
         models: `embedded`, a folder, or a hub name; repeat it for an ensemble.
         most: number of bytes to show.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     prompt: BytePrompt = PROMPT
@@ -30,7 +29,6 @@ class Plan:
     most: int = 10
     reading: ByteReading = READING
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, most=self.most)

@@ -13,12 +13,13 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import text_model
+from tokenry.verbs._output import OptionalOutput
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Answer prompts with two models, the large one only where the rule of `tokenry cascade fit` defers to it.
 
     Attributes:
@@ -28,7 +29,6 @@ class Plan:
         large: large model, likewise.
         threshold: score below which the large model answers; by default the one in the rule.
         max_new_tokens: maximum number of tokens of an answer.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     rule: Path = argument()
@@ -38,7 +38,6 @@ class Plan:
     threshold: float | None = None
     max_new_tokens: int = 256
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens)

@@ -55,7 +55,7 @@ class Plan:
         limit: maximum number of sources, taken at equal distances.
         batch_size: sources per forward pass.
         rounds: rounds of the timing.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     code: Path = argument()

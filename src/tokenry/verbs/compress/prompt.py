@@ -66,7 +66,7 @@ class Plan:
         shares: shares of the words in that comparison.
         draws: random choices of words in it.
         seed: random seed.
-        output: folder for result.json, report.html and the shortened text, or a .json file; nothing is written without it.
+        output: folder for result.json, report.html and the shortened text, or a .json or .html file; nothing is written without it.
     """
 
     text: str = argument()

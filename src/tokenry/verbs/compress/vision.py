@@ -55,7 +55,7 @@ class Plan:
         restore_length: give the head all tokens again; by default where it reads patch tokens.
         mean: mean of the colours, such as 0.5,0.5,0.5; with --std, for a model without image processor.
         std: standard deviation of the colours, as --mean.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     model: str

@@ -14,11 +14,12 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.detect._detectors import calibrated, described, preamble, read_documents
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Judge texts by a calibrated detector: human, machine or undecidable, with the passages behind it.
 
     Attributes:
@@ -28,7 +29,6 @@ class Plan:
         reference: second model, likewise.
         maps: number of texts that are drawn passage by passage.
         batch_size: texts that are read at once.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     calibration: Path = argument()
@@ -38,7 +38,6 @@ class Plan:
     maps: int = 5
     batch_size: int = 8
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, maps=self.maps)

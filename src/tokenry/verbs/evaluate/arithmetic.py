@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tokenry.core.errors import UserError, require_at_least
@@ -13,6 +12,7 @@ from tokenry.report.result import Result
 from tokenry.verbs._estimates import interval_cell, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ _PROBE = "1234567890123"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Let a model add the same problems in several number formats, and report the patterns of wrong sums.
 
     Attributes:
@@ -45,7 +45,6 @@ class Plan:
         retokenize: regroup the tokenizer's numbers first.
         batch_size: prompts per batch.
         seed: random seed of the problems and shots.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: str = argument("embedded")
@@ -64,7 +63,6 @@ class Plan:
     batch_size: int = 16
     hardware: Hardware = Hardware()
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)

@@ -56,7 +56,7 @@ class Plan:
         batch_size: items per batch.
         nfc: compose the characters of --words first.
         seed: random seed of the items.
-        output: folder for result.json, predictions.csv and report.html, or a .json file.
+        output: folder for result.json, predictions.csv and report.html, or a .json or .html file.
     """
 
     models: tuple[str, ...] = argument(("embedded",))

@@ -15,13 +15,14 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._estimates import interval_cell
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.generation import PFID
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure how a tokenizer of images stands wrong tokens (pFID): what tells, before a generator is trained, how it will generate.
 
     Attributes:
@@ -36,7 +37,6 @@ class Plan:
         batch_size: images per batch.
         draws: resamples of the intervals; 0 for no interval.
         seed: random seed.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     tokenizer: Path = argument()
@@ -51,7 +51,6 @@ class Plan:
     draws: int = 200
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, size=self.size, batch_size=self.batch_size)

@@ -40,7 +40,7 @@ class Plan:
         scope: gradients of the output head in closed form (head), or of all trainable weights (full), with two backward passes per pair.
         pairs: maximum number of pairs.
         max_length: maximum tokens of prompt and response; longer pairs are left out.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     model: str = argument()

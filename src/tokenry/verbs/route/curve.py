@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
@@ -14,13 +13,14 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
 from tokenry.verbs._estimates import estimate_series, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.route._pair import BATCH_SIZE, COST_COLUMNS, ModelPair, account_of, router_size
 
 RATES = (0.05, 0.1, 0.15, 0.25)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure how accurate answers are when the large model writes a given share of their tokens, by each of several rules.
 
     Attributes:
@@ -30,7 +30,6 @@ class Plan:
         items: maximum number of prompts.
         max_new_tokens: maximum number of tokens of an answer.
         seed: random seed of the demo data.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     pair: ModelPair
@@ -41,7 +40,6 @@ class Plan:
     max_new_tokens: int = ANSWER_TOKENS
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, items=self.items, max_new_tokens=self.max_new_tokens)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
@@ -12,24 +11,23 @@ from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Find which outputs of a model change when a token is changed, and whether any depth could put a list in order under its mask.
 
     Attributes:
         model: `embedded`, a folder, or a hub name; causal or masked.
         tokens: tokens of the input.
         seed: random seed of the input.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: str = argument("embedded")
     tokens: int = 12
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, tokens=self.tokens)

@@ -11,11 +11,12 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.words._models import load_word_model
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Let a word-pooled model go on from a text.
 
     Attributes:
@@ -25,7 +26,6 @@ class Plan:
         max_new_words: most words of each.
         temperature: temperature of the units; 0 takes the most probable one.
         seed: random seed of the samples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: Path = argument()
@@ -35,7 +35,6 @@ class Plan:
     temperature: float = 0.8
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, samples=self.samples, max_new_words=self.max_new_words)
