@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
-from tokenry.models.quiet import quiet_libraries
+from tokenry.core.io.quiet import quiet_libraries
 from tokenry.papers import Scale, paper
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 

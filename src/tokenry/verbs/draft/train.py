@@ -78,13 +78,10 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Train, or resume a training that was stopped."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / "drafter")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model and the data", 0.0)
-        found = _trained(plan, progress)
+    progress("reading the model and the data", 0.0)
+    found = _trained(plan, progress)
     data = {
         "kind": "draft train",
         "model": plan.model,

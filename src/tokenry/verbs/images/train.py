@@ -95,18 +95,16 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: latents or images that cannot be used, a unit that does not fit the grid, or a checkpoint of another run.
     """
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
     from tokenry.verbs.images._latents import read_latents
 
     require_new(plan.output / "model")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading images", 0.0)
-        rows = _first(read_latents)(
-            plan.data, plan.output / "latents", plan.vae, plan.crop, plan.scale, device, progress
-        )
-        found = _trained(plan, rows, progress)
+    progress("reading images", 0.0)
+    rows = _first(read_latents)(
+        plan.data, plan.output / "latents", plan.vae, plan.crop, plan.scale, device, progress
+    )
+    found = _trained(plan, rows, progress)
     data = {
         "kind": "images train",
         "data": str(plan.data),

@@ -84,15 +84,13 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Train, and measure held-out pairs before and after."""
     from tokenry.alignment import preference_loss
-    from tokenry.models.quiet import quiet_libraries
 
     loss = preference_loss(plan.loss)
     require_new(plan.output / "model")
     rows, held_out = _split(plan)
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        found = _trained(plan, loss, rows, held_out, progress)
+    progress("reading the model", 0.0)
+    found = _trained(plan, loss, rows, held_out, progress)
     data = {
         "kind": "preference train",
         "model": plan.model,

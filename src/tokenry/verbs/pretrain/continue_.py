@@ -118,37 +118,35 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: text that is too short, a schedule that ends beyond the data, or a checkpoint of another run.
     """
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.pretraining import ContinualConfig, compare_schedules
     from tokenry.verbs._training import remove_checkpoints, save_parts
 
     require_new(plan.output / "model")
     hardware = Hardware(plan.device, "float32")
-    with quiet_libraries():
-        progress("reading the texts", 0.0)
-        tokenizer = load_tokenizer(plan.model)
-        notes: list[str] = []
-        new = _blocks(plan, plan.new, tokenizer, notes)
-        old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
-        say(notes)
-        config = ContinualConfig(**values_for(ContinualConfig, plan))
-        steps = config.steps_on(new)
-        schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
-        kept: list[PreTrainedModel] = []
+    progress("reading the texts", 0.0)
+    tokenizer = load_tokenizer(plan.model)
+    notes: list[str] = []
+    new = _blocks(plan, plan.new, tokenizer, notes)
+    old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
+    say(notes)
+    config = ContinualConfig(**values_for(ContinualConfig, plan))
+    steps = config.steps_on(new)
+    schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
+    kept: list[PreTrainedModel] = []
 
-        def load() -> "PreTrainedModel":
-            model = hardware.load(plan.model)
-            if not kept:  # the schedule that was asked for comes first
-                kept.append(model)
-            return model
+    def load() -> "PreTrainedModel":
+        model = hardware.load(plan.model)
+        if not kept:  # the schedule that was asked for comes first
+            kept.append(model)
+        return model
 
-        reports = compare_schedules(
-            load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
-        )
-        progress("saving", 0.95)
-        save_parts(plan.output / "model", kept[0], tokenizer)
-        for name in reports:
-            remove_checkpoints(checkpoints / name)
+    reports = compare_schedules(
+        load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
+    )
+    progress("saving", 0.95)
+    save_parts(plan.output / "model", kept[0], tokenizer)
+    for name in reports:
+        remove_checkpoints(checkpoints / name)
     data = {
         "kind": "pretrain continue",
         "model": plan.model,

@@ -87,13 +87,10 @@ class Plan(StepTraining):
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Read, train or resume, measure, save."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / "encoder")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the encoder and the texts", 0.0)
-        found = _pretrained(plan, progress)
+    progress("reading the encoder and the texts", 0.0)
+    found = _pretrained(plan, progress)
     data = {
         "kind": "pretrain rtd",
         "corpus": str(plan.corpus),
