@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
     from tokenry.generation import NextXModel
-    from tokenry.verbs.images._latents import LatentRows
+    from tokenry.generation.xar.latents import LatentRows
 
 SOURCE_FILE = "latents.json"
 """Beside the weights: what the latents are latents of."""
@@ -95,8 +95,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: latents or images that cannot be used, a unit that does not fit the grid, or a checkpoint of another run.
     """
+    from tokenry.generation.xar.latents import read_latents
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._latents import read_latents
 
     require_new(plan.output / "model")
     device = plan.hardware.place()
