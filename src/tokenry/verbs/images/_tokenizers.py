@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from tokenry.core.errors import UserError
