@@ -94,17 +94,13 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     import torch
 
+    from tokenry.core.io.images import find_images, pick_readable
     from tokenry.models import preferred_dtype
     from tokenry.models.image_encoders import load_image_encoder
     from tokenry.verbs._environment import environment
     from tokenry.verbs.compress._vision.bench import VisionBench
     from tokenry.verbs.compress._vision.findings import sweep_findings
-    from tokenry.verbs.compress._vision.images import (
-        find_images,
-        match_labels,
-        pick_readable,
-        read_label_rows,
-    )
+    from tokenry.verbs.compress._vision.labels import match_labels, read_label_rows
     from tokenry.verbs.compress._vision.records import VisionRun
     from tokenry.verbs.compress._vision.settings import check_methods, parse_colours
 

@@ -63,9 +63,9 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.core.chat.template import training_template
     from tokenry.core.tensors.generation import require_answers
     from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
+    from tokenry.evaluation.noisy_tasks import noisy_tasks
     from tokenry.evaluation.verifiers import encode_prompts
     from tokenry.models import load_tokenizer
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
     progress("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(plan.model)

@@ -102,9 +102,10 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     from tokenry.core.io.files import new_folder
     from tokenry.generation import PostTrainingConfig, load_vq_tokenizer, post_train_decoder
+    from tokenry.generation.image_tokenizer.encoder_distance import EncoderDistance
     from tokenry.models import load_model
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._tokenizers import EncoderDistance, feature_title, read_images
+    from tokenry.verbs.images._tokenizers import feature_title, read_images
 
     images = read_images(plan.images, plan.size, plan.limit)
     held = list(range(0, len(images), _HELD_OUT))

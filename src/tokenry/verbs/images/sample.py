@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tokenry.generation import NextXModel, Partition
-    from tokenry.verbs.images._latents import Coder, LatentRows, LatentSource
+    from tokenry.generation.xar.latents import Coder, LatentRows, LatentSource
 
 _FILLED, _PANELS, _SHOWN, _SIDE, _POOLED = 3, 6, 64, 256, 256
 
@@ -74,8 +74,8 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: no model in the folder, a class or a unit that it does not know, or a reference of another shape.
     """
     from tokenry.generation import NextXSamplingConfig, generate_next_x
+    from tokenry.generation.xar.latents import Coder
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._latents import Coder
 
     device = plan.hardware.place()
     progress("reading the model", 0.0)
@@ -117,7 +117,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def _load(folder: Path) -> "tuple[NextXModel, LatentSource]":
     from tokenry.generation import NextXModel
-    from tokenry.verbs.images._latents import LatentSource
+    from tokenry.generation.xar.latents import LatentSource
 
     inside = folder / "model" if (folder / "model").is_dir() else folder
     if not (inside / SOURCE_FILE).is_file():
@@ -148,7 +148,7 @@ def _reference(plan: Plan, model: "NextXModel", source: "LatentSource") -> "Late
     """The latents of the reference, made as those of the training were."""
     import torch
 
-    from tokenry.verbs.images._latents import read_latents
+    from tokenry.generation.xar.latents import read_latents
 
     assert plan.reference is not None
     config = model.config

@@ -63,8 +63,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.chat.conversations import encode_rows
     from tokenry.core.plans import values_for
     from tokenry.decoding.r2r.small_model import Healing, HealingConfig, drop_layers
+    from tokenry.evaluation.noisy_tasks import noisy_tasks
     from tokenry.models import load_tokenizer, require_causal_lm
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
     config = HealingConfig(**values_for(HealingConfig, plan))
     rows = noisy_tasks(seed=plan.seed, noise="none").train if plan.data == DEMO else read_checked(plan.data)
