@@ -99,7 +99,9 @@ def test_a_conversation_is_read_as_one_text():
 
 def test_a_prompt_that_is_too_long_for_the_encoder_is_refused():
     words = LocalText(tiny.bart(), word_tokenizer())
-    with pytest.raises(UserError, match="a sample takes 41 positions and BartForConditionalGeneration has 40"):
+    with pytest.raises(
+        UserError, match="a sample takes 41 positions and BartForConditionalGeneration has 40"
+    ):
         words.generate(["w1 " * 41], Sampling(max_new_tokens=2))
     with pytest.raises(UserError, match="a sample takes 50 positions"):
         words.generate(["w1"], Sampling(max_new_tokens=50))
@@ -132,13 +134,17 @@ def test_other_decoders_and_loaders_refuse_them_by_name(tmp_path):
     for name, model in (("T5", tiny.t5()), ("Bart", tiny.bart())):
         folder = tmp_path / name
         model.save_pretrained(folder)
-        with pytest.raises(UserError, match=f"{name} is an encoder-decoder, which reads its prompt elsewhere"):
+        with pytest.raises(
+            UserError, match=f"{name} is an encoder-decoder, which reads its prompt elsewhere"
+        ):
             load_model(folder)
         loaded = load_model(folder, encoder_decoder=True)
         assert type(loaded) is type(model)
         assert all(map(torch.equal, loaded.parameters(), model.parameters()))
         ids = torch.tensor([[5, 6]])
-        with pytest.raises(UserError, match=r"is an encoder-decoder, and RoutedDecoding needs a decoder-only"):
+        with pytest.raises(
+            UserError, match=r"is an encoder-decoder, and RoutedDecoding needs a decoder-only"
+        ):
             model.generate(ids, custom_generate=RoutedDecoding(model, model, EntropyRule()), max_new_tokens=2)
 
 

@@ -217,7 +217,9 @@ def test_both_models_may_be_encoder_decoders(folder, models, tmp_path):
     texts = []
     for threshold in (-99, 99):
         told = ("--threshold", threshold, *MODELS[2:], "--json", "--quiet")
-        found = json.loads(tokenry("cascade run", tmp_path / "fit/rule.json", prompts, *told).stdout)["answers"]
+        found = json.loads(tokenry("cascade run", tmp_path / "fit/rule.json", prompts, *told).stdout)[
+            "answers"
+        ]
         assert [answer["deferred"] for answer in found] == [threshold > 0] * 2
         texts.append([answer["text"] for answer in found])
     assert texts[0] != texts[1]

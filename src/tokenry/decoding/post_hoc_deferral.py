@@ -230,7 +230,10 @@ def prompt_embeddings(
     if large is not None:
         states.append(_first_layer(causal_lm(large), input_ids, attention_mask))
     return torch.cat(
-        [(state.to(real) * real).sum(1) / real.sum(1) if state.dim() == 3 else state.to(real) for state in states],
+        [
+            (state.to(real) * real).sum(1) / real.sum(1) if state.dim() == 3 else state.to(real)
+            for state in states
+        ],
         dim=-1,
     )
 
@@ -286,11 +289,7 @@ def _layers(model: PreTrainedModel, reader: nn.Module) -> nn.ModuleList:
     """The list of layers: the module list with one member per layer of the configuration."""
     count = model.config.get_text_config().num_hidden_layers
     found = next(
-        (
-            part
-            for part in reader.modules()
-            if isinstance(part, nn.ModuleList) and len(part) == count
-        ),
+        (part for part in reader.modules() if isinstance(part, nn.ModuleList) and len(part) == count),
         None,
     )
     if found is None:

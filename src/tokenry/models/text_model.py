@@ -185,7 +185,9 @@ class LocalText:
         if end is None:
             raise UserError(f"the tokenizer of {self.name} has no end token: set tokenizer.eos_token.")
         encoded = [self._encode(number, prompt) for number, prompt in enumerate(prompts)]
-        written = [[*self.tokenizer(answer, add_special_tokens=False)["input_ids"], end] for answer in answers]
+        written = [
+            [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], end] for answer in answers
+        ]
         require_answers(self.model, encoded, max(map(len, written), default=1), encoder_decoders=True)
         return answer_log_probs(self.model, encoded, written, self.batch_size)
 

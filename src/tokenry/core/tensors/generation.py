@@ -192,7 +192,11 @@ def _continued(
     # An encoder counts its positions from the first column; an answer grows from the last one.
     input_ids, attention_mask = (right_padded if has_encoder else left_padded)(prompts, pad_token)
     begun = 1 if has_encoder else input_ids.shape[1]
-    inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.long().to(device), **options}
+    inputs = {
+        "input_ids": input_ids.to(device),
+        "attention_mask": attention_mask.long().to(device),
+        **options,
+    }
     if prefix is not None:
         inputs["past_key_values"] = prefix.cache((attention_mask == 0).sum(1).to(device))
     if decoder is None:
