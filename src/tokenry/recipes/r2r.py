@@ -110,7 +110,7 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
     """Answers of both models alone, and of both together by every rule at every rate."""
-    routing = sizes.pair.prepared(sizes.seed, part(run.progress, 0.0, 0.5))
+    routing: Any = sizes.pair.prepared(sizes.seed, part(run.progress, 0.0, 0.5))
     labelled, calibrated, problems = routing.problems(
         (sizes.labelled, sizes.calibrated, sizes.measured), sizes.seed
     )
@@ -154,9 +154,10 @@ def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
         for place, rate in enumerate(RATES):
             run.progress(f"routing by {name}", 0.7 + 0.3 * (number + place / len(RATES)) / len(rules))
             routed[name][rate] = routed_at(rule, rate)
-    alone = [rights(problems, routing.answers(model, problems)) for model in (routing.small, routing.large)]
-    sizes_of = routing.small.num_parameters(), routing.large.num_parameters(), trained
-    return RoutingOutcome(*alone, routed, sizes_of)
+    models = routing.small, routing.large
+    small, large = (rights(problems, routing.answers(model, problems)) for model in models)
+    counts = [model.num_parameters() for model in models]
+    return RoutingOutcome(small, large, routed, (counts[0], counts[1], trained))
 
 
 def claims(outcome: RoutingOutcome) -> Iterator[Claim]:

@@ -223,7 +223,7 @@ def _until(ends: Collection[int | None], row: Sequence[int]) -> tuple[int, ...]:
 @contextmanager
 def _unforced_end(model: nn.Module) -> Iterator[None]:
     """Without a forced end among the model's own defaults (BART): an answer that is cut off has not ended."""
-    own = getattr(model, "generation_config", None)
+    own: Any = getattr(model, "generation_config", None)
     forced = getattr(own, "forced_eos_token_id", None)
     if forced is None:
         yield

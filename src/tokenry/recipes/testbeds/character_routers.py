@@ -85,9 +85,11 @@ class CharacterRouting:
         router = TokenRouter.from_small_model(self.small, top_k=TOP_K, widths=WIDTHS)
         return fit_router(router, tokens.features, labels, config)
 
-    def decoding(self, rule: RoutingRule, **limit: float) -> RoutedDecoding:
+    def decoding(
+        self, rule: RoutingRule, threshold: float | None = None, rate: float | None = None
+    ) -> RoutedDecoding:
         """Both models together, by a rule with a threshold or a rate."""
-        return RoutedDecoding(self.small, self.large, rule, **limit)
+        return RoutedDecoding(self.small, self.large, rule, threshold=threshold, rate=rate)
 
     def answers(
         self, model: GPT2LMHeadModel, problems: Sequence[Problem], decoder: Decoder | None = None

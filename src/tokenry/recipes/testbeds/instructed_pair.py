@@ -44,28 +44,28 @@ class InstructedPair:
         rows = load_dataset(self.data, split="validation_matched").shuffle(seed=seed)
         rows = [row for row in rows.take(number) if row["label"] in range(len(LABELS))]
         prompts = [QUESTION.format(**row) for row in rows]
-        texts, written, right = [], [], []
+        texts, written = [], []
         for place, name in enumerate((self.small, self.large)):
             progress(f"{name} answers", 0.45 * place)
             model = load_model(name, torch.float32, encoder_decoder=True).to(preferred_device()).eval()
             texts.append(LocalText(model, load_tokenizer(name), batch_size=self.batch_size, name=name))
             written.append(texts[-1].generate(prompts, Sampling(self.max_new_tokens)))
-            right.append(
-                np.array([answer.text.strip().lower() == LABELS[row["label"]] for answer, row in zip(written[-1], rows, strict=True)], dtype=float)
-            )  # fmt: skip
+        labels = [LABELS[row["label"]] for row in rows]
+        q_small, q_large = (
+            np.array([answer.text.strip().lower() == label for answer, label in zip(answers, labels, strict=True)], dtype=float)
+            for answers in written
+        )  # fmt: skip
         progress("embeddings", 0.9)
         embeddings = [
             _embedded(texts, prompts[start : start + self.batch_size])
             for start in range(0, len(prompts), self.batch_size)
         ]
-        examples = Examples(
-            *pad_logprobs([answer.log_probs or () for answer in written[0]]),
-            *right,
-            array(torch.cat(embeddings)),
-        )
+        logprobs, mask = pad_logprobs([answer.log_probs or () for answer in written[0]])
+        examples = Examples(logprobs, mask, q_small, q_large, array(torch.cat(embeddings)))
         return Answered(examples, ["MNLI"] * len(rows))
 
 
 def _embedded(texts: list[LocalText], prompts: list[str]) -> torch.Tensor:
-    ids, real = right_padded(texts[0].tokenizer(prompts)["input_ids"], device=texts[0].model.device)
-    return prompt_embeddings(texts[0].model, texts[1].model, ids, real.long()).cpu()
+    small, large = (text.model for text in texts)
+    ids, real = right_padded(texts[0].tokenizer(prompts)["input_ids"], device=next(small.parameters()).device)
+    return prompt_embeddings(small, large, ids, real.long()).cpu()

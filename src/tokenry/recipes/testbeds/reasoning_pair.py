@@ -59,12 +59,12 @@ class ReasoningPair:
 
     def prepared(self, seed: int, progress: Progress) -> "ReasoningRouting":
         """Load both models; nothing is trained."""
-        loaded = []
+        models = {}
         for place, name in enumerate((self.small, self.large)):
             progress(f"loading {name}", place / 2)
-            loaded.append(load_model(name, torch.bfloat16).to(preferred_device()).eval())
+            models[name] = load_model(name, torch.bfloat16).to(preferred_device()).eval()
         tokenizers = load_tokenizer(self.small), load_tokenizer(self.large)
-        return ReasoningRouting(self, *loaded, tokenizers)
+        return ReasoningRouting(self, models[self.small], models[self.large], tokenizers)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,13 @@ class ReasoningRouting:
         router = TokenRouter.from_small_model(self.small)
         return fit_router(router, tokens.features, labels, RouterTrainingConfig(epochs=epochs, seed=seed))
 
-    def decoding(self, rule: RoutingRule, **limit: float) -> RoutedDecoding:
+    def decoding(
+        self, rule: RoutingRule, threshold: float | None = None, rate: float | None = None
+    ) -> RoutedDecoding:
         """Both models together, by a rule with a threshold or a rate; only their embeddings are padded differently."""
-        return RoutedDecoding(self.small, self.large, rule, tokenizers=self.tokenizers, **limit)
+        return RoutedDecoding(
+            self.small, self.large, rule, threshold=threshold, rate=rate, tokenizers=self.tokenizers
+        )
 
     def answers(
         self, model: PreTrainedModel, problems: Sequence[Question], decoder: Decoder | None = None

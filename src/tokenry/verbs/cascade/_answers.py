@@ -123,12 +123,12 @@ class LoggedAnswers:
             raise UserError(
                 "FLOPs need the size of both models: give --small-parameters and --large-parameters."
             )
-        small, large = ([2 * size for size in of_model] for of_model in self.parameters)
+        of_small, of_large = ([2 * size for size in of_model] for of_model in self.parameters)
         prompt, written = self._column("prompt_tokens"), self._column("large_tokens")
         return (
-            small[0] * prompt + small[1] * tokens,
-            large[0] * prompt + large[1] * written,
-            small[0] * prompt + small[1] * seen,
+            of_small[0] * prompt + of_small[1] * tokens,
+            of_large[0] * prompt + of_large[1] * written,
+            of_small[0] * prompt + of_small[1] * seen,
         )
 
     def _column(self, name: str) -> "ndarray":
