@@ -23,7 +23,7 @@ from tokenry.recipes.cascades import (
     Outcome,
     claims,
 )
-from tokenry.recipes.testbeds.character_pair import Answered, CharacterPair
+from tokenry.recipes.testbeds.character_pair import AnsweredProblems, CharacterPair
 from tokenry.recipes.testbeds.character_tasks import (
     ANSWER,
     PROMPT,
@@ -102,7 +102,7 @@ def test_the_scale_of_the_paper_lets_two_encoder_decoders_answer_mnli(tmp_path, 
     monkeypatch.setattr(
         InstructedPair,
         "answered",
-        lambda *_: Answered(
+        lambda *_: AnsweredProblems(
             replace(answered, q_small=right.astype(float), q_large=1.0 - right), ["MNLI"] * 120
         ),
     )

@@ -20,7 +20,7 @@ from tokenry.recipes.testbeds.character_tasks import (
 )
 
 
-class Answered(NamedTuple):
+class AnsweredProblems(NamedTuple):
     """Problems that two models have answered.
 
     Attributes:
@@ -47,7 +47,7 @@ class CharacterPair:
             train_character_model(self.large, seed, named(stages[1], "training the large model")),
         )
 
-    def answered(self, number: int, seed: int, progress: Progress) -> Answered:
+    def answered(self, number: int, seed: int, progress: Progress) -> AnsweredProblems:
         """Train both models, and let them answer new problems."""
         small, large = self.trained(seed, part(progress, 0.0, 0.95))
         problems = draw_problems(number, torch.Generator().manual_seed(1_000_000 + seed))
@@ -57,6 +57,6 @@ class CharacterPair:
         examples = Examples(*pad_logprobs([answer.log_probs or () for answer in answers[0]]), *right)
         prompts = torch.tensor([problem.prompt_ids for problem in problems])
         embeddings = prompt_embeddings(small, large, prompts, torch.ones_like(prompts))
-        return Answered(
+        return AnsweredProblems(
             replace(examples, embeddings=array(embeddings)), [problem.task for problem in problems]
         )

@@ -11,7 +11,7 @@ from tokenry.core.tensors.generation import right_padded
 from tokenry.decoding import Examples, pad_logprobs, prompt_embeddings
 from tokenry.decoding.cascades import array
 from tokenry.models import LocalText, Sampling, load_model, load_tokenizer, preferred_device
-from tokenry.recipes.testbeds.character_pair import Answered
+from tokenry.recipes.testbeds.character_pair import AnsweredProblems
 
 LABELS = ("yes", "it is not possible to tell", "no")
 """The answers to entailment, neutral and contradiction, of different lengths: length is not difficulty here."""
@@ -39,7 +39,7 @@ class InstructedPair:
     batch_size: int = 64
     max_new_tokens: int = 16
 
-    def answered(self, number: int, seed: int, progress: Progress) -> Answered:
+    def answered(self, number: int, seed: int, progress: Progress) -> AnsweredProblems:
         """Load both models, and let them answer as many questions in a random order."""
         rows = load_dataset(self.data, split="validation_matched").shuffle(seed=seed)
         rows = [row for row in rows.take(number) if row["label"] in range(len(LABELS))]
@@ -62,7 +62,7 @@ class InstructedPair:
         ]
         logprobs, mask = pad_logprobs([answer.log_probs or () for answer in written[0]])
         examples = Examples(logprobs, mask, q_small, q_large, array(torch.cat(embeddings)))
-        return Answered(examples, ["MNLI"] * len(rows))
+        return AnsweredProblems(examples, ["MNLI"] * len(rows))
 
 
 def _embedded(texts: list[LocalText], prompts: list[str]) -> torch.Tensor:

@@ -29,7 +29,7 @@ from tokenry.models import LocalText, load_model, load_tokenizer, preferred_devi
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
-class Question(NamedTuple):
+class ExamProblem(NamedTuple):
     """A prompt, and the right answer where it is known."""
 
     prompt_ids: Sequence[int]
@@ -76,17 +76,17 @@ class ReasoningRouting:
     large: PreTrainedModel
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 
-    def problems(self, numbers: Sequence[int], seed: int) -> list[list[Question]]:
+    def problems(self, numbers: Sequence[int], seed: int) -> list[list[ExamProblem]]:
         """Queries to label and, after them, to set thresholds with, in a random order; problems of the exams to measure."""
         labelled, calibrated, measured = numbers
         rows = load_dataset(self.pair.queries, split="train").shuffle(seed=seed)
         asked = [row["conversations"][0]["value"] for row in rows.take(labelled + calibrated)]
-        queries = [self._question(query) for query in asked]
+        queries = [self._problem(query) for query in asked]
         exams = [row for name, split in self.pair.exams for row in load_dataset(name, split=split)]
-        exam = [self._question(row["problem"], str(row["answer"])) for row in exams[:measured]]
+        exam = [self._problem(row["problem"], str(row["answer"])) for row in exams[:measured]]
         return [queries[:labelled], queries[labelled:], exam]
 
-    def labelled(self, problems: Sequence[Question]) -> LabelledTokens:
+    def labelled(self, problems: Sequence[ExamProblem]) -> LabelledTokens:
         """The tokens of the large model's answers, divergent where a judge finds that the small model's own changes what is meant."""
         tokenizer, batch_size = self.tokenizers[1], self.pair.batch_size
         prompts = [problem.prompt_ids for problem in problems]
@@ -117,19 +117,19 @@ class ReasoningRouting:
         )
 
     def answers(
-        self, model: PreTrainedModel, problems: Sequence[Question], decoder: Decoder | None = None
+        self, model: PreTrainedModel, problems: Sequence[ExamProblem], decoder: Decoder | None = None
     ) -> list[Continuation]:
         """Greedy answers."""
         config = greedy_config(model, self.tokenizers[0], self.pair.max_new_tokens)
         prompts = [problem.prompt_ids for problem in problems]
         return continue_prompts(model, prompts, config, self.pair.batch_size, decoder or TokenByToken())
 
-    def is_right(self, problem: Question, answer: Continuation) -> bool:
+    def is_right(self, problem: ExamProblem, answer: Continuation) -> bool:
         """Whether the final answer is the problem's."""
         text = self.tokenizers[0].decode(list(answer.token_ids), skip_special_tokens=True)
         return equal_answers(final_answer(text), problem.answer)
 
-    def _question(self, text: str, answer: str = "") -> Question:
+    def _problem(self, text: str, answer: str = "") -> ExamProblem:
         message = {"role": "user", "content": text if "\\boxed" in text else text + INSTRUCTION}
         ids = self.tokenizers[0].apply_chat_template([message], add_generation_prompt=True, return_dict=True)
-        return Question(ids["input_ids"], answer)
+        return ExamProblem(ids["input_ids"], answer)
