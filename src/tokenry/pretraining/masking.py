@@ -121,7 +121,7 @@ def mask_tokens(
         if keys is None:
             return torch.rand(batch, width, generator=generator, device=input_ids.device)
         places = torch.arange(width, device=input_ids.device).expand(batch, -1)
-        if not kind:  # by place among the tokens of the row, whatever padding stands before them
+        if not (kind or replace):  # by place among the tokens of the row, whatever padding stands before them
             places = attention_mask.long().cumsum(1)
         return uniform_numbers(keys, places + kind)
 

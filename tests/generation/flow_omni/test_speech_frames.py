@@ -242,7 +242,10 @@ def bad_wave(folder, samples, rate=8000):
         (lambda at: read_wave(bad_wave(at, np.zeros(0, np.int16)), 8000), "holds no samples"),
         (lambda at: read_wave(bad_wave(at, np.full(9, np.nan, np.float32)), 8000), "holds nan or inf"),
         (lambda at: write_wave(at / "a.mp3", tone(), 8000), "waves are written as .wav, got"),
-        (lambda at: write_wave(at / "a.wav", torch.full((9,), torch.nan), 8000), "got nan or inf"),
+        (
+            lambda at: write_wave(at / "a.wav", torch.full((9,), torch.nan), 8000),
+            "holds nan or inf, so it cannot be written",
+        ),
         (lambda at: GriffinLim(SMALL, 0), "iterations must be at least 1, got 0"),
         (lambda at: GriffinLim(SMALL, momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
         (lambda at: load_vocoder(at, SMALL), "holds no vocoder"),
