@@ -140,15 +140,16 @@ def test_stop_tokens_are_the_reference():
 
 
 def test_chinese_is_cut_at_its_own_marks_and_after_newlines():
-    pieces = split_sentences("先算三加四。 等于七！\n再算\n\n好")
-    assert [piece for piece, _, _ in pieces] == ["先算三加四。", "等于七！", "\n", "再算\n\n", "好"]
-    assert [(first, last) for _, first, last in pieces] == [(0, 5), (7, 10), (11, 11), (12, 15), (16, 16)]
+    pieces = split_sentences("先算三加四。 等于七！\n再算 \n\n好 \n")
+    assert [piece for piece, _, _ in pieces] == ["先算三加四。", "等于七！", "再算 \n\n", "好"]
+    assert [(first, last) for _, first, last in pieces] == [(0, 5), (7, 10), (12, 16), (17, 17)]
+    assert split_sentences(" \n") == []
 
 
 @given(st.text(alphabet="ab.!?\n ", max_size=40))
 def test_pieces_join_to_the_text(text):
     pieces = split_sentences(text)
-    assert "".join(piece for piece, _, _ in pieces) == text
+    assert "".join(piece for piece, _, _ in pieces) == (text if text.strip() else "")
     assert all(text[first : last + 1] == piece for piece, first, last in pieces)
 
 
