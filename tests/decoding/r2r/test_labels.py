@@ -158,6 +158,14 @@ def test_only_what_follows_the_last_think_is_context():
     assert sentence_context("One.", "<<x>>", "", is_next=True) == ("", NO_SENTENCE)
 
 
+def test_a_later_turn_of_the_user_is_compared_and_masked():
+    types, texts = torch.tensor([0, 1, 0, 1, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    wrong = find_mismatches(torch.full((7,), 9), torch.arange(7), types, texts=texts)
+    assert wrong.tolist() == [2, 3, 6]
+    assert align_labels(types, wrong, [1, 1, 1]).trainable.tolist() == (types > 0).tolist()
+    assert not len(find_mismatches(types[:0], types[:0], types[:0]))
+
+
 def test_what_cannot_be_labelled_is_refused():
     three = torch.tensor([0, 1, 1])
     with pytest.raises(UserError, match="2 predictions and 3 types for 3 tokens: give one of each per token"):
