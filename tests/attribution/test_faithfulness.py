@@ -115,6 +115,11 @@ def test_scores_that_are_missing_are_refused():
         faithfulness(tiny.llama(), torch.tensor([5, 9, 12]), torch.tensor([1.0, float("nan"), 2.0]))
 
 
+def test_a_report_needs_texts():
+    with pytest.raises(UserError, match="there are no texts to measure methods on: give at least one"):
+        faithfulness_report(tiny.llama(), [], {"random": RandomAttribution()})
+
+
 def test_a_function_that_needs_one_token_falls_only_where_that_token_is_important():
     context, vocabulary = torch.tensor([7, 8, 9, 10]), torch.tensor([1, 2])
 

@@ -55,6 +55,22 @@ def test_raids_search_ends_where_raid_bench_ends(case):
         close(rate, case[f"raid_fpr_{fpr}"])
 
 
+@pytest.mark.parametrize(
+    ("scores", "fpr", "found"),
+    [
+        (
+            [0.0, 1, 2, 3, 4, 5, 6],
+            0.2,
+            (5.000000000931323, 1 / 7),
+        ),  # the smallest of thresholds with one rate
+        ([0.0, 0, 0, 0, 9], 0.1, (8.999999928474427, 0.2)),  # every rate above 0 is too high
+        ([1.0, 1, 1], 0.05, (1.0, 1.0)),
+    ],
+)
+def test_raids_search_ends_as_in_raid_bench_where_no_threshold_has_the_rate(scores, fpr, found):
+    assert raid_threshold(scores, fpr) == pytest.approx(found, rel=1e-12)
+
+
 def test_calibration_errors_are_the_reference_ones(case):
     probabilities, labels = case["probs"], case["labels"]
     close(ece(probabilities, labels, bins=15), case["ece15"])
@@ -131,7 +147,7 @@ def test_fpr_at_tpr_is_the_least_over_all_thresholds(human, machine, tpr):
     (lambda: ece([0.5, 1.5], [0, 1]), "probabilities are in [0, 1], got 0.5 to 1.5"),
     (lambda: Calibrator("spline"), "method must be one of temperature, platt, isotonic, got 'spline'"),
     (lambda: Calibrator("platt").fit([1.0, 2.0], [1, 1]), "all texts have one label"),
-    (lambda: raid_threshold([1.0] * 9, 0.05), "the search found no threshold"),
+    (lambda: raid_threshold([0.1] * 3, 0.05), "the search found no threshold"),
 ])  # fmt: skip
 def test_what_cannot_be_judged_is_refused(call, words):
     with pytest.raises(UserError) as raised:

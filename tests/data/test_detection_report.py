@@ -82,10 +82,16 @@ def test_texts_without_a_score_are_undecidable_and_left_out_of_the_curve(detecto
     assert np.isfinite(found.auroc.value)
 
 
+def test_labels_of_a_csv_file_are_text(detector):
+    written = [row | {"label": str(row["label"])} for row in rows()]
+    assert detection_report(detector, written) == detection_report(detector, rows())
+
+
 @pytest.mark.parametrize(("data", "words"), [
     ([{"text": "1 60", "label": 0}, {"text": "2 60"}], "row 2 has no label: give 0 for a human text and 1 for a machine's"),
     ([{"label": 0}], "row 1 has no text under `text`"),
     ([{"text": "1 60", "label": 1}] * 2, "all texts have one label"),
+    ([{"text": "1 60", "label": 0}, {"text": "nan 1", "label": 1}], "1 of 2 texts have a score, and not of both labels"),
     ([{"text": "1 60", "label": "ai"}], "labels are 0 (human) or 1 (machine), got 'ai' for text 1"),
 ])  # fmt: skip
 def test_what_is_not_labelled_is_refused(data, words, detector):

@@ -111,6 +111,14 @@ def test_log_probabilities_of_logits_are_the_reference():
     np.testing.assert_allclose(quantile_features(logprobs, mask, levels), stored["chow_quantile"], rtol=1e-10)
 
 
+def test_log_probabilities_of_a_bfloat16_model_are_float32():
+    logits = torch.randn(2, 3, 999, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ids, mask = torch.arange(6).view(2, 3), torch.ones(2, 3)
+    found = token_logprobs(logits, ids, mask)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), token_logprobs(logits.double(), ids, mask), rtol=1e-5, atol=0)
+
+
 # --- what holds for any input ------------------------------------------------------------------------------------------
 
 
@@ -311,6 +319,16 @@ def test_rounding_above_zero_is_allowed():
 def test_examples_that_draw_no_curve_are_refused(score, small, large, words):
     with pytest.raises(UserError, match=words):
         deferral_curve(score, small, large)
+
+
+def test_a_score_that_is_nan_has_no_place_under_a_budget():
+    for choose in (
+        defer_lowest,
+        threshold_for_budget,
+        lambda score, risk: conformal_threshold(score, [0, 1], risk),
+    ):
+        with pytest.raises(UserError, match="score 1 is nan: a threshold needs a score of every example"):
+            choose([1.0, math.nan], 0.5)
 
 
 def test_a_budget_outside_0_to_1_is_refused():

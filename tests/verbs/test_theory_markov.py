@@ -77,7 +77,7 @@ def test_without_a_model_nothing_is_said_about_the_entropy(folder):
         ("--transition {0}/table.csv", "a source of order 2 over 2 symbols has 4 states, got 2 rows"),
         ("--transition {0}/none.csv", "cannot be read"),
         ("--text {0}/none.txt", "cannot be read"),
-        ("--text {0}/dot.txt", "holds 1 characters: give a text of at least two"),
+        ("--text {0}/dot.txt", "holds 1 character: give a text of at least two"),
         ("--text {0}/latin.txt", "is not UTF-8"),
         ("--text {0}/text.txt --transition {0}/table.csv", "give --text or --transition, not both"),
         ("--text {0}/text.txt --vocab-sizes 64 --model none", "give --vocab-sizes of 256 or more"),

@@ -222,6 +222,8 @@ def faithfulness_report(
         config: how faithfulness is measured.
         vocabulary: tokens that replacements are drawn from.
     """
+    if not contexts:
+        raise UserError("there are no texts to measure methods on: give at least one.")
     measured: dict[str, list[FaithfulnessScores]] = {}
     forwards: dict[str, int] = {}
     wanted = targets or [None] * len(contexts)

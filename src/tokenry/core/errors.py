@@ -7,12 +7,10 @@ class UserError(ValueError):
     """A mistake in what the user gave; its message is one clear sentence, shown without a stack trace."""
 
 
-def require_share(share: float, name: str = "share") -> None:
-    """Raise `UserError` unless `share` is a fraction in (0, 1]."""
+def require_share(share: float, name: str = "share", nothing: str = "") -> None:
+    """Raise `UserError` unless `share` is a fraction in (0, 1]; `nothing` says why it may not be 0."""
     if not 0.0 < share <= 1.0:
-        raise UserError(
-            f"{name} must be in (0, 1], got {share}: to train on nothing is never meant; use {name}=1.0 for all tokens."
-        )
+        raise UserError(f"{name} must be in (0, 1], got {share}: {nothing}use {name}=1.0 for all.")
 
 
 def require_fraction(value: float | int, name: str) -> None:

@@ -63,10 +63,10 @@ def raid_threshold(human_scores: Values, fpr: float = 0.05) -> tuple[float, floa
     """The threshold that the RAID benchmark's search finds, and its rate of human texts at or above it."""
     require_rate(fpr)
     scores = _numbers(human_scores, "human_scores")
-    threshold, step, before = float(scores.mean()), 0.5, 0.0
+    threshold, step, before = sum(scores.tolist()) / len(scores), 0.5, 0.0
     tried: list[tuple[float, float]] = []
     for _ in range(50):
-        rate = float((scores >= threshold).mean())
+        rate = 1 - float((scores < threshold).mean())
         tried.append((threshold, rate))
         distance = fpr - rate
         if abs(distance) <= 0.0005:
@@ -77,12 +77,13 @@ def raid_threshold(human_scores: Values, fpr: float = 0.05) -> tuple[float, floa
             step = -step
         threshold += step
         before = distance
-    allowed = [found for found in tried if 0 < found[1] <= fpr]
-    if not allowed:
+    gaps = [(fpr - rate, threshold) for threshold, rate in tried if rate > 0]
+    if not gaps:
         raise UserError(
-            f"the search found no threshold with a rate above 0 and at most {fpr}: there are too few or too many equal scores."
+            f"the search found no threshold with a rate above 0 near {fpr}: there are too few or too many equal scores."
         )
-    return max(allowed, key=lambda found: found[1])
+    best = min((gap for gap in gaps if gap[0] >= 0), default=max(gaps))
+    return best[1], fpr - best[0]
 
 
 # --- probabilities -----------------------------------------------------------------------------------------------------
@@ -210,15 +211,16 @@ def require_rate(rate: float, name: str = "fpr") -> None:
 
 
 def binary_labels(labels: Sequence[Any] | ndarray) -> Int[ndarray, "texts"]:
-    """Labels as 0 and 1.
+    """Labels as 0 and 1, also where a table holds them as text.
 
     Raises:
         UserError: another label, such as a word.
     """
-    for place, label in enumerate(labels):
+    numbers = [int(label) if label in ("0", "1") else label for label in labels]
+    for place, label in enumerate(numbers):
         if isinstance(label, str) or label not in (0, 1):
             raise UserError(f"labels are 0 (human) or 1 (machine), got {label!r} for text {place + 1}.")
-    return np.asarray(labels).astype(int)
+    return np.array(numbers, dtype=int)
 
 
 def by_label(scores: Values, labels: Sequence[Any] | ndarray) -> tuple[ndarray, ndarray]:

@@ -117,6 +117,10 @@ def detection_report(
     scored = [place for place, decision in enumerate(decisions) if not np.isnan(decision.score)]
     scores = np.array([decisions[place].score for place in scored])
     known = labels[scored]
+    if len(set(known.tolist())) < 2:
+        raise UserError(
+            f"{len(scored)} of {len(texts)} texts have a score, and not of both labels: a text of one token has none; give longer texts."
+        )
     enough = [fpr for fpr in RATES if fpr * (known == 0).sum() >= 1]
     probabilities = [decisions[place].probability for place in scored]
     has_curve = detector.calibration.curve is not None

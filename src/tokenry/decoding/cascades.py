@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tokenry.core.errors import UserError, require_fraction, require_one_of
 from tokenry.core.stats import Estimate, Values, bootstrap_estimate, times_drawn
+from tokenry.core.tensors.output_head import accumulation_dtype
 
 ChowRule = Literal["sum", "average", "quantile"]
 Ties = Literal["expected", "stable"]
@@ -45,6 +46,7 @@ def token_logprobs(
     logits: Float[Tensor, "batch seq vocab"], output_ids: Int[Tensor, "batch seq"], mask: Tensor
 ) -> Float[Tensor, "batch seq"]:
     """Log-probability of each output token at temperature 1, 0 where masked; logits at `t` predict output `t`."""
+    logits = logits.to(accumulation_dtype(logits.dtype))
     chosen = logits.gather(-1, output_ids[..., None])[..., 0] - logits.logsumexp(-1)
     return torch.where(mask.bool(), chosen, chosen.new_zeros(()))
 
@@ -372,7 +374,7 @@ def rank_correlation(one: Values, other: Values) -> float:
 
 def defer_lowest(score: Values, rate: float | int) -> Bool[ndarray, "examples"]:
     """The deferred examples under a budget: the ⌊rate · N⌋ lowest scores, ties in the order of the examples."""
-    scores = array(score)
+    scores = _scores(score)
     deferred = np.zeros(len(scores), dtype=bool)
     deferred[np.argsort(scores, kind="stable")[: _affordable(rate, len(scores))]] = True
     return deferred
@@ -380,7 +382,7 @@ def defer_lowest(score: Values, rate: float | int) -> Bool[ndarray, "examples"]:
 
 def threshold_for_budget(score: Values, rate: float | int) -> float:
     """The threshold below which at most the share `rate` of the scores lies: fewer than that only where scores are equal."""
-    ordered = np.sort(array(score))
+    ordered = np.sort(_scores(score))
     affordable = _affordable(rate, len(ordered))
     return float(ordered[affordable]) if affordable < len(ordered) else math.inf
 
@@ -394,7 +396,7 @@ def conformal_threshold(score: Values, wrong: Values, risk: float | int) -> floa
     (arXiv 2208.02814). If even deferring everything leaves too few examples to promise it, the threshold is inf.
     """
     require_fraction(float(risk), "risk")
-    scores, bad = array(score), array(wrong).astype(bool)
+    scores, bad = _scores(score), array(wrong).astype(bool)
     if len(scores) != len(bad):
         raise UserError(f"{len(scores)} scores for {len(bad)} answers: give one score per answer.")
     allowed = math.floor(risk * (len(scores) + 1) + 1e-9) - 1
@@ -403,6 +405,15 @@ def conformal_threshold(score: Values, wrong: Values, risk: float | int) -> floa
         return math.inf
     # The answers with the highest scores are kept first: the one that is wrong too many lies just below the threshold.
     return float(np.nextafter(kept_wrong[allowed], np.inf)) if allowed < len(kept_wrong) else -math.inf
+
+
+def _scores(score: Values) -> ndarray:
+    scores = array(score)
+    if np.isnan(scores).any():
+        raise UserError(
+            f"score {int(np.isnan(scores).argmax())} is nan: a threshold needs a score of every example."
+        )
+    return scores
 
 
 def _affordable(rate: float | int, examples: int) -> int:

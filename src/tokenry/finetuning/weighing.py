@@ -57,7 +57,7 @@ class TokenWeighing:
     rounding: Rounding = "ceil"
 
     def __post_init__(self) -> None:
-        require_share(self.share)
+        require_share(self.share, nothing="to train on nothing is never meant; ")
         require_fraction(self.dropped_weight, "dropped_weight")
         require_at_least(0, warmup_epochs=self.warmup_epochs)
         require_one_of(self.scope, get_args(Scope), "scope")

@@ -45,6 +45,8 @@ def test_golden_answers_are_equal_by_notation(case):
         ("abc=5", "5", False),
         ("7.000", "7", True),
         ("\\mbox{m}3", "3", True),
+        ("10:00 am", "10", True),
+        ("Sam", "S", True),
     ],
 )
 def test_notation_is_compared_as_the_authors_do(one, other, equal):

@@ -123,6 +123,8 @@ def test_a_schedule_writes_all_tokens_in_steps_of_at_most_a_block(correct):
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(UserError, match="mode must be one of linear, quadratic, got 'auto'"):
         simulate_schedule(torch.ones(3, 2, dtype=torch.bool), "auto")
+    with pytest.raises(UserError, match="9 tokens are asked for, and correct has 3 rows: give one for each"):
+        simulate_schedule(torch.zeros(3, 2, dtype=torch.bool), "linear", 9)
 
 
 @pytest.mark.parametrize(

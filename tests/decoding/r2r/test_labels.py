@@ -140,21 +140,30 @@ def test_stop_tokens_are_the_reference():
 
 
 def test_chinese_is_cut_at_its_own_marks_and_after_newlines():
-    pieces = split_sentences("先算三加四。 等于七！\n再算\n\n好")
-    assert [piece for piece, _, _ in pieces] == ["先算三加四。", "等于七！", "\n", "再算\n\n", "好"]
-    assert [(first, last) for _, first, last in pieces] == [(0, 5), (7, 10), (11, 11), (12, 15), (16, 16)]
+    pieces = split_sentences("先算三加四。 等于七！\n再算 \n\n好 \n")
+    assert [piece for piece, _, _ in pieces] == ["先算三加四。", "等于七！", "再算 \n\n", "好"]
+    assert [(first, last) for _, first, last in pieces] == [(0, 5), (7, 10), (12, 16), (17, 17)]
+    assert split_sentences(" \n") == []
 
 
 @given(st.text(alphabet="ab.!?\n ", max_size=40))
 def test_pieces_join_to_the_text(text):
     pieces = split_sentences(text)
-    assert "".join(piece for piece, _, _ in pieces) == text
+    assert "".join(piece for piece, _, _ in pieces) == (text if text.strip() else "")
     assert all(text[first : last + 1] == piece for piece, first, last in pieces)
 
 
 def test_only_what_follows_the_last_think_is_context():
     assert sentence_context("Ask. <think>One. Two ", "<<is>>", " two. Yes.") == ("One. ", "Two <<is>> two. ")
     assert sentence_context("One.", "<<x>>", "", is_next=True) == ("", NO_SENTENCE)
+
+
+def test_a_later_turn_of_the_user_is_compared_and_masked():
+    types, texts = torch.tensor([0, 1, 0, 1, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    wrong = find_mismatches(torch.full((7,), 9), torch.arange(7), types, texts=texts)
+    assert wrong.tolist() == [2, 3, 6]
+    assert align_labels(types, wrong, [1, 1, 1]).trainable.tolist() == (types > 0).tolist()
+    assert not len(find_mismatches(types[:0], types[:0], types[:0]))
 
 
 def test_what_cannot_be_labelled_is_refused():

@@ -86,6 +86,13 @@ def test_other_thresholds_and_the_recall_are_the_reference(scores):
     assert masked == pytest.approx(float(scores["recall_masked_05"]), rel=1e-12)
 
 
+def test_a_probability_on_the_grid_reaches_its_threshold():
+    for value in np.linspace(0.01, 0.99, 100):
+        assert choose_threshold(torch.tensor([value, value - 1e-9]), torch.tensor([1, 0])) == (value, True)
+    for value in np.linspace(0.1, 0.9, 9):
+        assert best_f1_threshold(torch.tensor([value, value - 1e-9]), torch.tensor([1, 0])) == value
+
+
 @pytest.mark.parametrize(
     ("name", "loss"),
     [

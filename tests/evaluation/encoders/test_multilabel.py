@@ -191,12 +191,20 @@ def test_logits_are_put_through_a_sigmoid():
         ([[1, 0]], [[0.2, 1.3]], r"probabilities must be in \[0, 1\], got 1.3: say logits=True"),
         ([[1, 0]], [[0.2, np.nan]], r"in \[0, 1\], got nan"),
         (np.zeros((0, 3)), np.zeros((0, 3)), r"at least one of each, got the shape \(0, 3\)"),
+        ([[1, 0], [1]], [[0.2, 0.3]], "labels must be numbers, in rows of one length"),
+        ([[1, 0]], [["low", "high"]], "probabilities must be numbers"),
         ([1, 0], [0.2, 0.3], r"a matrix of texts × labels with at least one of each, got the shape \(2,\)"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(truth, prob, words):
     with pytest.raises(UserError, match=words):
         multilabel_metrics(truth, np.array(prob))
+
+
+@pytest.mark.parametrize("threshold", [[0.5, 0.5, 0.5], float("nan"), np.full((1, 2), 0.5)])
+def test_a_threshold_is_one_number_or_one_for_each_label(threshold):
+    with pytest.raises(UserError, match="one number for all labels or one for each of 2, got"):
+        multilabel_metrics([[1, 0]], [[0.2, 0.3]], threshold)
 
 
 def test_an_unknown_metric_is_refused():

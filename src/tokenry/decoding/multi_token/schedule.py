@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokenry.core.errors import require_one_of
+from tokenry.core.errors import UserError, require_one_of
 
 MODES = ("auto", "linear", "quadratic")
 
@@ -42,6 +42,10 @@ def simulate_schedule(correct: Bool[Tensor, "tokens k"], mode: str, tokens: int 
     require_one_of(mode, MODES[1:], "mode")
     rows = correct.tolist()
     wanted, k = len(rows) if tokens is None else tokens, correct.shape[1]
+    if wanted - 1 > len(rows):
+        raise UserError(
+            f"{wanted} tokens are asked for, and correct has {len(rows)} rows: give one for each token."
+        )
     steps, written, drafted = [1], 1, True
     while written < wanted:
         right = sum(accumulate(rows[written - 1], mul)) if drafted else 0

@@ -81,13 +81,15 @@ def find_mismatches(
         )
     if texts is None:
         texts = torch.zeros_like(tokens)
-    differ = (predictions[:-1] != tokens[1:]) & (texts[:-1] == texts[1:]) & (types[:-1] > INSTRUCTION)
+    _, number, lengths = texts.unique_consecutive(return_inverse=True, return_counts=True)
+    # From the first row of a text that is no instruction on, later turns of the user included.
+    answered = (types > INSTRUCTION).long().cumsum(0)
+    before = torch.cat([answered.new_zeros(1), answered])[lengths.cumsum(0) - lengths]
+    begun = answered > before[number]
+    differ = (predictions[:-1] != tokens[1:]) & (texts[:-1] == texts[1:]) & begun[:-1]
     if stop_id is not None:
         differ &= tokens[1:] != stop_id
     places = differ.nonzero()[:, 0] + 1
-    if not len(places):
-        return places
-    _, number, lengths = texts.unique_consecutive(return_inverse=True, return_counts=True)
     instructions = torch.zeros_like(lengths).index_add_(0, number, (types == INSTRUCTION).long())
     usable = (instructions > 0) & (instructions < lengths)
     if max_tokens is not None:

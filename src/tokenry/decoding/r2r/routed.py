@@ -12,8 +12,9 @@ of each row follows the share of its tokens that was routed:
     activated parameters    released code: (n_S P_S + n_L P_L) / n         full: (n (P_S + P_R) + n_L P_L) / n
 
 In a batch each row decides alone, and the rows that ask read what they have not seen in one ragged forward of the large model, while the
-others wait: every token is read once at most, in as many forwards as there are steps in which some row asks. A sampled text is drawn anew where it is routed: a rule that looks at the token drawn
-first, as a router does, then also says which tokens of the small model are likely to stay.
+others wait: every token is read once at most, in as many forwards as there are steps in which some row asks. A sampled text is drawn anew
+where it is routed: a rule that looks at the token drawn first, as a router does, then also says which tokens of the small model are
+likely to stay.
 
 Source: R2R (arXiv 2505.21600), section 4.3; the budget is ours.
 """
@@ -299,6 +300,7 @@ class RoutingAccount:
         small_tokens: tokens that the small model wrote.
         large_tokens: tokens that the large model wrote.
         steps: steps of decoding, each a forward of the small model.
+        large_forwards: steps in which some row asked the large model, each a forward of it.
     """
 
     small_tokens: int

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -164,7 +165,7 @@ def choose_threshold(
     require_fraction(float(min_recall), "min_recall")
     known = labels >= 0
     probabilities, labels = probabilities[known].double(), labels[known]
-    grid = torch.linspace(0.01, 0.99, 100, dtype=torch.float64, device=probabilities.device)
+    grid = torch.from_numpy(np.linspace(0.01, 0.99, 100)).to(probabilities.device)
     ordered = probabilities.sort().values
     rates = 1 - torch.searchsorted(ordered, grid) / len(ordered)
     recalls = torch.stack([(probabilities[labels == 1] >= threshold).double().mean() for threshold in grid])
@@ -178,7 +179,7 @@ def best_f1_threshold(probabilities: Tensor, labels: Tensor) -> float:
     """The one of 0.1, 0.2 … 0.9 with the highest F1; the smallest of equally good ones."""
     known = labels >= 0
     right = labels[known] == 1
-    grid = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    grid = torch.from_numpy(np.linspace(0.1, 0.9, 9))
     routed = probabilities[known].double()[:, None] >= grid.to(probabilities.device)
     found = (routed & right[:, None]).sum(0).double()
     return float(grid[(2 * found / (routed.sum(0) + right.sum())).argmax().cpu()])

@@ -27,7 +27,6 @@ _COLONS = (":", "：")
 _LINES = re.compile(r"[^\n]*\n{1,2}|[^\n]+")
 _CHINESE = re.compile("[一-鿿]")
 _CHINESE_SENTENCE = re.compile("[^。！？；…]*[。！？；…]|[^。！？；…]+")
-_OUTER_SPACE = re.compile(r"^[^\S\n]+|[^\S\n]+$")
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, further: Sequence[str] = ()) -> list[int]:
@@ -74,10 +73,10 @@ def split_sentences(text: str) -> list[tuple[str, int, int]]:
 
 
 def _parts(sentence: str) -> list[str]:
-    """The sentence itself, or the Chinese ones in it, without the white space around them."""
+    """The sentence itself, or the Chinese ones in it, without the white space and newlines around them, as released."""
     if not _CHINESE.search(sentence):
-        return [sentence]
-    bare = (_OUTER_SPACE.sub("", part) for part in _CHINESE_SENTENCE.findall(sentence))
+        return [sentence] if sentence.strip() else []
+    bare = (part.strip() for part in _CHINESE_SENTENCE.findall(sentence))
     return [part for part in bare if part]
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tokenry.core.errors import UserError, require_one_of
@@ -164,7 +165,12 @@ def decisions(
     """Which labels each text is given."""
     if threshold is None:
         return np.arange(prob.shape[1]) == prob.argmax(axis=1)[:, None]
-    return prob >= np.asarray(threshold)
+    limits = _numbers(threshold, "thresholds")
+    if limits.shape not in ((), prob.shape[1:]) or np.isnan(limits).any():
+        raise UserError(
+            f"a threshold is one number for all labels or one for each of {prob.shape[1]}, got {threshold}."
+        )
+    return prob >= limits
 
 
 def tuned_thresholds(y_true: Any, prob: Any) -> Float[ndarray, "labels"]:
@@ -274,7 +280,7 @@ def compare_predictions(
 
 def checked_labels(y_true: Any) -> Bool[ndarray, "texts labels"]:
     """Labels as a matrix of bools; raises `UserError` if they are not 0 or 1, or there are none."""
-    found = np.asarray(y_true)
+    found = _numbers(y_true, "labels", dtype=None)
     if found.ndim != 2 or not found.size:
         raise UserError(
             f"labels are a matrix of texts × labels with at least one of each, got the shape {found.shape}."
@@ -287,15 +293,22 @@ def checked_labels(y_true: Any) -> Bool[ndarray, "texts labels"]:
 
 def checked_probabilities(prob: Any, logits: bool = False) -> Float[ndarray, "texts labels"]:
     """Probabilities as a matrix; raises `UserError` if one is outside [0, 1] or not a number."""
-    found = np.asarray(prob, dtype=float)
+    found = _numbers(prob, "probabilities")
     if logits:
-        found = 1 / (1 + np.exp(-found))
+        found = expit(found)
     wrong = found[~((found >= 0) & (found <= 1))]
     if wrong.size:
         raise UserError(
             f"probabilities must be in [0, 1], got {wrong[0]}: say logits=True if these are logits."
         )
     return found
+
+
+def _numbers(values: Any, what: str, dtype: type | None = float) -> ndarray:
+    try:
+        return np.asarray(values, dtype=dtype)
+    except ValueError as error:
+        raise UserError(f"{what} must be numbers, in rows of one length: {error}.") from error
 
 
 def _require_same(truth: ndarray, other: ndarray) -> None:

@@ -12,6 +12,7 @@ from tokenry.core.io.reading import read_text
 from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._output import OptionalOutput
@@ -133,7 +134,7 @@ def _halves(plan: Plan, source: "MarkovSource | None") -> "tuple[np.ndarray, np.
     assert plan.text is not None
     text = read_text(plan.text).encode()[: plan.symbols].decode(errors="ignore")
     if len(text) < 2:
-        raise UserError(f"{plan.text} holds {len(text)} characters: give a text of at least two.")
+        raise UserError(f"{plan.text} holds {plural(len(text), 'character')}: give a text of at least two.")
     halves = text[: len(text) // 2], text[len(text) // 2 :]
     first, second = (np.frombuffer(half.encode(), np.uint8).astype(np.int64) for half in halves)
     return first, second
