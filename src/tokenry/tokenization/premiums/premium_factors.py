@@ -130,14 +130,18 @@ def trigram_similarity(train_texts: Iterable[str], eval_texts: Iterable[str]) ->
 
 
 def factor_report(
-    features: Mapping[str, Mapping[str, Number]], counts: Mapping[str, Mapping[int, Number]]
+    features: Mapping[str, TextFeatures | Mapping[str, Number]], counts: Mapping[str, Mapping[int, Number]]
 ) -> list[FactorTest]:
     """Test every factor, the one with the largest gain in R² first.
 
     Args:
-        features: numbers by language and factor; each language has the same factors.
+        features: of each language what `premium_factors` measured, or the same factors as numbers by name.
         counts: corpus token counts, or premiums, by language and vocabulary size.
     """
+    features = {
+        language: found.numbers() if isinstance(found, TextFeatures) else found
+        for language, found in features.items()
+    }
     _require_complete(features, counts)
     languages = list(counts)
     rows = [(language, size) for language in languages for size in counts[language]]
