@@ -141,7 +141,9 @@ def _fitted(group: DataFrame, used: Sequence[str]) -> list[tuple[str, float, flo
     with catch_warnings():
         simplefilter("ignore", ModelWarning)
         try:
-            fit = Logit(correct, design).fit(disp=False, maxiter=100, cov_type="cluster", cov_kwds={"groups": words})
+            fit = Logit(correct, design).fit(
+                disp=False, maxiter=100, cov_type="cluster", cov_kwds={"groups": words}
+            )
         except (np.linalg.LinAlgError, PerfectSeparationError):
             return []
     if not fit.mle_retvals["converged"]:
