@@ -34,6 +34,13 @@ def test_metrics_are_the_reference(file):
     assert unit_accuracy(predicted, true) == pytest.approx(float(golden["metric_unit_acc_nonpad"]), abs=1e-6)
 
 
+def test_places_without_a_word_count_neither_as_right_nor_as_wrong():
+    true = torch.tensor([[[1, 2, 0], [3, 0, 0], [0, 0, 0]]])
+    predicted = torch.tensor([[[1, 2, 0], [3, 1, 0], [0, 0, 0]]])
+    assert next_word_accuracy(predicted, true, 0) == 0.5
+    assert unit_accuracy(predicted, true, 0) == 1.0
+
+
 @pytest.mark.parametrize("make", [word_pooled, flat_lm])
 def test_every_word_of_a_text_is_scored_once_with_words_before_it(make):
     model = make(max_units=200) if make is flat_lm else make()

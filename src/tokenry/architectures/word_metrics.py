@@ -138,11 +138,12 @@ def by_frequency(
 
 
 def next_word_accuracy(
-    predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"]
+    predicted: Int[Tensor, "*words units"], true: Int[Tensor, "*same_words same_units"], pad_id: int = 0
 ) -> float:
-    """Share of the words of which every unit is right, and the end."""
+    """Share of the words of which every unit is right, and the end; rows of nothing but padding are no words."""
     _require_same_shape(predicted, true)
-    return float((predicted == true).all(-1).double().mean())
+    there = (true != pad_id).any(-1)
+    return float((predicted == true).all(-1)[there].double().mean())
 
 
 def unit_accuracy(

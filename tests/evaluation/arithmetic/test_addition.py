@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from pandas import DataFrame
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -125,6 +126,11 @@ def test_accuracy_is_counted_by_any_fields_with_its_error():
     (total,) = accuracy_table((row.as_row() for row in rows()), by=())
     assert total["problems"] == 4
     assert total["standard_error"] == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
+
+
+def test_rows_may_be_a_data_frame():
+    frame = DataFrame([row.as_row() for row in rows()])
+    assert accuracy_table(frame, ("signature",)) == accuracy_table(rows(), ("signature",))
 
 
 def test_without_rows_there_is_no_table():

@@ -29,7 +29,11 @@ def one(first, second, answer, mode="r2l", group=3, separated=True):
 
 
 @pytest.mark.parametrize(("mode", "separated"), KINDS)
-@pytest.mark.parametrize("beside", [[], [10**40]], ids=["machine integers", "longer than machine integers"])
+@pytest.mark.parametrize(
+    "beside",
+    [[], [10**19], [10**40]],
+    ids=["machine integers", "unsigned machine integers", "longer than machine integers"],
+)
 def test_fields_are_those_of_the_released_code(mode, separated, beside):
     cases = [c for c in CASES if (c["tokenize_dir"], c["number_format"] != "nosep") == (mode, separated)]
     found = analyze_errors(

@@ -126,6 +126,9 @@ def test_what_cannot_be_fitted_is_left_out():
     ]
     assert not len(logistic_regression(group, ["word_length", "twice"]))
     assert not len(logistic_regression(group.assign(correct=True), ["word_length"]))
+    assert not len(logistic_regression(group.assign(word="same"), ["word_length"]))
+    few = made_up(3).assign(word_length=[4, 5, 7], noise=[1.0, 0.0, 2.0], correct=[True, False, True])
+    assert not len(logistic_regression(few, ["word_length", "noise"]))
     assert np.isnan(partial_correlation(group, "twice", ["word_length"]))
     assert np.isnan(partial_correlation(group[:3], "noise", ["word_length"]))
 

@@ -66,6 +66,22 @@ def test_the_factor_behind_the_counts_comes_first_and_explains_them(made_up):
     assert all(each.r2_gain < 0.15 for each in others)
 
 
+def test_measured_features_are_taken_as_they_are():
+    measured = {language: premium_factors(GOLDEN["eval"][language]) for language in GOLDEN["languages"]}
+    counts = {
+        language: dict(zip(GOLDEN["vocab_sizes"], row, strict=True))
+        for language, row in GOLDEN["ctc"].items()
+    }
+    found = factor_report(measured, counts)
+    assert [test.factor for test in found] == [
+        test.factor
+        for test in factor_report(
+            {language: features.numbers() for language, features in measured.items()}, counts
+        )
+    ]
+    assert {test.factor for test in found} >= {"whitespace_proportion", "bytes_per_char"}
+
+
 def test_the_coefficient_is_in_standard_deviations(made_up):
     features, counts = made_up
     scaled = {language: {**row, "cause": 1000 * row["cause"]} for language, row in features.items()}

@@ -32,7 +32,7 @@ def test_the_optimal_vocabulary_is_that_of_the_reference(language):
 
 
 def test_a_target_at_or_below_the_floor_is_out_of_reach():
-    curve = PowerLaw(a=100.0, b=1.0, c=50.0, v0=256.0, r2=1.0, sse=0.0)
+    curve = PowerLaw(100.0, 1.0, 50.0, 256.0, 1.0)
     assert curve.solve(50.0) is None
     (found,) = optimal_vocab_sizes({"mya": curve}, target=40.0).values()
     assert (found.vocab_size, found.exact, found.clipped) == (None, None, False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from pandas import DataFrame
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.errors import UserError, require_at_least
@@ -166,12 +167,13 @@ def judge_answer(
 
 
 def accuracy_table(
-    rows: Iterable[AdditionAnswer | Mapping[str, Any]], by: Sequence[str] = ("signature", "format")
+    rows: Iterable[AdditionAnswer | Mapping[str, Any]] | DataFrame,
+    by: Sequence[str] = ("signature", "format"),
 ) -> list[dict[str, Any]]:
     """Count correct answers in groups.
 
     Args:
-        rows: answers, or rows with their fields (of a data frame: `frame.to_dict("records")`).
+        rows: answers, or rows with their fields.
         by: fields that define a group, such as `signature`, `format`, `length`, `shots`.
 
     Returns:
@@ -179,7 +181,7 @@ def accuracy_table(
         for a single problem), `formatted` (correct and in the requested format) and `valid`, all of them shares.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for answer in rows:
+    for answer in rows.to_dict("records") if isinstance(rows, DataFrame) else rows:
         row = answer.as_row() if isinstance(answer, AdditionAnswer) else answer
         missing = [
             name for name in (*by, "answer_match", "formatted_answer_match", "valid") if name not in row

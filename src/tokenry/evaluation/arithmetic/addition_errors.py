@@ -108,6 +108,11 @@ def analyze_errors(
 def _numbers(*given: Integers) -> list[np.ndarray]:
     """Machine integers where they suffice for everything, else Python's own."""
     arrays = [np.asarray(numbers, dtype=None if len(numbers) else np.int64) for numbers in given]
+    # Of a list of integers below and above 2 ** 63, numpy makes floats.
+    arrays = [
+        np.asarray(numbers, dtype=object) if array.dtype.kind == "f" else array
+        for numbers, array in zip(given, arrays, strict=True)
+    ]
     if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
         raise UserError(
             f"addends and answers must be three lists of one length, got {', '.join(str(array.shape) for array in arrays)}."

@@ -117,8 +117,8 @@ def logistic_regression(records: DataFrame, properties: Sequence[str]) -> DataFr
 
     Returns:
         Columns task, model, property, coefficient (log odds per standard deviation), standard_error, p, partial_r and n.
-        No rows where all answers are correct or all are wrong, where the properties determine each other, or where they separate correct
-        answers from wrong ones.
+        No rows where all answers are correct or all are wrong, where there are no more items than coefficients or a single word, where
+        the properties determine each other, or where they separate correct answers from wrong ones.
     """
     rows = []
     for (task, model), group in by_task_and_model(records):
@@ -134,14 +134,16 @@ def _fitted(group: DataFrame, used: Sequence[str]) -> list[tuple[str, float, flo
     values = group[[*used]].to_numpy(dtype=float)
     values = (values - values.mean(axis=0)) / values.std(axis=0)
     design = np.column_stack([np.ones(len(values)), values])
-    if np.linalg.matrix_rank(design) < design.shape[1]:
+    words, coefficients = word_clusters(group), design.shape[1]
+    if len(design) <= coefficients or not words.any() or np.linalg.matrix_rank(design) < coefficients:
         return []
     correct = group["correct"].to_numpy(dtype=float)
-    words = {"groups": word_clusters(group)}
     with catch_warnings():
         simplefilter("ignore", ModelWarning)
         try:
-            fit = Logit(correct, design).fit(disp=False, maxiter=100, cov_type="cluster", cov_kwds=words)
+            fit = Logit(correct, design).fit(
+                disp=False, maxiter=100, cov_type="cluster", cov_kwds={"groups": words}
+            )
         except (np.linalg.LinAlgError, PerfectSeparationError):
             return []
     if not fit.mle_retvals["converged"]:

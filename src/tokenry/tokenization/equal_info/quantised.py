@@ -7,6 +7,9 @@
 Source: Training LLMs over Neurally Compressed Text (arXiv 2404.03626), whose rounding is that of TensorFlow Compression; this one is ours.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -17,7 +20,7 @@ MOST_PRECISION = 30
 
 
 def quantize_pmf(
-    probabilities: Float[np.ndarray, "*rows symbols"], precision: int = 14
+    probabilities: Float[np.ndarray, "*rows symbols"] | Sequence[Any], precision: int = 14
 ) -> Int[np.ndarray, "*rows symbols"]:
     """Turn distributions into frequencies that add up to 2^precision, none of them 0.
 
@@ -28,8 +31,8 @@ def quantize_pmf(
     Raises:
         UserError: a probability is negative or not finite, a row is all zero, or the symbols do not fit.
     """
-    require_precision(precision, probabilities.shape[-1])
     masses = np.asarray(probabilities, dtype=np.float64)
+    require_precision(precision, masses.shape[-1])
     if not (np.isfinite(masses).all() and (masses >= 0).all()):
         raise UserError(
             "probabilities must be finite and at least 0: the distribution holds a negative number, nan or inf."

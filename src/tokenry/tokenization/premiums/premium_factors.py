@@ -130,15 +130,19 @@ def trigram_similarity(train_texts: Iterable[str], eval_texts: Iterable[str]) ->
 
 
 def factor_report(
-    features: Mapping[str, Mapping[str, Number]], counts: Mapping[str, Mapping[int, Number]]
+    features: Mapping[str, TextFeatures | Mapping[str, Number]], counts: Mapping[str, Mapping[int, Number]]
 ) -> list[FactorTest]:
     """Test every factor, the one with the largest gain in R² first.
 
     Args:
-        features: numbers by language and factor; each language has the same factors.
+        features: of each language what `premium_factors` measured, or the same factors as numbers by name.
         counts: corpus token counts, or premiums, by language and vocabulary size.
     """
-    _require_complete(features, counts)
+    numbers = {
+        language: found.numbers() if isinstance(found, TextFeatures) else found
+        for language, found in features.items()
+    }
+    _require_complete(numbers, counts)
     languages = list(counts)
     rows = [(language, size) for language in languages for size in counts[language]]
     count = _standardised([counts[language][size] for language, size in rows])
@@ -146,10 +150,10 @@ def factor_report(
     mean_count = np.array([np.mean([*counts[language].values()]) for language in languages])
     alone = _r2(size[:, None], count)[0]
     found = []
-    for factor in features[languages[0]]:
-        value = _standardised([features[language][factor] for language, _ in rows])
+    for factor in numbers[languages[0]]:
+        value = _standardised([numbers[language][factor] for language, _ in rows])
         r2, coefficients = _r2(np.stack([value, size], axis=1), count)
-        per_language = np.array([features[language][factor] for language in languages], dtype=float)
+        per_language = np.array([numbers[language][factor] for language in languages], dtype=float)
         r, p = pearsonr(per_language, mean_count) if np.ptp(per_language) > 0 else (math.nan, math.nan)
         found.append(
             FactorTest(factor, float(r), float(p), coefficients[0], r2, max(r2 - alone, 0.0), len(languages))

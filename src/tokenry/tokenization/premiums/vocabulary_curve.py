@@ -38,7 +38,7 @@ class PowerLaw:
         c: floor of the curve, in tokens.
         v0: vocabulary size at which the curve is a + c.
         r2: share of the variance of the counts that the curve explains; 1 where they do not vary.
-        sse: sum of squared errors, in squared tokens.
+        sse: sum of squared errors, in squared tokens; nan for a curve that was not fitted here.
         sizes: vocabulary sizes behind the fit.
         counts: token counts behind the fit.
     """
@@ -48,7 +48,7 @@ class PowerLaw:
     c: float
     v0: float
     r2: float
-    sse: float
+    sse: float = math.nan
     sizes: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
 
