@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_refused(encoders, sources, tmp_path):
             "has no source with a known suffix (.py, .java, .c, .h): name the language with",
         ),
         ((sources, *model, "--language", "c"), "has no source in c that is not empty"),
-        ((sources, *model, "--after", "3"), "merge_after must be from 0 to 2, got 3"),
+        ((sources, *model, "--after", "3"), "give a number from 0 to 2, got 3"),
         ((sources, *model, "--after", "-1"), "--after must be at least 0, got -1"),
         ((sources, *model, "--rounds", "1"), "--rounds must be at least 2, got 1"),
         ((sources, *model, "--max-length", "500"), "--max-length must be at most"),

@@ -220,9 +220,9 @@ def _match_all(
     metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
 ) -> MergePlan:
     patches = metric[:, special:]
+    r = removed_tokens(patches.shape[1], ratio)
     if patches.shape[1] < 2:
         return keep_all(metric)
-    r = removed_tokens(patches.shape[1], ratio)
     order = _by_rank(energy.score(patches))
     sources, partners = order[:, ::2], order[:, 1::2]
     best, partner = _cosine(patches, sources, partners).max(dim=2)
@@ -288,7 +288,7 @@ def _match(
     energy: _LayerEnergy,
     mask: Tensor | None = None,
 ) -> MergePlan:
-    """A ratio of 1 leaves tokens where they are; below it they stand by rank, even where there are too few to merge any."""
+    """A ratio of 1 leaves tokens where they are; below it they stand by rank even where none is merged, but in `even_odd`."""
     return keep_all(metric) if ratio == 1 else _MATCHINGS[matching](metric, ratio, special, energy, mask)
 
 
