@@ -137,6 +137,7 @@ def test_a_saved_classifier_is_loaded_as_it_was(tmp_path):
     assert loaded.labels == ("cyst", "nodule", "effusion")
     assert loaded.multi_label
     np.testing.assert_array_equal(loaded.probabilities(texts), subject.probabilities(texts))
+    assert load_text_classifier(tmp_path).max_length == subject.model.config.max_position_embeddings < 512
 
 
 def test_an_encoder_gets_a_new_head_from_the_seed(tmp_path):
