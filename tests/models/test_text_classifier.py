@@ -140,7 +140,7 @@ def test_a_saved_classifier_is_loaded_as_it_was(tmp_path):
 
 
 def test_an_encoder_gets_a_new_head_from_the_seed(tmp_path):
-    tiny.bert(BertForMaskedLM).save_pretrained(tmp_path)
+    tiny.bert(BertForMaskedLM, max_position_embeddings=48).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     made = [
         load_text_classifier(tmp_path, ["a", "b"], multi_label=True, max_length=32, seed=seed)
@@ -148,6 +148,7 @@ def test_an_encoder_gets_a_new_head_from_the_seed(tmp_path):
     ]
     assert made[0].labels == ("a", "b")
     assert made[0].multi_label
+    assert load_text_classifier(tmp_path, ["a", "b"]).max_length == 48
     weights = [subject.model.classifier.weight for subject in made]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

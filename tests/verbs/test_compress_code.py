@@ -95,12 +95,14 @@ def test_what_cannot_be_read_is_refused(encoders, sources, tmp_path):
     model = ("--model", encoders["roberta"])
     for arguments, words in (
         ((tmp_path / "nothing", *model), "does not exist: give a source file, or a folder of them"),
+        ((tmp_path, *model), "holds no source that is not empty: give a source file, or a folder of them"),
+        ((tmp_path / "empty.py", *model), "holds no source that is not empty"),
         (
-            (tmp_path, *model),
+            (sources / "notes.txt", *model),
             "has no source with a known suffix (.py, .java, .c, .h): name the language with",
         ),
         ((sources, *model, "--language", "c"), "has no source in c that is not empty"),
-        ((sources, *model, "--after", "3"), "merge_after must be from 0 to 2, got 3"),
+        ((sources, *model, "--after", "3"), "give a number from 0 to 2, got 3"),
         ((sources, *model, "--after", "-1"), "--after must be at least 0, got -1"),
         ((sources, *model, "--rounds", "1"), "--rounds must be at least 2, got 1"),
         ((sources, *model, "--max-length", "500"), "--max-length must be at most"),

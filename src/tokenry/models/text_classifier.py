@@ -249,7 +249,7 @@ def load_text_classifier(
     name: str | os.PathLike,
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
-    max_length: int = 512,
+    max_length: int | None = None,
     dtype: torch.dtype | str | None = None,
     seed: int = 0,
     revision: str | None = None,
@@ -261,7 +261,7 @@ def load_text_classifier(
         name: a local folder, or a name on the Hugging Face hub.
         labels: names of the labels; the head is new where the model has none. None for a classifier as it was trained.
         multi_label: whether a text may have any number of labels; without `labels`, the model says so itself.
-        max_length: maximum number of tokens of a text.
+        max_length: maximum number of tokens of a text; None for 512, or all positions of a model that has fewer.
         dtype: a torch dtype or its name; None keeps the type in which the weights are stored.
         revision: a branch, tag or commit; for names on the hub.
         **kwargs: passed to `from_pretrained`, such as `attn_implementation`.
@@ -295,7 +295,8 @@ def load_text_classifier(
     if model.config.problem_type is None:
         model.config.problem_type = SINGLE_LABEL
     model.name_or_path = str(name)
-    return TextClassifier(model.eval(), load_tokenizer(name, revision), max_length)
+    length = int(min(512, position_limit(model))) if max_length is None else max_length
+    return TextClassifier(model.eval(), load_tokenizer(name, revision), length)
 
 
 def length_sorted(lengths: Sequence[int] | ndarray, batch_size: int) -> list[Int[ndarray, "batch"]]:

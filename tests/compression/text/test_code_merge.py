@@ -434,11 +434,11 @@ def test_groups_of_other_texts_are_refused():
 
 @pytest.mark.parametrize("after", [4, 99])
 def test_a_layer_that_is_not_there_is_refused(after):
-    with pytest.raises(UserError, match=f"one of the 3 layers.*merge_after must be from 0 to 3, got {after}"):
+    with pytest.raises(UserError, match=f"one of the 3 layers.*give a number from 0 to 3, got {after}"):
         apply_token_reduction(tiny("roberta"), SubwordMerging(after))
-    with pytest.raises(UserError, match="merge_after must be from 0 to 3, got 4"):
+    with pytest.raises(UserError, match="give a number from 0 to 3, got 4"):
         merge_flops(3, 4, 10, 5, 8, 16)
-    with pytest.raises(UserError, match="merge_after must be from 0 to 3, got -1"):
+    with pytest.raises(UserError, match="give a number from 0 to 3, got -1"):
         merge_flops(3, -1, 10, 5, 8, 16)
 
 

@@ -340,6 +340,23 @@ def test_a_handful_of_tokens_goes_through(tokens, variant):
     assert pitome_text_matching(draw(1, tokens, 3), 0.5, 0.5).kept.shape[1] == tokens - (tokens - 1) // 2
 
 
+def test_too_few_tokens_to_merge_any_stand_by_rank_and_a_ratio_of_one_leaves_them_in_place():
+    metric = draw(2, 9, 3)
+    order = energy_score(metric[:, 1:], 0.5).argsort(dim=1, descending=True) + 1
+    for variant, ranks in (("core", order), ("bsm", None)):
+        plan = pitome_matching(metric, 0.95, 0.5, variant=variant, class_token=True)
+        assert (plan.kept[:, 0] == 0).all()
+        assert plan.kept.sort(dim=1).values.equal(torch.arange(9).expand(2, -1))
+        # The partners of bsm, the odd ranks, stand last.
+        expected = order if ranks is not None else order[:, 1::2]
+        assert plan.kept[:, -expected.shape[1] :].equal(expected)
+        whole = pitome_matching(metric, 1.0, 0.5, variant=variant, class_token=True)
+        assert whole.merge(metric).equal(metric)
+    order = energy_score(metric[:, 1:], 0.5, kind="gaussian").argsort(dim=1, descending=True) + 1
+    assert pitome_text_matching(metric, 0.95, 0.5).kept[:, 1:].equal(order)
+    assert pitome_text_matching(metric, 1.0, 0.5).merge(metric).equal(metric)
+
+
 # --- texts and their padding ---
 
 
@@ -357,8 +374,7 @@ def test_a_padded_text_merges_what_it_merges_alone(seed, lengths, ratio, room):
     for row, length in enumerate(lengths):
         own = metric[row : row + 1, :length]
         alone = pitome_text_matching(own, ratio, 0.8).merge(x[row : row + 1, :length])
-        # A text that merges nothing keeps its order alone, and has that of its ranks in a batch: attention sees no order.
-        torch.testing.assert_close(merged[row, seen[row]].sort(dim=0).values, alone[0].sort(dim=0).values)
+        torch.testing.assert_close(merged[row, seen[row]], alone[0])
 
 
 def test_padding_has_no_energy_and_gives_none():

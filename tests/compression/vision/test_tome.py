@@ -181,6 +181,15 @@ def test_one_or_two_tokens_are_left_alone_when_one_is_special(tokens):
     assert bipartite_soft_matching(draw(1, tokens, 3), 5, class_token=True).kept.shape[1] == tokens
 
 
+@pytest.mark.parametrize("class_token", [False, True])
+def test_tokens_stay_where_they_are_if_none_is_merged(class_token):
+    x, mask = draw(2, 9, 4), torch.ones(2, 9, dtype=torch.bool)
+    assert bipartite_soft_matching(x, 0, class_token).merge(x).equal(x)
+    mask[1, 2:] = False
+    plan = match_even_odd_padded(x, 3, 1, mask)
+    assert plan.merge(x)[1, :2].equal(x[1, :2])
+
+
 def test_order_of_the_patches_matters_to_tome():
     metric = draw(1, 12, 4)
     backwards = torch.arange(11, -1, -1)

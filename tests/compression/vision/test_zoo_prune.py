@@ -202,6 +202,7 @@ def test_a_low_rank_projector_of_full_rank_is_the_projector():
     w1, b1, w2 = weights(mlp)
     full = low_rank_projector(w1, b1, w2, mlp[2].bias.detach(), ranks=(6, 5))
     torch.testing.assert_close(full(features), mlp(features), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(full(features.double()), mlp(features).double(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_low_rank_projector_uses_the_best_approximations_of_the_weights():

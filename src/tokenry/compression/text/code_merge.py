@@ -152,7 +152,7 @@ def flops_saved(costs: Sequence[LayerCost], merge_after: int, code: "GroupedCode
 def _require_place(after: int, layers: int) -> None:
     if not 0 <= after <= layers:
         raise UserError(
-            f"tokens are merged after one of the {layers} layers, or after 0 for the embeddings: merge_after must be from 0 to {layers}, "
+            f"tokens are merged after one of the {layers} layers, or after 0 for the embeddings: give a number from 0 to {layers}, "
             f"got {after}."
         )
 

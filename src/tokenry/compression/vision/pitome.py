@@ -153,7 +153,7 @@ def pitome_matching(
     Source: PiToMe, algorithm 1, and the released code.
     """
     _require_variant(variant)
-    return _MATCHINGS[variant](metric, ratio, int(class_token), _LayerEnergy(margin, alpha, energy), None)
+    return _match(variant, metric, ratio, int(class_token), _LayerEnergy(margin, alpha, energy))
 
 
 def pitome_text_matching(
@@ -177,7 +177,8 @@ def pitome_text_matching(
 
     Source: PiToMe, the released code for BERT; there, padding takes part.
     """
-    return _match_text(metric, ratio, int(class_token), _LayerEnergy(margin, kind="gaussian"), attention_mask)
+    energy = _LayerEnergy(margin, kind="gaussian")
+    return _match("text", metric, ratio, int(class_token), energy, attention_mask)
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,9 @@ def _match_core(
 ) -> MergePlan:
     patches = metric[:, special:]
     r = removed_tokens(patches.shape[1], ratio)
-    if r == 0:
-        return keep_all(metric)
     order = _by_rank(energy.score(patches))
+    if r == 0:
+        return MergePlan.keep(special_first(order, special), metric.shape[1])
     merged, partners, protected = order[:, 0 : 2 * r : 2], order[:, 1 : 2 * r : 2], order[:, 2 * r :]
     target = _cosine(patches, merged, partners).argmax(dim=2) + protected.shape[1]
     return _plan(special, torch.cat([protected, partners], dim=1), merged, target)
@@ -220,7 +221,7 @@ def _match_all(
 ) -> MergePlan:
     patches = metric[:, special:]
     r = removed_tokens(patches.shape[1], ratio)
-    if r == 0:
+    if patches.shape[1] < 2:
         return keep_all(metric)
     order = _by_rank(energy.score(patches))
     sources, partners = order[:, ::2], order[:, 1::2]
@@ -253,10 +254,10 @@ def _match_text(
     length = torch.isfinite(score).sum(dim=1, keepdim=True)
     counts = [removed_tokens(own, ratio) for own in length[:, 0].tolist()]
     r = max(counts)
-    if r == 0:
-        return keep_all(metric)
-    removed = torch.tensor(counts, device=metric.device)[:, None]
     order = _by_rank(score)
+    if r == 0:
+        return MergePlan.keep(special_first(order, special), metric.shape[1])
+    removed = torch.tensor(counts, device=metric.device)[:, None]
     rank = torch.arange(words.shape[1], device=metric.device)
     partners = (removed + rank[:r]).clamp(max=len(rank) - 1)
     cosine = _cosine(words, order[:, :r], order.gather(1, partners))
@@ -277,6 +278,18 @@ _MATCHINGS: dict[str, Callable[[Tensor, float, int, _LayerEnergy, Tensor | None]
     "even_odd": _match_even_odd,
     "text": _match_text,
 }
+
+
+def _match(
+    matching: str,
+    metric: Tensor,
+    ratio: float,
+    special: int,
+    energy: _LayerEnergy,
+    mask: Tensor | None = None,
+) -> MergePlan:
+    """A ratio of 1 leaves tokens where they are; below it they stand by rank even where none is merged, but in `even_odd`."""
+    return keep_all(metric) if ratio == 1 else _MATCHINGS[matching](metric, ratio, special, energy, mask)
 
 
 def _cosine(metric: Tensor, these: Tensor, those: Tensor) -> Float[Tensor, "batch these those"]:
@@ -334,9 +347,7 @@ class _MergeCrowded(LayerReducer):
 
     def reduce(self, hidden_states: Tensor, tokens: Tokens, attention: Attention) -> tuple[Tensor, Tokens]:
         metric = attention.keys if self.after == "attention" else hidden_states
-        plan = _MATCHINGS[self.matching](metric, self.ratio, tokens.special, self.energy, tokens.mask)
-        if plan.merged.shape[1] == 0:
-            return hidden_states, tokens
+        plan = _match(self.matching, metric, self.ratio, tokens.special, self.energy, tokens.mask)
         return tokens.merge(hidden_states, plan, self.reduced_by)
 
 
@@ -412,7 +423,9 @@ class PiToMe:
         ]
         layers = form.layers if self.layers is None else self.layers
         return [
-            _MergeCrowded(self.ratio, matching, energy, form.reduce, form.after) if layer < layers else None
+            _MergeCrowded(self.ratio, matching, energy, form.reduce, form.after)
+            if layer < layers and self.ratio < 1
+            else None
             for layer, (matching, energy) in enumerate(
                 zip(self._matchings(name, number), energies, strict=True)
             )

@@ -80,8 +80,8 @@ def bipartite_soft_matching(
 def match_even_odd(metric: Float[Tensor, "batch tokens dim"], r: int, special: int) -> MergePlan:
     """`bipartite_soft_matching` for any number of leading special tokens, which stay where they are."""
     tokens = metric.shape[1]
-    r = max(0, min(r, (tokens - special) // 2))
-    if tokens < 2:
+    r = min(r, (tokens - special) // 2)
+    if r <= 0:
         return keep_all(metric)
     best, partner = _even_odd_similarity(metric, special).max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
@@ -138,7 +138,8 @@ def match_even_odd_padded(
     rank = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
     place = torch.arange(tokens, device=metric.device)
-    odd = ((place % 2 == 1) & (place >= special)).long()
+    # A text that merges nothing keeps its order.
+    odd = ((place % 2 == 1) & (place >= special) & (removed > 0)[:, None]).long()
     group = torch.where(mask, odd, PADDING)
     group[:, ::2][rank < removed[:, None]] = MERGED
     into = torch.zeros_like(group)

@@ -158,10 +158,12 @@ def low_rank_projector(
     """
     (outer1, inner1), (outer2, inner2) = (_factors(w, rank) for w, rank in zip((w1, w2), ranks, strict=True))
 
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
     def project(features: Tensor) -> Tensor:
-        linear = nn.functional.linear
-        hidden = activation(linear(linear(features, inner1), outer1, None if b1 is None else b1.float()))
-        return linear(linear(hidden, inner2), outer2, None if b2 is None else b2.float())
+        hidden = activation(linear(linear(features, inner1), outer1, b1))
+        return linear(linear(hidden, inner2), outer2, b2)
 
     return project
 
@@ -171,7 +173,7 @@ def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         raise UserError(
             f"a rank must be from 1 to {min(weight.shape)} for a weight of {tuple(weight.shape)}, got {rank}."
         )
-    left, scale, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    left, scale, right = torch.linalg.svd(precise(weight), full_matrices=False)
     return left[:, :rank] * scale[:rank], right[:rank]
 
 

@@ -254,21 +254,20 @@ def find_sources(code: Path, language: str | None, limit: int) -> tuple[list[Pat
     """The files to read, at equal distances, and their language."""
     if not code.exists():
         raise UserError(f"{code} does not exist: give a source file, or a folder of them.")
-    files = [code] if code.is_file() else sorted(path for path in code.rglob("*") if path.is_file())
+    every = [code] if code.is_file() else sorted(code.rglob("*"))
+    files = [path for path in every if path.is_file() and path.stat().st_size]
+    if not files:
+        raise UserError(f"{code} holds no source that is not empty: give a source file, or a folder of them.")
     of = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
     if language is None:
-        found = Counter(of[file.suffix] for file in files if file.suffix in of and file.stat().st_size)
+        found = Counter(of[file.suffix] for file in files if file.suffix in of)
         if not found:
             raise UserError(
                 f"{code} has no source with a known suffix ({', '.join(of)}): name the language with --language."
             )
         language = found.most_common(1)[0][0]
     suffixes = SUFFIXES.get(language.lower())
-    chosen = [
-        file
-        for file in files
-        if file.stat().st_size and (code.is_file() or suffixes is None or file.suffix in suffixes)
-    ]
+    chosen = [file for file in files if code.is_file() or suffixes is None or file.suffix in suffixes]
     if not chosen:
         raise UserError(f"{code} has no source in {language} that is not empty.")
     number = min(limit, len(chosen))
