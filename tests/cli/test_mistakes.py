@@ -141,7 +141,7 @@ MISTAKES = [
     ("evaluate charbench @model --words @none.txt", "none.txt cannot be read"),
     ("evaluate charbench @model --words @empty.txt", "holds no words"),
     ("evaluate charbench @model --words @taken", "Is a directory"),
-    ("evaluate charbench @model --words @words.txt --per-length 3", "--per-length must be a multiple of 4"),
+    ("evaluate charbench @model --words @words.txt --per-length 3", "--per-length must be at least 4, got 3"),
     (f"{CHARBENCH} --limit -1", "limit must be at least 1"),
     ("evaluate charbench @model --words @words.txt --min-length 0", "--min-length must be at least 1, got 0"),
     (f"{CHARBENCH} --batch-size 0", "--batch-size must be at least 1, got 0"),

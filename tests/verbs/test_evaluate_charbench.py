@@ -96,7 +96,7 @@ def test_the_mode_and_the_items_that_were_asked_are_recorded(desk, tmp_path, mod
     ("options", "words"),
     [
         (("--mode", "guess"), "'guess' is not one of 'score', 'generate'"),
-        (("--per-length", "6"), "--per-length must be a multiple of 4"),
+        (("--per-length", "3"), "--per-length must be at least 4, got 3"),
         (("--per-length", "64"), "30 words of length 3 and 64 are needed"),
         (("--max-length", "2"), "the shortest words are no longer than the longest, got 3 and 2"),
         (("--min-length", "0"), "--min-length must be at least 1, got 0"),

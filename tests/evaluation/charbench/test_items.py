@@ -126,6 +126,15 @@ def test_a_sample_of_nothing_is_refused(items):
         sample_items(items, 0)
 
 
+def test_shares_are_rounded_down_and_that_is_said():
+    with pytest.warns(UserWarning, match="no multiple of 4, .* got 7: 3 of the words of each length"):
+        items = build_charbench(some_words(9, (4, 5)), 7)
+    assert len(items) == 2 * 4
+    bucket = some_words(9, (4,))[:7]
+    random.Random(42).shuffle(bucket)
+    assert items["word"].iloc[::2].tolist() == bucket[:4]
+
+
 @pytest.mark.parametrize(
     ("words", "options", "message"),
     [
@@ -133,8 +142,7 @@ def test_a_sample_of_nothing_is_refused(items):
         (some_words(7, (4, 5)), {"per_length": 8}, "7 words of length 4 and 8 are needed"),
         (some_words(8, (4,)), {"per_length": 8, "lengths": [4, 9]}, "0 words of length 9 and 8 are needed"),
         (some_words(8, (4,)), {"per_length": 8, "lengths": []}, "lengths is empty"),
-        (some_words(8, (4,)), {"per_length": 6}, "per_length must be a multiple of 4 .* got 6: use 4"),
-        (some_words(8, (4,)), {"per_length": 0}, "per_length must be a multiple of 4 .* got 0: use 4"),
+        (some_words(8, (4,)), {"per_length": 3}, "per_length must be at least 4, got 3"),
         (["a b", "c\td", "efg", "hij"], {"per_length": 4}, "a word is a text without white space, got 'a b'"),
         (
             ["", *"abcd"],

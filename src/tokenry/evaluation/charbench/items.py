@@ -13,6 +13,7 @@ Source: CharBench (arXiv 2508.02591), section 3; omriuz/CharBench, benchmark.py.
 """
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
@@ -49,7 +50,7 @@ def build_charbench(
 
     Args:
         words: words, of which the first of each length are taken; repeated words are left out.
-        per_length: number of words of each length, a multiple of 4.
+        per_length: number of words of each length; what a multiple of 4 leaves over is asked nothing.
         seed: random seed of the order of the items and of the characters asked about.
         lengths: lengths of the words in characters; None for all that occur.
 
@@ -57,10 +58,12 @@ def build_charbench(
         One row per item, with the columns question, answer (text of an integer), word, character (None where none is asked about) and
         task. Its index numbers the items from 0.
     """
-    if per_length < len(TASKS) or per_length % len(TASKS):
-        raise UserError(
-            f"per_length must be a multiple of {len(TASKS)} (one share for each task), got {per_length}: use "
-            f"{max(1, per_length // len(TASKS)) * len(TASKS)}."
+    require_at_least(len(TASKS), per_length=per_length)
+    if left := per_length % len(TASKS):
+        warnings.warn(
+            f"per_length is no multiple of {len(TASKS)}, one share for each task, got {per_length}: {left} of the words of each length are "
+            "asked nothing.",
+            stacklevel=2,
         )
     buckets = _buckets(words, per_length, lengths)
     draws = random.Random(seed)

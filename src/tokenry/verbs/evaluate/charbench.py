@@ -48,7 +48,7 @@ class Plan:
     Attributes:
         models: `embedded`, folders, or hub names; the errors of several models are compared.
         words: file with one word per line; English word lists by default.
-        per_length: words of each length in the benchmark that is built, a multiple of 4.
+        per_length: words of each length in the benchmark that is built, at least 4: a share for each task.
         min_length: characters of the shortest words.
         max_length: characters of the longest words.
         limit: items to ask, drawn evenly from tasks and lengths; 0 for all.
