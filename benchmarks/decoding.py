@@ -73,7 +73,7 @@ def measure(smoke: bool) -> Iterator[Result]:
     """Log-probs of generated tokens, then row statistics."""
     torch.manual_seed(0)
     model = tiny_model() if smoke else load_model("embedded").eval()
-    yield from log_probs(model, *((4, 1) if smoke else (32, 4)))
+    yield from log_probs(model, *((4, 1) if smoke else (32, 10)))
     yield one_pass(output_head(model), model.config.hidden_size, *((8, 1) if smoke else (256, 5)))
     yield from sift_prompts(smoke)
     yield from beside_mcp_confidence(*((3, 40) if smoke else (300, 1200)))

@@ -148,3 +148,13 @@ def test_beyond_tables_a_loss_stands_on_diagrams():
 def test_bad_input(make, words):
     with pytest.raises(UserError, match=words):
         make()
+
+
+@pytest.mark.parametrize("text", ["true | also true", "L -> W | given W and not W or L | also W or L"])
+def test_a_loss_with_equal_sides_is_the_same_for_every_pair_and_says_so(text):
+    structure = Structure.parse(text)
+    with pytest.warns(UserWarning, match="are equal: ρ is 0 and nothing is learned"):
+        compiled = CompiledLoss(structure)
+    torch.testing.assert_close(
+        compiled(log_probs("WL", rows=3)), torch.full((3,), math.log(2), dtype=torch.float64)
+    )

@@ -228,3 +228,16 @@ def test_bad_input():
     adapted = get_peft_model(tiny.llama(), LoraConfig(r=2, target_modules=["lm_head"]))
     with pytest.raises(UserError, match=r"the output head is no plain matrix .* take scope='full'"):
         token_gradient_products(adapted, PAIR)
+
+
+def test_products_of_a_model_in_half_precision_are_summed_in_single():
+    model = tiny.llama().bfloat16()
+    found = pair_gradients(model, [PAIR])
+    trained = list(model.parameters())
+    sides = [
+        torch.autograd.grad(response_logp(model, PAIR.prompt, response), trained)
+        for response in (PAIR.chosen, PAIR.rejected)
+    ]
+    won, lost = (torch.cat([one.flatten().double() for one in side]) for side in sides)
+    torch.testing.assert_close(found.inner, won.dot(lost)[None], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.norm_w, won.norm()[None], rtol=1e-5, atol=1e-6)

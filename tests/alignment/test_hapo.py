@@ -348,3 +348,39 @@ def test_bad_input():
             asks(None, mask)
     with pytest.raises(UserError, match="did you mean 'tau'"):
         make_credit("hapo:tua=0.1")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda one, stats: sampling_temperature(one, stats, tau=-1.0), "tau must be at least 0, got -1.0"),
+        (lambda one, stats: sampling_temperature(one, stats, tau=1.0), "tau must be below 1, got 1.0"),
+        (lambda one, stats: adaptive_clip_range(one, alpha=1.5), "alpha must be in [0, 1], got 1.5"),
+        (lambda one, stats: redistribute_advantage(one, one, one, 0.2, 0.2, -1.0), "beta must be in [0, 1]"),
+        (
+            lambda one, stats: normalised_entropy(one, stats, "official"),
+            "entropy_sign must be one of signed, released, got 'official'",
+        ),
+        (lambda one, stats: entropy_stats(one, one[:1]), "the shape of the entropies, (2, 2), got (1, 2)"),
+        (
+            lambda one, stats: token_level_group_advantage(one[:1, 0], one, torch.zeros(2).long()),
+            "rewards must hold one number for each of the 2 responses, got the shape (1,)",
+        ),
+        (
+            lambda one, stats: token_level_group_advantage(one[0] * torch.nan, one, torch.zeros(2).long()),
+            "the reward of row 0 is nan",
+        ),
+    ],
+)
+def test_functions_refuse_what_the_credit_rule_refuses(ask, words):
+    one = torch.ones(2, 2)
+    with pytest.raises(UserError) as refusal:
+        ask(one, entropy_stats(one, one))
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.bfloat16])
+def test_advantages_of_whole_rewards_and_in_half_precision_are_single(dtype):
+    rewards, mask, groups = torch.tensor([1.0, 0.0, 0.0]), torch.ones(3, 2), torch.zeros(3).long()
+    found = token_level_group_advantage(rewards.to(dtype), mask, groups)
+    assert torch.equal(found, token_level_group_advantage(rewards, mask, groups))

@@ -120,3 +120,16 @@ def test_bad_numbers():
         margin_multipliers("dpo", good, good)
     with pytest.raises(UserError, match="the loss rrhf depends on lengths: give len_w and len_l"):
         margin_multipliers("rrhf", good, good)
+
+
+def test_only_a_loss_of_log_ratios_per_token_asks_for_lengths():
+    logps = INPUTS[:4]
+    assert len(margin_multipliers("ipo", *logps)) == 2
+    with pytest.raises(UserError, match="the loss ipo depends on lengths: give len_w and len_l"):
+        margin_multipliers("ipo:per_token=true", *logps)
+
+
+def test_a_rejected_response_that_the_model_is_sure_of_has_a_finite_loss():
+    sure = Responses(torch.zeros(2), torch.zeros(2), torch.ones(2))
+    for part in multipliers("unlikelihood", sure, sure):
+        assert bool(part.isfinite().all())

@@ -223,12 +223,23 @@ GOOD = {"prompt": "w1 ", "chosen": "w2", "rejected": "w3"}
         ),
         ({**GOOD, "rejected": "w2"}, "pair 2 has equal responses, so there is no preference to learn"),
         ({"prompt": "w1 ", "chosen": "w2"}, "row 2 has no 'rejected'"),
+        ({**GOOD, "chosen": 5}, "the chosen response of pair 2 is 5: give text, or a list of messages"),
     ],
 )
 def test_bad_rows(row, words):
     with pytest.raises(UserError) as error:
         require_pairs([GOOD, row])
     assert words in str(error.value)
+
+
+def test_messages_without_a_chat_template():
+    tokenizer, messages = word_tokenizer(), [{"role": "assistant", "content": "w2"}]
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="pair 1 is a conversation, and the tokenizer has no chat template"):
+        encode_pair(
+            {"prompt": [{"role": "user", "content": "w1"}], "chosen": messages, "rejected": messages * 2},
+            tokenizer,
+        )
 
 
 def test_bad_pairs():

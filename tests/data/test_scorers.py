@@ -55,6 +55,7 @@ def test_a_file_brings_the_scorer_back(scorer, tmp_path):
     assert type(again) is type(scorer)
     assert again.score(texts).tolist() == scorer.score(texts).tolist()
     assert again.top_words(3) == scorer.top_words(3)
+    assert again.score([]).tolist() == []
 
 
 def test_case_is_kept_and_line_breaks_are_spaces():

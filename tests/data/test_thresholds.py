@@ -39,6 +39,7 @@ def test_at_least_the_share_is_kept_and_less_without_the_lowest_score(documents,
         ([0.5], [3], 0.0, r"keep must be in \(0, 1\], got 0.0"),
         ([0.5], [3], 1.5, r"keep must be in \(0, 1\], got 1.5"),
         ([], [], 0.5, "there are none"),
+        ([0.5, np.nan], [3, 4], 0.5, "the score of document 2 is nan"),
         ([0.5, 0.6], [3], 0.5, "2 scores and 1 lengths"),
     ],
 )

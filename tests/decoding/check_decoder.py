@@ -48,6 +48,9 @@ def check_decoder(decoder: Decoder, model=None, exact: bool = True) -> None:
     assert decode(decoder, model, PROMPTS, LONGEST + 3) == alone, "padding changes nothing"
     for limit in range(1, 6):
         assert decode(decoder, model, PROMPTS, max_new_tokens=limit) == [row[:limit] for row in alone]
+    # A text of no tokens is refused by generate itself.
+    with pytest.raises(ValueError, match="must be greater than 0"):
+        decode(decoder, model, PROMPTS, max_new_tokens=0)
     longest = max(alone, key=len)
     assert len(longest) > 5
     for end in longest[:5]:

@@ -24,7 +24,8 @@ from tokenry.finetuning import (
     TokenWeighing,
     TokenWeighingTrainer,
 )
-from tokenry.finetuning.random_tokens import random_choice, random_sample
+from tokenry.finetuning.random_tokens import random_choice, random_sample, random_token_labels
+from tokenry.finetuning.token_cleaning import token_cleaning_labels
 
 NOW = SmallLoss(share=0.5, warmup_epochs=0.0)
 
@@ -588,3 +589,30 @@ def test_packed_rows_are_those_of_trl_and_know_their_tokens(tmp_path, strategy):
         ):
             sample, t = divmod(int(column[index]), 1000)
             assert rows[sample][t] == token
+
+
+ONE, TWO = [[1, -100]], [[1.0, 0.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((ONE, TWO, TWO, 0.5), "labels of 1 samples but base losses of 2"),
+        ((ONE, [[1.0]], [[1.0, 0.0]], 0.5), "sample 0 has 2 labels but 1 base losses"),
+        ((ONE, TWO[:1], TWO[:1], 0.0), "share must be in (0, 1], got 0.0"),
+        ((ONE, TWO[:1], TWO[:1], 0.5, "batch"), "scope must be one of dataset, sample, got 'batch'"),
+    ],
+)
+def test_labels_that_cannot_be_cleaned(arguments, words):
+    with pytest.raises(UserError) as refusal:
+        token_cleaning_labels(*arguments)
+    assert words in str(refusal.value)
+
+
+def test_no_samples_are_cleaned_to_none():
+    assert token_cleaning_labels([], [], [], 0.5) == []
+
+
+def test_a_random_share_above_one_is_refused():
+    with pytest.raises(UserError, match=r"share must be in \(0, 1\], got 1.5"):
+        random_token_labels(ONE, 1.5)

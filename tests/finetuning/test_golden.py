@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.golden import golden
-from tokenry.core.tensors.alignment import learnable_tokens, segment_ids
+from tokenry.core.tensors.alignment import learnable_tokens, prompt_tokens, segment_ids
 from tokenry.finetuning import (
     Signals,
     SSToken,
@@ -38,8 +38,8 @@ def _nll(logits, labels, tokens):
     return nll
 
 
-def _prompt_mass(attention, learnable, segments):
-    prompt = (segments >= 0) & ~learnable
+def _prompt_mass(attention, labels, segments):
+    prompt, learnable = prompt_tokens(labels, segments), learnable_tokens(labels, segments)
     return (attention * prompt[:, None, :]).sum(-1).masked_fill(~learnable, float("nan"))
 
 
@@ -54,7 +54,7 @@ def test_single_samples_are_scored_and_selected_as_published():
         learnable = learnable_tokens(labels, segments)
         nll = _nll(c["logits"][None], labels, learnable)
         rel = retrospective_excess_loss(c["ref_loss"][None], nll)
-        mass = _prompt_mass(c["attn"][None], learnable, segments)
+        mass = _prompt_mass(c["attn"][None], labels, segments)
         score = sstoken_score(rel, mass, learnable, segments, float(c["gamma"]))
         kept = select_tokens(score, learnable, segments, float(c["rho"]))
         assert torch.equal(torch.where(kept, labels, -100)[0], c["new_labels"].long()), case
@@ -72,7 +72,7 @@ def test_a_padded_batch_is_selected_and_reduced_as_published():
     segments = segment_ids(ids, data["attention_mask"].long())
     learnable = learnable_tokens(labels, segments)
     nll = _nll(data["logits"], labels, learnable)
-    mass = _prompt_mass(data["attn"].mean(1), learnable, segments)
+    mass = _prompt_mass(data["attn"].mean(1), labels, segments)
     signals = Signals(
         labels,
         segments,
@@ -105,7 +105,7 @@ def test_every_sample_is_ranked_by_its_own_response_mask(name):
         segments = c["segment_ids"].long()[None]
         learnable = learnable_tokens(labels, segments)
         nll = _nll(c["logits"][None], labels, learnable)
-        mass = _prompt_mass(c["attn"].mean(0)[None], learnable, segments)
+        mass = _prompt_mass(c["attn"].mean(0)[None], labels, segments)
         torch.testing.assert_close(mass[learnable], c["attn_mass"][learnable[0]], **CLOSE)
         signals = Signals(
             labels,

@@ -182,7 +182,8 @@ def test_no_target_is_no_loss_and_no_nan():
     [
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"beta": 1.0}, "beta must be below 1, got 1.0"),
+        ({"beta": 1.0}, "beta must be finite and below 1, got 1.0"),
+        ({"beta": float("-inf")}, "beta must be finite and below 1, got -inf"),
         ({"anchor": 1.5}, r"anchor must be in \[0, 1\]"),
     ],
 )
@@ -202,6 +203,32 @@ def test_options_out_of_range(options, words):
 def test_bad_batches(logits, labels, words):
     with pytest.raises(UserError, match=words):
         otr_loss(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (
+            torch.zeros(1, 3, 4),
+            r"shape \(1, 3, 4\): .* each of the 2 predicting positions of the 1 rows, \(1, 2, draws\)",
+        ),
+        (torch.zeros(1, 2, 0), "one draw or more"),
+        (torch.full((1, 2, 4), 5), "samples must be tokens from 0 to 3, got 5 to 5"),
+    ],
+)
+def test_samples_that_do_not_fit(samples, words):
+    with pytest.raises(UserError, match=words):
+        otr_loss(torch.zeros(1, 3, 4), torch.ones(1, 3).long(), samples=samples.long())
+
+
+def test_a_generator_draws_the_same_tokens_again():
+    logits, labels = torch.randn(2, 5, 9), torch.randint(9, (2, 5))
+    first, second, other = (
+        otr_loss(logits, labels, num_samples=8, generator=torch.Generator().manual_seed(seed))[0]
+        for seed in (1, 1, 2)
+    )
+    assert first == second
+    assert first != other
 
 
 def test_a_reduction_that_does_not_exist():

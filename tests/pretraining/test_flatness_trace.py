@@ -80,6 +80,13 @@ def test_golden_hessian(name):
     assert top == pytest.approx(float(arrays["top_eigenvalue"]), rel=1e-8)
 
 
+def test_batches_of_a_module_with_its_own_loss_count_by_their_labels():
+    model, batch, exclude, _ = case(golden_arrays("16-flatness", CASES[0]))
+    parts = [{name: value[:, place] for name, value in batch.items()} for place in (slice(3), slice(3, None))]
+    whole = top_hessian_eigenvalue(model, batch, exclude, tol=1e-10)
+    assert top_hessian_eigenvalue(model, parts, exclude, tol=1e-10) == pytest.approx(whole, rel=1e-8)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_golden_variances(name):
     arrays = golden_arrays("16-flatness", name)

@@ -203,6 +203,7 @@ def test_a_row_of_padding_alone_gives_numbers():
         (lambda: longformer_config("large"), "size must be one of small, base, got 'large'"),
         (lambda: sliding_window_attention(*torch.zeros(3, 1, 1, 4, 2), 3), "window must be even and at least 2, got 3"),
         (lambda: sliding_window_mask(4, 2, torch.ones(1, 4).long(), torch.ones(1, 3).long()), r"global mask has shape \(1, 3\)"),
+        (lambda: sliding_window_mask(4, 2, None, torch.ones(1, 3).long()), r"global mask has shape \(1, 3\) and the attention mask \(1, 4\)"),
         (lambda: extend_positions(torch.zeros(9, 2), 8), "new_length must be at least the 9 rows that the table has, got 8"),
         (lambda: extend_positions(torch.zeros(9, 2), 12, 9), r"reserved must be in \[0, 9\), got 9"),
         (lambda: split_documents([[5]], 2, 0, 2), "max_length must be at least 3, got 2"),

@@ -69,6 +69,13 @@ def test_samples_follow_the_distribution_of_the_generator(draw):
     torch.testing.assert_close(shares, (logits / 2).softmax(0), atol=0.01, rtol=0)
 
 
+def test_half_precision_draws_as_evenly():
+    found = sample_replacements(
+        torch.zeros(2000, 1000, dtype=torch.bfloat16), generator=torch.Generator().manual_seed(0)
+    )
+    assert abs(float(found.float().mean()) - 499.5) < 25
+
+
 @pytest.mark.parametrize("draw", ["gumbel", "quantile"])
 def test_a_disallowed_token_is_never_drawn(draw):
     logits, true = torch.tensor([[9.0, 0.0, 0.0]]).repeat(200, 1), torch.zeros(200, dtype=torch.long)
@@ -142,3 +149,10 @@ def test_padding_and_the_order_of_rows_never_change_the_losses():
 def test_a_share_outside_of_0_and_1_is_refused(p):
     with pytest.raises(UserError, match=r"mask_prob must be in \(0, 1\), got"):
         masked(text_rows(), p=p)
+
+
+def test_a_temperature_or_a_share_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="temperature must be above 0, got 0"):
+        sample_replacements(torch.zeros(1, 3), temperature=0.0)
+    with pytest.raises(UserError, match=r"keep_prob must be in \[0, 1\], got 2"):
+        masked(text_rows(), keep_prob=2.0)

@@ -258,3 +258,10 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
 def test_settings_out_of_range_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         ReplacedTokenConfig(**options)
+
+
+def test_as_many_tokens_are_counted_as_are_drawn_with_replacement():
+    model = pretrainer(rtd=ReplacedTokenConfig(mask_prob=0.9, official_duplicates=True))
+    rows = text_rows((14, 3, 2))
+    slots = model(**rows, number=0).counts[1]
+    assert model.totals(**rows)[0] == slots == 13 + 3

@@ -13,18 +13,24 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
 from tests import tiny
+from tests.tiny.tokenizers import chatml_tokenizer
+from tokenry.core.tensors.output_head import is_encoder_decoder
+from tokenry.decoding import TokenRouter
 from tokenry.papers import catalogue
 from tokenry.pretraining import generator_config, longformer_config
 from tokenry.recipes import load_recipe
 from tokenry.recipes.testbeds import (
     addition_transformer,
-    character_tasks,
     clause_language,
     code_functions,
     coded_text,
@@ -37,6 +43,7 @@ from tokenry.recipes.testbeds import (
     word_families,
 )
 from tokenry.recipes.testbeds.character_reader import CharacterReader
+from tokenry.recipes.testbeds.reasoning_pair import ReasoningRouting
 
 SLUGS = [paper.slug for paper in catalogue() if paper.available]
 
@@ -79,14 +86,61 @@ def test_the_settings_of_the_paper_are_valid_and_larger_than_those_of_a_laptop(s
     assert scales["paper"] != scales["laptop"]
 
 
-@pytest.mark.parametrize(
-    ("slug", "which"), [("cascades", "small"), ("cascades", "large"), ("r2r", "small"), ("r2r", "large")]
-)
-def test_character_models(slug, which, before_training):
-    setting = getattr(paper_sizes(slug), which)
-    model = before_training(character_tasks.train_character_model, setting, 0)
-    assert is_weightless(model)
-    assert model.config.n_layer == setting.layers
+FLAN = {
+    "google/flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
+    "google/flan-t5-large": {"d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
+}
+
+
+def test_encoder_decoders_of_a_cascade():
+    pair = paper_sizes("cascades").pair
+    both = {"vocab_size": 32_128, "feed_forward_proj": "gated-gelu"}
+    with torch.device("meta"):
+        models = [
+            T5ForConditionalGeneration(T5Config(**both, decoder_start_token_id=0, **FLAN[name]))
+            for name in (pair.small, pair.large)
+        ]
+    assert all(map(is_weightless, models))
+    # Built without weights, the head is tied; that of the checkpoints is a matrix of its own.
+    sizes = [model.num_parameters() + model.shared.weight.numel() for model in models]
+    assert sizes == [247_577_856, 783_150_080]
+    assert all(is_encoder_decoder(model) for model in models)
+
+
+QWEN = {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": {
+        "vocab_size": 152_064,
+        "hidden_size": 5120,
+        "intermediate_size": 27_648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+    },
+}
+
+
+def test_reasoning_models_of_a_router():
+    pair, tokenizer = paper_sizes("r2r").pair, chatml_tokenizer()
+    with torch.device("meta"):
+        small, large = (
+            Qwen2ForCausalLM(Qwen2Config(**QWEN[name], tie_word_embeddings=False))
+            for name in (pair.small, pair.large)
+        )
+        routing = ReasoningRouting(pair, small, large, (tokenizer, tokenizer))
+        router = TokenRouter.from_small_model(small)
+    assert all(map(is_weightless, (small, large, router)))
+    assert [model.num_parameters() for model in (small, large)] == [1_777_088_000, 32_763_876_352]
+    trained = sum(weight.numel() for weight in router.parameters() if weight.requires_grad)
+    assert trained == 56_302_081
+    assert routing.decoding(router, rate=0.15).rate == 0.15
 
 
 def test_readers_of_evidence(before_training):

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
+from tests import tiny
 from tests.recipes.check_recipe import check_recipe, check_verdicts
-from tokenry.decoding import EntropyRule, RandomRule
+from tests.tiny.tokenizers import chatml_tokenizer
+from tokenry.core.tensors.generation import Continuation, continue_prompts, greedy_config
+from tokenry.core.tensors.step_loop import TokenByToken
+from tokenry.decoding import EntropyRule, RandomRule, Response, TokenRouter
+from tokenry.decoding.r2r import DivergenceVerifier
 from tokenry.recipes.r2r import (
     DIFFERENT,
     DIVERGENT,
@@ -18,17 +24,17 @@ from tokenry.recipes.r2r import (
     RoutingOutcome,
     claims,
 )
-from tokenry.recipes.testbeds.character_routers import threshold_at
+from tokenry.recipes.testbeds.character_routers import RoutedCharacters, threshold_at
 from tokenry.recipes.testbeds.character_tasks import (
     CharacterModel,
     character_tokenizer,
     digits,
     encoded,
 )
+from tokenry.recipes.testbeds.reasoning_pair import ReasoningPair
 
 SMALL = R2RSizes(
-    CharacterModel(1, 8, 3, 6, positions=64),
-    CharacterModel(1, 16, 3, 6, positions=64),
+    RoutedCharacters(CharacterModel(1, 8, 3, 6, positions=64), CharacterModel(1, 16, 3, 6, positions=64)),
     labelled=60,
     calibrated=10,
     measured=12,
@@ -74,14 +80,73 @@ def test_every_claim_can_be_shown_and_can_fail():
 
 def test_it_runs_small(tmp_path, monkeypatch):
     # Untrained models end no answer: it is right by its first token, and comes to the sum of its tokens.
-    recipe = "tokenry.recipes.r2r"
+    recipe, routers = "tokenry.recipes.r2r", "tokenry.recipes.testbeds.character_routers"
     monkeypatch.setattr(
-        f"{recipe}.is_right", lambda problem, answer: (int(problem.answer[-1]) + answer.token_ids[0]) % 3 > 0
+        f"{routers}.is_right", lambda problem, answer: (int(problem.answer[-1]) + answer.token_ids[0]) % 3 > 0
     )
-    routers = "tokenry.recipes.testbeds.character_routers"
     monkeypatch.setattr(f"{routers}.digits", lambda answer: str(sum(answer) % 3))
     monkeypatch.setattr(f"{recipe}.RATES", (LOW, RATE))
     check_recipe("r2r", SMALL, tmp_path)
+
+
+class EverySecond(DivergenceVerifier):
+    """A judge that finds every second mismatch divergent."""
+
+    reach = "sentence"
+
+    def __call__(self, divergences):
+        return [number % 2 for number in range(len(divergences))]
+
+
+def spoiled_answers(small, tokenizer):
+    """What writes answers that differ from the small model's own at two tokens."""
+
+    def written(_large, _tokenizer, prompts, *_):
+        found = continue_prompts(small, prompts, greedy_config(small, tokenizer, 9), 4, TokenByToken())
+        answers = [[*answer.token_ids[:8], tokenizer.eos_token_id] for answer in found]
+        for answer in answers:
+            answer[3], answer[5] = answer[3] + 1, answer[5] + 1
+        return {
+            n: Response(list(ids), answer)
+            for n, (ids, answer) in enumerate(zip(prompts, answers, strict=True))
+        }
+
+    return written
+
+
+def test_the_scale_of_the_paper_routes_between_two_reasoning_models(tmp_path, monkeypatch):
+    """The paper's models are not here: their place is taken by tiny ones, whose embeddings are padded differently as theirs are."""
+    tokenizer = chatml_tokenizer()
+    size = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.3,
+    }
+    loaded = {
+        "small": tiny.llama(vocab_size=len(tokenizer), **size),
+        "large": tiny.llama(seed=1, vocab_size=len(tokenizer) + 8, **size),
+    }
+    data = {
+        "queries": [{"conversations": [{"from": "user", "value": f"{n} + 1 = ?"}]} for n in range(12)],
+        "exam": [{"problem": f"{n} + 2 = ?", "answer": n + 2} for n in range(6)],
+    }
+    testbed = "tokenry.recipes.testbeds.reasoning_pair"
+    monkeypatch.setattr(f"{testbed}.load_model", lambda name, dtype, **_: loaded[name])
+    monkeypatch.setattr(f"{testbed}.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr(f"{testbed}.load_dataset", lambda name, split: Dataset.from_list(data[name]))
+    monkeypatch.setattr(f"{testbed}.INSTRUCTION", "")
+    monkeypatch.setattr(f"{testbed}.write_responses", spoiled_answers(loaded["small"], tokenizer))
+    monkeypatch.setattr(f"{testbed}.JudgeVerifier", lambda *_: EverySecond())
+    wide = TokenRouter.from_small_model
+    monkeypatch.setattr(TokenRouter, "from_small_model", lambda model: wide(model, widths=(8,)))
+    monkeypatch.setattr("tokenry.recipes.r2r.RATES", (LOW, RATE))
+    pair = ReasoningPair("small", "large", "large", "queries", (("exam", "test"),), max_new_tokens=4)
+    check_recipe("r2r", R2RSizes(pair, labelled=12, calibrated=0, measured=6, epochs=1), tmp_path)
+    right = Continuation(tuple(tokenizer("so \\boxed{3}")["input_ids"]))
+    routing = pair.prepared(0, lambda what, share: None)
+    question = routing.problems((1, 0, 2), 0)[2][1]
+    assert question.answer == "3"
+    assert routing.is_right(question, right)
 
 
 @pytest.mark.parametrize("rule", [EntropyRule(), RandomRule()])

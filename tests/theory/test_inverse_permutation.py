@@ -1,5 +1,7 @@
 """Inverse permutation: reference outputs and weights, what a mask forbids bit by bit, closed forms, and what is no task."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -174,7 +176,12 @@ def permutation(n=2):
         (lambda: InversePermutationTask(2, scratch_rows=3), "scratch_rows must be from 0 to 2"),
         (lambda: InversePermutationTask(2, "none", scratch_rows=1), "goes with scratch='suffix' alone"),
         (lambda: solve_inverse_permutation(2, "none"), "no causal transformer, however deep"),
-        (lambda: solve_inverse_permutation(2, beta=0), "beta must be above 0, got 0"),
+        (lambda: solve_inverse_permutation(2, beta=0), "beta must be above 0 and finite, got 0"),
+        (lambda: solve_inverse_permutation(2, beta=float("inf")), "beta must be above 0 and finite, got inf"),
+        (
+            lambda: InversePermutationTask(3).arrange(torch.eye(2)[None], torch.ones(1, 2, 2)),
+            "this task has lists of 3 rows, and P has 2",
+        ),
         (lambda: PermutationTraining(InversePermutationTask(1)), "train with n of 2 or more"),
         (lambda: DisentangledTransformer(4, 2, ()), "heads lists the heads of each layer"),
         (lambda: DisentangledTransformer(4, 2)(torch.zeros(1, 4, 2), [4]), "rows must be among the 4 tokens"),
@@ -187,7 +194,7 @@ def permutation(n=2):
     ],
 )
 def test_what_is_no_task_is_refused(do, words):
-    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+    with pytest.raises(UserError, match=re.escape(words)):
         do()
 
 

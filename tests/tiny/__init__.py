@@ -4,6 +4,6 @@
 `training` data and settings. A test keeps a configuration of its own only where it tests exactly that architecture.
 """
 
-from tests.tiny.models import bert, gpt2, llama, made, vit, vit_classifier
+from tests.tiny.models import bart, bert, gpt2, llama, made, t5, vit, vit_classifier
 
-__all__ = ["bert", "gpt2", "llama", "made", "vit", "vit_classifier"]
+__all__ = ["bart", "bert", "gpt2", "llama", "made", "t5", "vit", "vit_classifier"]

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertModel,
     GPT2Config,
@@ -16,6 +18,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -58,6 +62,39 @@ def gpt2(kind: type[Model] = GPT2LMHeadModel, seed: int = 0, **settings: object)
 
 def bert(kind: type[Model] = BertModel, seed: int = 0, **settings: object) -> Model:
     return made(kind, BertConfig(**({**SIZES, "vocab_size": VOCABULARY} | settings)), seed)
+
+
+def t5(seed: int = 0, **settings: object) -> T5ForConditionalGeneration:
+    default = {
+        "vocab_size": VOCABULARY,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "initializer_factor": 8.0,
+        "decoder_start_token_id": 0,
+    }
+    return made(T5ForConditionalGeneration, T5Config(**(default | settings)), seed)
+
+
+def bart(seed: int = 0, **settings: object) -> BartForConditionalGeneration:
+    sides = ("encoder", "decoder")
+    default = {
+        "vocab_size": VOCABULARY,
+        "d_model": 32,
+        "max_position_embeddings": 40,
+        "init_std": 0.5,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "forced_eos_token_id": 1,
+        "decoder_start_token_id": 2,
+        **{f"{side}_layers": 2 for side in sides},
+        **{f"{side}_attention_heads": 4 for side in sides},
+        **{f"{side}_ffn_dim": 48 for side in sides},
+    }
+    return made(BartForConditionalGeneration, BartConfig(**(default | settings)), seed)
 
 
 def vit(seed: int = 0, **settings: object) -> ViTModel:

@@ -12,6 +12,7 @@ from tests.tiny.tokenizers import CHATML, character_tokenizer
 from tests.verbs.check_verb import check_refused, check_verb, tokenry
 from tokenry.decoding import FittedRule
 from tokenry.models import LocalText
+from tokenry.verbs.cascade._answers import _parameters
 
 FAST = ("--draws", 20)
 MODELS = ("--items", 6, "--max-new-tokens", 4, "--dtype", "float32", "--device", "cpu")
@@ -199,6 +200,40 @@ def test_two_models_answer_and_the_cascade_runs_on_their_rule(models, tmp_path):
         "cascade run", rule, texts, "--threshold", 0.1, *MODELS[2:], output=tmp_path / "all"
     )
     assert [answer["deferred"] for answer in everything["answers"]] == [True, True]
+
+
+def test_both_models_may_be_encoder_decoders(folder, models, tmp_path):
+    """FLAN-T5 and its kind have no chat template; what they read is work of the encoder, what they write of the decoder."""
+    tokenizer, pair = character_tokenizer(), []
+    for role, make in (("small", tiny.t5), ("large", tiny.bart)):
+        pair += [f"--{role}", folder / make.__name__]
+        make(vocab_size=len(tokenizer)).save_pretrained(pair[-1])
+        tokenizer.save_pretrained(pair[-1])
+    asked = (*pair, "--data", models[2], "--items", 8, *MODELS[2:], "--rule", "average", *FAST)
+    fitted = check_verb("cascade fit", *asked, output=tmp_path / "fit")["fitted"]
+    assert fitted["small"]["weights"] != fitted["large"]["weights"]
+    prompts = tmp_path / "questions.txt"
+    prompts.write_text("What is 1 + 2?\nWhat is 3 + 4?\n")
+    texts = []
+    for threshold in (-99, 99):
+        told = ("--threshold", threshold, *MODELS[2:], "--json", "--quiet")
+        found = json.loads(tokenry("cascade run", tmp_path / "fit/rule.json", prompts, *told).stdout)[
+            "answers"
+        ]
+        assert [answer["deferred"] for answer in found] == [threshold > 0] * 2
+        texts.append([answer["text"] for answer in found])
+    assert texts[0] != texts[1]
+
+
+def test_of_an_encoder_decoder_the_encoder_reads_and_the_decoder_writes():
+    tokenizer = character_tokenizer()
+    model = tiny.t5(vocab_size=len(tokenizer))
+    parts = tuple(part.num_parameters() for part in (model.get_encoder(), model.get_decoder()))
+    assert _parameters(LocalText(model, tokenizer), None) == parts
+    assert _parameters(LocalText(model, tokenizer), 1e6) == (1e6, 1e6)
+    llama = tiny.llama()
+    assert _parameters(LocalText(llama, tokenizer), None) == (llama.num_parameters(),) * 2
+    assert np.isnan(_parameters(object(), None)).all()
 
 
 def test_both_models_may_be_endpoints(models, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def masked_model(tmp_path_factory):
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
     PreTrainedTokenizerFast(tokenizer_object=made, **marks).save_pretrained(folder)
-    tiny.bert(BertForMaskedLM).save_pretrained(folder)
+    tiny.bert(BertForMaskedLM, max_position_embeddings=32).save_pretrained(folder)
     return folder
 
 
@@ -88,7 +88,10 @@ def test_an_interrupted_measurement_goes_on(masked_model, text, tmp_path, monkey
 
 
 def test_what_it_refuses(desk, masked_model, text, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text(" ".join(["w1"] * 40), encoding="utf-8")
     for arguments, words in (
+        ((masked_model, long), "a sample takes 40 positions"),
         ((desk.model, text, "--tolerance", 0), "--tolerance must be between 0 and 1"),
         ((desk.model, text, "--mask-share", 0), "--mask-share must be in (0, 1]"),
         ((desk.model, text, "--batch-size", 0), "--batch-size must be at least 1"),

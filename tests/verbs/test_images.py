@@ -165,7 +165,12 @@ def test_shards_of_two_shapes_are_refused(tmp_path):
     )
     (tmp_path / "two.safetensors").write_bytes(b"torn")
     check_refused(
-        "images train", tmp_path, *QUICK, "--output", tmp_path / "run", words="two.safetensors cannot be read"
+        "images train",
+        tmp_path,
+        *QUICK,
+        "--output",
+        tmp_path / "run",
+        words="two.safetensors cannot be read as .safetensors",
     )
     save_file({"latents": torch.zeros(1)}, tmp_path / "two.safetensors")
     check_refused(

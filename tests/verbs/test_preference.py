@@ -5,9 +5,12 @@ import sys
 
 import pytest
 from safetensors import safe_open
+from transformers import BertForMaskedLM
 
+from tests import tiny
 from tests.tiny.chats import write_rows
 from tests.verbs.check_verb import check_refused, check_verb, in_terminal
+from tokenry.models import load_tokenizer
 from tokenry.report.html import page
 from tokenry.verbs.preference import explain, lattice
 
@@ -160,6 +163,19 @@ def test_bad_pairs_are_refused_before_a_model_is_loaded(tmp_path):
         tmp_path / "out",
         words="has one pair: give more",
     )
+
+
+def test_models_that_cannot_read_the_pairs_are_refused(desk, data, tmp_path):
+    encoder, short = tmp_path / "encoder", tmp_path / "short"
+    tokenizer = load_tokenizer(str(desk.model))
+    for folder, model in (
+        (encoder, tiny.bert(BertForMaskedLM, vocab_size=len(tokenizer))),
+        (short, tiny.gpt2(vocab_size=len(tokenizer), n_positions=8)),
+    ):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    for folder, words in ((encoder, "is not causal"), (short, "the pairs")):
+        check_refused("preference diagnose", folder, data, "--output", tmp_path / "out", words=words)
 
 
 def test_bad_options_are_refused(desk, data, tmp_path):

@@ -227,7 +227,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(desk, tmp_path, mo
     [
         ([], "holds no rows"),
         ([{"text": "a"}], "row 1: there is no prompt (columns found: text)"),
-        ([{"prompt": "a"}], "row 1: there is no `answer` to verify by (columns found: )"),
+        ([{"prompt": "a"}], "row 1: there is no `answer` to verify by (columns beside the prompt: none)"),
         ([{"prompt": " ", "answer": 1}], "row 1: the prompt is empty"),
         ([{"prompt": [{"role": "assistant", "content": "a"}], "answer": 1}], "end with the user's turn"),
         ([{"prompt": "a", "verifier": "{"}], "the verifier is not valid JSON"),

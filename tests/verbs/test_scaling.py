@@ -119,6 +119,7 @@ def test_what_cannot_be_done_is_refused(verb, arguments, words):
 
 @pytest.mark.parametrize(("text", "words"), [
     ("params,loss\n1e7,4", "has no tokens: a table of runs has the columns params, tokens, loss"),
+    ("params;tokens;loss\n1;2;3", "may have error and name, and this one has params;tokens;loss."),
     ("params,tokens,loss", "has no rows"),
     ("params,tokens,loss\n1e7,many,4", "tokens must be a number, got 'many' in line 2 of"),
     ("params,tokens,loss\n0,1e9,4", "params must be above 0, got 0 in"),

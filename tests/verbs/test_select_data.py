@@ -117,7 +117,27 @@ def test_what_was_measured_is_not_measured_again(strength, folder, models, monke
 def test_another_sample_needs_another_folder(strength, folder):
     check_refused(
         "select-data strength", *strength[1], "--per-domain", 3, "--output", folder / "strength",
-        words="holds the strength of another corpus, sample or window: name another folder",
+        words="holds the strength of another corpus or sample: name another folder",
+    )  # fmt: skip
+
+
+def test_another_window_measures_the_same_sample_again(corpus, models, scores, tmp_path):
+    given = (corpus / "a.jsonl", "--models", ",".join(models), "--benchmarks", scores, "--per-domain", 5)
+    found = [
+        json.loads(tokenry("select-data strength", *given, "--window", window, "--output", tmp_path / "strength", "--json", "-q").stdout)
+        for window in (8, 16)
+    ]  # fmt: skip
+    losses = [[row["bits_per_character"]["value"] for row in one["models"]] for one in found]
+    assert losses[0] != losses[1]
+    assert found[0]["characters"] == found[1]["characters"]
+
+
+def test_a_single_document_is_too_few(models, scores, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"text": "only one"}\n')
+    check_refused(
+        "select-data strength", tmp_path / "one.jsonl", "--models", ",".join(models), "--benchmarks", scores,
+        "--output", tmp_path / "strength",
+        words="1 of 1 document can be measured under every model, and at least 2 are needed",
     )  # fmt: skip
 
 

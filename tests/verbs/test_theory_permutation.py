@@ -50,7 +50,7 @@ def test_a_model_without_a_causal_mask_is_said_to_have_none(tmp_path):
     [
         ("permutation", "--layout front", "--layout must be one of none, suffix, both, got 'front'"),
         ("permutation", "--n 0", "--n must be at least 1, got 0"),
-        ("permutation", "--beta 0", "--beta must be above 0, got 0"),
+        ("permutation", "--beta 0", "--beta must be above 0 and finite, got 0"),
         ("permutation", "--n 1 --steps 5", "a list of one row is in order already"),
         ("permutation", "--n 1 --model embedded", "a list of one row is in order already"),
         (

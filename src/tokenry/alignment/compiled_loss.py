@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from tokenry.alignment.preference_logic import REFERENCE, Structure
+from tokenry.alignment.preference_logic import REFERENCE, Structure, warn_of_equal_sides
 from tokenry.alignment.truth_functions import Cube
 from tokenry.core.errors import UserError, require_one_of
 
@@ -57,6 +57,7 @@ class CompiledLoss:
         chosen = DEFAULT_BETA[bool(set(structure.variables) & set(REFERENCE))] if beta is None else beta
         if not (chosen > 0 and math.isfinite(chosen)):
             raise UserError(f"beta must be above 0 and finite, got {chosen}.")
+        warn_of_equal_sides(structure)
         self.structure, self.link, self.beta = structure, link, float(chosen)
         cubes = [structure.functions.cubes(side) for side in structure.side_functions]
         for side, found in zip(("P_f", "P_not_f"), cubes, strict=True):
@@ -83,7 +84,9 @@ class CompiledLoss:
             UserError: a variable without log-probabilities, or a log-probability that is not finite and below 0.
         """
         literals = self._literals(logps, lengths)
-        winning, losing = (_log_count(cubes, literals) for cubes in self.cubes)
+        # A side that always holds has no literal, and counts 1 for every pair.
+        one = torch.zeros_like(next(iter((literals or logps).values())))
+        winning, losing = (_log_count(cubes, literals, one) for cubes in self.cubes)
         return winning - losing
 
     def __call__(
@@ -163,8 +166,7 @@ def log1mexp(log_prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(high, (-torch.expm1(above)).log(), torch.log1p(-below.exp()))
 
 
-def _log_count(cubes: Sequence[Cube], literals: Mapping[tuple[str, bool], Tensor]) -> Tensor:
-    """Log WMC of disjoint cubes."""
-    zero = torch.zeros_like(next(iter(literals.values()))) if literals else torch.zeros(1)
-    products = [sum((literals[item] for item in cube.items()), zero) for cube in cubes]
+def _log_count(cubes: Sequence[Cube], literals: Mapping[tuple[str, bool], Tensor], one: Tensor) -> Tensor:
+    """Log WMC of disjoint cubes; `one` is the logarithm of 1 for every pair."""
+    products = [sum((literals[item] for item in cube.items()), one) for cube in cubes]
     return products[0] if len(products) == 1 else torch.stack(products).logsumexp(0)

@@ -24,6 +24,7 @@ from tokenry.alignment.preference_pairs import Batch, PreferencePair, pairs_in
 from tokenry.core.errors import UserError
 from tokenry.core.tensors.losses import backbone, causal_lm, output_head, weighted_cross_entropy
 from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.output_head import accumulation_dtype
 
 CASES = ("as wanted", "both rise", "both fall", "opposite")
 """What a step does to chosen and rejected log-probability, by the code of the case: up and down, up and up, down and down, down and up."""
@@ -200,7 +201,8 @@ class BothGradients:
         """The fields of `PairGradients`: log-probabilities, ⟨g_w, P g_l⟩, and the roots of ⟨g_w, P g_w⟩ and ⟨g_l, P g_l⟩."""
         sums = torch.zeros(3, dtype=torch.float64, device=self.logps.device)
         for parameter, *gradients in zip(self._trained, self.chosen, self.rejected, strict=True):
-            won, lost = (gradient.flatten() for gradient in gradients)
+            exact = accumulation_dtype(parameter.dtype)
+            won, lost = (gradient.flatten().to(exact) for gradient in gradients)
             scaled = won, lost
             if preconditioner is not None:
                 # Without a factor, a parameter is not in the optimiser's hands and does not move.

@@ -49,7 +49,7 @@ class EntropyStats(NamedTuple):
 
 
 def entropy_stats(
-    entropy: Float[Tensor, "rows seq"], mask: Shaped[Tensor, "rows seq"], pivot: float | int = 0.8
+    entropy: Float[Tensor, "rows seq"], mask: Shaped[Tensor, "mask_rows mask_seq"], pivot: float | int = 0.8
 ) -> EntropyStats:
     """Take the statistics over all valid tokens at once.
 
@@ -62,6 +62,10 @@ def entropy_stats(
         UserError: no valid token, or an entropy that is not a number (its place is named).
     """
     require_fraction(pivot, "pivot")
+    if mask.shape != entropy.shape:
+        raise UserError(
+            f"the mask must have the shape of the entropies, {tuple(entropy.shape)}, got {tuple(mask.shape)}."
+        )
     valid = mask.bool()
     if not bool(valid.any()):
         raise UserError("the mask holds no token: entropy statistics need at least one token of a response.")
@@ -96,6 +100,7 @@ def _log(entropy: Tensor, least: float) -> Tensor:
 
 
 def _signed(z: Tensor, stats: EntropyStats, entropy_sign: str) -> Tensor:
+    require_one_of(entropy_sign, ENTROPY_SIGNS, "entropy_sign")
     h = (z * torch.where(z > 0, stats.scale_pos, stats.scale_neg)).clamp(-1, 1)
     return h.abs() if entropy_sign == "released" else h
 
@@ -109,8 +114,9 @@ def sampling_temperature(
     """The factor 1 + tau h by which raw logits are divided while sampling.
 
     Raises:
-        UserError: logits that are not numbers (the row is named).
+        UserError: logits that are not numbers (the row is named), or a tau outside [0, 1).
     """
+    _require_tau(tau)
     entropy = torch.special.entr(logits.to(accumulation_dtype(logits.dtype)).softmax(-1)).sum(-1)
     wrong = entropy.isnan().nonzero()
     if len(wrong):
@@ -121,8 +127,16 @@ def sampling_temperature(
     return 1 + tau * _signed((logs - stats.pivot) / (stats.std + _EPSILON), stats, entropy_sign)
 
 
+def _require_tau(tau: float | int) -> None:
+    require_at_least(0, tau=tau)
+    if not tau < 1:
+        raise UserError(
+            f"tau must be below 1, got {tau}: the most certain tokens would be sampled at temperature 0."
+        )
+
+
 def token_level_group_advantage(
-    rewards: Float[Tensor, "rows"],
+    rewards: Shaped[Tensor, "responses"],
     mask: Shaped[Tensor, "rows seq"],
     group_ids: Int[Tensor, "rows"],
     scale: bool = True,
@@ -133,13 +147,18 @@ def token_level_group_advantage(
     A response of many tokens has many votes in the mean, as it has in a loss that is a mean over tokens.
 
     Args:
+        rewards: one number for each response, whole or not.
         mask: where a token is valid.
         group_ids: the prompt that each response answers.
         scale: whether advantages are divided by the standard deviation over the same tokens.
         cap: a group in which an advantage is this large takes the mean (and the deviation) over its responses instead.
+
+    Raises:
+        UserError: rewards that are not finite, or shapes that do not fit.
     """
     valid = mask.bool()
-    length, reward = valid.sum(-1, dtype=torch.int32).double(), rewards.double()
+    scores = Rollouts(valid.int(), valid, rewards, group_ids).scores
+    length, reward = valid.sum(-1, dtype=torch.int32).double(), scores.double()
     ids, group = group_ids.unique(return_inverse=True)
     # Above the lowest reward of the group, so that equal rewards have a mean that is exactly theirs.
     reward = reward - reward.new_full((len(ids),), torch.inf).scatter_reduce(0, group, reward, "amin")[group]
@@ -159,7 +178,7 @@ def token_level_group_advantage(
     by_token = centred(length, per_row(length))
     exceeds = ((by_token.abs() >= cap) & (length > 0)).double()
     advantage = torch.where(per_row(exceeds) > 0, centred(one, per_row(one) - 1), by_token)
-    return torch.where(valid, advantage.to(rewards.dtype)[:, None], 0.0)
+    return torch.where(valid, advantage.to(scores.dtype)[:, None], 0.0)
 
 
 def adaptive_clip_range(
@@ -169,6 +188,7 @@ def adaptive_clip_range(
     alpha: float | int = 1.0,
 ) -> tuple[Float[Tensor, "rows seq"], Float[Tensor, "rows seq"]]:
     """How far below and above 1 the ratio of each token may move: certain tokens further down, uncertain ones further up."""
+    require_fraction(alpha, "alpha")
     return low * (1 + alpha * (-h).clamp(min=0)), high * (1 + alpha * h.clamp(min=0))
 
 
@@ -187,8 +207,9 @@ def redistribute_advantage(
         ratio: probability under the current policy over that when it was sampled.
         low: how far below 1 the ratio is clipped; the neutral zone reaches half as far.
         high: how far above 1.
-        beta: strength; 1 silences the most certain token inside the neutral zone.
+        beta: strength, in [0, 1]; 1 silences the most certain token inside the neutral zone.
     """
+    require_fraction(beta, "beta")
     inside = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)
     return torch.where((h > 0) != inside, advantages * (1 + beta * h), advantages)
 
@@ -231,11 +252,8 @@ class HeterogeneousCredit(TokenCredit):
             )
         for name in ("pivot", "alpha", "beta"):
             require_fraction(getattr(self, name), name)
-        require_at_least(0, tau=self.tau, cap=self.cap)
-        if not self.tau < 1:
-            raise UserError(
-                f"tau must be below 1, got {self.tau}: the most certain tokens would be sampled at temperature 0."
-            )
+        require_at_least(0, cap=self.cap)
+        _require_tau(self.tau)
         require_one_of(self.entropy_sign, ENTROPY_SIGNS, "entropy_sign")
 
     @property

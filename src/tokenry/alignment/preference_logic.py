@@ -366,10 +366,16 @@ def name_of(structure: Structure) -> str | None:
     return None
 
 
+def warn_of_equal_sides(structure: Structure) -> None:
+    """Say so where a loss is the same for every pair."""
+    winning, losing = structure.side_functions
+    if winning == losing:
+        warnings.warn(f"both sides of {structure} are equal: ρ is 0 and nothing is learned.", stacklevel=3)
+
+
 def describe(structure: Structure) -> str:
     """What a loss asks for, in words."""
-    if structure.side_functions[0] == structure.side_functions[1]:
-        warnings.warn(f"both sides of {structure} are equal: ρ is 0 and nothing is learned.", stacklevel=2)
+    warn_of_equal_sides(structure)
     known = {name: MEANINGS.get(name, f"{name} holds") for name in structure.variables}
     core = _in_words(structure.P, known)
     condition = "" if structure.P_C == TRUE else f", judged only where {_in_words(structure.P_C, known)}"

@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss
+from tokenry.alignment.compiled_loss import CompiledLoss, compile_loss, log1mexp
 from tokenry.alignment.preference_logic import NAMED_LOSSES, REFERENCE, Structure
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.registry import Registry
@@ -156,9 +156,13 @@ class IPO(PreferenceLoss):
 
     equation = "(D - 1 / (2 beta))^2"
     logic = "DPO"
-    uses_length = True
     beta: float | int = 0.1
     per_token: bool = False
+
+    @property
+    def uses_length(self) -> bool:  # type: ignore[override]
+        """Whether log-ratios are taken per token."""
+        return self.per_token
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
@@ -302,13 +306,19 @@ class Unlikelihood(PreferenceLoss):
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
-        return -chosen.logp - self.weight * torch.log1p(-rejected.per_token.exp())
+        # A short response that the model is sure of has log-probability 0 in float32.
+        sure = rejected.per_token.clamp(max=_SURE)
+        return -chosen.logp - self.weight * log1mexp(sure)
 
 
 @LOSSES.register("formula")
 @dataclass(frozen=True)
 class FormulaLoss(PreferenceLoss):
-    """A loss written as a formula, compiled: `L -> W | given W or L`, or the name of one, such as `cCPO`."""
+    """A loss that is written as a formula, or by the name of one, and compiled.
+
+    Attributes:
+        formula: such as `L -> W | given W or L`, or `cCPO`.
+    """
 
     formula: str
     link: str = "logistic"
@@ -356,7 +366,7 @@ class FormulaLoss(PreferenceLoss):
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
         given = {"W": chosen.logp, "L": rejected.logp, "Rw": chosen.reference, "Rl": rejected.reference}
-        # A short response that the model is sure of has log-probability 0 in float32; compiled losses ask for less.
+        # Compiled losses ask for less than 0, which a short response that the model is sure of has in float32.
         logps = {name: torch.where(logp == 0, _SURE, logp) for name, logp in given.items()}
         return self.compiled(logps, {"W": chosen.length, "L": rejected.length})
 

@@ -111,7 +111,7 @@ def require_pairs(rows: Iterable[Mapping[str, Any]], first: int = 1) -> None:
     """Refuse rows of text or messages of which nothing can be learned; `first` is the number of the first.
 
     Raises:
-        UserError: a row without `chosen` and `rejected`, one whose response is empty, or one whose responses are equal.
+        UserError: a row without `chosen` and `rejected`, one whose response is empty or no text, or one whose responses are equal.
     """
     for number, row in enumerate(rows, start=first):
         for name in ("chosen", "rejected"):
@@ -120,6 +120,10 @@ def require_pairs(rows: Iterable[Mapping[str, Any]], first: int = 1) -> None:
                     f"row {number} has no {name!r}: a pair has a prompt, a chosen and a rejected response; there are {', '.join(row)}."
                 )
             said = row[name]
+            if not isinstance(said, str | list | None):
+                raise UserError(
+                    f"the {name} response of pair {number} is {said!r}: give text, or a list of messages."
+                )
             last = said[-1].get("content") if isinstance(said, list) and said else said
             if not last or (isinstance(last, str) and not last.strip()):
                 raise UserError(
@@ -145,13 +149,18 @@ def encode_pair(
         number: of the row, for error messages.
 
     Raises:
-        UserError: as `require_pairs`, or the template renders the prompt alone in another way than before a response.
+        UserError: as `require_pairs`, there is no template for messages, or it renders the prompt alone in another way than before a
+            response.
     """
     from trl.data_utils import extract_prompt, is_conversational
 
     require_pairs([row], number)
     row = row if row.get("prompt") else extract_prompt(dict(row))
     if is_conversational(row):
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"pair {number} is a conversation, and the tokenizer has no chat template: give prompt, chosen and rejected as text."
+            )
         prompt, chosen, rejected = (
             tokenizer.apply_chat_template(
                 messages, tokenize=True, add_generation_prompt=messages is row["prompt"], return_dict=True

@@ -232,7 +232,7 @@ def _full_products(model: nn.Module, pair: PreferencePair) -> Float[Tensor, "tok
             logps, group, one_token, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
         for gradient in gradients:
-            flat = gradient.flatten(1)
-            products += (flat @ flat.T).to(products.dtype)
+            flat = gradient.flatten(1).to(products.dtype)
+            products += flat @ flat.T
         del gradients
     return products

@@ -255,4 +255,4 @@ def _hashed(config: LinearConfig, texts: Sequence[str]) -> Any:
         alternate_sign=False,
         dtype=np.float32,
     )
-    return vectorizer.transform(texts)
+    return vectorizer.transform(texts if len(texts) else [""])[: len(texts)]

@@ -28,7 +28,7 @@ def length_weighted_threshold(
         keep: share of the characters to keep, in (0, 1].
 
     Raises:
-        UserError: no documents, shapes that differ, or a share outside (0, 1].
+        UserError: no documents, shapes that differ, a score that is nan, or a share outside (0, 1].
     """
     crossing = first_beyond(score, length, keep)
     return KEEP_ALL if crossing < 0 else float(np.sort(score)[::-1][crossing])
@@ -44,6 +44,10 @@ def first_beyond(
     if len(score) != len(length):
         raise UserError(
             f"there are {len(score)} scores and {len(length)} lengths: give one length for each score."
+        )
+    if np.isnan(score).any():
+        raise UserError(
+            f"the score of document {int(np.isnan(score).argmax()) + 1} is nan: leave out documents without a score."
         )
     running = np.cumsum(length[np.argsort(-score, kind="stable")])
     beyond = running > keep * running[-1]

@@ -7,7 +7,8 @@
 
 Features are standardised. Training stops where the AUC-DF on a part of the examples that is not trained on has been largest.
 The paper leaves width and regularisation open; those here are ours. It has five layers, and its embeddings are the final layer of the
-small model and the first of the large one, averaged over tokens (`prompt_embeddings`).
+small model and the first of the large one, averaged over tokens (`prompt_embeddings`; of an encoder-decoder, the final layer of the decoder
+where the answer begins, and the first layer of the encoder).
 
 Source: Language Model Cascades: Token-level uncertainty and beyond (arXiv 2404.10136), section 4.
 """
@@ -27,7 +28,7 @@ from transformers import PreTrainedModel
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
 from tokenry.core.tensors.modes import evaluation_mode
-from tokenry.core.tensors.output_head import causal_lm
+from tokenry.core.tensors.output_head import causal_lm, is_encoder_decoder
 from tokenry.decoding.cascades import ALPHAS, array, auc_df, chow_score, quantile_features
 from tokenry.decoding.deferral_rules import DEFERRAL_RULES, DeferralRule, Examples
 
@@ -220,30 +221,63 @@ def prompt_embeddings(
 ) -> Float[Tensor, "batch width"]:
     """The final layer of the small model and the first layer of the large one, each averaged over the tokens of a row.
 
-    The large model is run through one layer only. Without it, the small model's part alone.
+    The large model is run through one layer only. Without it, the small model's part alone. The decoder of an encoder-decoder has read its
+    start token alone. Rows may be padded on the left, those of encoders with a table of positions (BART) on the right.
     """
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # padding moves no token
+    real = attention_mask[..., None].float()
     with evaluation_mode(small):
-        states = [causal_lm(small).base_model(**inputs).last_hidden_state]
+        states = [_last_layer(causal_lm(small), input_ids, attention_mask)]
     if large is not None:
-        states.append(_first_layer(causal_lm(large), inputs))
-    real = attention_mask[..., None].to(states[0])
-    return torch.cat([(state.to(real) * real).sum(1) / real.sum(1) for state in states], dim=-1)
+        states.append(_first_layer(causal_lm(large), input_ids, attention_mask))
+    return torch.cat(
+        [
+            (state.to(real) * real).sum(1) / real.sum(1) if state.dim() == 3 else state.to(real)
+            for state in states
+        ],
+        dim=-1,
+    )
 
 
-def _first_layer(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Hidden states after the first layer; the forward pass ends there."""
+def _inputs(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if not is_encoder_decoder(model):
+        inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # padding moves no token
+    return inputs
+
+
+def _last_layer(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Hidden states of the tokens after the last layer, or the decoder's at the start of the answer."""
+    inputs = _inputs(model, input_ids, attention_mask)
+    if not is_encoder_decoder(model):
+        states: Tensor = model.base_model(**inputs).last_hidden_state
+        return states
+    start = model.generation_config.decoder_start_token_id
+    if start is None:
+        raise UserError(
+            f"{type(model).__name__} has no start token of its answers: set generation_config.decoder_start_token_id."
+        )
+    read = model.get_encoder()(**inputs).last_hidden_state
+    begun: Tensor = model.get_decoder()(
+        input_ids=torch.full_like(input_ids[:, :1], start),
+        encoder_hidden_states=read,
+        encoder_attention_mask=attention_mask,
+    ).last_hidden_state
+    return begun[:, 0]
+
+
+def _first_layer(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Hidden states after the first layer, of the encoder where there is one; the forward pass ends there."""
+    reader = model.get_encoder() if is_encoder_decoder(model) else model.base_model
     reached = []
 
     def end(_layer: nn.Module, _inputs: Any, output: Any) -> None:
         reached.append(output[0] if isinstance(output, tuple) else output)
         raise _Reached
 
-    handle = _layers(model)[0].register_forward_hook(end)
+    handle = _layers(model, reader)[0].register_forward_hook(end)
     try:
         with evaluation_mode(model):
-            model.base_model(**inputs, use_cache=False)
+            reader(**_inputs(model, input_ids, attention_mask))
     except _Reached:
         pass
     finally:
@@ -251,15 +285,11 @@ def _first_layer(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     return reached[0]
 
 
-def _layers(model: PreTrainedModel) -> nn.ModuleList:
+def _layers(model: PreTrainedModel, reader: nn.Module) -> nn.ModuleList:
     """The list of layers: the module list with one member per layer of the configuration."""
     count = model.config.get_text_config().num_hidden_layers
     found = next(
-        (
-            part
-            for part in model.base_model.modules()
-            if isinstance(part, nn.ModuleList) and len(part) == count
-        ),
+        (part for part in reader.modules() if isinstance(part, nn.ModuleList) and len(part) == count),
         None,
     )
     if found is None:

@@ -122,9 +122,9 @@ class _PromptAttention:
         signals: Signals,
         content: Bool[Tensor, "batch seq"] | None,
     ) -> None:
-        segments, learnable = signals.segments, signals.learnable
-        self.learnable, self.columns = learnable, probe.columns
-        prompt = prompt_tokens(learnable, segments)
+        segments = signals.segments
+        self.learnable, self.columns = signals.learnable, probe.columns
+        prompt = prompt_tokens(signals.labels, segments)
         if probe.columns == "content":
             first = first_tokens(segments)
             wanted = prompt & ~first if content is None else prompt & content & ~first

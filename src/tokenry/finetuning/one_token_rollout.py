@@ -15,6 +15,7 @@ The weight that the token of the data itself gets, (1 − beta) π'(x), is recor
 Source: One-Token Rollout (arXiv 2509.26313); the exact expectation, `anchor` and `centred` are ours.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,6 +78,7 @@ class Rollout:
         targets: Int[Tensor, "rows"],
         draws: Int[Tensor, "rows samples"] | None = None,
         scratch: Float[Tensor, "3 block vocabulary"] | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[RowLosses, Int[Tensor, "rows"]]:
         """The losses of a few rows, and how many draws hit the target (0 in the exact form).
 
@@ -103,7 +105,7 @@ class Rollout:
             mean_log = torch.mul(flat, logits, out=product).sum(-1) / flat_normaliser - log_normaliser
             drawn, drawn_normaliser, hit_share = flat, flat_normaliser, flat_target
         else:
-            draws = _draw(flat, self.samples or 1) if draws is None else draws
+            draws = _draw(flat, self.samples or 1, generator) if draws is None else draws
             mean_log = logits.gather(-1, draws).mean(-1) - log_normaliser
             share = torch.full(draws.shape, 1 / draws.shape[1], dtype=logits.dtype, device=logits.device)
             drawn = product.zero_().scatter_add_(-1, draws, share)
@@ -133,10 +135,14 @@ def _rows_of_block(logits: Tensor) -> int:
     return max(1, _BLOCK_ELEMENTS // logits.shape[1] if logits.is_cpu else len(logits))
 
 
-def _draw(probabilities: Float[Tensor, "rows vocabulary"], samples: int) -> Int[Tensor, "rows samples"]:
-    """Draw tokens with replacement, from the global generator: a uniform number falls into the interval of its token."""
+def _draw(
+    probabilities: Float[Tensor, "rows vocabulary"], samples: int, generator: torch.Generator | None = None
+) -> Int[Tensor, "rows samples"]:
+    """Draw tokens with replacement: a uniform number falls into the interval of its token."""
     ends = probabilities.cumsum(-1)
-    uniform = torch.rand(probabilities.shape[0], samples, dtype=ends.dtype, device=ends.device)
+    uniform = torch.rand(
+        probabilities.shape[0], samples, dtype=ends.dtype, device=ends.device, generator=generator
+    )
     # The last interval that is not empty ends the row, whatever rounding did to the sum.
     last = probabilities.shape[1] - 1 - probabilities.flip(-1).gt(0).int().argmax(-1, keepdim=True)
     return torch.searchsorted(ends, uniform * ends[:, -1:], right=True).minimum(last)
@@ -165,9 +171,9 @@ class OneTokenRollout(GivenWeights):
         super().__post_init__()
         require_at_least(1, samples=self.samples)
         require_fraction(self.anchor, "anchor")
-        if not self.beta < 1:
+        if not -math.inf < self.beta < 1:
             raise UserError(
-                f"beta must be below 1, got {self.beta}: a draw that misses would earn no less than a hit."
+                f"beta must be finite and below 1, got {self.beta}: otherwise a draw that misses earns no less than a hit."
             )
         require_above_zero(temperature=self.temperature)
 
@@ -204,6 +210,7 @@ def otr_loss(
     temperature: float | int = 1.3,
     exact: bool = False,
     reduction: str = "token",
+    generator: torch.Generator | None = None,
     samples: Int[Tensor, "batch predicting draws"] | None = None,
 ) -> tuple[Float[Tensor, ""], RolloutTokens]:
     """The one-token rollout of a batch of logits, for custom training loops.
@@ -216,8 +223,14 @@ def otr_loss(
         temperature: flattens the distribution that is drawn from.
         exact: take the expectation instead of draws.
         reduction: `token`: mean over all tokens. `sequence`: mean over sequences of the mean over their tokens.
+        generator: of the draws; None is torch's own.
         samples: the draws themselves; those at position t are for the token at t + 1.
+
+    Raises:
+        UserError: what `loss_of_logits` and `OneTokenRollout` refuse, and samples that do not fit the logits.
     """
+    if samples is not None:
+        _check_samples(samples, labels, logits.shape[-1])
     weighing = OneTokenRollout(samples=None if exact else num_samples, beta=beta, temperature=temperature)
     rollout = Rollout(weighing.samples, weighing.beta, weighing.temperature)
     hits = labels.new_zeros(0)
@@ -225,10 +238,25 @@ def otr_loss(
     def of_rows(rows: Tensor, targets: Tensor) -> RowLosses:
         nonlocal hits
         learned = labels[:, 1:] != IGNORED
-        values, hits = rollout.of_block(rows, targets, None if exact or samples is None else samples[learned])
+        values, hits = rollout.of_block(
+            rows, targets, None if exact or samples is None else samples[learned], generator=generator
+        )
         return values
 
     loss = loss_of_logits(logits, labels, of_rows, reduction)
     assert loss.rows.weight is not None
     columns = (loss.rows.loss, hits, (-loss.rows.nll).exp(), loss.rows.weight)
     return loss.mean, RolloutTokens(*(at_tokens(column, loss.tokens, fill=0.0) for column in columns))
+
+
+def _check_samples(samples: Tensor, labels: Int[Tensor, "batch seq"], vocabulary: int) -> None:
+    rows, predicting = labels.shape[0], labels.shape[1] - 1
+    if samples.dim() != 3 or samples.shape[:2] != (rows, predicting) or not samples.shape[2]:
+        raise UserError(
+            f"samples have shape {tuple(samples.shape)}: give one draw or more for each of the {predicting} predicting positions "
+            f"of the {rows} rows, ({rows}, {predicting}, draws)."
+        )
+    if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < vocabulary:
+        raise UserError(
+            f"samples must be tokens from 0 to {vocabulary - 1}, got {int(samples.min())} to {int(samples.max())}."
+        )

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tokenry.core.errors import require_share
 from tokenry.core.tensors.choices import Rounding
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
@@ -52,6 +53,7 @@ def random_token_labels(labels: Sequence[Sequence[int]], share: float, seed: int
 
     Source: TokenCleaning (arXiv 2502.01968), random baseline.
     """
+    require_share(share)
     places = [(row, t) for row, ids in enumerate(labels) for t, label in enumerate(ids) if label != -100]
     kept = {places[position] for position in random_sample(len(places), share, seed)}
     return [

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.core.errors import UserError
+from tokenry.core.errors import UserError, require_one_of
 from tokenry.core.tensors.choices import Rounding, top_share
 from tokenry.core.tensors.signals import Signals
 from tokenry.finetuning.weighing import WEIGHINGS, Scope, TokenWeighing
@@ -40,19 +40,23 @@ def token_cleaning_labels(
 
     Source: TokenCleaning, fixed-model cleaning.
     """
+    require_one_of(scope, ("dataset", "sample"), "scope")
     for name, losses in (("base", base_nll), ("reference", reference_nll)):
+        if len(losses) != len(labels):
+            raise UserError(
+                f"there are labels of {len(labels)} samples but {name} losses of {len(losses)}: were they computed on other data?"
+            )
         for number, (row, values) in enumerate(zip(labels, losses, strict=True)):
             if len(row) != len(values):
                 raise UserError(
                     f"sample {number} has {len(row)} labels but {len(values)} {name} losses: were they computed on other data?"
                 )
-    flat = torch.tensor([list(chain.from_iterable(labels))])
+    flat = torch.tensor([list(chain.from_iterable(labels))], dtype=torch.long)
     score = torch.tensor([list(chain.from_iterable(base_nll))], dtype=torch.float64) - torch.tensor(
         [list(chain.from_iterable(reference_nll))], dtype=torch.float64
     )
-    sample = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor([len(row) for row in labels]))[
-        None
-    ]
+    lengths = torch.tensor([len(row) for row in labels], dtype=torch.long)
+    sample = torch.arange(len(labels)).repeat_interleave(lengths)[None]
     groups = sample if scope == "sample" else None
     kept = top_share(score, flat != -100, share, groups, rounding="floor")
     cleaned = iter(torch.where(kept, flat, -100)[0].tolist())

@@ -1,4 +1,4 @@
-"""Load a causal language model or its tokenizer by name: `embedded`, a local folder, or a name on the Hugging Face hub.
+"""Load a language model or its tokenizer by name: `embedded`, a local folder, or a name on the Hugging Face hub.
 
 Every name leads to one local folder that is checked before loading: safetensors only, nothing missing.
 A folder with a PEFT adapter gives its base model with the adapter merged in: a plain model from then on.
@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import read_json
@@ -34,6 +41,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    encoder_decoder: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a causal language model.
@@ -43,27 +51,48 @@ def load_model(
         dtype: a torch dtype or its name; None keeps the type in which the weights are stored.
         revision: a branch, tag or commit; for names on the hub.
         trust_remote_code: run Python code that comes with the model.
+        encoder_decoder: take a model that reads its prompt in an encoder (T5, BART) too, for `LocalText`.
         **kwargs: passed to transformers' `from_pretrained` (`attn_implementation`, `device_map`, …).
 
     Raises:
-        UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype, or a
-            classifier or reward model.
+        UserError: no such model, weights missing, incomplete, damaged or pickled, an unknown architecture or dtype, a
+            classifier or reward model, or an encoder-decoder where none is asked for.
     """
     wanted = as_dtype(dtype)
     patterns = MODEL_PATTERNS + ((_CODE_PATTERN,) if trust_remote_code else ())
     folder = find_folder(name, patterns, revision)
     if (folder / ADAPTER_CONFIG).is_file():
         base = load_model(
-            _base_of_adapter(name, folder), wanted, trust_remote_code=trust_remote_code, **kwargs
+            _base_of_adapter(name, folder),
+            wanted,
+            trust_remote_code=trust_remote_code,
+            encoder_decoder=encoder_decoder,
+            **kwargs,
         )
         return _merge_adapter(base, name, folder)
     require_config(name, folder)
     require_weights(name, folder, WEIGHTS)
+    kind, what = AutoModelForCausalLM, "a causal language model"
+    if _has_encoder(name, folder, trust_remote_code):
+        if not encoder_decoder:
+            raise UserError(
+                f"{name} is an encoder-decoder, which reads its prompt elsewhere than its answer: give a decoder-only model "
+                "(encoder-decoders answer prompts only, as in `tokenry cascade`)."
+            )
+        kind, what = AutoModelForSeq2SeqLM, "an encoder-decoder"
     kwargs |= {"dtype": wanted, "trust_remote_code": trust_remote_code}
-    model, loading = load_weights(AutoModelForCausalLM, name, folder, "a causal language model", **kwargs)
+    model, loading = load_weights(kind, name, folder, what, **kwargs)
     require_language_model_head(model.config, str(name), loading["unexpected_keys"])
     require_complete(model, name, loading["missing_keys"])
     return _named(model, name, folder)
+
+
+def _has_encoder(name: str | os.PathLike, folder: Path, trust_remote_code: bool) -> bool:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError):
+        return False  # said by the loader of its weights
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def load_weights(

@@ -14,8 +14,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from tokenry.core.errors import UserError, require_at_least, require_share
 from tokenry.core.tensors.gate import name_of, position_limit
-from tokenry.core.tensors.generation import Continuation, continue_prompts, greedy_config, require_answers
-from tokenry.core.tensors.output_head import causal_lm
+from tokenry.core.tensors.generation import (
+    Continuation,
+    answer_log_probs,
+    continue_prompts,
+    greedy_config,
+    require_answers,
+)
+from tokenry.core.tensors.output_head import causal_lm, is_encoder_decoder
 from tokenry.core.tensors.step_loop import TokenByToken
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -107,14 +113,15 @@ def require_generated(generated: Sequence[Generated]) -> None:
 
 
 class LocalText:
-    """A causal language model of transformers as a `TextModel`.
+    """A language model of transformers as a `TextModel`: causal, or an encoder-decoder (T5, BART).
 
     Texts are the same in any batch when greedy; sampled ones depend on the batch. Log-probabilities come out of the steps that choose the
-    tokens (`TokenByToken`).
+    tokens (`TokenByToken`). An encoder-decoder without a chat template reads the contents of a conversation as one text, with empty lines
+    between its turns.
 
     Args:
-        model: causal language model, wrapped or not; its own generation defaults are left aside.
-        tokenizer: its tokenizer; with a chat template, if prompts are conversations.
+        model: language model, wrapped or not; its own generation defaults are left aside.
+        tokenizer: its tokenizer; with a chat template, if prompts for a causal language model are conversations.
         batch_size: number of texts that are written at once.
         name: name in reports; by default the model's own.
         share_prefix: whether what all prompts of a call begin with is read once only, where the layers of the model all attend.
@@ -133,6 +140,7 @@ class LocalText:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.name = name or name_of(causal_lm(model))
         self.share_prefix = share_prefix
+        self._has_encoder = is_encoder_decoder(model)
 
     def __repr__(self) -> str:
         return f"<LocalText: {self.name}>"
@@ -145,7 +153,7 @@ class LocalText:
         """
         encoded = [self._encode(number, prompt) for number, prompt in enumerate(prompts)]
         encoded = [ids for ids in encoded for _ in range(sampling.samples)]
-        require_answers(self.model, encoded, sampling.max_new_tokens)
+        require_answers(self.model, encoded, sampling.max_new_tokens, encoder_decoders=True)
         config = self._config(sampling)
         stop = [StopStringCriteria(self.tokenizer, list(sampling.stop))] if sampling.stop else []
         with nullcontext() if sampling.seed is None else torch.random.fork_rng():
@@ -165,9 +173,27 @@ class LocalText:
             for ids, continuation in zip(encoded, continuations, strict=True)
         ]
 
+    def log_probs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[float, ...]]:
+        """Log-probabilities in nats of the tokens of given answers and of the end after them, as those of `Generated`.
+
+        Raises:
+            UserError: prompts as in `generate`, another number of answers, or a tokenizer without an end token.
+        """
+        if len(prompts) != len(answers):
+            raise UserError(f"{len(answers)} answers to {len(prompts)} prompts: give one per prompt.")
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise UserError(f"the tokenizer of {self.name} has no end token: set tokenizer.eos_token.")
+        encoded = [self._encode(number, prompt) for number, prompt in enumerate(prompts)]
+        written = [
+            [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], end] for answer in answers
+        ]
+        require_answers(self.model, encoded, max(map(len, written), default=1), encoder_decoders=True)
+        return answer_log_probs(self.model, encoded, written, self.batch_size)
+
     @property
     def positions(self) -> int | float:
-        """The maximum number of tokens of a prompt and its text together; infinite where positions are computed."""
+        """The maximum number of tokens of a prompt and its text together (of either, with an encoder); infinite where positions are computed."""
         return position_limit(self.model)
 
     def prompt_tokens(self, prompt: Prompt) -> int:
@@ -175,6 +201,8 @@ class LocalText:
         return len(self._encode(0, prompt))
 
     def _encode(self, number: int, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str) and self._has_encoder and self.tokenizer.chat_template is None:
+            prompt = "\n\n".join(str(message["content"]) for message in prompt)
         if isinstance(prompt, str):
             ids = self.tokenizer(prompt)["input_ids"]
         elif self.tokenizer.chat_template is None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from tokenry.core.errors import UserError, require_at_least
+from tokenry.core.errors import UserError, require_above_zero, require_at_least, require_fraction
 from tokenry.core.train.numbered import mixed, uniform_numbers
 
 EPSILON = 1e-6
@@ -109,6 +109,7 @@ def mask_tokens(
     """
     if not 0.0 < p < 1.0:
         raise UserError(f"mask_prob must be in (0, 1), got {p}: the paper's is 0.15.")
+    require_fraction(keep_prob, "keep_prob")
     require_at_least(1, max_predictions=max_predictions)
     batch, length = input_ids.shape
     among = candidates(input_ids, attention_mask, {*special_ids, mask_id})
@@ -120,7 +121,7 @@ def mask_tokens(
         if keys is None:
             return torch.rand(batch, width, generator=generator, device=input_ids.device)
         places = torch.arange(width, device=input_ids.device).expand(batch, -1)
-        if not kind:  # by place among the tokens of the row, whatever padding stands before them
+        if not (kind or replace):  # by place among the tokens of the row, whatever padding stands before them
             places = attention_mask.long().cumsum(1)
         return uniform_numbers(keys, places + kind)
 
@@ -168,8 +169,15 @@ def sample_replacements(
         disallow: the true tokens, where they are not to be drawn.
         generator: random numbers.
         uniform: numbers in [0, 1) to make the noise of, instead of drawing them.
+
+    Raises:
+        UserError: a temperature that is not above 0.
     """
-    logits = _disallowed(logits.detach() / temperature, disallow)
+    require_above_zero(temperature=temperature)
+    logits = logits.detach().to(
+        torch.promote_types(logits.dtype, torch.float32)
+    )  # 256 levels of noise would tie
+    logits = _disallowed(logits / temperature, disallow)
     if uniform is None:
         uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
     noise = (uniform + 1e-9).log_().neg_().add_(1e-9).log_().neg_()

@@ -211,7 +211,9 @@ class ReplacedTokenPretrainer(PreTrainedModel):
         """How many tokens of a batch will be masked, and how many will be judged: what the losses are means of."""
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         counts = prediction_counts(real.sum(1), self.rtd.mask_prob, self.rtd.most(input_ids.shape[1]))
-        masked = counts.minimum(candidates(input_ids, real, self.special_ids).sum(1)).sum()
+        among = candidates(input_ids, real, self.special_ids)
+        drawn = counts * among.any(1) if self.rtd.official_duplicates else counts.minimum(among.sum(1))
+        masked = drawn.sum()
         return torch.stack([masked, real.sum() if self.rtd.all_tokens else masked]).float()
 
     def get_input_embeddings(self) -> None:

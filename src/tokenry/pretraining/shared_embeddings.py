@@ -127,8 +127,8 @@ def _share_all(generator: PreTrainedModel, body: nn.Module, discriminator: PreTr
     )
     if any(theirs.get(name) != shape for name, shape in ours.items()):
         raise UserError(
-            "tie='all' shares every layer, and generator and discriminator have other sizes: use tie='embeddings', or a generator_config "
-            "with hidden_fraction=1."
+            "tie='all' shares every layer, and generator and discriminator have other sizes: use tie='embeddings', or a generator as "
+            "wide as the discriminator."
         )
     holder, name = _holder(generator, body)
     setattr(holder, name, discriminator)

@@ -44,7 +44,7 @@ def sliding_window_mask(
     near = (places[:, None] - places).abs() <= window // 2
     allowed, real = near[None], None if attention_mask is None else attention_mask.bool()
     if global_mask is not None:
-        require_same_shape(global_mask, attention_mask)
+        require_same_shape(global_mask, near[:1] if real is None else real)
         seen = global_mask.bool() if real is None else global_mask.bool() & real
         allowed = allowed.to(seen.device) | seen[:, :, None] | seen[:, None, :]
     if real is not None:

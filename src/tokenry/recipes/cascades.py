@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
 from tokenry.core.io.files import without_nan
-from tokenry.core.io.progress import named, part
+from tokenry.core.io.progress import part
 from tokenry.core.stats import Estimate, all_of, bootstrap, bootstrap_estimate, estimate_of_mean, shown
 from tokenry.decoding import (
     ChowAverage,
@@ -28,7 +27,6 @@ from tokenry.decoding import (
     ChowSum,
     DebiasedChow,
     DeferralRule,
-    Examples,
     ModelIdentity,
     PostHocDeferral,
     Target,
@@ -38,19 +36,12 @@ from tokenry.decoding import (
     diagnose_lengths,
     fit_rule,
     oracle_score,
-    pad_logprobs,
-    prompt_embeddings,
 )
 from tokenry.decoding.cascades import array, rank_correlation
 from tokenry.decoding.fitted_rule import halves
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
-from tokenry.recipes.testbeds.character_tasks import (
-    CharacterModel,
-    answers_of,
-    draw_problems,
-    is_right,
-    train_character_model,
-)
+from tokenry.recipes.testbeds.character_pair import CharacterPair
+from tokenry.recipes.testbeds.instructed_pair import InstructedPair
 
 RANDOM = "random"
 SUM, AVERAGE, QUANTILE, DEBIASED, POST_HOC, EMBEDDED = (
@@ -77,15 +68,13 @@ class CascadeSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        small: the small model.
-        large: the large model.
+        pair: the two models and what they answer.
         problems: problems that both answer, half of them to fit rules on.
         draws: resamples behind the intervals.
         seed: random seed of the models and the problems.
     """
 
-    small: CharacterModel = field(default_factory=lambda: CharacterModel(layers=2, width=24, steps=350))
-    large: CharacterModel = field(default_factory=lambda: CharacterModel(layers=3, width=56, steps=900))
+    pair: CharacterPair | InstructedPair = field(default_factory=CharacterPair)
     problems: int = 3000
     draws: int = 1000
     seed: int = 0
@@ -112,12 +101,10 @@ class Outcome:
 @recipe(
     "cascades",
     laptop=CascadeSizes(),
-    paper=CascadeSizes(
-        CharacterModel(4, 128, 20_000), CharacterModel(8, 512, 50_000), problems=20_000, draws=5000
-    ),
+    paper=CascadeSizes(InstructedPair(), problems=9815, draws=5000),
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
-    """Train both models, let them answer, fit every rule, and judge each claim."""
+    """Let both models answer, fit every rule, and judge each claim."""
     sizes: CascadeSizes = run.sizes
     outcome = measured(run, sizes)
     matrix = np.stack(list(outcome.scores.values()), axis=1)
@@ -142,20 +129,11 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 def measured(run: RecipeRun, sizes: CascadeSizes) -> Outcome:
     """Answers of both models, and the scores of every rule fitted on half of them."""
-    stages = part(run.progress, 0.0, 0.15), part(run.progress, 0.15, 0.8)
-    small = train_character_model(sizes.small, sizes.seed, named(stages[0], "training the small model"))
-    large = train_character_model(sizes.large, sizes.seed, named(stages[1], "training the large model"))
-    problems = draw_problems(sizes.problems, torch.Generator().manual_seed(1_000_000 + sizes.seed))
-    run.progress("answers", 0.8)
-    answers = [answers_of(model, problems) for model in (small, large)]
-    right = [np.array(list(map(is_right, problems, written)), dtype=float) for written in answers]
-    examples = Examples(*pad_logprobs([answer.log_probs or () for answer in answers[0]]), *right)
-    prompts = torch.tensor([problem.prompt_ids for problem in problems])
-    embeddings = prompt_embeddings(small, large, prompts, torch.ones_like(prompts))
-    embedded = replace(examples, embeddings=array(embeddings))
+    embedded, tasks = sizes.pair.answered(sizes.problems, sizes.seed, part(run.progress, 0.0, 0.86))
+    examples, right = replace(embedded, embeddings=None), (embedded.q_small, embedded.q_large)
     run.settings["accuracy"] = {
-        task: [float(q[[problem.task == task for problem in problems]].mean()) for q in right]
-        for task in dict.fromkeys(problem.task for problem in problems)
+        task: [float(q[[other == task for other in tasks]].mean()) for q in right]
+        for task in dict.fromkeys(tasks)
     }
     learned, held = halves(len(examples), sizes.seed)
     seen, scores = examples.rows(held), {RANDOM: np.zeros(len(held))}

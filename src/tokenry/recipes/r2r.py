@@ -15,42 +15,26 @@ Headline: at a share of 0.15, routing by the router of divergent tokens is more 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from tokenry.core.io.progress import named, part
+from tokenry.core.io.progress import part
 from tokenry.core.stats import estimate_of_mean, exactly, paired_difference, shown
 from tokenry.core.tensors.generation import Continuation
-from tokenry.decoding import (
-    EntropyRule,
-    RandomRule,
-    RoutedDecoding,
-    activated_parameters,
-)
+from tokenry.decoding import EntropyRule, RandomRule, activated_parameters
 from tokenry.decoding.r2r import RoutingRule
 from tokenry.recipes.kit import Claim, RecipeRun, recipe
-from tokenry.recipes.testbeds.character_routers import labelled_answers, threshold_at, trained_router
-from tokenry.recipes.testbeds.character_tasks import (
-    CharacterModel,
-    Problem,
-    answers_of,
-    draw_problems,
-    is_right,
-    train_character_model,
-)
+from tokenry.recipes.testbeds.character_routers import RoutedCharacters, threshold_at
+from tokenry.recipes.testbeds.reasoning_pair import ReasoningPair
 
 DIVERGENT, DIFFERENT, ENTROPY, RANDOM = "divergent tokens", "different tokens", "entropy", "random"
 RATES = (0.05, 0.1, 0.15, 0.25)
 RATE, LOW = 0.15, 0.05
 SHARE, MARGIN = 0.9, 0.01
-_POSITIONS = 64
-"""Room for answers that go a longer way than any right one."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +42,15 @@ class R2RSizes:
     """Size of the experiment at one scale.
 
     Attributes:
-        small: the small model.
-        large: the large model.
+        pair: the two models and what they answer.
         labelled: problems whose answers are labelled.
-        calibrated: problems on which thresholds are set.
+        calibrated: problems on which thresholds are set; with none, the budget controller keeps each rate.
         measured: problems on which accuracy is measured.
         epochs: maximum number of passes of a router over its tokens.
         seed: random seed of models, problems and routers.
     """
 
-    small: CharacterModel = field(default_factory=lambda: CharacterModel(2, 24, 350, positions=_POSITIONS))
-    large: CharacterModel = field(default_factory=lambda: CharacterModel(3, 56, 900, positions=_POSITIONS))
+    pair: RoutedCharacters | ReasoningPair = field(default_factory=RoutedCharacters)
     labelled: int = 1200
     calibrated: int = 600
     measured: int = 1500
@@ -104,16 +86,10 @@ class RoutingOutcome:
 @recipe(
     "r2r",
     laptop=R2RSizes(),
-    paper=R2RSizes(
-        CharacterModel(4, 128, 20_000, positions=_POSITIONS),
-        CharacterModel(8, 512, 50_000, positions=_POSITIONS),
-        labelled=20_000,
-        calibrated=5000,
-        measured=10_000,
-    ),
+    paper=R2RSizes(ReasoningPair(), labelled=200, calibrated=0, measured=60, epochs=50),
 )
 def reproduce(run: RecipeRun) -> Iterator[Claim]:
-    """Train both models, label, train both routers, route at every rate, and judge each claim."""
+    """Prepare both models, label, train both routers, route at every rate, and judge each claim."""
     outcome = measured(run, run.sizes)
     run.settings |= {
         "sizes": asdict(run.sizes),
@@ -134,52 +110,54 @@ def reproduce(run: RecipeRun) -> Iterator[Claim]:
 
 def measured(run: RecipeRun, sizes: R2RSizes) -> RoutingOutcome:
     """Answers of both models alone, and of both together by every rule at every rate."""
-    stages = part(run.progress, 0.0, 0.1), part(run.progress, 0.1, 0.5)
-    small = train_character_model(sizes.small, sizes.seed, named(stages[0], "training the small model"))
-    large = train_character_model(sizes.large, sizes.seed, named(stages[1], "training the large model"))
-    generator = torch.Generator().manual_seed(2_000_000 + sizes.seed)
-    labelled, calibrated, problems = (
-        draw_problems(count, generator) for count in (sizes.labelled, sizes.calibrated, sizes.measured)
+    routing: Any = sizes.pair.prepared(sizes.seed, part(run.progress, 0.0, 0.5))
+    labelled, calibrated, problems = routing.problems(
+        (sizes.labelled, sizes.calibrated, sizes.measured), sizes.seed
     )
     run.progress("labels", 0.5)
-    tokens, run.settings["labels"] = labelled_answers(small, large, labelled)
+    tokens = routing.labelled(labelled)
+    run.settings["labels"] = {
+        "answers": tokens.about["texts"],
+        "tokens": len(tokens.divergent),
+        "different": float(tokens.mismatch.double().mean()),
+        "divergent": float((tokens.divergent == 1).double().mean()),
+    }
     kinds = {DIVERGENT: tokens.divergent, DIFFERENT: tokens.mismatch.long()}
     rules: dict[str, RoutingRule] = {}
     for number, (name, labels) in enumerate(kinds.items()):
         run.progress(f"a router on {name}", 0.6 + 0.05 * number)
-        rules[name], run.settings[f"router on {name}"] = trained_router(
-            small, tokens, labels, sizes.epochs, sizes.seed
-        )
+        rules[name], report = routing.router(tokens, labels, sizes.epochs, sizes.seed)
+        run.settings[f"router on {name}"] = asdict(report)
     rules |= {ENTROPY: EntropyRule(), RANDOM: RandomRule(seed=sizes.seed)}
     router = rules[DIVERGENT].parameters()  # type: ignore[attr-defined]
     trained = sum(weight.numel() for weight in router if weight.requires_grad)
 
-    def route(rule: RoutingRule, threshold: float, problems: Sequence[Problem]) -> Routed:
-        answers = answers_of(small, problems, decoder=RoutedDecoding(small, large, rule, threshold=threshold))
+    def rights(problems: Sequence[Any], answers: Sequence[Continuation]) -> Float[ndarray, "problems"]:
+        return np.array(list(map(routing.is_right, problems, answers)), dtype=float)
+
+    def route(rule: RoutingRule, problems: Sequence[Any], **limit: float) -> Routed:
+        answers = routing.answers(routing.small, problems, routing.decoding(rule, **limit))
         sources = np.concatenate([answer.sources or () for answer in answers])
         return Routed(rights(problems, answers), float(sources.mean()))
 
-    def rate_at(rule: RoutingRule, threshold: float) -> float:
-        return route(rule, threshold, calibrated).rate
+    def routed_at(rule: RoutingRule, rate: float) -> Routed:
+        if not calibrated:
+            return route(rule, problems, rate=rate)
+        threshold = threshold_at(
+            rate, rule, lambda threshold: route(rule, calibrated, threshold=threshold).rate
+        )
+        return route(rule, problems, threshold=threshold)
 
     routed: dict[str, dict[float, Routed]] = {}
     for number, (name, rule) in enumerate(rules.items()):
         routed[name] = {}
         for place, rate in enumerate(RATES):
             run.progress(f"routing by {name}", 0.7 + 0.3 * (number + place / len(RATES)) / len(rules))
-            threshold = threshold_at(rate, rule, partial(rate_at, rule))
-            routed[name][rate] = route(rule, threshold, problems)
-    return RoutingOutcome(
-        rights(problems, answers_of(small, problems)),
-        rights(problems, answers_of(large, problems)),
-        routed,
-        (small.num_parameters(), large.num_parameters(), trained),
-    )
-
-
-def rights(problems: Sequence[Problem], answers: Sequence[Continuation]) -> Float[ndarray, "problems"]:
-    """Whether each answer is right."""
-    return np.array(list(map(is_right, problems, answers)), dtype=float)
+            routed[name][rate] = routed_at(rule, rate)
+    models = routing.small, routing.large
+    small, large = (rights(problems, routing.answers(model, problems)) for model in models)
+    counts = [model.num_parameters() for model in models]
+    return RoutingOutcome(small, large, routed, (counts[0], counts[1], trained))
 
 
 def claims(outcome: RoutingOutcome) -> Iterator[Claim]:

@@ -95,8 +95,10 @@ class InversePermutationTask:
         """Lay permutations and lists out as inputs.
 
         Raises:
-            UserError: P is no permutation matrix, or Y is not finite.
+            UserError: P is no permutation matrix, Y is not finite, or they are of another size than the task.
         """
+        if permutation.shape[1] != self.n:
+            raise UserError(f"this task has lists of {self.n} rows, and P has {permutation.shape[1]}.")
         counted = torch.stack([permutation.sum(1), permutation.sum(2)])
         if not bool(((permutation == 0) | (permutation == 1)).all() and (counted == 1).all()):
             raise UserError("P must hold permutation matrices: one 1 in every row and column, 0 elsewhere.")
@@ -153,14 +155,15 @@ def solve_inverse_permutation(
         n: rows of the list.
         scratch: where zero rows stand.
         causal: whether the mask is on.
-        beta: sharpness of attention: 30 in float64, 20 in float32, 10 in bfloat16; the error is about 2 T exp(−beta).
+        beta: sharpness of attention: 30 in float64, 20 in float32, 10 in bfloat16; the error is about 2 T exp(−beta), for
+            entries far below exp(beta) / beta.
 
     Raises:
         UserError: a causal model without scratch rows, which no depth solves (theorem 1).
     """
     task = InversePermutationTask(n, scratch)
-    if not beta > 0:
-        raise UserError(f"beta must be above 0, got {beta}: it makes attention sharp.")
+    if not 0 < beta < math.inf:
+        raise UserError(f"beta must be above 0 and finite, got {beta}: it makes attention sharp.")
     if causal and scratch == "none":
         raise UserError(
             "no causal transformer, however deep, solves this without scratch rows: the row that an output needs may come after it "

@@ -36,12 +36,13 @@ class Hardware:
             there = " and ".join(dict.fromkeys(("cpu", str(preferred_device()))))
             raise UserError(f"device {self.device!r} is not there: this machine has {there}.") from error
 
-    def load(self, name: str) -> "PreTrainedModel":
-        """Load a causal language model onto the device."""
+    def load(self, name: str, encoder_decoder: bool = False) -> "PreTrainedModel":
+        """Load a causal language model, or an encoder-decoder where that will do, onto the device."""
         from tokenry.models import load_model, preferred_dtype
 
         device = self.place()
-        return load_model(name, dtype=self.dtype or preferred_dtype(device)).to(device)
+        dtype = self.dtype or preferred_dtype(device)
+        return load_model(name, dtype=dtype, encoder_decoder=encoder_decoder).to(device)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class StoredHardware(Hardware):
         dtype: type of the weights; by default as they are stored.
     """
 
-    def load(self, name: str) -> "PreTrainedModel":
-        """Load a causal language model onto the device."""
+    def load(self, name: str, encoder_decoder: bool = False) -> "PreTrainedModel":
+        """Load a causal language model, or an encoder-decoder where that will do, onto the device."""
         from tokenry.models import load_model
 
         device = self.place()
-        return load_model(name, dtype=self.dtype).to(device)
+        return load_model(name, dtype=self.dtype, encoder_decoder=encoder_decoder).to(device)
 
 
 AS_STORED = StoredHardware()

@@ -38,4 +38,5 @@ def text_model(name: str, hardware: Hardware, **options: Any) -> "TextModel":
     from tokenry.models import load_tokenizer
     from tokenry.models.text_model import LocalText
 
-    return LocalText(hardware.load(name), load_tokenizer(name), name=name, **options)
+    model = hardware.load(name, encoder_decoder=True)
+    return LocalText(model, load_tokenizer(name), name=name, **options)

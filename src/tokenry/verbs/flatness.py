@@ -90,7 +90,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def _measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.core.io.workspace import fingerprint
-    from tokenry.models import load_tokenizer
+    from tokenry.models import load_tokenizer, require_readable
     from tokenry.models.masked_model import load_language_model
     from tokenry.pretraining import DrawConfig, fisher_trace, hessian_trace, top_hessian_eigenvalue
 
@@ -98,6 +98,8 @@ def _measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     model, masked = load_language_model(plan.model, "float32")
     model.to(plan.hardware.place())
     sequences, notes = _sequences(plan, tokenizer)
+    ids = [row["input_ids"] for row in sequences]
+    require_readable(model, [token for row in ids for token in row], list(map(len, ids)), plan.data)
     batches = _batches(plan, tokenizer, sequences, masked)
     folder = None
     if plan.output is not None and not is_result_file(plan.output):

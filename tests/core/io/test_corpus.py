@@ -49,6 +49,13 @@ def test_rows_come_in_batches_with_their_domains(shard):
     assert [domain for batch in batches for domain in batch.domains] == ["a.org", "", "", "", "a.org"]
 
 
+def test_half_a_surrogate_pair_and_an_address_that_is_none_stop_no_corpus(tmp_path):
+    line = '{"text": "cut \\ud83d here", "domain": "http://[cut"}\n'
+    (tmp_path / "rows.jsonl").write_text(line)
+    (batch,) = read_shard(tmp_path / "rows.jsonl")
+    assert (batch.texts, batch.domains, batch.rows) == (["cut \ufffd here"], ["http://[cut"], [line])
+
+
 def test_kept_rows_are_written_as_they_were(shard, tmp_path):
     target = tmp_path / f"kept{''.join(shard.suffixes)}"
     with open_shard(target, like=shard) as write:

@@ -77,15 +77,14 @@ def test_the_first_token_of_a_sample_and_padding_are_never_learnable(lengths, le
 def test_a_token_that_is_not_labelled_is_prompt_and_not_learnable():
     labels = torch.tensor([[IGNORED, 5, IGNORED, 7, IGNORED]])
     segments = torch.tensor([[0, 0, 0, 0, -1]])
-    learnable = learnable_tokens(labels, segments)
-    assert learnable.tolist() == [[False, True, False, True, False]]
-    assert prompt_tokens(learnable, segments).tolist() == [[True, False, True, False, False]]
+    assert learnable_tokens(labels, segments).tolist() == [[False, True, False, True, False]]
+    assert prompt_tokens(labels, segments).tolist() == [[True, False, True, False, False]]
 
 
-def test_a_labelled_token_without_a_prediction_counts_as_prompt():
-    labels = torch.tensor([[4, 5]])
-    segments = torch.tensor([[0, 0]])
-    assert prompt_tokens(learnable_tokens(labels, segments), segments).tolist() == [[True, False]]
+def test_a_sample_that_is_labelled_from_its_first_token_on_has_no_prompt():
+    labels = torch.tensor([[4, 5, IGNORED, 5]])
+    segments = torch.tensor([[0, 0, 1, 1]])
+    assert prompt_tokens(labels, segments).tolist() == [[False, False, True, False]]
 
 
 @settings(deadline=None, max_examples=50)

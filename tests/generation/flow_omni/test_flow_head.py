@@ -161,6 +161,14 @@ def test_a_head_learns_two_tokens_that_a_mean_would_lie_between():
     assert 0.3 < float((sampled > 0).float().mean()) < 0.7
 
 
+def test_a_head_in_half_precision_learns_at_as_many_times():
+    head, tokens, hidden = trained_head().bfloat16(), torch.randn(2000, 3), torch.randn(2000, 5)
+    times = []
+    head.time.register_forward_pre_hook(lambda module, inputs: times.extend(inputs[0].tolist()))
+    conditional_flow_loss(head, tokens.bfloat16(), hidden.bfloat16(), draws=1).backward()
+    assert len(set(times)) > 1990
+
+
 def refused(head=None, tokens=None, hidden=None, **options):
     head = trained_head() if head is None else head
     return conditional_flow_loss(
@@ -183,6 +191,10 @@ def refused(head=None, tokens=None, hidden=None, **options):
             "do not belong together: give the hidden state before each token",
         ),
         (lambda: refused(mask=torch.zeros(2)), "the mask keeps nothing, so there is no loss"),
+        (
+            lambda: refused(mask=torch.ones(3)),
+            r"the mask has the shape \(3,\), and the tokens need one of \(2,\)",
+        ),
         (lambda: refused(tokens=torch.full((2, 3), torch.nan)), "the tokens hold nan or inf"),
         (lambda: refused(draws=0), "repeats must be at least 1, got 0"),
         (lambda: refused(sigma_min=-0.1), r"sigma_min must be in \[0, 1\], got -0.1"),

@@ -132,6 +132,12 @@ def test_a_code_is_its_own_nearest_neighbour_even_beside_its_twin():
     assert torch.equal(neighbour_table(codebook, 2)[:, 0], torch.arange(6))
 
 
+def test_codes_that_are_equally_far_come_by_their_number():
+    line = torch.arange(40.0)[:, None]
+    nearest = [sorted(range(40), key=lambda other, own=own: (abs(other - own), other)) for own in range(40)]
+    assert neighbour_table(line, 40).tolist() == nearest
+
+
 def test_the_released_neighbours_and_tokens():
     released = golden_arrays(SLUG, "dev-frechet.npz")
     table = neighbour_table(released["pfid_codebook"], 12)

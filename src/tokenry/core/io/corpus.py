@@ -6,6 +6,7 @@ write(batch, kept)                      # the rows that are kept, as they stood 
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from tokenry.core.io.reading import open_text
 STDIN = "-"
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _PARQUET = ".parquet"
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair, which JSON can hold and no tokenizer reads; U+FFFD is read in its place."""
 SHARD_FILES = (*_JSON_LINES, _PARQUET)
 """Endings of the names of shards."""
 
@@ -140,7 +143,7 @@ def _batches(lines: Iterable[str], name: str, fields: Fields, size: int) -> Iter
     while some := list(islice(numbered, size)):
         rows = [_parsed(line, f"{name}, line {number}", fields.text) for number, line in some]
         yield ShardBatch(
-            [row[fields.text] for row in rows],
+            [_HALF.sub("\ufffd", row[fields.text]) for row in rows],
             [_domain(row.get(fields.domain)) for row in rows],
             [line for _, line in some],
         )
@@ -158,7 +161,12 @@ def _parsed(line: str, where: str, text: str) -> dict[str, Any]:
 
 def _domain(value: Any) -> str:
     """A domain as it is given, or the host of a URL."""
-    return "" if value is None else urlsplit(str(value)).netloc or str(value)
+    if value is None:
+        return ""
+    try:
+        return urlsplit(str(value)).netloc or str(value)
+    except ValueError:  # corpora hold addresses that are none
+        return str(value)
 
 
 # --- Parquet -----------------------------------------------------------------------------------------------------------

@@ -68,13 +68,14 @@ def at_tokens(
 
 
 def prompt_tokens(
-    learnable: Bool[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"]
+    labels: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"]
 ) -> Bool[Tensor, "batch seq"]:
-    """The real tokens that are not learned from.
+    """The real tokens without a label.
 
-    Causality makes the prompt of a token every such token before it, in its own sample.
+    Causality makes the prompt of a token every such token before it, in its own sample. A sample that is labelled from its
+    first token on has none.
     """
-    return (segments >= 0) & ~learnable
+    return (segments >= 0) & (labels == IGNORED)
 
 
 def check_labels(

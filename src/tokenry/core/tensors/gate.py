@@ -130,8 +130,8 @@ def require_readable(
     longest, limit = max(map(int, lengths), default=0), position_limit(model)
     if longest > limit:
         raise UserError(
-            f"{what}: a sample takes {longest} positions and {called} has {limit}: cut the samples (max_length={limit} or less), or "
-            "take a model with more positions."
+            f"{what}: a sample takes {longest} positions and {called} has {limit}: cut the samples to at most {limit} (by max_length, or "
+            "by a shorter window), or take a model with more positions."
         )
 
 

@@ -2,23 +2,28 @@
 
 greedy_answers      one greedy text per prompt
 continue_prompts    token ids of each continuation, with their log-probabilities where asked: one gather per step, no second forward
+answer_log_probs    log-probabilities of answers that are given
+
+A model that reads its prompts in an encoder (T5, BART) is continued from its start token.
 """
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.core.tensors.gate import require_causal_lm, require_readable
 from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.output_head import is_encoder_decoder
 from tokenry.core.tensors.shared_prefix import SharedPrefix, shared_prefix
-from tokenry.core.tensors.step_loop import Decoder
+from tokenry.core.tensors.step_loop import Decoder, token_log_probs
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def continue_prompts(
     """
     found: dict[int, Continuation] = {}
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad(), _unforced_end(model):
         prefix = shared_prefix(model, prompts) if share_prefix else None
         for start in range(0, len(by_length), batch_size):
             batch = by_length[start : start + batch_size]
@@ -101,16 +106,54 @@ def continue_prompts(
     return [found[index] for index in range(len(prompts))]
 
 
-def require_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def answer_log_probs(
+    model: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch_size: int
+) -> list[tuple[float, ...]]:
+    """Log-probability in nats of each token of given answers: what `continue_prompts` tells of those that the model writes itself.
+
+    Args:
+        model: language model, causal or an encoder-decoder.
+        prompts: token ids of each prompt.
+        answers: token ids of the answer to each, not empty; with an end token, if the end is to count.
+        batch_size: number of prompts per batch.
+    """
+    device, found = next(model.parameters()).device, []
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, len(prompts), batch_size):
+            asked, given = (rows[start : start + batch_size] for rows in (prompts, answers))
+            if is_encoder_decoder(model):
+                ids, real = right_padded(asked, device=device)
+                targets, written = right_padded(given, device=device)
+                logits = model(input_ids=ids, attention_mask=real.long(), labels=targets).logits
+            else:
+                ids, mask = left_padded([[*one, *other] for one, other in zip(asked, given, strict=True)], 0)
+                targets, written = (part.to(device) for part in left_padded(given, 0))
+                mask = mask.to(device)
+                positions = (mask.cumsum(1) - 1).clamp(min=0)
+                output = model(ids.to(device), attention_mask=mask, position_ids=positions, use_cache=False)
+                logits = output.logits[:, -targets.shape[1] - 1 : -1]
+            real = written.bool()
+            values = token_log_probs(logits[real].float(), targets[real])
+            found += [tuple(row.tolist()) for row in values.split(real.sum(1).tolist())]
+    return found
+
+
+def require_answers(
+    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, encoder_decoders: bool = False
+) -> None:
     """Raise `UserError` unless a model is a causal language model with room for each prompt and its answer, and knows all tokens.
 
-    A model that is not of transformers is left to its own limits.
+    A model that is not of transformers is left to its own limits. With `encoder_decoders`, one that reads its prompt in an encoder will do:
+    prompt and answer then have room for themselves.
     """
     if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
         return
-    require_causal_lm(model)
     read = list(itertools.chain.from_iterable(prompts))
-    lengths = [len(prompt) + max_new_tokens - 1 for prompt in prompts]  # the last one is not read again
+    if encoder_decoders and is_encoder_decoder(model):
+        lengths = [*map(len, prompts), max_new_tokens]
+    else:
+        require_causal_lm(model)
+        lengths = [len(prompt) + max_new_tokens - 1 for prompt in prompts]  # the last one is not read again
     require_readable(model, read, lengths, f"the prompts, with answers of up to {max_new_tokens} tokens")
 
 
@@ -130,6 +173,7 @@ def greedy_config(
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
+        min_length=0,
         eos_token_id=last or None,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (last or [0])[0],
     )
@@ -144,19 +188,26 @@ def _continued(
     options: dict[str, Any],
 ) -> list[Continuation]:
     device = next(model.parameters()).device
-    input_ids, attention_mask = left_padded(prompts, int(generation_config.pad_token_id or 0))
-    inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), **options}
+    pad_token, has_encoder = int(generation_config.pad_token_id or 0), is_encoder_decoder(model)
+    # An encoder counts its positions from the first column; an answer grows from the last one.
+    input_ids, attention_mask = (right_padded if has_encoder else left_padded)(prompts, pad_token)
+    begun = 1 if has_encoder else input_ids.shape[1]
+    inputs = {
+        "input_ids": input_ids.to(device),
+        "attention_mask": attention_mask.long().to(device),
+        **options,
+    }
     if prefix is not None:
         inputs["past_key_values"] = prefix.cache((attention_mask == 0).sum(1).to(device))
     if decoder is None:
         ends = generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         output = model.generate(**inputs, generation_config=generation_config)  # type: ignore[operator]
-        return [Continuation(_until(ends, row)) for row in output[:, input_ids.shape[1] :].tolist()]
+        return [Continuation(_until(ends, row)) for row in output[:, begun:].tolist()]
     generation_config = copy.copy(generation_config)
     generation_config.return_dict_in_generate = True
     output = model.generate(**inputs, generation_config=generation_config, custom_generate=decoder)  # type: ignore[operator]
-    columns = output.sequences[:, input_ids.shape[1] :], output.log_probs, output.sources
+    columns = output.sequences[:, begun:], output.log_probs, output.sources
     return [
         Continuation(*(None if values is None else tuple(values[row, :count].tolist()) for values in columns))  # type: ignore[arg-type]
         for row, count in enumerate(output.new_tokens.tolist())
@@ -169,14 +220,34 @@ def _until(ends: Collection[int | None], row: Sequence[int]) -> tuple[int, ...]:
     return tuple(row[: end + 1])
 
 
+@contextmanager
+def _unforced_end(model: nn.Module) -> Iterator[None]:
+    """Without a forced end among the model's own defaults (BART): an answer that is cut off has not ended."""
+    own: Any = getattr(model, "generation_config", None)
+    forced = getattr(own, "forced_eos_token_id", None)
+    if forced is None:
+        yield
+        return
+    own.forced_eos_token_id = None
+    try:
+        yield
+    finally:
+        own.forced_eos_token_id = forced
+
+
 def left_padded(
     prompts: Sequence[Sequence[int]], pad_token: int
 ) -> tuple[Int[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
     """Token ids and attention mask of prompts that end together."""
-    longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), pad_token)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    return input_ids, attention_mask
+    ids, mask = right_padded([prompt[::-1] for prompt in prompts], pad_token)
+    return ids.flip(1), mask.flip(1).long()
+
+
+def right_padded(
+    prompts: Sequence[Sequence[int]], pad_token: int = 0, device: torch.device | None = None
+) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
+    """Token ids of texts that begin together, and which of them are real."""
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)

@@ -140,6 +140,12 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     )
 
 
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model of transformers reads its prompt in an encoder (T5, BART) and writes the answer in a decoder."""
+    inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    return bool(inner is not None and getattr(inner.config, "is_encoder_decoder", False))
+
+
 def backbone(model: nn.Module) -> nn.Module:
     """The part of a causal language model that maps token ids to hidden states: the model without its output head.
 

@@ -68,5 +68,7 @@ def shared_prefix(model: nn.Module, prompts: Sequence[Sequence[int]]) -> SharedP
 def keeps_tokens(model: nn.Module) -> bool:
     """Whether the cache of a model holds keys and values of single tokens, no recurrent states."""
     inner = causal_lm(model)
+    if inner.config.is_encoder_decoder:
+        return False
     kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ()
     return not getattr(inner, "_is_stateful", False) and _KEPT_BY_TOKENS.issuperset(kinds)

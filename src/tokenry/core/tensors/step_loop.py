@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -224,7 +224,7 @@ class NextLogits:
     """A model's logits after the last token of each row, all rows at one length; a call computes what is new since the last one.
 
     Args:
-        model: causal language model of transformers.
+        model: language model of transformers.
         generation_config: as `generate` prepared it.
         model_kwargs: what `generate` hands on to the model: attention mask, positions, cache.
 
@@ -244,7 +244,9 @@ class NextLogits:
             one_token = {"next_sequence_length": 1} if _CUTS_INPUT and self._kwargs.get("use_cache") else {}
             inputs = self._model.prepare_inputs_for_generation(input_ids, **one_token, **self._kwargs)
             self.outputs = self._model(**inputs, return_dict=True)
-        self._kwargs = self._model._update_model_kwargs_for_generation(self.outputs, self._kwargs)
+        self._kwargs = self._model._update_model_kwargs_for_generation(
+            self.outputs, self._kwargs, is_encoder_decoder=self._model.config.is_encoder_decoder
+        )
         return self.outputs.logits[:, -1].float()
 
 
@@ -264,7 +266,13 @@ class Decoded(GenerateDecoderOnlyOutput):
 
 
 class Decoder(ABC):
-    """A way of decoding: `model.generate(…, custom_generate=decoder)`."""
+    """A way of decoding: `model.generate(…, custom_generate=decoder)`.
+
+    Attributes:
+        takes_encoder_decoders: whether a model may read its prompt in an encoder: the batch then holds the answer alone, from its start token.
+    """
+
+    takes_encoder_decoders: ClassVar[bool] = False
 
     @abstractmethod
     def blocks(
@@ -298,7 +306,7 @@ class Decoder(ABC):
         """Decode; called by `generate`.
 
         Raises:
-            UserError: beam search, or an encoder-decoder.
+            UserError: beam search, or an encoder-decoder where the decoder takes none.
         """
         self._require_single_sequences(model, generation_config)
         pad_token = generation_config._pad_token_tensor
@@ -306,7 +314,7 @@ class Decoder(ABC):
             input_ids,
             stopping_criteria,
             0 if pad_token is None else int(pad_token),
-            model_kwargs.get("attention_mask"),
+            None if model.config.is_encoder_decoder else model_kwargs.get("attention_mask"),
         )
         choose = TokenChoice(logits_processor, generation_config.do_sample)
         if bool(batch.running.any()):
@@ -331,7 +339,7 @@ class Decoder(ABC):
                 f"num_beams is {generation_config.num_beams}, and {name} follows one sequence per row: use num_beams=1 "
                 "(num_return_sequences with do_sample=True for several answers)."
             )
-        if model.config.is_encoder_decoder:
+        if model.config.is_encoder_decoder and not self.takes_encoder_decoders:
             raise UserError(
                 f"{type(model).__name__} is an encoder-decoder, and {name} needs a decoder-only model."
             )
@@ -339,6 +347,8 @@ class Decoder(ABC):
 
 class TokenByToken(Decoder):
     """The decoding of `generate` itself, greedy or sampled, with the log-probability of every new token: no second forward."""
+
+    takes_encoder_decoders = True
 
     def blocks(
         self,

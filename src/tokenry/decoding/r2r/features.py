@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tokenry.core.tensors.generation import right_padded
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
@@ -116,7 +117,7 @@ def read_features(
     with evaluation_mode(model):
         for start in range(0, len(responses), batch_size):
             batch = responses[start : start + batch_size]
-            ids, real = right_padded([response.ids for response in batch], device)
+            ids, real = right_padded([response.ids for response in batch], device=device)
             hidden = body(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
             seen = ResponseRows(batch).types > INSTRUCTION
             rows = hidden[real][seen.to(device)]
@@ -129,15 +130,6 @@ def read_features(
             parts.append((*(column.cpu() for column in columns), texts))
             progress(min(1.0, (start + batch_size) / len(responses)))
     return TokenFeatures(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def right_padded(
-    rows: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
-    """Token ids, and which of them are real."""
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from tokenry.core.errors import UserError, require_at_least
 from tokenry.core.io.progress import Progress, named, part
 from tokenry.core.tensors.gate import name_of
-from tokenry.core.tensors.generation import continue_prompts, greedy_config, require_answers
+from tokenry.core.tensors.generation import continue_prompts, greedy_config, require_answers, right_padded
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.tensors.output_head import backbone, causal_lm, output_head
 from tokenry.core.tensors.row_statistics import row_statistics
 from tokenry.core.tensors.step_loop import Block, GrowingBatch, TokenByToken, TokenChoice
-from tokenry.decoding.r2r.features import LabelledTokens, Response, ResponseRows, read_features, right_padded
+from tokenry.decoding.r2r.features import LabelledTokens, Response, ResponseRows, read_features
 from tokenry.decoding.r2r.labels import INSTRUCTION, TokenLabels, align_labels, find_mismatches
 from tokenry.decoding.r2r.sentence_context import real_continuation, stop_token_ids
 from tokenry.decoding.r2r.verifiers import Divergence, DivergenceVerifier
@@ -191,7 +191,7 @@ def _gaps(
             here = [place for place in places if start <= place[0] < start + len(batch)]
             if not here:
                 continue
-            ids, real = right_padded([response.ids for response in batch], device)
+            ids, real = right_padded([response.ids for response in batch], device=device)
             hidden = body(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
             text, position, token = torch.tensor(here, device=device).T
             before = hidden[text - start, position - 1]

@@ -23,11 +23,11 @@ from tokenry.core.errors import UserError, require_above_zero, require_at_least
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.tensors.fingerprints import model_fingerprint
+from tokenry.core.tensors.generation import right_padded
 from tokenry.core.tensors.modes import evaluation_mode
 from tokenry.core.train.adamw import AdamWSettings
 from tokenry.core.train.numbered import step_generator
 from tokenry.core.train.training import LoopConfig, Training
-from tokenry.decoding.r2r.features import right_padded
 
 _LAYER = re.compile(r"((?:^|\.)(?:layers|h|blocks)\.)(\d+)(?=\.)")
 
@@ -160,7 +160,7 @@ class Healing:
             (self._config.batch_size,),
             generator=step_generator(self._config.seed, number, "heal"),
         )
-        return right_padded([self._texts[int(text)] for text in drawn], self._small.device)
+        return right_padded([self._texts[int(text)] for text in drawn], device=self._small.device)
 
     def _loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         ids, real = batch

@@ -183,7 +183,7 @@ def conditional_flow_loss(
     head: FlowHead,
     tokens: Float[Tensor, "*batch channels"],
     hidden: Float[Tensor, "*before condition"],
-    mask: Bool[Tensor, "*batch"] | Float[Tensor, "*batch"] | None = None,
+    mask: Bool[Tensor, "*given"] | Float[Tensor, "*given"] | None = None,
     sigma_min: float = 1e-4,
     draws: FlowDraws | int = 4,
     element_mask: Float[Tensor, "*batch channels"] | None = None,
@@ -209,20 +209,24 @@ def conditional_flow_loss(
             f"tokens of shape {tuple(tokens.shape)} and hidden states of {tuple(hidden.shape)} do not belong together: give the hidden "
             "state before each token, not that at it."
         )
+    if mask is not None and mask.shape != tokens.shape[:-1]:
+        raise UserError(
+            f"the mask has the shape {tuple(mask.shape)}, and the tokens need one of {tuple(tokens.shape[:-1])}."
+        )
     real = (
         torch.ones(tokens.shape[:-1], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
     )
     if not bool(real.any()):
         raise UserError("the mask keeps nothing, so there is no loss: leave such a batch out.")
-    dtype = head.inward.weight.dtype
-    data, condition = tokens[real].to(dtype), hidden[real].to(dtype)
+    # A path in half precision would know 256 times.
+    data = tokens[real].to(torch.promote_types(head.inward.weight.dtype, torch.float32))
     if not bool(data.isfinite().all()):
         raise UserError("the tokens hold nan or inf: leave out the waves that they come from.")
-    elements = None if element_mask is None else element_mask[real].to(dtype)
+    elements = None if element_mask is None else element_mask[real].to(data)
     drawn = FlowDraws.of(data, draws, generator) if isinstance(draws, int) else draws
     number = len(drawn.noise)
     x_t, velocity = flow_path(drawn.noise, data.expand(number, *data.shape), drawn.t, sigma_min)
-    predicted = head(x_t.flatten(0, 1), drawn.t.flatten(), condition.repeat(number, 1))
+    predicted = head(x_t.flatten(0, 1), drawn.t.flatten(), hidden[real].repeat(number, 1))
     kept = None if elements is None else elements.repeat(number, 1)
     return flow_matching_loss(predicted, velocity.flatten(0, 1), kept)
 

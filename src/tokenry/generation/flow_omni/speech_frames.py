@@ -142,9 +142,9 @@ def group_frames(
     """
     require_at_least(1, group=group)
     batch, longest, mels = frames.shape
-    if bool((lengths > longest).any()) or bool((lengths < 1).any()):
+    if lengths.shape != (batch,) or bool((lengths > longest).any()) or bool((lengths < 0).any()):
         raise UserError(
-            f"lengths must be from 1 to the {longest} frames that there are, got {lengths.tolist()}."
+            f"lengths must be {batch}, one for each row, from 0 to the {longest} frames that there are, got {lengths.tolist()}."
         )
     number = -(-longest // group)
     real = torch.arange(number * group, device=frames.device) < lengths[:, None]

@@ -69,9 +69,8 @@ def write_wave(path: Path, wave: Float[Tensor, "samples"], sample_rate: int) -> 
     require_at_least(1, sample_rate=sample_rate)
     samples = wave.detach().cpu().double().numpy()
     if not len(samples) or not np.isfinite(samples).all():
-        raise UserError(
-            f"a wave of {len(samples)} samples, all of them finite, can be written, or nothing is left of it: got nan or inf."
-        )
+        wrong = "holds nan or inf" if len(samples) else "has no samples"
+        raise UserError(f"the wave for {path} {wrong}, so it cannot be written.")
     samples = samples / max(1.0, float(np.abs(samples).max()))
     with atomic_write(path) as partial, partial.open("wb") as opened:
         wavfile.write(opened, sample_rate, np.round(samples * 32767).astype(np.int16))

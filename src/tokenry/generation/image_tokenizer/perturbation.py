@@ -125,7 +125,7 @@ def perturb_latents(
 
 
 def neighbour_table(codebook: Float[Tensor, "codes dim"], strength: int) -> Int[Tensor, "codes strength"]:
-    """The nearest codes of every code, itself first, in blocks of rows.
+    """The nearest codes of every code, itself first and those equally far by their number, in blocks of rows.
 
     Raises:
         UserError: more neighbours than there are codes.
@@ -137,7 +137,9 @@ def neighbour_table(codebook: Float[Tensor, "codes dim"], strength: int) -> Int[
         distances = squared_distances(block, codebook)
         # A code is its own neighbour of rank 0, also where rounding or a twin would put another before it.
         distances[torch.arange(len(block)), torch.arange(start, start + len(block))] = -torch.inf
-        found.append(distances.topk(strength, largest=False).indices)
+        nearest = distances.topk(strength, largest=False).indices.sort(dim=1).values
+        order = distances.gather(1, nearest).argsort(dim=1, stable=True)
+        found.append(nearest.gather(1, order))
     return torch.cat(found)
 
 

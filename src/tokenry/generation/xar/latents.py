@@ -147,7 +147,9 @@ def _open(file: Path) -> tuple[Any, Tensor, tuple[int, ...], LatentSource | None
         shape = tuple(opened.get_slice("latents").get_shape())
         labels = opened.get_tensor("labels").long()
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}): remove it to encode again.") from error
+        raise UserError(
+            f"{file} cannot be read as .safetensors ({error}): name a folder of images, or a file of latents that is whole."
+        ) from error
     if len(shape) != 4 or labels.shape != shape[:1] or not len(labels):
         raise UserError(
             f"{file} has latents of {_written(shape)} and labels of {_written(tuple(labels.shape))}: it must hold {_NO_GRID}."

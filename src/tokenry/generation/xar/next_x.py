@@ -344,7 +344,7 @@ class EntityCache:
     @classmethod
     def empty(cls, model: NextXModel, batch: int, tokens: int) -> "EntityCache":
         """Memory for a batch of so many tokens."""
-        config, weight = model.config, next(model.layers.parameters())
+        config, weight = model.config, model.input.weight
         head = config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, 2, batch, config.num_attention_heads, tokens, head)
         return cls(torch.empty(shape, dtype=weight.dtype, device=weight.device))

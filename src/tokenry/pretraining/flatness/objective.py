@@ -119,7 +119,7 @@ class Objective:
             targets = self.targets(batch)
             loss, number = targets.nll.mean(), len(targets.labels)
         else:
-            loss, number = self._own_loss(batch), 1
+            loss, number = self._own_loss(batch), self._own_number(batch)
         if not loss.requires_grad:
             raise UserError(
                 "the loss does not require gradients: compute it with a graph, outside of torch.no_grad."
@@ -160,6 +160,13 @@ class Objective:
         found = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
         loss = found if isinstance(found, Tensor) else getattr(found, "loss", None)
         return _own_targets(self.model, inputs).nll.mean() if loss is None else loss
+
+    def _own_number(self, batch: Batch) -> int:
+        """Labels in the batch of a module: transformers takes the mean over them."""
+        labels = batch.get("labels") if self.model is not None and isinstance(batch, Mapping) else None
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            return 1
+        return max(1, int((labels != IGNORED).sum()))
 
     @contextmanager
     def at_rest(self, twice: bool) -> Iterator[list[str]]:

@@ -36,7 +36,8 @@ class PCFG:
         longest: number of tokens beyond which `sentences` draws again.
 
     Raises:
-        UserError: no rule for the start, a right side that is none of the three, a negative probability, or ones that do not sum to 1.
+        UserError: no rule for the start, a right side that is none of the three, a negative probability, ones that do not sum to 1, or
+            non-terminals that never end in a word.
     """
 
     def __init__(
@@ -135,7 +136,9 @@ class PCFG:
 
     def masked_conditional(self, tokens: Sequence[str], i: int) -> Float[ndarray, "vocabulary"] | None:
         """p(terminal at place i | all other tokens); None where no terminal is possible there."""
-        ids = torch.tensor([[self._tokens[token] for token in tokens]])
+        ids = torch.tensor([self._ids(tokens)])
+        if not 0 <= i < len(tokens):
+            raise UserError(f"a place of the sentence is from 0 to {len(tokens) - 1}, got {i}.")
         found = self.masked_conditionals(ids, torch.zeros_like(ids, dtype=torch.bool))[0, i].numpy()
         return None if np.isnan(found).any() else found
 
@@ -151,14 +154,15 @@ class PCFG:
         return slope / slope.sum(-1, keepdim=True)
 
     def _emitted(self, tokens: Sequence[str]) -> Float[Tensor, "1 seq vocabulary"]:
+        return torch.eye(self.vocabulary, dtype=torch.float64)[self._ids(tokens)][None]
+
+    def _ids(self, tokens: Sequence[str]) -> list[int]:
         unknown = [token for token in tokens if token not in self._tokens]
         if unknown or not len(tokens):
             raise UserError(
                 f"a sentence is one or more of the terminals of the grammar, got {unknown or 'none'}."
             )
-        return torch.eye(self.vocabulary, dtype=torch.float64)[[self._tokens[token] for token in tokens]][
-            None
-        ]
+        return [self._tokens[token] for token in tokens]
 
     def _chart(self, emitted: Float[Tensor, "batch seq vocabulary"]) -> Float[Tensor, "batch symbols"]:
         """Inside probabilities of all symbols over the whole sentences; spans of one length are made at once."""
@@ -195,7 +199,12 @@ class PCFG:
         self._binary = torch.zeros(size, len(pairs), dtype=torch.float64)
         for row, column, probability in binary:
             self._binary[row, column] += probability
-        self._closure = torch.linalg.inv(torch.eye(size, dtype=torch.float64) - chains)
+        try:
+            self._closure = torch.linalg.inv(torch.eye(size, dtype=torch.float64) - chains)
+        except torch.linalg.LinAlgError as error:
+            raise UserError(
+                "single non-terminals lead to each other with probability 1, so that no word ever follows: give them other rules too."
+            ) from error
         self._choices = {
             left: ([*of_left], np.cumsum([*of_left.values()])) for left, of_left in self.rules.items()
         }

@@ -1,63 +1,105 @@
-"""Routers between two character models: the tokens that they learn from, labelled by an exact verifier, and thresholds for a rate."""
+"""Routing between two character models: problems, tokens labelled by an exact verifier, routers, and thresholds for a rate."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from tokenry.core.io.progress import Progress
+from tokenry.core.tensors.generation import Continuation
+from tokenry.core.tensors.step_loop import Decoder
 from tokenry.decoding import (
     ExactVerifier,
     Response,
+    RoutedDecoding,
     RouterTrainingConfig,
     TokenRouter,
     fit_router,
     label_responses,
 )
-from tokenry.decoding.r2r import LabelledTokens, RoutingRule
-from tokenry.recipes.testbeds.character_tasks import Problem, answers_of, character_tokenizer, digits
+from tokenry.decoding.r2r import LabelledTokens, RouterReport, RoutingRule
+from tokenry.recipes.testbeds.character_pair import CharacterPair
+from tokenry.recipes.testbeds.character_tasks import (
+    CharacterModel,
+    Problem,
+    answers_of,
+    character_tokenizer,
+    digits,
+    draw_problems,
+    is_right,
+)
 
 TOP_K, WIDTHS = 10, (48, 48)
+_POSITIONS = 64
+"""Room for answers that go a longer way than any right one."""
 
 
-def labelled_answers(
-    small: GPT2LMHeadModel, large: GPT2LMHeadModel, problems: Sequence[Problem]
-) -> tuple[LabelledTokens, dict[str, Any]]:
-    """The tokens of the large model's answers, divergent where going on from the small model's own ends with other digits."""
-    responses = [
-        Response(problem.prompt_ids, answer.token_ids)
-        for problem, answer in zip(problems, answers_of(large, problems), strict=True)
-        if digits(answer.token_ids) is not None
-    ]
-    labelled, _, _ = label_responses(
-        small,
-        large,
-        character_tokenizer(),
-        responses,
-        ExactVerifier(lambda text, answer: digits(answer)),
-        top_k=TOP_K,
-        batch_size=500,
-    )
-    return labelled, {
-        "answers": len(responses),
-        "tokens": len(labelled.divergent),
-        "different": float(labelled.mismatch.double().mean()),
-        "divergent": float((labelled.divergent == 1).double().mean()),
-    }
+@dataclass(frozen=True)
+class RoutedCharacters(CharacterPair):
+    """Size and training of the two models, with room for their answers."""
+
+    small: CharacterModel = field(default_factory=lambda: CharacterModel(2, 24, 350, positions=_POSITIONS))
+    large: CharacterModel = field(default_factory=lambda: CharacterModel(3, 56, 900, positions=_POSITIONS))
+
+    def prepared(self, seed: int, progress: Progress) -> "CharacterRouting":
+        """Train both models."""
+        return CharacterRouting(*self.trained(seed, progress))
 
 
-def trained_router(
-    small: GPT2LMHeadModel, labelled: LabelledTokens, labels: torch.Tensor, epochs: int, seed: int
-) -> tuple[TokenRouter, Mapping[str, Any]]:
-    """A router that learns one kind of labels of the tokens, and how its training went."""
-    config = RouterTrainingConfig(
-        learning_rate=2e-3, batch_size=256, epochs=epochs, validation=0.2, seed=seed
-    )
-    torch.manual_seed(seed)
-    router = TokenRouter.from_small_model(small, top_k=TOP_K, widths=WIDTHS)
-    router, report = fit_router(router, labelled.features, labels, config)
-    return router, asdict(report)
+@dataclass(frozen=True)
+class CharacterRouting:
+    """Two trained models with all that a recipe of routing does with them."""
+
+    small: GPT2LMHeadModel
+    large: GPT2LMHeadModel
+
+    def problems(self, numbers: Sequence[int], seed: int) -> list[list[Problem]]:
+        """New problems: those whose answers are labelled, those that set thresholds, and those that are measured."""
+        generator = torch.Generator().manual_seed(2_000_000 + seed)
+        return [draw_problems(number, generator) for number in numbers]
+
+    def labelled(self, problems: Sequence[Problem]) -> LabelledTokens:
+        """The tokens of the large model's answers, divergent where going on from the small model's own ends with other digits."""
+        responses = [
+            Response(problem.prompt_ids, answer.token_ids)
+            for problem, answer in zip(problems, self.answers(self.large, problems), strict=True)
+            if digits(answer.token_ids) is not None
+        ]
+        verifier = ExactVerifier(lambda text, answer: digits(answer))
+        options: dict[str, Any] = {"top_k": TOP_K, "batch_size": 500}
+        return label_responses(self.small, self.large, character_tokenizer(), responses, verifier, **options)[
+            0
+        ]
+
+    def router(
+        self, tokens: LabelledTokens, labels: Tensor, epochs: int, seed: int
+    ) -> tuple[TokenRouter, RouterReport]:
+        """A router that learns one kind of labels of the tokens, and how its training went."""
+        config = RouterTrainingConfig(
+            learning_rate=2e-3, batch_size=256, epochs=epochs, validation=0.2, seed=seed
+        )
+        torch.manual_seed(seed)
+        router = TokenRouter.from_small_model(self.small, top_k=TOP_K, widths=WIDTHS)
+        return fit_router(router, tokens.features, labels, config)
+
+    def decoding(
+        self, rule: RoutingRule, threshold: float | None = None, rate: float | None = None
+    ) -> RoutedDecoding:
+        """Both models together, by a rule with a threshold or a rate."""
+        return RoutedDecoding(self.small, self.large, rule, threshold=threshold, rate=rate)
+
+    def answers(
+        self, model: GPT2LMHeadModel, problems: Sequence[Problem], decoder: Decoder | None = None
+    ) -> list[Continuation]:
+        """Greedy answers."""
+        return answers_of(model, problems, decoder=decoder)
+
+    def is_right(self, problem: Problem, answer: Continuation) -> bool:
+        """Whether an answer is right."""
+        return is_right(problem, answer)
 
 
 def threshold_at(

@@ -139,7 +139,8 @@ def _verifier(columns: Mapping[str, Any], reward: str | None) -> dict[str, Any]:
         raise UserError(f"the verifier must map names to values, got {stored!r}.")
     if "answer" not in columns:
         raise UserError(
-            f"there is no `answer` to verify by (columns found: {', '.join(columns)}): give one, or --reward module:function."
+            f"there is no `answer` to verify by (columns beside the prompt: {', '.join(columns) or 'none'}): give one, or "
+            "--reward module:function."
         )
     return {"kind": reward or "exact", "answer": str(columns["answer"])}
 

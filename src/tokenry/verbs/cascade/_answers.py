@@ -12,7 +12,7 @@ One object per prompt, as JSON lines, JSON or Parquet:
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tokenry.models.text_model import Generated, TextModel
 
 Axis = Literal["rate", "flops", "seconds"]
+Parameters = tuple[float, float]
 
 AXES = {"rate": "share of the prompts deferred", "flops": "FLOPs per prompt", "seconds": "seconds per prompt"}
 _NUMBERS = ("small_seconds", "large_seconds", "prompt_tokens", "large_tokens")
@@ -42,7 +43,7 @@ class AnswerSource:
     """Answers of both models to the same prompts: written now, or logged before.
 
     Attributes:
-        small: small model: `embedded`, a folder, a hub name, or an endpoint as URL#MODEL.
+        small: small model, an encoder-decoder or not: `embedded`, a folder, a hub name, or an endpoint as URL#MODEL.
         large: large model, likewise.
         data: prompts with verifiers that the models answer: `demo`, or a file, folder or hub name as for `tokenry tune`.
         logged: file of logged answers instead: per line logprobs, and the qualities small and large.
@@ -96,7 +97,8 @@ class LoggedAnswers:
         name: where they are from.
         small: the small model.
         large: the large model.
-        parameters: parameters of both; nan where unknown.
+        parameters: of the small and of the large model, those at work for a token that is read and for one that is written; nan where
+            unknown.
         missing: prompts that a model failed to answer, which are left out.
     """
 
@@ -105,7 +107,7 @@ class LoggedAnswers:
     name: str
     small: "ModelIdentity"
     large: "ModelIdentity"
-    parameters: tuple[float, float]
+    parameters: tuple[Parameters, Parameters]
     missing: int = 0
 
     def costs(self, axis: Axis, first: int | None = None) -> "tuple[ndarray, ndarray, ndarray]":
@@ -117,16 +119,16 @@ class LoggedAnswers:
         if axis == "seconds":
             small, large = self._column("small_seconds"), self._column("large_seconds")
             return small, large, small * seen / np.maximum(tokens, 1)
-        if math.isnan(sum(self.parameters)):
+        if math.isnan(sum(sum(of_model) for of_model in self.parameters)):
             raise UserError(
                 "FLOPs need the size of both models: give --small-parameters and --large-parameters."
             )
-        per_token = [2 * size for size in self.parameters]
+        of_small, of_large = ([2 * size for size in of_model] for of_model in self.parameters)
         prompt, written = self._column("prompt_tokens"), self._column("large_tokens")
         return (
-            per_token[0] * (prompt + tokens),
-            per_token[1] * (prompt + written),
-            per_token[0] * (prompt + seen),
+            of_small[0] * prompt + of_small[1] * tokens,
+            of_large[0] * prompt + of_large[1] * written,
+            of_small[0] * prompt + of_small[1] * seen,
         )
 
     def _column(self, name: str) -> "ndarray":
@@ -167,7 +169,8 @@ def read_answers(source: AnswerSource) -> LoggedAnswers:
             for row, quality in zip(rows, qualities, strict=True)
         ]
     checked = [_checked(row, f"{source.logged}, answer {number}") for number, row in enumerate(rows, start=1)]
-    parameters = source.small_parameters or math.nan, source.large_parameters or math.nan
+    sizes = source.small_parameters or math.nan, source.large_parameters or math.nan
+    parameters = (sizes[0], sizes[0]), (sizes[1], sizes[1])
     models = ModelIdentity(source.small or "small"), ModelIdentity(source.large or "large")
     return _logged(checked, str(source.logged), models, parameters)
 
@@ -194,7 +197,7 @@ def _logged(
     rows: Sequence[dict[str, Any]],
     name: str,
     models: "tuple[ModelIdentity, ModelIdentity]",
-    parameters: tuple[float, float],
+    parameters: tuple[Parameters, Parameters],
     missing: int = 0,
 ) -> LoggedAnswers:
     import numpy as np
@@ -262,6 +265,11 @@ def _share(answers: "Sequence[Generated]", seconds: float, place: int) -> float:
     return seconds * answers[place].completion_tokens / max(1, total)
 
 
-def _parameters(model: "TextModel", given: float | None) -> float:
-    count: Callable[[], int] | None = getattr(getattr(model, "model", None), "num_parameters", None)
-    return given if given is not None else float(count()) if count else math.nan
+def _parameters(model: "TextModel", given: float | None) -> Parameters:
+    """All of a decoder at work for every token; of an encoder-decoder, the encoder for the prompt and the decoder for the answer."""
+    inner: Any = getattr(model, "model", None)
+    if given is not None or not hasattr(inner, "num_parameters"):  # an endpoint shows none
+        return given or math.nan, given or math.nan
+    parts = [inner.get_encoder(), inner.get_decoder()] if inner.config.is_encoder_decoder else [inner, inner]
+    read, written = (float(part.num_parameters()) for part in parts)
+    return read, written

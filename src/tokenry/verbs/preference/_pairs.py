@@ -7,6 +7,7 @@ from tokenry.core.errors import UserError
 from tokenry.report.blocks import Column, Table
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from tokenry.alignment import PreferencePair
@@ -38,6 +39,15 @@ def encoded(
     if not short:
         raise UserError(f"every pair is longer than max_length={max_length} tokens: raise it.")
     return short
+
+
+def require_reader(model: "nn.Module", name: str, pairs: "Sequence[PreferencePair]") -> None:
+    """Refuse a model that is not causal, or that cannot read the pairs."""
+    from tokenry.models import require_causal_lm, require_readable
+
+    require_causal_lm(model, name)
+    rows = [pair.prompt + response for pair in pairs for response in (pair.chosen, pair.rejected)]
+    require_readable(model, [token for row in rows for token in row], list(map(len, rows)), "the pairs", name)
 
 
 def case_table(shares: Mapping[str, Mapping[str, float]]) -> Table:

@@ -16,7 +16,7 @@ from tokenry.verbs._estimates import finite_or_none
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
 from tokenry.verbs._tokens import example_tokens, token_texts
-from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs
+from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs, require_reader
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,6 +71,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     pairs = encoded(rows[: plan.pairs], tokenizer, plan.max_length)
     left_out = len(rows[: plan.pairs]) - len(pairs)
     model = plan.hardware.load(plan.model)
+    require_reader(model, plan.model, pairs)
     gradients, products = _measured(plan, model, pairs, progress)
     references = None
     if plan.reference is not None and loss.uses_reference:
@@ -121,6 +122,7 @@ def _references(plan: Plan, pairs: "Sequence[PreferencePair]") -> "list[tuple[fl
 
     assert plan.reference is not None
     model = plan.hardware.load(plan.reference).eval()
+    require_reader(model, plan.reference, pairs)
     with torch.no_grad():
         return [
             (

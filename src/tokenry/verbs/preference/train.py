@@ -20,7 +20,7 @@ from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._lora import Lora, lora_config
 from tokenry.verbs._models import model_title
-from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs
+from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs, require_reader
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,13 +130,13 @@ def _trained(
     from transformers import PrinterCallback
 
     from tokenry.alignment import EntanglementCallback, PreferenceTrainer
-    from tokenry.models import load_tokenizer, require_causal_lm
+    from tokenry.models import load_tokenizer
     from tokenry.verbs._stages import Stages
     from tokenry.verbs._training import TellSteps, logged_curve
 
     tokenizer, model = load_tokenizer(plan.model), plan.hardware.load(plan.model)
-    require_causal_lm(model, plan.model)
     pairs = encoded(held_out, tokenizer, plan.max_length)
+    require_reader(model, plan.model, pairs)
     lora = None if plan.full_weights else Lora(rank=plan.rank, alpha=2 * plan.rank, dropout=0.0)
     needs_copy = plan.full_weights and loss.uses_reference
     steps = plan.max_steps or max(1, round(plan.epochs * len(rows) / plan.batch_size))

@@ -199,7 +199,7 @@ def read_runs(path: Path) -> "ScalingRuns":
     if missing := [column for column in COLUMNS if column not in columns]:
         raise UserError(
             f"{path} has no {missing[0]}: a table of runs has the columns {', '.join(COLUMNS)} (parameters, training tokens, "
-            "validation loss in nats per token) and may have error and name."
+            f"validation loss in nats per token) and may have error and name, and this one has {', '.join(columns) or 'none'}."
         )
     if not rows:
         raise UserError(f"{path} has no rows: give one per trained model, with {', '.join(COLUMNS)}.")

@@ -90,6 +90,10 @@ def run(plan: Plan, progress: Progress) -> Result:
     documents = [document for block in blocks for document in _read_block(Path(block))]
     loss = np.array(losses).T
     strength = predictive_strength(loss, benchmark)
+    if (known := int(np.isfinite(strength).sum())) < 2:
+        raise UserError(
+            f"{known} of {plural(len(documents), 'document')} can be measured under every model, and at least 2 are needed: give a larger corpus."
+        )
     _write(plan.output / STRENGTH_FILE, documents, strength, loss)
     data = {
         "kind": "select-data strength",
@@ -162,10 +166,9 @@ def _sample(plan: Plan, progress: Progress) -> list[str]:
         "corpus": [[str(shard), shard.stat().st_size] for shard in shards],
         "fields": asdict(plan.fields),
         "sample": asdict(plan.sample),
-        "losses": asdict(plan.losses),
     }
     Workspace(plan.output, settings, _RUN_FILE).claim(
-        f"{plan.output} holds the strength of another corpus, sample or window: name another folder, or remove that one."
+        f"{plan.output} holds the strength of another corpus or sample: name another folder, or remove that one."
     )
     drawn = plan.output / _SAMPLE_FILE
     if not drawn.exists():
@@ -189,7 +192,7 @@ def _read_block(path: Path) -> "list[Document]":
 
 
 class BlockLosses:
-    """Measures blocks of documents with one model; what was measured with the same weights stays.
+    """Measures blocks of documents with one model; what was measured with the same weights and windows stays.
 
     Args:
         name: the model, or NAME@LAYERS.
@@ -207,7 +210,8 @@ class BlockLosses:
         self.model, self.tokenizer, self.config = hardware.load(base), load_tokenizer(base), config
         self.depth: Any = nullcontext if layers is None else lambda: at_depth(self.model, layers)
         with self.depth():
-            self.folder = folder / model_fingerprint(self.model)
+            read = f"{config.window}-{config.advance}{'-packed' * config.packed}"
+            self.folder = folder / f"{model_fingerprint(self.model)}-{read}"
 
     def __call__(self, block: str) -> str:
         """Measure a block; returns the file of its losses."""

@@ -1,5 +1,6 @@
 """A list put back in order: weights written down that do it, what no causal model can do, and what a trained one reaches."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,8 +54,8 @@ class Plan(OptionalOutput):
         require_at_least(2, prompts=self.prompts)
         require_at_least(0, steps=self.steps, seed=self.seed)
         require_one_of(self.layout, tuple(LAYOUTS), "layout")
-        if self.beta is not None and not self.beta > 0:
-            raise UserError(f"beta must be above 0, got {self.beta}: it makes attention sharp.")
+        if self.beta is not None and not 0 < self.beta < math.inf:
+            raise UserError(f"beta must be above 0 and finite, got {self.beta}: it makes attention sharp.")
         if self.n < 2 and (self.steps or self.model):
             raise UserError(
                 "a list of one row is in order already: train, or ask a model, with n of 2 or more."
