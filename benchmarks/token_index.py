@@ -64,8 +64,8 @@ def measure(smoke: bool) -> Iterator[Result]:
     plain = Setting(samples=40 if smoke else 39_063)
     packed = Setting(samples=40 if smoke else 39_063, packing=True)
     cases = [(plain, name) for name in WEIGHINGS] + [(packed, "ssToken, last epoch's losses")]
-    cases = cases[-2:] if smoke else cases
-    for setting in (plain, packed):
+    cases = cases[-1:] if smoke else cases
+    for setting in dict.fromkeys(setting for setting, _ in cases):
         theirs = in_a_process(partial(build, setting, None))
         for name in (name for case, name in cases if case == setting):
             ours = in_a_process(partial(build, setting, name))

@@ -1,6 +1,11 @@
-"""What is written once: standard errors in core.stats, drawing without a display in report, and a class name for one idea."""
+"""What is written once: standard errors in core.stats, drawing without a display in report, and a class name for one idea.
+
+And that every name is defined: ruff and mypy do not look for it, since the shapes of jaxtyping are names to both.
+"""
 
 import ast
+import builtins
+import symtable
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -81,3 +86,38 @@ def test_a_class_name_stands_for_one_idea():
     )
     assert names["Estimate"] == 1
     assert {name for name, count in names.items() if count > 1} <= SHARED_NAMES
+
+
+OF_EVERY_MODULE = {*dir(builtins), "__file__", "__path__"}
+
+
+def undefined(table: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
+    """The names that a scope, or one inside it, takes from the module, which does not have them."""
+    for symbol in table.get_symbols():
+        is_global = symbol.is_global() or table.get_type() == "module"
+        if is_global and symbol.is_referenced() and symbol.get_name() not in known:
+            yield symbol.get_name()
+    for inner in table.get_children():
+        yield from undefined(inner, known)
+
+
+def undefined_in(source: str) -> list[str]:
+    module = symtable.symtable(source, "module", "exec")
+    own = (symbol for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported())
+    return sorted(set(undefined(module, {symbol.get_name() for symbol in own} | OF_EVERY_MODULE)))
+
+
+def test_a_name_that_nobody_defines_is_found():
+    assert undefined_in("import a\ndef f(x: 'b') -> int:\n    return a + x + C\nclass D(E): pass") == [
+        "C",
+        "E",
+    ]
+
+
+def test_every_name_is_defined():
+    found = {
+        str(file.relative_to(SOURCE)): names
+        for file in sorted(SOURCE.rglob("*.py"))
+        if (names := undefined_in(file.read_text(encoding="utf-8")))
+    }
+    assert found == {}

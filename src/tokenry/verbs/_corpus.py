@@ -1,9 +1,13 @@
 """A corpus of plain texts, of which a share is held out."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from tokenry.core.errors import UserError
 from tokenry.report.writing import plural
+
+_Row = TypeVar("_Row")
 
 
 def read_corpus(corpus: Path) -> list[str]:
@@ -24,7 +28,7 @@ def read_corpus(corpus: Path) -> list[str]:
 
 
 def held_out_texts(texts: int, share: float, corpus: Path) -> list[bool]:
-    """Which of so many texts are held out: a share of them, evenly over the corpus, which may be sorted.
+    """Which of so many texts are held out: a share of them.
 
     Raises:
         UserError: none, or all of them.
@@ -35,5 +39,16 @@ def held_out_texts(texts: int, share: float, corpus: Path) -> list[bool]:
             f"{corpus} has {plural(texts, 'text')}, of which a share of {share} holds out {apart}: give more texts or "
             "another share."
         )
-    every = texts // apart
-    return [number % every == 0 and number // every < apart for number in range(texts)]
+    return evenly(texts, apart)
+
+
+def evenly(rows: int, apart: int) -> list[bool]:
+    """Which of so many rows are the `apart` that are held out: evenly over all of them, which may be sorted."""
+    every = rows // apart
+    return [number % every == 0 and number // every < apart for number in range(rows)]
+
+
+def parted(rows: Iterable[_Row], is_held_out: list[bool]) -> tuple[list[_Row], list[_Row]]:
+    """What is trained on, and what is held out."""
+    pairs = list(zip(rows, is_held_out, strict=True))
+    return [row for row, out in pairs if not out], [row for row, out in pairs if out]

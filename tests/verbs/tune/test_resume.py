@@ -64,7 +64,7 @@ def uninterrupted(options, tmp_path_factory):
 
 
 def at_step(patch, step, what):
-    """Do something when a step has ended; what it asks for is heard in the next."""
+    """Do something when a step has ended."""
     tell = bench_module.TellSteps.on_step_end
 
     def act(callback, args, state, control, **kwargs):
@@ -93,7 +93,7 @@ def interrupted(options, tmp_path_factory):
             compare(make_plan(options), output, silent)
     assert [path.name for path in (output / FOLDERS[0]).glob("checkpoint-*")] == ["checkpoint-2"]
     with pytest.MonkeyPatch.context() as patch:
-        at_step(patch, 7, press_ctrl_c_in_the_second_run)
+        at_step(patch, 8, press_ctrl_c_in_the_second_run)
         stopped = CliRunner().invoke(app, ["tune", "--resume", "--output", str(output)])
     assert not (output / FOLDERS[1] / "run.json").exists()
     return output, compare(stored_plan(output / "plan.json"), output, silent), stopped

@@ -32,6 +32,11 @@ class ImageFile:
     path: Path
     name: str
 
+    @property
+    def folder(self) -> str:
+        """The folder that it lies in, which is its class."""
+        return self.name.rpartition("/")[0] or "."
+
 
 def find_images(folder: Path) -> list[ImageFile]:
     """The images of a folder and of the folders in it, sorted by name."""

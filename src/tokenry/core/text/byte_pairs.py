@@ -13,7 +13,7 @@ import codecs
 import heapq
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import product, starmap
+from itertools import pairwise, product, starmap
 from typing import Any
 
 import numpy as np
@@ -109,30 +109,25 @@ class BytePairEncoder:
 
     def merge(self, piece: bytes) -> list[int]:
         """Cut one piece by merges alone, even where it is a token (`whole_first`)."""
-        ids = [number for unit in self._units(piece) for number in self._start(unit)]
+        merges, ids = self._merges, self._start(piece)
         after, before = [*range(1, len(ids)), -1], [-1, *range(len(ids) - 1)]
-        waiting: list[tuple[int, int, int, int]] = []
-
-        def wait(left: int, right: int) -> None:
-            merge = self._merges.get((ids[left], ids[right]))
-            if merge is not None:
-                heapq.heappush(waiting, (merge[0], left, ids[left], ids[right]))
-
-        for left in range(len(ids) - 1):
-            wait(left, left + 1)
+        waiting = [
+            (merges[pair][0], left, *pair) for left, pair in enumerate(pairwise(ids)) if pair in merges
+        ]
+        heapq.heapify(waiting)
         gone = -1
         while waiting:
             _, left, left_id, right_id = heapq.heappop(waiting)
             right = after[left]
             if ids[left] != left_id or right < 0 or ids[right] != right_id:
                 continue
-            ids[left], ids[right] = self._merges[left_id, right_id][1], gone
+            ids[left], ids[right] = merges[left_id, right_id][1], gone
             after[left] = after[right]
             if after[left] >= 0:
                 before[after[left]] = left
-                wait(left, after[left])
-            if before[left] >= 0:
-                wait(before[left], left)
+            for first, second in ((left, after[left]), (before[left], left)):
+                if first >= 0 and second >= 0 and (pair := (ids[first], ids[second])) in merges:
+                    heapq.heappush(waiting, (merges[pair][0], first, *pair))
         return [number for number in ids if number != gone]
 
     def pair_valid(self, left: int, right: int) -> bool:
@@ -175,16 +170,21 @@ class BytePairEncoder:
             character.encode(errors="surrogateescape") for character in piece.decode(errors="surrogateescape")
         ]
 
-    def _start(self, unit: bytes) -> list[int]:
-        if unit in self._ids:
-            return [self._ids[unit]]
+    def _start(self, piece: bytes) -> list[int]:
+        """The ids of the units of a piece, before any merge."""
+        known, ids = self._ids, list[int]()
         try:
-            return [self._fallback[bytes([byte])] for byte in unit]
+            for unit in self._units(piece):
+                if unit in known:
+                    ids.append(known[unit])
+                else:
+                    ids += [self._fallback[bytes([byte])] for byte in unit]
         except KeyError as error:
             raise UserError(
                 f"no token stands for the byte 0x{error.args[0].hex().upper()}, so this text cannot be encoded: give a tokenizer that "
                 "covers all bytes."
             ) from error
+        return ids
 
     def _merged(self, left: int, right: int) -> int:
         data = (self.token_bytes[left] or b"") + (self.token_bytes[right] or b"")

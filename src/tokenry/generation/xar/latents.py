@@ -181,7 +181,7 @@ def read_latents(
             raise UserError(f"{data} holds latents already: leave the autoencoder (--vae) out.")
         return LatentRows(data, scale)
     files = find_images(data)
-    classes = sorted({_class_of(file) for file in files})
+    classes = sorted({file.folder for file in files})
     coder = Coder(None if vae is None else str(vae), device)
     source = replace(coder.source(tuple(classes), scale), crop=crop)
     settings = {
@@ -223,18 +223,13 @@ def _encode(
             pixels = np.asarray(image, dtype=np.float32).reshape(size[1], size[0], channels)
             batch.append(torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
         latents.append(coder.encode(torch.stack(batch), source))
-    labels = torch.tensor([source.classes.index(_class_of(file)) for file in files])
+    labels = torch.tensor([source.classes.index(file.folder) for file in files])
     with atomic_write(shard) as partial:
         save_file(
             {"latents": torch.cat(latents).contiguous(), "labels": labels},
             partial,
             {"source": json.dumps(asdict(source))},
         )
-
-
-def _class_of(file: ImageFile) -> str:
-    """The name of the folder that an image lies in."""
-    return file.name.rpartition("/")[0] or "."
 
 
 class Coder:

@@ -51,7 +51,7 @@ class SquareImages:
     @property
     def classes(self) -> list[str]:
         """The folder of each image, which is its class."""
-        return [str(Path(file.name).parent) for file in self.files]
+        return [file.folder for file in self.files]
 
     def only(self, numbers: Sequence[int]) -> "SquareImages":
         """The images with these numbers."""

@@ -12,7 +12,7 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
-from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._corpus import held_out_texts, parted, read_corpus
 from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._step_training import StepTraining
@@ -160,16 +160,8 @@ def _blocks(plan: Plan, encoder: "PretrainedEncoder") -> "tuple[Dataset, Dataset
             "the tokenizer has no tokens that begin and end a text ([CLS] and [SEP], or bos and eos): add them."
         )
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    is_held_out = held_out_texts(len(ids), plan.held_out, plan.corpus)
-    parts = [
-        split_documents(
-            (row for row, out in zip(ids, is_held_out, strict=True) if out == held),
-            plan.max_length,
-            begin,
-            end,
-        )
-        for held in (False, True)
-    ]
+    sides = parted(ids, held_out_texts(len(ids), plan.held_out, plan.corpus))
+    parts = [split_documents(side, plan.max_length, begin, end) for side in sides]
     if not all(parts):
         raise UserError(f"{plan.corpus} gives no tokens with this tokenizer: check that it fits the texts.")
     train, held_out = (

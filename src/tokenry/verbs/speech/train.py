@@ -12,6 +12,7 @@ from tokenry.core.plans import argument, embedded, plan_settings
 from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._corpus import evenly, parted
 from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
@@ -157,10 +158,7 @@ def _split(rows: "list[ClipRow]", share: float) -> "tuple[list[ClipRow], list[Cl
     apart = max(1, round(share * len(rows)))
     if apart >= len(rows):
         raise UserError(f"{plural(len(rows), 'clip')} cannot be trained on and held out: give at least 2.")
-    every = len(rows) // apart  # evenly over the data, which may be sorted
-    is_held = [number % every == 0 and number // every < apart for number in range(len(rows))]
-    held = [row for row, out in zip(rows, is_held, strict=True) if out]
-    return [row for row, out in zip(rows, is_held, strict=True) if not out], held
+    return parted(rows, evenly(len(rows), apart))
 
 
 def _model(plan: Plan) -> "tuple[ContinuousTokenLM, Any, Any]":

@@ -14,7 +14,7 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Findings, Section, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
-from tokenry.verbs._corpus import held_out_texts, read_corpus
+from tokenry.verbs._corpus import held_out_texts, parted, read_corpus
 from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import stored_estimate
@@ -119,10 +119,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.verbs._training import logged_curve, remove_checkpoints, take_steps
 
     texts = read_corpus(plan.corpus)
-    apart = held_out_texts(len(texts), plan.held_out, plan.corpus)
-    train, held_out = (
-        [text for text, out in zip(texts, apart, strict=True) if out == side] for side in (False, True)
-    )
+    train, held_out = parted(texts, held_out_texts(len(texts), plan.held_out, plan.corpus))
     held_out = held_out[: plan.scored]
     coder = _coder(plan, texts, train)
     spelled = [coder.words(text) for text in train]
