@@ -3,6 +3,7 @@
 import inspect
 import sys
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import datasets
@@ -25,7 +26,6 @@ from transformers import (
     Qwen3Config,
     Trainer,
 )
-
 from trl.trainer import grpo_trainer
 
 from tests.tiny.tokenizers import chat_bytes
@@ -100,6 +100,9 @@ ROW = {
 }
 
 
+LOAD_DATASET = inspect.signature(datasets.load_dataset)
+
+
 class ReachedError(Exception):
     """The first step, or the first token, was about to come."""
 
@@ -122,19 +125,20 @@ def billions(model):
 
 def weightless(name, *arguments, **options):
     """Stands for `load_model`: the published model without its weights."""
-    given = inspect.signature(load_model).bind(name, *arguments, **options).arguments
+    dtype = as_dtype(inspect.signature(load_model).bind(name, *arguments, **options).arguments.get("dtype"))
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(CONFIGS[name], dtype=as_dtype(given.get("dtype")))
+        return AutoModelForCausalLM.from_config(
+            CONFIGS[name], dtype=torch.bfloat16 if dtype == "auto" else dtype
+        )
 
 
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that is asked with real signatures, and gives small data, one tokenizer, and models without weights."""
-    signature = inspect.signature(datasets.load_dataset)
     rows = datasets.Dataset.from_list([ROW] * 40)
 
     def load_dataset(*arguments, **options):
-        signature.bind(*arguments, **options)
+        LOAD_DATASET.bind(*arguments, **options)
         return rows
 
     tokenizer = chat_bytes(TEXT)
@@ -144,7 +148,7 @@ def hub(monkeypatch):
         "load_dataset": load_dataset,
         "load_model": weightless,
         "load_tokenizer": lambda name: tokenizer,
-        "read_docstrings": lambda packages, share=0.1: SimpleNamespace(train=[TEXT] * 4, held_out=[TEXT] * 4),
+        "read_docstrings": lambda packages, *_, **__: SimpleNamespace(train=[TEXT] * 4, held_out=[TEXT] * 4),
     }
     for name, module in [*sys.modules.items()]:
         if name.startswith(("tokenry.recipes.", "tokenry.verbs._tune.")):
@@ -164,7 +168,7 @@ def reached(monkeypatch):
         model._prepare_generation_config(generation_config, **options)
         raise ReachedError(model)
 
-    monkeypatch.setattr(Training, "run", lambda training, *_, **__: at_once(training.model))
+    monkeypatch.setattr(Training, "run", lambda training, *_, **__: at_once(training.module))
     monkeypatch.setattr(Trainer, "train", lambda trainer, *_, **__: at_once(trainer.model))
     monkeypatch.setattr(GenerationMixin, "generate", validated)
     for name, module in [*sys.modules.items()]:
@@ -259,11 +263,10 @@ def test_qwen_changes_its_tokenizer(hub, monkeypatch):
 def test_zoo_prune_asks_llava(hub, reached, monkeypatch):
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(LLAVA)
-    signature = inspect.signature(datasets.load_dataset)
     row = {"question": "Is there a dog?", "answer": "no", "image": Image.new("RGB", (30, 20))}
 
     def load_dataset(*arguments, **options):
-        assert signature.bind(*arguments, **options).arguments["path"] == "lmms-lab/POPE"
+        assert LOAD_DATASET.bind(*arguments, **options).arguments["path"] == "lmms-lab/POPE"
         return datasets.Dataset.from_list([row] * 2)
 
     def processed(images, text, return_tensors):
@@ -286,10 +289,8 @@ def test_zoo_prune_asks_llava(hub, reached, monkeypatch):
 def test_heads_that_speak(arm, reached):
     sizes = replace(paper_sizes("flow-omni"), voices=2, takes=1, test_takes=1, codes=4)
     clips = [
-        Clip(digit, voice, torch.randn(8000), test)
-        for digit in range(3)
-        for voice in range(2)
-        for test in (False, True)
+        Clip(torch.randn(8000), digit, voice, is_test)
+        for digit, voice, is_test in product(range(3), range(2), (False, True))
     ]
     trial = spoken_trial.SpokenTrial(clips, sizes)
     with init_empty_weights(include_buffers=False):
