@@ -3,29 +3,21 @@
     python experiments/reproduce_all.py [--output runs/reproduce] [SLUG …]
 
 A recipe whose result.json stands in the output is not run again: an interrupted run goes on where it was. table.md is written after
-every recipe. Ends with exit code 1 where a recipe came to no verdict. Whether five minutes are enough is judged by the CPU time of the
-process where that is less than the time on the clock: on idle cores nothing else would have been waited for.
+every recipe. Ends with exit code 1 where a recipe came to no verdict.
 """
 
 import argparse
-import math
-import resource
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenry.core.io.files import atomic_write, read_json, write_json
-from tokenry.papers import catalogue, outcome
-from tokenry.report.blocks import Table
+from tokenry.core.io.files import atomic_write, read_json
+from tokenry.papers import catalogue
+from tokenry.recipes.kit.overview import overview
 from tokenry.report.markdown import markdown_table
 from tokenry.report.result import RESULT_FILE
-
-MOST_SECONDS = 300
-PROCESS_FILE = "process.json"
-"""Beside result.json: what only this script measures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,51 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not result_of(given.output, slug):
             print(f"{number} of {len(slugs)}: {slug}", file=sys.stderr, flush=True)
             command = [sys.executable, "-m", "tokenry", "reproduce", slug, "--output", given.output / slug]
-            before = cpu_seconds()
             subprocess.run([*map(str, command), "--quiet"], stdout=subprocess.DEVNULL)
-            write_json(given.output / slug / PROCESS_FILE, {"cpu_seconds": round(cpu_seconds() - before, 1)})
         with atomic_write(given.output / "table.md") as partial:
             partial.write_text(table(given.output, slugs), encoding="utf-8")
     print(table(given.output, slugs))
     return int(not all(result_of(given.output, slug) for slug in slugs))
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of all processes that this one waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def result_of(output: Path, slug: str, file: str = RESULT_FILE) -> dict[str, Any]:
+def result_of(output: Path, slug: str) -> dict[str, Any]:
     """The stored result of a recipe; empty where there is none."""
-    path = output / slug / file
+    path = output / slug / RESULT_FILE
     return read_json(path) if path.exists() else {}
 
 
 def table(output: Path, slugs: Sequence[str]) -> str:
     """One row a paper, and how many headlines came out which way."""
-    found = {slug: result_of(output, slug) for slug in slugs}
-    rows = []
-    for slug, result in found.items():
-        outcome_of = outcome(result["verdict"], result["shown"], result["of"]) if result else "no verdict"
-        seconds = result.get("seconds", math.inf)
-        used = result_of(output, slug, PROCESS_FILE).get("cpu_seconds", seconds)
-        rows.append(
-            (
-                slug,
-                outcome_of,
-                round(seconds) if result else None,
-                round(used) if result else None,
-                "yes" if min(seconds, used) <= MOST_SECONDS and result else "no",
-            )
-        )
-    verdicts = Counter(result.get("verdict", "no verdict") for result in found.values())
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    claims = [sum(result.get(name, 0) for result in found.values()) for name in ("shown", "of")]
-    head = f"Headlines of {len(slugs)} papers: {counted}. Claims: {claims[0]} of {claims[1]} shown.\n\n"
-    return head + markdown_table(
-        Table("", ("paper", "outcome", "seconds", "CPU seconds", "in five minutes"), rows)
-    )
+    made = overview({slug: result_of(output, slug) for slug in slugs})
+    return f"{made.title}\n\n{markdown_table(made)}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A page holds `<!-- generated: NAME -->`; the hook replaces it by a table made fr
     capabilities   docs/results/capabilities.json   written by the tests (--store-capabilities)
     comparisons    docs/results/*.json              records of `tokenry tune`
     credits        docs/results/*.json              records of `tokenry rl`
+    overview       docs/results/*.json              outcome and time of every reproduction
     reproductions  docs/results/*.json              records of `tokenry reproduce`
     decoders       docs/results/*.json              headlines of the decoders' reproductions, and their benchmarks
     benchmarks     benchmarks/results/**/*.json     written by `make bench` and `make bench-gpu`
@@ -32,6 +33,7 @@ from tokenry.compression.vision.published_scaling import PUBLISHED_SIZES, PUBLIS
 from tokenry.compression.vision.vlm_scaling import ScalingFit, compute_optimal
 from tokenry.core.io.files import atomic_write, read_json, write_json
 from tokenry.papers import catalogue, outcome
+from tokenry.recipes.kit.overview import overview
 from tokenry.report.blocks import Block, Column, Section, Table
 from tokenry.report.markdown import appendix, folded, markdown_settings, markdown_table
 from tokenry.report.markdown import markdown as written
@@ -172,6 +174,13 @@ def reproductions(root: Path) -> str:
     if not records:
         return missing("reproductions", "tokenry reproduce SLUG")
     return "\n".join(reproduction_section(record) for record in records)
+
+
+def reproduction_overview(root: Path) -> str:
+    """What came of every paper, and how long it took."""
+    records = {path.stem: read_json(path) for path in stored(root, lambda record: "claims" in record)}
+    made = overview({paper.slug: records.get(paper.slug, {}) for paper in catalogue() if paper.available})
+    return f"{made.title}\n\n{markdown_table(made)}"
 
 
 def reproduction_section(record: dict[str, Any]) -> str:
@@ -392,6 +401,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "comparisons": comparisons,
     "credits": credit_runs,
     "reproductions": reproductions,
+    "overview": reproduction_overview,
     "decoders": decoders,
     "benchmarks": benchmarks,
     "measured": measured,

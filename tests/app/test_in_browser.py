@@ -25,7 +25,7 @@ SCRIPT = "one <script>alert('owned')</script> two <img src=x onerror=alert(1)>"
 
 def quick_recipe(slug, scale, output, progress, data):
     claims = (Claim("a claim that holds", 0.97, 0.96, 0.43, "shown"),)
-    return Reproduction(slug, claims, {"scale": scale}, 1.0, plots=())
+    return Reproduction(slug, claims, {"scale": scale}, 1.0, 1.0, plots=())
 
 
 @pytest.fixture(scope="module")

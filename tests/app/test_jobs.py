@@ -6,6 +6,7 @@ import time
 import weakref
 
 import pytest
+from transformers.utils import logging
 
 from tests.app.test_forms import ended
 from tokenry.app import jobs as module
@@ -131,3 +132,13 @@ def test_a_job_tells_its_stage():
     job = QueuedJob(lambda progress: None)
     job.report("training · step 3", 0.25)
     assert (job.stage, job.share) == ("training · step 3", 0.25)
+
+
+def test_every_job_runs_in_silence():
+    before, levels = logging.get_verbosity(), []
+    logging.set_verbosity_info()
+    try:
+        ended(Jobs().add(QueuedJob(lambda progress: levels.append(logging.get_verbosity()))))
+    finally:
+        logging.set_verbosity(before)
+    assert levels == [logging.ERROR]

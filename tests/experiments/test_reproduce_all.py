@@ -1,7 +1,6 @@
 """Every recipe is run once, an interrupted run goes on, and the table says how many headlines are shown."""
 
 import importlib.util
-import itertools
 import json
 from types import SimpleNamespace
 
@@ -14,18 +13,23 @@ reproduce_all = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reproduce_all)
 
 
+TIMES = {
+    "otr": {"seconds": 400.0, "cpu_seconds": 310.0},
+    "electra": {"seconds": 400.0, "cpu_seconds": 110.0},  # had to wait for others
+}
+
+
 @pytest.fixture
 def started(monkeypatch):
     """The recipes that were started; one of them ends without a result."""
     slugs = []
-    monkeypatch.setattr(reproduce_all, "cpu_seconds", itertools.count(0.0, 1000.0).__next__)
 
     def run(command, **_):
         slug, folder = command[4], reproduce_all.Path(command[6])
         slugs.append(slug)
         if slug != "scaling":
             folder.mkdir(parents=True)
-            result = {"verdict": "shown", "shown": 2, "of": 5, "seconds": 400.0 if slug == "otr" else 7.0}
+            result = {"verdict": "shown", "shown": 2, "of": 5, **TIMES.get(slug, {"seconds": 7.0})}
             (folder / "result.json").write_text(json.dumps(result))
 
     monkeypatch.setattr(reproduce_all, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
@@ -51,8 +55,9 @@ def test_all_papers_are_run_by_default(started, tmp_path):
     assert len(started) == 40
 
 
-def test_a_recipe_that_had_to_wait_for_others_is_judged_by_its_cpu_time(started, monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce_all, "cpu_seconds", iter([10.0, 120.0]).__next__)
-    reproduce_all.main(["otr", "--output", str(tmp_path)])
-    row = (tmp_path / "table.md").read_text().splitlines()[-1]
-    assert [cell.strip() for cell in row.split("|")[-4:-1]] == ["400", "110", "yes"]
+def test_a_recipe_that_had_to_wait_for_others_is_judged_by_its_cpu_time(started, tmp_path):
+    reproduce_all.main(["otr", "electra", "--output", str(tmp_path)])
+    rows = [
+        [cell.strip() for cell in row.split("|")] for row in (tmp_path / "table.md").read_text().splitlines()
+    ]
+    assert [row[-4:-1] for row in rows[-2:]] == [["400", "310", "no"], ["400", "110", "yes"]]

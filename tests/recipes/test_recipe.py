@@ -32,7 +32,7 @@ def claim(verdict):
 
 
 def reproduction(*verdicts):
-    return Reproduction("made-up", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5)
+    return Reproduction("made-up", tuple(map(claim, verdicts)), {"seed": 0}, seconds=1.5, cpu_seconds=2.5)
 
 
 def test_the_verdict_is_that_of_the_headline_and_the_other_claims_keep_theirs():

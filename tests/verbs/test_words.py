@@ -1,6 +1,8 @@
 """`tokenry words train`, `evaluate` and `generate`: both models, every kind of unit, resumed, compared, and what is refused."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tests.tiny.chats import write_model
 from tests.tiny.tokenizers import byte_level
 from tests.verbs.check_verb import check_refused, check_verb, tokenry
 from tokenry.architectures import FlatLM, WordPooledLM
+from tokenry.verbs._training import TellSteps
 
 TEXT = "\n\n".join(
     f"the {one} sat on the {two}.\nIt said: {one}, {two}!"
@@ -104,13 +107,20 @@ def test_a_stopped_run_is_resumed_with_the_same_weights(folder, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert tokenry("words train", *arguments, "--output", whole).exit_code == 0
 
-    def stop(*_):
-        raise RuntimeError
+    def press_ctrl_c(clock, args, state, control, **kwargs):
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
 
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenry.architectures.score_texts", stop)
-        assert tokenry("words train", *arguments, "--output", stopped).exit_code == 1
-    assert (stopped / "checkpoints" / "checkpoint-4").is_dir()
+        patch.setattr(TellSteps, "on_step_end", press_ctrl_c)
+        ran = tokenry("words train", *arguments, "--output", stopped)
+    signal.signal(signal.SIGINT, heard)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert (
+        ran.stderr.splitlines()[-1] == "tokenry: stopped after step 3 of 4 of training; go on with --resume."
+    )
+    assert (stopped / "checkpoints" / "checkpoint-3").is_dir()
     check_refused("words train", *arguments, "--output", stopped, words="begun: resume it (--resume)")
     other = (*arguments, "--seed", 1, "--resume", "--output", stopped)
     check_refused("words train", *other, words="belongs to a training with other settings")

@@ -18,6 +18,7 @@ from typing import Literal
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.quiet import quiet_libraries
 from tokenry.verbs._mistakes import mistakes_named
 
 MOST_WAITING = 16
@@ -142,7 +143,7 @@ class Jobs:
 def _run(job: QueuedJob) -> None:
     job.state, job.begun = "running", time.monotonic()
     try:
-        with _notes_of(job), mistakes_named():
+        with _notes_of(job), mistakes_named(), quiet_libraries():
             job.work(job.report)
     except UserError as error:
         job.state, job.said = "refused", str(error)

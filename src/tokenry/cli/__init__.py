@@ -7,6 +7,7 @@ import typer
 
 from tokenry import __version__
 from tokenry.cli.tree import Verb, Verbs
+from tokenry.core.io.quiet import ENVIRONMENT
 from tokenry.verbs._catalogue import add_verbs, command_name
 
 # A module `app` would stand in the place of the app below.
@@ -49,10 +50,9 @@ def _tokenry(
 
 def main() -> None:
     """Run the command line; ends the process with its exit code."""
-    # Every verb shows one progress bar of its own; the libraries' many are read from here when they are imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     # Threads of torch that wait by spinning make a step ten times slower as soon as another program wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     app()

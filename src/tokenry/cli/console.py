@@ -25,6 +25,7 @@ from tokenry.cli.progress import progress
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import require_output, require_output_file
 from tokenry.core.io.progress import Progress
+from tokenry.core.io.quiet import quiet_libraries
 from tokenry.core.io.ranks import is_first
 from tokenry.verbs._mistakes import mistakes_named
 
@@ -127,7 +128,7 @@ def run_verb(run: "Callable[[Any, Progress], Result]", plan: Any, as_json: bool)
 
     output = getattr(plan, "output", None)
     require_output(output)
-    with progress(_streams.get().quiet) as report:
+    with quiet_libraries(), progress(_streams.get().quiet) as report:
         result = run(plan, report)
     if not is_first():
         return

@@ -75,9 +75,14 @@ def lay_out(data: Mapping[str, Any]) -> list[Block]:
             f"{entry.title} (arXiv {entry.arxiv}): {outcome(data['verdict'], data['shown'], data['of'])}",
             ("claim", "paper", "measured", "control", "verdict"),
             rows,
-            notes=(f"Measured in {data['seconds']:,.0f} s.",),
+            notes=(_time(data),),
         )
     ]
+
+
+def _time(data: Mapping[str, Any]) -> str:
+    used = f", {data['cpu_seconds']:,.0f} s of CPU time" if "cpu_seconds" in data else ""
+    return f"Measured in {data['seconds']:,.0f} s{used}."
 
 
 def _listed() -> Result:

@@ -60,7 +60,7 @@ def answerable(rows: Rows, most: int) -> "tuple[Rows, list[list[Message]]]":
 
 def verified_prompts(source: str, most: int, seed: int) -> "tuple[Rows, list[list[Message]]]":
     """Rows with verifiers of the demo or of a source, and their prompts."""
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
+    from tokenry.evaluation.noisy_tasks import noisy_tasks
 
     rows = noisy_tasks(seed=seed).held_out if source == DEMO else read_checked(source)
     items, prompts = answerable(rows, most)

@@ -1,10 +1,11 @@
 """What every verb that trains needs: steps told and timed, peak memory, the device, and the folder of a run."""
 
 import gc
+import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from tokenry.core.io.files import new_folder
 from tokenry.core.io.ranks import by_first, processes
 from tokenry.core.io.workspace import Workspace
 from tokenry.core.plans import plan_settings
+from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._side_by_side import Interrupted
 from tokenry.verbs._stages import Stages
 from tokenry.verbs._step_training import StepTraining
 
@@ -160,10 +163,29 @@ def take_steps(plan: StepTraining, trainer: Trainer, stages: Stages, cost: float
         )
     folder = trainer.args.output_dir
     _claim_checkpoints(plan, Path(folder))
-    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TellSteps(stages))
     stages.begin("training", cost)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if plan.resume else None)
+    checkpoint = get_last_checkpoint(folder) if plan.resume else None
+    train_or_stop(trainer, stages, checkpoint, "; go on with --resume.")
+
+
+def train_or_stop(trainer: Trainer, stages: Stages, checkpoint: str | None, kept: str = "") -> None:
+    """Train, from a checkpoint where there is one; Ctrl-C ends the step and keeps a checkpoint of it.
+
+    Args:
+        kept: ends the sentence on where it was stopped.
+
+    Raises:
+        Interrupted: the user stopped it.
+    """
+    stop = StopAfterStep(told=lambda: stages.say("stopping after this step (Ctrl-C: at once)"))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(stop)
+    with stop:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.stopped:
+        step, steps = trainer.state.global_step, trainer.state.max_steps
+        raise Interrupted(f"stopped after step {step} of {steps} of {stages.what}{kept}")
 
 
 def logged_curve(trainer: Trainer, columns: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -172,6 +194,26 @@ def logged_curve(trainer: Trainer, columns: Mapping[str, str]) -> list[dict[str,
         {"step": entry["step"], **{name: entry[key] for key, name in columns.items()}}
         for entry in trainer.state.log_history
         if entry.keys() >= columns.keys()
+    ]
+
+
+def logged_points(trainer: Trainer, names: Iterable[str]) -> list[dict[str, Any]]:
+    """The steps whose log entry holds a loss, with those of the figures `names` that it holds."""
+    history = trainer.state.log_history
+    shown = ("step", *names)
+    return [{name: entry[name] for name in shown if name in entry} for entry in history if "loss" in entry]
+
+
+def logged_numbers(trainer: Trainer) -> list[dict[str, float]]:
+    """The finite numbers of every log entry that holds a loss."""
+    return [
+        {
+            name: float(value)
+            for name, value in entry.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+        for entry in trainer.state.log_history
+        if "loss" in entry
     ]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenry.core.errors import UserError
@@ -15,6 +14,7 @@ from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title, text_model
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show which tokens of a text made the model's next tokens, by several attribution methods, and how faithful each is beside random scores.
 
     Attributes:
@@ -50,7 +50,6 @@ class Plan:
         methods: attribution method; repeat for several. Options follow the name, as in reagent:probes=64. For an endpoint, by default
             those that only read p(answer); for a classifier, those that look into it.
         per: whether tokens are scored one by one, or the words of the text as a whole (by reagent and leave-one-out).
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     text: str = argument()
@@ -61,7 +60,6 @@ class Plan:
     methods: tuple[str, ...] = option(METHODS, flag="--method", metavar="NAME[:OPTION=VALUE,...]")
     per: Literal["token", "word"] = "token"
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -78,7 +76,6 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Attribute the answer by every method, and measure the faithfulness of each."""
     from tokenry.attribution import ATTRIBUTIONS, attribute, parts_of_speech
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._tokens import token_texts
     from tokenry.verbs.score import source_text
 
@@ -93,34 +90,33 @@ def run(plan: Plan, progress: Progress) -> Result:
     text = source_text(plan.text)
     if text is None or not text.strip():
         raise UserError("the text is empty, or data and not a text: give the text itself, or a text file.")
-    with quiet_libraries():
-        progress("loading the model", 0.0)
-        asked = read(plan, text)
-        ids, target = asked.words.input_ids, [asked.target] if asked.target else None
-        groups = asked.words.of_token[None] if plan.per == "word" else None
-        by_class = any(getattr(method, "sampler", "") == "pos" for method in methods.values())
-        classes = parts_of_speech(asked.tokenizer) if by_class else None
-        rows = []
-        for number, (name, method) in enumerate(methods.items()):
-            progress(name, (number + 0.5) / (len(methods) + 1))
-            replacements = {"groups": groups, "vocabulary": asked.vocabulary, "classes": classes}
-            found = attribute(asked.model, ids[None], target, method, **replacements)
-            rows.append(
-                {
-                    "method": name,
-                    "scores": found.scores[0].tolist(),
-                    "standard_error": None if found.standard_error is None else found.standard_error[0].tolist(),
-                    "converged": bool(found.converged[0]),
-                    "forwards": found.forwards,
-                    "notes": list(found.notes),
-                    "faithfulness": asked.faithfulness(found.scores[0]),
-                }
-            )  # fmt: skip
-        progress("random scores", len(methods) / (len(methods) + 1))
-        draws = [
-            asked.faithfulness(attribute(asked.model, ids[None], target, f"random:seed={seed}").scores[0])
-            for seed in range(_RANDOM_DRAWS)
-        ]
+    progress("loading the model", 0.0)
+    asked = read(plan, text)
+    ids, target = asked.words.input_ids, [asked.target] if asked.target else None
+    groups = asked.words.of_token[None] if plan.per == "word" else None
+    by_class = any(getattr(method, "sampler", "") == "pos" for method in methods.values())
+    classes = parts_of_speech(asked.tokenizer) if by_class else None
+    rows = []
+    for number, (name, method) in enumerate(methods.items()):
+        progress(name, (number + 0.5) / (len(methods) + 1))
+        replacements = {"groups": groups, "vocabulary": asked.vocabulary, "classes": classes}
+        found = attribute(asked.model, ids[None], target, method, **replacements)
+        rows.append(
+            {
+                "method": name,
+                "scores": found.scores[0].tolist(),
+                "standard_error": None if found.standard_error is None else found.standard_error[0].tolist(),
+                "converged": bool(found.converged[0]),
+                "forwards": found.forwards,
+                "notes": list(found.notes),
+                "faithfulness": asked.faithfulness(found.scores[0]),
+            }
+        )  # fmt: skip
+    progress("random scores", len(methods) / (len(methods) + 1))
+    draws = [
+        asked.faithfulness(attribute(asked.model, ids[None], target, f"random:seed={seed}").scores[0])
+        for seed in range(_RANDOM_DRAWS)
+    ]
     data = {
         "kind": "explain",
         "model": plan.model,

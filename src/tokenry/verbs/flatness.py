@@ -46,7 +46,7 @@ class Plan:
         mask_share: share of the tokens that are masked for a masked language model.
         include: only parameters with one of these words in their names, separated by commas.
         seed: random seed of sequences, masks, probes and labels.
-        output: folder for result.json and report.html, or a .json file; an interrupted measurement goes on there.
+        output: folder for result.json and report.html, or a .json or .html file; an interrupted measurement goes on there.
     """
 
     model: str = argument()
@@ -75,12 +75,9 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Draw until the error is small enough, in float32 and without dropout."""
-    from tokenry.models.quiet import quiet_libraries
-
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model and the data", 0.0)
-        found = _measured(plan, progress)
+    progress("reading the model and the data", 0.0)
+    found = _measured(plan, progress)
     data = {
         "kind": "flatness",
         "model": plan.model,

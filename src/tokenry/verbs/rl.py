@@ -149,17 +149,14 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: something in the plan, the data or the model cannot work; said before training begins.
         Interrupted: the user stopped it; what was finished is kept.
     """
-    from tokenry.models.quiet import quiet_libraries
-
     runs = SideBySide("rl", plan.output)
     runs.require_own()
-    with quiet_libraries():
-        if plan.dry_run:
-            return _dry_run(plan, progress)
-        if runs.is_begun:
-            plan = _resumed(plan, runs)
-        is_finished = runs.result_file.exists()
-        data = read_json(runs.result_file) if is_finished else _carry_out(plan, runs, progress)
+    if plan.dry_run:
+        return _dry_run(plan, progress)
+    if runs.is_begun:
+        plan = _resumed(plan, runs)
+    is_finished = runs.result_file.exists()
+    data = read_json(runs.result_file) if is_finished else _carry_out(plan, runs, progress)
     blocks = lay_out(data)
     return Result(
         f"{model_title(data['model'])} on {data['data']}", data, blocks, files=tables_as_csv(blocks)

@@ -64,7 +64,7 @@ class Plan:
         max_length: maximum tokens per sample; longer samples are truncated.
         samples: maximum number of samples from a data set.
         chat_template: `open-instruct`, or a jinja file; by default the tokenizer's own.
-        output: folder for result.json, scores.json and report.html, or a .json file.
+        output: folder for result.json, scores.json and report.html, or a .json or .html file.
     """
 
     source: str = argument()
@@ -106,11 +106,8 @@ def run(plan: Plan, progress: Progress) -> Result:
     NLL and entropy are in nats, attention is a probability mass. In a plain text every token but the first is scored; in
     conversations the assistant's are.
     """
-    from tokenry.models.quiet import quiet_libraries
-
     device = plan.hardware.place()
-    with quiet_libraries():
-        found = scored(plan, progress)
+    found = scored(plan, progress)
     data = {
         "kind": "score",
         "model": plan.model,

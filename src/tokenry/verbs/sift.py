@@ -16,6 +16,7 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title, text_model
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.decoding import SIFTResult
@@ -32,7 +33,7 @@ _ACCEPTED = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Answer questions from stickers: a model notes conditions and question, answers from the note alone and from both, and corrects
     the note while the answers differ (SIFT).
 
@@ -55,7 +56,6 @@ class Plan:
         max_tokens: number of tokens, prompts included, that is not passed.
         batch_size: number of texts that a local model writes at once.
         seed: random seed of samples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     questions: Path = argument()
@@ -76,7 +76,6 @@ class Plan:
     batch_size: int = 8
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
@@ -91,7 +90,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.text.math_v2 import math_v2_answer, math_v2_equal
     from tokenry.decoding.sift.config import SIFTConfig
     from tokenry.decoding.sift.pipeline import SIFT, self_consistency
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
 
     queries, verifiers = read_questions(plan.questions)
@@ -106,18 +104,17 @@ def run(plan: Plan, progress: Progress) -> Result:
     if plan.equality == "math_v2":
         reading = {"extract": math_v2_answer, "equivalent": math_v2_equal}
     name = plan.endpoint or plan.model or "embedded"
-    with quiet_libraries():
-        progress("loading the model", 0.0)
-        model = text_model(name, plan.hardware, batch_size=plan.batch_size, share_prefix=True)
-        sift = SIFT(model, config, sampling=sampling, **reading)
-        results = sift.run(queries, part(progress, 0.1, 0.6 if plan.control else 0.95))
-        control = None
-        if plan.control:
-            progress("plain answers", 0.6)
-            voted = Sampling(plan.max_new_tokens, 0.6, 0.9, seed=plan.seed, log_probs=False)
-            count = math.ceil(sum(len(result.calls) for result in results) / len(results))
-            plain = self_consistency(model, queries, max(1, count), sampling=voted, **reading)
-            control = marked(queries, plain, verifiers)
+    progress("loading the model", 0.0)
+    model = text_model(name, plan.hardware, batch_size=plan.batch_size, share_prefix=True)
+    sift = SIFT(model, config, sampling=sampling, **reading)
+    results = sift.run(queries, part(progress, 0.1, 0.6 if plan.control else 0.95))
+    control = None
+    if plan.control:
+        progress("plain answers", 0.6)
+        voted = Sampling(plan.max_new_tokens, 0.6, 0.9, seed=plan.seed, log_probs=False)
+        count = math.ceil(sum(len(result.calls) for result in results) / len(results))
+        plain = self_consistency(model, queries, max(1, count), sampling=voted, **reading)
+        control = marked(queries, plain, verifiers)
     data = {
         "kind": "sift",
         "model": name,

@@ -159,15 +159,13 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def _dry_run(plan: Plan, progress: Progress) -> Result:
     """What `run` would do, after everything that it would refuse was refused."""
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._tune.comparison import assemble
     from tokenry.verbs._tune.forecast import forecast, lay_out_forecast
     from tokenry.verbs._tune.plan import make_plan, said_by
 
-    with quiet_libraries():
-        bench, course = assemble(make_plan(said_by(plan), plan.config), plan.output, progress)
-        bench.rehearse()
-        found = forecast(bench, course)
+    bench, course = assemble(make_plan(said_by(plan), plan.config), plan.output, progress)
+    bench.rehearse()
+    found = forecast(bench, course)
     data = {"kind": "tune", "dry_run": True, "settings": bench.plan.settings, **found}
     return Result(
         f"Plan of {model_title(bench.plan.model)} on {bench.plan.data}", data, lay_out_forecast(found)

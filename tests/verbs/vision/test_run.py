@@ -12,11 +12,11 @@ from tokenry.compression.plan import MergePlan
 from tokenry.compression.reducer import REDUCERS, LayerReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.io.images import find_images, read_image
 from tokenry.models.image_encoders import load_image_encoder
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs.compress import vision
 from tokenry.verbs.compress._vision import bench
-from tokenry.verbs.compress._vision.images import find_images, read_image
 from tokenry.verbs.compress._vision.records import read_run
 from tokenry.verbs.compress._vision.settings import SHARES
 from tokenry.verbs.compress.vision import Plan

@@ -122,6 +122,7 @@ class Reproduction:
         claims: the headline, and at most five more.
         settings: everything needed to run it again (model, data, seeds, scale, hyper-parameters).
         seconds: wall-clock time of the run.
+        cpu_seconds: CPU time of the run, with that of the processes that it waited for.
         plots: the files it drew, relative to its output folder.
     """
 
@@ -129,6 +130,7 @@ class Reproduction:
     claims: tuple[Claim, ...]
     settings: Mapping[str, Any]
     seconds: float
+    cpu_seconds: float
     plots: tuple[Path, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -168,6 +170,7 @@ class Reproduction:
             "claims": [asdict(claim) for claim in self.claims],
             "settings": dict(self.settings),
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "plots": [str(plot) for plot in self.plots],
         }
 

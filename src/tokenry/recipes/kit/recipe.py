@@ -8,6 +8,7 @@
 The file's name registers it; title and number come from the catalogue; the kit measures time and writes the result.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.progress import Progress
-from tokenry.models.quiet import quiet_libraries
+from tokenry.core.io.quiet import quiet_libraries
 from tokenry.papers import Scale, paper
 from tokenry.recipes.kit.claims import MOST_CLAIMS, Claim, Reproduction
 
@@ -89,7 +90,7 @@ class Recipe:
         """
         if data is not None and not self.takes:
             raise UserError(f"the recipe of {self.slug} takes no data: leave --data out.")
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _cpu_seconds()
         run = RecipeRun(self.slug, scale, self.scales[scale], output, progress, data=data)
         with quiet_libraries():
             claims = tuple(self.experiment(run))
@@ -99,9 +100,13 @@ class Recipe:
             )
         told = {} if data is None else {"data": f"{self.takes}, {data}"}
         settings = {"scale": scale, **told, **run.settings}
-        return Reproduction(
-            self.slug, claims, settings, time.perf_counter() - started, plots=tuple(run.plots)
-        )
+        seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
+        return Reproduction(self.slug, claims, settings, seconds, cpu_seconds, tuple(run.plots))
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of the ended ones that it waited for."""
+    return sum(os.times()[:4])
 
 
 def recipe(slug: str, *, laptop: Any, paper: Any, takes: str = "") -> Callable[[Experiment], Recipe]:

@@ -26,20 +26,21 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.tensors.generation import greedy_answers, require_answers
 from tokenry.core.train.checkpoints import checkpoints_in, is_finished
 from tokenry.evaluation.verifiers import encode_prompts
-from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.verbs._lora import Lora, lora_config
 from tokenry.verbs._rl.questions import Questions
 from tokenry.verbs._rl.rewards import Reward
-from tokenry.verbs._side_by_side import Interrupted, folder_name
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._stages import Stages, answers_cost
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs._training import (
     PeakMemory,
     StepClock,
     TellSteps,
+    logged_numbers,
     remove_checkpoints,
     require_device,
     save_model,
+    train_or_stop,
 )
 from tokenry.verbs.rl import Plan
 
@@ -201,7 +202,7 @@ class Arms:
             "credit": self.credits[name].describe(),
             "steps": trainer.state.global_step,
             "peak_memory_mb": memory.peak_mb if clock.steps else None,
-            "curves": [_numbers(entry) for entry in trainer.state.log_history if "loss" in entry],
+            "curves": logged_numbers(trainer),
             "held_out": self._measure(trainer.model),
             "rollouts": self._rollouts(trainer),
         }
@@ -222,15 +223,10 @@ class Arms:
 
     def _train(self, credit: TokenCredit, folder: Path, *callbacks: TrainerCallback) -> TokenCreditTrainer:
         """Train, from the last whole checkpoint where there is one, with fresh rollouts."""
-        stop = StopAfterStep(told=lambda: self.stages.say("stopping after this step (Ctrl-C: at once)"))
         args = training_arguments(self.plan, folder)
-        trainer = self._trainer(credit, self.load(), args, [stop, TellSteps(self.stages), *callbacks])
+        trainer = self._trainer(credit, self.load(), args, [TellSteps(self.stages), *callbacks])
         whole = [str(checkpoint) for checkpoint in checkpoints_in(folder) if is_finished(checkpoint)]
-        with stop:
-            trainer.train(resume_from_checkpoint=whole[-1] if whole else None)
-        if stop.stopped:
-            step, steps = trainer.state.global_step, trainer.state.max_steps
-            raise Interrupted(f"stopped after step {step} of {steps} of {self.stages.what}")
+        train_or_stop(trainer, self.stages, whole[-1] if whole else None)
         save_model(trainer, folder / "model")
         return trainer
 
@@ -312,12 +308,3 @@ class Arms:
                 for row in dict.fromkeys([*different[:half], *different[-half:]])
             ],
         }
-
-
-def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a log entry."""
-    return {
-        name: float(value)
-        for name, value in entry.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }

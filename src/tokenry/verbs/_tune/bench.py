@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from trl import SFTConfig
 
 from tokenry.core.errors import UserError
@@ -30,7 +30,6 @@ from tokenry.core.tensors.modes import gathered
 from tokenry.evaluation import HeldOut, generate_answers, held_out_nll, paired_difference, verifier_accuracy
 from tokenry.evaluation.verifiers import encode_prompts, is_right
 from tokenry.finetuning import AllTokens, TokenWeighing, TokenWeighingTrainer
-from tokenry.finetuning.interruption import StopAfterStep
 from tokenry.models import (
     load_model,
     preferred_dtype,
@@ -40,9 +39,16 @@ from tokenry.models import (
 )
 from tokenry.verbs._chats import ANSWER_TOKENS, answerable
 from tokenry.verbs._lora import lora_config
-from tokenry.verbs._side_by_side import Interrupted, folder_name
+from tokenry.verbs._side_by_side import folder_name
 from tokenry.verbs._stages import Stages, answers_cost
-from tokenry.verbs._training import PeakMemory, StepClock, TellSteps, remove_checkpoints, save_model
+from tokenry.verbs._training import (
+    PeakMemory,
+    StepClock,
+    TellSteps,
+    remove_checkpoints,
+    save_model,
+    train_or_stop,
+)
 from tokenry.verbs._tune.arguments import sft_config
 from tokenry.verbs._tune.candidates import needs_reference
 from tokenry.verbs._tune.finished_run import is_there, load_held_out, load_run, save_held_out, save_run
@@ -345,7 +351,6 @@ class Bench:
     ) -> TokenWeighingTrainer:
         """Train, from the last checkpoint where there is one; the result of a full run is saved in `folder`/model."""
         last = leg is None or leg == self.whole
-        stop = StopAfterStep(told=lambda: self.stages.say("stopping after this step (Ctrl-C: at once)"))
         model = self.load()
         reference = None
         if needs_reference(weighing):
@@ -357,20 +362,10 @@ class Bench:
             self.training_of(data, folder) if leg is None else self._of_leg(folder, leg),
             lora_config(self.plan.lora, model),
             reference,
-            [
-                stop,
-                TellSteps(self.stages, leg.end if leg else None),
-                *([EndOfLeg(leg)] if leg else []),
-                *callbacks,
-            ],
+            [TellSteps(self.stages, leg.end if leg else None), *([EndOfLeg(leg)] if leg else []), *callbacks],
         )
-        with stop:
-            trainer.train(
-                resume_from_checkpoint=checkpoint_in(folder, None if leg is None or last else leg.step)
-            )
-        if stop.stopped:
-            step, steps = trainer.state.global_step, trainer.state.max_steps
-            raise Interrupted(f"stopped after step {step} of {steps} of {self.stages.what}")
+        checkpoint = checkpoint_in(folder, None if leg is None or last else leg.step)
+        train_or_stop(trainer, self.stages, checkpoint)
         if last:
             save_model(trainer, folder / "model")
         return trainer
@@ -386,7 +381,7 @@ class Bench:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> TokenWeighingTrainer:
         set_seed(self.plan.seed)  # older TRL draws the adapter before it sets the seed
-        trainer = TokenWeighingTrainer(
+        return TokenWeighingTrainer(
             model,
             args=args,
             train_dataset=data,
@@ -398,8 +393,6 @@ class Bench:
             record_signals=True,
             callbacks=list(callbacks),
         )
-        trainer.remove_callback(PrinterCallback)
-        return trainer
 
     def training_cost(self, data: Dataset) -> float:
         """What plain fine-tuning on some data costs."""
@@ -416,7 +409,7 @@ class Bench:
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
         # Older transformers set it only where the training loop begins.
-        trainer.current_gradient_accumulation_steps = 1  # as the training loop of older transformers does
+        trainer.current_gradient_accumulation_steps = 1
         with PeakMemory() as memory:
             begun = time.perf_counter()
             trainer.training_step(trainer.model, batch)

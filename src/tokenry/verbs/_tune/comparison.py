@@ -27,7 +27,6 @@ from tokenry.finetuning import TokenWeighing
 from tokenry.finetuning.refusals import refuse_arguments
 from tokenry.finetuning.weighing import make_weighing
 from tokenry.models import load_tokenizer, require_same_tokenizer
-from tokenry.models.quiet import quiet_libraries
 from tokenry.verbs._environment import environment
 from tokenry.verbs._side_by_side import PLAN_FILE, SideBySide, require_apart
 from tokenry.verbs._stages import Stages
@@ -48,7 +47,6 @@ from tokenry.verbs.tune import Plan
 logger = logging.getLogger(__name__)
 
 
-@quiet_libraries()
 def compare(plan: Plan, output: Path, report: Progress) -> Comparison:
     """Carry out a plan in `output`, or go on with it there; a finished one is read.
 

@@ -16,9 +16,9 @@ from tokenry.core.errors import UserError
 from tokenry.core.io.descriptions import split_descriptions
 from tokenry.core.io.workspace import fingerprint
 from tokenry.core.stats import FEWEST_ITEMS
+from tokenry.evaluation.noisy_tasks import noisy_tasks
 from tokenry.verbs._chats import DEMO, Rows, read_checked, say
 from tokenry.verbs._tune.candidates import FEWEST_SAMPLES, makes_reference
-from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 from tokenry.verbs._tune.plan import AUTO
 from tokenry.verbs._tune.retained import refuse_overlap, retained_rows
 from tokenry.verbs.tune import Plan

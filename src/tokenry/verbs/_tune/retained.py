@@ -11,8 +11,8 @@ from datasets import Dataset
 from tokenry.core.chat.conversations import Encoding
 from tokenry.core.errors import UserError
 from tokenry.core.text.docstrings import read_docstrings
+from tokenry.evaluation.noisy_tasks import noisy_tasks
 from tokenry.verbs._chats import DEMO, Rows, read_checked
-from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 from tokenry.verbs.tune import Plan
 
 PYTHON_DOCS, OTHER_TASKS = "Python's documentation", "tasks of another seed"

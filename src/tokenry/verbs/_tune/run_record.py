@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +14,7 @@ from tokenry.finetuning import TokenWeighingTrainer
 from tokenry.finetuning.dataset_pass import samples_of
 from tokenry.finetuning.nll_cache import IndexedSample
 from tokenry.verbs._tokens import token_texts
+from tokenry.verbs._training import logged_numbers
 from tokenry.verbs._tune.records import ClassShare, Example, Histogram, ReportToken, Run
 
 FEWEST_EXAMPLES, MOST_EXAMPLES, EXAMPLE_TOKENS = 6, 24, 3000
@@ -57,19 +57,11 @@ def describe_run(
         held_out_nll=held_out.nll_per_token,
         bits_per_byte=bits.value if bits else None,
         accuracy=accuracy,
-        curves=[_numbers(entry) for entry in history if "loss" in entry],
+        curves=logged_numbers(trainer),
         share_by_class=_share_by_class(columns, relative, learned, classes),
         histograms=_histograms(columns, relative, learned),
         examples=_examples(trainer, columns, relative, classes),
     )
-
-
-def _numbers(entry: dict[str, Any]) -> dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in entry.items()
-        if isinstance(value, int | float) and np.isfinite(value)
-    }
 
 
 def _share_by_class(

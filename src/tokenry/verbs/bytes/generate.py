@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
@@ -12,11 +11,12 @@ from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.bytes._prompt import PROMPT, READING, BytePrompt, ByteReading, together, written
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Let a model, or an ensemble of models with different tokenizers, go on from a text that may end anywhere.
 
     Attributes:
@@ -27,7 +27,6 @@ class Plan:
         top_p: share of the probability to sample from, in (0, 1].
         stop: string that ends a text; can be repeated.
         seed: random seed of the samples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     prompt: BytePrompt = PROMPT
@@ -40,7 +39,6 @@ class Plan:
     seed: int = 0
     reading: ByteReading = READING
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, samples=self.samples, max_bytes=self.max_bytes)
@@ -50,23 +48,21 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Sample the texts."""
     from tokenry.decoding.byte_level.byte_generation import GeneratedBytes, require_temperature, require_top_p
-    from tokenry.models.quiet import quiet_libraries
 
     require_temperature(plan.temperature)
     require_top_p(plan.top_p)
     prompt = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
-        progress("writing", 0.5)
-        found = together(lms).generate(
-            [prompt] * plan.samples,
-            plan.max_bytes,
-            plan.temperature,
-            plan.top_p,
-            [string.encode() for string in plan.stop],
-            plan.seed,
-        )
+    progress("reading the model", 0.0)
+    lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
+    progress("writing", 0.5)
+    found = together(lms).generate(
+        [prompt] * plan.samples,
+        plan.max_bytes,
+        plan.temperature,
+        plan.top_p,
+        [string.encode() for string in plan.stop],
+        plan.seed,
+    )
     samples = [found] if isinstance(found, GeneratedBytes) else found
     data = {
         "kind": "generated",

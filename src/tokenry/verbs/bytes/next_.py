@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
@@ -12,17 +11,17 @@ from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.bytes._prompt import PROMPT, READING, BytePrompt, ByteReading, together, written
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show the most probable next bytes after a text that may end anywhere, beside the naive and the healed answer.
 
     Attributes:
         models: `embedded`, a folder, or a hub name; repeat it for an ensemble.
         most: number of bytes to show.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     prompt: BytePrompt = PROMPT
@@ -30,7 +29,6 @@ class Plan:
     most: int = 10
     reading: ByteReading = READING
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, most=self.most)
@@ -41,19 +39,17 @@ def run(plan: Plan, progress: Progress) -> Result:
     import numpy as np
 
     from tokenry.decoding.byte_level.byte_baselines import healed_next_byte, naive_next_byte
-    from tokenry.models.quiet import quiet_libraries
 
     prompt = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
-        progress("asking for the next byte", 0.5)
-        logprobs = together(lms).next_byte_logprobs(prompt)
-        columns = {"probability": np.exp(logprobs)}
-        if len(lms) == 1 and plan.reading.invalid != "all":
-            columns["healed"] = np.exp(healed_next_byte(lms[0], prompt))
-            columns["naive"] = np.exp(naive_next_byte(lms[0], prompt))
-        streams = [lm.stream(prompt) for lm in lms]
+    progress("reading the model", 0.0)
+    lms = [plan.reading.load(name, plan.hardware) for name in plan.models]
+    progress("asking for the next byte", 0.5)
+    logprobs = together(lms).next_byte_logprobs(prompt)
+    columns = {"probability": np.exp(logprobs)}
+    if len(lms) == 1 and plan.reading.invalid != "all":
+        columns["healed"] = np.exp(healed_next_byte(lms[0], prompt))
+        columns["naive"] = np.exp(naive_next_byte(lms[0], prompt))
+    streams = [lm.stream(prompt) for lm in lms]
     best = np.argsort(-logprobs, kind="stable")[: plan.most].tolist()
     data = {
         "kind": "next bytes",

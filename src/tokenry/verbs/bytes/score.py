@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tokenry.core.io.progress import Progress
@@ -11,17 +10,17 @@ from tokenry.report.blocks import Block, Column, Heatmap, Section, Table, Token
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import AS_STORED, StoredHardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.bytes._prompt import PROMPT, READING, BytePrompt, ByteReading, written
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show how surprising every byte or character of a text is, in bits: exactly, and as its tokens spread it.
 
     Attributes:
         model: `embedded`, a folder, or a hub name.
         per: unit of the text.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     prompt: BytePrompt = PROMPT
@@ -29,21 +28,18 @@ class Plan:
     per: Literal["byte", "character"] = "character"
     reading: ByteReading = READING
     hardware: StoredHardware = AS_STORED
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Score the text exactly, and as its tokens spread their surprisal."""
     from tokenry.decoding.byte_level.byte_surprisal import surprisal
-    from tokenry.models.quiet import quiet_libraries
 
     text = plan.prompt.read()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        lm = plan.reading.load(plan.model, plan.hardware)
-        progress("scoring", 0.5)
-        exact = surprisal(lm, text, plan.per)
-        tokens = surprisal(lm, text, plan.per, method="tokens")
+    progress("reading the model", 0.0)
+    lm = plan.reading.load(plan.model, plan.hardware)
+    progress("scoring", 0.5)
+    exact = surprisal(lm, text, plan.per)
+    tokens = surprisal(lm, text, plan.per, method="tokens")
     data = {
         "kind": "surprisal",
         "model": plan.model,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.io.progress import Progress
@@ -10,32 +9,29 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Table
 from tokenry.report.result import Result
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 _SHOWN = 50
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Test the byte map of a tokenizer: name the tokens that cannot be represented, and the bytes that cannot be written.
 
     Attributes:
         tokenizer: `embedded`, a folder, or a hub name.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     tokenizer: str = argument("embedded")
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Test the byte map; where it is not sound, the command ends with exit code 1."""
     from tokenry.decoding.byte_level.byte_map import check_byte_map
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     progress("reading the tokenizer", 0.0)
-    with quiet_libraries():
-        found = check_byte_map(load_tokenizer(plan.tokenizer))
+    found = check_byte_map(load_tokenizer(plan.tokenizer))
     data = {
         "kind": "byte map",
         "tokenizer": plan.tokenizer,

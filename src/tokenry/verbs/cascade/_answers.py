@@ -215,19 +215,17 @@ def written_answers(source: AnswerSource, hardware: Hardware, seed: int, progres
     """Let both models answer prompts and verify the answers."""
     from tokenry.evaluation.verifiers import is_right
     from tokenry.models.identity import ModelIdentity
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
 
     items, prompts = verified_prompts(source.data, source.items, seed)
     sampling = Sampling(max_new_tokens=source.max_new_tokens)
     found: dict[str, tuple[list[Generated], float]] = {}
     models: dict[str, TextModel] = {}
-    with quiet_libraries():
-        for number, role in enumerate(("small", "large")):
-            progress(f"the {role} model answers", number / 2)
-            models[role] = text_model(getattr(source, role), hardware)
-            started = time.perf_counter()
-            found[role] = models[role].generate(prompts, sampling), time.perf_counter() - started
+    for number, role in enumerate(("small", "large")):
+        progress(f"the {role} model answers", number / 2)
+        models[role] = text_model(getattr(source, role), hardware)
+        started = time.perf_counter()
+        found[role] = models[role].generate(prompts, sampling), time.perf_counter() - started
     kept = [place for place in range(len(items)) if not any(found[role][0][place].failure for role in found)]
     if not kept:
         raise UserError(

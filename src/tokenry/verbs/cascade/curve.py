@@ -12,6 +12,7 @@ from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import finite_or_none, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.cascade._answers import AXES, NO_SOURCE, AnswerSource, Axis
 
 RULES = ("sum", "average", "quantile", "debiased", "post-hoc")
@@ -19,7 +20,7 @@ POINTS = 41
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Compare deferral rules on the same answers: curves, areas under them, and how far each is above deferring at random.
 
     Attributes:
@@ -29,7 +30,6 @@ class Plan:
         first: number of tokens after which the small model is judged; by default the whole answer.
         draws: resamples behind the intervals.
         seed: random seed of the demo data, the halves and the resamples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     source: AnswerSource = NO_SOURCE
@@ -40,7 +40,6 @@ class Plan:
     draws: int = 1000
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, first=self.first)

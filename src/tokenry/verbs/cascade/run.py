@@ -13,12 +13,13 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import lines_or_rows
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import text_model
+from tokenry.verbs._output import OptionalOutput
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Answer prompts with two models, the large one only where the rule of `tokenry cascade fit` defers to it.
 
     Attributes:
@@ -28,7 +29,6 @@ class Plan:
         large: large model, likewise.
         threshold: score below which the large model answers; by default the one in the rule.
         max_new_tokens: maximum number of tokens of an answer.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     rule: Path = argument()
@@ -38,7 +38,6 @@ class Plan:
     threshold: float | None = None
     max_new_tokens: int = 256
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens)
@@ -48,17 +47,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Load the rule and its models, and answer."""
     from tokenry.decoding.cascade_generation import Cascade
     from tokenry.decoding.fitted_rule import FittedRule
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_model import Sampling
 
     fitted, prompts = FittedRule.load(plan.rule), read_prompts(plan.prompts)
     names = plan.small or fitted.small.name, plan.large or fitted.large.name
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        small, large = (text_model(name, plan.hardware) for name in names)
-        cascade = Cascade(small, large, fitted, plan.threshold)
-        progress("answering", 0.3)
-        answers = cascade.generate(prompts, Sampling(max_new_tokens=plan.max_new_tokens))
+    progress("loading both models", 0.0)
+    small, large = (text_model(name, plan.hardware) for name in names)
+    cascade = Cascade(small, large, fitted, plan.threshold)
+    progress("answering", 0.3)
+    answers = cascade.generate(prompts, Sampling(max_new_tokens=plan.max_new_tokens))
     data = {
         "kind": "cascade run",
         "rule": fitted.rule,

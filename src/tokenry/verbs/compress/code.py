@@ -55,7 +55,7 @@ class Plan:
         limit: maximum number of sources, taken at equal distances.
         batch_size: sources per forward pass.
         rounds: rounds of the timing.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     code: Path = argument()
@@ -87,7 +87,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.tensors.gate import position_limit
     from tokenry.core.tensors.patching import find_encoder
     from tokenry.models import preferred_dtype
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.models.text_encoder import load_text_encoder
     from tokenry.verbs._environment import environment
 
@@ -95,7 +94,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     sources = [read_text(file, kind="UTF-8 source code") for file in files]
     device = plan.hardware.place()
     progress("reading the model", 0.0)
-    with quiet_libraries(), torch.no_grad(), warnings.catch_warnings(record=True) as said:
+    with torch.no_grad(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         model, tokenizer = load_text_encoder(plan.model, plan.hardware.dtype or preferred_dtype(device))
         model.to(device)

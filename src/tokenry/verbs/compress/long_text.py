@@ -86,32 +86,30 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.compression.text import TextHacks, stopword_list, tokenizer_length_report
     from tokenry.core.text.truncation import truncate_ids, window_of
     from tokenry.models.loading import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs.compress._window_trials import WindowStudy, read_source
 
     progress("reading the texts", 0.0)
     source = read_source(plan.data, plan.seed, labelled=bool(plan.trials))
     stopwords = stopword_list(plan.stopwords) if "stopwords" in plan.hacks else ()
     windows, texts = sorted(plan.max_lengths), [row["text"] for row in source.rows]
-    with quiet_libraries():
-        tokenizers = {name: load_tokenizer(name) for name in plan.models}
-        for tokenizer in tokenizers.values():
-            truncate_ids([], window_of(tokenizer, windows[0]), plan.head)
-        lengths = tokenizer_length_report(tokenizers, source.train, windows)
-        model = lengths[0].name
-        measured, alone = [], [[hack] for hack in plan.hacks] if len(plan.hacks) > 1 else []
-        for number, chosen in enumerate([*alone, plan.hacks]):
-            progress(" + ".join(chosen), 0.02 + 0.08 * number / (len(alone) + 1))
-            hacks = TextHacks.named(
-                chosen, stopwords, plan.min_count, only_if_longer=plan.only_if_longer
-            ).fit(source.train)
-            short = hacks.transform(texts, tokenizers[model], windows[-1])
-            measured.append(shortened_row(" + ".join(chosen), hacks, short, tokenizers[model], windows))
-        report, trials = hacks.report(), list[dict[str, Any]]()
-        if source.splits is not None and plan.output is not None:
-            splits = source.splits.shortened(hacks, tokenizers[model], windows[-1])
-            study = WindowStudy(plan, model, windows, plan.output)
-            trials = study.rows(source.splits, splits, part(progress, 0.1, 1.0))
+    tokenizers = {name: load_tokenizer(name) for name in plan.models}
+    for tokenizer in tokenizers.values():
+        truncate_ids([], window_of(tokenizer, windows[0]), plan.head)
+    lengths = tokenizer_length_report(tokenizers, source.train, windows)
+    model = lengths[0].name
+    measured, alone = [], [[hack] for hack in plan.hacks] if len(plan.hacks) > 1 else []
+    for number, chosen in enumerate([*alone, plan.hacks]):
+        progress(" + ".join(chosen), 0.02 + 0.08 * number / (len(alone) + 1))
+        hacks = TextHacks.named(chosen, stopwords, plan.min_count, only_if_longer=plan.only_if_longer).fit(
+            source.train
+        )
+        short = hacks.transform(texts, tokenizers[model], windows[-1])
+        measured.append(shortened_row(" + ".join(chosen), hacks, short, tokenizers[model], windows))
+    report, trials = hacks.report(), list[dict[str, Any]]()
+    if source.splits is not None and plan.output is not None:
+        splits = source.splits.shortened(hacks, tokenizers[model], windows[-1])
+        study = WindowStudy(plan, model, windows, plan.output)
+        trials = study.rows(source.splits, splits, part(progress, 0.1, 1.0))
     data = without_nan(
         {
             "kind": "compress long-text",

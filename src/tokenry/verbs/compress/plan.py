@@ -18,6 +18,7 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import between, finite_or_none
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -29,7 +30,7 @@ _NAMES = {"alpha_beta_ratio": "alpha / beta"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Fit the scaling law of a table of scores and choose model size and visual tokens under each budget.
 
     Attributes:
@@ -43,7 +44,6 @@ class Plan:
         fix_d: hold the irreducible error D here instead of fitting it.
         bootstrap: samples behind the intervals; 0 for none.
         seed: random seed of the bootstrap.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     scores: Path | None = argument(None)
@@ -56,7 +56,6 @@ class Plan:
     fix_d: float | None = None
     bootstrap: int = 200
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and self.table is not None:

@@ -66,7 +66,7 @@ class Plan:
         shares: shares of the words in that comparison.
         draws: random choices of words in it.
         seed: random seed.
-        output: folder for result.json, report.html and the shortened text, or a .json file; nothing is written without it.
+        output: folder for result.json, report.html and the shortened text, or a .json or .html file; nothing is written without it.
     """
 
     text: str = argument()
@@ -110,7 +110,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Shorten the prompts, and let the target read them."""
     from tokenry.compression.text import PromptCompressor, RandomScorer
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     rows = _prompts(plan)
     texts = [row["prompt"] for row in rows]
@@ -120,20 +119,19 @@ def run(plan: Plan, progress: Progress) -> Result:
         "protect": plan.protect,
         "per": plan.per,
     }
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        tokenizer = load_tokenizer(plan.target)
-        # What cannot be meant, and a budget below what must stay, are refused before models are loaded.
-        PromptCompressor(RandomScorer(), tokenizer=tokenizer, min_keep=0, **options).compress_all(texts)
-        reads = plan.curve or (plan.model is None and plan.scorer != "random")
-        target = plan.hardware.load(plan.target) if reads else None
-        compressor = PromptCompressor(_scorer(plan, target, tokenizer), tokenizer=tokenizer, **options)
-        progress(f"scoring {plural(len(texts), 'prompt')}", 0.1)
-        found = compressor.compress_all(texts)
-        curve = None
-        if plan.curve and target is not None and any(len(cut.scored) for cut in found):
-            here = round(sum(int(cut.kept.sum()) for cut in found) / sum(len(cut.scored) for cut in found), 3)
-            curve = _curve(plan, rows, here, compressor, target, tokenizer, part(progress, 0.3, 1.0))
+    progress("loading the models", 0.0)
+    tokenizer = load_tokenizer(plan.target)
+    # What cannot be meant, and a budget below what must stay, are refused before models are loaded.
+    PromptCompressor(RandomScorer(), tokenizer=tokenizer, min_keep=0, **options).compress_all(texts)
+    reads = plan.curve or (plan.model is None and plan.scorer != "random")
+    target = plan.hardware.load(plan.target) if reads else None
+    compressor = PromptCompressor(_scorer(plan, target, tokenizer), tokenizer=tokenizer, **options)
+    progress(f"scoring {plural(len(texts), 'prompt')}", 0.1)
+    found = compressor.compress_all(texts)
+    curve = None
+    if plan.curve and target is not None and any(len(cut.scored) for cut in found):
+        here = round(sum(int(cut.kept.sum()) for cut in found) / sum(len(cut.scored) for cut in found), 3)
+        curve = _curve(plan, rows, here, compressor, target, tokenizer, part(progress, 0.3, 1.0))
     data = {
         "kind": "compress prompt",
         "scorer": plan.scorer,

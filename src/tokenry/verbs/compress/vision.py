@@ -55,7 +55,7 @@ class Plan:
         restore_length: give the head all tokens again; by default where it reads patch tokens.
         mean: mean of the colours, such as 0.5,0.5,0.5; with --std, for a model without image processor.
         std: standard deviation of the colours, as --mean.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     model: str
@@ -94,18 +94,13 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     import torch
 
+    from tokenry.core.io.images import find_images, pick_readable
     from tokenry.models import preferred_dtype
     from tokenry.models.image_encoders import load_image_encoder
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
     from tokenry.verbs.compress._vision.bench import VisionBench
     from tokenry.verbs.compress._vision.findings import sweep_findings
-    from tokenry.verbs.compress._vision.images import (
-        find_images,
-        match_labels,
-        pick_readable,
-        read_label_rows,
-    )
+    from tokenry.verbs.compress._vision.labels import match_labels, read_label_rows
     from tokenry.verbs.compress._vision.records import VisionRun
     from tokenry.verbs.compress._vision.settings import check_methods, parse_colours
 
@@ -120,7 +115,7 @@ def run(plan: Plan, progress: Progress) -> Result:
     device = plan.hardware.place()
     progress("reading the model", 0.0)
     # Random reductions draw from torch's generator: a run can be repeated, and leaves the caller's draws unchanged.
-    with quiet_libraries(), torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         dtype = plan.hardware.dtype or preferred_dtype(device)
         encoder = load_image_encoder(plan.model, dtype, mean=mean, std=std)

@@ -72,33 +72,30 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Score the human and the machine texts, and choose the thresholds."""
-    from tokenry.models.quiet import quiet_libraries
-
     human = read_texts(plan.human)
     machine = [] if plan.machine is None else read_texts(plan.machine)
     models = [name for name in (plan.scorer, plan.reference) if name is not None]
     settings: dict[str, Any] = {"max_tokens": plan.max_tokens, "normalise": plan.normalise}
     if plan.classifier is not None:
         models, settings = [plan.classifier], settings | {"paper_pipeline": False}
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        detector = load_detector(
-            models,
-            plan.classifier is not None,
-            settings,
-            plan.hardware,
-            plan.batch_size,
-            (plan.score,) if plan.score else (),
-        )
-        progress(f"scoring {plural(len(human) + len(machine), 'text')}", 0.2)
-        made = detector.calibrate(
-            human,
-            plan.fpr,
-            machine_texts=machine,
-            method=plan.method,
-            shortest=plan.shortest,
-            forced=plan.forced,
-        ).calibration
+    progress("loading the models", 0.0)
+    detector = load_detector(
+        models,
+        plan.classifier is not None,
+        settings,
+        plan.hardware,
+        plan.batch_size,
+        (plan.score,) if plan.score else (),
+    )
+    progress(f"scoring {plural(len(human) + len(machine), 'text')}", 0.2)
+    made = detector.calibrate(
+        human,
+        plan.fpr,
+        machine_texts=machine,
+        method=plan.method,
+        shortest=plan.shortest,
+        forced=plan.forced,
+    ).calibration
     data = {
         "kind": "detect calibrate",
         "calibration": described(made),

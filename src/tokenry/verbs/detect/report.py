@@ -13,13 +13,14 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.detect._detectors import calibrated, described, preamble, read_documents
 
 COLUMNS = ("domain", "generator", "native", "length")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure a calibrated detector on labelled texts: false positives and texts found, by column, by length, and under attack.
 
     Attributes:
@@ -32,7 +33,6 @@ class Plan:
         reference: second model, likewise.
         seed: random seed of the attacks and of the intervals.
         batch_size: texts that are read at once.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     calibration: Path = argument()
@@ -45,7 +45,6 @@ class Plan:
     seed: int = 0
     batch_size: int = 8
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, seed=self.seed)
@@ -58,17 +57,15 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Judge the texts, as they are and attacked."""
     from tokenry.data import ATTACKS, detection_report
     from tokenry.data.detection_report import require_labelled
-    from tokenry.models.quiet import quiet_libraries
 
     for kind in plan.attacks:
         require_one_of(kind, tuple(ATTACKS), "an attack")
     rows = read_documents(plan.data)
     require_labelled(rows)  # refused before any model is loaded
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
-        progress(f"scoring {plural(len(rows), 'text')}", 0.2)
-        found = detection_report(detector, rows, plan.attacks, plan.by, rate=plan.rate, seed=plan.seed)
+    progress("loading the models", 0.0)
+    detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
+    progress(f"scoring {plural(len(rows), 'text')}", 0.2)
+    found = detection_report(detector, rows, plan.attacks, plan.by, rate=plan.rate, seed=plan.seed)
     measured = asdict(found)
     measured.pop("decisions")
     measured["tpr_at"] = [{"fpr": fpr, "tpr": tpr} for fpr, tpr in found.tpr_at.items()]

@@ -14,11 +14,12 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.detect._detectors import calibrated, described, preamble, read_documents
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Judge texts by a calibrated detector: human, machine or undecidable, with the passages behind it.
 
     Attributes:
@@ -28,7 +29,6 @@ class Plan:
         reference: second model, likewise.
         maps: number of texts that are drawn passage by passage.
         batch_size: texts that are read at once.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     calibration: Path = argument()
@@ -38,7 +38,6 @@ class Plan:
     maps: int = 5
     batch_size: int = 8
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, maps=self.maps)
@@ -47,15 +46,12 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load the models of the calibration and judge the texts."""
-    from tokenry.models.quiet import quiet_libraries
-
     rows = read_documents(plan.texts)
-    with quiet_libraries():
-        progress("loading the models", 0.0)
-        detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
-        progress(f"scoring {plural(len(rows), 'text')}", 0.3)
-        decisions = detector.judge([row["text"] for row in rows])
-        maps = [detector.detector.spans(row["text"]) for row in rows[: plan.maps]]
+    progress("loading the models", 0.0)
+    detector = calibrated(plan.calibration, plan.scorer, plan.reference, plan.hardware, plan.batch_size)
+    progress(f"scoring {plural(len(rows), 'text')}", 0.3)
+    decisions = detector.judge([row["text"] for row in rows])
+    maps = [detector.detector.spans(row["text"]) for row in rows[: plan.maps]]
     data = {
         "kind": "detect score",
         "calibration": described(detector.calibration),

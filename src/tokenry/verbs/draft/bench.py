@@ -14,6 +14,7 @@ from tokenry.report.result import Result
 from tokenry.verbs._environment import environment
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.draft._writing import load_prompted
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ PLAIN, LOOKUP = "greedy", "prompt lookup"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Time ways to write the same greedy texts: token by token, with transformers' prompt lookup, and with a drafter.
 
     Attributes:
@@ -34,7 +35,6 @@ class Plan:
         model: the base model, by default the one that the drafter was trained on.
         max_new_tokens: maximum number of tokens of a text.
         batch_size: number of prompts at once; prompt lookup of transformers takes one at a time.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     drafter: Path = argument()
@@ -43,7 +43,6 @@ class Plan:
     max_new_tokens: int = 64
     batch_size: int = 1
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
@@ -52,33 +51,31 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Write the texts in every way, and time each."""
     from tokenry.decoding.multi_token.schedule import MODES
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model and its drafter", 0.0)
-        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
-        config = writer.config(plan.max_new_tokens)
-        ways, plain = [], None
-        names = (PLAIN, LOOKUP, *MODES)
-        for number, name in enumerate(names):
-            progress(name, (number + 0.5) / len(names))
-            size = 1 if name == LOOKUP else plan.batch_size
-            _written(writer, name, config, size, only_first=True)  # warms up
-            started = time.perf_counter()
-            texts, per_step = _written(writer, name, config, size)
-            seconds = time.perf_counter() - started
-            plain = texts if plain is None else plain
-            same = sum(text == other for text, other in zip(texts, plain, strict=True))
-            ways.append(
-                {
-                    "way": name,
-                    "batch_size": size,
-                    "tokens": sum(map(len, texts)),
-                    "tokens_per_step": per_step,
-                    "seconds": seconds,
-                    "same": same,
-                }
-            )
+    progress("reading the model and its drafter", 0.0)
+    writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
+    config = writer.config(plan.max_new_tokens)
+    ways, plain = [], None
+    names = (PLAIN, LOOKUP, *MODES)
+    for number, name in enumerate(names):
+        progress(name, (number + 0.5) / len(names))
+        size = 1 if name == LOOKUP else plan.batch_size
+        _written(writer, name, config, size, only_first=True)  # warms up
+        started = time.perf_counter()
+        texts, per_step = _written(writer, name, config, size)
+        seconds = time.perf_counter() - started
+        plain = texts if plain is None else plain
+        same = sum(text == other for text, other in zip(texts, plain, strict=True))
+        ways.append(
+            {
+                "way": name,
+                "batch_size": size,
+                "tokens": sum(map(len, texts)),
+                "tokens_per_step": per_step,
+                "seconds": seconds,
+                "same": same,
+            }
+        )
     data = {
         "kind": "draft bench",
         "model": writer.name,

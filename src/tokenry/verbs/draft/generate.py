@@ -14,6 +14,7 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs._tokens import token_texts
 from tokenry.verbs.draft._writing import load_prompted, shown_prompt
 
@@ -21,7 +22,7 @@ _SHOWN, _DRAWN = 20, 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Write with a model and its drafter: greedily, the texts that the model writes by itself.
 
     Attributes:
@@ -31,7 +32,6 @@ class Plan:
         mode: quadratic puts a block of masks behind every token, linear one behind the last; auto chooses by what pays.
         max_new_tokens: maximum number of tokens of a text.
         batch_size: number of prompts at once.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     drafter: Path = argument()
@@ -41,7 +41,6 @@ class Plan:
     max_new_tokens: int = 256
     batch_size: int = 8
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
@@ -49,28 +48,25 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load model and drafter, and write."""
-    from tokenry.models.quiet import quiet_libraries
-
     texts: list[dict[str, Any]] = []
-    with quiet_libraries():
-        progress("reading the model and its drafter", 0.0)
-        writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
-        config = writer.config(plan.max_new_tokens)
-        started = time.perf_counter()
-        for ids, mask in writer.batches(plan.batch_size):
-            written = writer.drafter.generate(ids, plan.mode, attention_mask=mask, generation_config=config)
-            for row, steps in zip(written.tokens[:, ids.shape[1] :].tolist(), written.blocks, strict=True):
-                prompt, tokens = writer.prompts[len(texts)], row[: sum(steps)]
-                texts.append(
-                    {
-                        "prompt": shown_prompt(prompt),
-                        "text": writer.tokenizer.decode(tokens, skip_special_tokens=True),
-                        "tokens": token_texts(tokens, writer.tokenizer),
-                        "steps": steps,
-                    }
-                )
-            progress("writing", len(texts) / len(writer.prompts))
-        seconds = time.perf_counter() - started
+    progress("reading the model and its drafter", 0.0)
+    writer = load_prompted(plan.drafter, plan.prompts, plan.model, plan.hardware)
+    config = writer.config(plan.max_new_tokens)
+    started = time.perf_counter()
+    for ids, mask in writer.batches(plan.batch_size):
+        written = writer.drafter.generate(ids, plan.mode, attention_mask=mask, generation_config=config)
+        for row, steps in zip(written.tokens[:, ids.shape[1] :].tolist(), written.blocks, strict=True):
+            prompt, tokens = writer.prompts[len(texts)], row[: sum(steps)]
+            texts.append(
+                {
+                    "prompt": shown_prompt(prompt),
+                    "text": writer.tokenizer.decode(tokens, skip_special_tokens=True),
+                    "tokens": token_texts(tokens, writer.tokenizer),
+                    "steps": steps,
+                }
+            )
+        progress("writing", len(texts) / len(writer.prompts))
+    seconds = time.perf_counter() - started
     data = {
         "kind": "draft generate",
         "model": writer.name,

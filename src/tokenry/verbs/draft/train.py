@@ -78,13 +78,10 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Train, or resume a training that was stopped."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / "drafter")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model and the data", 0.0)
-        found = _trained(plan, progress)
+    progress("reading the model and the data", 0.0)
+    found = _trained(plan, progress)
     data = {
         "kind": "draft train",
         "model": plan.model,
@@ -98,7 +95,6 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     import torch
-    from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
     from tokenry.core.chat.conversations import encode_with_notes
@@ -106,7 +102,7 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.decoding.multi_token.training import DraftTrainer
     from tokenry.models import load_tokenizer, require_causal_lm
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import TellSteps, logged_curve, remove_checkpoints
+    from tokenry.verbs._training import TellSteps, logged_curve, remove_checkpoints, train_or_stop
 
     tokenizer, rows = load_tokenizer(plan.model), read_checked(plan.data)
     encoding = encode_with_notes(rows, tokenizer, plan.max_length)
@@ -124,12 +120,10 @@ def _trained(plan: Plan, progress: Progress) -> dict[str, Any]:
         processing_class=tokenizer,
         callbacks=[TellSteps(stages)],
     )
-    trainer.remove_callback(PrinterCallback)
     stages.begin("training", 1.0)
     checkpoints = plan.output / "checkpoints"
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    )
+    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    train_or_stop(trainer, stages, checkpoint, "; the same command goes on there.")
     drafter.save(plan.output / "drafter")
     remove_checkpoints(checkpoints)
     return {

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tokenry.core.errors import UserError, require_at_least
@@ -13,6 +12,7 @@ from tokenry.report.result import Result
 from tokenry.verbs._estimates import interval_cell, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ _PROBE = "1234567890123"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Let a model add the same problems in several number formats, and report the patterns of wrong sums.
 
     Attributes:
@@ -45,7 +45,6 @@ class Plan:
         retokenize: regroup the tokenizer's numbers first.
         batch_size: prompts per batch.
         seed: random seed of the problems and shots.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: str = argument("embedded")
@@ -64,7 +63,6 @@ class Plan:
     batch_size: int = 16
     hardware: Hardware = Hardware()
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)
@@ -77,7 +75,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.evaluation.arithmetic.addition import accuracy_table, evaluate_addition
     from tokenry.evaluation.arithmetic.addition_problems import SIGNATURES, sample_problems
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
 
     signatures = [read_signature(signature) for signature in plan.signatures] or list(SIGNATURES)
@@ -85,29 +82,28 @@ def run(plan: Plan, progress: Progress) -> Result:
     formats = {name: _addition_format(plan, name) for name in plan.formats}
     plan.hardware.place()
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        tokenizer = load_tokenizer(plan.model)
-        if plan.retokenize is not None:
-            tokenizer = retokenize_numbers(tokenizer, plan.retokenize, plan.group)
-        model = plan.hardware.load(plan.model)
-        answers: list[AdditionAnswer] = []
-        patterns = {}
-        for number, (name, fmt) in enumerate(formats.items()):
-            progress(name, number / len(formats))
-            answered = evaluate_addition(
-                model,
-                tokenizer,
-                fmt=fmt,
-                problems=problems,
-                batch_size=plan.batch_size,
-                chat=plan.chat,
-                name=name,
-            )
-            patterns[name] = [
-                asdict(pattern) | {"share": pattern.share}
-                for pattern in patterns_of(answered, fmt.answers, tokenizer)
-            ]
-            answers += answered
+    tokenizer = load_tokenizer(plan.model)
+    if plan.retokenize is not None:
+        tokenizer = retokenize_numbers(tokenizer, plan.retokenize, plan.group)
+    model = plan.hardware.load(plan.model)
+    answers: list[AdditionAnswer] = []
+    patterns = {}
+    for number, (name, fmt) in enumerate(formats.items()):
+        progress(name, number / len(formats))
+        answered = evaluate_addition(
+            model,
+            tokenizer,
+            fmt=fmt,
+            problems=problems,
+            batch_size=plan.batch_size,
+            chat=plan.chat,
+            name=name,
+        )
+        patterns[name] = [
+            asdict(pattern) | {"share": pattern.share}
+            for pattern in patterns_of(answered, fmt.answers, tokenizer)
+        ]
+        answers += answered
     data = {
         "kind": "arithmetic",
         "model": plan.model,

@@ -56,7 +56,7 @@ class Plan:
         batch_size: items per batch.
         nfc: compose the characters of --words first.
         seed: random seed of the items.
-        output: folder for result.json, predictions.csv and report.html, or a .json file.
+        output: folder for result.json, predictions.csv and report.html, or a .json or .html file.
     """
 
     models: tuple[str, ...] = argument(("embedded",))
@@ -92,29 +92,27 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.text.round_trip import round_trip
     from tokenry.evaluation.charbench import charbench_report, evaluate_charbench, join_records
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     items, source = _items(plan)
     words = list(dict.fromkeys(items["word"]))
     predictions, features, text_back = {}, {}, {}
-    with quiet_libraries():
-        # All of them before the first model is asked.
-        tokenizers = {name: load_tokenizer(name) for name in plan.models}
-        for place, (name, tokenizer) in enumerate(tokenizers.items()):
-            progress(f"reading {name}", place / len(plan.models))
-            if (back := round_trip(tokenizer, words)) is not None:
-                text_back[name] = back
-            features[name] = _features(items, tokenizer)
-            predictions[name] = evaluate_charbench(
-                plan.hardware.load(name),
-                tokenizer,
-                items,
-                plan.mode,
-                plan.batch_size,
-                lambda share, name=name, place=place: progress(  # type: ignore[misc]
-                    f"asking {name}", (place + share) / len(plan.models)
-                ),
-            )
+    # All of them before the first model is asked.
+    tokenizers = {name: load_tokenizer(name) for name in plan.models}
+    for place, (name, tokenizer) in enumerate(tokenizers.items()):
+        progress(f"reading {name}", place / len(plan.models))
+        if (back := round_trip(tokenizer, words)) is not None:
+            text_back[name] = back
+        features[name] = _features(items, tokenizer)
+        predictions[name] = evaluate_charbench(
+            plan.hardware.load(name),
+            tokenizer,
+            items,
+            plan.mode,
+            plan.batch_size,
+            lambda share, name=name, place=place: progress(  # type: ignore[misc]
+                f"asking {name}", (place + share) / len(plan.models)
+            ),
+        )
     data = {
         "kind": "charbench",
         "settings": plan_settings(plan) | {"words": source, "items": len(items)},

@@ -14,6 +14,7 @@ from tokenry.report.blocks import Block, Column, Findings, Table, Text, Value
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import between
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.evaluate._labelled_texts import encoder_data, matrix, read_labelled, read_predictions
 
 _TRAINING = ("epochs", "batch_size", "learning_rate", "warmup", "weight_decay", "bfloat16")
@@ -22,7 +23,7 @@ FEW_TEXTS = 200
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Compare encoders and their tokenizers on labelled texts, the others with the first one.
 
     Attributes:
@@ -36,7 +37,6 @@ class Plan:
         rounds: rounds of the speed measurement, of which the median counts.
         draws: resamples behind the intervals.
         seed: random seed of new heads, training, and the split where the data name none.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     data: Path = argument()
@@ -51,7 +51,6 @@ class Plan:
     draws: int = 2000
     seed: int = 0
     hardware: Hardware = embedded(Hardware(), only=("device",))
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, draws=self.draws)
@@ -85,30 +84,28 @@ def compared_encoders(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Fine-tune the encoders on the data, and measure them."""
     from tokenry.evaluation.encoders import compare_encoders
     from tokenry.models import load_text_classifier
-    from tokenry.models.quiet import quiet_libraries
 
     external = None if plan.external is None else read_labelled(plan.external)
     data = encoder_data(read_labelled(plan.data), external, plan.seed)
     names = _short_names(plan.models)
     device = plan.hardware.place()
-    with quiet_libraries():
-        classifiers = {}
-        for name, model in zip(names, plan.models, strict=True):
-            classifier = load_text_classifier(
-                model, data.names, data.multi_label, plan.max_length, dtype="float32", seed=plan.seed
-            )
-            classifier.model.to(device)
-            classifiers[name] = classifier
-        report = compare_encoders(
-            classifiers,
-            data,
-            replace(plan.training, seed=plan.seed),
-            margin=plan.margin,
-            inference_batch_size=plan.inference_batch_size,
-            rounds=plan.rounds,
-            draws=plan.draws,
-            progress=part(progress, 0.05, 1.0),
+    classifiers = {}
+    for name, model in zip(names, plan.models, strict=True):
+        classifier = load_text_classifier(
+            model, data.names, data.multi_label, plan.max_length, dtype="float32", seed=plan.seed
         )
+        classifier.model.to(device)
+        classifiers[name] = classifier
+    report = compare_encoders(
+        classifiers,
+        data,
+        replace(plan.training, seed=plan.seed),
+        margin=plan.margin,
+        inference_batch_size=plan.inference_batch_size,
+        rounds=plan.rounds,
+        draws=plan.draws,
+        progress=part(progress, 0.05, 1.0),
+    )
     sizes = {part_name: len(texts.texts) for part_name, texts in data.parts().items()}
     return {"texts": sizes, **report.as_json()}
 

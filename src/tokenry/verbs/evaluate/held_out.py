@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least
@@ -15,11 +14,12 @@ from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, answerable, read_checked
 from tokenry.verbs._estimates import stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs._stages import Stages, answers_cost
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure a model on data: NLL per response token, bits per byte, accuracy by the data's own verifiers.
 
     Attributes:
@@ -30,7 +30,6 @@ class Plan:
         answers: items answered and verified, where the data has verifiers.
         seed: random seed of the demo data.
         lm_eval: tasks handed to lm-evaluation-harness instead, separated by commas.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: str = argument("embedded")
@@ -41,7 +40,6 @@ class Plan:
     seed: int = 42
     lm_eval: str | None = option(None, metavar="TASKS")
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, max_length=self.max_length)
@@ -50,11 +48,8 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Measure the model on the data, or hand it to lm-evaluation-harness."""
-    from tokenry.models.quiet import quiet_libraries
-
     plan.hardware.place()
-    with quiet_libraries():
-        data = measured(plan, progress) if plan.lm_eval is None else measured_by_harness(plan, progress)
+    data = measured(plan, progress) if plan.lm_eval is None else measured_by_harness(plan, progress)
     return Result(
         f"{model_title(plan.model)} on {data['data']}",
         data | {"settings": plan_settings(plan)},
@@ -68,9 +63,9 @@ def measured(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.core.chat.template import training_template
     from tokenry.core.tensors.generation import require_answers
     from tokenry.evaluation import generate_answers, held_out_nll, verifier_accuracy
+    from tokenry.evaluation.noisy_tasks import noisy_tasks
     from tokenry.evaluation.verifiers import encode_prompts
     from tokenry.models import load_tokenizer
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
     progress("reading the model and the data", 0.0)
     tokenizer = load_tokenizer(plan.model)

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, interpolate
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from tokenry.core.errors import UserError
-from tokenry.verbs.compress._vision.images import ImageFile, find_images, pick, read_image
+from tokenry.core.io.images import ImageFile, find_images, pick, read_square
 from tokenry.verbs.images._pictures import visible
 
 PIXELS = "pixels"
@@ -41,15 +40,7 @@ class SquareImages:
         return torch.stack([self._read(self.files[number]) for number in numbers])
 
     def _read(self, file: ImageFile) -> Float[Tensor, "channels height width"]:
-        try:
-            image = read_image(file.path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{file.path} cannot be read as an image ({error}): remove it.") from error
-        short = min(image.size)
-        left, top = (image.width - short) // 2, (image.height - short) // 2
-        square = image.crop((left, top, left + short, top + short))
-        if short != self.side:
-            square = square.resize((self.side, self.side), Image.Resampling.BICUBIC)
+        square = read_square(file.path, self.side)
         return torch.from_numpy(np.asarray(square, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
 
     @property
@@ -93,32 +84,3 @@ def feature_function(name: str, device: torch.device) -> Callable[[Pixels], Floa
 def feature_title(name: str) -> str:
     """What the features are called beside a distance."""
     return f"pixels averaged to {_POOLED} × {_POOLED}" if name == PIXELS else name
-
-
-class EncoderDistance(nn.Module):
-    """How unlike images are to an image encoder: one minus the cosine of their tokens, averaged; a perceptual term with a gradient."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        from tokenry.models.image_encoders import load_image_encoder
-
-        encoder = load_image_encoder(name, "float32")
-        self.model = encoder.model
-        processor: Any = encoder.processor
-        config = getattr(self.model.config, "vision_config", self.model.config)
-        size = config.image_size
-        self.mean: Tensor
-        self.std: Tensor
-        self._size = (size, size) if isinstance(size, int) else tuple(size)
-        for kind, default in (("mean", 0.5), ("std", 0.5)):
-            values = getattr(processor, f"image_{kind}", None) or [default] * 3
-            self.register_buffer(kind, torch.tensor(values)[:, None, None])
-
-    def forward(self, made: Pixels, real: Pixels) -> Float[Tensor, ""]:
-        """The distance."""
-        return 1 - cosine_similarity(self._tokens(made), self._tokens(real), dim=-1).mean()
-
-    def _tokens(self, images: Pixels) -> Float[Tensor, "batch tokens dim"]:
-        resized = interpolate(images, size=self._size, mode="bilinear", antialias=True)
-        normalised = ((resized + 1) / 2 - self.mean) / self.std
-        return self.model(normalised, output_hidden_states=True).hidden_states[-1]

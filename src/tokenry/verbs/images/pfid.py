@@ -15,13 +15,14 @@ from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._estimates import interval_cell
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.generation import PFID
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure how a tokenizer of images stands wrong tokens (pFID): what tells, before a generator is trained, how it will generate.
 
     Attributes:
@@ -36,7 +37,6 @@ class Plan:
         batch_size: images per batch.
         draws: resamples of the intervals; 0 for no interval.
         seed: random seed.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     tokenizer: Path = argument()
@@ -51,7 +51,6 @@ class Plan:
     draws: int = 200
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, size=self.size, batch_size=self.batch_size)
@@ -66,7 +65,6 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Measure every tokenizer on the same images."""
     from tokenry.generation import PerturbationGrid, PFIDConfig, load_vq_tokenizer, pfid
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
     from tokenry.verbs.images._tokenizers import PIXELS, feature_function, feature_title, read_images
 
@@ -74,22 +72,21 @@ def run(plan: Plan, progress: Progress) -> Result:
     device = plan.hardware.place()
     images = read_images(plan.images, plan.size, plan.limit)
     config = PFIDConfig(PerturbationGrid(plan.rates, plan.strengths), plan.batch_size, plan.draws, plan.seed)
-    with quiet_libraries():
-        loaded = [load_vq_tokenizer(folder) for folder in folders]
-        features = feature_function(plan.features, device)
-        rows: list[dict[str, Any]] = []
-        first = None
-        for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
-            tokenizer.module.to(device)
-            found = pfid(
-                tokenizer, images, features, config, str(plan.images), images.preparation,
-                feature_title(plan.features), one_stage(told, str(folder)),
-            )  # fmt: skip
-            first = first or found
-            rows.append({
-                "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
-                "difference": stored_distance(found.minus(first)) if rows else None,
-            })  # fmt: skip
+    loaded = [load_vq_tokenizer(folder) for folder in folders]
+    features = feature_function(plan.features, device)
+    rows: list[dict[str, Any]] = []
+    first = None
+    for (folder, tokenizer), told in in_turn(zip(folders, loaded, strict=True), progress):
+        tokenizer.module.to(device)
+        found = pfid(
+            tokenizer, images, features, config, str(plan.images), images.preparation,
+            feature_title(plan.features), one_stage(told, str(folder)),
+        )  # fmt: skip
+        first = first or found
+        rows.append({
+            "tokenizer": str(folder), "codes": len(tokenizer.codebooks[0]), **stored(found),
+            "difference": stored_distance(found.minus(first)) if rows else None,
+        })  # fmt: skip
     data = {
         "kind": "images pfid",
         "images": len(images),

@@ -102,10 +102,10 @@ def run(plan: Plan, progress: Progress) -> Result:
 
     from tokenry.core.io.files import new_folder
     from tokenry.generation import PostTrainingConfig, load_vq_tokenizer, post_train_decoder
+    from tokenry.generation.image_tokenizer.encoder_distance import EncoderDistance
     from tokenry.models import load_model
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._tokenizers import EncoderDistance, feature_title, read_images
+    from tokenry.verbs.images._tokenizers import feature_title, read_images
 
     images = read_images(plan.images, plan.size, plan.limit)
     held = list(range(0, len(images), _HELD_OUT))
@@ -115,37 +115,36 @@ def run(plan: Plan, progress: Progress) -> Result:
             f"{plan.images} leaves {len(training)} images to train on and batch_size is {plan.batch_size}: give more images, or lower it."
         )
     device = plan.hardware.place()
-    with quiet_libraries():
-        tokenizer = load_vq_tokenizer(plan.tokenizer)
-        generator = load_model(plan.generator, dtype=plan.hardware.dtype or "float32").to(device)
-        tokenizer.module.to(device)
-        perceptual = None if plan.perceptual is None else EncoderDistance(plan.perceptual).to(device)
-        images_told = fingerprint([file.name for file in images.files], length=32)
-        settings = {**plan_settings(plan), "images_fingerprint": images_told}
-        Workspace(plan.output, settings, PLAN_FILE).claim(
-            f"{plan.output} holds a post-training with other settings or images: name a new folder (--output)."
-        )
-        measure = _Measurement(plan, tokenizer, generator, images.only(held), device)
-        before = measure(part(progress, 0.0, 0.1), "before")
-        pairs = _pairs(plan, tokenizer, generator, training, part(progress, 0.1, 0.4))
-        config = PostTrainingConfig(
-            steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
-            discriminator_learning_rate=plan.learning_rate, adversarial_weight=plan.adversarial_weight,
-            seed=plan.seed, allow_blur=plan.allow_blur,
-        )  # fmt: skip
-        first = pairs.codes[:_SHOWN].to(device)
-        with torch.no_grad():
-            rows = [training[list(range(len(first)))], tokenizer.decode(first)]
-        trained = post_train_decoder(
-            tokenizer, pairs, training, config, perceptual, folder=plan.output / CHECKPOINTS, resume=True,
-            progress=one_stage(part(progress, 0.4, 0.9), "post-training the decoder"),
-        )  # fmt: skip
-        after = measure(part(progress, 0.9, 1.0), "after")
-        with torch.no_grad():
-            rows.append(tokenizer.decode(first))
-        if not (plan.output / TOKENIZER).exists():
-            with new_folder(plan.output / TOKENIZER) as folder:
-                tokenizer.module.save_pretrained(folder)
+    tokenizer = load_vq_tokenizer(plan.tokenizer)
+    generator = load_model(plan.generator, dtype=plan.hardware.dtype or "float32").to(device)
+    tokenizer.module.to(device)
+    perceptual = None if plan.perceptual is None else EncoderDistance(plan.perceptual).to(device)
+    images_told = fingerprint([file.name for file in images.files], length=32)
+    settings = {**plan_settings(plan), "images_fingerprint": images_told}
+    Workspace(plan.output, settings, PLAN_FILE).claim(
+        f"{plan.output} holds a post-training with other settings or images: name a new folder (--output)."
+    )
+    measure = _Measurement(plan, tokenizer, generator, images.only(held), device)
+    before = measure(part(progress, 0.0, 0.1), "before")
+    pairs = _pairs(plan, tokenizer, generator, training, part(progress, 0.1, 0.4))
+    config = PostTrainingConfig(
+        steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
+        discriminator_learning_rate=plan.learning_rate, adversarial_weight=plan.adversarial_weight,
+        seed=plan.seed, allow_blur=plan.allow_blur,
+    )  # fmt: skip
+    first = pairs.codes[:_SHOWN].to(device)
+    with torch.no_grad():
+        rows = [training[list(range(len(first)))], tokenizer.decode(first)]
+    trained = post_train_decoder(
+        tokenizer, pairs, training, config, perceptual, folder=plan.output / CHECKPOINTS, resume=True,
+        progress=one_stage(part(progress, 0.4, 0.9), "post-training the decoder"),
+    )  # fmt: skip
+    after = measure(part(progress, 0.9, 1.0), "after")
+    with torch.no_grad():
+        rows.append(tokenizer.decode(first))
+    if not (plan.output / TOKENIZER).exists():
+        with new_folder(plan.output / TOKENIZER) as folder:
+            tokenizer.module.save_pretrained(folder)
     data = {
         "kind": "images post-train",
         "tokenizer": str(plan.tokenizer),

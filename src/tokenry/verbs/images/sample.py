@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tokenry.generation import NextXModel, Partition
-    from tokenry.verbs.images._latents import Coder, LatentRows, LatentSource
+    from tokenry.generation.xar.latents import Coder, LatentRows, LatentSource
 
 _FILLED, _PANELS, _SHOWN, _SIDE, _POOLED = 3, 6, 64, 256, 256
 
@@ -74,31 +74,29 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: no model in the folder, a class or a unit that it does not know, or a reference of another shape.
     """
     from tokenry.generation import NextXSamplingConfig, generate_next_x
-    from tokenry.models.quiet import quiet_libraries
+    from tokenry.generation.xar.latents import Coder
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._latents import Coder
 
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        model, source = _load(plan.run)
-        partition = _partition(plan, model)
-        reference = None if plan.reference is None else _reference(plan, model, source)
-        labels = _labels(plan, source.classes)
-        coder = Coder(source.vae, device)
-        latents = generate_next_x(
-            model.to(device),
-            labels,
-            NextXSamplingConfig(plan.steps, plan.solver, plan.guidance),
-            partition,
-            plan.seed,
-            plan.batch_size,
-            progress=part(progress, 0.05, 0.85),
-        ).cpu()
-        progress("decoding", 0.85)
-        pixels = coder.decode(latents, source)
-        progress("measuring", 0.9)
-        distance = None if reference is None else _distance(plan, latents, pixels, reference, coder, device)
+    progress("reading the model", 0.0)
+    model, source = _load(plan.run)
+    partition = _partition(plan, model)
+    reference = None if plan.reference is None else _reference(plan, model, source)
+    labels = _labels(plan, source.classes)
+    coder = Coder(source.vae, device)
+    latents = generate_next_x(
+        model.to(device),
+        labels,
+        NextXSamplingConfig(plan.steps, plan.solver, plan.guidance),
+        partition,
+        plan.seed,
+        plan.batch_size,
+        progress=part(progress, 0.05, 0.85),
+    ).cpu()
+    progress("decoding", 0.85)
+    pixels = coder.decode(latents, source)
+    progress("measuring", 0.9)
+    distance = None if reference is None else _distance(plan, latents, pixels, reference, coder, device)
     _save(plan, latents, labels, pixels, source)
     data = {
         "kind": "images sample",
@@ -119,7 +117,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 
 def _load(folder: Path) -> "tuple[NextXModel, LatentSource]":
     from tokenry.generation import NextXModel
-    from tokenry.verbs.images._latents import LatentSource
+    from tokenry.generation.xar.latents import LatentSource
 
     inside = folder / "model" if (folder / "model").is_dir() else folder
     if not (inside / SOURCE_FILE).is_file():
@@ -150,7 +148,7 @@ def _reference(plan: Plan, model: "NextXModel", source: "LatentSource") -> "Late
     """The latents of the reference, made as those of the training were."""
     import torch
 
-    from tokenry.verbs.images._latents import read_latents
+    from tokenry.generation.xar.latents import read_latents
 
     assert plan.reference is not None
     config = model.config

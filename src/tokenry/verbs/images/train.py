@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
     from tokenry.generation import NextXModel
-    from tokenry.verbs.images._latents import LatentRows
+    from tokenry.generation.xar.latents import LatentRows
 
 SOURCE_FILE = "latents.json"
 """Beside the weights: what the latents are latents of."""
@@ -95,18 +95,16 @@ def run(plan: Plan, progress: Progress) -> Result:
     Raises:
         UserError: latents or images that cannot be used, a unit that does not fit the grid, or a checkpoint of another run.
     """
-    from tokenry.models.quiet import quiet_libraries
+    from tokenry.generation.xar.latents import read_latents
     from tokenry.verbs._environment import environment
-    from tokenry.verbs.images._latents import read_latents
 
     require_new(plan.output / "model")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading images", 0.0)
-        rows = _first(read_latents)(
-            plan.data, plan.output / "latents", plan.vae, plan.crop, plan.scale, device, progress
-        )
-        found = _trained(plan, rows, progress)
+    progress("reading images", 0.0)
+    rows = _first(read_latents)(
+        plan.data, plan.output / "latents", plan.vae, plan.crop, plan.scale, device, progress
+    )
+    found = _trained(plan, rows, progress)
     data = {
         "kind": "images train",
         "data": str(plan.data),
@@ -133,7 +131,7 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
     from tokenry.core.tensors.ema import WeightAverage
     from tokenry.generation import Partition
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import StepClock, remove_checkpoints, take_steps
+    from tokenry.verbs._training import StepClock, logged_points, remove_checkpoints, take_steps
 
     for unit in plan.predicted:
         Partition.named(unit, *rows.shape[1:])
@@ -143,13 +141,11 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
     stages = Stages(progress, [1.0])
     take_steps(plan, trainer, stages)
     stages.say("measuring")
-    log = trainer.state.log_history
-    model = trainer.model
+    curve, model = logged_points(trainer, _COURSE), trainer.model
     with average.in_place(model):
         loss = trainer.evaluate(held_out)["eval_loss"]
         _save(model, rows, plan.output / "model")
     remove_checkpoints(plan.output / "checkpoints")
-    names = ("step", "loss", "seconds_per_step")
     return {
         "units": [
             {"name": partition.name, "entities": partition.entities, "tokens": partition.tokens}
@@ -159,7 +155,7 @@ def _trained(plan: Plan, rows: "LatentRows", progress: Progress) -> dict[str, An
         "images": [len(train.indices), len(held_out.indices)],
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "curve": [{name: entry[name] for name in names if name in entry} for entry in log if "loss" in entry],
+        "curve": curve,
         "held_out_loss": float(loss),
     }
 

@@ -40,7 +40,7 @@ class Plan:
         scope: gradients of the output head in closed form (head), or of all trainable weights (full), with two backward passes per pair.
         pairs: maximum number of pairs.
         max_length: maximum tokens of prompt and response; longer pairs are left out.
-        output: folder for result.json and report.html, or a .json file.
+        output: folder for result.json and report.html, or a .json or .html file.
     """
 
     model: str = argument()
@@ -62,22 +62,20 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Measure the gradients of each pair, and predict a step of the loss on it alone."""
     from tokenry.alignment import preference_loss
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     loss = preference_loss(plan.loss)
     rows = read_pairs(plan.data)
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        tokenizer = load_tokenizer(plan.model)
-        pairs = encoded(rows[: plan.pairs], tokenizer, plan.max_length)
-        left_out = len(rows[: plan.pairs]) - len(pairs)
-        model = plan.hardware.load(plan.model)
-        gradients, products = _measured(plan, model, pairs, progress)
-        references = None
-        if plan.reference is not None and loss.uses_reference:
-            progress("the reference", 0.9)
-            references = _references(plan, pairs)
+    progress("reading the model", 0.0)
+    tokenizer = load_tokenizer(plan.model)
+    pairs = encoded(rows[: plan.pairs], tokenizer, plan.max_length)
+    left_out = len(rows[: plan.pairs]) - len(pairs)
+    model = plan.hardware.load(plan.model)
+    gradients, products = _measured(plan, model, pairs, progress)
+    references = None
+    if plan.reference is not None and loss.uses_reference:
+        progress("the reference", 0.9)
+        references = _references(plan, pairs)
     found = _predicted(loss, gradients, pairs, references)
     examples = [
         _example(number, pair, of_pair, one, tokenizer)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenry.core.errors import UserError, require_at_least
@@ -10,6 +9,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.alignment import Structure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Say in words what a preference loss asks for, what it entails, and how it moves the two responses of a pair.
 
     Attributes:
@@ -25,14 +25,12 @@ class Plan:
         logp: log-probability of a response under the reference, and of the rejected one under the model, in nats.
         tokens: tokens of a response.
         widest: margins log π_w − log π_l from minus this to this, in nats.
-        output: folder for result.json and report.html, or a .json or .html file; nothing is written without it.
     """
 
     loss: str = argument()
     logp: float = -40.0
     tokens: int = 20
     widest: int = 20
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, tokens=self.tokens, widest=self.widest)

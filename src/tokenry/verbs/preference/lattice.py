@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError
@@ -11,24 +10,23 @@ from tokenry.core.plans import option, plan_settings
 from tokenry.report.blocks import Block, Section, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._output import OptionalOutput
 
 CORE: Mapping[str, Any] = {"10": "v", "01": "x"}
 _HEIGHTS = {"x": 0, "-": 1, "b": 1, "v": 2}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """List the losses over W and L from the strictest to the weakest, with their formulas and those directly above them.
 
     Attributes:
         every: all 256 losses, not only the 16 that want the chosen response and not the rejected one.
         above: only this loss and those that it entails; a name such as CPO, or a formula.
-        output: folder for result.json and report.html, or a .json or .html file; nothing is written without it.
     """
 
     every: bool = option(False, flag="--all")
     above: str | None = option(None, metavar="LOSS")
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -18,13 +18,12 @@ from tokenry.verbs._course_of_training import course_figures, course_table
 from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._lora import Lora, lora_config
 from tokenry.verbs._models import model_title
 from tokenry.verbs.preference._pairs import case_table, encoded, read_pairs
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
     from trl import DPOConfig
 
     from tokenry.alignment import PreferencePair
@@ -84,15 +83,13 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Train, and measure held-out pairs before and after."""
     from tokenry.alignment import preference_loss
-    from tokenry.models.quiet import quiet_libraries
 
     loss = preference_loss(plan.loss)
     require_new(plan.output / "model")
     rows, held_out = _split(plan)
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        found = _trained(plan, loss, rows, held_out, progress)
+    progress("reading the model", 0.0)
+    found = _trained(plan, loss, rows, held_out, progress)
     data = {
         "kind": "preference train",
         "model": plan.model,
@@ -140,6 +137,7 @@ def _trained(
     tokenizer, model = load_tokenizer(plan.model), plan.hardware.load(plan.model)
     require_causal_lm(model, plan.model)
     pairs = encoded(held_out, tokenizer, plan.max_length)
+    lora = None if plan.full_weights else Lora(rank=plan.rank, alpha=2 * plan.rank, dropout=0.0)
     needs_copy = plan.full_weights and loss.uses_reference
     steps = plan.max_steps or max(1, round(plan.epochs * len(rows) / plan.batch_size))
     watch = EntanglementCallback(max(1, steps // _RECORDS), pairs, loss, scope="head")
@@ -150,15 +148,15 @@ def _trained(
         args=_arguments(plan),
         train_dataset=Dataset.from_list([_columns(row) for row in rows]),
         processing_class=tokenizer,
-        peft_config=None if plan.full_weights else _adapter(plan, model),
+        peft_config=lora_config(lora, model),
         callbacks=[watch, TellSteps(stages)],
         loss=loss,
         update=plan.update,
         shared_above=plan.shared_above,
     )
-    trainer.remove_callback(PrinterCallback)
     before = _logps(trainer.model, pairs)
     stages.begin("training", 1.0)
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     after = _logps(trainer.model, pairs)
     trainer.save_model(str(plan.output / "model"))
@@ -181,14 +179,6 @@ def _arguments(plan: Plan) -> "DPOConfig":
 
     rate = plan.learning_rate or (1e-6 if plan.full_weights else 5e-5)
     return DPOConfig(**own_training(plan), learning_rate=rate, save_strategy="no")
-
-
-def _adapter(plan: Plan, model: "PreTrainedModel") -> "LoraConfig":
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=plan.rank, lora_alpha=2 * plan.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
 
 
 def _logps(model: "nn.Module", pairs: "Sequence[PreferencePair]") -> "Tensor":

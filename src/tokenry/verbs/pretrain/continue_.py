@@ -1,12 +1,12 @@
 """Continued pretraining of a model on new text: its schedule, and the losses on new and old text through it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
-from tokenry.core.io.files import require_folder_name, require_new, without_nan
+from tokenry.core.io.files import require_new, without_nan
 from tokenry.core.io.progress import Progress, part
 from tokenry.core.plans import argument, plan_settings, values_for
 from tokenry.report.blocks import Block, Column, Figure, Findings, Section, Series, Table, Text
@@ -15,8 +15,8 @@ from tokenry.report.writing import plural
 from tokenry.verbs._chats import NOTED, read_checked, say
 from tokenry.verbs._environment import environment
 from tokenry.verbs._estimates import stored_estimate
-from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._step_training import CheckpointedTraining
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +29,8 @@ _WHOLE = 10**9
 _SIDES = {"downstream": "new text", "upstream": "old text"}
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(CheckpointedTraining):
     """Continue the pretraining of a model on new text, and measure what it learns and forgets; a stopped run can be resumed.
 
     Attributes:
@@ -52,11 +52,8 @@ class Plan:
         batches_per_step: batches per step, whose gradients are accumulated.
         steps: steps of the optimiser; by default one pass over the new text.
         evaluate_every: steps between evaluations; by default a twentieth of all.
-        save_every: steps between checkpoints.
         bfloat16: compute in mixed precision; the weights are trained in float32.
-        resume: resume from the last checkpoint in the folder.
         seed: random seed of what is held out and of the order of the text.
-        device: where the model is trained, such as cpu, cuda, cuda:1 or mps; by default an accelerator if there is one.
         output: folder for the model, the checkpoints, result.json and report.html.
     """
 
@@ -78,14 +75,11 @@ class Plan:
     batches_per_step: int = 1
     steps: int | None = None
     evaluate_every: int | None = None
-    save_every: int = 500
     bfloat16: bool = False
-    resume: bool = False
-    seed: int = 0
-    device: str | None = None
     output: Path = Path("runs/pretrain-continue")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_fraction(self.replay, "replay")
         require_fraction(self.warmup, "warmup")
         if self.replay > 0 and self.old is None:
@@ -94,21 +88,14 @@ class Plan:
             )
         if not self.max_lr > 0:
             raise UserError(f"max_lr must be above 0, got {self.max_lr}.")
-        require_at_least(0, min_lr=self.min_lr, start_lr=self.start_lr, anneal=self.anneal, seed=self.seed)
+        require_at_least(0, min_lr=self.min_lr, start_lr=self.start_lr, anneal=self.anneal)
         for name, lower in (("min_lr", self.min_lr), ("start_lr", self.start_lr)):
             if (lower or 0.0) > self.max_lr:
                 raise UserError(f"{name} must be at most max_lr, got {lower} and {self.max_lr}.")
         require_at_least(2, block=self.block)
-        require_at_least(
-            1, held_out=self.held_out, batch_size=self.batch_size, steps=self.steps, decay_end=self.decay_end
-        )
-        require_at_least(
-            1,
-            batches_per_step=self.batches_per_step,
-            evaluate_every=self.evaluate_every,
-            save_every=self.save_every,
-        )
-        require_folder_name(self.output, "the model")
+        require_at_least(1, held_out=self.held_out, batch_size=self.batch_size, steps=self.steps)
+        require_at_least(1, decay_end=self.decay_end, batches_per_step=self.batches_per_step)
+        require_at_least(1, evaluate_every=self.evaluate_every)
 
 
 def run(plan: Plan, progress: Progress) -> Result:
@@ -118,37 +105,35 @@ def run(plan: Plan, progress: Progress) -> Result:
         UserError: text that is too short, a schedule that ends beyond the data, or a checkpoint of another run.
     """
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.pretraining import ContinualConfig, compare_schedules
     from tokenry.verbs._training import remove_checkpoints, save_parts
 
     require_new(plan.output / "model")
-    hardware = Hardware(plan.device, "float32")
-    with quiet_libraries():
-        progress("reading the texts", 0.0)
-        tokenizer = load_tokenizer(plan.model)
-        notes: list[str] = []
-        new = _blocks(plan, plan.new, tokenizer, notes)
-        old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
-        say(notes)
-        config = ContinualConfig(**values_for(ContinualConfig, plan))
-        steps = config.steps_on(new)
-        schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
-        kept: list[PreTrainedModel] = []
+    hardware = replace(plan.hardware, dtype="float32")
+    progress("reading the texts", 0.0)
+    tokenizer = load_tokenizer(plan.model)
+    notes: list[str] = []
+    new = _blocks(plan, plan.new, tokenizer, notes)
+    old = None if plan.old is None else _blocks(plan, plan.old, tokenizer, notes)
+    say(notes)
+    config = ContinualConfig(**values_for(ContinualConfig, plan))
+    steps = config.steps_on(new)
+    schedules, checkpoints = _schedules(plan, steps), plan.output / "checkpoints"
+    kept: list[PreTrainedModel] = []
 
-        def load() -> "PreTrainedModel":
-            model = hardware.load(plan.model)
-            if not kept:  # the schedule that was asked for comes first
-                kept.append(model)
-            return model
+    def load() -> "PreTrainedModel":
+        model = hardware.load(plan.model)
+        if not kept:  # the schedule that was asked for comes first
+            kept.append(model)
+        return model
 
-        reports = compare_schedules(
-            load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
-        )
-        progress("saving", 0.95)
-        save_parts(plan.output / "model", kept[0], tokenizer)
-        for name in reports:
-            remove_checkpoints(checkpoints / name)
+    reports = compare_schedules(
+        load, old, new, schedules, config, checkpoints, plan.resume, part(progress, 0.05, 0.95)
+    )
+    progress("saving", 0.95)
+    save_parts(plan.output / "model", kept[0], tokenizer)
+    for name in reports:
+        remove_checkpoints(checkpoints / name)
     data = {
         "kind": "pretrain continue",
         "model": plan.model,

@@ -87,13 +87,10 @@ class Plan(StepTraining):
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Read, train or resume, measure, save."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / "encoder")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the encoder and the texts", 0.0)
-        found = _pretrained(plan, progress)
+    progress("reading the encoder and the texts", 0.0)
+    found = _pretrained(plan, progress)
     data = {
         "kind": "pretrain rtd",
         "corpus": str(plan.corpus),
@@ -108,7 +105,7 @@ def run(plan: Plan, progress: Progress) -> Result:
 def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
     from tokenry.pretraining.sliding_window import SlidingWindow, has_sliding_windows
     from tokenry.verbs._stages import Stages
-    from tokenry.verbs._training import remove_checkpoints, save_parts, take_steps
+    from tokenry.verbs._training import logged_points, remove_checkpoints, save_parts, take_steps
     from tokenry.verbs.pretrain._encoder import load_encoder
 
     encoder = load_encoder(plan.encoder, plan.tokenizer, plan.seed)
@@ -135,8 +132,10 @@ def _pretrained(plan: Plan, progress: Progress) -> dict[str, Any]:
         "tokens": sum(map(len, train["input_ids"])),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "curve": [_point(entry) for entry in trainer.state.log_history if "loss" in entry],
-        "held_out_figures": _point({name.removeprefix("eval_"): value for name, value in measured.items()}),
+        "curve": logged_points(trainer, ("loss", *_FIGURES)),
+        "held_out_figures": {
+            name: measured[f"eval_{name}"] for name in ("loss", *_FIGURES) if f"eval_{name}" in measured
+        },
     }
 
 
@@ -233,11 +232,6 @@ def _arguments(plan: Plan) -> "TrainingArguments":
         weight_decay=plan.weight_decay,
         bf16=plan.bfloat16,
     )
-
-
-def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What is drawn of one entry of the log."""
-    return {name: entry[name] for name in ("step", "loss", *_FIGURES) if name in entry}
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------------------

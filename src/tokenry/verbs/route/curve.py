@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction
@@ -14,13 +13,14 @@ from tokenry.report.result import Result
 from tokenry.verbs._chats import ANSWER_TOKENS, DEMO, verified_prompts
 from tokenry.verbs._estimates import estimate_series, stored_estimate
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.route._pair import BATCH_SIZE, COST_COLUMNS, ModelPair, account_of, router_size
 
 RATES = (0.05, 0.1, 0.15, 0.25)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure how accurate answers are when the large model writes a given share of their tokens, by each of several rules.
 
     Attributes:
@@ -30,7 +30,6 @@ class Plan:
         items: maximum number of prompts.
         max_new_tokens: maximum number of tokens of an answer.
         seed: random seed of the demo data.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     pair: ModelPair
@@ -41,7 +40,6 @@ class Plan:
     max_new_tokens: int = ANSWER_TOKENS
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, items=self.items, max_new_tokens=self.max_new_tokens)
@@ -55,36 +53,32 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Let the small model answer alone, the large one alone, and both by every rule at every rate."""
     from tokenry.decoding.r2r import RandomRule, RoutingRule
     from tokenry.evaluation.verifiers import encode_prompts, verifier_accuracy
-    from tokenry.models.quiet import quiet_libraries
 
     items, prompts = verified_prompts(plan.data, plan.items, plan.seed)
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        loaded = plan.pair.load(plan.hardware)
-        rules = {name: loaded.rule(name) for name in plan.rules}
-        encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
-        alone = {"the small model alone": 0.0, "the large model alone": 1.0}
-        runs: list[tuple[str, RoutingRule, float]] = [
-            (name, RandomRule(), rate) for name, rate in alone.items()
+    progress("loading both models", 0.0)
+    loaded = plan.pair.load(plan.hardware)
+    rules = {name: loaded.rule(name) for name in plan.rules}
+    encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
+    alone = {"the small model alone": 0.0, "the large model alone": 1.0}
+    runs: list[tuple[str, RoutingRule, float]] = [(name, RandomRule(), rate) for name, rate in alone.items()]
+    runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
+    points = []
+    for (name, rule, rate), told in in_turn(runs, progress, 0.1):
+        started = time.perf_counter()
+        written = loaded.write(encoded, rule, plan.max_new_tokens, told, rate=rate)
+        seconds = time.perf_counter() - started
+        texts = [
+            loaded.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
+            for answer in written
         ]
-        runs += [(name, rule, rate) for name, rule in rules.items() for rate in plan.rates]
-        points = []
-        for (name, rule, rate), told in in_turn(runs, progress, 0.1):
-            started = time.perf_counter()
-            written = loaded.write(encoded, rule, plan.max_new_tokens, told, rate=rate)
-            seconds = time.perf_counter() - started
-            texts = [
-                loaded.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
-                for answer in written
-            ]
-            account = account_of(written, loaded.parameters, router_size(rule))
-            points.append({
-                "rule": name,
-                "asked": rate,
-                "accuracy": asdict(verifier_accuracy(texts, items)),
-                "seconds_per_token": seconds / max(1, account["tokens"]),
-                **account,
-            })  # fmt: skip
+        account = account_of(written, loaded.parameters, router_size(rule))
+        points.append({
+            "rule": name,
+            "asked": rate,
+            "accuracy": asdict(verifier_accuracy(texts, items)),
+            "seconds_per_token": seconds / max(1, account["tokens"]),
+            **account,
+        })  # fmt: skip
     data = {
         "kind": "route curve",
         "small": plan.pair.small,

@@ -11,6 +11,7 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Heatmap, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.cascade.run import read_prompts
 from tokenry.verbs.route._pair import (
     BATCH_SIZE,
@@ -26,7 +27,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Answer prompts with two models: the small one writes, the large one takes over for single tokens where the rule says so.
 
     Attributes:
@@ -35,7 +36,6 @@ class Plan:
         threshold: score from which the large model writes; by default the rule's.
         rate: share of the tokens that the large model is to write, in the place of a threshold.
         max_new_tokens: maximum number of tokens of an answer.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     pair: ModelPair
@@ -45,7 +45,6 @@ class Plan:
     rate: float | None = None
     max_new_tokens: int = 256
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, max_new_tokens=self.max_new_tokens)
@@ -55,17 +54,14 @@ class Plan:
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Load both models and the rule, and write."""
-    from tokenry.models.quiet import quiet_libraries
-
     prompts = read_prompts(plan.prompts)
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        loaded = plan.pair.load(plan.hardware)
-        rule = loaded.rule(plan.rule)
-        encoded = [_encoded(loaded, prompt, plan.max_new_tokens) for prompt in prompts]
-        written = loaded.write(
-            encoded, rule, plan.max_new_tokens, part(progress, 0.3, 0.98), plan.threshold, plan.rate
-        )
+    progress("loading both models", 0.0)
+    loaded = plan.pair.load(plan.hardware)
+    rule = loaded.rule(plan.rule)
+    encoded = [_encoded(loaded, prompt, plan.max_new_tokens) for prompt in prompts]
+    written = loaded.write(
+        encoded, rule, plan.max_new_tokens, part(progress, 0.3, 0.98), plan.threshold, plan.rate
+    )
     decode = loaded.tokenizer.decode
     data = {
         "kind": "route generate",

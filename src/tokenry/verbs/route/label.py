@@ -60,28 +60,26 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.decoding.fitted_rule import without_nan
     from tokenry.decoding.r2r import LogProbGap, agreement, label_responses, write_responses
     from tokenry.evaluation.verifiers import encode_prompts
-    from tokenry.models.quiet import quiet_libraries
 
     items, prompts = verified_prompts(plan.data, plan.items, plan.seed)
-    with quiet_libraries():
-        progress("loading both models", 0.0)
-        loaded = plan.pair.load(plan.hardware)
-        encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
-        told = part(progress, 0.05, 0.4)
-        responses = write_responses(
-            loaded.large, loaded.tokenizer, encoded, plan.max_new_tokens, BATCH_SIZE, told
-        )
-        verifier = _verifier(plan, loaded, [items[number] for number in responses])
-        labelled, divergences, verdicts = label_responses(
-            loaded.small,
-            loaded.large,
-            loaded.tokenizer,
-            list(responses.values()),
-            verifier,
-            top_k=plan.top_k,
-            batch_size=BATCH_SIZE,
-            progress=part(progress, 0.4, 0.95),
-        )
+    progress("loading both models", 0.0)
+    loaded = plan.pair.load(plan.hardware)
+    encoded = encode_prompts(loaded.tokenizer, prompts, plan.max_new_tokens, BATCH_SIZE)
+    told = part(progress, 0.05, 0.4)
+    responses = write_responses(
+        loaded.large, loaded.tokenizer, encoded, plan.max_new_tokens, BATCH_SIZE, told
+    )
+    verifier = _verifier(plan, loaded, [items[number] for number in responses])
+    labelled, divergences, verdicts = label_responses(
+        loaded.small,
+        loaded.large,
+        loaded.tokenizer,
+        list(responses.values()),
+        verifier,
+        top_k=plan.top_k,
+        batch_size=BATCH_SIZE,
+        progress=part(progress, 0.4, 0.95),
+    )
     names = (replace(labelled.small, name=plan.pair.small), replace(labelled.large, name=plan.pair.large))
     replace(labelled, small=names[0], large=names[1]).save(plan.output / LABELS_FILE)
     gaps = LogProbGap()(divergences)

@@ -63,31 +63,29 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.chat.conversations import encode_rows
     from tokenry.core.plans import values_for
     from tokenry.decoding.r2r.small_model import Healing, HealingConfig, drop_layers
+    from tokenry.evaluation.noisy_tasks import noisy_tasks
     from tokenry.models import load_tokenizer, require_causal_lm
-    from tokenry.models.quiet import quiet_libraries
-    from tokenry.verbs._tune.noisy_tasks import noisy_tasks
 
     config = HealingConfig(**values_for(HealingConfig, plan))
     rows = noisy_tasks(seed=plan.seed, noise="none").train if plan.data == DEMO else read_checked(plan.data)
-    with quiet_libraries():
-        progress("loading", 0.0)
-        tokenizer, large = load_tokenizer(plan.model), plan.hardware.load(plan.model)
-        require_causal_lm(large, plan.model)
-        small = drop_layers(large, layers(plan.drop))
-        texts = encode_rows(rows, tokenizer, plan.max_length)["input_ids"]
-        healing = Healing(small, large, texts, config)
-        seconds = healing.seconds()
-        if config.steps:
-            logger.warning(
-                "Healing takes about %s: %d steps of %d texts. It can be stopped and resumed (--resume).",
-                in_words(seconds),
-                config.steps,
-                config.batch_size,
-            )
-        healing.run(plan.output / CHECKPOINTS, plan.resume, part(progress, 0.05, 0.95))
-        progress("saving", 0.95)
-        small.save_pretrained(plan.output)
-        tokenizer.save_pretrained(plan.output)
+    progress("loading", 0.0)
+    tokenizer, large = load_tokenizer(plan.model), plan.hardware.load(plan.model)
+    require_causal_lm(large, plan.model)
+    small = drop_layers(large, layers(plan.drop))
+    texts = encode_rows(rows, tokenizer, plan.max_length)["input_ids"]
+    healing = Healing(small, large, texts, config)
+    seconds = healing.seconds()
+    if config.steps:
+        logger.warning(
+            "Healing takes about %s: %d steps of %d texts. It can be stopped and resumed (--resume).",
+            in_words(seconds),
+            config.steps,
+            config.batch_size,
+        )
+    healing.run(plan.output / CHECKPOINTS, plan.resume, part(progress, 0.05, 0.95))
+    progress("saving", 0.95)
+    small.save_pretrained(plan.output)
+    tokenizer.save_pretrained(plan.output)
     losses = healing.losses
     few = min(_FEW, max(1, len(losses) // 2))
     data = {

@@ -66,25 +66,23 @@ def run(plan: Plan, progress: Progress) -> Result:
     from tokenry.core.plans import values_for
     from tokenry.decoding.r2r import LabelledTokens, RouterTrainingConfig, TokenRouter, fit_router
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     config = RouterTrainingConfig(**values_for(RouterTrainingConfig, plan))
     labelled = LabelledTokens.load(plan.labels / LABELS_FILE if plan.labels.is_dir() else plan.labels)
     name = plan.small or labelled.small.name
-    with quiet_libraries():
-        progress("loading the small model", 0.0)
-        small, tokenizer = plan.hardware.load(name), load_tokenizer(name)
-        identity = identity_of(small, tokenizer, name)
-        if identity.weights != labelled.small.weights:
-            raise UserError(
-                f"the labels are of {labelled.small.name}, and {name} has other weights or another dtype: label tokens with it "
-                "(`tokenry route label`)."
-            )
-        torch.manual_seed(plan.seed)
-        router = TokenRouter.from_small_model(
-            small, top_k=labelled.features.top_logits.shape[1], widths=[plan.width] * plan.blocks
+    progress("loading the small model", 0.0)
+    small, tokenizer = plan.hardware.load(name), load_tokenizer(name)
+    identity = identity_of(small, tokenizer, name)
+    if identity.weights != labelled.small.weights:
+        raise UserError(
+            f"the labels are of {labelled.small.name}, and {name} has other weights or another dtype: label tokens with it "
+            "(`tokenry route label`)."
         )
-        router, report = fit_router(router, labelled.features, labelled.divergent, config, progress=progress)
+    torch.manual_seed(plan.seed)
+    router = TokenRouter.from_small_model(
+        small, top_k=labelled.features.top_logits.shape[1], widths=[plan.width] * plan.blocks
+    )
+    router, report = fit_router(router, labelled.features, labelled.divergent, config, progress=progress)
     router.save(plan.output / ROUTER_FILE, identity, {**asdict(report), "large": labelled.large.name})
     data = {
         "kind": "route train",

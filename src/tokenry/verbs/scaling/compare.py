@@ -12,6 +12,7 @@ from tokenry.core.stats import Estimate
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import between
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.scaling._runs import RunTable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _LOSSES = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Compare two methods by the compute that each needs for a loss.
 
     Attributes:
@@ -33,7 +34,6 @@ class Plan:
         multiplier: tokens per parameter of both; by default each at its best.
         draws: samples of the paired bootstrap.
         seed: random seed of the bootstrap.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     runs: Path | None = argument(None)
@@ -45,7 +45,6 @@ class Plan:
     multiplier: float | None = None
     draws: int = 1000
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, draws=self.draws)

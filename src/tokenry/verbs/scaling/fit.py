@@ -15,6 +15,7 @@ from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._estimates import between
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.scaling._runs import RunTable, fan_figure
 
 if TYPE_CHECKING:
@@ -32,17 +33,15 @@ _MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Fit scaling laws of loss and of downstream error to a table of runs.
 
     Attributes:
         runs: CSV file with params, tokens, loss and, if wanted, error; by default the 104 models of the paper.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     runs: Path | None = argument(None)
     table: RunTable = field(default_factory=RunTable)
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:

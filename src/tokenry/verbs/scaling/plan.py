@@ -11,6 +11,7 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import between
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.scaling._runs import RunTable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Choose the size and the tokens of a run for a budget of FLOPs or for a loss.
 
     Attributes:
@@ -30,7 +31,6 @@ class Plan:
         sizes: parameters of the models to choose from; by default any.
         draws: samples of the bootstrap behind the intervals; 0 for none.
         seed: random seed of the bootstrap.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     runs: Path | None = argument(None)
@@ -41,7 +41,6 @@ class Plan:
     sizes: tuple[float, ...] = option((), metavar="1e9,7e9", commas=True)
     draws: int = 200
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, draws=self.draws, seed=self.seed)

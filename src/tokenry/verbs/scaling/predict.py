@@ -11,11 +11,12 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._estimates import interval_cell
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.scaling._runs import RunTable, fan_figure
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Predict the loss and the downstream error of runs from cheaper ones.
 
     Attributes:
@@ -23,7 +24,6 @@ class Plan:
         params: parameters of the runs to predict, embeddings included.
         multipliers: tokens per parameter; each size is predicted with each.
         seed: random seed of the bootstrap.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     runs: Path | None = argument(None)
@@ -31,7 +31,6 @@ class Plan:
     params: tuple[float, ...] = option((7e9,), metavar="1.4e9,7e9", commas=True)
     multipliers: tuple[float, ...] = option((20.0,), flag="--multiplier", metavar="20,640", commas=True)
     seed: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, seed=self.seed)

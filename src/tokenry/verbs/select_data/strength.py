@@ -79,16 +79,14 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Draw the sample, measure it with every model, and compute the strength of its documents."""
     from tokenry.data import predictive_strength
-    from tokenry.models.quiet import quiet_libraries
 
     benchmark = read_benchmarks(plan.benchmarks, plan.models, plan.benchmark)
     blocks = _sample(plan, progress)
     losses, seconds = [], 0.0
-    with quiet_libraries():
-        for name, told in in_turn(plan.models, progress, 0.1):
-            found, took = _losses_of(name, blocks, plan, told)
-            losses.append(found)
-            seconds += took
+    for name, told in in_turn(plan.models, progress, 0.1):
+        found, took = _losses_of(name, blocks, plan, told)
+        losses.append(found)
+        seconds += took
     documents = [document for block in blocks for document in _read_block(Path(block))]
     loss = np.array(losses).T
     strength = predictive_strength(loss, benchmark)

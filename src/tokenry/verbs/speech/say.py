@@ -82,47 +82,45 @@ def run(plan: Plan, progress: Progress) -> Result:
         ungroup_frames,
         write_wave,
     )
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.verbs.speech._clips import ClipReader
     from tokenry.verbs.speech._speaker import load_speaker, mel_picture
 
     target = plan.to if plan.output is None else plan.to / WAVE_FILE
     require_output_file(target)
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        model, tokenizer, features = load_speaker(plan.run, plan.hardware)
-        mel = model.config.frames
-        vocoder = GriffinLim(mel) if plan.vocoder is None else load_vocoder(plan.vocoder, mel)
-        reader = ClipReader(model, tokenizer, features, plan.max_seconds, plan.resample, False)
-        heard, states = reader.heard(plan.hear, "the wave of hear")
-        ids = reader.ids(plan.text, "text")
-        sampling = SpeechSampling(
-            steps=plan.steps,
-            solver=plan.solver,
-            temperature=plan.temperature,
-            guidance=plan.guidance,
-            stop_threshold=plan.stop_threshold,
-            max_tokens=max(1, round(plan.max_seconds * mel.frames_per_second / model.config.group)),
-            seed=plan.seed,
-        )
-        started, steps = time.perf_counter(), []
-        forced = None if plan.answer else [[*ids, *reader.ends]]
-        written = model.stream(
-            [ids if plan.answer else []], sampling, forced, None if heard is None else heard[None],
-            None if heard is None else [states], reader.ends,
-        )  # fmt: skip
-        for step in written:
-            steps.append(step)
-            progress("writing frames", 0.9 * len(steps) / (sampling.max_tokens + model.config.delay))
-        spoken = Spoken.gather(1, steps)[0]
-        seconds = time.perf_counter() - started
-        if not len(spoken.tokens):
-            raise UserError("the model said nothing: train it longer.")
-        length = torch.tensor([len(spoken.tokens) * model.config.group])
-        frames = ungroup_frames(spoken.tokens[None], length, model.config.group)[0]
-        progress("making the wave", 0.9)
-        wave = vocoder(frames)
-        write_wave(target, wave, mel.sample_rate)
+    progress("reading the model", 0.0)
+    model, tokenizer, features = load_speaker(plan.run, plan.hardware)
+    mel = model.config.frames
+    vocoder = GriffinLim(mel) if plan.vocoder is None else load_vocoder(plan.vocoder, mel)
+    reader = ClipReader(model, tokenizer, features, plan.max_seconds, plan.resample, False)
+    heard, states = reader.heard(plan.hear, "the wave of hear")
+    ids = reader.ids(plan.text, "text")
+    sampling = SpeechSampling(
+        steps=plan.steps,
+        solver=plan.solver,
+        temperature=plan.temperature,
+        guidance=plan.guidance,
+        stop_threshold=plan.stop_threshold,
+        max_tokens=max(1, round(plan.max_seconds * mel.frames_per_second / model.config.group)),
+        seed=plan.seed,
+    )
+    started, steps = time.perf_counter(), []
+    forced = None if plan.answer else [[*ids, *reader.ends]]
+    written = model.stream(
+        [ids if plan.answer else []], sampling, forced, None if heard is None else heard[None],
+        None if heard is None else [states], reader.ends,
+    )  # fmt: skip
+    for step in written:
+        steps.append(step)
+        progress("writing frames", 0.9 * len(steps) / (sampling.max_tokens + model.config.delay))
+    spoken = Spoken.gather(1, steps)[0]
+    seconds = time.perf_counter() - started
+    if not len(spoken.tokens):
+        raise UserError("the model said nothing: train it longer.")
+    length = torch.tensor([len(spoken.tokens) * model.config.group])
+    frames = ungroup_frames(spoken.tokens[None], length, model.config.group)[0]
+    progress("making the wave", 0.9)
+    wave = vocoder(frames)
+    write_wave(target, wave, mel.sample_rate)
     data = {
         "kind": "speech say",
         "text": tokenizer.decode(spoken.text, skip_special_tokens=True) if plan.answer else plan.text,

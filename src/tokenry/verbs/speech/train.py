@@ -93,13 +93,10 @@ class Plan(StepTraining):
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Read, train or resume, measure, speak, save."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / "model")
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        found = _trained(plan, progress)
+    progress("reading the model", 0.0)
+    found = _trained(plan, progress)
     data = {
         "kind": "speech train",
         "model": plan.model,

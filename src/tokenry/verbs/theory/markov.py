@@ -14,6 +14,7 @@ from tokenry.report.blocks import Block, Column, Figure, Series, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ BYTES = 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Compare tokenizers by the cost of the best unigram model over their tokens: how much of the modelling each of them does.
 
     Dictionaries are trained on the first half of the text and measured on the second. Without --text or --transition the text is that of a
@@ -45,7 +46,6 @@ class Plan:
         model: model whose loss stands for the entropy of the text: `embedded`, a folder, a hub name, or none.
         symbols: symbols of the text that are used.
         seed: random seed of the source.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     text: Path | None = None
@@ -59,7 +59,6 @@ class Plan:
     symbols: int = 60_000
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, symbols=self.symbols)
@@ -154,12 +153,10 @@ def _model_entropy(plan: Plan, text: bytes, progress: Progress) -> float | None:
     from tokenry.core.io.progress import named, part
     from tokenry.core.text.bits_per_byte import text_loss
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
 
     plan.hardware.place()
-    with quiet_libraries():
-        model, told = plan.hardware.load(plan.model), named(part(progress, 0.0, 0.2), "the model")
-        found = text_loss(model, load_tokenizer(plan.model), [text.decode()], max_length=512, progress=told)
+    model, told = plan.hardware.load(plan.model), named(part(progress, 0.0, 0.2), "the model")
+    found = text_loss(model, load_tokenizer(plan.model), [text.decode()], max_length=512, progress=told)
     return found.bits_per_byte.value * math.log(2)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import UserError, require_at_least, require_one_of
@@ -13,6 +12,7 @@ from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title, text_model
+from tokenry.verbs._output import OptionalOutput
 
 LAYOUTS = {
     "none": "no scratch rows",
@@ -24,7 +24,7 @@ BETAS = {"float64": 30.0, "float32": 20.0, "bfloat16": 10.0}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Solve inverse permutation with two layers of attention that are written down, beside the least error of any causal model.
 
     Attributes:
@@ -36,7 +36,6 @@ class Plan:
         model: a causal language model that is asked to put n letters in order: `embedded`, a folder, a hub name, or an endpoint as URL#MODEL.
         prompts: lists that it is asked about.
         seed: random seed.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     n: int = 10
@@ -48,7 +47,6 @@ class Plan:
     prompts: int = 64
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, n=self.n, lists=self.lists)
@@ -130,14 +128,12 @@ def _trained(plan: Plan, layout: str, progress: Progress) -> dict[str, Any]:
 def _in_words(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
     """What a language model puts in order, by the layout of its prompt."""
     from tokenry.core.stats import estimate_of_mean, paired_difference
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.theory import ReorderingTask, reorder_by_text
 
     assert plan.model is not None
     tasks = {layout: ReorderingTask(plan.n, layout) for layout in PROMPTS}
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        model = text_model(plan.model, plan.hardware, share_prefix=True)
+    model = text_model(plan.model, plan.hardware, share_prefix=True)
     rows, plain = [], None
     for number, (layout, task) in enumerate(tasks.items()):
         progress(f"asking, {PROMPTS[layout]}", number / len(tasks))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenry.core.errors import require_at_least
@@ -12,24 +11,23 @@ from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Find which outputs of a model change when a token is changed, and whether any depth could put a list in order under its mask.
 
     Attributes:
         model: `embedded`, a folder, or a hub name; causal or masked.
         tokens: tokens of the input.
         seed: random seed of the input.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: str = argument("embedded")
     tokens: int = 12
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, tokens=self.tokens)
@@ -41,18 +39,16 @@ def run(plan: Plan, progress: Progress) -> Result:
     import torch
 
     from tokenry.models.masked_model import load_language_model
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.theory import dependency_matrix, reachable
 
     device = plan.hardware.place()
     progress("reading the model", 0.0)
-    with quiet_libraries():
-        model = load_language_model(plan.model, plan.hardware.dtype or "float32").model
-        vocabulary = model.config.get_text_config().vocab_size
-        draw = torch.Generator().manual_seed(plan.seed)
-        ids = torch.randint(vocabulary, (1, plan.tokens), generator=draw).to(device)
-        progress("changing tokens", 0.2)
-        depends = dependency_matrix(model.to(device), ids).cpu()
+    model = load_language_model(plan.model, plan.hardware.dtype or "float32").model
+    vocabulary = model.config.get_text_config().vocab_size
+    draw = torch.Generator().manual_seed(plan.seed)
+    ids = torch.randint(vocabulary, (1, plan.tokens), generator=draw).to(device)
+    progress("changing tokens", 0.2)
+    depends = dependency_matrix(model.to(device), ids).cpu()
     # Reversing the input is the permutation that needs most: output row t needs row T − 1 − t.
     reversal = reachable([[plan.tokens - 1 - row] for row in range(plan.tokens)], depends)
     data = {

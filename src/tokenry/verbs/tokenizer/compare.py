@@ -14,6 +14,7 @@ from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Cell, Column, Piece, Section, Segmentation, Table, Text
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
+from tokenry.verbs._output import OptionalOutput
 
 if TYPE_CHECKING:
     from tokenry.tokenization.segmentation import TextSegmentation
@@ -22,7 +23,7 @@ SHOWN = 600
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Draw the same text cut by each tokenizer, side by side, with counts per text or language.
 
     Without --text or --parallel the text is the Universal Declaration of Human Rights, in the --languages given.
@@ -33,7 +34,6 @@ class Plan:
         parallel: folder of parallel text instead, one LANGUAGE.txt each.
         languages: languages of the parallel text; by default all.
         shown: bytes of each text that are drawn.
-        output: folder for result.json and report.html, or a .json or .html file; nothing is written without it.
     """
 
     tokenizers: tuple[str, ...] = argument(metavar="TOKENIZER")
@@ -41,7 +41,6 @@ class Plan:
     parallel: Path | None = None
     languages: tuple[str, ...] = option((), metavar="eng,deu_1996,hin", commas=True)
     shown: int = SHOWN
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, shown=self.shown)

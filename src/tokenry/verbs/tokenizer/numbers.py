@@ -47,34 +47,32 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Regroup the numbers, show the texts before and after, and save the tokenizer where a folder is named."""
     from tokenry.core.text.number_tokens import token_texts
     from tokenry.core.text.round_trip import round_trip
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.numbers.retokenize_numbers import retokenize_numbers
     from tokenry.tokenization.tokenizer_files import load_any_tokenizer
     from tokenry.tokenization.training.boundless_bpe import BoundlessBPE
 
     if plan.output is not None:
         require_new(plan.output)
-    with quiet_libraries():
-        progress("regrouping numbers", 0.0)
-        old = load_any_tokenizer(plan.tokenizer)
-        if isinstance(old, BoundlessBPE):
-            raise UserError(
-                f"{plan.tokenizer} is a BoundlessBPE tokenizer, whose tokens cross the ends of pieces, so numbers cannot be regrouped: give another."
-            )
-        new = retokenize_numbers(old, plan.mode, plan.group)
-        shown = list(plan.texts or TEXTS)
-        back = {"before": round_trip(old, shown), "after": round_trip(new, shown)}
-        rows = [
-            {
-                "text": text,
-                "before": token_texts(old, text),
-                "after": token_texts(new, text),
-                "text_back": found.cell if (found := round_trip(new, [text])) else "–",
-            }
-            for text in shown
-        ]
-        if plan.output is not None:
-            _save(new, plan.output)
+    progress("regrouping numbers", 0.0)
+    old = load_any_tokenizer(plan.tokenizer)
+    if isinstance(old, BoundlessBPE):
+        raise UserError(
+            f"{plan.tokenizer} is a BoundlessBPE tokenizer, whose tokens cross the ends of pieces, so numbers cannot be regrouped: give another."
+        )
+    new = retokenize_numbers(old, plan.mode, plan.group)
+    shown = list(plan.texts or TEXTS)
+    back = {"before": round_trip(old, shown), "after": round_trip(new, shown)}
+    rows = [
+        {
+            "text": text,
+            "before": token_texts(old, text),
+            "after": token_texts(new, text),
+            "text_back": found.cell if (found := round_trip(new, [text])) else "–",
+        }
+        for text in shown
+    ]
+    if plan.output is not None:
+        _save(new, plan.output)
     data = {
         "kind": "tokenizer numbers",
         "tokenizer": plan.tokenizer,

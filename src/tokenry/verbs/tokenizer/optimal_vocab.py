@@ -12,10 +12,11 @@ from tokenry.report.blocks import Block, Cell, Column, Figure, Series, Table, Te
 from tokenry.report.result import Result
 from tokenry.report.writing import plural
 from tokenry.verbs._estimates import interval_cell
+from tokenry.verbs._output import OptionalOutput
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Fit tokens against vocabulary, choose a size for each language, train it, and count again.
 
     Attributes:
@@ -28,7 +29,6 @@ class Plan:
         parallel: folder of parallel text, one LANGUAGE.txt each, line by line.
         languages: languages to measure; by default all.
         save_tokenizers: folder in which to save the tokenizers, a folder per language.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     vocab_sizes: tuple[int, ...] = option(
@@ -42,7 +42,6 @@ class Plan:
     parallel: Path | None = None
     languages: tuple[str, ...] = option((), metavar="eng,deu_1996,hin", commas=True)
     save_tokenizers: Path | None = None
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -49,28 +49,26 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Load, measure, compose, and save to the new folder."""
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
     from tokenry.tokenization.transfer.transplant.apply import save_transplant, transplant_tokenizer
 
     require_new(plan.output)
     texts = plan.measured.read()
-    with quiet_libraries():
-        progress("loading", 0.0)
-        old, new = load_tokenizer(plan.model), load_fast_tokenizer(plan.new_tokenizer)
-        model = plan.hardware.load(plan.model)
-        progress("composing rows and measuring", 0.2)
-        model, report = transplant_tokenizer(
-            model,
-            old,
-            new,
-            plan.settings,
-            auxiliary=_space(plan.auxiliary),
-            carry_special_tokens=plan.carry_special_tokens,
-            texts=texts or None,
-        )
-        progress("saving", 0.9)
-        save_transplant(model, new, report, plan.output)
+    progress("loading", 0.0)
+    old, new = load_tokenizer(plan.model), load_fast_tokenizer(plan.new_tokenizer)
+    model = plan.hardware.load(plan.model)
+    progress("composing rows and measuring", 0.2)
+    model, report = transplant_tokenizer(
+        model,
+        old,
+        new,
+        plan.settings,
+        auxiliary=_space(plan.auxiliary),
+        carry_special_tokens=plan.carry_special_tokens,
+        texts=texts or None,
+    )
+    progress("saving", 0.9)
+    save_transplant(model, new, report, plan.output)
     found = report.as_json()
     data = {
         "kind": "transplant",

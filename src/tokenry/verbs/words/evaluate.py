@@ -16,6 +16,7 @@ from tokenry.verbs._corpus import read_corpus
 from tokenry.verbs._estimates import estimate_row, stored_estimate
 from tokenry.verbs._hardware import Hardware
 from tokenry.verbs._models import model_title
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.words._models import (
     drawn_words,
     frequency_rows,
@@ -36,7 +37,7 @@ _SAID = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Measure a model of words on texts: bits per byte, words spelled right, by how often a word was seen in training.
 
     Attributes:
@@ -45,7 +46,6 @@ class Plan:
         against: another model of words, or any causal language model: `embedded`, a folder, or a hub name.
         most: texts that are read at most.
         batch_size: windows that are read at once.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: Path = argument()
@@ -54,7 +54,6 @@ class Plan:
     most: int = 100
     batch_size: int = 8
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, most=self.most, batch_size=self.batch_size)
@@ -64,27 +63,25 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Score the texts with one model or two."""
     from tokenry.architectures import score_texts, word_loss
     from tokenry.core.text.bits_per_byte import bits_difference
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model and the texts", 0.0)
-        stored = load_word_model(str(plan.model), plan.hardware)
-        texts = read_corpus(plan.texts)[: plan.most]
-        told = part(progress, 0.0, 0.5 if plan.against else 1.0)
-        scored = score_texts(
-            stored.model,
-            stored.coder,
-            texts,
-            stored.max_words,
-            plan.batch_size,
-            lambda share: told("scoring", share),
-        )
-        ours = word_loss(stored.coder, texts, scored)
-        theirs = (
-            None
-            if plan.against is None
-            else _other(plan, texts, stored.coder.splitter.keeps_text, part(progress, 0.5, 1.0))
-        )
+    progress("reading the model and the texts", 0.0)
+    stored = load_word_model(str(plan.model), plan.hardware)
+    texts = read_corpus(plan.texts)[: plan.most]
+    told = part(progress, 0.0, 0.5 if plan.against else 1.0)
+    scored = score_texts(
+        stored.model,
+        stored.coder,
+        texts,
+        stored.max_words,
+        plan.batch_size,
+        lambda share: told("scoring", share),
+    )
+    ours = word_loss(stored.coder, texts, scored)
+    theirs = (
+        None
+        if plan.against is None
+        else _other(plan, texts, stored.coder.splitter.keeps_text, part(progress, 0.5, 1.0))
+    )
     data = {
         "kind": "words evaluate",
         "model": str(plan.model),

@@ -11,11 +11,12 @@ from tokenry.core.plans import argument, plan_settings
 from tokenry.report.blocks import Block, Column, Table
 from tokenry.report.result import Result
 from tokenry.verbs._hardware import Hardware
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.words._models import load_word_model
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Let a word-pooled model go on from a text.
 
     Attributes:
@@ -25,7 +26,6 @@ class Plan:
         max_new_words: most words of each.
         temperature: temperature of the units; 0 takes the most probable one.
         seed: random seed of the samples.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     model: Path = argument()
@@ -35,7 +35,6 @@ class Plan:
     temperature: float = 0.8
     seed: int = 0
     hardware: Hardware = Hardware()
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, samples=self.samples, max_new_words=self.max_new_words)
@@ -45,20 +44,18 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Write the texts."""
     from tokenry.architectures import WordSampling, generate_words
-    from tokenry.models.quiet import quiet_libraries
 
-    with quiet_libraries():
-        progress("reading the model", 0.0)
-        stored = load_word_model(str(plan.model), plan.hardware)
-        if not stored.is_pooled:
-            raise UserError(
-                f"{plan.model} is a flat baseline, which writes units and not words: name a word-pooled model, or use `generate` of transformers."
-            )
-        coder = stored.coder
-        prompt = [coder.begin, *(coder.words(plan.prompt) if plan.prompt.strip() else ())]
-        sampling = WordSampling(plan.max_new_words, plan.temperature, plan.seed, stop=coder.begin)
-        progress("writing", 0.3)
-        found: Any = generate_words(stored.model, [prompt] * plan.samples, sampling)
+    progress("reading the model", 0.0)
+    stored = load_word_model(str(plan.model), plan.hardware)
+    if not stored.is_pooled:
+        raise UserError(
+            f"{plan.model} is a flat baseline, which writes units and not words: name a word-pooled model, or use `generate` of transformers."
+        )
+    coder = stored.coder
+    prompt = [coder.begin, *(coder.words(plan.prompt) if plan.prompt.strip() else ())]
+    sampling = WordSampling(plan.max_new_words, plan.temperature, plan.seed, stop=coder.begin)
+    progress("writing", 0.3)
+    found: Any = generate_words(stored.model, [prompt] * plan.samples, sampling)
     data = {
         "kind": "words generate",
         "model": str(plan.model),

@@ -95,13 +95,10 @@ class Plan(StepTraining):
 
 def run(plan: Plan, progress: Progress) -> Result:
     """Read, train or resume, measure, save."""
-    from tokenry.models.quiet import quiet_libraries
-
     require_new(plan.output / MODEL_FOLDER)
     device = plan.hardware.place()
-    with quiet_libraries():
-        progress("reading the texts", 0.0)
-        found = _trained(plan, progress)
+    progress("reading the texts", 0.0)
+    found = _trained(plan, progress)
     kind = "flat" if plan.flat else "word-pooled"
     data = {
         "kind": "words train",

@@ -22,12 +22,12 @@ from tokenry.compression.flops import encoder_flops, layer_costs
 from tokenry.compression.reducer import TokenReducer
 from tokenry.compression.vision.tome import ToMe
 from tokenry.core.errors import UserError
+from tokenry.core.io.images import ImageFile, Note, batches, pick_readable
 from tokenry.core.io.progress import Progress
 from tokenry.core.stats import Estimate, estimate_of_mean, paired_difference
 from tokenry.models.image_encoders import ImageEncoder
 from tokenry.verbs._stages import Stages
 from tokenry.verbs.compress._vision.findings import finding
-from tokenry.verbs.compress._vision.images import ImageFile, Note, batches, pick_readable
 from tokenry.verbs.compress._vision.measure import (
     Seconds,
     peak_memory,

@@ -48,11 +48,9 @@ class SymbolModel:
         Raises:
             UserError: a corpus or model that cannot be read, or a window that is too small for its symbols.
         """
-        from tokenry.models.quiet import quiet_libraries
         from tokenry.tokenization.equal_info import EqualInfoCodec
 
-        with quiet_libraries():
-            m1, units = self._load()
+        m1, units = self._load()
         precision = max(_PRECISION, m1.least_precision) if self.precision is None else self.precision
         return EqualInfoCodec(m1, window_bits, precision, end), units
 

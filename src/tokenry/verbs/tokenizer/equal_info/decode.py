@@ -11,23 +11,22 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, embedded, option, plan_settings
 from tokenry.report.blocks import Block, Text
 from tokenry.report.result import Result
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.tokenizer.equal_info._coding import NGRAM_MODEL, SymbolModel
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Decode a file of equal-info windows, all windows of a part in one batch; give the model that it was coded with.
 
     Attributes:
         file: the coded file.
         to: the new file; by default FILE without .eqi.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     file: Path = argument()
     to: Path | None = option(None, metavar="FILE")
     m1: SymbolModel = embedded(NGRAM_MODEL, only=("model", "corpus", "order", "device"))
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -10,11 +10,12 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Table, Text
 from tokenry.report.result import Result
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.tokenizer.equal_info._coding import NGRAM_MODEL, SymbolModel, read_data
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Code a file in windows of equal information; it is decoded and compared before it is written.
 
     A job that was interrupted goes on where it was when it is started again.
@@ -24,7 +25,6 @@ class Plan:
         to: the new file; by default FILE.eqi.
         window_bits: bits of a window, more than the precision.
         end: where windows end: free loses the least, delay leaves no choice to the encoder.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     file: Path = argument()
@@ -32,7 +32,6 @@ class Plan:
     m1: SymbolModel = NGRAM_MODEL
     window_bits: int = option(16, flag="--window", metavar="BITS")
     end: Literal["free", "delay"] = "free"
-    output: Path | None = None
 
 
 def run(plan: Plan, progress: Progress) -> Result:

@@ -10,6 +10,7 @@ from tokenry.core.io.progress import Progress
 from tokenry.core.plans import argument, option, plan_settings
 from tokenry.report.blocks import Block, Column, Heatmap, Piece, Section, Segmentation, Table, Text, Token
 from tokenry.report.result import Result
+from tokenry.verbs._output import OptionalOutput
 from tokenry.verbs.tokenizer.equal_info._coding import NGRAM, NGRAM_MODEL, SymbolModel, read_data
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SHOWN = 400
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OptionalOutput):
     """Show a text cut into windows of equal information, and what it costs by every rule beside arithmetic codes and gzip.
 
     Attributes:
@@ -34,7 +35,6 @@ class Plan:
         token_bits: bits of a token of the streams: 8 or 16.
         most: bytes of the file that are coded; by default 20,000, for a language model 500.
         shown: bytes that are drawn.
-        output: folder for result.json and report.html, or a .json file; nothing is written without it.
     """
 
     file: Path = argument()
@@ -43,7 +43,6 @@ class Plan:
     token_bits: int = 8
     most: int | None = None
     shown: int = SHOWN
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, token_bits=self.token_bits, most=self.most, shown=self.shown)

@@ -90,7 +90,6 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> Result:
     """Train the hypernetwork and save it, with everything that was recorded, to the folder."""
     from tokenry.models import load_tokenizer, require_causal_lm
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.probes import texts_back
     from tokenry.tokenization.transfer.zett.hypernetwork import HyperNetworkConfig
     from tokenry.tokenization.transfer.zett.training import HyperNetworkTrainer, hypernetwork_for
@@ -98,22 +97,19 @@ def run(plan: Plan, progress: Progress) -> Result:
     config = plan.training_config()
     texts = _read(plan)
     together = [text for of_file in texts.values() for text in of_file]
-    with quiet_libraries():
-        progress("loading", 0.0)
-        tokenizer = load_tokenizer(plan.model)
-        model = plan.hardware.load(plan.model)
-        require_causal_lm(model, plan.model)
-        network = hypernetwork_for(
-            model,
-            tokenizer,
-            seed=config.seed,
-            **values_for(HyperNetworkConfig, plan),
-            languages=len(texts) if plan.by_language else 0,
-        )
-        trainer = HyperNetworkTrainer(
-            model, tokenizer, texts if plan.by_language else together, config, network
-        )
-        trainer.train(plan.output, plan.resume, progress)
+    progress("loading", 0.0)
+    tokenizer = load_tokenizer(plan.model)
+    model = plan.hardware.load(plan.model)
+    require_causal_lm(model, plan.model)
+    network = hypernetwork_for(
+        model,
+        tokenizer,
+        seed=config.seed,
+        **values_for(HyperNetworkConfig, plan),
+        languages=len(texts) if plan.by_language else 0,
+    )
+    trainer = HyperNetworkTrainer(model, tokenizer, texts if plan.by_language else together, config, network)
+    trainer.train(plan.output, plan.resume, progress)
     back, notes = texts_back({"model's": tokenizer}, together)
     data = {
         "kind": "zett train",

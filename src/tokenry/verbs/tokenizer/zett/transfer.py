@@ -47,7 +47,6 @@ def run(plan: Plan, progress: Progress) -> Result:
     """Predict the rows of the new tokenizer, measure, and save to the new folder."""
     from tokenry.core.text.bits_per_byte import first_token, text_loss
     from tokenry.models import load_tokenizer
-    from tokenry.models.quiet import quiet_libraries
     from tokenry.tokenization.probes import require_encodable, texts_back
     from tokenry.tokenization.special_roles import take_roles
     from tokenry.tokenization.tokenizer_files import load_fast_tokenizer
@@ -58,29 +57,28 @@ def run(plan: Plan, progress: Progress) -> Result:
     require_new(plan.output)
     texts = plan.measured.read()
     network = EmbeddingHyperNetwork.load(plan.hypernet)
-    with quiet_libraries():
-        progress("loading", 0.0)
-        old, new = load_tokenizer(plan.model), load_fast_tokenizer(plan.new_tokenizer)
-        take_roles(new, old)
-        for tokenizer in (old, new) if texts else ():
-            first_token(tokenizer)
-        require_encodable({"old": old, "new": new}, texts)
-        model = plan.hardware.load(plan.model)
-        base = None if plan.base is None else plan.hardware.load(plan.base)
-        before = text_loss(model, old, texts).as_json() if texts else None
-        progress("predicting rows", 0.4)
-        predicted = predict_vocabulary(model, network, new, base=base, language=plan.language)
-        write_rows(model, predicted.rows)
-        set_special_ids(model, new)
-        progress("measuring and saving", 0.7)
-        after = text_loss(model, new, texts).as_json() if texts else None
-        back, notes = texts_back({"old": old, "new": new}, texts or None)
-        measured = {
-            "bits_per_byte": {"before": before, "after": after},
-            "text_back": {which: found.as_json() for which, found in back.items()},
-            "notes": notes,
-        }
-        save_transfer(model, new, predicted.report, plan.output, measured)
+    progress("loading", 0.0)
+    old, new = load_tokenizer(plan.model), load_fast_tokenizer(plan.new_tokenizer)
+    take_roles(new, old)
+    for tokenizer in (old, new) if texts else ():
+        first_token(tokenizer)
+    require_encodable({"old": old, "new": new}, texts)
+    model = plan.hardware.load(plan.model)
+    base = None if plan.base is None else plan.hardware.load(plan.base)
+    before = text_loss(model, old, texts).as_json() if texts else None
+    progress("predicting rows", 0.4)
+    predicted = predict_vocabulary(model, network, new, base=base, language=plan.language)
+    write_rows(model, predicted.rows)
+    set_special_ids(model, new)
+    progress("measuring and saving", 0.7)
+    after = text_loss(model, new, texts).as_json() if texts else None
+    back, notes = texts_back({"old": old, "new": new}, texts or None)
+    measured = {
+        "bits_per_byte": {"before": before, "after": after},
+        "text_back": {which: found.as_json() for which, found in back.items()},
+        "notes": notes,
+    }
+    save_transfer(model, new, predicted.report, plan.output, measured)
     data = {
         "kind": "zett transfer",
         "model": plan.model,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,9 +19,9 @@ from torch.utils.data import Dataset
 
 from tokenry.core.errors import UserError
 from tokenry.core.io.files import atomic_write
+from tokenry.core.io.images import ImageFile, find_images, is_grey, read_square
 from tokenry.core.io.progress import Progress
 from tokenry.core.io.workspace import Workspace, fingerprint
-from tokenry.verbs.compress._vision.images import ImageFile, find_images
 
 SHARD = "latents-{:05d}.safetensors"
 _ROWS, _BATCH, _LOOKED_AT = 4096, 32, 2048
@@ -208,12 +207,12 @@ def _encode(
 ) -> None:
     latents, size, channels = [], None, 3
     if source.kind == "pixels":
-        channels = 3 if any(Image.open(file.path).mode not in ("L", "1") for file in files) else 1
+        channels = 1 if all(is_grey(file.path) for file in files) else 3
     for start in range(0, len(files), _BATCH):
         batch = []
         for file in files[start : start + _BATCH]:
-            image = _read(file, source.crop, "L" if channels == 1 else "RGB")
-            size = size or _read(first, source.crop, "L").size
+            image = read_square(file.path, source.crop, "L" if channels == 1 else "RGB")
+            size = size or read_square(first.path, source.crop, "L").size
             if image.size != size:
                 raise UserError(
                     f"{first.name} is {size[0]} × {size[1]} and {file.name} {image.size[0]} × {image.size[1]}: one model takes one size; "
@@ -229,20 +228,6 @@ def _encode(
             partial,
             {"source": json.dumps(asdict(source))},
         )
-
-
-def _read(file: ImageFile, crop: int | None, mode: str) -> Image.Image:
-    try:
-        with Image.open(file.path) as opened:
-            image = opened.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file.path} cannot be read as an image ({error}): remove it.") from error
-    if crop is None:
-        return image
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((crop, crop), Image.Resampling.BICUBIC)
 
 
 def _class_of(file: ImageFile) -> str:

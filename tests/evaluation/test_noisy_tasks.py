@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenry.core.chat.conversations import class_names, encode_rows
 from tokenry.core.errors import UserError
 from tokenry.evaluation import is_right
-from tokenry.verbs._tune.noisy_tasks import NoiseLevel, noisy_tasks
+from tokenry.evaluation.noisy_tasks import NoiseLevel, noisy_tasks
 
 pytest.importorskip("reasoning_gym")
 

@@ -1,9 +1,7 @@
-"""The images of a folder and the labels of a CSV file, checked before any work starts.
-
-What cannot be used (a damaged image, a row without an image) is named in a note and left out.
-"""
+"""The images of a folder: found, picked at equal distances, decoded the right way up; a damaged one is named and left out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +9,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tokenry.core.errors import UserError
-from tokenry.core.io.descriptions import nearest
-from tokenry.core.io.reading import read_csv
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _NAMED = 5
@@ -89,7 +85,7 @@ def _leave_out(broken: Sequence[str], tried: int, note: Note) -> None:
     if len(broken) == tried:
         raise UserError(f"none of the {tried} images can be read, such as {broken[0]}.")
     if broken:
-        note(f"left out, as they cannot be read as images: {_some(broken)}.")
+        note(f"left out, as they cannot be read as images: {some_names(broken)}.")
 
 
 def _can_be_read(file: ImageFile) -> bool:
@@ -119,91 +115,47 @@ def batches(
     _leave_out(broken, len(files), note)
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image as RGB, turned the right way up."""
+def read_image(path: Path, mode: str = "RGB") -> Image.Image:
+    """Decode an image, turned the right way up."""
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return ImageOps.exif_transpose(image).convert(mode)
 
 
-def read_label_rows(path: Path) -> dict[str, str]:
-    """Read a CSV file with the columns `file` and `label`.
+def read_square(path: Path, side: int | None, mode: str = "RGB") -> Image.Image:
+    """Decode the middle square of an image at one size; all of the image where no side is given.
 
-    Returns:
-        The label as written, by file.
+    Raises:
+        UserError: it cannot be decoded.
     """
-    columns, rows = read_csv(path, name=f"the labels {path}")
-    named = {column.strip(): column for column in columns}
-    if not {"file", "label"} <= set(named):
-        raise UserError(
-            f"{path} has the columns {', '.join(named) or 'none'}: its first line must be `file,label`."
-        )
-    labels: dict[str, str] = {}
-    for _, row in rows:
-        name, label = (str(row[named[column]] or "").strip() for column in ("file", "label"))
-        if labels.setdefault(name, label) != label:
-            raise UserError(f"{path} has two labels for {name}: {labels[name]!r} and {label!r}.")
-    if not labels:
-        raise UserError(f"{path} has no row below its first line.")
-    return labels
+    with _named_if_damaged(path):
+        image = read_image(path, mode)
+    if side is None:
+        return image
+    short = min(image.size)
+    left, top = ((length - short) // 2 for length in image.size)
+    square = image.crop((left, top, left + short, top + short))
+    return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def match_labels(
-    rows: dict[str, str],
-    files: Sequence[ImageFile],
-    known: Sequence[ImageFile],
-    classes: Sequence[str],
-    note: Note,
-) -> list[int | None]:
-    """The class of each image; None for those without a label.
+def is_grey(path: Path) -> bool:
+    """Whether an image is stored in one channel.
 
-    Args:
-        rows: label by file name, relative to the folder, or bare where that is unambiguous.
-        files: the images looked at.
-        known: all images of the folder; a row that names none of them is named in a note.
-        classes: the model's; a label is one of these names, or an index.
-        note: called with the rows that name no image.
+    Raises:
+        UserError: it cannot be read.
     """
-    if not classes:
-        raise UserError(
-            "labels are given, but the model is no classifier: leave them out, and its features are compared."
-        )
-    by_name = {name: _class_of(label, classes) for name, label in rows.items()}
-    names = _names(known)
-    strangers = [name for name in by_name if name not in names]
-    if len(strangers) == len(by_name):
-        raise UserError(
-            f"none of the {len(by_name)} labelled files is among the images, such as {strangers[0]!r}: name them relative to the folder "
-            f"of images, such as {known[0].name!r}."
-        )
-    if strangers:
-        note(f"labelled files that are not among the images: {_some(strangers)}.")
-    labels = {names[name]: label for name, label in by_name.items() if name in names}
-    matched = [labels.get(file.name) for file in files]
-    if not any(label is not None for label in matched):
-        raise UserError("none of the images looked at has a label: raise the limit, or leave the labels out.")
-    return matched
+    with _named_if_damaged(path), Image.open(path) as image:
+        return image.mode in ("L", "1")
 
 
-def _names(files: Sequence[ImageFile]) -> dict[str, str]:
-    """Every name by which labels may call an image, and its own."""
-    bare: dict[str, list[str]] = {}
-    for file in files:
-        bare.setdefault(file.path.name, []).append(file.name)
-    clear = {short: names[0] for short, names in bare.items() if len(names) == 1}
-    return clear | {file.name: file.name for file in files}
+@contextmanager
+def _named_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): remove it.") from error
 
 
-def _class_of(label: str, classes: Sequence[str]) -> int:
-    if label in classes:
-        return list(classes).index(label)
-    if label.isdecimal() and int(label) < len(classes):
-        return int(label)
-    raise UserError(
-        f"the label {label!r} is no class of the model{nearest(label, classes)}: give one of its {len(classes)} names, such as "
-        f"{classes[0]!r}, or an index below {len(classes)}."
-    )
-
-
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -1,16 +1,17 @@
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny.images import CLASSES, write_images
+from tests.tiny.images import write_images
 from tokenry.core.errors import UserError
-from tokenry.verbs.compress._vision.images import (
+from tokenry.core.io.images import (
     batches,
     find_images,
-    match_labels,
+    is_grey,
     pick,
     pick_readable,
     read_image,
-    read_label_rows,
+    read_square,
 )
 
 
@@ -22,11 +23,6 @@ def folder(tmp_path):
 
 def silent(words):
     raise AssertionError(words)
-
-
-def labels(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_images_are_found_in_folders_too_and_nothing_else_is(folder):
@@ -88,6 +84,28 @@ def test_an_image_is_turned_the_right_way_up(tmp_path):
     assert read_image(tmp_path / "turned.jpg").size == (20, 30)
 
 
+def test_the_middle_square_is_cut_from_the_image_as_it_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.new("L", (30, 20))
+    stored.paste(255, (10, 0, 20, 20))
+    stored.save(tmp_path / "turned.png", exif=exif)
+    assert is_grey(tmp_path / "turned.png")
+    whole = read_square(tmp_path / "turned.png", None, "L")
+    assert whole.size == (20, 30)
+    rows = np.asarray(read_square(tmp_path / "turned.png", 20, "L"))
+    assert rows.shape == (20, 20)
+    assert (rows[:, 0] == 255 * (np.arange(20) // 5 % 3 > 0)).all()
+    assert read_square(tmp_path / "turned.png", 8).size == (8, 8)
+
+
+@pytest.mark.parametrize("read", [is_grey, lambda path: read_square(path, 8)])
+def test_an_image_that_must_be_read_and_cannot_be_is_named(tmp_path, read):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image .*: remove it"):
+        read(tmp_path / "a.png")
+
+
 def test_grey_and_transparent_images_become_rgb(tmp_path):
     Image.new("LA", (3, 3)).save(tmp_path / "grey.png")
     assert read_image(tmp_path / "grey.png").mode == "RGB"
@@ -105,64 +123,6 @@ def test_a_damaged_image_is_named_and_left_out(folder):
 
 def test_batches_have_the_size_asked_for(folder):
     assert [len(images) for _, images in batches(find_images(folder), 4, silent)] == [4, 2]
-
-
-def test_labels_are_names_or_indices_and_files_may_be_bare_names(folder, tmp_path):
-    rows = read_label_rows(labels(tmp_path / "l.csv", "file,label\na/0.png,dog\n1.jpg, 2 \n"))
-    files = find_images(folder)
-    assert match_labels(rows, files, files, CLASSES, silent) == [1, None, None, 2, None, None]
-
-
-def test_rows_without_an_image_are_named(folder, tmp_path):
-    rows = read_label_rows(labels(tmp_path / "l.csv", "file,label\na/0.png,dog\nc/9.jpg,cat\n"))
-    files, said = find_images(folder), []
-    match_labels(rows, files, files, CLASSES, said.append)
-    assert said == ["labelled files that are not among the images: c/9.jpg."]
-
-
-def test_a_row_of_an_image_beyond_the_limit_is_no_stranger(folder, tmp_path):
-    rows = read_label_rows(labels(tmp_path / "l.csv", "file,label\na/0.png,dog\na/2.jpg,cat\n"))
-    files = find_images(folder)
-    assert match_labels(rows, files[:1], files, CLASSES, silent) == [1]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("image,class\na/0.png,dog\n", "has the columns image, class: its first line must be `file,label`"),
-        ("", "has the columns none"),
-        ("file,label\n", "has no row below its first line"),
-        ("file,label\na/0.png,dog\na/0.png,cat\n", "has two labels for a/0.png: 'dog' and 'cat'"),
-        ("file,label\na/0.png,dogg\n", "the label 'dogg' is no class of the model (did you mean 'dog'?)"),
-        ("file,label\na/0.png,3\n", "or an index below 3"),
-        ("file,label\nx.png,dog\n", "none of the 1 labelled files is among the images, such as 'x.png'"),
-    ],
-)
-def test_labels_that_cannot_be_used_are_refused(folder, tmp_path, text, words):
-    files = find_images(folder)
-    with pytest.raises(UserError) as refused:
-        match_labels(read_label_rows(labels(tmp_path / "l.csv", text)), files, files, CLASSES, silent)
-    assert words in str(refused.value)
-
-
-def test_labels_for_a_model_without_classes_are_refused(folder):
-    files = find_images(folder)
-    with pytest.raises(UserError, match="the model is no classifier"):
-        match_labels({"a/0.png": "dog"}, files, files, (), silent)
-
-
-def test_labels_of_none_of_the_images_looked_at_are_refused(folder):
-    files = find_images(folder)
-    with pytest.raises(UserError, match="none of the images looked at has a label"):
-        match_labels({"a/0.png": "dog"}, files[1:], files, CLASSES, silent)
-
-
-def test_a_missing_labels_file_and_one_that_is_no_text_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"the labels .* cannot be read"):
-        read_label_rows(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
-    with pytest.raises(UserError, match="is not UTF-8: byte 11"):
-        read_label_rows(tmp_path / "bytes.csv")
 
 
 def test_folders_without_images_are_refused(tmp_path):
