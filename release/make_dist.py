@@ -66,7 +66,7 @@ def pack(wheel: Path) -> None:
     from zopfli.zlib import compress
 
     class Compressor:
-        def __init__(self) -> None:
+        def __init__(self, *_: object) -> None:
             self.written = b""
 
         def compress(self, written: bytes) -> bytes:
@@ -74,18 +74,22 @@ def pack(wheel: Path) -> None:
             return b""
 
         def flush(self) -> bytes:
-            return compress(self.written, numiterations=5)[2:-4]  # without the header and the sum of zlib's format
+            return compress(self.written, numiterations=5)[
+                2:-4
+            ]  # without the header and the sum of zlib's format
 
     smaller = wheel.with_suffix(".smaller")
     with (
         zipfile.ZipFile(wheel) as old,
-        mock.patch.object(zipfile, "_get_compressor", lambda *_: Compressor()),
+        mock.patch.object(zipfile, "_get_compressor", Compressor),
         zipfile.ZipFile(smaller, "w") as new,
     ):
         for about in old.infolist():
             new.writestr(about, old.read(about))
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller) as new:
-        refuse(f"{name} was not packed as it is" for name in old.namelist() if old.read(name) != new.read(name))
+        refuse(
+            f"{name} was not packed as it is" for name in old.namelist() if old.read(name) != new.read(name)
+        )
     smaller.replace(wheel)
 
 

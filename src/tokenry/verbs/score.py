@@ -116,7 +116,9 @@ def run(plan: Plan, progress: Progress) -> Result:
     }
     data["environment"] = environment(device) | found["environment"]
     result = Result(f"Scores by {model_title(plan.model)}", data, lay_out(data), printed_part="examples")
-    return replace(result, files={"scores.json": json.dumps(result.printed, indent=2, allow_nan=False) + "\n"})
+    return replace(
+        result, files={"scores.json": json.dumps(result.printed, indent=2, allow_nan=False) + "\n"}
+    )
 
 
 def scored(plan: Plan, progress: Progress) -> dict[str, Any]:
