@@ -186,7 +186,10 @@ def reached(monkeypatch):
         raise ReachedError(model)
 
     def validated(model, inputs=None, generation_config=None, **options):
-        model._prepare_generation_config(generation_config, **options)
+        own = ("custom_generate", "logits_processor", "stopping_criteria")
+        given = {name: value for name, value in options.items() if name not in own}
+        _, further = model._prepare_generation_config(generation_config, **given)
+        model._validate_model_kwargs(further)
         raise ReachedError(model)
 
     monkeypatch.setattr(Training, "run", lambda training, *_, **__: at_once(training._stepped.module))

@@ -146,7 +146,7 @@ def without_stubs() -> Iterator[None]:
             raise OSError("as of a class without a file: gradio writes no stub for it")
         return real(what)
 
-    inspect.getfile = getfile
+    inspect.getfile = getfile  # type: ignore[assignment]
     try:
         yield
     finally:
