@@ -1,7 +1,7 @@
 """Builds sdist and wheel into dist/, and refuses what should not be published.
 
 Two builds have equal hashes; `twine check --strict` passes; the wheel holds every file that the repository has in src/tokenry, the licences
-and nothing else, in at most 2 MiB; the sdist holds neither tests nor golden numbers; the version is that of the package, and CHANGELOG.md
+and nothing else, in at most 2 MB, packed by zopfli; the sdist holds neither tests nor golden numbers; the version is that of the package, and CHANGELOG.md
 has a section for it.
 """
 
@@ -16,10 +16,11 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
-MOST_BYTES = 2 * 2**20
+MOST_BYTES = 2_000_000
 LICENCES = ("LICENSE", "src/tokenry/pretraining/scaling/testbed104.LICENSE")
 ABOUT_A_WHEEL = {
     "METADATA",
@@ -57,6 +58,39 @@ def build(folder: Path) -> None:
     dated = {**os.environ, "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", when.stdout.strip())}
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(command, check=True, env=dated, stdout=subprocess.DEVNULL)
+    pack(built(folder)[0])
+
+
+def pack(wheel: Path) -> None:
+    """Pack the files of a wheel anew, as small as deflate allows: 3 % less than zlib."""
+    from zopfli.zlib import compress
+
+    class Compressor:
+        def __init__(self, *_: object) -> None:
+            self.written = b""
+
+        def compress(self, written: bytes) -> bytes:
+            self.written += written
+            return b""
+
+        def flush(self) -> bytes:
+            return compress(self.written, numiterations=5)[
+                2:-4
+            ]  # without the header and the sum of zlib's format
+
+    smaller = wheel.with_suffix(".smaller")
+    with (
+        zipfile.ZipFile(wheel) as old,
+        mock.patch.object(zipfile, "_get_compressor", Compressor),
+        zipfile.ZipFile(smaller, "w") as new,
+    ):
+        for about in old.infolist():
+            new.writestr(about, old.read(about))
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller) as new:
+        refuse(
+            f"{name} was not packed as it is" for name in old.namelist() if old.read(name) != new.read(name)
+        )
+    smaller.replace(wheel)
 
 
 def built(folder: Path) -> tuple[Path, Path]:

@@ -87,7 +87,7 @@ def test_an_unknown_scale_is_bad_usage_and_says_what_is_allowed(run, fake_recipe
 def test_the_list_names_what_can_be_reproduced(run, fake_recipe):
     listed = json.loads(run("--list", "--json").stdout)
     assert {(each["number"], each["slug"]) for each in listed} >= {(1, "sstoken"), (41, "made-up")}
-    assert all({"verdict", "shown", "of"} < set(each) for each in listed)
+    assert all({"schema", "verdict", "shown", "of"} < set(each) for each in listed)
     assert "made-up" in run("--list").stdout
 
 

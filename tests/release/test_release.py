@@ -56,6 +56,19 @@ def test_a_wheel_over_the_limit_is_refused(tmp_path, monkeypatch):
     assert wrong.endswith("more than 100")
 
 
+def test_a_packed_wheel_holds_the_same_in_less(tmp_path):
+    pytest.importorskip("zopfli", reason="the extra release packs wheels")
+    made, text = tmp_path / NAME, "".join(str(number**3) for number in range(2000))
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("numbers.txt", text)
+    before, when = made.stat().st_size, zipfile.ZipFile(made).infolist()[0].date_time
+    make_dist.pack(made)
+    assert made.stat().st_size < before
+    packed = zipfile.ZipFile(made)
+    assert packed.read("numbers.txt").decode() == text
+    assert packed.infolist()[0].date_time == when
+
+
 def test_what_is_in_the_repository_has_the_data_that_verbs_read():
     assert {"tokenry/pretraining/scaling/testbed104.csv", "tokenry/py.typed"} <= make_dist.tracked()
 

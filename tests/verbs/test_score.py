@@ -56,8 +56,9 @@ def test_signals_are_in_their_units(of_rows):
 
 def test_the_scores_are_on_disk_as_json_and_as_a_page(of_rows):
     examples, output = of_rows
+    stored = json.loads((output / "result.json").read_text())
     assert json.loads((output / "scores.json").read_text()) == examples
-    assert json.loads((output / "result.json").read_text())["examples"] == examples
+    assert [{"schema": stored["schema"], **example} for example in stored["examples"]] == examples
     assert "content" in (output / "report.html").read_text()
 
 

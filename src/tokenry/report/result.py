@@ -26,7 +26,7 @@ class Result:
         ok: False if the examined thing failed; the command then ends with exit code 1.
         files: further files of the folder, text by name.
         only_saved: names in `data` that `--json` leaves out, such as pictures.
-        printed_part: the one name in `data` whose value `--json` prints; empty where it prints all.
+        printed_part: the one name in `data` whose list `--json` prints, with the schema in each of its objects; empty where it prints all.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Result:
     def printed(self) -> Any:
         """What `--json` prints."""
         if self.printed_part:
-            return self.data[self.printed_part]
+            return [{"schema": SCHEMA, **listed} for listed in self.data[self.printed_part]]
         return {name: value for name, value in self.as_json.items() if name not in self.only_saved}
 
     @property

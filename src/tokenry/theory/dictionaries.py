@@ -4,13 +4,14 @@
     LZW       parse: the longest known phrase w, then the next symbol c; w + c becomes a token. Text is cut greedily, longest match first
     BPE       merge the most frequent pair everywhere, smallest ids first where pairs tie; text is cut by the merges in their order
 
-Greedy matching reads every symbol once, by an automaton made of the tokens; BPE counts and merges whole arrays. A run `aaa` holds the
-pair (a, a) once.
+Greedy matching reads every symbol once, by an automaton made of the tokens that takes several symbols a step where the alphabet is small;
+BPE counts and merges whole arrays. A run `aaa` holds the pair (a, a) once.
 
 Source: Toward a Theory of Tokenization in LLMs (arXiv 2404.08335), section 4; Welch 1984 (LZW).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ from tokenry.theory.markov_source import MOST_SYMBOLS, Symbols
 
 Token = tuple[int, ...]
 _FEW_TOKENS = 512  # of which all pairs can be counted in a table
+_MOST_BLOCKS = 16  # of symbols, that an automaton may take in one step
 
 
 @runtime_checkable
@@ -57,7 +59,10 @@ class Trie:
 
     Attributes:
         child: node after each symbol, −1 where no token goes on.
-        linked: for each node the nodes after each symbol themselves, None where a token ends in that step, and last the node's number.
+        stride: symbols of a block, which is read in one step.
+        blocks: all blocks of so many symbols, in their order.
+        linked: for each node a row: the rows of the nodes after each block, None where a token ends in that step; for each block of these
+            the row after it and the tokens that end, None until it was met; and last the node's number.
         token: token that ends in each node, −1 where none does.
         spelled: the symbols from the root to each node.
     """
@@ -66,7 +71,7 @@ class Trie:
         self.child, self.token = [[-1] * alphabet], [-1]
         self.spelled: list[Token] = [()]
         self._lengths = [len(token) for token in dictionary]
-        self._steps: dict[tuple[int, int], tuple[int, list[int]]] = {}
+        self._after: dict[int, tuple[int, list[int]]] = {}
         for number, token in enumerate(dictionary):
             node = 0
             for place, symbol in enumerate(token, start=1):
@@ -77,47 +82,70 @@ class Trie:
                     self.spelled.append(token[:place])
                 node = self.child[node][symbol]
             self.token[node] = number
-        leaves = {node for node, after in enumerate(self.child) if max(after) < 0}
-        self.linked: list[list[Any]] = [[None] * alphabet + [node] for node in range(len(self.child))]
-        for here, after in zip(self.linked, self.child, strict=True):
-            here[:-1] = [None if node < 0 or node in leaves else self.linked[node] for node in after]
+        self.stride = max(1, int(math.log(_MOST_BLOCKS + 0.5, max(2, alphabet))))
+        self.blocks = list(product(range(alphabet), repeat=self.stride))
+        self._leaves = {node for node, after in enumerate(self.child) if max(after) < 0}
+        goes_on, number = np.array([*self.child, [-1] * alphabet]), len(self.child)
+        goes_on[np.isin(goes_on, [*self._leaves])] = -1
+        after = np.arange(number)[:, None]
+        for _ in range(self.stride):
+            after = goes_on[after].reshape(number, -1)
+        self.linked: list[list[Any]] = [[None] * 2 * len(self.blocks) + [node] for node in range(number)]
+        for here, nodes in zip(self.linked, after.tolist(), strict=True):
+            here[: len(nodes)] = [None if node < 0 else self.linked[node] for node in nodes]
 
-    def read(self, node: int, symbol: int) -> tuple[int, list[int]]:
-        """The node after one more symbol, and the tokens that end with it."""
-        step = self._steps.get((node, symbol))
-        if step is None:
-            step = self._steps[node, symbol] = self._read([*self.spelled[node], symbol])
-        return step
-
-    def finish(self, node: int) -> list[int]:
-        """The tokens that end where the text does."""
-        ended, left = [], [*self.spelled[node]]
-        while left:
-            ended.append(self._longest(left))
-            left = left[self._lengths[ended[-1]] :]
-        return ended
-
-    def _read(self, unsure: list[int]) -> tuple[int, list[int]]:
-        node, ended, place = 0, [], 0
-        while place < len(unsure):
-            going = self.child[node][unsure[place]]
-            if going >= 0:
-                node, place = going, place + 1
-                continue
-            ended.append(self._longest(unsure))
-            unsure, node, place = unsure[self._lengths[ended[-1]] :], 0, 0
-        return (0, [*ended, self.token[node]]) if max(self.child[node]) < 0 else (node, ended)
-
-    def _longest(self, symbols: list[int]) -> int:
-        node, found = 0, -1
+    def read(self, node: int, symbols: Iterable[int]) -> tuple[int, list[int]]:
+        """The node after further symbols, and the tokens that end on the way."""
+        ended: list[int] = []
         for symbol in symbols:
-            node = self.child[node][symbol]
-            if node < 0:
-                break
-            found = self.token[node] if self.token[node] >= 0 else found
-        if found < 0:
-            raise UserError(_unknown(symbols[0]))
-        return found
+            while (going := self.child[node][symbol]) < 0:
+                if not node:
+                    raise UserError(_unknown(symbol))
+                node, tokens = self._given_up(node)
+                ended += tokens
+            node = going
+            if node in self._leaves:
+                ended.append(self.token[node])
+                node = 0
+        return node, ended
+
+    def cut(self, symbols: Int[ndarray, "symbols"]) -> list[int]:
+        """The tokens of a text."""
+        here, ids, number = self.linked[0], [], len(self.blocks)
+        whole = len(symbols) - len(symbols) % self.stride
+        digits = len(self.child[0]) ** np.arange(self.stride)[::-1]
+        for block in (symbols[:whole].reshape(-1, self.stride) @ digits).tolist():
+            going = here[block]
+            if going is not None:
+                here = going
+                continue
+            step = here[number + block]
+            if step is None:
+                node, ended = self.read(here[-1], self.blocks[block])
+                step = here[number + block] = self.linked[node], ended
+            here, ended = step
+            ids += ended
+        node, ended = self.read(here[-1], symbols[whole:].tolist())
+        ids += ended
+        while node:
+            node, ended = self._given_up(node)
+            ids += ended
+        return ids
+
+    def _given_up(self, node: int) -> tuple[int, list[int]]:
+        """Where nothing goes on, the longest token on the way ends; the node after the rest was read again, and the tokens that end."""
+        if self.token[node] >= 0:
+            return 0, [self.token[node]]
+        if node not in self._after:
+            spelled, way, longest = self.spelled[node], 0, -1
+            for symbol in spelled:
+                way = self.child[way][symbol]
+                longest = self.token[way] if self.token[way] >= 0 else longest
+            if longest < 0:
+                raise UserError(_unknown(spelled[0]))
+            reached, further = self.read(0, spelled[self._lengths[longest] :])
+            self._after[node] = reached, [longest, *further]
+        return self._after[node]
 
 
 class GreedyTokenizer:
@@ -145,17 +173,7 @@ class GreedyTokenizer:
         Raises:
             UserError: no token begins at some place of the text.
         """
-        linked, read, ids = self.trie.linked, self.trie.read, []
-        here = linked[0]
-        for symbol in require_symbols(text, self.alphabet).tolist():
-            going = here[symbol]
-            if going is not None:
-                here = going
-            else:
-                node, ended = read(here[-1], symbol)
-                here = linked[node]
-                ids += ended
-        return np.array(ids + self.trie.finish(here[-1]), dtype=np.int64)
+        return np.array(self.trie.cut(require_symbols(text, self.alphabet)), dtype=np.int64)
 
     def decode(self, ids: Symbols) -> Int[ndarray, "symbols"]:
         """Put the symbols of tokens back together."""

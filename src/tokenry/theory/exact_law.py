@@ -84,7 +84,7 @@ class _Reader:
             here = waiting.pop()
             state, node = here
             for symbol in np.flatnonzero(source.transition[state]).tolist():
-                reached, tokens = tokenizer.trie.read(node, symbol)
+                reached, tokens = tokenizer.trie.read(node, [symbol])
                 there = ((state * source.alphabet + symbol) % len(source.transition), reached)
                 if there not in numbers:
                     numbers[there] = len(numbers)

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,9 +115,10 @@ def run(plan: Plan, progress: Progress) -> Result:
         **found,
     }
     data["environment"] = environment(device) | found["environment"]
-    files = {"scores.json": json.dumps(found["examples"], indent=2, allow_nan=False) + "\n"}
-    title = f"Scores by {model_title(plan.model)}"
-    return Result(title, data, lay_out(data), files=files, printed_part="examples")
+    result = Result(f"Scores by {model_title(plan.model)}", data, lay_out(data), printed_part="examples")
+    return replace(
+        result, files={"scores.json": json.dumps(result.printed, indent=2, allow_nan=False) + "\n"}
+    )
 
 
 def scored(plan: Plan, progress: Progress) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """*Explain*: which tokens of a text made the model's answer."""
 
-from tokenry.app.fields import Line, Model, OneOf, Passage, SomeOf
+from tokenry.app.fields import Line, Model, OneOf, Passage, SomeOf, Switch
 from tokenry.app.forms import Form, Tab
 
 METHODS = (
@@ -37,8 +37,10 @@ TAB = Tab(
                     choices=METHODS,
                     value=("input-x-gradient", "attention-last", "leave-one-out"),
                 ),
-                OneOf("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
                 Model("model", "Model", ""),
+                Switch("chat", "Said by the user to a chat model", None, more=True),
+                OneOf("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
+                Model("tokenizer", "Tokenizer of an endpoint", None, more=True),
             ),
             button="Explain",
         ),

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy.special import ndtri, stdtrit
 
 from tokenry.core.errors import UserError
 
@@ -57,7 +57,7 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if math.isnan(self.low) and math.isnan(self.high) and self.samples > 1:
-            half = float(stdtrit(self.samples - 1, _UPPER)) * self.standard_error
+            half = float(scipy.special.stdtrit(self.samples - 1, _UPPER)) * self.standard_error
             object.__setattr__(self, "low", self.value - half)
             object.__setattr__(self, "high", self.value + half)
 
@@ -120,7 +120,7 @@ def independent_difference(one: Estimate, other: Estimate) -> Estimate:
     freedom = sum(parts) ** 2 / sum(
         part**2 / (estimate.samples - 1) for part, estimate in zip(parts, (one, other), strict=True)
     )
-    half = float(stdtrit(freedom, _UPPER)) * error
+    half = float(scipy.special.stdtrit(freedom, _UPPER)) * error
     return Estimate(value, error, fewest, value - half, value + half)
 
 
@@ -128,7 +128,7 @@ def estimate_of_correlation(r: float, samples: int) -> Estimate:
     """Put the interval of Fisher's z around a correlation over independent units; its error on that scale is not of r itself."""
     if samples < 4 or not abs(r) < 1:
         return Estimate(r, math.nan, samples)
-    centre, half = math.atanh(r), float(ndtri(_UPPER)) / math.sqrt(samples - 3)
+    centre, half = math.atanh(r), float(scipy.special.ndtri(_UPPER)) / math.sqrt(samples - 3)
     return Estimate(r, math.nan, samples, math.tanh(centre - half), math.tanh(centre + half))
 
 

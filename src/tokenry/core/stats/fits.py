@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -52,10 +53,8 @@ def fit_nonnegative(
         jacobian: parameters to slopes, one row per point and one column per parameter; by differences if not given.
     """
     lower, upper = (np.asarray(bound, dtype=float) for bound in bounds)
-    from scipy.optimize import least_squares  # half a second, which every --help would pay
-
     fits = [
-        least_squares(
+        scipy.optimize.least_squares(
             lambda parameters: curve(parameters) - measured,
             np.clip(start, lower + _INSIDE, np.maximum(upper - _INSIDE, lower + _INSIDE)),
             jacobian or "2-point",

@@ -9,9 +9,9 @@ Figures of the same units share one matrix, so their differences are paired.
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from jaxtyping import Int
 from numpy import ndarray
-from scipy.special import betaincinv
 
 from tokenry.core.errors import require_at_least, require_fraction
 from tokenry.core.stats.bootstrap import bootstrap_estimate, times_drawn
@@ -55,6 +55,8 @@ def clopper_pearson(events: int, trials: int, confidence: float = 0.95) -> tuple
     require_at_least(events, trials=trials)
     require_fraction(confidence, "confidence")
     outside = (1 - confidence) / 2
-    low = float(betaincinv(events, trials - events + 1, outside)) if events else 0.0
-    high = float(betaincinv(events + 1, trials - events, 1 - outside)) if events < trials else 1.0
+    low = float(scipy.special.betaincinv(events, trials - events + 1, outside)) if events else 0.0
+    high = (
+        float(scipy.special.betaincinv(events + 1, trials - events, 1 - outside)) if events < trials else 1.0
+    )
     return low, high

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import brentq
-from scipy.special import bdtr, chdtrc, ndtr, ndtri
 
 from tokenry.core.errors import UserError, require_at_least, require_fraction, require_one_of
 from tokenry.core.stats.estimate import Estimate, Values
@@ -68,11 +67,11 @@ def mcnemar_p(only_a: Counts, only_b: Counts, method: str = "exact") -> Float[nd
     fewer, both = np.minimum(a, b), a + b
     if method in ("chi2", "chi2_cc"):
         distance = np.maximum(abs(a - b) - (method == "chi2_cc"), 0.0)
-        return np.asarray(chdtrc(1, distance**2 / np.maximum(both, 1)))
-    tail = bdtr(fewer, both, 0.5)
+        return np.asarray(scipy.special.chdtrc(1, distance**2 / np.maximum(both, 1)))
+    tail = scipy.special.bdtr(fewer, both, 0.5)
     if method == "exact":
         return np.asarray(np.minimum(1.0, 2 * tail))
-    below = np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), both, 0.5), 0.0)
+    below = np.where(fewer > 0, scipy.special.bdtr(np.maximum(fewer - 1, 0), both, 0.5), 0.0)
     return np.where(a == b, 1.0, np.minimum(1.0, tail + below))
 
 
@@ -93,7 +92,7 @@ def paired_share_difference(only_a: int, only_b: int, items: int, confidence: fl
     _require_counts(only_a, only_b, items)
     value = (only_a - only_b) / items
     error = math.sqrt(max(only_a + only_b - items * value**2, 0.0)) / items
-    limit = float(ndtri((1 + confidence) / 2))
+    limit = float(scipy.special.ndtri((1 + confidence) / 2))
 
     def end(sign: int) -> float:
         if value * sign <= -1:
@@ -103,7 +102,7 @@ def paired_share_difference(only_a: int, only_b: int, items: int, confidence: fl
             return sign * _score_z(only_a, only_b, items, difference) - limit
 
         return (
-            float(brentq(excess, -sign * _WITHIN, value, xtol=1e-14))
+            float(scipy.optimize.brentq(excess, -sign * _WITHIN, value, xtol=1e-14))
             if excess(-sign * _WITHIN) > 0
             else -float(sign)
         )
@@ -115,7 +114,7 @@ def not_worse_p(only_a: int, only_b: int, items: int, margin: float | int) -> fl
     """One-sided p-value of the hypothesis that a is worse than b by `margin` or more, as a share of the items."""
     _require_counts(only_a, only_b, items)
     require_fraction(margin, "margin")
-    return float(ndtr(-_score_z(only_a, only_b, items, -margin)))
+    return float(scipy.special.ndtr(-_score_z(only_a, only_b, items, -margin)))
 
 
 def mcnemar_power(items: int, gap: float | int, discordant: float | int, level: float = 0.05) -> float:
@@ -126,13 +125,13 @@ def mcnemar_power(items: int, gap: float | int, discordant: float | int, level: 
     require_at_least(1, items=items)
     _require_gap(gap, discordant)
     number = np.arange(items + 1)
-    chance = np.diff(bdtr(number, items, discordant), prepend=0.0)
+    chance = np.diff(scipy.special.bdtr(number, items, discordant), prepend=0.0)
     fewer, both = np.meshgrid(number, number)
-    rejected = (2 * bdtr(np.minimum(fewer, both), both, 0.5) <= level) & (2 * fewer < both)
+    rejected = (2 * scipy.special.bdtr(np.minimum(fewer, both), both, 0.5) <= level) & (2 * fewer < both)
     most = rejected.sum(axis=1) - 1.0  # the largest smaller count that is still rejected, -1 for none
     ours = (discordant + gap) / (2 * discordant)
     counts = np.maximum(most, 0)
-    tails = bdtr(counts, number, 1 - ours) + bdtr(counts, number, ours)
+    tails = scipy.special.bdtr(counts, number, 1 - ours) + scipy.special.bdtr(counts, number, ours)
     return float(chance @ np.where(most >= 0, tails, 0.0))
 
 
@@ -142,7 +141,7 @@ def items_needed(gap: float | int, discordant: float | int, power: float = 0.8, 
     That a is not worse by more than a margin takes as many as a gap of margin + what a is better.
     """
     _require_gap(gap, discordant)
-    tested, wanted = float(ndtri(1 - level / 2)), float(ndtri(power))
+    tested, wanted = float(scipy.special.ndtri(1 - level / 2)), float(scipy.special.ndtri(power))
     root = tested * math.sqrt(discordant) + wanted * math.sqrt(discordant - gap**2)
     return math.ceil((root / gap) ** 2)
 

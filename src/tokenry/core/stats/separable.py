@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy.special import fdtri
 
 from tokenry.core.stats.bootstrap import times_drawn
 from tokenry.core.stats.fits import residual_draws
@@ -151,7 +151,9 @@ class SeparableFit:
     def _allowed(self, confidence: float) -> float:
         """The greatest sum of squared errors that is not significantly worse; rounding alone is never significant."""
         rounding = (1e-12 * np.abs(self.measured).max()) ** 2
-        return max(self.sse, rounding) * (1 + float(fdtri(1, self.spare, confidence)) / self.spare)
+        return max(self.sse, rounding) * (
+            1 + float(scipy.special.fdtri(1, self.spare, confidence)) / self.spare
+        )
 
     def _likely(self, confidence: float) -> Float[ndarray, "exponents"] | None:
         """Exponents whose best curve is good enough, close to each other."""
