@@ -40,7 +40,6 @@ TAB = Tab(
                 Model("model", "Model", ""),
                 Switch("chat", "Said by the user to a chat model", None, more=True),
                 OneOf("per", "Unit", None, more=True, choices=("token", "word"), value="token"),
-                Model("tokenizer", "Tokenizer of an endpoint", None, more=True),
             ),
             button="Explain",
         ),
