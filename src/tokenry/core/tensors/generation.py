@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenry.core.tensors.alignment import predicting_rows
 from tokenry.core.tensors.gate import require_causal_lm, require_readable
 from tokenry.core.tensors.modes import evaluation_mode
-from tokenry.core.tensors.output_head import is_encoder_decoder
+from tokenry.core.tensors.output_head import backbone, is_encoder_decoder, output_head
+from tokenry.core.tensors.row_statistics import row_nll
 from tokenry.core.tensors.shared_prefix import SharedPrefix, shared_prefix
 from tokenry.core.tensors.step_loop import Decoder, token_log_probs
 
@@ -117,25 +119,37 @@ def answer_log_probs(
         answers: token ids of the answer to each, not empty; with an end token, if the end is to count.
         batch_size: number of prompts per batch.
     """
-    device, found = next(model.parameters()).device, []
+    score = _encoded_log_probs if is_encoder_decoder(model) else _continued_log_probs
+    found: list[tuple[float, ...]] = []
     with evaluation_mode(model), torch.no_grad():
         for start in range(0, len(prompts), batch_size):
-            asked, given = (rows[start : start + batch_size] for rows in (prompts, answers))
-            if is_encoder_decoder(model):
-                ids, real = right_padded(asked, device=device)
-                targets, written = right_padded(given, device=device)
-                logits = model(input_ids=ids, attention_mask=real.long(), labels=targets).logits
-            else:
-                ids, mask = left_padded([[*one, *other] for one, other in zip(asked, given, strict=True)], 0)
-                targets, written = (part.to(device) for part in left_padded(given, 0))
-                mask = mask.to(device)
-                positions = (mask.cumsum(1) - 1).clamp(min=0)
-                output = model(ids.to(device), attention_mask=mask, position_ids=positions, use_cache=False)
-                logits = output.logits[:, -targets.shape[1] - 1 : -1]
-            real = written.bool()
-            values = token_log_probs(logits[real].float(), targets[real])
-            found += [tuple(row.tolist()) for row in values.split(real.sum(1).tolist())]
+            batch = slice(start, start + batch_size)
+            values = score(model, prompts[batch], answers[batch])
+            found += [tuple(row.tolist()) for row in values.split([*map(len, answers[batch])])]
     return found
+
+
+def _encoded_log_probs(
+    model: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Float[Tensor, "tokens"]:
+    device = next(model.parameters()).device
+    (ids, real), (targets, written) = (right_padded(rows, device=device) for rows in (prompts, answers))
+    logits = model(input_ids=ids, attention_mask=real.long(), labels=targets).logits
+    return token_log_probs(logits[written].float(), targets[written])
+
+
+def _continued_log_probs(
+    model: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Float[Tensor, "tokens"]:
+    device = next(model.parameters()).device
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    ids, real = right_padded(texts, device=device)
+    begins = torch.tensor([*map(len, prompts)], device=device)
+    written = real & (torch.arange(ids.shape[1], device=device) >= begins[:, None])
+    hidden_states = backbone(model)(
+        input_ids=ids, attention_mask=real.long(), use_cache=False
+    ).last_hidden_state
+    return -row_nll(predicting_rows(hidden_states, written), ids[written], output_head(model))
 
 
 def require_answers(
