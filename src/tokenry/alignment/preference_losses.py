@@ -93,7 +93,7 @@ class PreferenceLoss(ABC):
         return Structure.parse(NAMED_LOSSES[self.logic]) if self.logic else None
 
 
-_SURE = -1e-6
+_SURE = -1e-6  # for 0, the log-probability in float32 of a short response that the model is sure of
 
 LOSSES: Registry[PreferenceLoss] = Registry("preference loss", __name__)
 
@@ -306,9 +306,7 @@ class Unlikelihood(PreferenceLoss):
 
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
-        # A short response that the model is sure of has log-probability 0 in float32.
-        sure = rejected.per_token.clamp(max=_SURE)
-        return -chosen.logp - self.weight * log1mexp(sure)
+        return -chosen.logp - self.weight * log1mexp(rejected.per_token.clamp(max=_SURE))
 
 
 @LOSSES.register("formula")
@@ -366,7 +364,6 @@ class FormulaLoss(PreferenceLoss):
     def __call__(self, chosen: Responses, rejected: Responses) -> Float[Tensor, "batch"]:
         """The loss of each pair."""
         given = {"W": chosen.logp, "L": rejected.logp, "Rw": chosen.reference, "Rl": rejected.reference}
-        # Compiled losses ask for less than 0, which a short response that the model is sure of has in float32.
         logps = {name: torch.where(logp == 0, _SURE, logp) for name, logp in given.items()}
         return self.compiled(logps, {"W": chosen.length, "L": rejected.length})
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
@@ -23,8 +22,8 @@ from tokenry.compression.text.scorers import ScoredText, bottom_scores, random_s
 from tokenry.core.errors import UserError, require_at_least, require_share
 from tokenry.core.io.progress import Progress
 from tokenry.core.stats import FEWEST_ITEMS, Estimate, Verdict, estimate_of_mean, shown
-from tokenry.core.tensors.losses import backbone, causal_lm, output_head, token_nll
-from tokenry.core.tensors.modes import evaluation_mode
+from tokenry.core.tensors.generation import answer_log_probs
+from tokenry.core.tensors.output_head import causal_lm
 from tokenry.models.text_classifier import Targets, TextClassifier
 
 Judge = Callable[[Sequence[int], Sequence[str]], Float[ndarray, "texts"]]
@@ -177,38 +176,21 @@ class AnswerLikelihood:
             raise UserError(f"answer {empty} has no tokens: give the text that should follow the prompt.")
         self.endings = endings
 
-    @torch.no_grad()
     def __call__(self, numbers: Sequence[int], texts: Sequence[str]) -> Float[ndarray, "texts"]:
         """Judge texts by the answers to the prompts that they were made from."""
-        rows = [self._row(number, text) for number, text in zip(numbers, texts, strict=True)]
-        found = np.empty(len(rows))
-        order = np.argsort([-len(prompt) for prompt, _ in rows], kind="stable")
-        body, head = backbone(self.model), output_head(self.model)
-        with evaluation_mode(self.model):
-            for start in range(0, len(rows), self.batch_size):
-                places = order[start : start + self.batch_size].tolist()
-                ids, real, answer = self._batch([rows[place] for place in places])
-                hidden = body(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
-                nll = token_nll(hidden, ids, head, answer)
-                found[places] = -nll.nanmean(dim=1).double().cpu().numpy()
-        return found
+        prompts = [self._prompt(number, text) for number, text in zip(numbers, texts, strict=True)]
+        answers = [self.answers[number] for number in numbers]
+        return np.array(
+            [np.mean(row) for row in answer_log_probs(self.model, prompts, answers, self.batch_size)]
+        )
 
-    def _row(self, number: int, text: str) -> tuple[list[int], list[int]]:
+    def _prompt(self, number: int, text: str) -> list[int]:
         ending = self.endings[number] if self.endings is not None else ""
         prompt = self.tokenizer(text + ending)["input_ids"]
         if not prompt:  # an answer to nothing begins a text
             begin = self.tokenizer.bos_token_id
             prompt = [self.tokenizer.eos_token_id if begin is None else begin]
-        return list(prompt), list(self.answers[number])
-
-    def _batch(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
-        whole = [torch.tensor(prompt + answer) for prompt, answer in rows]
-        ids = nn.utils.rnn.pad_sequence(whole, batch_first=True)
-        place = torch.arange(ids.shape[1])
-        ends = torch.tensor([len(row) for row in whole])[:, None]
-        begins = torch.tensor([len(prompt) for prompt, _ in rows])[:, None]
-        real, answer = place < ends, (place >= begins) & (place < ends)
-        return tuple(tensor.to(self.model.device) for tensor in (ids, real, answer))
+        return list(prompt)
 
 
 class LabelKept:

@@ -152,8 +152,8 @@ def pitome_matching(
 
     Source: PiToMe, algorithm 1, and the released code.
     """
-    _require_variant(variant)
-    return _match(variant, metric, ratio, int(class_token), _LayerEnergy(margin, alpha, energy))
+    require_one_of(variant, get_args(Variant), "variant")
+    return _match(variant, metric, ratio, int(class_token), _LayerEnergy(margin, alpha, energy), None)
 
 
 def pitome_text_matching(
@@ -281,12 +281,7 @@ _MATCHINGS: dict[str, Callable[[Tensor, float, int, _LayerEnergy, Tensor | None]
 
 
 def _match(
-    matching: str,
-    metric: Tensor,
-    ratio: float,
-    special: int,
-    energy: _LayerEnergy,
-    mask: Tensor | None = None,
+    matching: str, metric: Tensor, ratio: float, special: int, energy: _LayerEnergy, mask: Tensor | None
 ) -> MergePlan:
     """A ratio of 1 leaves tokens where they are; below it they stand by rank even where none is merged, but in `even_odd`."""
     return keep_all(metric) if ratio == 1 else _MATCHINGS[matching](metric, ratio, special, energy, mask)
@@ -396,7 +391,7 @@ class PiToMe:
             )
         for name in [self.variants] if isinstance(self.variants, str) else self.variants:
             if name not in ("official", "mae"):
-                _require_variant(name)
+                require_one_of(name, get_args(Variant), "variant")
 
     @classmethod
     def at(cls, share: float, shape: EncoderShape) -> dict[str, Any]:
@@ -452,7 +447,3 @@ class PiToMe:
                 f"variants names {len(variants)} layers, but the model has {layers}: name one per layer, or one for all."
             )
         return variants
-
-
-def _require_variant(name: str) -> None:
-    require_one_of(name, get_args(Variant), "variant")

@@ -120,13 +120,17 @@ def answer_log_probs(
         batch_size: number of prompts per batch.
     """
     score = _encoded_log_probs if is_encoder_decoder(model) else _continued_log_probs
-    found: list[tuple[float, ...]] = []
+    found: dict[int, tuple[float, ...]] = {}
+    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     with evaluation_mode(model), torch.no_grad():
-        for start in range(0, len(prompts), batch_size):
-            batch = slice(start, start + batch_size)
-            values = score(model, prompts[batch], answers[batch])
-            found += [tuple(row.tolist()) for row in values.split([*map(len, answers[batch])])]
-    return found
+        for start in range(0, len(by_length), batch_size):
+            batch = by_length[start : start + batch_size]
+            given = [answers[index] for index in batch]
+            values = score(model, [prompts[index] for index in batch], given)
+            found |= zip(
+                batch, (tuple(row.tolist()) for row in values.split([*map(len, given)])), strict=True
+            )
+    return [found[index] for index in range(len(prompts))]
 
 
 def _encoded_log_probs(
