@@ -22,7 +22,9 @@ def measure(smoke: bool) -> Iterator[Result]:
     text = source.sample(symbols, seed=1)[0]
     yield sampling(source, batch, 200, rounds)
     first, second = MarkovSource.switching(1, 0.1, 0.1).sample(10 * symbols, batch=2, seed=2)
-    yield matching(LZWTokenizer.train(first, 16 * size), second[:symbols], rounds)
+    tokenizer = LZWTokenizer.train(first, 16 * size)
+    tokenizer.encode(first)
+    yield matching(tokenizer, second.reshape(-1, symbols), rounds)
     yield training(text, size, rounds)
 
 
@@ -53,12 +55,12 @@ def sampling(source: MarkovSource, batch: int, length: int, rounds: int) -> Resu
     )
 
 
-def matching(tokenizer: LZWTokenizer, text: np.ndarray, rounds: int) -> Result:
-    """The longest token at each place, against slices looked up in a set."""
+def matching(tokenizer: LZWTokenizer, texts: np.ndarray, rounds: int) -> Result:
+    """The longest token at each place, against slices looked up in a set; every round reads a text that was not read before, behind that of the training."""
     ids = {token: number for number, token in enumerate(tokenizer.dictionary)}
-    longest, symbols = max(map(len, ids)), text.tolist()
+    longest = max(map(len, ids))
 
-    def loop() -> list[int]:
+    def loop(symbols: list[int]) -> list[int]:
         found, place = [], 0
         while place < len(symbols):
             for length in range(min(longest, len(symbols) - place), 0, -1):
@@ -69,9 +71,13 @@ def matching(tokenizer: LZWTokenizer, text: np.ndarray, rounds: int) -> Result:
                     break
         return found
 
-    assert loop() == tokenizer.encode(text).tolist()
+    assert loop(texts[0].tolist()) == tokenizer.encode(texts[0]).tolist()
+    unread, listed = iter(texts[1:]), iter(texts[1:].tolist())
     seconds = interleaved(
-        {"tokenry": lambda: tokenizer.encode(text) is None, "loop": lambda: loop() and None},
+        {
+            "tokenry": lambda: tokenizer.encode(next(unread)) is None,
+            "loop": lambda: loop(next(listed)) and None,
+        },
         rounds,
         threads=1,
     )
@@ -80,7 +86,7 @@ def matching(tokenizer: LZWTokenizer, text: np.ndarray, rounds: int) -> Result:
         seconds["loop"].cpu / seconds["tokenry"].cpu,
         20,
         threads=1,
-        symbols=len(text),
+        symbols=texts.shape[1],
         tokens=len(ids),
         longest_token=longest,
         cpu_milliseconds=_milliseconds(seconds["tokenry"].cpu, seconds["loop"].cpu),
